@@ -1,0 +1,61 @@
+# Everything a user calls. Each target sets up what it needs, once; a second call starts at once.
+
+PYTHON := /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := python3-bpfcc python3-venv linux-libc-dev stress-ng iproute2
+SOAK_RUNS := 20
+
+.PHONY: demo test rootless check soak setup format clean
+
+demo: setup
+	@$(BIN)/lab demo
+
+test: setup
+	@$(BIN)/pytest scenarios
+
+# What needs neither privileges nor a kernel of any kind: seconds.
+rootless: setup
+	@$(BIN)/pytest scenarios -m rootless
+
+# What pre-commit runs as well.
+check: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/clang-format --dry-run --Werror bpf/*.c bpf/*.h
+
+format: setup
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+	@$(BIN)/clang-format -i bpf/*.c bpf/*.h
+
+# A false failure is a bug: every second run has all processors busy beside it.
+soak: setup
+	@for run in $$(seq $(SOAK_RUNS)); do \
+		load=""; \
+		if [ $$((run % 2)) -eq 0 ]; then stress-ng --quiet --cpu 0 --timeout 1h & load=$$!; fi; \
+		echo "run $$run of $(SOAK_RUNS)$${load:+, all processors busy}"; \
+		$(BIN)/pytest scenarios -q -m "not rootless"; status=$$?; \
+		if [ -n "$$load" ]; then kill $$load; wait $$load 2>/dev/null; fi; \
+		if [ $$status -ne 0 ]; then exit $$status; fi; \
+	done; echo "$(SOAK_RUNS) runs without a failure"
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml Makefile
+	@if [ "$$(id -u)" -ne 0 ] && ! dpkg -s $(PACKAGES) >/dev/null 2>&1; then \
+		echo "make: the packages $(PACKAGES) are missing: run as root (sudo make $(MAKECMDGOALS)) once" >&2; exit 2; fi
+	@command -v apt-get >/dev/null || { echo "make: set-up knows Debian and Ubuntu only: install BCC for Python yourself" >&2; exit 2; }
+	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || { apt-get -q update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $(PACKAGES); }
+	@# bpftool is a package of its own on Debian, and part of the kernel's tools on Ubuntu.
+	@command -v bpftool >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends bpftool || \
+		DEBIAN_FRONTEND=noninteractive apt-get -q install -y linux-tools-common linux-tools-$$(uname -r)
+	@# BCC's module belongs to the distribution's Python: the environment is made with that one, and sees its packages.
+	@test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
+	@$(BIN)/pip install --quiet --editable '.[test,check]'
+	@touch $@
+
+clean:
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,243 @@
+/* TCP state changes of every socket on the machine, as they happen.
+ *
+ * sock:inet_sock_set_state says what the full socket does. It is silent about two things, which are found here:
+ * - An active close ends in a timewait minisock. The tracepoint calls that CLOSE; whether the connection is in
+ *   TIME_WAIT by then or still waits for the peer's FIN is told by what the socket has received (tcp_time_wait()).
+ * - The peer's FIN then reaches the minisock, which consumes the segment in tcp_timewait_state_process() and frees it:
+ *   skb:kfree_skb is where that can be seen.
+ */
+#include "tcp.h"
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+
+/* What happened is a change of a socket's state, or a FIN or RST that a minisock has taken. */
+struct state_change {
+    u64 time_ns;
+    u64 skaddr;   /* 0: seen on a minisock, which has another address than its socket */
+    u8 laddr[16]; /* network order; IPv4 as ::ffff:a.b.c.d */
+    u8 raddr[16];
+    u32 netns;            /* inode number of the network namespace */
+    u32 tgid;             /* 0: the current task is not known to be the socket's owner */
+    u32 handshake_rtt_us; /* SYN-ACK sent to ACK received, on leaving SYN_RECV; 0: not measured by the kernel */
+    u16 lport;
+    u16 rport;
+    u16 family; /* of the socket */
+    u8 oldstate;
+    u8 newstate;
+    u8 again; /* by the second program: rarely, the first has reported the same change as well */
+    u8 pad[3];
+    char comm[16];
+};
+
+BPF_RINGBUF_OUTPUT(events, 4096);
+BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
+BPF_PERCPU_ARRAY(latest, u64, 2); /* what the first program of each event was last run for, on this CPU */
+
+enum { LATEST_CHANGE, LATEST_SKB };
+
+static inline bool was_latest(int which, u64 key)
+{
+    u64 *latest_key = latest.lookup(&which);
+
+    return latest_key && *latest_key == key;
+}
+
+static inline void set_latest(int which, u64 key)
+{
+    u64 *latest_key = latest.lookup(&which);
+
+    if (latest_key)
+        *latest_key = key;
+}
+
+static inline void fill_endpoints(struct state_change *change, const struct endpoints *from)
+{
+    __builtin_memcpy(change->laddr, &from->laddr, sizeof(change->laddr));
+    __builtin_memcpy(change->raddr, &from->raddr, sizeof(change->raddr));
+    change->netns = from->netns;
+    change->lport = from->lport;
+    change->rport = from->rport;
+}
+
+/* TCP_CLOSE from FIN_WAIT2 or CLOSING is mostly no end but the hand-over of tcp_time_wait(). */
+static inline u8 state_after(const void *sk, u8 oldstate, u8 newstate)
+{
+    int error = 0, linger2 = 0;
+    unsigned long flags = 0;
+
+    if (newstate != TCP_CLOSE || (oldstate != TCP_FIN_WAIT2 && oldstate != TCP_CLOSING))
+        return newstate;
+    kernel_read(&error, sk, FIELD(sock, sk_err));
+    if (error) /* tcp_reset() and tcp_abort() set it before tcp_done() */
+        return TCP_CLOSE;
+    kernel_read(&flags, sk, FIELD(sock_common, skc_flags));
+    if (has_flag(flags, ENUM(sock_flags, SOCK_DONE))) /* tcp_fin() has seen the peer's FIN */
+        return TCP_TIME_WAIT;
+    kernel_read(&linger2, sk, FIELD(tcp_sock, linger2));
+    if (linger2 < 0) /* TCP_LINGER2 below zero asks for no FIN_WAIT2 at all */
+        return TCP_CLOSE;
+    return TCP_FIN_WAIT2;
+}
+
+static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
+{
+    u64 time_ns = bpf_ktime_get_ns();
+    const void *sk = (const void *)ctx->args[0];
+    u8 oldstate = ctx->args[1];
+    u8 newstate = state_after(sk, oldstate, ctx->args[2]);
+    struct endpoints endpoints = {};
+    struct state_change *change;
+    u16 family = 0, protocol = 0;
+    int owned = 0;
+
+    /* A minisock goes on in FIN_WAIT2, and close() after shutdown() repeats it: no change of the connection's state. */
+    if (oldstate == newstate)
+        return 0;
+    kernel_read(&protocol, sk, FIELD(sock, sk_protocol));
+    if (protocol != IPPROTO_TCP) /* SCTP and MPTCP call the same tracepoint */
+        return 0;
+    change = events.ringbuf_reserve(sizeof(*change));
+    if (!change) {
+        counters.increment(LOST);
+        return 0;
+    }
+    __builtin_memset(change, 0, sizeof(*change));
+    change->time_ns = time_ns;
+    change->skaddr = (u64)sk;
+    change->oldstate = oldstate;
+    change->newstate = newstate;
+    kernel_read(&family, sk, FIELD(sock_common, skc_family));
+    change->family = family;
+    read_socket_endpoints(&endpoints, sk, family);
+    fill_endpoints(change, &endpoints);
+    /* lock_sock() marks the socket while a process works on it. Softirq code touches it only when that mark is not
+     * set, so with the mark the current task is the owner at work and without it any bystander. */
+    kernel_read(&owned, sk, FIELD(sock, sk_lock, owned));
+    if (owned) {
+        change->tgid = bpf_get_current_pid_tgid() >> 32;
+        bpf_get_current_comm(change->comm, sizeof(change->comm));
+    }
+    if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED) {
+        u32 retransmits = 0, srtt_us = 0;
+
+        /* tcp_synack_rtt_meas() has just made the first sample, unless a retransmitted SYN-ACK makes it ambiguous. */
+        kernel_read(&retransmits, sk, FIELD(tcp_sock, total_retrans));
+        kernel_read(&srtt_us, sk, FIELD(tcp_sock, srtt_us));
+        change->handshake_rtt_us = retransmits ? 0 : srtt_us >> 3;
+    }
+    change->again = again;
+    events.ringbuf_submit(change, BPF_RB_NO_WAKEUP);
+    return 0;
+}
+
+/* The process that was interrupted holds its own socket, so no two changes under way on one CPU are of the same one. */
+static inline u64 change_key(struct bpf_raw_tracepoint_args *ctx)
+{
+    return ctx->args[0] ^ ctx->args[1] << 56 ^ ctx->args[2] << 48;
+}
+
+ON_RAW_TRACEPOINT(inet_sock_set_state)
+{
+    counters.increment(RUNS);
+    set_latest(LATEST_CHANGE, change_key(ctx));
+    return report_change(ctx, false);
+}
+
+ON_RAW_TRACEPOINT_AGAIN(inet_sock_set_state)
+{
+    if (was_latest(LATEST_CHANGE, change_key(ctx)))
+        return 0;
+    counters.increment(RESCUED);
+    return report_change(ctx, true);
+}
+
+/* True for a segment that a timewait minisock has taken. Kernels before 6.11 do not say which socket a freed packet was
+ * for, and those before 5.17 not why it was freed: there, more FINs and RSTs are reported than minisocks have taken,
+ * and the reader keeps those for which it knows a connection in FIN_WAIT2. */
+static inline bool taken_by_minisock(struct bpf_raw_tracepoint_args *ctx)
+{
+#if TRACEPOINT_ARGS(kfree_skb) >= 4
+    const void *sk = (const void *)ctx->args[3];
+    u8 state = 0;
+
+    if (!sk)
+        return false;
+    kernel_read(&state, sk, FIELD(sock_common, skc_state));
+    return state == TCP_TIME_WAIT;
+#elif TRACEPOINT_ARGS(kfree_skb) == 3
+    return ctx->args[2] == ENUM(skb_drop_reason, SKB_DROP_REASON_NOT_SPECIFIED);
+#else
+    return true;
+#endif
+}
+
+static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool again)
+{
+    u64 time_ns = bpf_ktime_get_ns();
+    const void *skb = (const void *)ctx->args[0];
+    struct state_change *change;
+    struct tcphdr tcp = {};
+    u16 network = 0, transport = 0, protocol = 0;
+    void *head = NULL, *dev = NULL, *net = NULL;
+    struct endpoints endpoints = {};
+
+    if (!taken_by_minisock(ctx))
+        return 0;
+    kernel_read(&protocol, skb, FIELD(sk_buff, protocol));
+    kernel_read(&head, skb, FIELD(sk_buff, head));
+    kernel_read(&network, skb, FIELD(sk_buff, network_header));
+    kernel_read(&transport, skb, FIELD(sk_buff, transport_header));
+    if (protocol == bpf_htons(ETH_P_IP)) {
+        struct iphdr ip = {};
+
+        bpf_probe_read_kernel(&ip, sizeof(ip), head + network);
+        if (ip.protocol != IPPROTO_TCP)
+            return 0;
+        map_ipv4(&endpoints.raddr, ip.saddr);
+        map_ipv4(&endpoints.laddr, ip.daddr);
+    } else if (protocol == bpf_htons(ETH_P_IPV6)) {
+        struct ipv6hdr ip = {};
+
+        bpf_probe_read_kernel(&ip, sizeof(ip), head + network);
+        __builtin_memcpy(&endpoints.raddr, &ip.saddr, sizeof(endpoints.raddr));
+        __builtin_memcpy(&endpoints.laddr, &ip.daddr, sizeof(endpoints.laddr));
+    } else {
+        return 0;
+    }
+    bpf_probe_read_kernel(&tcp, sizeof(tcp), head + transport);
+    if (!tcp.fin && !tcp.rst)
+        return 0;
+    endpoints.lport = bpf_ntohs(tcp.dest);
+    endpoints.rport = bpf_ntohs(tcp.source);
+    kernel_read(&dev, skb, FIELD(sk_buff, dev));
+    kernel_read(&net, dev, FIELD(net_device, nd_net));
+    endpoints.netns = netns_of(net);
+    change = events.ringbuf_reserve(sizeof(*change));
+    if (!change) {
+        counters.increment(LOST);
+        return 0;
+    }
+    __builtin_memset(change, 0, sizeof(*change));
+    change->time_ns = time_ns;
+    change->oldstate = TCP_FIN_WAIT2;
+    change->newstate = tcp.rst ? TCP_CLOSE : TCP_TIME_WAIT;
+    change->again = again;
+    fill_endpoints(change, &endpoints);
+    events.ringbuf_submit(change, BPF_RB_NO_WAKEUP);
+    return 0;
+}
+
+ON_RAW_TRACEPOINT(kfree_skb)
+{
+    counters.increment(RUNS);
+    set_latest(LATEST_SKB, ctx->args[0]);
+    return report_minisock(ctx, false);
+}
+
+ON_RAW_TRACEPOINT_AGAIN(kfree_skb)
+{
+    if (was_latest(LATEST_SKB, ctx->args[0]))
+        return 0;
+    counters.increment(RESCUED);
+    return report_minisock(ctx, true);
+}

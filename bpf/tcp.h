@@ -1,0 +1,79 @@
+/* Who talks to whom, read from a socket or from a packet into the same struct. */
+#pragma once
+
+#include "lab.h"
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/tcp.h>
+
+#define AF_INET 2
+#define AF_INET6 10
+
+/* As in include/net/tcp_states.h; the names that Python shows are in lab/tcp.py. */
+enum tcp_state {
+    TCP_ESTABLISHED = 1,
+    TCP_SYN_SENT,
+    TCP_SYN_RECV,
+    TCP_FIN_WAIT1,
+    TCP_FIN_WAIT2,
+    TCP_TIME_WAIT,
+    TCP_CLOSE,
+    TCP_CLOSE_WAIT,
+    TCP_LAST_ACK,
+    TCP_LISTEN,
+    TCP_CLOSING,
+};
+
+struct address {
+    u32 words[4]; /* network order; IPv4 as ::ffff:a.b.c.d, so that one code path serves both versions */
+};
+
+struct endpoints {
+    struct address laddr;
+    struct address raddr;
+    u32 netns;
+    u16 lport; /* host order */
+    u16 rport; /* host order */
+};
+
+static inline void map_ipv4(struct address *to, u32 address)
+{
+    to->words[0] = 0;
+    to->words[1] = 0;
+    to->words[2] = bpf_htonl(0xffff);
+    to->words[3] = address;
+}
+
+static inline u32 netns_of(const void *net)
+{
+    u32 inum = 0;
+
+    kernel_read(&inum, net, FIELD(net, ns, inum));
+    return inum;
+}
+
+/* Either side's port may still be zero: the local one before connect() has bound it, the remote one of a passive
+ * child before inet_csk_clone_lock() has copied it. */
+static inline void read_socket_endpoints(struct endpoints *to, const void *sk, u16 family)
+{
+    void *net = NULL;
+    u32 local = 0, remote = 0;
+    u16 port = 0;
+
+    kernel_read(&net, sk, FIELD(sock_common, skc_net));
+    to->netns = netns_of(net);
+    /* Not skc_num: inet_put_port() has cleared that when a socket arrives in CLOSE. */
+    kernel_read(&port, sk, FIELD(inet_sock, inet_sport));
+    to->lport = bpf_ntohs(port);
+    kernel_read(&port, sk, FIELD(sock_common, skc_dport));
+    to->rport = bpf_ntohs(port);
+    if (family == AF_INET6) {
+        kernel_read(&to->laddr, sk, FIELD(sock_common, skc_v6_rcv_saddr));
+        kernel_read(&to->raddr, sk, FIELD(sock_common, skc_v6_daddr));
+    } else {
+        kernel_read(&local, sk, FIELD(sock_common, skc_rcv_saddr));
+        kernel_read(&remote, sk, FIELD(sock_common, skc_daddr));
+        map_ipv4(&to->laddr, local);
+        map_ipv4(&to->raddr, remote);
+    }
+}

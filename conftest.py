@@ -1,0 +1,144 @@
+"""What every scenario may ask for, and what holds for the suite as a whole: root, results, nothing left behind."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lab import report
+from lab.demo.conversation import Conversation
+from lab.demo.process import Demo, converse
+from lab.errors import LabError
+from lab.probes import states
+from lab.recorder import record
+from lab.recording import Recording
+from lab.results import RESULTS, Results
+from lab.runs import require_root
+from lab.timeline import Connection
+from lab.topology import Topology, topology
+from lab.verdict import Bracket, Check, Judge
+
+RESULTS_KEY = pytest.StashKey[Results]()
+
+
+def pytest_configure(config):
+    """Make the run's results folder; parallel workers share their controller's."""
+    shared = getattr(config, "workerinput", {}).get("results")
+    if shared:
+        config.stash[RESULTS_KEY] = Results(Path(shared))
+    elif not config.option.collectonly:
+        results = Results.create(Path(os.environ.get("LAB_RESULTS", RESULTS)))
+        config.stash[RESULTS_KEY] = results
+        config.option.xmlpath = config.option.xmlpath or str(results.path / "junit.xml")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Tell a worker of pytest-xdist where the results go."""
+    node.workerinput["results"] = str(node.config.stash[RESULTS_KEY].path)
+
+
+def pytest_collection_finish(session):
+    """Say at once, in one sentence, when the scenarios cannot run here."""
+    if session.config.option.collectonly or all(item.get_closest_marker("rootless") for item in session.items):
+        return
+    try:
+        require_root()
+    except LabError as error:
+        pytest.exit(f"{error}; without, `pytest -m rootless` runs what needs no privileges", returncode=2)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Show the verdicts, the failed ones in full."""
+    if RESULTS_KEY not in config.stash:
+        return
+    results = config.stash[RESULTS_KEY]
+    checks = results.finish()
+    terminalreporter.section("checks against the truth")
+    if failed := [check for check in checks if not check.passed]:
+        terminalreporter.write_line(report.table(failed))
+    terminalreporter.write_line(f"{report.summary(checks)}\nresults: {results.path}")
+
+
+class Observed:
+    """Conversations, and what the probe recorded of them; complete when they have ended."""
+
+    demo: Demo
+    recording: Recording
+    connections: list[Connection]
+    end_ns: int
+
+
+@dataclass
+class Lab:
+    """A topology, ways to cause traffic on it under observation, and the place where verdicts go."""
+
+    net: Topology
+    results: Results
+    scenario: str
+
+    def converse(self, conversation: Conversation, **how) -> Observed:
+        """Hold conversations with the probe attached (arguments as for `lab.demo.process.converse`)."""
+        with self.observe(conversation, **how) as observed:
+            pass
+        return observed
+
+    @contextmanager
+    def observe(self, conversation: Conversation, *, lossy: bool = False, **how) -> Iterator[Observed]:
+        """As `converse`; inside the block the conversations are under way (`demo`)."""
+        observed = Observed()
+        with record("states", lossy=lossy) as recorder:
+            with converse(self.net, conversation, **how) as observed.demo:
+                yield observed
+            observed.end_ns = self.net.quiesce()
+        observed.recording, observed.connections = recorder.recording, observed.demo.connections
+
+    def states(self, observed: Observed) -> list[Check]:
+        """Judge the probe `states` on what was observed; fails when a value is provably wrong."""
+        return self.check(self._judged(observed))
+
+    def many_states(self, observed: Observed) -> None:
+        """As `states`, for so many connections that only wrong values are noted, and how many connections are complete.
+
+        Events that the kernel withheld from the probe may be missing, each in one place, and nothing else may be wrong.
+        """
+        checks = self._judged(observed)
+        complete = [check for check in checks if check.quantity == "state sequence" and check.passed]
+        wrong = [check for check in checks if check.quantity != "state sequence" and not check.passed]
+        judge = Judge(self.scenario, checks[0].probe, checks[0].attach_point, checks[0].lost)
+        sockets = 2 * len(observed.connections)
+        bracket = Bracket(sockets - observed.recording.missing("states"), sockets, sockets)
+        self.check(
+            [
+                *wrong,
+                judge.count(f"{len(observed.connections)} connections", "complete sockets", bracket, len(complete)),
+            ]
+        )
+
+    def _judged(self, observed: Observed) -> list[Check]:
+        judged = states.judge(observed.recording, self.net.inodes, observed.connections, observed.end_ns, self.scenario)
+        return list(judged)
+
+    def check(self, checks: Iterable[Check]) -> list[Check]:
+        """Note checks in the results and fail when one of them is outside its bracket."""
+        checks = self.results.add(checks)
+        wrong = [check.sentence() for check in checks if not check.passed]
+        assert checks, "a scenario without a check proves nothing"
+        assert not wrong, f"{len(wrong)} of {len(checks)} checks are provably wrong:\n" + "\n".join(wrong[:20])
+        return checks
+
+
+@pytest.fixture
+def net() -> Iterator[Topology]:
+    """Two hosts and a wire of the test's own."""
+    with topology() as net:
+        yield net
+
+
+@pytest.fixture
+def lab(net, request) -> Lab:
+    """The lab, on the test's own network."""
+    return Lab(net, request.config.stash[RESULTS_KEY], request.node.name)

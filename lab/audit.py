@@ -1,0 +1,50 @@
+"""Whether a program was run each time it should have been: the kernel's own count of an event, beside the program's.
+
+A full ring is counted by the program, a recursion by the kernel. But a kernel can also leave a program out without a word
+(some machines do not run BPF for what happens while certain tasks are current, softirqs included). Events counted by perf
+and not seen by the program are such events: nobody's fault here, and no recording is complete without them.
+"""
+
+import os
+from collections.abc import Iterable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from lab import tracefs
+from lab.bpf_syscall import perf_event_open
+
+_PERF_TYPE_TRACEPOINT = 2
+
+
+class Hits:
+    """Counts how often tracepoints were hit, on all processors, while open. Needs tracefs and perf events."""
+
+    def __init__(self, events: Iterable[str]) -> None:
+        self._stack = ExitStack()
+        self._counters: list[int] = []
+        for event in events:
+            number = tracefs.event_id(event)
+            for cpu in _online():
+                fd = perf_event_open(_PERF_TYPE_TRACEPOINT, number, cpu=cpu, counting=True)
+                self._stack.callback(os.close, fd)
+                self._counters.append(fd)
+
+    def count(self) -> int:
+        """Return the hits of all the events together, so far."""
+        return sum(int.from_bytes(os.read(fd, 8), "little") for fd in self._counters)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+def _online() -> Iterable[int]:
+    """Numbers of the processors that are online (`/sys/devices/system/cpu/online`: `0-3,5`)."""
+    with open("/sys/devices/system/cpu/online") as file:  # noqa: PTH123 (one line of a pseudo-file)
+        ranges = [part.split("-") for part in file.read().strip().split(",")]
+    return [cpu for first, *last in ranges for cpu in range(int(first), int(last[0] if last else first) + 1)]

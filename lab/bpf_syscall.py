@@ -1,0 +1,221 @@
+"""Thin wrappers of bpf(2) and the few system calls that go with it; file descriptors in, file descriptors out.
+
+What lives here: one function per call, with the kernel's names, arguments and errors. What does not: any policy, and
+any compiling, which is BCC's. Whoever gets a file descriptor closes it (`owned` does it). Every refusal is an `OSError`
+with the kernel's errno. Layouts and numbers: `include/uapi/linux/bpf.h` and `perf_event.h`; to add a command (such as
+BPF_PROG_TEST_RUN), write its layout in one call of `_bpf` and read its results from what that returns.
+"""
+
+import ctypes
+import fcntl
+import os
+import platform
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from lab.errors import LabError
+
+# Called by number: the C library wraps neither bpf(2) nor perf_event_open(2). One way for all of them is simplest.
+_NUMBERS = {
+    "x86_64": {"bpf": 321, "membarrier": 324, "mount": 165, "perf_event_open": 298, "unshare": 272},
+    "aarch64": {"bpf": 280, "membarrier": 283, "mount": 40, "perf_event_open": 241, "unshare": 97},
+}
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.syscall.restype = ctypes.c_long
+
+RINGBUF = 27  # BPF_MAP_TYPE_RINGBUF
+ALLOW_MULTI = 1 << 1  # BPF_F_ALLOW_MULTI: attach beside the programs of others
+_SET_BPF = 0x40042408  # PERF_EVENT_IOC_SET_BPF
+_OBJ_GET_INFO_BY_FD = 15
+_INFO_MISSES = 208  # offset of recursion_misses in struct bpf_prog_info; kernels before 5.12 leave it zero
+_LOG_SIZE = 1 << 20  # bytes of verifier log, of which the last line is kept
+
+
+class ProgType(IntEnum):
+    """`enum bpf_prog_type`, what the lab uses of it."""
+
+    KPROBE = 2
+    SCHED_CLS = 3
+    TRACEPOINT = 5
+    XDP = 6
+    CGROUP_SKB = 8
+    SOCK_OPS = 13
+    RAW_TRACEPOINT = 17
+    TRACING = 26
+
+
+class AttachType(IntEnum):
+    """`enum bpf_attach_type`, what the lab uses of it."""
+
+    CGROUP_INET_INGRESS = 0
+    CGROUP_SOCK_OPS = 3
+    TRACE_RAW_TP = 23
+    TRACE_FENTRY = 24
+    TRACE_FEXIT = 25
+    XDP = 37
+    TCX_INGRESS = 46
+
+
+def instruction(code: int, dst: int = 0, src: int = 0, offset: int = 0, value: int = 0) -> bytes:
+    """Encode one BPF instruction (`struct bpf_insn`)."""
+    return struct.pack("=BBhi", code, src << 4 | dst, offset, value)
+
+
+def returning(value: int) -> bytes:
+    """Encode the smallest program: `r0 = value; exit`."""
+    return instruction(0xB7, value=value) + instruction(0x95)
+
+
+RETURN_ZERO = returning(0)
+
+
+@contextmanager
+def owned(fd: int) -> Iterator[int]:
+    """Close the file descriptor at the end of the block; for links, maps and programs that is the undoing."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def syscall(name: str, *arguments: Any) -> int:
+    """Make a system call. `OSError` with its errno; `LabError` on a processor whose numbers are not listed here."""
+    numbers = _NUMBERS.get(platform.machine())
+    if numbers is None:
+        raise LabError(f"the lab runs on {' and '.join(_NUMBERS)}, not on {platform.machine()}")
+    # An integer that is not wrapped would be passed as a 32-bit int.
+    wide = (ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments)
+    result = int(_LIBC.syscall(ctypes.c_long(numbers[name]), *wide))
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def _bpf(command: int, layout: str, *fields: int | bytes) -> tuple[int, tuple[Any, ...]]:
+    """Make one bpf(2) call; `layout` (of `struct`) and `fields` are this command's part of `union bpf_attr`.
+
+    Returns the call's result and the fields as the kernel left them, since some commands answer there.
+    """
+    packed = struct.pack(layout, *fields)
+    attr = ctypes.create_string_buffer(packed, len(packed))
+    result = syscall("bpf", command, attr, len(attr))
+    return result, struct.unpack(layout, attr.raw)
+
+
+def prog_load(  # noqa: PLR0913 (the kernel asks for all of them, and all but two are named and optional)
+    prog_type: int,
+    insns: bytes,
+    *,
+    license: str = "GPL",  # noqa: A002 (the kernel's name for it)
+    expected_attach_type: int = 0,
+    attach_btf_id: int = 0,
+    name: str = "lab_trial",
+) -> int:
+    """Load a program and return its fd. When the verifier refuses, the error's text is the last line of its log."""
+    code = ctypes.create_string_buffer(insns, len(insns))
+    licence = ctypes.create_string_buffer(license.encode())
+    log = ctypes.create_string_buffer(_LOG_SIZE)
+
+    def load(log_level: int) -> int:
+        log_size, log_address = (len(log), ctypes.addressof(log)) if log_level else (0, 0)
+        program = (prog_type, len(insns) // 8, ctypes.addressof(code), ctypes.addressof(licence))
+        target = (name.encode(), 0, expected_attach_type, 0, 0, 0, 0, 0, 0, 0, attach_btf_id)
+        return _bpf(5, "IIQQIIQII16sIIIIQIIQII", *program, log_level, log_size, log_address, 0, 0, *target)[0]
+
+    try:
+        return load(log_level=0)
+    except OSError as refusal:
+        with suppress(OSError):
+            return load(log_level=1)  # again, to hear why: asking at once would make every load write a log
+        # The log ends with statistics ("processed 2 insns ..."), which are not the reason.
+        lines = [line for line in log.value.decode(errors="replace").splitlines() if line[:10] != "processed "]
+        raise OSError(refusal.errno, lines[-1] if lines else refusal.strerror) from None
+
+
+def map_create(map_type: int, key_size: int, value_size: int, max_entries: int, *, name: str = "lab_trial") -> int:
+    """Create a map and return its fd; sizes in bytes (of a ring buffer, `max_entries` is its size in bytes)."""
+    return _bpf(0, "IIIIIII16s", map_type, key_size, value_size, max_entries, 0, 0, 0, name.encode())[0]
+
+
+def link_create(prog_fd: int, target: int, attach_type: int, flags: int = 0) -> int:
+    """Attach to a target (cgroup fd, or ifindex in this thread's netns) for as long as the returned fd is open."""
+    return _bpf(28, "IIII", prog_fd, target, attach_type, flags)[0]
+
+
+def raw_tracepoint_open(name: str | None, prog_fd: int) -> int:
+    """Attach to a raw tracepoint, or with no name to what the program was loaded for, until the fd is closed."""
+    buffer = ctypes.create_string_buffer(name.encode()) if name else None
+    return _bpf(17, "QII", ctypes.addressof(buffer) if buffer else 0, prog_fd, 0)[0]
+
+
+def prog_attach(target_fd: int, prog_fd: int, attach_type: int, flags: int = 0) -> None:
+    """Attach to a cgroup. It outlives this process until `prog_detach` or the end of the cgroup."""
+    _bpf(8, "IIII", target_fd, prog_fd, attach_type, flags)
+
+
+def prog_detach(target_fd: int, prog_fd: int, attach_type: int) -> None:
+    """Undo `prog_attach`."""
+    _bpf(9, "IIII", target_fd, prog_fd, attach_type, 0)
+
+
+def prog_ids() -> set[int]:
+    """List the ids of all programs on this machine."""
+    found, prog_id = set[int](), 0
+    while True:
+        try:
+            _, (_, prog_id, _) = _bpf(11, "III", prog_id, 0, 0)
+        except FileNotFoundError:  # the kernel's word for the end of the list
+            return found
+        found.add(prog_id)
+
+
+def recursion_misses(prog_fd: int) -> int:
+    """How often the kernel did not run a loaded program because it was already running on that CPU."""
+    info = ctypes.create_string_buffer(_INFO_MISSES + 8)
+    _bpf(_OBJ_GET_INFO_BY_FD, "=IIQ", prog_fd, len(info), ctypes.addressof(info))
+    (misses,) = struct.unpack_from("=Q", info, _INFO_MISSES)
+    return int(misses)
+
+
+def prog_exists(prog_id: int) -> bool:
+    """Tell whether a program of this id is loaded."""
+    try:
+        fd, _ = _bpf(13, "III", prog_id, 0, 0)
+    except FileNotFoundError:
+        return False
+    os.close(fd)
+    return True
+
+
+def prog_ids_of_process(pid: int) -> set[int]:
+    """List the ids of the programs that a process holds through its fds, of programs and of links. Source: proc(5)."""
+    found = set[int]()
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        try:
+            lines = path.read_text().splitlines()
+        except FileNotFoundError:  # closed since it was listed
+            continue
+        found.update(int(line.split()[1]) for line in lines if line.startswith("prog_id:"))
+    return found
+
+
+def perf_event_open(
+    event_type: int, config: int, function: str | None = None, *, cpu: int = 0, counting: bool = False
+) -> int:
+    """Open a kernel event on one processor, disabled or `counting`; `function` is what a kprobe event probes."""
+    name = ctypes.create_string_buffer(function.encode()) if function else None
+    layout, disabled, close_on_exec = "IIQQQQQIIQQ", int(not counting), 8
+    size, address = struct.calcsize(layout), ctypes.addressof(name) if name else 0
+    packed = struct.pack(layout, event_type, size, config, 0, 0, 0, disabled, 0, 0, address, 0)
+    attr = ctypes.create_string_buffer(packed, size)
+    return syscall("perf_event_open", attr, -1, cpu, -1, close_on_exec)
+
+
+def perf_event_set_bpf(event_fd: int, prog_fd: int) -> None:
+    """Run the program on each occurrence of the event, until the event's fd is closed."""
+    fcntl.ioctl(event_fd, _SET_BPF, prog_fd)

@@ -1,0 +1,189 @@
+"""Reading the kernel's type information: where a member of a kernel struct lies, on the kernel that runs now.
+
+Format: `Documentation/bpf/btf.rst` of the kernel. Only what the lab asks for is here: struct, union and enum look-up,
+members through anonymous and named nesting, and type ids. Nothing of BTF's functions, tags or split modules.
+"""
+
+import struct
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Self
+
+from lab.errors import LabError
+
+VMLINUX = Path("/sys/kernel/btf/vmlinux")
+
+KINDS = ["VOID", "INT", "PTR", "ARRAY", "STRUCT", "UNION", "ENUM", "FWD", "TYPEDEF", "VOLATILE", "CONST", "RESTRICT", "FUNC", "FUNC_PROTO", "VAR", "DATASEC", "FLOAT", "DECL_TAG", "TYPE_TAG", "ENUM64"]
+# What follows the 12 bytes that every type record begins with: (fixed bytes, bytes for each of its `vlen` entries).
+_TRAILER = {
+    "INT": (4, 0),
+    "ARRAY": (12, 0),
+    "STRUCT": (0, 12),
+    "UNION": (0, 12),
+    "ENUM": (0, 8),
+    "FUNC_PROTO": (0, 8),
+    "VAR": (4, 0),
+    "DATASEC": (0, 12),
+    "DECL_TAG": (4, 0),
+    "ENUM64": (0, 12),
+}
+_ALIASES = ("TYPEDEF", "VOLATILE", "CONST", "RESTRICT", "TYPE_TAG")
+_MAGIC = 0xEB9F
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where a member lies in its struct: byte `offset` and `size`; a bitfield also has a bit offset and width."""
+
+    offset: int
+    size: int
+    bit_offset: int = 0
+    bit_size: int = 0
+
+
+class Btf:
+    """The types in one BTF blob. Raises `LabError` when the blob is not BTF of this machine's byte order."""
+
+    def __init__(self, blob: bytes) -> None:
+        if len(blob) < 24 or struct.unpack_from("=H", blob)[0] != _MAGIC:
+            raise LabError("the kernel's type information is not BTF: use a kernel built with CONFIG_DEBUG_INFO_BTF=y")
+        header_len, type_off, type_len, str_off, str_len = struct.unpack_from("=5I", blob, 4)
+        self._types = blob[header_len + type_off :][:type_len]
+        self._strings = blob[header_len + str_off :][:str_len]
+
+    @classmethod
+    @cache
+    def of_kernel(cls, path: Path = VMLINUX) -> Self:
+        """Read the running kernel's types; a kernel that has none is a `LabError` that says so."""
+        try:
+            with path.open("rb") as file:
+                return cls(file.read())
+        except FileNotFoundError:
+            raise LabError(
+                f"this kernel has no BTF ({path} does not exist): boot a kernel built with CONFIG_DEBUG_INFO_BTF=y"
+            ) from None
+
+    @cached_property
+    def _positions(self) -> list[int]:
+        """Byte position of each type record, by type id; id 0 is void and has none."""
+        sizes = [12 + fixed for fixed, _ in (_TRAILER.get(kind, (0, 0)) for kind in KINDS)]
+        entry_sizes = [_TRAILER.get(kind, (0, 0))[1] for kind in KINDS]
+        info_at = struct.Struct("=I").unpack_from
+        positions, position, end = [-1], 0, len(self._types)
+        while position < end:
+            positions.append(position)
+            (info,) = info_at(self._types, position + 4)
+            kind = info >> 24 & 0x1F
+            position += sizes[kind] + entry_sizes[kind] * (info & 0xFFFF)
+        return positions
+
+    def _record(self, type_id: int) -> tuple[str, int, int, int, int]:
+        """(kind, vlen, bitfield flag, size or type id, position of what follows) of one type."""
+        if type_id == 0:
+            return "VOID", 0, 0, 0, 0
+        position = self._positions[type_id]
+        _, info, size_or_type = struct.unpack_from("=3I", self._types, position)
+        return KINDS[info >> 24 & 0x1F], info & 0xFFFF, info >> 31, size_or_type, position + 12
+
+    def _string_offset(self, name: str) -> int | None:
+        """Find where the string section has exactly this name; the compiler stores each name once."""
+        found = self._strings.find(b"\0" + name.encode() + b"\0")
+        return None if found < 0 else found + 1
+
+    def type_id(self, kind: str, name: str) -> int:
+        """Return the id of the first type of this kind and name. `LabError` names what the kernel does not have."""
+        wanted = self._string_offset(name)
+        if wanted is not None:
+            # Searching for the name's bytes and then asking whether a record begins there beats visiting every record.
+            needle, number = struct.pack("=I", wanted), KINDS.index(kind)
+            found = self._types.find(needle)
+            while found >= 0:
+                type_id = bisect_left(self._positions, found)
+                is_record = type_id < len(self._positions) and self._positions[type_id] == found
+                if is_record and struct.unpack_from("=I", self._types, found + 4)[0] >> 24 & 0x1F == number:
+                    return type_id
+                found = self._types.find(needle, found + 1)
+        raise LabError(f"this kernel has no {kind.lower()} `{name}`: the probe that needs it cannot run here")
+
+    def field(self, type_name: str, path: str) -> Field:
+        """Find a member by its path (`skc_dport`, `sk_lock.owned`), looking through anonymous structs and unions.
+
+        `type_name` is a struct, a union or a typedef of one. `LabError` names the member that this kernel lacks.
+        """
+        type_id = self._composite(type_name)
+        bits, width = 0, 0
+        for name in path.split("."):
+            found = self._member(self._resolve(type_id), name)
+            if found is None:
+                raise LabError(
+                    f"this kernel's `{type_name}` has no member `{path}`: the probe that reads it cannot run"
+                )
+            member_bits, width, type_id = found
+            bits += member_bits
+        size = self._size(type_id)
+        if width:  # a bitfield: the storage unit that holds it, and where in the unit it starts
+            unit = bits // (size * 8) * size
+            return Field(unit, size, bits - unit * 8, width)
+        return Field(bits // 8, size)
+
+    def enumerator(self, enum: str, name: str) -> int:
+        """Return the value of one constant of an enum (32-bit enums). `LabError` names the missing one."""
+        _, count, _, _, position = self._record(self.type_id("ENUM", enum))
+        wanted = self._string_offset(name)
+        for name_off, value in struct.iter_unpack("=Ii", self._types[position : position + 8 * count]):
+            if name_off == wanted:
+                return int(value)
+        raise LabError(f"this kernel's `enum {enum}` has no `{name}`: the probe that needs it cannot run")
+
+    def tracepoint_args(self, event: str) -> int:
+        """Return how many arguments a raw tracepoint hands to a program. `LabError` names the missing tracepoint."""
+        pointer = self._resolve(self.type_id("TYPEDEF", f"btf_trace_{event}"))
+        prototype = self._record(pointer)[3]
+        return self._record(prototype)[1] - 1  # the first is the tracepoint's own
+
+    def _composite(self, name: str) -> int:
+        for kind in ("STRUCT", "UNION"):
+            try:
+                return self.type_id(kind, name)
+            except LabError:
+                continue
+        return self.type_id("TYPEDEF", name)
+
+    def _resolve(self, type_id: int) -> int:
+        """Follow typedefs and qualifiers to the type behind them."""
+        kind, _, _, target, _ = self._record(type_id)
+        return self._resolve(target) if kind in _ALIASES else type_id
+
+    def _members(self, type_id: int) -> Iterator[tuple[int, int, int, int]]:
+        """(name offset, bit offset, bitfield width or 0, type id) of each member of a struct or union."""
+        kind, count, has_bitfields, _, position = self._record(type_id)
+        if kind not in ("STRUCT", "UNION"):
+            return
+        for name_off, member_type, offset in struct.iter_unpack("=3I", self._types[position : position + 12 * count]):
+            if has_bitfields:
+                yield name_off, offset & 0xFFFFFF, offset >> 24, member_type
+            else:
+                yield name_off, offset, 0, member_type
+
+    def _member(self, type_id: int, name: str) -> tuple[int, int, int] | None:
+        """(bit offset, bitfield width, type id) of a member, also one inside an anonymous member."""
+        wanted = self._string_offset(name)
+        for name_off, bits, width, member_type in self._members(type_id):
+            if name_off == wanted:
+                return bits, width, member_type
+            if name_off == 0 and (inner := self._member(self._resolve(member_type), name)):
+                return bits + inner[0], inner[1], inner[2]
+        return None
+
+    def _size(self, type_id: int) -> int:
+        """Size in bytes of a value of this type."""
+        kind, _, _, size_or_type, position = self._record(self._resolve(type_id))
+        if kind == "PTR":
+            return struct.calcsize("P")
+        if kind == "ARRAY":
+            element, _, count = struct.unpack_from("=3I", self._types, position)
+            return count * self._size(element)
+        return size_or_type

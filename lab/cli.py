@@ -1,0 +1,62 @@
+"""The command `lab`: finds the commands, parses, runs one, and turns errors into one sentence and exit status 2."""
+
+import argparse
+import importlib
+import pkgutil
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lab.errors import LabError
+
+_PACKAGES = ("lab.commands", "lab.probes")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 1 for a failed verdict, 2 for a user's error, 130 for Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser(words)
+    args = parser.parse_args(words)
+    # A kill is an end like any other: what was attached is detached, what was built is taken down.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        return int(args.run(args))
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+        sys.stderr.close()
+        return 0
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lab", description="eBPF probes of TCP, judged against known delays.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    found = {info.name: package for package in _PACKAGES for info in pkgutil.iter_modules([_folder(package)])}
+    # Importing only the command that runs keeps start-up short.
+    chosen = words[0] if words and words[0] in found else None
+    for name in [chosen] if chosen else sorted(found):
+        _add(commands, name, importlib.import_module(f"{found[name]}.{name}"))
+    return parser
+
+
+def _add(commands: Any, name: str, module: ModuleType) -> None:
+    text = (module.__doc__ or "").strip()
+    parser = commands.add_parser(
+        name,
+        help=text.splitlines()[0].rstrip("."),
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=getattr(module, "EXAMPLES", None),
+    )
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+
+
+def _folder(package: str) -> str:
+    return str(Path(__file__).parent / package.removeprefix("lab."))

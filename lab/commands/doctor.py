@@ -1,0 +1,42 @@
+"""Tell what probes can do on this machine, how each observation would be made, and whether the suite can run.
+
+Exit status: 0 when the suite can run here, 1 when something it cannot do without is missing.
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+
+from tabulate import tabulate
+
+from lab.doctor import Capability, Choice, choices, examine, remedies
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Examine the machine and print the findings."""
+    capabilities = examine()
+    chosen = choices(capabilities)
+    missing = remedies(capabilities)
+    if args.json:
+        found = {"capabilities": [asdict(row) for row in capabilities], "choices": [asdict(row) for row in chosen]}
+        print(json.dumps(found, indent=2))
+    else:
+        _print_tables(capabilities, chosen)
+        closing = f"The suite cannot run here yet: {'; '.join(missing)}." if missing else "The suite can run here."
+        print(f"\n{closing}")
+    return 1 if missing else 0
+
+
+def _print_tables(capabilities: list[Capability], chosen: list[Choice]) -> None:
+    """Print both tables, at most 100 columns wide."""
+    rows = [(row.name, "yes" if row.available else "no", row.detail) for row in capabilities]
+    print(tabulate(rows, ("capability", "works", "found, or reason"), maxcolwidths=[30, 5, 60]))
+    print()
+    ways = [(row.observation, "yes" if row.used_today else "no", row.chosen, row.refused) for row in chosen]
+    headers = ("observation", "used today", "chosen", "refused before it")
+    print(tabulate(ways, headers, maxcolwidths=[24, 10, 26, 32]))

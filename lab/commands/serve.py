@@ -1,0 +1,37 @@
+"""Run the demo server by hand and print each connection's timeline.
+
+Serves many clients at once, until Ctrl-C or until --connections have come and gone.
+"""
+
+import argparse
+import signal
+
+from lab.demo import command
+from lab.demo.conversation import Conversation
+from lab.demo.server import Server
+from lab.errors import LabError
+
+EXAMPLES = """\
+example: answer 20 ms late, on both IP versions
+  lab serve --before-reply 20ms
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--address", default="::", help="address to listen on (%(default)s: every one, IPv4 too)")
+    parser.add_argument("--connections", type=int, help="stop after this many connections (default: serve on)")
+    command.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve."""
+    if args.pause and not args.connections:
+        raise LabError("--pause waits until all connections have come: say how many with --connections")
+    command.prepare(args)
+    server = Server((args.address, args.port), Conversation.from_arguments(args))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: server.stop())
+    command.say_ready(args)
+    command.show(args, server.serve(args.connections, command.pause_for_all(args, args.connections or 0)))
+    return 0

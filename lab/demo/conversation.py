@@ -1,0 +1,79 @@
+"""What a demo client and server say to each other, and when each of them hesitates. One description serves both ends."""
+
+import argparse
+from dataclasses import dataclass, fields
+
+from lab.errors import LabError
+from lab.units import duration_ns
+
+PORT = 9999
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The plan of each connection. Delays are slept by the application, in nanoseconds; each is stamped in its timeline.
+
+    Per exchange the client thinks, sends `size_bits`, and reads a reply of the same size; the server waits before recv and
+    before its reply. Then the `closer` holds the connection for `hold_ns` and ends it: by close(), by shutdown(SHUT_WR)
+    and close() once the peer has closed too, or by a RST. The other side sees the end and closes `linger_ns` later.
+    """
+
+    size_bits: int = 3000
+    exchanges: int = 1
+    closer: str = "client"
+    how: str = "close"
+    before_accept_ns: int = 0
+    before_recv_ns: int = 0
+    before_reply_ns: int = 0
+    think_ns: int = 0
+    hold_ns: int = 0
+    linger_ns: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size_bits < 8 or self.size_bits % 8:
+            raise LabError(f"messages of {self.size_bits} bits cannot be sent: give a multiple of 8, at least 8")
+        if self.exchanges < 0:
+            raise LabError("the number of exchanges cannot be negative: give 0 or more")
+
+    @property
+    def size(self) -> int:
+        """Bytes of one message."""
+        return self.size_bits // 8
+
+    def closes_first(self, role: str) -> bool:
+        """Tell whether this side ends the connection without waiting for the other."""
+        return self.closer in (role, "both")
+
+    def arguments(self) -> list[str]:
+        """Return the command-line options that describe this conversation."""
+        options = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            name = field.name.removesuffix("_ns").replace("_", "-")
+            options += [f"--{name}", f"{value}ns" if field.name.endswith("_ns") else str(value)]
+        return options
+
+    @classmethod
+    def from_arguments(cls, args: argparse.Namespace) -> "Conversation":
+        """Read what `add_arguments` has parsed."""
+        return cls(**{field.name: getattr(args, field.name) for field in fields(cls)})
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a conversation; the client and the server must be given the same."""
+    group = parser.add_argument_group("conversation (the same for client and server)")
+    group.add_argument("--size-bits", type=int, default=3000, metavar="BITS", help="size of each message (%(default)s)")
+    group.add_argument("--exchanges", type=int, default=1, metavar="N", help="requests per connection (%(default)s)")
+    group.add_argument("--closer", choices=("client", "server", "both"), default="client", help="who closes first")
+    group.add_argument("--how", choices=("close", "shutdown", "rst"), default="close", help="how the closer does it")
+    delays = {
+        "before-accept": "server: after a connection is ready, before accept()",
+        "before-recv": "server: before each recv()",
+        "before-reply": "server: before each reply",
+        "think": "client: before each request",
+        "hold": "closer: before it closes",
+        "linger": "the other side: between seeing the end and closing",
+    }
+    for name, text in delays.items():
+        destination = name.replace("-", "_") + "_ns"
+        group.add_argument(f"--{name}", type=duration_ns, default=0, dest=destination, metavar="TIME", help=text)

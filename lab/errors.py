@@ -1,0 +1,25 @@
+"""The errors a user can meet: each is one sentence that says what to do, shown without a traceback, exit status 2."""
+
+
+class LabError(Exception):
+    """Something the user can put right; the message is one sentence that says how."""
+
+
+class EventsLost(LabError):  # noqa: N818 (the name the design gives it)
+    """A recording is incomplete: the kernel could not deliver `lost` events, by probe."""
+
+    def __init__(self, lost: dict[str, int]) -> None:
+        self.lost = lost
+        counts = ", ".join(f"{count} of {probe}" for probe, count in lost.items())
+        super().__init__(
+            f"the recording lost events ({counts}): drain more often, enlarge the ring or ask for a lossy recording"
+        )
+
+
+class EventsWithheld(LabError):  # noqa: N818 (as above)
+    """The kernel did not run a probe for `withheld` events, by probe, and said so nowhere: see lab/audit.py."""
+
+    def __init__(self, withheld: dict[str, int]) -> None:
+        self.withheld = withheld
+        counts = ", ".join(f"{count} of {probe}" for probe, count in withheld.items())
+        super().__init__(f"this kernel did not run the probe for some events ({counts}): record again")

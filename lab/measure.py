@@ -1,0 +1,141 @@
+"""From events to measurements: pure functions over arrays, no kernel, no clock, no files."""
+
+import numpy as np
+import numpy.typing as npt
+
+from lab.ring import Events
+from lab.tcp import State
+
+UNKNOWN = -1
+"""A duration in nanoseconds that nobody could have measured."""
+
+
+def transitions(changes: Events) -> npt.NDArray[np.void]:
+    """State changes, in order of time, each with the time its socket had spent in the old state.
+
+    `changes` are events of the probe `states`. The result has their fields and
+
+    - `socket`: which socket, counted from 0. Kernel addresses are reused; a socket begins where it leaves CLOSE or is
+      born of a listener, and ends in CLOSE or TIME_WAIT.
+    - `duration_ns`: time in the old state, or `UNKNOWN`: for a socket's first row, after a lost event, and for SYN_RECV of
+      a passive open when the kernel made no sample (see below).
+
+    What a row could not know yet is filled in from the socket's other rows: ports, addresses, owner.
+
+    SYN_RECV of a passive open is the time from SYN-ACK to final ACK as the kernel measures it
+    (`tcp_synack_rtt_meas()`, microseconds), since the socket itself only appears at the final ACK. FIN_WAIT2 goes on
+    when a timewait minisock replaces the socket, until that takes the peer's FIN.
+    """
+    rows = _with_minisocks(_by_socket(changes))
+    previous = np.roll(rows, 1)
+    begins = _begins(rows, previous)
+    rows["socket"] = np.cumsum(begins) - 1
+    chained = ~begins & (rows["oldstate"] == previous["newstate"])
+    since = rows["time_ns"].astype(np.int64) - previous["time_ns"].astype(np.int64)
+    rows["duration_ns"] = np.where(chained, since, UNKNOWN)
+    passive = chained & (rows["oldstate"] == State.SYN_RECV) & (previous["oldstate"] == State.LISTEN)
+    handshake_ns = rows["handshake_rtt_us"].astype(np.int64) * 1000
+    rows["duration_ns"] = np.where(passive, np.where(handshake_ns > 0, handshake_ns, UNKNOWN), rows["duration_ns"])
+    _fill_from_same_socket(rows)
+    return rows[np.argsort(rows["time_ns"], kind="stable")]
+
+
+def _by_socket(changes: Events) -> npt.NDArray[np.void]:
+    """Sort by kernel address and time, with room for what is to be found out."""
+    dtype = np.dtype(
+        [*((name, changes.dtype[name]) for name in changes.dtype.names), ("socket", "i8"), ("duration_ns", "i8")]
+    )
+    rows = np.zeros(len(changes), dtype)
+    for name in changes.dtype.names:
+        rows[name] = changes[name]
+    rows = rows[np.lexsort((rows["time_ns"], rows["skaddr"]))]
+    # An interrupt between the program's two functions can make the second repeat what the first has reported.
+    repeated = (rows["again"][1:] > 0) & (rows["skaddr"][1:] > 0)
+    for name in ("skaddr", "oldstate", "newstate"):
+        repeated &= rows[name][1:] == rows[name][:-1]
+    return rows[np.append(np.full(min(1, len(rows)), True), ~repeated)]
+
+
+def _begins(rows: npt.NDArray[np.void], previous: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Tell for each row, sorted by socket and time, whether another socket begins there."""
+    begins = rows["skaddr"] != previous["skaddr"]
+    begins |= _is_birth(rows)
+    begins |= np.isin(previous["newstate"], (State.CLOSE, State.TIME_WAIT))
+    begins[:1] = True
+    return begins
+
+
+def _is_birth(rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Tell which rows can only be a socket's first: leaving CLOSE, and a listener's child."""
+    child = (rows["oldstate"] == State.LISTEN) & (rows["newstate"] == State.SYN_RECV)
+    return child | (rows["oldstate"] == State.CLOSE)
+
+
+def _with_minisocks(rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Give each segment that a minisock took to the socket it stands for, and drop those that belong to none.
+
+    A minisock has no kernel address in common with its socket, but the same flow: it is the last socket of that flow
+    to have entered FIN_WAIT2 before, if that has not left it since.
+    """
+    is_minisock = rows["skaddr"] == 0
+    if not is_minisock.any():
+        return rows
+    sockets, segments = rows[~is_minisock], rows[is_minisock]
+    waiting = np.flatnonzero(sockets["newstate"] == State.FIN_WAIT2)
+    ends = np.append(sockets["skaddr"][1:] != sockets["skaddr"][:-1], True)
+    ends |= np.append(_is_birth(sockets[1:]), True)
+    waiting = waiting[ends[waiting]]
+    candidates = np.concatenate([sockets[waiting], segments])
+    is_segment = np.arange(len(candidates)) >= len(waiting)
+    flow = _flow_numbers(candidates)
+    order = np.lexsort((candidates["time_ns"], flow))
+    flow, is_segment = flow[order], is_segment[order]
+    # Only the first segment after a wait counts: what follows it reaches a minisock that has already moved on.
+    takes = np.flatnonzero(is_segment[1:] & ~is_segment[:-1] & (flow[1:] == flow[:-1])) + 1
+    taken, givers = order[takes] - len(waiting), waiting[order[takes - 1]]
+    return np.insert(sockets, givers + 1, _adopted(segments[taken], sockets[givers]))
+
+
+def _adopted(segments: npt.NDArray[np.void], sockets: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Return the segments' rows under their sockets' identity."""
+    adopted = segments.copy()
+    for name in ("skaddr", "laddr", "raddr", "netns", "lport", "rport", "family"):
+        adopted[name] = sockets[name]
+    return adopted
+
+
+def _flow_numbers(rows: npt.NDArray[np.void]) -> npt.NDArray[np.intp]:
+    """Return the same number for rows of the same flow in the same network namespace."""
+    keys = np.concatenate(
+        [
+            rows["laddr"],
+            rows["raddr"],
+            rows["lport"].astype("<u2")[:, None].view("u1"),
+            rows["rport"].astype("<u2")[:, None].view("u1"),
+            rows["netns"].astype("<u4")[:, None].view("u1"),
+        ],
+        axis=1,
+    )
+    _, numbers = np.unique(np.ascontiguousarray(keys).view(f"V{keys.shape[1]}")[:, 0], return_inverse=True)
+    return numbers
+
+
+def _fill_from_same_socket(rows: npt.NDArray[np.void]) -> None:
+    """Fill in place what some rows of a socket know and others do not; `rows` are sorted by socket."""
+    if not len(rows):
+        return
+    knows_ports = (rows["lport"] > 0).astype(np.int8) + (rows["rport"] > 0)
+    best = _first_of_highest(rows["socket"], knows_ports)
+    for name in ("laddr", "raddr", "lport", "rport"):
+        rows[name] = rows[name][best]
+    owner = _first_of_highest(rows["socket"], (rows["tgid"] > 0).astype(np.int8))
+    nobody = rows["tgid"] == 0
+    for name in ("tgid", "comm"):
+        rows[name][nobody] = rows[name][owner][nobody]
+
+
+def _first_of_highest(groups: npt.NDArray[np.int64], score: npt.NDArray[np.int8]) -> npt.NDArray[np.intp]:
+    """For each row, the index of the first row of its group that has the group's highest score."""
+    order = np.lexsort((-score, groups))
+    starts = np.searchsorted(groups[order], np.arange(groups[-1] + 1))
+    return order[starts][groups]

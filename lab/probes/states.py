@@ -1,0 +1,264 @@
+"""TCP state changes, and how long each socket stayed in each state.
+
+SKADDR    kernel address of the socket
+C-PID     process that owns the socket, C-COMM its name; - while nobody knows (a child that has not been accepted yet)
+LADDR     local address and port (- before connect() has bound one), RADDR the remote ones; IPv4-mapped as IPv4
+OLDSTATE  the state left, NEWSTATE the state entered, as the kernel spells them
+MS        milliseconds spent in OLDSTATE; - when nobody can know: in a socket's first row, or after a lost event
+
+SYN_RECV of a passive open is the time from SYN-ACK to final ACK that the kernel measured (to the microsecond, - when the
+SYN-ACK was retransmitted): the socket itself appears only at the final ACK. After an active close FIN_WAIT2 lasts until the
+peer's FIN, also when close() has replaced the socket by a timewait minisock; TIME_WAIT is where the report ends. When the
+minisock's timer runs out first (tcp_fin_timeout), no further row comes.
+"""
+
+import argparse
+import itertools
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from lab import live, netns, truth
+from lab.measure import UNKNOWN, transitions
+from lab.recording import CLOCK, Recording
+from lab.ring import Events
+from lab.tcp import Flow, State, address_text
+from lab.timeline import Connection
+from lab.units import port
+from lab.verdict import Check, Judge
+
+EXAMPLES = """\
+examples:
+  lab states                       every change on this machine
+  lab states -L 9999 --seconds 10  connections of the local port 9999
+  lab states --netns web --json    those of one network namespace, as JSON Lines
+"""
+
+_ATTACH_POINT = "raw tracepoint:inet_sock_set_state"
+_UNTOUCHED = (State.SYN_RECV, State.ESTABLISHED, State.CLOSE)
+_ENDED = (State.CLOSE, State.TIME_WAIT)
+_MOST_OPEN = 1_000_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument(
+        "-L", "--localport", type=port, nargs="+", metavar="PORT", help="connections of these local ports"
+    )
+    parser.add_argument("-D", "--remoteport", type=port, nargs="+", metavar="PORT", help="of these remote ports")
+    family = parser.add_mutually_exclusive_group()
+    family.add_argument(
+        "-4", "--ipv4", action="store_const", dest="version", const=4, help="IPv4 only, mapped included"
+    )
+    family.add_argument("-6", "--ipv6", action="store_const", dest="version", const=6, help="IPv6 only")
+    parser.add_argument("-w", "--wide", action="store_true", help="columns as wide as IPv6 addresses")
+    parser.add_argument("-T", "--timestamp", action="store_true", help="begin each line with the time of day")
+    live.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print changes until Ctrl-C, or for `--seconds`."""
+    follow = Follow(args.localport, args.remoteport, args.version, netns.inode_of(args.netns) if args.netns else None)
+    output = live.Output(args, header(args), lambda row: line(row, args))
+    with live.events("states", args.seconds) as batches:
+        output.start()
+        for batch in batches:
+            for row in follow.rows(batch):
+                output.row(as_dict(row))
+    output.note(follow.end())
+    return 0
+
+
+class Follow:
+    """Turns batches of events into rows to show, carrying what open sockets were last seen doing.
+
+    A row whose port is not known yet (the local one at SYN_SENT, the remote one at SYN_RECV) waits for the socket's next
+    row when a filter asks for that port, and is judged by it.
+    """
+
+    def __init__(
+        self, lports: list[int] | None, rports: list[int] | None, version: int | None, inode: int | None
+    ) -> None:
+        self._lports, self._rports, self._version, self._inode = lports, rports, version, inode
+        self._open: npt.NDArray[np.void] | None = None
+        self._forgotten = 0
+
+    def rows(self, batch: Events) -> npt.NDArray[np.void]:
+        """Return the rows that can be shown now, in order of time."""
+        dtype = np.dtype([*((name, batch.dtype[name]) for name in batch.dtype.names or ()), ("shown", "u1")])
+        fresh = np.zeros(len(batch), dtype)
+        for name in batch.dtype.names or ():
+            fresh[name] = batch[name]
+        rows = transitions(fresh if self._open is None else np.concatenate([self._open, fresh]))
+        waits = self._waits(rows)
+        showing = (rows["shown"] == 0) & ~waits
+        shown = rows[showing & self._wanted(rows)]
+        rows["shown"] |= ~waits
+        self._carry(rows, dtype)
+        return shown
+
+    def end(self) -> str:
+        """Return what remains to be said when the tool ends."""
+        notes = []
+        if self._open is not None and (waiting := int((self._open["shown"] == 0).sum())):
+            notes.append(f"{waiting} connections had no port yet and are not shown")
+        if self._forgotten:
+            notes.append(f"more than {_MOST_OPEN} sockets were open: {self._forgotten} were forgotten")
+        return "; ".join(notes)
+
+    def _waits(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+        waits = (rows["newstate"] == State.SYN_RECV) & (rows["rport"] == 0)
+        if self._lports:
+            waits |= (rows["newstate"] == State.SYN_SENT) & (rows["lport"] == 0)
+        return waits
+
+    def _wanted(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+        wanted = np.ones(len(rows), bool)
+        if self._lports:
+            wanted &= np.isin(rows["lport"], self._lports)
+        if self._rports:
+            wanted &= np.isin(rows["rport"], self._rports)
+        if self._inode is not None:
+            wanted &= rows["netns"] == self._inode
+        if self._version:
+            wanted &= _is_ipv4(rows) == (self._version == 4)
+        return wanted
+
+    def _carry(self, rows: npt.NDArray[np.void], dtype: np.dtype[np.void]) -> None:
+        _, last = np.unique(rows["socket"][::-1], return_index=True)
+        latest = rows[len(rows) - 1 - last]
+        latest = latest[~np.isin(latest["newstate"], _ENDED)]
+        if len(latest) > _MOST_OPEN:
+            self._forgotten += len(latest) - _MOST_OPEN
+            latest = np.sort(latest, order="time_ns")[-_MOST_OPEN:]
+        self._open = np.zeros(len(latest), dtype)
+        for name in dtype.names or ():
+            self._open[name] = latest[name]
+
+
+def as_dict(row: np.void) -> dict[str, object]:
+    """One row under the names that `--json` and `--csv` use; None is unknown."""
+    known = int(row["tgid"]) != 0
+    duration_ns = int(row["duration_ns"])
+    return {
+        "time_ns": int(row["time_ns"]),
+        "clock": CLOCK,
+        "skaddr": f"{int(row['skaddr']):x}",
+        "netns": int(row["netns"]),
+        "pid": int(row["tgid"]) if known else None,
+        "comm": row["comm"].decode(errors="replace") if known else None,
+        "laddr": address_text(row["laddr"].tobytes()),
+        "lport": int(row["lport"]) or None,
+        "raddr": address_text(row["raddr"].tobytes()),
+        "rport": int(row["rport"]) or None,
+        "oldstate": State(row["oldstate"]).name,
+        "newstate": State(row["newstate"]).name,
+        "duration_ns": None if duration_ns == UNKNOWN else duration_ns,
+    }
+
+
+def header(args: argparse.Namespace) -> str:
+    """Return the table's head line."""
+    width = 39 if args.wide else 15
+    time_of_day = f"{'TIME':<15} " if args.timestamp else ""
+    return (
+        f"{time_of_day}{'SKADDR':<16} {'C-PID':<7} {'C-COMM':<10} {'LADDR':<{width}} {'LPORT':<5} "
+        f"{'RADDR':<{width}} {'RPORT':<5} {'OLDSTATE':<11} -> {'NEWSTATE':<11} MS"
+    )
+
+
+def line(row: dict[str, object], args: argparse.Namespace) -> str:
+    """One row of the table."""
+    width = 39 if args.wide else 15
+    time_of_day = f"{live.time_of_day(row['time_ns']):<15} " if args.timestamp else ""
+    duration_ns = row["duration_ns"]
+    ms = "-" if not isinstance(duration_ns, int) else f"{duration_ns / 1e6:.3f}"
+    pid, comm, lport, rport = ("-" if row[name] is None else row[name] for name in ("pid", "comm", "lport", "rport"))
+    return (
+        f"{time_of_day}{row['skaddr']:<16} {pid:<7} {comm:<10.10} {row['laddr']:<{width}} {lport:<5} "
+        f"{row['raddr']:<{width}} {rport:<5} {row['oldstate']:<11} -> {row['newstate']:<11} {ms}"
+    )
+
+
+def judge(
+    recording: Recording, inodes: tuple[int, int], connections: Iterable[Connection], end_ns: int, scenario: str
+) -> Iterator[Check]:
+    """Compare what the probe recorded of these connections with what both applications know; yields every check.
+
+    `inodes` are those of the client's and the server's namespace (`Topology.inodes`), `end_ns` is a time at which all of
+    the connections were over (`Topology.quiesce`).
+    """
+    judge = Judge(scenario, "states", _ATTACH_POINT, recording.missing("states"))
+    rows = transitions(recording.events["states"])
+    sockets = _sockets(rows)
+    for connection in connections:
+        both = (connection.client, connection.server)
+        for timeline, inode, paths in zip(both, inodes, (truth.client_paths, truth.server_paths), strict=True):
+            if timeline is not None:
+                began_ns = connection.client.calls[0].enter_ns
+                mine = _find(sockets, inode, timeline.flow, began_ns)
+                yield from _judge_socket(judge, str(timeline.flow), timeline.pid, mine, paths(connection, end_ns))
+
+
+def _sockets(rows: npt.NDArray[np.void]) -> dict[tuple[int, int, int], list[npt.NDArray[np.void]]]:
+    """Each socket's rows, by network namespace and ports."""
+    found: dict[tuple[int, int, int], list[npt.NDArray[np.void]]] = {}
+    for _, mine in itertools.groupby(
+        np.argsort(rows["socket"], kind="stable"), key=lambda index: int(rows["socket"][index])
+    ):
+        socket = rows[list(mine)]
+        first = socket[0]
+        found.setdefault((int(first["netns"]), int(first["lport"]), int(first["rport"])), []).append(socket)
+    return found
+
+
+def _find(
+    sockets: dict[tuple[int, int, int], list[npt.NDArray[np.void]]], inode: int, flow: Flow, began_ns: int
+) -> npt.NDArray[np.void] | None:
+    """Return the rows of the socket of this flow, None when there is none; of a flow used again, the nearest in time."""
+    found = [
+        socket
+        for socket in sockets.get((inode, flow.lport, flow.rport), [])
+        if address_text(socket[0]["raddr"].tobytes()) == flow.raddr
+    ]
+    return min(found, key=lambda socket: abs(int(socket[0]["time_ns"]) - began_ns), default=None)
+
+
+def _judge_socket(
+    judge: Judge, subject: str, pid: int, rows: npt.NDArray[np.void] | None, paths: list[truth.Path]
+) -> Iterator[Check]:
+    possible = {" ".join(entered.state.name for entered in path): path for path in paths}
+    measured = "" if rows is None else " ".join(State(state).name for state in rows["newstate"])
+    yield judge.one_of(subject, "state sequence", list(possible), measured)
+    if rows is None or measured not in possible:
+        return
+    path = possible[measured]
+    # A listener's child that a RST ends has changed state in softirq only.
+    known = (
+        [str(pid)] if rows["newstate"][0] == State.SYN_SENT or len(path) > len(_UNTOUCHED) else [str(pid), "unknown"]
+    )
+    owners = {str(tgid or "unknown") for tgid in rows["tgid"]}
+    yield judge.one_of(subject, "owner", known, ", ".join(sorted(owners)))
+    first = int(rows["duration_ns"][0])
+    yield judge.equal(subject, "time before the first row", None, None if first == UNKNOWN else first)
+    for entered, row in zip(path, rows, strict=True):
+        yield judge.duration(subject, f"{entered.state.name} entered at", entered.bracket, int(row["time_ns"]))
+    for (left, entered), row in zip(itertools.pairwise(path), rows[1:], strict=True):
+        # The kernel's own sample of the handshake is in whole microseconds.
+        resolution_ns = 1000 if left.state is State.SYN_RECV else 0
+        bracket = truth.between(left, entered)
+        yield judge.duration(subject, f"time in {left.state.name}", bracket, int(row["duration_ns"]), resolution_ns)
+    if path[-1].state is State.TIME_WAIT:
+        # Who acknowledges a FIN decides when; what both waits add up to is the applications' doing alone.
+        waits = [
+            int(row["duration_ns"])
+            for row in rows
+            if row["oldstate"] in (State.FIN_WAIT1, State.FIN_WAIT2, State.CLOSING)
+        ]
+        yield judge.duration(subject, "time from FIN_WAIT1 to TIME_WAIT", truth.between(path[2], path[-1]), sum(waits))
+
+
+def _is_ipv4(rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    mapped = np.array([0] * 10 + [255] * 2, np.uint8)
+    return np.asarray((rows["laddr"][:, :12] == mapped).all(axis=1) | (rows["raddr"][:, :12] == mapped).all(axis=1))

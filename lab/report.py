@@ -1,0 +1,41 @@
+"""Checks as people read them: one table, with the times in the unit that suits them."""
+
+from collections.abc import Iterable
+
+from tabulate import tabulate
+
+from lab.units import duration_text
+from lab.verdict import Check, Value
+
+_LONG = 24
+
+
+def table(checks: Iterable[Check]) -> str:
+    """Every check, one line each: truth, measured, error and verdict. Points in time are shown from the bracket's start."""
+    rows = []
+    for check in checks:
+        # A point in time has nineteen digits that nobody reads: it is shown as seen from the earliest it can have been.
+        origin = check.low if check.quantity.endswith(" at") and isinstance(check.low, int) else 0
+        low, high, measured = (_text(value, check.unit, origin) for value in (check.low, check.high, check.measured))
+        truth = low if check.low == check.high else f"{low} .. {high}"
+        if check.passed and len(measured) > _LONG:
+            measured = "the same"
+        error = "" if check.error is None else duration_text(check.error)
+        rows.append((check.subject, check.quantity, truth, measured, error, check.verdict))
+    headers = ("connection", "quantity", "truth", "measured", "error", "verdict")
+    return tabulate(rows, headers, colalign=("left", "left", "right", "right", "right", "left"), disable_numparse=True)
+
+
+def summary(checks: Iterable[Check]) -> str:
+    """How many checks there were and how many failed, in one sentence."""
+    checks = list(checks)
+    outside = [check for check in checks if not check.passed]
+    if not outside:
+        return f"{len(checks)} checks, every measured value is consistent with the truth."
+    return f"{len(checks)} checks, {len(outside)} provably wrong; the first: {outside[0].sentence()}."
+
+
+def _text(value: Value, unit: str, origin: int) -> str:
+    if value is None:
+        return "unknown"
+    return duration_text(value - origin) if isinstance(value, int) and unit == "ns" else str(value)

@@ -1,0 +1,99 @@
+"""Where a run's verdicts go: `results/<run>/` with run.json, checks.jsonl and junit.xml; `results/latest` is the newest."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Self
+from xml.etree import ElementTree
+
+from lab.recording import CLOCK
+from lab.verdict import Check
+
+SCHEMA = 1
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results"
+
+
+class Results:
+    """One run's folder. Checks are appended line by line, so that a killed run keeps every complete one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, parent: Path = RESULTS) -> Self:
+        """Make a folder named by the time, write what is known of the machine, point `latest` at it."""
+        started = datetime.now(UTC)
+        path = parent / f"{started:%Y%m%dT%H%M%S}-{os.getpid()}"
+        path.mkdir(parents=True)
+        results = cls(path)
+        results._write_run({"schema": SCHEMA, "started": started.isoformat(), "clock": CLOCK, **_machine()})
+        results.path.joinpath("checks.jsonl").touch()
+        pointer = parent / f".latest-{os.getpid()}"
+        pointer.symlink_to(path.name)
+        pointer.replace(parent / "latest")
+        return results
+
+    def add(self, checks: Iterable[Check]) -> list[Check]:
+        """Append checks; returns them."""
+        checks = list(checks)
+        lines = "".join(check.to_json() + "\n" for check in checks)
+        # One write to a file opened for appending: parallel test processes do not tear each other's lines.
+        with self.path.joinpath("checks.jsonl").open("a") as file:
+            file.write(lines)
+        return checks
+
+    def checks(self) -> list[Check]:
+        """Read every check written so far."""
+        return [Check(**json.loads(line)) for line in self.path.joinpath("checks.jsonl").read_text().splitlines()]
+
+    def finish(self) -> list[Check]:
+        """Complete run.json with what the checks tell; returns all checks."""
+        checks = self.checks()
+        about = json.loads(self.path.joinpath("run.json").read_text())
+        about["attach_points"] = {check.probe: check.attach_point for check in checks}
+        about["checks"] = {verdict: sum(c.verdict == verdict for c in checks) for verdict in ("inside", "outside")}
+        self._write_run(about)
+        return checks
+
+    def write_junit(self) -> None:
+        """Write junit.xml from the checks, for a run that was no pytest run."""
+        checks = self.checks()
+        failures = sum(not check.passed for check in checks)
+        suite = ElementTree.Element("testsuite", name="lab", tests=str(len(checks)), failures=str(failures))
+        for check in checks:
+            name = f"{check.quantity} of {check.subject}"
+            case = ElementTree.SubElement(suite, "testcase", classname=f"{check.scenario}.{check.probe}", name=name)
+            if not check.passed:
+                ElementTree.SubElement(case, "failure", message=check.sentence())
+        ElementTree.ElementTree(suite).write(self.path / "junit.xml", encoding="utf-8", xml_declaration=True)
+
+    def _write_run(self, about: dict[str, object]) -> None:
+        self.path.joinpath("run.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def _machine() -> dict[str, object]:
+    uname = os.uname()
+    return {
+        "kernel": {"release": uname.release, "version": uname.version},
+        "machine": {"architecture": uname.machine, "cpus": os.cpu_count()},
+        "commit": _commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("bcc", "numpy", "pyroute2")},
+        },
+    }
+
+
+def _commit() -> str | None:
+    """Return the checkout's commit, with `+` when files differ from it; None outside a checkout."""
+    try:
+        git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,49 @@
+"""TCP's own vocabulary: states as the kernel numbers and spells them, addresses and ports as events carry them."""
+
+import ipaddress
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class State(IntEnum):
+    """`include/net/tcp_states.h`."""
+
+    ESTABLISHED = 1
+    SYN_SENT = 2
+    SYN_RECV = 3
+    FIN_WAIT1 = 4
+    FIN_WAIT2 = 5
+    TIME_WAIT = 6
+    CLOSE = 7
+    CLOSE_WAIT = 8
+    LAST_ACK = 9
+    LISTEN = 10
+    CLOSING = 11
+    NEW_SYN_RECV = 12
+
+
+class Flow(NamedTuple):
+    """One side of a connection: its own address and port first. Addresses as text, IPv4 in dotted form."""
+
+    laddr: str
+    lport: int
+    raddr: str
+    rport: int
+
+    def reversed(self) -> "Flow":
+        """Return the same connection as the peer sees it."""
+        return Flow(self.raddr, self.rport, self.laddr, self.lport)
+
+    def __str__(self) -> str:
+        return f"{endpoint(self.laddr, self.lport)} -> {endpoint(self.raddr, self.rport)}"
+
+
+def endpoint(address: str, port: int) -> str:
+    """`192.0.2.1:9999`, `[2001:db8::1]:9999`."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def address_text(packed: bytes) -> str:
+    """16 bytes in network order as text; an IPv4-mapped address as plain IPv4 (RFC 4291, 2.5.5.2)."""
+    address = ipaddress.IPv6Address(packed)
+    return str(address.ipv4_mapped or address)

@@ -1,0 +1,176 @@
+"""Two hosts and the wire between them, built from network namespaces: `client | wire | server`.
+
+    client            wire             server
+    eth0  ==========  client =bridge= server  ==========  eth0
+
+Everything is named after the run, so runs do not meet; addresses are from the documentation ranges (RFC 5737, 3849) and
+say who is who. Neighbours are pinned and nothing else speaks: the only frames on the wire are a scenario's own.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from pyroute2 import IPRoute, NetNS, netns
+from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
+
+from lab.errors import LabError
+from lab.link import Bridge, Conditions, Link
+from lab.netns import NAMED, inode_of, inside, tcp_sockets
+from lab.recorder import settle
+from lab.runs import Run, sweeper
+from lab.tcp import State
+
+_topologies = count()
+_LASTING = (State.LISTEN, State.TIME_WAIT)
+
+
+@dataclass(frozen=True)
+class Host:
+    """One end of the wire: a namespace with one device, `eth0`, and one address of each IP version."""
+
+    name: str
+    ipv4: str
+    ipv6: str
+    mac: str
+
+    @property
+    def inode(self) -> int:
+        """The namespace's inode number, as events carry it."""
+        return inode_of(self.name)
+
+    def address(self, version: int) -> str:
+        """Return the address of IP version 4 or 6."""
+        return {4: self.ipv4, 6: self.ipv6}[version]
+
+    def sysctl(self, path: str, value: object) -> None:
+        """Set `/proc/sys/net/<path>` inside the host."""
+        _sysctl(self.name, path, value)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Two hosts and the wire's namespace and link."""
+
+    client: Host
+    server: Host
+    wire: str
+    link: Link
+
+    def conditions(self, to_server: Conditions, to_client: Conditions) -> None:
+        """Change what the wire does to frames, from now on."""
+        self.link.apply(to_server, to_client)
+
+    @property
+    def inodes(self) -> tuple[int, int]:
+        """Inode numbers of both hosts' namespaces."""
+        return self.client.inode, self.server.inode
+
+    def quiesce(self, limit_s: float = 20.0) -> int:
+        """Wait until no connection is under way on either host; returns when that was seen (`CLOCK_MONOTONIC`, ns).
+
+        A minisock counts as over, except one in FIN_WAIT2, which the peer is still to close. Whatever the kernel was doing for those
+        connections is done when this returns. Raises `LabError` naming the sockets that are left after `limit_s`.
+        """
+        deadline = time.monotonic() + limit_s
+        while left := [
+            s for host in (self.client, self.server) for s in tcp_sockets(host.name) if s.state not in _LASTING
+        ]:
+            if time.monotonic() > deadline:
+                sockets = ", ".join(f"{s.local} -> {s.remote} {s.state.name}" for s in left[:3])
+                raise LabError(f"{len(left)} connections did not end within {limit_s:g} s, first {sockets}")
+            time.sleep(0.001)
+        settle()
+        return time.monotonic_ns()
+
+
+@contextmanager
+def topology(link: Link | None = None) -> Iterator[Topology]:
+    """Build the network, hand it out, take it down. The default link is a plain bridge."""
+    run, number = Run.current(), next(_topologies)
+    prefix = f"lab-{run.name}-{number}"
+    net = Topology(
+        client=Host(f"{prefix}-client", "192.0.2.1", "2001:db8::1", "02:00:00:00:00:c1"),
+        server=Host(f"{prefix}-server", "192.0.2.2", "2001:db8::2", "02:00:00:00:00:5e"),
+        wire=f"{prefix}-wire",
+        link=link or Bridge(),
+    )
+    with ExitStack() as undo:
+        for name in (net.wire, net.client.name, net.server.name):
+            undo.callback(_remove, name)
+            netns.create(name)
+        _build(net)
+        yield net
+
+
+def _build(net: Topology) -> None:
+    with ExitStack() as stack:
+        wire = stack.enter_context(NetNS(net.wire))
+        _no_chatter(net.wire)
+        sides, devices = [], []
+        for host, peer, side in ((net.client, net.server, "client"), (net.server, net.client, "server")):
+            _no_chatter(host.name)
+            netlink = stack.enter_context(NetNS(host.name))
+            wire.link(
+                "add",
+                kind="veth",
+                ifname=side,
+                state="up",
+                peer={"ifname": "eth0", "address": host.mac, "net_ns_fd": host.name},
+            )
+            devices.append((netlink, _configure(netlink, host, peer)))
+            sides += wire.link_lookup(ifname=side)
+        _await_up([*devices, *((wire, side) for side in sides)])
+        net.link.install(wire, *sides)
+
+
+def _configure(netlink: IPRoute, host: Host, peer: Host) -> int:
+    """Give a host its addresses and its neighbour; returns the ifindex of its device."""
+    (device,) = netlink.link_lookup(ifname="eth0")
+    (loopback,) = netlink.link_lookup(ifname="lo")
+    netlink.link("set", index=loopback, state="up")
+    # Duplicate address detection would hold IPv6 back for a second.
+    netlink.addr("add", index=device, address=host.ipv4, prefixlen=24)
+    netlink.addr("add", index=device, address=host.ipv6, prefixlen=64, flags=IFA_F_NODAD)
+    netlink.link("set", index=device, state="up")
+    for address in (peer.ipv4, peer.ipv6):
+        netlink.neigh("add", dst=address, lladdr=peer.mac, ifindex=device, state="permanent")
+    return int(device)
+
+
+def _await_up(devices: list[tuple[IPRoute, int]], limit_s: float = 10.0) -> None:
+    """Wait until each device is operational: until then the kernel drops what is sent, and TCP would wait a second."""
+    deadline = time.monotonic() + limit_s
+    for netlink, index in devices:
+        while netlink.get_links(index)[0].get_attr("IFLA_OPERSTATE") != "UP":
+            if time.monotonic() > deadline:
+                raise LabError(f"the lab's links did not come up within {limit_s:g} s: is the machine out of memory?")
+            time.sleep(0.001)
+
+
+def _no_chatter(name: str) -> None:
+    """Keep the kernel from sending of its own accord: link-local addresses, router solicitations."""
+    for where in ("all", "default"):
+        _sysctl(name, f"ipv6/conf/{where}/addr_gen_mode", 1)
+        _sysctl(name, f"ipv6/conf/{where}/router_solicitations", 0)
+        _sysctl(name, f"ipv6/conf/{where}/accept_dad", 0)
+
+
+def _sysctl(name: str, path: str, value: object) -> None:
+    inside(name, lambda: Path("/proc/sys/net", path).write_text(str(value)))
+
+
+def _remove(name: str) -> None:
+    """Remove a namespace and with it whatever is in it; one that is not there is fine."""
+    with suppress(FileNotFoundError):
+        netns.remove(name)
+
+
+@sweeper
+def _sweep(run: str) -> None:
+    if NAMED.is_dir():
+        for path in NAMED.glob(f"lab-{run}-*"):
+            _remove(path.name)

@@ -1,0 +1,31 @@
+"""Times as people write and read them; inside the lab they are integer nanoseconds."""
+
+import argparse
+import re
+
+_NS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+MS = _NS["ms"]
+SECOND = _NS["s"]
+
+
+def duration_ns(text: str) -> int:
+    """Parse `250us`, `10ms`, `1.5s` (argparse type). Raises `argparse.ArgumentTypeError` for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"`{text}` is no duration: write it like 250us, 10ms or 1.5s")
+    return round(float(match[1]) * _NS[match[2]])
+
+
+def duration_text(ns: int) -> str:
+    """Write a duration with the unit that suits it: `12.345 ms`."""
+    for unit in ("s", "ms", "us"):
+        if abs(ns) >= _NS[unit]:
+            return f"{ns / _NS[unit]:.3f} {unit}"
+    return f"{ns} ns"
+
+
+def port(text: str) -> int:
+    """Parse a port number (argparse type): 1 to 65535."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"`{text}` is no port: give a number from 1 to 65535")
+    return int(text)

@@ -1,0 +1,111 @@
+"""A measured value against what is known to be true: inside the bracket, or provably wrong."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+Value = int | str | None
+
+
+class Bracket(NamedTuple):
+    """The interval, both ends included, that a true value lies in, and the best single estimate; nanoseconds or a count."""
+
+    low: int
+    high: int
+    best: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison of a probe's number with the truth: a row of `checks.jsonl`.
+
+    `subject` is what was measured (a flow), `error` measured minus the best estimate of the truth (None where values are
+    not numbers), `lost` the events missing from the recording, `verdict` `inside` or `outside`.
+    """
+
+    scenario: str
+    probe: str
+    attach_point: str
+    subject: str
+    quantity: str
+    unit: str
+    low: Value
+    high: Value
+    measured: Value
+    error: int | None
+    lost: int
+    verdict: str
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether the measured value is consistent with the truth."""
+        return self.verdict == "inside"
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    def sentence(self) -> str:
+        """What was expected and what came, in one sentence."""
+        truth = str(self.low) if self.low == self.high else f"between {self.low} and {self.high}"
+        return f"{self.quantity} of {self.subject}: {self.probe} says {self.measured} {self.unit}, the truth is {truth}"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Compares values of one probe in one scenario; each method returns the check."""
+
+    scenario: str
+    probe: str
+    attach_point: str
+    lost: int = 0
+
+    def duration(
+        self, subject: str, quantity: str, bracket: Bracket, measured_ns: int, resolution_ns: int = 0
+    ) -> Check:
+        """Judge a time. A value that the kernel rounds stands for all times within `resolution_ns` of it."""
+        inside = bracket.low - resolution_ns <= measured_ns <= bracket.high + resolution_ns
+        error = measured_ns - bracket.best
+        return self._check(subject, quantity, "ns", bracket.low, bracket.high, measured_ns, error, inside)
+
+    def count(self, subject: str, quantity: str, bracket: Bracket, measured: int) -> Check:
+        """Judge a number of things, of which the bracket gives the possible ones."""
+        inside = bracket.low <= measured <= bracket.high
+        error = measured - bracket.best
+        return self._check(subject, quantity, "", bracket.low, bracket.high, measured, error, inside)
+
+    def equal(self, subject: str, quantity: str, truth: Value, measured: Value) -> Check:
+        """Judge a value that is known exactly."""
+        return self._check(subject, quantity, "", truth, truth, measured, None, truth == measured)
+
+    def one_of(self, subject: str, quantity: str, truths: list[str], measured: str) -> Check:
+        """Judge a value of which several are possible, such as the outcome of a race."""
+        truth = measured if measured in truths else " or ".join(truths)
+        return self._check(subject, quantity, "", truth, truth, measured, None, measured in truths)
+
+    def _check(
+        self,
+        subject: str,
+        quantity: str,
+        unit: str,
+        low: Value,
+        high: Value,
+        measured: Value,
+        error: int | None,
+        inside: bool,
+    ) -> Check:
+        verdict = "inside" if inside else "outside"
+        return Check(
+            self.scenario,
+            self.probe,
+            self.attach_point,
+            subject,
+            quantity,
+            unit,
+            low,
+            high,
+            measured,
+            error,
+            self.lost,
+            verdict,
+        )

@@ -1,0 +1,179 @@
+"""TCP states and the time spent in them: what the probe `states` says, against what both applications know.
+
+S1 to S7 are rows of the corpus of known wrong numbers: see README.md.
+"""
+
+import numpy as np
+import pytest
+
+from lab.demo.conversation import Conversation
+from lab.demo.process import converse
+from lab.measure import UNKNOWN, transitions
+from lab.recorder import record
+from lab.tcp import State
+from lab.units import MS
+
+both_versions = pytest.mark.parametrize("version", [4, 6])
+ACTIVE = ["FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT"]
+PASSIVE = ["CLOSE_WAIT", "LAST_ACK", "CLOSE"]
+
+
+def rows_of(observed, inode):
+    """The measured rows of one host's connections, its listener left out, in order of time."""
+    rows = transitions(observed.recording.events["states"])
+    return rows[(rows["netns"] == inode) & (rows["oldstate"] != State.LISTEN) & (rows["newstate"] != State.LISTEN)]
+
+
+def closing_of(rows):
+    """The states that follow ESTABLISHED, by name."""
+    return [State(row["newstate"]).name for row in rows if row["newstate"] not in (1, 2, 3)]
+
+
+@both_versions
+def test_client_closes_first(lab, version):
+    """The client's close() starts FIN_WAIT1, and the time in ESTABLISHED is its own."""
+    observed = lab.converse(Conversation(hold_ns=30 * MS), version=version)
+    lab.states(observed)
+    assert closing_of(rows_of(observed, lab.net.client.inode)) == ACTIVE
+    assert closing_of(rows_of(observed, lab.net.server.inode)) == PASSIVE
+
+
+@both_versions
+def test_server_closes_first(lab, version):
+    """The roles of closing do not depend on who connected."""
+    observed = lab.converse(Conversation(closer="server", hold_ns=30 * MS), version=version)
+    lab.states(observed)
+    assert closing_of(rows_of(observed, lab.net.client.inode)) == PASSIVE
+    assert closing_of(rows_of(observed, lab.net.server.inode)) == ACTIVE
+
+
+@both_versions
+def test_both_close_at_once(lab, version):
+    """Whatever comes out of the race is a legal path for each side, and they are not both passive."""
+    observed = lab.converse(Conversation(closer="both", hold_ns=5 * MS), version=version, connections=20)
+    lab.states(observed)
+    by_port = {}
+    for row in transitions(observed.recording.events["states"]):
+        if row["oldstate"] == State.ESTABLISHED:
+            by_port.setdefault(max(row["lport"], row["rport"]), []).append(State(row["newstate"]))
+    assert all(State.FIN_WAIT1 in closings and len(closings) == 2 for closings in by_port.values())
+
+
+@both_versions
+@pytest.mark.parametrize("how", ["close", "shutdown"])
+def test_peer_closes_much_later(lab, version, how):
+    """S2: FIN_WAIT2 lasts until the peer's FIN, also when close() has left only a timewait minisock to wait for it."""
+    observed = lab.converse(Conversation(how=how, linger_ns=150 * MS), version=version)
+    checks = lab.states(observed)
+    (waiting,) = [check for check in checks if check.quantity == "time from FIN_WAIT1 to TIME_WAIT"]
+    assert waiting.measured >= 150 * MS
+
+
+def test_fin_wait2_times_out(lab):
+    """S2: when the minisock's timer runs out before the peer's FIN, no TIME_WAIT is invented."""
+    lab.net.client.sysctl("ipv4/tcp_fin_timeout", 1)
+    observed = lab.converse(Conversation(linger_ns=1500 * MS))
+    assert closing_of(rows_of(observed, lab.net.client.inode)) == ACTIVE[:2]
+    assert closing_of(rows_of(observed, lab.net.server.inode)) == PASSIVE
+
+
+@both_versions
+@pytest.mark.parametrize("closer", ["client", "server"])
+def test_reset(lab, version, closer):
+    """A RST takes both sides from ESTABLISHED to CLOSE."""
+    observed = lab.converse(Conversation(closer=closer, how="rst", hold_ns=10 * MS), version=version)
+    lab.states(observed)
+    for host in (lab.net.client, lab.net.server):
+        assert closing_of(rows_of(observed, host.inode)) == ["CLOSE"]
+
+
+@both_versions
+def test_refused(lab, version):
+    """A refused connection goes from SYN_SENT to CLOSE, inside its connect()."""
+    lab.states(lab.converse(Conversation(), version=version, serve=False, source_port=40404))
+
+
+def test_refused_without_a_bound_port(lab):
+    """S4: the kernel binds a local port after SYN_SENT; the row has it all the same."""
+    observed = lab.converse(Conversation(), serve=False)
+    rows = rows_of(observed, lab.net.client.inode)
+    assert [State(row["newstate"]).name for row in rows] == ["SYN_SENT", "CLOSE"]
+    assert rows["lport"][0] == rows["lport"][1] > 0
+
+
+def test_mapped_addresses(lab):
+    """An IPv6 socket that serves IPv4 is told under its IPv4 addresses."""
+    lab.states(lab.converse(Conversation(hold_ns=5 * MS), version=4, listen="::"))
+
+
+@both_versions
+def test_application_delays_show_where_they_belong(lab, version):
+    """A delay before accept, before recv and before the reply lengthens ESTABLISHED, by what it took."""
+    delays = Conversation(before_accept_ns=20 * MS, before_recv_ns=30 * MS, before_reply_ns=40 * MS, think_ns=10 * MS)
+    observed = lab.converse(delays, version=version)
+    lab.states(observed)
+    rows = rows_of(observed, lab.net.client.inode)
+    (established,) = rows[rows["oldstate"] == State.ESTABLISHED]
+    assert established["duration_ns"] >= 90 * MS
+
+
+def test_200_connections_at_once(lab):
+    """Two hundred connections, provably open at the same time: each sequence complete, each time in its bracket."""
+    with lab.observe(Conversation(), connections=200, pause=True) as observed:
+        observed.demo.await_pause()
+        observed.demo.resume()
+    lab.states(observed)
+    assert len(observed.connections) == 200
+    clients = [connection.client.calls for connection in observed.connections]
+    assert max(calls[0].exit_ns for calls in clients) < min(calls[-1].enter_ns for calls in clients)
+
+
+def test_probe_attached_in_the_middle(lab):
+    """S3: the time in the state in which a socket was first seen is unknown, and what follows is measured."""
+    with converse(lab.net, Conversation(), pause=True) as demo:
+        demo.await_pause()
+        with record("states") as recorder:
+            demo.resume()
+            lab.net.quiesce()
+    rows = transitions(recorder.recording.events["states"])
+    for inode, first, states in zip(lab.net.inodes, ("FIN_WAIT1", "CLOSE_WAIT"), (ACTIVE, PASSIVE), strict=True):
+        mine = rows[rows["netns"] == inode]
+        assert [State(row["newstate"]).name for row in mine] == states
+        assert State(mine["newstate"][0]).name == first
+        assert mine["duration_ns"][0] == UNKNOWN
+        assert (mine["duration_ns"][1:] > 0).all()
+
+
+def test_rapid_churn(lab):
+    """S5: sockets' addresses are reused thousands of times, and no connection inherits another one's time."""
+    count = 20_000
+    observed = lab.converse(Conversation(exchanges=0), connections=count, concurrency=4, lossy=True)
+    assert observed.recording.lost == {"states": 0}
+    rows = transitions(observed.recording.events["states"])
+    clients = rows[(rows["netns"] == lab.net.client.inode)]
+    assert len(np.unique(clients["skaddr"])) < count, "no address was reused: the scenario proves nothing"
+    lab.many_states(observed)
+
+
+@pytest.mark.parametrize(("port", "source_port"), [(80, 20480), (20480, 80), (1, 65535), (9999, 3879)])
+@both_versions
+def test_ports_in_the_right_order(lab, version, port, source_port):
+    """S6: ports that are each other's byte swap, and the smallest and largest, come out as the sockets have them."""
+    observed = lab.converse(Conversation(), version=version, port=port, source_port=source_port)
+    lab.states(observed)
+    assert observed.connections[0].client.flow[1::2] == (source_port, port)
+
+
+def test_owner_and_never_a_bystander(lab):
+    """S7: every row names the process that owns the socket, although most changes happen in someone else's softirq."""
+    observed = lab.converse(Conversation(), connections=20)
+    for connection in observed.connections:
+        assert connection.client.pid != connection.server.pid
+    owners = {
+        lab.net.client.inode: (observed.connections[0].client.pid, observed.connections[0].client.comm),
+        lab.net.server.inode: (observed.connections[0].server.pid, observed.connections[0].server.comm),
+    }
+    for inode, (pid, comm) in owners.items():
+        rows = rows_of(observed, inode)
+        assert set(rows["tgid"]) == {pid}
+        assert set(rows["comm"]) == {comm.encode()}
