@@ -140,5 +140,5 @@ def net() -> Iterator[Topology]:
 
 @pytest.fixture
 def lab(net, request) -> Lab:
-    """The lab, on the test's own network."""
+    """Hand out the lab, on the test's own network."""
     return Lab(net, request.config.stash[RESULTS_KEY], request.node.name)

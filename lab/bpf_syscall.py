@@ -21,8 +21,8 @@ from lab.errors import LabError
 
 # Called by number: the C library wraps neither bpf(2) nor perf_event_open(2). One way for all of them is simplest.
 _NUMBERS = {
-    "x86_64": {"bpf": 321, "membarrier": 324, "mount": 165, "perf_event_open": 298, "unshare": 272},
-    "aarch64": {"bpf": 280, "membarrier": 283, "mount": 40, "perf_event_open": 241, "unshare": 97},
+    "x86_64": {"bpf": 321, "membarrier": 324, "mount": 165, "perf_event_open": 298, "umount2": 166, "unshare": 272},
+    "aarch64": {"bpf": 280, "membarrier": 283, "mount": 40, "perf_event_open": 241, "umount2": 39, "unshare": 97},
 }
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long
@@ -107,7 +107,7 @@ def _bpf(command: int, layout: str, *fields: int | bytes) -> tuple[int, tuple[An
     return result, struct.unpack(layout, attr.raw)
 
 
-def prog_load(  # noqa: PLR0913 (the kernel asks for all of them, and all but two are named and optional)
+def prog_load(
     prog_type: int,
     insns: bytes,
     *,

@@ -16,7 +16,28 @@ from lab.errors import LabError
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 
-KINDS = ["VOID", "INT", "PTR", "ARRAY", "STRUCT", "UNION", "ENUM", "FWD", "TYPEDEF", "VOLATILE", "CONST", "RESTRICT", "FUNC", "FUNC_PROTO", "VAR", "DATASEC", "FLOAT", "DECL_TAG", "TYPE_TAG", "ENUM64"]
+KINDS = [
+    "VOID",
+    "INT",
+    "PTR",
+    "ARRAY",
+    "STRUCT",
+    "UNION",
+    "ENUM",
+    "FWD",
+    "TYPEDEF",
+    "VOLATILE",
+    "CONST",
+    "RESTRICT",
+    "FUNC",
+    "FUNC_PROTO",
+    "VAR",
+    "DATASEC",
+    "FLOAT",
+    "DECL_TAG",
+    "TYPE_TAG",
+    "ENUM64",
+]
 # What follows the 12 bytes that every type record begins with: (fixed bytes, bytes for each of its `vlen` entries).
 _TRAILER = {
     "INT": (4, 0),

@@ -45,7 +45,7 @@ USER_INCLUDE = Path("/usr/include")
 def write_tree(root: Path) -> None:
     """Write the tree under `root`, in the layout of a kernel source directory."""
     numbers = [int(number) for number in re.findall(r"\d+", os.uname().release)[:3]]
-    major, minor, patch = (numbers + [0, 0, 0])[:3]
+    major, minor, patch = [*numbers, 0, 0, 0][:3]
     files = dict.fromkeys(_EMPTY, "")
     files["linux/kconfig.h"] = _KCONFIG.format(page_size=os.sysconf("SC_PAGE_SIZE"))
     files["linux/version.h"] = _VERSION.format(major=major, minor=minor, patch=patch)

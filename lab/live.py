@@ -5,6 +5,7 @@ import csv
 import json
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,11 +57,6 @@ class Output:
             print(f"lab: {text}", file=sys.stderr)
 
 
-def _deadline_reached(deadline: float | None) -> bool:
-    """Tell whether a time on `time.monotonic()` has come; None never does."""
-    return deadline is not None and time.monotonic() >= deadline
-
-
 @contextmanager
 def events(probe: str, seconds: float | None = None) -> Iterator[Iterator[Events]]:
     """Attach a probe and hand out batches of its events until Ctrl-C, SIGTERM or `seconds` have passed.
@@ -68,22 +64,24 @@ def events(probe: str, seconds: float | None = None) -> Iterator[Iterator[Events
     Lost events are counted on standard error while the tool runs and at its end.
     """
     program = Program.load(probe)
+    stop = threading.Event()
     # From here on a signal ends the loop below, between two batches, and nothing is cut off in the middle.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in _STOPPING}
     try:
         with program.attached():
-            yield _batches(program, seconds)
+            yield _batches(program, stop, seconds)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _batches(program: Program, seconds: float | None) -> Iterator[Events]:
+def _batches(program: Program, stop: threading.Event, seconds: float | None) -> Iterator[Events]:
     deadline = None if seconds is None else time.monotonic() + seconds
     reported = program.lost()
     program.ring.drain()
     stopped = False
     while not stopped:
-        stopped = signal.sigtimedwait(_STOPPING, DRAIN_INTERVAL_S) is not None or _deadline_reached(deadline)
+        stopped = stop.wait(DRAIN_INTERVAL_S) or (deadline is not None and time.monotonic() >= deadline)
         if stopped:
             settle()
         if (batch := program.ring.drain()).size:
@@ -95,7 +93,7 @@ def _batches(program: Program, seconds: float | None) -> Iterator[Events]:
 
 
 def time_of_day(time_ns: object) -> str:
-    """A time on `CLOCK_MONOTONIC` as local wall-clock time, to the microsecond, by the clocks' difference now."""
+    """Return a time on `CLOCK_MONOTONIC` as local wall-clock time, to the microsecond, by the clocks' difference now."""
     if not isinstance(time_ns, int):
         raise TypeError("a time is an integer of nanoseconds")
     wall_ns = time_ns + time.time_ns() - time.monotonic_ns()

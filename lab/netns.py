@@ -2,16 +2,19 @@
 
 import ctypes
 import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from lab.bpf_syscall import syscall
 from lab.errors import LabError
 from lab.tcp import State
 
 NAMED = Path("/run/netns")
+_MNT_DETACH = 2
+_MS_BIND = 4096
 _CLONE_NEWNET = 0x40000000
 
 T = TypeVar("T")
@@ -44,22 +47,49 @@ def _setns(fd: int, name: str) -> None:
 
 def inside(name: str, function: Callable[[], T]) -> T:
     """Call a function in a named namespace; the calling thread itself stays where it is."""
-    result: list[T] = []
-    failure: list[BaseException] = []
 
-    def call() -> None:
+    def call() -> T:
+        enter(name)
+        return function()
+
+    return _in_a_thread(call)
+
+
+def _in_a_thread(function: Callable[[], T]) -> T:
+    with ThreadPoolExecutor(1, "netns") as thread:
+        return thread.submit(function).result()
+
+
+def create(name: str) -> None:
+    """Make a named network namespace, as `ip netns add` does. Raises `LabError` when that is refused or the name is taken.
+
+    A thread's own namespace is enough to make one, so nothing is forked: a child would inherit the caller's locks.
+    """
+    NAMED.mkdir(parents=True, exist_ok=True)
+    path = NAMED / name
+
+    def make() -> None:
+        path.touch(exist_ok=False)
         try:
-            enter(name)
-            result.append(function())
-        except BaseException as error:  # noqa: BLE001 (raised again in the calling thread)
-            failure.append(error)
+            syscall("unshare", _CLONE_NEWNET)
+            syscall("mount", b"/proc/thread-self/ns/net", os.fsencode(path), b"none", _MS_BIND, None)
+        except OSError:
+            path.unlink()
+            raise
 
-    thread = threading.Thread(target=call, name=f"in {name}")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return result[0]
+    try:
+        _in_a_thread(make)
+    except OSError as error:
+        raise LabError(f"cannot make the network namespace `{name}` ({error.strerror}): see lab doctor") from error
+
+
+def remove(name: str) -> None:
+    """Remove a named namespace, and with its last process what is in it; one that is not there is fine."""
+    path = NAMED / name
+    with suppress(FileNotFoundError):
+        with suppress(OSError):  # the file of a namespace whose making was interrupted is no mount yet
+            syscall("umount2", os.fsencode(path), _MNT_DETACH, 0)
+        path.unlink()
 
 
 class Socket(NamedTuple):
@@ -83,14 +113,3 @@ def tcp_sockets(name: str) -> list[Socket]:
         return [Socket(f[1], f[2], State(int(f[3], 16))) for f in fields]
 
     return inside(name, read)
-
-
-@contextmanager
-def entered(name: str) -> Iterator[None]:
-    """Run the block's code, on this thread, inside a named namespace, and return to the former one afterwards."""
-    with Path("/proc/thread-self/ns/net").open("rb") as before:
-        enter(name)
-        try:
-            yield
-        finally:
-            _setns(before.fileno(), "that the thread came from")

@@ -161,24 +161,33 @@ def _kernel_facts(text: str) -> tuple[list[str], list[str]]:
     the preprocessor leaves out here, so only a failed compilation makes them an error.
     """
     text, btf = _with_includes(text), Btf.of_kernel()
+    lookups: list[Callable[[], list[str]]] = [
+        *(partial(_field, btf, *found) for found in sorted(set(_FIELD.findall(text)))),
+        *(partial(_enum, btf, *found) for found in sorted(set(_ENUM.findall(text)))),
+        *(partial(_tracepoint_args, btf, event) for event in sorted(set(_TRACEPOINT_ARGS.findall(text)))),
+    ]
     known: list[str] = []
     missing: list[str] = []
-
-    def look_up(*facts: Callable[[], str]) -> None:
+    for look_up in lookups:
         try:
-            known.extend(fact() for fact in facts)
+            known += look_up()
         except LabError as error:
             missing.append(str(error))
-
-    for type_name, members in sorted(set(_FIELD.findall(text))):
-        path = members.replace(" ", "").split(",")
-        name, field = "__".join([type_name, *path]), partial(btf.field, type_name, ".".join(path))
-        look_up(lambda: f"OFFSET__{name}={field().offset}", lambda: f"SIZE__{name}={field().size}")
-    for enum, name in sorted(set(_ENUM.findall(text))):
-        look_up(lambda: f"ENUM__{enum}__{name}={btf.enumerator(enum, name)}")
-    for event in sorted(set(_TRACEPOINT_ARGS.findall(text))):
-        look_up(lambda: f"TRACEPOINT_ARGS__{event}={btf.tracepoint_args(event)}")
     return known, missing
+
+
+def _field(btf: Btf, type_name: str, members: str) -> list[str]:
+    path = members.replace(" ", "").split(",")
+    field, name = btf.field(type_name, ".".join(path)), "__".join([type_name, *path])
+    return [f"OFFSET__{name}={field.offset}", f"SIZE__{name}={field.size}"]
+
+
+def _enum(btf: Btf, enum: str, name: str) -> list[str]:
+    return [f"ENUM__{enum}__{name}={btf.enumerator(enum, name)}"]
+
+
+def _tracepoint_args(btf: Btf, event: str) -> list[str]:
+    return [f"TRACEPOINT_ARGS__{event}={btf.tracepoint_args(event)}"]
 
 
 def _load_functions(bcc: Any, bpf: Any) -> list["_Function"]:

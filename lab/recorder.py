@@ -33,7 +33,8 @@ class Recorder:
         self._thread = threading.Thread(target=self._drain_by_timer, name="drain", daemon=True)
         self.recording: Recording
 
-    def _start(self, hits: dict[str, Hits]) -> None:
+    def start(self, hits: dict[str, Hits]) -> None:
+        """Begin, with the programs attached and their events counted."""
         self._hits = hits
         for name, program in self._programs.items():
             program.ring.drain()  # what an earlier recording left behind
@@ -50,7 +51,8 @@ class Recorder:
             if hits.count() == before:
                 return before - runs
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Wait for what is under way, and make the recording."""
         settle()
         self._stop.set()
         self._thread.join()
@@ -95,11 +97,11 @@ def record(*probes: str, programs: Mapping[str, Program] | None = None, lossy: b
         for program in loaded.values():
             attached.enter_context(program.attached())
         hits = {name: attached.enter_context(Hits(program.events)) for name, program in loaded.items()}
-        recorder._start(hits)
+        recorder.start(hits)
         try:
             yield recorder
         finally:
-            recorder._finish()
+            recorder.finish()
     if not lossy:
         recorder.recording.require_complete()
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Self
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from lab.recording import CLOCK
 from lab.verdict import Check
@@ -65,13 +65,13 @@ class Results:
         """Write junit.xml from the checks, for a run that was no pytest run."""
         checks = self.checks()
         failures = sum(not check.passed for check in checks)
-        suite = ElementTree.Element("testsuite", name="lab", tests=str(len(checks)), failures=str(failures))
+        suite = ET.Element("testsuite", name="lab", tests=str(len(checks)), failures=str(failures))
         for check in checks:
             name = f"{check.quantity} of {check.subject}"
-            case = ElementTree.SubElement(suite, "testcase", classname=f"{check.scenario}.{check.probe}", name=name)
+            case = ET.SubElement(suite, "testcase", classname=f"{check.scenario}.{check.probe}", name=name)
             if not check.passed:
-                ElementTree.SubElement(case, "failure", message=check.sentence())
-        ElementTree.ElementTree(suite).write(self.path / "junit.xml", encoding="utf-8", xml_declaration=True)
+                ET.SubElement(case, "failure", message=check.sentence())
+        ET.ElementTree(suite).write(self.path / "junit.xml", encoding="utf-8", xml_declaration=True)
 
     def _write_run(self, about: dict[str, object]) -> None:
         self.path.joinpath("run.json").write_text(json.dumps(about, indent=2) + "\n")

@@ -10,11 +10,11 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 from lab.errors import LabError
+from lab.netns import NAMED, remove
 
 RUNS = Path("/run/lab")
 
@@ -51,15 +51,6 @@ class Run:
             self._lock.close()
 
 
-_sweepers: list[Callable[[str], None]] = []
-
-
-def sweeper(function: Callable[[str], None]) -> Callable[[str], None]:
-    """Register what removes a dead run's things of one kind, given the run's name."""
-    _sweepers.append(function)
-    return function
-
-
 def sweep() -> list[str]:
     """Remove what dead runs left; returns their names. Runs that are alive are not touched."""
     swept = []
@@ -73,8 +64,8 @@ def sweep() -> list[str]:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue
-                for remove in _sweepers:
-                    remove(path.name)
+                for namespace in NAMED.glob(f"lab-{path.name}-*"):
+                    remove(namespace.name)
                 shutil.rmtree(path)
                 swept.append(path.name)
     return swept

@@ -9,19 +9,21 @@ say who is who. Neighbours are pinned and nothing else speaks: the only frames o
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 
-from pyroute2 import IPRoute, NetNS, netns
+from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
+from pyroute2.netns import create
 
 from lab.errors import LabError
 from lab.link import Bridge, Conditions, Link
-from lab.netns import NAMED, inode_of, inside, tcp_sockets
+from lab.netns import create, inode_of, inside, remove, tcp_sockets
 from lab.recorder import settle
-from lab.runs import Run, sweeper
+from lab.runs import Run
 from lab.tcp import State
 
 _topologies = count()
@@ -48,7 +50,7 @@ class Host:
 
     def sysctl(self, path: str, value: object) -> None:
         """Set `/proc/sys/net/<path>` inside the host."""
-        _sysctl(self.name, path, value)
+        inside(self.name, lambda: _sysctl(path, value))
 
 
 @dataclass(frozen=True)
@@ -100,77 +102,70 @@ def topology(link: Link | None = None) -> Iterator[Topology]:
     )
     with ExitStack() as undo:
         for name in (net.wire, net.client.name, net.server.name):
-            undo.callback(_remove, name)
-            netns.create(name)
+            undo.callback(remove, name)
+            create(name)
         _build(net)
         yield net
 
 
 def _build(net: Topology) -> None:
-    with ExitStack() as stack:
-        wire = stack.enter_context(NetNS(net.wire))
-        _no_chatter(net.wire)
-        sides, devices = [], []
-        for host, peer, side in ((net.client, net.server, "client"), (net.server, net.client, "server")):
-            _no_chatter(host.name)
-            netlink = stack.enter_context(NetNS(host.name))
-            wire.link(
-                "add",
-                kind="veth",
-                ifname=side,
-                state="up",
-                peer={"ifname": "eth0", "address": host.mac, "net_ns_fd": host.name},
-            )
-            devices.append((netlink, _configure(netlink, host, peer)))
-            sides += wire.link_lookup(ifname=side)
-        _await_up([*devices, *((wire, side) for side in sides)])
-        net.link.install(wire, *sides)
+    ends = ((net.client, net.server, "client"), (net.server, net.client, "server"))
+    for name in (net.wire, net.client.name, net.server.name):
+        inside(name, _no_chatter)
+    inside(net.wire, lambda: _plug_in(ends))
+    for host, peer, _ in ends:
+        inside(host.name, partial(_configure, host, peer))
+    inside(net.wire, lambda: _join(net.link))
 
 
-def _configure(netlink: IPRoute, host: Host, peer: Host) -> int:
-    """Give a host its addresses and its neighbour; returns the ifindex of its device."""
-    (device,) = netlink.link_lookup(ifname="eth0")
-    (loopback,) = netlink.link_lookup(ifname="lo")
-    netlink.link("set", index=loopback, state="up")
-    # Duplicate address detection would hold IPv6 back for a second.
-    netlink.addr("add", index=device, address=host.ipv4, prefixlen=24)
-    netlink.addr("add", index=device, address=host.ipv6, prefixlen=64, flags=IFA_F_NODAD)
-    netlink.link("set", index=device, state="up")
-    for address in (peer.ipv4, peer.ipv6):
-        netlink.neigh("add", dst=address, lladdr=peer.mac, ifindex=device, state="permanent")
-    return int(device)
+def _plug_in(ends: tuple[tuple[Host, Host, str], ...]) -> None:
+    """Lay a veth pair from the wire to each host."""
+    with IPRoute() as wire:
+        for host, _, side in ends:
+            peer = {"ifname": "eth0", "address": host.mac, "net_ns_fd": host.name}
+            wire.link("add", kind="veth", ifname=side, state="up", peer=peer)
 
 
-def _await_up(devices: list[tuple[IPRoute, int]], limit_s: float = 10.0) -> None:
+def _configure(host: Host, peer: Host) -> None:
+    """Give a host its addresses and its neighbour."""
+    with IPRoute() as netlink:
+        (device,) = netlink.link_lookup(ifname="eth0")
+        (loopback,) = netlink.link_lookup(ifname="lo")
+        netlink.link("set", index=loopback, state="up")
+        # Duplicate address detection would hold IPv6 back for a second.
+        netlink.addr("add", index=device, address=host.ipv4, prefixlen=24)
+        netlink.addr("add", index=device, address=host.ipv6, prefixlen=64, flags=IFA_F_NODAD)
+        netlink.link("set", index=device, state="up")
+        for address in (peer.ipv4, peer.ipv6):
+            netlink.neigh("add", dst=address, lladdr=peer.mac, ifindex=device, state="permanent")
+        _await_up(netlink, [device])
+
+
+def _join(link: Link) -> None:
+    """Join the wire's two devices."""
+    with IPRoute() as wire:
+        sides = [wire.link_lookup(ifname=side)[0] for side in ("client", "server")]
+        _await_up(wire, sides)
+        link.install(wire, *sides)
+
+
+def _await_up(netlink: IPRoute, devices: list[int], limit_s: float = 10.0) -> None:
     """Wait until each device is operational: until then the kernel drops what is sent, and TCP would wait a second."""
     deadline = time.monotonic() + limit_s
-    for netlink, index in devices:
+    for index in devices:
         while netlink.get_links(index)[0].get_attr("IFLA_OPERSTATE") != "UP":
             if time.monotonic() > deadline:
                 raise LabError(f"the lab's links did not come up within {limit_s:g} s: is the machine out of memory?")
             time.sleep(0.001)
 
 
-def _no_chatter(name: str) -> None:
-    """Keep the kernel from sending of its own accord: link-local addresses, router solicitations."""
+def _no_chatter() -> None:
+    """Keep this namespace's kernel from sending of its own accord: link-local addresses, router solicitations."""
     for where in ("all", "default"):
-        _sysctl(name, f"ipv6/conf/{where}/addr_gen_mode", 1)
-        _sysctl(name, f"ipv6/conf/{where}/router_solicitations", 0)
-        _sysctl(name, f"ipv6/conf/{where}/accept_dad", 0)
+        _sysctl(f"ipv6/conf/{where}/addr_gen_mode", 1)
+        _sysctl(f"ipv6/conf/{where}/router_solicitations", 0)
+        _sysctl(f"ipv6/conf/{where}/accept_dad", 0)
 
 
-def _sysctl(name: str, path: str, value: object) -> None:
-    inside(name, lambda: Path("/proc/sys/net", path).write_text(str(value)))
-
-
-def _remove(name: str) -> None:
-    """Remove a namespace and with it whatever is in it; one that is not there is fine."""
-    with suppress(FileNotFoundError):
-        netns.remove(name)
-
-
-@sweeper
-def _sweep(run: str) -> None:
-    if NAMED.is_dir():
-        for path in NAMED.glob(f"lab-{run}-*"):
-            _remove(path.name)
+def _sysctl(path: str, value: object) -> None:
+    Path("/proc/sys/net", path).write_text(str(value))

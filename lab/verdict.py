@@ -46,7 +46,7 @@ class Check:
         return json.dumps(asdict(self), ensure_ascii=False)
 
     def sentence(self) -> str:
-        """What was expected and what came, in one sentence."""
+        """Say what was expected and what came."""
         truth = str(self.low) if self.low == self.high else f"between {self.low} and {self.high}"
         return f"{self.quantity} of {self.subject}: {self.probe} says {self.measured} {self.unit}, the truth is {truth}"
 

@@ -19,13 +19,13 @@ PASSIVE = ["CLOSE_WAIT", "LAST_ACK", "CLOSE"]
 
 
 def rows_of(observed, inode):
-    """The measured rows of one host's connections, its listener left out, in order of time."""
+    """Return the measured rows of one host's connections, its listener left out, in order of time."""
     rows = transitions(observed.recording.events["states"])
     return rows[(rows["netns"] == inode) & (rows["oldstate"] != State.LISTEN) & (rows["newstate"] != State.LISTEN)]
 
 
 def closing_of(rows):
-    """The states that follow ESTABLISHED, by name."""
+    """Name the states that follow ESTABLISHED."""
     return [State(row["newstate"]).name for row in rows if row["newstate"] not in (1, 2, 3)]
 
 

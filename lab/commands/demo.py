@@ -5,6 +5,9 @@ would print, and judges every number against what the two applications know. Tak
 """
 
 import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -16,10 +19,12 @@ from lab.measure import transitions
 from lab.probes import states
 from lab.recorder import record
 from lab.results import Results
-from lab.timeline import Connection
 from lab.topology import topology
 from lab.units import MS
-from lab.verdict import Check
+
+if TYPE_CHECKING:
+    from lab.timeline import Connection
+    from lab.verdict import Check
 
 EXAMPLES = """\
 example:
@@ -46,18 +51,18 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo; returns 1 when a number was provably wrong."""
     results = Results.create()
     told: list[tuple[str, list[Connection], int]] = []
-    with _progress() as progress:
-        step = progress.add_task("building client | wire | server")
+    with _steps() as step:
+        step("building client | wire | server")
         with topology() as net:
             inodes = net.inodes
-            progress.update(step, description="compiling and attaching the probe")
+            step("compiling and attaching the probe")
             with record("states") as recorder:
                 for story, (version, conversation) in _STORIES.items():
-                    progress.update(step, description=story)
+                    step(story)
                     with converse(net, conversation, version=version) as demo:
                         pass
                     told.append((story, demo.connections, net.quiesce()))
-            progress.update(step, description="judging")
+            step("judging")
     recording = recorder.recording
     recording.save(results.path / "recording.npz")
     print(states.header(args))
@@ -77,7 +82,15 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(check.passed for check in checks) else 1
 
 
-def _progress() -> Progress:
-    """On a terminal, what is going on now; nothing otherwise."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+@contextmanager
+def _steps() -> Iterator[Callable[[str], None]]:
+    """Say what is going on now: on a terminal in one line that changes, elsewhere in a line each."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield console.print
+        return
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
+    ) as progress:
+        task = progress.add_task("")
+        yield lambda text: progress.update(task, description=text)

@@ -37,6 +37,13 @@ def test_an_unknown_time_is_never_inside(resolution_ns):
     assert not JUDGE.duration("a flow", "a time", Bracket(0, 10**9, 0), UNKNOWN, resolution_ns).passed
 
 
+@pytest.mark.parametrize(("measured", "passed"), [(99, False), (100, True), (200, True), (201, False)])
+def test_a_count_is_inside_or_wrong(measured, passed):
+    """A number of things is judged as a time is, both ends included, and has an error but no unit."""
+    check = JUDGE.count("a flow", "packets", BRACKET, measured)
+    assert (check.passed, check.unit, check.error) == (passed, "", measured - 120)
+
+
 @pytest.mark.parametrize(("measured", "passed"), [(42, True), (43, False), (None, False), ("42", False)])
 def test_an_exact_value_is_equal_or_wrong(measured, passed):
     """A value known exactly has no bracket and no error."""

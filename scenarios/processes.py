@@ -1,0 +1,94 @@
+"""Starting the lab's own commands as a user would, and seeing what they leave behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab import bpf_syscall
+from lab.netns import NAMED
+from lab.runs import RUNS
+
+
+def lab_command(*arguments, **options):
+    """Run a `lab` command to its end; returns the completed process with its output as text."""
+    command = [sys.executable, "-m", "lab", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+
+
+@contextmanager
+def started(*command, ready, **options):
+    """Start a process in a session of its own and wait until its output says `ready`; kill it at the end if need be."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options
+    )
+    try:
+        for line in process.stdout:
+            if ready in line:
+                break
+        else:
+            raise AssertionError(f"{command} ended before it said {ready!r}")
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.stdout.close()
+        process.wait()
+
+
+def end(process, number=signal.SIGINT):
+    """Send a signal as a terminal's Ctrl-C does, to the whole session, and return the exit status."""
+    os.killpg(process.pid, number)
+    process.stdout.read()
+    return process.wait(timeout=30)
+
+
+def descendants(pid):
+    """Return a process and everything it has started, by id."""
+    family = [pid]
+    for parent in family:
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            family += [int(child) for child in children.read_text().split()]
+    return family
+
+
+def belongings(pid):
+    """What a process and its children hold in the kernel: processes, BPF programs, and by their names namespaces."""
+    family = descendants(pid)
+    locks = {path.stat().st_ino: path.parent.name for path in RUNS.glob("*/lock")}
+    names = {locks[inode] for member in family for inode in open_files(member) if inode in locks}
+    return {
+        "processes": set(family),
+        "programs": set().union(*(bpf_syscall.prog_ids_of_process(member) for member in family)),
+        "namespaces": {path.name for name in names for path in NAMED.glob(f"lab-{name}-*")},
+        "runs": names,
+    }
+
+
+def open_files(pid):
+    """Inode numbers of a process's open files."""
+    inodes = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            inodes.add(path.stat().st_ino)
+        except FileNotFoundError:  # closed meanwhile
+            continue
+    return inodes
+
+
+def left_of(held, limit_s=20.0):
+    """Return what is still there of `held`, when nothing is or the time is up: the kernel frees programs a little later."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        left = {
+            "processes": {pid for pid in held["processes"] if Path(f"/proc/{pid}").exists()},
+            "programs": {program for program in held["programs"] if bpf_syscall.prog_exists(program)},
+            "namespaces": {name for name in held["namespaces"] if (NAMED / name).exists()},
+            "runs": {name for name in held["runs"] if (RUNS / name).exists()},
+        }
+        if not any(left.values()) or time.monotonic() > deadline:
+            return left
+        time.sleep(0.01)
