@@ -10,15 +10,12 @@
 #define ON_RAW_TRACEPOINT(event) int on_raw_tracepoint__##event(struct bpf_raw_tracepoint_args *ctx)
 
 /* Attached behind the function above, at the same event. The kernel does not run a program that already runs on this
- * CPU
- * (`recursion_misses`, since 6.2): when an interrupt comes while it is at work for a process, what the softirq does
- * would go unseen. Softirqs do not nest, so a second program, which acts when the first was left out, sees everything.
- */
+ * CPU (`recursion_misses`, since 6.2): when an interrupt comes while it is at work for a process, what the softirq does
+ * would go unseen. Softirqs do not nest, so a second program, which acts when the first was left out, sees it all. */
 #define ON_RAW_TRACEPOINT_AGAIN(event) int on_raw_tracepoint__##event##__again(struct bpf_raw_tracepoint_args *ctx)
 
-/* Indices of the map `counters` that every probe has. */
+/* Every probe has the maps `events`, `lost`, which counts when that ring was full, and `counters`, with these. */
 enum counter {
-    LOST,    /* the ring was full */
     RUNS,    /* of the first programs, whatever they then made of the event */
     RESCUED, /* runs of the second programs in place of the first */
     COUNTERS,

@@ -19,17 +19,18 @@ struct state_change {
     u32 netns;            /* inode number of the network namespace */
     u32 tgid;             /* 0: the current task is not known to be the socket's owner */
     u32 handshake_rtt_us; /* SYN-ACK sent to ACK received, on leaving SYN_RECV; 0: not measured by the kernel */
+    u32 lost;             /* events lost before this one: across a loss nobody can tell whose row comes next */
     u16 lport;
     u16 rport;
-    u16 family; /* of the socket */
+    u8 family; /* of the socket */
+    u8 again;  /* by the second program: rarely, the first has reported the same change as well */
     u8 oldstate;
     u8 newstate;
-    u8 again; /* by the second program: rarely, the first has reported the same change as well */
-    u8 pad[3];
     char comm[16];
 };
 
 BPF_RINGBUF_OUTPUT(events, 4096);
+BPF_ARRAY(lost, u64, 1); /* of all CPUs together: each event tells how many were lost before */
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
 BPF_PERCPU_ARRAY(latest, u64, 2); /* what the first program of each event was last run for, on this CPU */
 
@@ -48,6 +49,14 @@ static inline void set_latest(int which, u64 key)
 
     if (latest_key)
         *latest_key = key;
+}
+
+static inline u32 lost_so_far(void)
+{
+    int only = 0;
+    u64 *count = lost.lookup(&only);
+
+    return count ? *count : 0;
 }
 
 static inline void fill_endpoints(struct state_change *change, const struct endpoints *from)
@@ -98,7 +107,7 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
         return 0;
     change = events.ringbuf_reserve(sizeof(*change));
     if (!change) {
-        counters.increment(LOST);
+        lost.increment(0);
         return 0;
     }
     __builtin_memset(change, 0, sizeof(*change));
@@ -125,6 +134,7 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
         kernel_read(&srtt_us, sk, FIELD(tcp_sock, srtt_us));
         change->handshake_rtt_us = retransmits ? 0 : srtt_us >> 3;
     }
+    change->lost = lost_so_far();
     change->again = again;
     events.ringbuf_submit(change, BPF_RB_NO_WAKEUP);
     return 0;
@@ -214,13 +224,14 @@ static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool agai
     endpoints.netns = netns_of(net);
     change = events.ringbuf_reserve(sizeof(*change));
     if (!change) {
-        counters.increment(LOST);
+        lost.increment(0);
         return 0;
     }
     __builtin_memset(change, 0, sizeof(*change));
     change->time_ns = time_ns;
     change->oldstate = TCP_FIN_WAIT2;
     change->newstate = tcp.rst ? TCP_CLOSE : TCP_TIME_WAIT;
+    change->lost = lost_so_far();
     change->again = again;
     fill_endpoints(change, &endpoints);
     events.ringbuf_submit(change, BPF_RB_NO_WAKEUP);

@@ -171,7 +171,10 @@ class Btf:
                 return self.type_id(kind, name)
             except LabError:
                 continue
-        return self.type_id("TYPEDEF", name)
+        try:
+            return self.type_id("TYPEDEF", name)
+        except LabError:
+            raise LabError(f"this kernel has no struct `{name}`: the probe that needs it cannot run here") from None
 
     def _resolve(self, type_id: int) -> int:
         """Follow typedefs and qualifiers to the type behind them."""

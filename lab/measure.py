@@ -29,6 +29,7 @@ def transitions(changes: Events) -> npt.NDArray[np.void]:
     rows = _with_minisocks(_by_socket(changes))
     previous = np.roll(rows, 1)
     begins = _begins(rows, previous)
+    begins[:1] = True
     rows["socket"] = np.cumsum(begins) - 1
     chained = ~begins & (rows["oldstate"] == previous["newstate"])
     since = rows["time_ns"].astype(np.int64) - previous["time_ns"].astype(np.int64)
@@ -42,18 +43,17 @@ def transitions(changes: Events) -> npt.NDArray[np.void]:
 
 def _by_socket(changes: Events) -> npt.NDArray[np.void]:
     """Sort by kernel address and time, with room for what is to be found out."""
-    dtype = np.dtype(
-        [*((name, changes.dtype[name]) for name in changes.dtype.names), ("socket", "i8"), ("duration_ns", "i8")]
-    )
-    rows = np.zeros(len(changes), dtype)
-    for name in changes.dtype.names:
+    found_out = {"socket": "i8", "duration_ns": "i8", "minisock": "u1", "carried": "u1"}
+    known = {name: changes.dtype[name] for name in changes.dtype.names or ()}
+    rows = np.zeros(len(changes), list((found_out | known).items()))
+    for name in changes.dtype.names or ():
         rows[name] = changes[name]
     rows = rows[np.lexsort((rows["time_ns"], rows["skaddr"]))]
     # An interrupt between the program's two functions can make the second repeat what the first has reported.
     repeated = (rows["again"][1:] > 0) & (rows["skaddr"][1:] > 0)
-    for name in ("skaddr", "oldstate", "newstate"):
+    for name in ("skaddr", "oldstate", "newstate", "lost"):
         repeated &= rows[name][1:] == rows[name][:-1]
-    return rows[np.append(np.full(min(1, len(rows)), True), ~repeated)]
+    return rows[np.append(np.ones(min(1, len(rows)), bool), ~repeated)]
 
 
 def _begins(rows: npt.NDArray[np.void], previous: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
@@ -61,7 +61,8 @@ def _begins(rows: npt.NDArray[np.void], previous: npt.NDArray[np.void]) -> npt.N
     begins = rows["skaddr"] != previous["skaddr"]
     begins |= _is_birth(rows)
     begins |= np.isin(previous["newstate"], (State.CLOSE, State.TIME_WAIT))
-    begins[:1] = True
+    # After a loss nobody can tell whether it is the same socket; what was carried is the only row of its own.
+    begins |= (rows["lost"] != previous["lost"]) | (rows["carried"] > 0)
     return begins
 
 
@@ -81,19 +82,35 @@ def _with_minisocks(rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     if not is_minisock.any():
         return rows
     sockets, segments = rows[~is_minisock], rows[is_minisock]
-    waiting = np.flatnonzero(sockets["newstate"] == State.FIN_WAIT2)
-    ends = np.append(sockets["skaddr"][1:] != sockets["skaddr"][:-1], True)
-    ends |= np.append(_is_birth(sockets[1:]), True)
-    waiting = waiting[ends[waiting]]
-    candidates = np.concatenate([sockets[waiting], segments])
-    is_segment = np.arange(len(candidates)) >= len(waiting)
+    waits = sockets["newstate"] == State.FIN_WAIT2
+    nearby = np.flatnonzero(np.isin(_ports(sockets), _ports(segments)))
+    candidates = np.concatenate([sockets[nearby], segments])
+    is_segment = np.arange(len(candidates)) >= len(nearby)
+    is_wait = np.append(waits[nearby], np.zeros(len(segments), bool))
     flow = _flow_numbers(candidates)
     order = np.lexsort((candidates["time_ns"], flow))
-    flow, is_segment = flow[order], is_segment[order]
-    # Only the first segment after a wait counts: what follows it reaches a minisock that has already moved on.
-    takes = np.flatnonzero(is_segment[1:] & ~is_segment[:-1] & (flow[1:] == flow[:-1])) + 1
-    taken, givers = order[takes] - len(waiting), waiting[order[takes - 1]]
+    flow, is_segment, is_wait = flow[order], is_segment[order], is_wait[order]
+    # Only the first segment after a wait counts: what follows it reaches a minisock that has already moved on. And any
+    # other row of the flow tells of a later connection, for which the minisock has made room.
+    takes = np.flatnonzero(is_segment[1:] & is_wait[:-1] & (flow[1:] == flow[:-1])) + 1
+    taken, givers = order[takes] - len(nearby), nearby[order[takes - 1]]
     return np.insert(sockets, givers + 1, _adopted(segments[taken], sockets[givers]))
+
+
+def superseded(latest: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Tell of which sockets the wait in FIN_WAIT2 is over since another one has the flow; `latest` is one row of each."""
+    waits = latest["newstate"] == State.FIN_WAIT2
+    nearby = np.flatnonzero(np.isin(_ports(latest), _ports(latest[waits])))
+    flow = _flow_numbers(latest[nearby])
+    order = np.lexsort((latest["time_ns"][nearby], flow))
+    followed = np.append(flow[order][1:] == flow[order][:-1], False)[: len(order)]
+    over = np.zeros(len(latest), bool)
+    over[nearby[order[followed]]] = True
+    return over & waits
+
+
+def _ports(rows: npt.NDArray[np.void]) -> npt.NDArray[np.uint32]:
+    return rows["lport"].astype(np.uint32) << 16 | rows["rport"]
 
 
 def _adopted(segments: npt.NDArray[np.void], sockets: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
@@ -101,6 +118,7 @@ def _adopted(segments: npt.NDArray[np.void], sockets: npt.NDArray[np.void]) -> n
     adopted = segments.copy()
     for name in ("skaddr", "laddr", "raddr", "netns", "lport", "rport", "family"):
         adopted[name] = sockets[name]
+    adopted["minisock"] = 1
     return adopted
 
 

@@ -24,7 +24,7 @@ from lab.runs import Run
 
 SOURCES = Path(__file__).parent.parent / "bpf"
 
-_COUNTERS = ("LOST", "RUNS", "RESCUED")  # enum counter in bpf/lab.h
+_COUNTERS = ("RUNS", "RESCUED")  # enum counter in bpf/lab.h
 _RING_PAGES = re.compile(r"^BPF_RINGBUF_OUTPUT\(events, (\d+)\);", re.MULTILINE)
 _INCLUDE = re.compile(r'^#include "([\w.]+)"', re.MULTILINE)
 _MACRO = re.compile(r"^#define .*$", re.MULTILINE)
@@ -78,7 +78,7 @@ class Program:
         Either the ring was full, or the kernel left a function out because it was already running on that CPU and no second
         one made up for it.
         """
-        return self._counter("LOST") + max(0, self._missed() - self._counter("RESCUED"))
+        return int(self._bpf[b"lost"][0].value) + max(0, self._missed() - self._counter("RESCUED"))
 
     def runs(self) -> int:
         """How often an event came to a function of the program, counting the times that the kernel says it left it out."""

@@ -1,8 +1,11 @@
 """What the probes saw: arrays of events by probe, complete or saying how much is missing. No kernel needed."""
 
 import json
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -56,10 +59,11 @@ class Recording:
     def save(self, path: Path) -> None:
         """Write everything to one `.npz` file. Raises `LabError` when the file cannot be written."""
         about = {"schema": SCHEMA, "clock": CLOCK, **{name: getattr(self, name) for name in _COUNTED}}
-        arrays = {f"events/{probe}": events for probe, events in self.events.items()}
+        arrays: dict[str, Any] = {f"events/{probe}": events for probe, events in self.events.items()}
+        arrays["about"] = np.array(json.dumps(about))
         try:
             with path.open("wb") as file:
-                np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
+                np.savez_compressed(file, **arrays)
         except OSError as error:
             raise LabError(
                 f"the recording cannot be written to {path} ({error.strerror}): choose another file"
@@ -69,14 +73,16 @@ class Recording:
     def load(cls, path: Path) -> "Recording":
         """Read what `save` wrote. Raises `LabError` for a file that is none, or has another schema version."""
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 about = json.loads(str(archive["about"]))
+                if about["schema"] != SCHEMA:
+                    raise LabError(
+                        f"{path} has schema version {about['schema']}, this lab reads {SCHEMA}: record it again"
+                    )
                 names = [name.removeprefix("events/") for name in archive.files if name.startswith("events/")]
                 events = {name: archive[f"events/{name}"] for name in names}
+                return cls(events, **{name: about[name] for name in _COUNTED})
         except OSError as error:
             raise LabError(f"{path} cannot be read ({error.strerror or error}): give a recording's file") from error
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
             raise LabError(f"{path} is not a recording of this lab: record it again") from error
-        if about["schema"] != SCHEMA:
-            raise LabError(f"{path} has schema version {about['schema']}, this lab reads {SCHEMA}: record it again")
-        return cls(events, **{name: about[name] for name in _COUNTED})

@@ -54,8 +54,8 @@ class Ring:
         if (headers & ~_DISCARD != self.dtype.itemsize).any():
             raise ValueError(f"a record of the ring is not {self.dtype.itemsize} bytes long")
         samples = area[:finished, _HEADER : _HEADER + self.dtype.itemsize]
-        # The header between two samples makes this a copy: nothing points into the ring when it is given back.
-        events = np.ascontiguousarray(samples).view(self.dtype)[:, 0]
+        # Nothing may point into the ring when it is given back.
+        events = samples.copy().view(self.dtype)[:, 0]
         if (headers & _DISCARD).any():
             events = events[headers & _DISCARD == 0]
         self._consumer[0] = consumer + finished * self._stride

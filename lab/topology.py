@@ -17,7 +17,6 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
-from pyroute2.netns import create
 
 from lab.errors import LabError
 from lab.link import Bridge, Conditions, Link

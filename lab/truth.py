@@ -101,7 +101,9 @@ def server_paths(connection: Connection, end_ns: int) -> list[Path]:
 def _closing(side: _Side, other: _Side, end_ns: int) -> list[Path]:
     fin, other_fin = (side.fin.enter_ns, side.fin.exit_ns), other.fin.enter_ns
     if side.resets:
-        return [(Entered(State.CLOSE, *fin),)]
+        # When both reset, the other's RST may have come before this side's own.
+        earliest = min(side.fin.enter_ns, other_fin) if other.resets else side.fin.enter_ns
+        return [(Entered(State.CLOSE, earliest, side.fin.exit_ns),)]
     if other.resets:
         latest = side.saw_reset.exit_ns if side.saw_reset else end_ns
         return [(Entered(State.CLOSE, other_fin, latest, prompt=True),)]
@@ -119,7 +121,15 @@ def _closing(side: _Side, other: _Side, end_ns: int) -> list[Path]:
         Entered(State.LAST_ACK, *fin),
         Entered(State.CLOSE, side.fin.enter_ns, end_ns, prompt=True),
     )
-    simultaneous = (active[0], Entered(State.CLOSING, max(side.fin.enter_ns, other_fin), told, prompt=True), active[2])
+    crossed = max(side.fin.enter_ns, other_fin)
+    simultaneous = (
+        active[0],
+        Entered(State.CLOSING, crossed, told, prompt=True),
+        # The application has read the other's FIN, but what ends CLOSING is the acknowledgement of its own.
+        Entered(State.TIME_WAIT, crossed, end_ns, prompt=True),
+    )
     if side.passive:
         return [passive]
-    return [active] if other.passive else [active, simultaneous, passive]
+    if other.passive:
+        return [active]
+    return [path for path in (active, simultaneous, passive) if all(it.earliest_ns <= it.latest_ns for it in path)]

@@ -63,8 +63,11 @@ class Judge:
     def duration(
         self, subject: str, quantity: str, bracket: Bracket, measured_ns: int, resolution_ns: int = 0
     ) -> Check:
-        """Judge a time. A value that the kernel rounds stands for all times within `resolution_ns` of it."""
-        inside = bracket.low - resolution_ns <= measured_ns <= bracket.high + resolution_ns
+        """Judge a time. A value that the kernel rounds stands for all times within `resolution_ns` of it.
+
+        A negative time is an unknown one, and never inside.
+        """
+        inside = max(0, bracket.low - resolution_ns) <= measured_ns <= bracket.high + resolution_ns
         error = measured_ns - bracket.best
         return self._check(subject, quantity, "ns", bracket.low, bracket.high, measured_ns, error, inside)
 
@@ -92,7 +95,7 @@ class Judge:
         high: Value,
         measured: Value,
         error: int | None,
-        inside: bool,
+        inside: bool,  # noqa: FBT001 (a comparison's result, passed on)
     ) -> Check:
         verdict = "inside" if inside else "outside"
         return Check(

@@ -56,7 +56,7 @@ def descendants(pid):
 
 
 def belongings(pid):
-    """What a process and its children hold in the kernel: processes, BPF programs, and by their names namespaces."""
+    """Return what a process and its children hold: processes, BPF programs, runs and the namespaces of their name."""
     family = descendants(pid)
     locks = {path.stat().st_ino: path.parent.name for path in RUNS.glob("*/lock")}
     names = {locks[inode] for member in family for inode in open_files(member) if inode in locks}

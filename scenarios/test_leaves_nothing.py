@@ -46,8 +46,8 @@ with topology() as net, record("states"), converse(net, Conversation(), pause=Tr
 
 
 def qdiscs():
-    """The queueing disciplines of the machine's own devices."""
-    return subprocess.run(["tc", "qdisc", "show"], capture_output=True, text=True, check=True).stdout
+    """Return the queueing disciplines of the machine's own devices."""
+    return subprocess.run(["/usr/sbin/tc", "qdisc", "show"], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(autouse=True)
@@ -128,9 +128,15 @@ def test_living_run_is_never_swept():
 def test_failure_inside():
     """An exception inside the block leaves nothing either."""
     names = []
-    with pytest.raises(RuntimeError, match="on purpose"), topology() as net, record("states"):
-        names += [net.client.name, net.server.name, net.wire]
-        raise RuntimeError("on purpose")
+
+    def fail():
+        with topology() as net, record("states"):
+            names.extend([net.client.name, net.server.name, net.wire])
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fail()
+    assert len(names) == 3
     assert not any((NAMED / name).exists() for name in names)
 
 

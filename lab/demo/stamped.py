@@ -6,6 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class StampedSocket:
     def send(self, data: bytes) -> None:
         """Send everything."""
         while data and not self.failed:
-            data = data[self._stamp("send", lambda data=data: self._socket.send(data)) :]
+            data = data[self._stamp("send", partial(self._socket.send, data)) :]
 
     def recv(self, size: int) -> bytes:
         """Receive exactly `size` bytes, or fewer when the peer ends the connection first."""

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lab import live, netns, truth
-from lab.measure import UNKNOWN, transitions
+from lab.measure import UNKNOWN, superseded, transitions
 from lab.recording import CLOCK, Recording
 from lab.ring import Events
 from lab.tcp import Flow, State, address_text
@@ -86,7 +86,9 @@ class Follow:
 
     def rows(self, batch: Events) -> npt.NDArray[np.void]:
         """Return the rows that can be shown now, in order of time."""
-        dtype = np.dtype([*((name, batch.dtype[name]) for name in batch.dtype.names or ()), ("shown", "u1")])
+        dtype = np.dtype(
+            [*((name, batch.dtype[name]) for name in batch.dtype.names or ()), ("shown", "u1"), ("carried", "u1")]
+        )
         fresh = np.zeros(len(batch), dtype)
         for name in batch.dtype.names or ():
             fresh[name] = batch[name]
@@ -128,13 +130,16 @@ class Follow:
     def _carry(self, rows: npt.NDArray[np.void], dtype: np.dtype[np.void]) -> None:
         _, last = np.unique(rows["socket"][::-1], return_index=True)
         latest = rows[len(rows) - 1 - last]
-        latest = latest[~np.isin(latest["newstate"], _ENDED)]
+        latest = latest[~superseded(latest)]
+        # What has ended stays for one more batch, which may repeat its end; a minisock's address may be another's by now.
+        latest = latest[~np.isin(latest["newstate"], _ENDED) | (latest["carried"] + latest["minisock"] == 0)]
         if len(latest) > _MOST_OPEN:
             self._forgotten += len(latest) - _MOST_OPEN
             latest = np.sort(latest, order="time_ns")[-_MOST_OPEN:]
         self._open = np.zeros(len(latest), dtype)
         for name in dtype.names or ():
             self._open[name] = latest[name]
+        self._open["carried"] = 1
 
 
 def as_dict(row: np.void) -> dict[str, object]:
