@@ -54,7 +54,7 @@ $(VENV)/ready: pyproject.toml Makefile
 		DEBIAN_FRONTEND=noninteractive apt-get -q install -y linux-tools-common linux-tools-$$(uname -r)
 	@# BCC's module belongs to the distribution's Python: the environment is made with that one, and sees its packages.
 	@test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
-	@$(BIN)/pip install --quiet --editable '.[test,check]'
+	@$(BIN)/pip install --quiet --quiet --editable '.[test,check]'
 	@touch $@
 
 clean:

@@ -1,6 +1,5 @@
 """What every scenario may ask for, and what holds for the suite as a whole: root, results, nothing left behind."""
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from lab.errors import LabError
 from lab.probes import states
 from lab.recorder import record
 from lab.recording import Recording
-from lab.results import RESULTS, Results
+from lab.results import Results
 from lab.runs import require_root
 from lab.timeline import Connection
 from lab.topology import Topology, topology
@@ -30,7 +29,7 @@ def pytest_configure(config):
     if shared:
         config.stash[RESULTS_KEY] = Results(Path(shared))
     elif not config.option.collectonly:
-        results = Results.create(Path(os.environ.get("LAB_RESULTS", RESULTS)))
+        results = Results.create()
         config.stash[RESULTS_KEY] = results
         config.option.xmlpath = config.option.xmlpath or str(results.path / "junit.xml")
 

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import os
 import signal
 import sys
 import threading
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--csv", action="store_true", help="print comma-separated values")
     parser.add_argument("--seconds", type=_seconds, metavar="N", help="stop after this time (default: at Ctrl-C)")
     parser.add_argument("--netns", metavar="NAME", help="only what happens in this named network namespace")
+    parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
 
 
 class Output:
@@ -36,6 +38,8 @@ class Output:
 
     def start(self) -> None:
         """Show that the probe is attached."""
+        if self._args.ready_fd is not None:
+            os.write(self._args.ready_fd, b"ready\n")
         if not self._args.json and not self._args.csv:
             print(self._header, flush=True)
 

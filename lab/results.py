@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Self
 from xml.etree import ElementTree as ET
 
+from lab.errors import LabError
 from lab.recording import CLOCK
 from lab.verdict import Check
 
 SCHEMA = 1
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "results"
 
 
 class Results:
@@ -26,11 +26,20 @@ class Results:
         self.path = path
 
     @classmethod
-    def create(cls, parent: Path = RESULTS) -> Self:
-        """Make a folder named by the time, write what is known of the machine, point `latest` at it."""
+    def create(cls) -> Self:
+        """Make a folder named by the time, write what is known of the machine, point `latest` at it.
+
+        The parent folder is `results/` of the checkout, or what `LAB_RESULTS` names.
+        """
+        parent = Path(os.environ.get("LAB_RESULTS", ROOT / "results"))
         started = datetime.now(UTC)
         path = parent / f"{started:%Y%m%dT%H%M%S}-{os.getpid()}"
-        path.mkdir(parents=True)
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise LabError(
+                f"cannot write results to {parent} ({error.strerror}): set LAB_RESULTS to another folder"
+            ) from error
         results = cls(path)
         results._write_run({"schema": SCHEMA, "started": started.isoformat(), "clock": CLOCK, **_machine()})
         results.path.joinpath("checks.jsonl").touch()

@@ -22,6 +22,8 @@ def lab_command(*arguments, **options):
 @contextmanager
 def started(*command, ready, **options):
     """Start a process in a session of its own and wait until its output says `ready`; kill it at the end if need be."""
+    # A suite started in the background has inherited that Ctrl-C is ignored; a user at a terminal has not.
+    command = ["/usr/bin/env", "--default-signal=INT", *command]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options
     )

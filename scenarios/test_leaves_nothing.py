@@ -109,7 +109,7 @@ def test_killed_run_is_swept_by_the_next():
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert left_of({**NOTHING, "processes": held["processes"], "programs": held["programs"]}) == NOTHING
-    assert all((NAMED / name).exists() for name in held["namespaces"])
+    # Whose next run it is does not matter: the suite's own other processes may have been sooner.
     assert lab_command("states", "--seconds", "0.1").returncode == 0
     assert left_of(held) == NOTHING
 
@@ -118,7 +118,7 @@ def test_living_run_is_never_swept():
     """The next run leaves alone what belongs to one that is alive."""
     with started(sys.executable, "-c", INTERRUPTIBLE, ready="under way") as process:
         held = belongings(process.pid)
-        assert runs.sweep() == []
+        assert held["runs"].isdisjoint(runs.sweep())
         assert lab_command("states", "--seconds", "0.1").returncode == 0
         assert all((NAMED / name).exists() for name in held["namespaces"])
         end(process)

@@ -19,6 +19,7 @@ from lab.measure import transitions
 from lab.probes import states
 from lab.recorder import record
 from lab.results import Results
+from lab.runs import require_root
 from lab.topology import topology
 from lab.units import MS
 
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; returns 1 when a number was provably wrong."""
+    require_root()
     results = Results.create()
     told: list[tuple[str, list[Connection], int]] = []
     with _steps() as step:

@@ -23,7 +23,10 @@ def run(
 
     `pause` is called by each connection after its exchanges; it returns when the connection may go on.
     """
-    family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
+    try:
+        family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
+    except OSError as error:
+        raise LabError(f"cannot find `{address[0]}` ({error.strerror}): give the server's address or name") from error
     timelines: list[Timeline] = []
     failures: list[OSError] = []
 

@@ -1,0 +1,80 @@
+"""What is wrong in what the user says gets one sentence that says what to do, exit status 2, and no traceback."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from processes import lab_command
+
+from lab import btf
+from lab.errors import LabError
+from lab.link import Conditions
+from lab.topology import topology
+
+BAD = {
+    "port out of range": (["states", "-L", "70000"], "`70000` is no port: give a number from 1 to 65535"),
+    "no port at all": (["states", "-D", "http"], "`http` is no port"),
+    "port zero": (["serve", "--port", "0"], "`0` is no port"),
+    "no such namespace": (["states", "--netns", "nowhere"], "there is no network namespace `nowhere`"),
+    "no such namespace for the demo": (
+        ["connect", "--netns", "nowhere", "127.0.0.1"],
+        "no network namespace `nowhere`",
+    ),
+    "seconds below zero": (["states", "--seconds=-1"], "give a number of seconds above 0"),
+    "two families": (["states", "-4", "-6"], "not allowed with argument"),
+    "two formats": (["states", "--json", "--csv"], "not allowed with argument"),
+    "no duration": (["connect", "--hold", "soon", "127.0.0.1"], "`soon` is no duration"),
+    "odd size": (["connect", "--size-bits", "3", "127.0.0.1"], "give a multiple of 8"),
+    "no connection": (["connect", "--connections", "0", "127.0.0.1"], "at least one connection"),
+    "foreign address": (["serve", "--address", "192.0.2.77"], "cannot listen on 192.0.2.77"),
+    "no address": (["connect", "not an address"], "cannot find `not an address`"),
+    "no such command": (["dance"], "invalid choice"),
+    "pause without end": (["serve", "--pause"], "say how many with --connections"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD.values(), ids=BAD)
+def test_one_sentence(arguments, sentence):
+    """One sentence on standard error, exit status 2, nothing on standard output."""
+    process = lab_command(*arguments)
+    assert process.returncode == 2, process.stderr
+    assert sentence in process.stderr
+    assert "Traceback" not in process.stderr
+    assert process.stdout == ""
+
+
+def test_kernel_without_btf(tmp_path):
+    """A kernel without type information is named as the reason."""
+    with pytest.raises(LabError, match=r"has no BTF .*CONFIG_DEBUG_INFO_BTF=y"):
+        btf.Btf.of_kernel(tmp_path / "vmlinux")
+
+
+@pytest.mark.parametrize("command", [["-m", "lab", "states"], ["-m", "lab", "demo"], ["-m", "pytest", "scenarios"]])
+def test_without_root(command):
+    """Without privileges: one sentence, exit status 2."""
+    environment = {**os.environ, "LAB_RESULTS": "/tmp/lab-unprivileged", "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: S108
+    process = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=60, check=False, user=65534, env=environment
+    )
+    said = process.stdout + process.stderr
+    assert process.returncode == 2, said
+    assert "run it as root (sudo)" in said
+    assert "Traceback" not in said
+
+
+def test_without_bcc():
+    """Without BCC: the package that has it, exit status 2."""
+    code = (
+        "import sys; sys.modules['bcc'] = None; from lab.cli import main; sys.exit(main(['states', '--seconds', '1']))"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert process.returncode == 2
+    assert "install the package python3-bpfcc" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_conditions_a_bridge_cannot_have():
+    """A wire that can only carry refuses to delay, instead of forgetting about it."""
+    with topology() as net, pytest.raises(LabError, match="can neither delay nor drop"):
+        net.conditions(Conditions(delay_ns=1), Conditions())
