@@ -1,5 +1,6 @@
 """What every scenario may ask for, and what holds for the suite as a whole: root, results, nothing left behind."""
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from lab import report
 from lab.demo.conversation import Conversation
 from lab.demo.process import Demo, converse
 from lab.errors import LabError
+from lab.netns import NAMED
 from lab.probes import states
 from lab.recorder import record
 from lab.recording import Recording
 from lab.results import Results
-from lab.runs import require_root
+from lab.runs import Run, require_root
 from lab.timeline import Connection
 from lab.topology import Topology, topology
 from lab.verdict import Bracket, Check, Judge
@@ -128,6 +130,17 @@ class Lab:
         assert checks, "a scenario without a check proves nothing"
         assert not wrong, f"{len(wrong)} of {len(checks)} checks are provably wrong:\n" + "\n".join(wrong[:20])
         return checks
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left():
+    """Fail at the end when anything of this process's own doing is still there: a leak is a defect."""
+    yield
+    if os.geteuid() == 0:
+        assert [path.name for path in NAMED.glob(f"lab-{Run.current().name}-*")] == [], "namespaces are left"
+    assert [path.read_text() for path in Path("/proc/self/task").glob("*/children") if path.read_text()] == []
+    open_files = [os.fspath(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert not any("bpf_link" in file for file in open_files), "programs are still attached"
 
 
 @pytest.fixture

@@ -38,6 +38,8 @@ Path = tuple[Entered, ...]
 def between(start: Entered, end: Entered) -> Bracket:
     """How long it can have taken from one entry to a later one."""
     low_ns, high_ns = max(0, end.earliest_ns - start.latest_ns), end.latest_ns - start.earliest_ns
+    if not (start.prompt or end.prompt):
+        return Bracket(low_ns, high_ns, (low_ns + high_ns) // 2)
     best_ns = end.bracket.best - start.bracket.best
     return Bracket(low_ns, high_ns, min(max(best_ns, low_ns), high_ns))
 

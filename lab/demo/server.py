@@ -29,7 +29,7 @@ class Server:
             raise LabError(
                 f"cannot listen on {address[0]} port {address[1]} ({error.strerror}): choose another"
             ) from error
-        self._listener.listen(4096)
+        self._listener.listen(1 << 16)  # as long as the kernel allows (net.core.somaxconn)
 
     def serve(self, connections: int | None, pause: Callable[[], None] | None = None) -> list[Timeline]:
         """Serve until `connections` have come (or `stop` is called), wait for their ends, return their timelines."""
