@@ -59,6 +59,23 @@ static inline u32 lost_so_far(void)
     return count ? *count : 0;
 }
 
+static inline struct state_change *new_change(u64 time_ns, u8 oldstate, u8 newstate, bool again)
+{
+    struct state_change *change = events.ringbuf_reserve(sizeof(struct state_change));
+
+    if (!change) {
+        lost.increment(0);
+        return NULL;
+    }
+    __builtin_memset(change, 0, sizeof(*change));
+    change->time_ns = time_ns;
+    change->oldstate = oldstate;
+    change->newstate = newstate;
+    change->lost = lost_so_far();
+    change->again = again;
+    return change;
+}
+
 static inline void fill_endpoints(struct state_change *change, const struct endpoints *from)
 {
     __builtin_memcpy(change->laddr, &from->laddr, sizeof(change->laddr));
@@ -105,16 +122,10 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
     kernel_read(&protocol, sk, FIELD(sock, sk_protocol));
     if (protocol != IPPROTO_TCP) /* SCTP and MPTCP call the same tracepoint */
         return 0;
-    change = events.ringbuf_reserve(sizeof(*change));
-    if (!change) {
-        lost.increment(0);
+    change = new_change(time_ns, oldstate, newstate, again);
+    if (!change)
         return 0;
-    }
-    __builtin_memset(change, 0, sizeof(*change));
-    change->time_ns = time_ns;
     change->skaddr = (u64)sk;
-    change->oldstate = oldstate;
-    change->newstate = newstate;
     kernel_read(&family, sk, FIELD(sock_common, skc_family));
     change->family = family;
     read_socket_endpoints(&endpoints, sk, family);
@@ -134,8 +145,6 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
         kernel_read(&srtt_us, sk, FIELD(tcp_sock, srtt_us));
         change->handshake_rtt_us = retransmits ? 0 : srtt_us >> 3;
     }
-    change->lost = lost_so_far();
-    change->again = again;
     events.ringbuf_submit(change, BPF_RB_NO_WAKEUP);
     return 0;
 }
@@ -161,10 +170,9 @@ ON_RAW_TRACEPOINT_AGAIN(inet_sock_set_state)
     return report_change(ctx, true);
 }
 
-/* True for a segment that a timewait minisock has taken. Kernels before 6.11 do not say which socket a freed packet was
- * for, and those before 5.17 not why it was freed: there, more FINs and RSTs are reported than minisocks have taken,
- * and the reader keeps those for which it knows a connection in FIN_WAIT2. */
-static inline bool taken_by_minisock(struct bpf_raw_tracepoint_args *ctx)
+/* Kernels before 6.11 do not say which socket a freed packet was for, and those before 5.17 not why it was freed: there,
+ * more FINs and RSTs are reported than minisocks have taken, and the reader keeps those for which it knows a wait. */
+static inline bool for_minisock(struct bpf_raw_tracepoint_args *ctx)
 {
 #if TRACEPOINT_ARGS(kfree_skb) >= 4
     const void *sk = (const void *)ctx->args[3];
@@ -181,6 +189,17 @@ static inline bool taken_by_minisock(struct bpf_raw_tracepoint_args *ctx)
 #endif
 }
 
+/* A RST ends the wait in FIN_WAIT2, and so does a FIN that tcp_timewait_state_process() has accepted. */
+static inline bool ends_wait(struct bpf_raw_tracepoint_args *ctx, const struct tcphdr *tcp)
+{
+    u8 substate = TCP_TIME_WAIT;
+
+#if TRACEPOINT_ARGS(kfree_skb) >= 4
+    kernel_read(&substate, (const void *)ctx->args[3], FIELD(inet_timewait_sock, tw_substate));
+#endif
+    return tcp->rst || (tcp->fin && substate == TCP_TIME_WAIT);
+}
+
 static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool again)
 {
     u64 time_ns = bpf_ktime_get_ns();
@@ -191,7 +210,7 @@ static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool agai
     void *head = NULL, *dev = NULL, *net = NULL;
     struct endpoints endpoints = {};
 
-    if (!taken_by_minisock(ctx))
+    if (!for_minisock(ctx))
         return 0;
     kernel_read(&protocol, skb, FIELD(sk_buff, protocol));
     kernel_read(&head, skb, FIELD(sk_buff, head));
@@ -215,24 +234,16 @@ static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool agai
         return 0;
     }
     bpf_probe_read_kernel(&tcp, sizeof(tcp), head + transport);
-    if (!tcp.fin && !tcp.rst)
+    if (!ends_wait(ctx, &tcp))
         return 0;
     endpoints.lport = bpf_ntohs(tcp.dest);
     endpoints.rport = bpf_ntohs(tcp.source);
     kernel_read(&dev, skb, FIELD(sk_buff, dev));
     kernel_read(&net, dev, FIELD(net_device, nd_net));
     endpoints.netns = netns_of(net);
-    change = events.ringbuf_reserve(sizeof(*change));
-    if (!change) {
-        lost.increment(0);
+    change = new_change(time_ns, TCP_FIN_WAIT2, tcp.rst ? TCP_CLOSE : TCP_TIME_WAIT, again);
+    if (!change)
         return 0;
-    }
-    __builtin_memset(change, 0, sizeof(*change));
-    change->time_ns = time_ns;
-    change->oldstate = TCP_FIN_WAIT2;
-    change->newstate = tcp.rst ? TCP_CLOSE : TCP_TIME_WAIT;
-    change->lost = lost_so_far();
-    change->again = again;
     fill_endpoints(change, &endpoints);
     events.ringbuf_submit(change, BPF_RB_NO_WAKEUP);
     return 0;

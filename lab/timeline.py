@@ -52,6 +52,15 @@ class Timeline:
         """Every call of this name, in order."""
         return [call for call in self.calls if call.name == name]
 
+    @property
+    def opened_ns(self) -> int:
+        """When the call returned that opened the connection.
+
+        Of two connections with the same flow the earlier one has returned from it before the later one can begin, and it may
+        have been entered at any time before: this end of the call tells their order, the other does not.
+        """
+        return self.find("connect" if self.role == "client" else "accept").exit_ns
+
     def to_json(self) -> str:
         """One line of JSON."""
         return json.dumps(asdict(self), separators=(",", ":"))
@@ -77,11 +86,11 @@ class Connection:
 
 
 def pair(timelines: Iterable[Timeline]) -> list[Connection]:
-    """Join clients with the servers that have the same flow from the other side, in the order of the clients' calls.
+    """Join clients with the servers that have the same flow from the other side, in the order in which they were opened.
 
     A flow can be used again: its clients and its servers meet in the order of time.
     """
-    in_order = sorted(timelines, key=lambda timeline: timeline.calls[0].enter_ns)
+    in_order = sorted(timelines, key=lambda timeline: timeline.opened_ns)
     servers: dict[Flow, deque[Timeline]] = defaultdict(deque)
     for timeline in in_order:
         if timeline.role == "server":

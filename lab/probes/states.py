@@ -24,8 +24,8 @@ from lab import live, netns, truth
 from lab.measure import UNKNOWN, superseded, transitions
 from lab.recording import CLOCK, Recording
 from lab.ring import Events
-from lab.tcp import Flow, State, address_text
-from lab.timeline import Connection
+from lab.tcp import State, address_text
+from lab.timeline import Connection, Timeline
 from lab.units import port
 from lab.verdict import Check, Judge
 
@@ -202,8 +202,7 @@ def judge(
         both = (connection.client, connection.server)
         for timeline, inode, paths in zip(both, inodes, (truth.client_paths, truth.server_paths), strict=True):
             if timeline is not None:
-                began_ns = connection.client.calls[0].enter_ns
-                mine = _find(sockets, inode, timeline.flow, began_ns)
+                mine = _find(sockets, inode, timeline)
                 yield from _judge_socket(judge, str(timeline.flow), timeline.pid, mine, paths(connection, end_ns))
 
 
@@ -220,15 +219,20 @@ def _sockets(rows: npt.NDArray[np.void]) -> dict[tuple[int, int, int], list[npt.
 
 
 def _find(
-    sockets: dict[tuple[int, int, int], list[npt.NDArray[np.void]]], inode: int, flow: Flow, began_ns: int
+    sockets: dict[tuple[int, int, int], list[npt.NDArray[np.void]]], inode: int, timeline: Timeline
 ) -> npt.NDArray[np.void] | None:
-    """Return the rows of the socket of this flow, None when there is none; of a flow used again, the nearest in time."""
+    """Return the rows of a timeline's socket, None when there is none; of a flow used again, the last one to begin by then."""
+    flow = timeline.flow
     found = [
         socket
         for socket in sockets.get((inode, flow.lport, flow.rport), [])
         if address_text(socket[0]["raddr"].tobytes()) == flow.raddr
     ]
-    return min(found, key=lambda socket: abs(int(socket[0]["time_ns"]) - began_ns), default=None)
+    found.sort(key=lambda socket: int(socket[0]["time_ns"]))
+    begun = [socket for socket in found if socket[0]["time_ns"] <= timeline.opened_ns]
+    if begun:
+        return begun[-1]
+    return found[0] if found else None
 
 
 def _judge_socket(
