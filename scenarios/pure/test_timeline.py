@@ -12,12 +12,12 @@ FLOW = Flow("192.0.2.1", 40000, "192.0.2.2", 9999)
 
 
 def client(enter_ns, exit_ns):
-    """A client of the one flow that connected between these times."""
+    """Make a client of the one flow that connected between these times."""
     return Timeline("client", FLOW, calls=[Call("connect", enter_ns, exit_ns)])
 
 
 def server(enter_ns, exit_ns):
-    """Its server, which accepted between these times after a sleep."""
+    """Make its server, which accepted between these times after a sleep."""
     return Timeline("server", FLOW.reversed(), calls=[Call("sleep", 0, enter_ns), Call("accept", enter_ns, exit_ns)])
 
 
