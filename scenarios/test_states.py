@@ -150,6 +150,8 @@ def test_rapid_churn(lab):
     # The client is faster than the server can accept. An accept queue that overflows has the kernel reset connections that
     # both applications believe in, and use their ports again: nobody could say what is true of those.
     lab.net.server.sysctl("core/somaxconn", count)
+    # Nor may a stray RST end TIME_WAIT and free a port early (RFC 1337): this is about addresses of sockets, not of hosts.
+    lab.net.client.sysctl("ipv4/tcp_rfc1337", 1)
     observed = lab.converse(Conversation(exchanges=0), connections=count, concurrency=4, lossy=True)
     assert observed.recording.lost == {"states": 0}
     rows = transitions(observed.recording.events["states"])

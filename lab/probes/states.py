@@ -221,15 +221,17 @@ def _sockets(rows: npt.NDArray[np.void]) -> dict[tuple[int, int, int], list[npt.
 def _find(
     sockets: dict[tuple[int, int, int], list[npt.NDArray[np.void]]], inode: int, timeline: Timeline
 ) -> npt.NDArray[np.void] | None:
-    """Return the rows of a timeline's socket, None when there is none; of a flow used again, the last one to begin by then."""
+    """Return the rows of a timeline's socket, None when there is none; of a flow used again, the last one open by then."""
     flow = timeline.flow
     found = [
         socket
         for socket in sockets.get((inode, flow.lport, flow.rport), [])
         if address_text(socket[0]["raddr"].tobytes()) == flow.raddr
     ]
-    found.sort(key=lambda socket: int(socket[0]["time_ns"]))
-    begun = [socket for socket in found if socket[0]["time_ns"] <= timeline.opened_ns]
+    # SYN_SENT comes before connect() chooses a port, and a later user of the port may have waited there all the while: which
+    # socket had the flow first is told by the second row.
+    found.sort(key=lambda socket: int(socket[:2]["time_ns"][-1]))
+    begun = [socket for socket in found if socket[:2]["time_ns"][-1] <= timeline.opened_ns]
     if begun:
         return begun[-1]
     return found[0] if found else None
