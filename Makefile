@@ -32,12 +32,12 @@ format: setup
 
 # A false failure is a bug: every second run has all processors busy beside it.
 soak: setup
-	@for run in $$(seq $(SOAK_RUNS)); do \
+	@trap 'test -z "$$load" || kill $$load' EXIT; trap 'exit 130' INT TERM; for run in $$(seq $(SOAK_RUNS)); do \
 		load=""; \
 		if [ $$((run % 2)) -eq 0 ]; then stress-ng --quiet --cpu 0 --timeout 1h & load=$$!; fi; \
 		echo "run $$run of $(SOAK_RUNS)$${load:+, all processors busy}"; \
 		$(BIN)/pytest scenarios -q -m "not rootless"; status=$$?; \
-		if [ -n "$$load" ]; then kill $$load; wait $$load 2>/dev/null; fi; \
+		if [ -n "$$load" ]; then kill $$load; wait $$load 2>/dev/null; load=""; fi; \
 		if [ $$status -ne 0 ]; then exit $$status; fi; \
 	done; echo "$(SOAK_RUNS) runs without a failure"
 

@@ -31,7 +31,10 @@ def pytest_configure(config):
     if shared:
         config.stash[RESULTS_KEY] = Results(Path(shared))
     elif not config.option.collectonly:
-        results = Results.create()
+        try:
+            results = Results.create()
+        except LabError as error:
+            pytest.exit(str(error), returncode=2)
         config.stash[RESULTS_KEY] = results
         config.option.xmlpath = config.option.xmlpath or str(results.path / "junit.xml")
 

@@ -99,6 +99,9 @@ static inline u8 state_after(const void *sk, u8 oldstate, u8 newstate)
     kernel_read(&flags, sk, FIELD(sock_common, skc_flags));
     if (has_flag(flags, ENUM(sock_flags, SOCK_DONE))) /* tcp_fin() has seen the peer's FIN */
         return TCP_TIME_WAIT;
+    /* Only an orphan is handed over before the peer's FIN: close() with unread data or SO_LINGER 0 resets instead. */
+    if (!has_flag(flags, ENUM(sock_flags, SOCK_DEAD)))
+        return TCP_CLOSE;
     kernel_read(&linger2, sk, FIELD(tcp_sock, linger2));
     if (linger2 < 0) /* TCP_LINGER2 below zero asks for no FIN_WAIT2 at all */
         return TCP_CLOSE;
@@ -140,7 +143,7 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
     if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED) {
         u32 retransmits = 0, srtt_us = 0;
 
-        /* tcp_synack_rtt_meas() has just made the first sample, unless a retransmitted SYN-ACK makes it ambiguous. */
+        /* tcp_check_req() has made the first sample; a retransmitted SYN-ACK makes it ambiguous. */
         kernel_read(&retransmits, sk, FIELD(tcp_sock, total_retrans));
         kernel_read(&srtt_us, sk, FIELD(tcp_sock, srtt_us));
         change->handshake_rtt_us = retransmits ? 0 : srtt_us >> 3;
@@ -170,7 +173,7 @@ ON_RAW_TRACEPOINT_AGAIN(inet_sock_set_state)
     return report_change(ctx, true);
 }
 
-/* Kernels before 6.11 do not say which socket a freed packet was for, and those before 5.17 not why it was freed: there,
+/* Kernels before 6.11 do not say which socket a freed packet was for, those before 5.17 not why it was freed: there,
  * more FINs and RSTs are reported than minisocks have taken, and the reader keeps those for which it knows a wait. */
 static inline bool for_minisock(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -189,7 +192,8 @@ static inline bool for_minisock(struct bpf_raw_tracepoint_args *ctx)
 #endif
 }
 
-/* A RST ends the wait in FIN_WAIT2, and so does a FIN that tcp_timewait_state_process() has accepted. */
+/* A FIN that tcp_timewait_state_process() has accepted ends the wait in FIN_WAIT2, so does a RST. The kernel ignores
+ * a RST that is out of the window; here it is taken for one that counts. */
 static inline bool ends_wait(struct bpf_raw_tracepoint_args *ctx, const struct tcphdr *tcp)
 {
     u8 substate = TCP_TIME_WAIT;
@@ -228,6 +232,9 @@ static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool agai
         struct ipv6hdr ip = {};
 
         bpf_probe_read_kernel(&ip, sizeof(ip), head + network);
+        /* The minisock says that it is TCP. Without one, extension headers make a segment one that is not reported. */
+        if (TRACEPOINT_ARGS(kfree_skb) < 4 && ip.nexthdr != IPPROTO_TCP)
+            return 0;
         __builtin_memcpy(&endpoints.raddr, &ip.saddr, sizeof(endpoints.raddr));
         __builtin_memcpy(&endpoints.laddr, &ip.daddr, sizeof(endpoints.laddr));
     } else {

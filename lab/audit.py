@@ -13,6 +13,7 @@ from typing import Self
 
 from lab import tracefs
 from lab.bpf_syscall import perf_event_open
+from lab.errors import LabError
 
 _PERF_TYPE_TRACEPOINT = 2
 
@@ -21,14 +22,20 @@ class Hits:
     """Counts how often tracepoints were hit, on all processors, while open. Needs tracefs and perf events."""
 
     def __init__(self, events: Iterable[str]) -> None:
-        self._stack = ExitStack()
         self._counters: list[int] = []
-        for event in events:
-            number = tracefs.event_id(event)
-            for cpu in _online():
-                fd = perf_event_open(_PERF_TYPE_TRACEPOINT, number, cpu=cpu, counting=True)
-                self._stack.callback(os.close, fd)
-                self._counters.append(fd)
+        with ExitStack() as opened:
+            try:
+                for event in events:
+                    number = tracefs.event_id(event)
+                    for cpu in _online():
+                        fd = perf_event_open(_PERF_TYPE_TRACEPOINT, number, cpu=cpu, counting=True)
+                        opened.callback(os.close, fd)
+                        self._counters.append(fd)
+            except OSError as error:
+                raise LabError(
+                    f"this kernel refuses to count tracepoints ({error.strerror}): see lab doctor"
+                ) from error
+            self._stack = opened.pop_all()
 
     def count(self) -> int:
         """Return the hits of all the events together, so far."""

@@ -20,8 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser(words)
     args = parser.parse_args(words)
-    # A kill is an end like any other: what was attached is detached, what was built is taken down.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # A kill and a terminal that closes are ends like any other: what was built is taken down. Under nohup it goes on.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
     try:
         return int(args.run(args))
     except LabError as error:

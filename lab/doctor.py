@@ -21,9 +21,11 @@ from functools import partial
 from pathlib import Path
 
 from lab import bpf_syscall, net_trials, tracefs
+from lab.audit import Hits
 from lab.bpf_syscall import RETURN_ZERO, AttachType, ProgType, instruction, owned, returning
 from lab.btf import Btf
 from lab.errors import LabError
+from lab.recorder import settle
 
 # For each observation the ways to make it, best first, each with the capability that it takes.
 # Why this order: the design's section on attach points. Links come last: they are chosen in the same manner.
@@ -63,7 +65,10 @@ INDISPENSABLE = {
     "BCC": "install the distribution's python3-bpfcc and make the virtual environment with --system-site-packages",
     "kernel memory reads": "boot without lockdown=confidentiality",
     "raw tp inet_sock_set_state": "boot a kernel with CONFIG_BPF_EVENTS=y",
+    "raw tp kfree_skb": "boot a kernel with CONFIG_BPF_EVENTS=y",
     "ring buffer": "boot Linux 5.8 or later",
+    "tracepoint count": "boot a kernel with CONFIG_PERF_EVENTS=y and give it tracefs",
+    "membarrier": "boot without nohz_full",
     net_trials.VETH: "boot a kernel with CONFIG_NET_NS=y and CONFIG_VETH",
 }
 
@@ -252,6 +257,16 @@ def _perf_event(prog_type: ProgType, event_type: int, config: int, function: str
         bpf_syscall.perf_event_set_bpf(event, program)
 
 
+def _tracepoint_count() -> str:
+    with Hits(["inet_sock_set_state"]) as hits:
+        return f"counted beside a program ({hits.count()} hits meanwhile)"
+
+
+def _membarrier() -> str:
+    settle()
+    return "waits for what is under way on other processors"
+
+
 def _raw_tracepoint(name: str) -> str:
     with owned(bpf_syscall.prog_load(ProgType.RAW_TRACEPOINT, RETURN_ZERO)) as program:
         os.close(bpf_syscall.raw_tracepoint_open(name, program))
@@ -300,6 +315,9 @@ _TRIALS: dict[str, Callable[[], str]] = {
     "fentry": partial(_tracing, "FUNC", "tcp_v4_connect", AttachType.TRACE_FENTRY, AttachType.TRACE_FEXIT),
     "tp_btf": partial(_tracing, "TYPEDEF", "btf_trace_inet_sock_set_state", AttachType.TRACE_RAW_TP),
     "raw tp inet_sock_set_state": partial(_raw_tracepoint, "inet_sock_set_state"),
+    "raw tp kfree_skb": partial(_raw_tracepoint, "kfree_skb"),
+    "tracepoint count": _tracepoint_count,
+    "membarrier": _membarrier,
     "raw tp tcp_probe": partial(_raw_tracepoint, "tcp_probe"),
     "tracepoint inet_sock_set_state": partial(_tracepoint, "sock/inet_sock_set_state"),
     "tracepoint sys_enter_sendto": partial(_tracepoint, "syscalls/sys_enter_sendto"),

@@ -34,7 +34,7 @@ class Link(Protocol):
 
 
 class Bridge:
-    """A wire that only carries: a kernel bridge without learning delay, spanning tree or multicast snooping."""
+    """A wire that only carries: a kernel bridge without forwarding delay, spanning tree or multicast snooping."""
 
     def install(self, wire: IPRoute, client_side: int, server_side: int) -> None:
         """Join two devices by a bridge."""

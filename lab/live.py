@@ -63,14 +63,17 @@ class Output:
 
 @contextmanager
 def events(probe: str, seconds: float | None = None) -> Iterator[Iterator[Events]]:
-    """Attach a probe and hand out batches of its events until Ctrl-C, SIGTERM or `seconds` have passed.
+    """Attach a probe and hand out batches of its events until Ctrl-C, SIGTERM, SIGHUP or `seconds` have passed.
 
     Lost events are counted on standard error while the tool runs and at its end.
     """
     program = Program.load(probe)
     stop = threading.Event()
     # From here on a signal ends the loop below, between two batches, and nothing is cut off in the middle.
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in _STOPPING}
+    heard = [
+        number for number in _STOPPING if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in heard}
     try:
         with program.attached():
             yield _batches(program, stop, seconds)

@@ -23,7 +23,7 @@ T = TypeVar("T")
 def path_of(name: str) -> Path:
     """Return the file of a named namespace. Raises `LabError` when there is none of that name."""
     path = NAMED / name
-    if not path.exists():
+    if "/" in name or not path.is_file():
         raise LabError(f"there is no network namespace `{name}`: `ip netns list` shows those there are")
     return path
 

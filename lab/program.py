@@ -76,7 +76,7 @@ class Program:
         """Events that were not delivered since the program was loaded.
 
         Either the ring was full, or the kernel left a function out because it was already running on that CPU and no second
-        one made up for it.
+        one made up for it. (A second one that repeated the first, which is rare, can hide one that was left out.)
         """
         return int(self._bpf[b"lost"][0].value) + max(0, self._missed() - self._counter("RESCUED"))
 
@@ -179,6 +179,10 @@ def _kernel_facts(text: str) -> tuple[list[str], list[str]]:
 def _field(btf: Btf, type_name: str, members: str) -> list[str]:
     path = members.replace(" ", "").split(",")
     field, name = btf.field(type_name, ".".join(path)), "__".join([type_name, *path])
+    if field.bit_size:
+        raise LabError(
+            f"`{type_name}.{'.'.join(path)}` is a bitfield: a program reads its unit and takes the bits itself"
+        )
     return [f"OFFSET__{name}={field.offset}", f"SIZE__{name}={field.size}"]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from lab.audit import Hits
 from lab.bpf_syscall import syscall
+from lab.errors import LabError
 from lab.program import Program
 from lab.recording import Recording
 from lab.ring import Events
@@ -39,32 +40,39 @@ class Recorder:
         for name, program in self._programs.items():
             program.ring.drain()  # what an earlier recording left behind
             self._lost_before[name] = program.lost()
-            self._unseen_before[name] = self._unseen(name)
+            # An event is counted and seen at two moments. With the grace period between the two readings this is the most
+            # that can have been unseen so far, and what `finish` finds the least: on a quiet machine both are exact.
+            runs = program.runs()
+            settle()
+            self._unseen_before[name] = hits[name].count() - runs
         self._thread.start()
-
-    def _unseen(self, name: str) -> int:
-        """Hits of a program's tracepoints that did not come to it, up to a constant, at a moment when no event came between."""
-        program, hits = self._programs[name], self._hits[name]
-        while True:
-            settle()  # an event is counted a moment before the program runs for it
-            before, runs = hits.count(), program.runs()
-            if hits.count() == before:
-                return before - runs
 
     def finish(self) -> None:
         """Wait for what is under way, and make the recording."""
         settle()
-        self._stop.set()
-        self._thread.join()
+        withheld = {name: self._withheld(name) for name in self._programs}
+        self.stop()
         if self._failure is not None:
             raise self._failure
         self._drain()
         self.recording = Recording(
             events={name: self._sorted(name) for name in self._programs},
             lost={name: program.lost() - self._lost_before[name] for name, program in self._programs.items()},
-            withheld={name: self._unseen(name) - self._unseen_before[name] for name in self._programs},
             attach_points={name: program.attach_points for name, program in self._programs.items()},
+            withheld=withheld,
         )
+
+    def stop(self) -> None:
+        """End the draining thread, if it runs: the ring has one reader."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _withheld(self, name: str) -> int:
+        """Hits of a program's tracepoints that provably did not come to it since the start."""
+        hits = self._hits[name].count()
+        settle()
+        return max(0, hits - self._programs[name].runs() - self._unseen_before[name])
 
     def _sorted(self, name: str) -> Events:
         chunks = self._chunks[name] or [np.empty(0, self._programs[name].ring.dtype)]
@@ -97,11 +105,12 @@ def record(*probes: str, programs: Mapping[str, Program] | None = None, lossy: b
         for program in loaded.values():
             attached.enter_context(program.attached())
         hits = {name: attached.enter_context(Hits(program.events)) for name, program in loaded.items()}
-        recorder.start(hits)
         try:
+            recorder.start(hits)
             yield recorder
-        finally:
             recorder.finish()
+        finally:
+            recorder.stop()
     if not lossy:
         recorder.recording.require_complete()
 
@@ -110,6 +119,10 @@ def settle() -> None:
     """Return when whatever the kernel was doing with packets at the time of the call is done.
 
     Receive processing runs inside RCU read-side sections, and `MEMBARRIER_CMD_GLOBAL` waits for all of them
-    (`kernel/sched/membarrier.c`): an event that belongs to something already visible is in the ring afterwards.
+    (`kernel/sched/membarrier.c`): an event that belongs to something already visible is in the ring afterwards. With one
+    processor it returns at once, since nothing is under way there.
     """
-    syscall("membarrier", _MEMBARRIER_CMD_GLOBAL, 0, 0)
+    try:
+        syscall("membarrier", _MEMBARRIER_CMD_GLOBAL, 0, 0)
+    except OSError as error:
+        raise LabError(f"this kernel refuses membarrier ({error.strerror}): boot it without nohz_full") from error

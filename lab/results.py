@@ -6,7 +6,7 @@ import platform
 import subprocess
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Self
 from xml.etree import ElementTree as ET
@@ -94,9 +94,16 @@ def _machine() -> dict[str, object]:
         "commit": _commit(),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("bcc", "numpy", "pyroute2")},
+            **{name: _version(name) for name in ("bcc", "numpy", "pyroute2")},
         },
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # whoever needs it says so
+        return None
 
 
 def _commit() -> str | None:

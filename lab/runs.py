@@ -47,8 +47,11 @@ class Run:
     def close(self) -> None:
         """Remove the folder; a forked child leaves it to its parent."""
         if os.getpid() == self._pid:
-            shutil.rmtree(self.path, ignore_errors=True)
-            self._lock.close()
+            # A sweep must not find the folder half gone.
+            with (RUNS / "gate").open("w") as gate:
+                fcntl.flock(gate, fcntl.LOCK_EX)
+                shutil.rmtree(self.path, ignore_errors=True)
+                self._lock.close()
 
 
 def sweep() -> list[str]:

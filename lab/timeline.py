@@ -41,16 +41,12 @@ class Timeline:
     comm: str = ""
     calls: list[Call] = field(default_factory=list)
 
-    def find(self, name: str, *, last: bool = False) -> Call:
-        """Return the first (or last) call of this name. Raises `LookupError` when there was none."""
-        found = self.all(name)
-        if not found:
-            raise LookupError(f"the {self.role} of {self.flow} never called {name}()")
-        return found[-1 if last else 0]
-
-    def all(self, name: str) -> list[Call]:
-        """Every call of this name, in order."""
-        return [call for call in self.calls if call.name == name]
+    def find(self, name: str) -> Call:
+        """Return the first call of this name. Raises `LookupError` when there was none."""
+        for call in self.calls:
+            if call.name == name:
+                return call
+        raise LookupError(f"the {self.role} of {self.flow} never called {name}()")
 
     @property
     def opened_ns(self) -> int:

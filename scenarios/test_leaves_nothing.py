@@ -82,8 +82,10 @@ def test_interrupted_run(number):
 def test_demo(tmp_path):
     """Ctrl-C during `lab demo`."""
     environment = {**os.environ, "LAB_RESULTS": str(tmp_path)}
-    with started(sys.executable, "-m", "lab", "demo", ready="building", env=environment) as process:
+    with started(sys.executable, "-m", "lab", "demo", ready="half-close", env=environment) as process:
         held = belongings(process.pid)
+        assert len(held["namespaces"]) == 3
+        assert len(held["programs"]) >= 2
         assert end(process) == 130
     assert left_of(held) == NOTHING
 

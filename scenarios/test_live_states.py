@@ -75,7 +75,8 @@ def test_port_filters_lose_no_row(net, side, version):
     """S4: with a filter on either side's ephemeral port every row comes, also SYN_SENT, whose port is not bound yet."""
     # One port to choose from: the kernel binds it in the middle of connect(), and we know which it will be.
     net.client.sysctl("ipv4/ip_local_port_range", "45001 45001")
-    with watching("--json", side, "45001") as output:
+    host = net.client if side == "-L" else net.server
+    with watching("--json", side, "45001", "--netns", host.name) as output:
         connection = talk(net, version=version)
     rows = parsed(output)
     assert connection.client.flow.lport == 45001
@@ -86,7 +87,10 @@ def test_port_filters_lose_no_row(net, side, version):
 
 def test_server_port_filters(net):
     """S4: the server's rows by its own port, its listener's included, the client's by the remote one."""
-    with watching("--json", "-L", "9999") as local, watching("--json", "-D", "9999") as remote:
+    with (
+        watching("--json", "-L", "9999", "--netns", net.server.name) as local,
+        watching("--json", "-D", "9999", "--netns", net.client.name) as remote,
+    ):
         talk(net)
     listener = ["LISTEN", "CLOSE"]
     states = sorted(row["newstate"] for row in parsed(local))

@@ -3,12 +3,16 @@
 S1 to S7 are rows of the corpus of known wrong numbers: see README.md.
 """
 
+import socket
+from argparse import Namespace
+
 import numpy as np
 import pytest
 
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.measure import UNKNOWN, transitions
+from lab.netns import inside
 from lab.recorder import record
 from lab.tcp import State
 from lab.units import MS
@@ -115,6 +119,28 @@ def test_application_delays_show_where_they_belong(lab, version):
     rows = rows_of(observed, lab.net.client.inode)
     (established,) = rows[rows["oldstate"] == State.ESTABLISHED]
     assert established["duration_ns"] >= 90 * MS
+
+
+@both_versions
+def test_close_with_unread_data_after_half_close(lab, version):
+    """S2: a close() that resets the connection in FIN_WAIT2 ends it: that is no hand-over to a minisock."""
+    net, address = lab.net, (lab.net.server.address(version), 9999)
+    family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
+    with record("states") as recorder:
+        with (
+            inside(net.server.name, lambda: socket.create_server(address, family=family)) as listener,
+            inside(net.client.name, lambda: socket.create_connection(address)) as client,
+            listener.accept()[0] as child,
+        ):
+            client.shutdown(socket.SHUT_WR)
+            assert child.recv(1) == b""
+            child.send(b"unread")
+            assert client.recv(1, socket.MSG_PEEK) == b"u"
+            client.close()
+        net.quiesce()
+    observed = Namespace(recording=recorder.recording)
+    assert closing_of(rows_of(observed, net.client.inode)) == ["FIN_WAIT1", "FIN_WAIT2", "CLOSE"]
+    assert closing_of(rows_of(observed, net.server.inode)) == ["CLOSE_WAIT", "CLOSE"]
 
 
 def test_200_connections_at_once(lab):

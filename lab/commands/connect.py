@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
     """Connect."""
     if args.connections < 1 or (args.concurrency or 1) < 1:
         raise LabError("a client makes at least one connection: give --connections and --concurrency 1 or more")
+    if args.pause and args.concurrency and args.concurrency < args.connections:
+        raise LabError("--pause needs all connections at once: leave --concurrency out")
     command.prepare(args)
     timelines = client.run(
         (args.address, args.port),

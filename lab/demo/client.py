@@ -24,9 +24,10 @@ def run(
     `pause` is called by each connection after its exchanges; it returns when the connection may go on.
     """
     try:
-        family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
+        family, _, _, _, found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
     except OSError as error:
         raise LabError(f"cannot find `{address[0]}` ({error.strerror}): give the server's address or name") from error
+    address = (str(found[0]), int(found[1]))  # finding the name again would be inside the stamps of connect()
     timelines: list[Timeline] = []
     failures: list[OSError] = []
 
@@ -39,7 +40,7 @@ def run(
 
     workers = min(concurrency or connections, connections)
     shares = [connections // workers + (number < connections % workers) for number in range(workers)]
-    threads = [threading.Thread(target=worker, args=(share,)) for share in shares]
+    threads = [threading.Thread(target=worker, args=(share,), daemon=True) for share in shares]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -68,8 +69,8 @@ def _talk(
             connection.sleep(conversation.think_ns)
             connection.send(bytes(conversation.size))
             connection.recv(conversation.size)
-        if pause:
-            pause()
+    if pause:
+        pause()
     finish(connection, conversation)
     return connection.timeline
 

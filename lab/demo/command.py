@@ -37,7 +37,7 @@ def prepare(args: argparse.Namespace) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != args.parent:  # it died before we asked
             sys.exit(1)
-    if args.netns:
+    if args.netns is not None:
         netns.enter(args.netns)
 
 

@@ -23,17 +23,19 @@ class Endpoint:
         read, write = os.pipe()
         self._ready = os.fdopen(read)
         line = [sys.executable, "-m", "lab", command, "--netns", host.name, "--json", "--ready-fd", str(write)]
-        self._process = subprocess.Popen(
-            [*line, "--parent", str(os.getpid()), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=(write,),
-            text=True,
-            # A terminal's Ctrl-C is for the lab, which ends its own endpoints in order.
-            start_new_session=True,
-        )
-        os.close(write)
+        try:
+            self._process = subprocess.Popen(
+                [*line, "--parent", str(os.getpid()), *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(write,),
+                text=True,
+                # A terminal's Ctrl-C is for the lab, which ends its own endpoints in order.
+                start_new_session=True,
+            )
+        finally:
+            os.close(write)
 
     def await_ready(self, limit_s: float = 20.0) -> None:
         """Wait until the process says that it listens, or that every connection has paused."""
@@ -61,10 +63,6 @@ class Endpoint:
         if self._process.returncode != 0:
             raise LabError(f"lab {self._command} ended with status {self._process.returncode}{_quoted(err)}")
         return [Timeline.from_json(line) for line in out.splitlines()]
-
-    def stop(self) -> None:
-        """Ask a server to accept no more."""
-        self._process.terminate()
 
     def __enter__(self) -> Self:
         return self

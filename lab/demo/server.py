@@ -1,6 +1,5 @@
 """The demo server: one listener, a thread for each connection, each telling its timeline."""
 
-import contextlib
 import selectors
 import socket
 import threading
@@ -43,7 +42,7 @@ class Server:
                     break
                 connection = self._accept()
                 sockets.append(connection)
-                threads.append(threading.Thread(target=self._converse, args=(connection, pause)))
+                threads.append(threading.Thread(target=self._converse, args=(connection, pause), daemon=True))
                 threads[-1].start()
         for thread in threads:
             thread.join()
@@ -61,11 +60,10 @@ class Server:
             time.sleep(self._conversation.before_accept_ns / 1e9)
             calls.append(Call("sleep", enter_ns, time.monotonic_ns()))
         enter_ns = time.monotonic_ns()
-        accepted, _ = self._listener.accept()
+        accepted, peer = self._listener.accept()
         calls.append(Call("accept", enter_ns, time.monotonic_ns()))
         connection = StampedSocket("server", accepted, calls)
-        with contextlib.suppress(OSError):  # a connection that was reset before accept() has no peer any more
-            connection.identify()
+        connection.identify(peer)  # getpeername() fails on a connection that was reset before accept()
         return connection
 
     def _converse(self, connection: StampedSocket, pause: Callable[[], None] | None) -> None:

@@ -30,9 +30,9 @@ class StampedSocket:
         self.timeline.cookie = struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8))[0]
         self.failed = False
 
-    def identify(self) -> None:
-        """Note both addresses, as soon as the socket has them."""
-        here, there = self._socket.getsockname(), self._socket.getpeername()
+    def identify(self, there: tuple[Any, ...]) -> None:
+        """Note both addresses, as soon as the socket has them; `there` is the peer's."""
+        here = self._socket.getsockname()
         self.timeline.flow = Flow(_plain(here[0]), here[1], _plain(there[0]), there[1])
 
     def connect(self, address: tuple[str, int]) -> bool:
@@ -41,7 +41,7 @@ class StampedSocket:
         self.timeline.flow = Flow(_plain(here[0]), here[1], *address)
         self._stamp("connect", lambda: self._socket.connect(address))
         if not self.failed:
-            self.identify()
+            self.identify(self._socket.getpeername())
         return not self.failed
 
     def send(self, data: bytes) -> None:

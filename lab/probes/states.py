@@ -7,10 +7,11 @@ LADDR     local address and port (- before connect() has bound one), RADDR the r
 OLDSTATE  the state left, NEWSTATE the state entered, as the kernel spells them
 MS        milliseconds spent in OLDSTATE; - when nobody can know: in a socket's first row, or after a lost event
 
-SYN_RECV of a passive open is the time from SYN-ACK to final ACK that the kernel measured (to the microsecond, - when the
-SYN-ACK was retransmitted): the socket itself appears only at the final ACK. After an active close FIN_WAIT2 lasts until the
-peer's FIN, also when close() has replaced the socket by a timewait minisock; TIME_WAIT is where the report ends. When the
-minisock's timer runs out first (tcp_fin_timeout), no further row comes.
+SYN_RECV of a passive open is the time from SYN-ACK to final ACK that the kernel measured (to the microsecond, with SYN
+cookies to some 64 ms, - when the SYN-ACK was retransmitted): the socket itself appears only at the final ACK. After an active
+close FIN_WAIT2 lasts until the peer's FIN, also when close() has replaced the socket by a timewait minisock; TIME_WAIT is
+where the report ends. No further row comes when the minisock's timer runs out first (tcp_fin_timeout), when data comes instead
+of the FIN, or when there is no room for one more minisock (tcp_max_tw_buckets).
 """
 
 import argparse
@@ -36,7 +37,6 @@ examples:
   lab states --netns web --json    those of one network namespace, as JSON Lines
 """
 
-_ATTACH_POINT = "raw tracepoint:inet_sock_set_state"
 _UNTOUCHED = (State.SYN_RECV, State.ESTABLISHED, State.CLOSE)
 _ENDED = (State.CLOSE, State.TIME_WAIT)
 _MOST_OPEN = 1_000_000
@@ -60,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print changes until Ctrl-C, or for `--seconds`."""
-    follow = Follow(args.localport, args.remoteport, args.version, netns.inode_of(args.netns) if args.netns else None)
+    follow = Follow(
+        args.localport, args.remoteport, args.version, netns.inode_of(args.netns) if args.netns is not None else None
+    )
     output = live.Output(args, header(args), lambda row: line(row, args))
     with live.events("states", args.seconds) as batches:
         output.start()
@@ -195,7 +197,7 @@ def judge(
     `inodes` are those of the client's and the server's namespace (`Topology.inodes`), `end_ns` is a time at which all of
     the connections were over (`Topology.quiesce`).
     """
-    judge = Judge(scenario, "states", _ATTACH_POINT, recording.missing("states"))
+    judge = Judge(scenario, "states", ", ".join(recording.attach_points["states"]), recording.missing("states"))
     rows = transitions(recording.events["states"])
     sockets = _sockets(rows)
     for connection in connections:
