@@ -2,9 +2,8 @@
 
 import ctypes
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -45,40 +44,39 @@ def _setns(fd: int, name: str) -> None:
         raise LabError(f"cannot enter the network namespace `{name}` ({os.strerror(ctypes.get_errno())}): run as root")
 
 
-def inside(name: str, function: Callable[[], T]) -> T:
-    """Call a function in a named namespace; the calling thread itself stays where it is."""
+@contextmanager
+def _returning() -> Iterator[None]:
+    """Bring the calling thread back to the namespace it is in now; setns(2) and unshare(2) move one thread only."""
+    with Path("/proc/thread-self/ns/net").open("rb") as before:
+        try:
+            yield
+        finally:
+            _setns(before.fileno(), "that the thread came from")
 
-    def call() -> T:
+
+def inside(name: str, function: Callable[[], T]) -> T:
+    """Call a function in a named namespace, on the calling thread, which is back where it was afterwards.
+
+    Not on a thread of its own: an interrupted caller would go on to clean up while that thread is still at work.
+    """
+    with _returning():
         enter(name)
         return function()
 
-    return _in_a_thread(call)
-
-
-def _in_a_thread(function: Callable[[], T]) -> T:
-    with ThreadPoolExecutor(1, "netns") as thread:
-        return thread.submit(function).result()
-
 
 def create(name: str) -> None:
-    """Make a named network namespace, as `ip netns add` does. Raises `LabError` when that is refused or the name is taken.
-
-    A thread's own namespace is enough to make one, so nothing is forked: a child would inherit the caller's locks.
-    """
-    NAMED.mkdir(parents=True, exist_ok=True)
+    """Make a named network namespace, as `ip netns add` does. Raises `LabError` when that is refused or the name is taken."""
     path = NAMED / name
-
-    def make() -> None:
+    try:
+        NAMED.mkdir(parents=True, exist_ok=True)
         path.touch(exist_ok=False)
         try:
-            syscall("unshare", _CLONE_NEWNET)
-            syscall("mount", b"/proc/thread-self/ns/net", os.fsencode(path), b"none", _MS_BIND, None)
+            with _returning():
+                syscall("unshare", _CLONE_NEWNET)
+                syscall("mount", b"/proc/thread-self/ns/net", os.fsencode(path), b"none", _MS_BIND, None)
         except OSError:
             path.unlink()
             raise
-
-    try:
-        _in_a_thread(make)
     except OSError as error:
         raise LabError(f"cannot make the network namespace `{name}` ({error.strerror}): see lab doctor") from error
 

@@ -40,17 +40,13 @@ class Recorder:
         for name, program in self._programs.items():
             program.ring.drain()  # what an earlier recording left behind
             self._lost_before[name] = program.lost()
-            # An event is counted and seen at two moments. With the grace period between the two readings this is the most
-            # that can have been unseen so far, and what `finish` finds the least: on a quiet machine both are exact.
-            runs = program.runs()
-            settle()
-            self._unseen_before[name] = hits[name].count() - runs
+            _, self._unseen_before[name] = self._unseen(name)
         self._thread.start()
 
     def finish(self) -> None:
         """Wait for what is under way, and make the recording."""
         settle()
-        withheld = {name: self._withheld(name) for name in self._programs}
+        unseen = {name: self._unseen(name)[0] for name in self._programs}
         self.stop()
         if self._failure is not None:
             raise self._failure
@@ -59,7 +55,7 @@ class Recorder:
             events={name: self._sorted(name) for name in self._programs},
             lost={name: program.lost() - self._lost_before[name] for name, program in self._programs.items()},
             attach_points={name: program.attach_points for name, program in self._programs.items()},
-            withheld=withheld,
+            withheld={name: max(0, count - self._unseen_before[name]) for name, count in unseen.items()},
         )
 
     def stop(self) -> None:
@@ -68,11 +64,24 @@ class Recorder:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def _withheld(self, name: str) -> int:
-        """Hits of a program's tracepoints that provably did not come to it since the start."""
-        hits = self._hits[name].count()
-        settle()
-        return max(0, hits - self._programs[name].runs() - self._unseen_before[name])
+    def _unseen(self, name: str) -> tuple[int, int]:
+        """Bounds of the hits of a program's tracepoints that did not come to it so far.
+
+        An event is counted and seen at two moments, so each reading stands a grace period apart from the next. Both bounds are
+        exact when nothing happens meanwhile; on a machine that is never quiet the tightest of several are taken.
+        """
+        program, hits = self._programs[name], self._hits[name]
+        bounds = []
+        for _ in range(10):
+            before = program.runs()
+            settle()
+            count = hits.count()
+            settle()
+            after = program.runs()
+            bounds.append((count - after, count - before))
+            if before == after:
+                break
+        return max(least for least, _ in bounds), min(most for _, most in bounds)
 
     def _sorted(self, name: str) -> Events:
         chunks = self._chunks[name] or [np.empty(0, self._programs[name].ring.dtype)]
