@@ -25,7 +25,9 @@ def judged(lab, tmp_path):
         source = tmp_path / "wrong.c"
         source.write_text(text)
         with record(programs={"states": Program(source)}, lossy=bool(changes)) as recorder:
-            with converse(lab.net, Conversation(hold_ns=5 * MS), connections=50, concurrency=5) as demo:
+            # The server lingers, so that a stamp that is 2 ms late is not also behind the next one.
+            conversation = Conversation(hold_ns=5 * MS, linger_ns=20 * MS)
+            with converse(lab.net, conversation, connections=50, concurrency=5) as demo:
                 pass
             end_ns = lab.net.quiesce()
         return list(states.judge(recorder.recording, lab.net.inodes, demo.connections, end_ns, lab.scenario))
