@@ -22,49 +22,22 @@ struct state_change {
     u32 lost;             /* events lost before this one: across a loss nobody can tell whose row comes next */
     u16 lport;
     u16 rport;
-    u8 family; /* of the socket */
-    u8 again;  /* by the second program: rarely, the first has reported the same change as well */
+    u8 again; /* by the second program: rarely, the first has reported the same change as well */
     u8 oldstate;
     u8 newstate;
     char comm[16];
 };
 
 BPF_RINGBUF_OUTPUT(events, 4096);
-BPF_ARRAY(lost, u64, 1); /* of all CPUs together: each event tells how many were lost before */
-BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
-BPF_PERCPU_ARRAY(latest, u64, 2); /* what the first program of each event was last run for, on this CPU */
 
-enum { LATEST_CHANGE, LATEST_SKB };
-
-static inline bool was_latest(int which, u64 key)
-{
-    u64 *latest_key = latest.lookup(&which);
-
-    return latest_key && *latest_key == key;
-}
-
-static inline void set_latest(int which, u64 key)
-{
-    u64 *latest_key = latest.lookup(&which);
-
-    if (latest_key)
-        *latest_key = key;
-}
-
-static inline u32 lost_so_far(void)
-{
-    int only = 0;
-    u64 *count = lost.lookup(&only);
-
-    return count ? *count : 0;
-}
+enum point { AT_CHANGE, AT_FREE };
 
 static inline struct state_change *new_change(u64 time_ns, u8 oldstate, u8 newstate, bool again)
 {
     struct state_change *change = events.ringbuf_reserve(sizeof(struct state_change));
 
     if (!change) {
-        lost.increment(0);
+        count_lost();
         return NULL;
     }
     __builtin_memset(change, 0, sizeof(*change));
@@ -130,7 +103,6 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
         return 0;
     change->skaddr = (u64)sk;
     kernel_read(&family, sk, FIELD(sock_common, skc_family));
-    change->family = family;
     read_socket_endpoints(&endpoints, sk, family);
     fill_endpoints(change, &endpoints);
     /* lock_sock() marks the socket while a process works on it. Softirq code touches it only when that mark is not
@@ -160,17 +132,13 @@ static inline u64 change_key(struct bpf_raw_tracepoint_args *ctx)
 
 ON_RAW_TRACEPOINT(inet_sock_set_state)
 {
-    counters.increment(RUNS);
-    set_latest(LATEST_CHANGE, change_key(ctx));
+    first_run(AT_CHANGE, change_key(ctx));
     return report_change(ctx, false);
 }
 
 ON_RAW_TRACEPOINT_AGAIN(inet_sock_set_state)
 {
-    if (was_latest(LATEST_CHANGE, change_key(ctx)))
-        return 0;
-    counters.increment(RESCUED);
-    return report_change(ctx, true);
+    return rescues(AT_CHANGE, change_key(ctx)) ? report_change(ctx, true) : 0;
 }
 
 /* Kernels before 6.11 do not say which socket a freed packet was for, those before 5.17 not why it was freed: there,
@@ -258,15 +226,11 @@ static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool agai
 
 ON_RAW_TRACEPOINT(kfree_skb)
 {
-    counters.increment(RUNS);
-    set_latest(LATEST_SKB, ctx->args[0]);
+    first_run(AT_FREE, ctx->args[0]);
     return report_minisock(ctx, false);
 }
 
 ON_RAW_TRACEPOINT_AGAIN(kfree_skb)
 {
-    if (was_latest(LATEST_SKB, ctx->args[0]))
-        return 0;
-    counters.increment(RESCUED);
-    return report_minisock(ctx, true);
+    return rescues(AT_FREE, ctx->args[0]) ? report_minisock(ctx, true) : 0;
 }

@@ -1,6 +1,7 @@
-/* Who talks to whom, read from a socket or from a packet into the same struct. */
+/* TCP sockets: their states, and who talks to whom. */
 #pragma once
 
+#include "address.h"
 #include "lab.h"
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -24,10 +25,6 @@ enum tcp_state {
     TCP_CLOSING,
 };
 
-struct address {
-    u32 words[4]; /* network order; IPv4 as ::ffff:a.b.c.d, so that one code path serves both versions */
-};
-
 struct endpoints {
     struct address laddr;
     struct address raddr;
@@ -35,14 +32,6 @@ struct endpoints {
     u16 lport; /* host order */
     u16 rport; /* host order */
 };
-
-static inline void map_ipv4(struct address *to, u32 address)
-{
-    to->words[0] = 0;
-    to->words[1] = 0;
-    to->words[2] = bpf_htonl(0xffff);
-    to->words[3] = address;
-}
 
 static inline u32 netns_of(const void *net)
 {

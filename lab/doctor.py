@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lab import bpf_syscall, net_trials, tracefs
+from lab import attach, bpf_syscall, net_trials, tracefs
 from lab.audit import Hits
 from lab.bpf_syscall import RETURN_ZERO, AttachType, ProgType, instruction, owned, returning
 from lab.btf import Btf
 from lab.errors import LabError
-from lab.recorder import settle
+from lab.settle import settle
 
 # For each observation the ways to make it, best first, each with the capability that it takes.
 # Why this order: the design's section on attach points. Links come last: they are chosen in the same manner.
@@ -226,35 +226,21 @@ def _ring_buffer() -> str:
     return "created"
 
 
-def _tracing(kind: str, name: str, *attach_types: AttachType) -> str:
-    target = Btf.of_kernel().type_id(kind, name)
-    for attach_type in attach_types:
-        load = partial(bpf_syscall.prog_load, expected_attach_type=attach_type, attach_btf_id=target)
-        with owned(load(ProgType.TRACING, RETURN_ZERO)) as program:
-            os.close(bpf_syscall.raw_tracepoint_open(None, program))
-    return f"attached to {name}"
-
-
-def _kprobe() -> str:
-    pmu = Path("/sys/bus/event_source/devices/kprobe")
-    if not pmu.exists():
-        raise OSError(errno.ENOENT, "this kernel has no kprobe events")
-    for retprobe in (0, 1):
-        _perf_event(ProgType.KPROBE, int((pmu / "type").read_text()), retprobe, "tcp_v4_connect")
-    return "attached to tcp_v4_connect, entry and return"
+def _tp_btf(event: str) -> str:
+    target = Btf.of_kernel().type_id("TYPEDEF", f"btf_trace_{event}")
+    load = partial(bpf_syscall.prog_load, expected_attach_type=AttachType.TRACE_RAW_TP, attach_btf_id=target)
+    with owned(load(ProgType.TRACING, RETURN_ZERO)) as program:
+        os.close(bpf_syscall.raw_tracepoint_open(None, program))
+    return f"attached to {event}"
 
 
 def _tracepoint(event: str) -> str:
-    _perf_event(ProgType.TRACEPOINT, 2, tracefs.event_id(event.rpartition("/")[2]))
-    return f"attached to {event.replace('/', ':')}"
-
-
-def _perf_event(prog_type: ProgType, event_type: int, config: int, function: str | None = None) -> None:
     with (
-        owned(bpf_syscall.prog_load(prog_type, RETURN_ZERO)) as program,
-        owned(bpf_syscall.perf_event_open(event_type, config, function)) as event,
+        owned(bpf_syscall.prog_load(ProgType.TRACEPOINT, RETURN_ZERO)) as program,
+        owned(bpf_syscall.perf_event_open(2, tracefs.event_id(event.rpartition("/")[2]))) as opened,
     ):
-        bpf_syscall.perf_event_set_bpf(event, program)
+        bpf_syscall.perf_event_set_bpf(opened, program)
+    return f"attached to {event.replace('/', ':')}"
 
 
 def _tracepoint_count() -> str:
@@ -311,9 +297,9 @@ _TRIALS: dict[str, Callable[[], str]] = {
     "kernel memory reads": _kernel_reads,
     "ring buffer": _ring_buffer,
     "tracefs": _tracefs,
-    "kprobe": _kprobe,
-    "fentry": partial(_tracing, "FUNC", "tcp_v4_connect", AttachType.TRACE_FENTRY, AttachType.TRACE_FEXIT),
-    "tp_btf": partial(_tracing, "TYPEDEF", "btf_trace_inet_sock_set_state", AttachType.TRACE_RAW_TP),
+    "kprobe": partial(attach.attempt, "kprobe"),
+    "fentry": partial(attach.attempt, "fentry"),
+    "tp_btf": partial(_tp_btf, "inet_sock_set_state"),
     "raw tp inet_sock_set_state": partial(_raw_tracepoint, "inet_sock_set_state"),
     "raw tp kfree_skb": partial(_raw_tracepoint, "kfree_skb"),
     "tracepoint count": _tracepoint_count,

@@ -4,7 +4,6 @@ S1 to S7 are rows of the corpus of known wrong numbers: see README.md.
 """
 
 import socket
-from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.measure import UNKNOWN, transitions
 from lab.netns import inside
+from lab.observed import Observed
 from lab.recorder import record
 from lab.tcp import State
 from lab.units import MS
@@ -138,7 +138,7 @@ def test_close_with_unread_data_after_half_close(lab, version):
             assert client.recv(1, socket.MSG_PEEK) == b"u"
             client.close()
         net.quiesce()
-    observed = Namespace(recording=recorder.recording)
+    observed = Observed(net.inodes, recorder.recording)
     assert closing_of(rows_of(observed, net.client.inode)) == ["FIN_WAIT1", "FIN_WAIT2", "CLOSE"]
     assert closing_of(rows_of(observed, net.server.inode)) == ["CLOSE_WAIT", "CLOSE"]
 
