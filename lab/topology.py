@@ -123,23 +123,18 @@ def _build(net: Topology) -> None:
     ends = ((net.client, net.server, "client"), (net.server, net.client, "server"))
     for name in (net.wire, net.client.name, net.server.name):
         inside(name, _no_chatter)
-    inside(net.wire, lambda: _plug_in(ends))
-    for host, peer, _ in ends:
-        inside(host.name, partial(_configure, host, peer))
+    for host, peer, side in ends:
+        inside(host.name, partial(_configure, host, peer, net.wire, side))
     inside(net.wire, lambda: _join(net.link))
+    for host, _, _ in ends:
+        inside(host.name, partial(_await_carrier, host))
 
 
-def _plug_in(ends: tuple[tuple[Host, Host, str], ...]) -> None:
-    """Lay a veth pair from the wire to each host."""
-    with IPRoute() as wire:
-        for host, _, side in ends:
-            peer = {"ifname": "eth0", "address": host.mac, "net_ns_fd": host.name, "index": host.ifindex}
-            wire.link("add", kind="veth", ifname=side, state="up", peer=peer)
-
-
-def _configure(host: Host, peer: Host) -> None:
-    """Give a host its addresses and its neighbour."""
+def _configure(host: Host, peer: Host, wire: str, side: str) -> None:
+    """Lay a veth pair from a host to the wire, and give the host its addresses and its neighbour."""
     with IPRoute() as netlink:
+        other_end = {"ifname": side, "net_ns_fd": wire}
+        netlink.link("add", kind="veth", ifname="eth0", index=host.ifindex, address=host.mac, peer=other_end)
         (loopback,) = netlink.link_lookup(ifname="lo")
         netlink.link("set", index=loopback, state="up")
         # Duplicate address detection would hold IPv6 back for a second.
@@ -148,6 +143,11 @@ def _configure(host: Host, peer: Host) -> None:
         netlink.link("set", index=host.ifindex, state="up")
         for address in (peer.ipv4, peer.ipv6):
             netlink.neigh("add", dst=address, lladdr=peer.mac, ifindex=host.ifindex, state="permanent")
+
+
+def _await_carrier(host: Host) -> None:
+    """Wait until a host's interface is ready for use."""
+    with IPRoute() as netlink:
         _await_up(netlink, [host.ifindex])
 
 
@@ -155,6 +155,8 @@ def _join(link: Link) -> None:
     """Join the wire's two devices."""
     with IPRoute() as wire:
         sides = [wire.link_lookup(ifname=side)[0] for side in ("client", "server")]
+        for device in sides:
+            wire.link("set", index=device, state="up")
         _await_up(wire, sides)
         link.install(wire, *sides)
 
