@@ -16,7 +16,8 @@
  * second program, attached behind the first, which acts when the first was left out, sees it all. */
 #define ON_RAW_TRACEPOINT_AGAIN(event) int on_raw_tracepoint__##event##__again(struct bpf_raw_tracepoint_args *ctx)
 
-/* One system call's tracepoint, such as sys_enter_connect. Only a process makes system calls, so nothing is left out. */
+/* A tracepoint with the fields that tracefs lists: each system call's own (a process makes those, so that nothing is left
+ * out), and those that only softirqs meet. */
 #define ON_TRACEPOINT(event) int on_tracepoint__##event(void *ctx)
 
 /* Frames of the interfaces that the program is attached to, and packets of the sockets of every cgroup. */
@@ -63,6 +64,10 @@
         _Static_assert(sizeof(*(to)) == (size), "the variable is not as wide as the kernel's member");                 \
         bpf_probe_read_kernel((to), (size), (const void *)(base) + (offset));                                          \
     })
+
+/* Where a member lies in its struct, for a pointer to the member that is to lead to the whole. */
+#define offset_of(field) OFFSET_OF(field)
+#define OFFSET_OF(offset, size) (offset)
 
 /* A bit of a flag word, by its enumerator's value. */
 #define has_flag(word, value) (((word) >> (value)) & 1)

@@ -1,16 +1,17 @@
 /* TCP state changes of every socket on the machine, as they happen.
  *
- * sock:inet_sock_set_state says what the full socket does. It is silent about two things, which are found here:
+ * sock:inet_sock_set_state says what the full socket does. It is silent about three things, which are found here:
  * - An active close ends in a timewait minisock. The tracepoint calls that CLOSE; whether the connection is in
  *   TIME_WAIT by then or still waits for the peer's FIN is told by what the socket has received (tcp_time_wait()).
  * - The peer's FIN then reaches the minisock, which consumes the segment in tcp_timewait_state_process() and frees it:
  *   skb:kfree_skb is where that can be seen.
+ * - Or no FIN comes and the minisock's timer runs out (tw_timer_handler()): timer:timer_expire_entry.
  */
 #include "tcp.h"
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 
-/* What happened is a change of a socket's state, or a FIN or RST that a minisock has taken. */
+/* What happened is a change of a socket's state, a FIN or RST that a minisock has taken, or the end of its patience. */
 struct state_change {
     u64 time_ns;
     u64 skaddr;   /* 0: seen on a minisock, which has another address than its socket */
@@ -233,4 +234,34 @@ ON_RAW_TRACEPOINT(kfree_skb)
 ON_RAW_TRACEPOINT_AGAIN(kfree_skb)
 {
     return rescues(AT_FREE, ctx->args[0]) ? report_minisock(ctx, true) : 0;
+}
+
+struct timer_expiry {
+    u64 common;
+    const void *timer;
+};
+
+/* A minisock in FIN_WAIT2 that has waited long enough. The event does not say what a timer belongs to: what is no minisock
+ * hardly looks like one, and the reader keeps only what ends a wait that it knows. */
+ON_TRACEPOINT(timer_expire_entry)
+{
+    u64 time_ns = bpf_ktime_get_ns();
+    const void *sk = ((struct timer_expiry *)ctx)->timer - offset_of(FIELD(inet_timewait_sock, tw_timer));
+    struct endpoints endpoints = {};
+    struct state_change *change;
+    u16 family = 0;
+    u8 state = 0, substate = 0;
+
+    kernel_read(&state, sk, FIELD(sock_common, skc_state));
+    kernel_read(&substate, sk, FIELD(inet_timewait_sock, tw_substate));
+    kernel_read(&family, sk, FIELD(sock_common, skc_family));
+    if (state != TCP_TIME_WAIT || substate != TCP_FIN_WAIT2 || (family != AF_INET && family != AF_INET6))
+        return 0;
+    read_common_endpoints(&endpoints, sk, family);
+    change = new_change(time_ns, TCP_FIN_WAIT2, TCP_CLOSE, false);
+    if (!change)
+        return 0;
+    fill_endpoints(change, &endpoints);
+    events.ringbuf_submit(change, BPF_RB_NO_WAKEUP);
+    return 0;
 }

@@ -41,9 +41,8 @@ static inline u32 netns_of(const void *net)
     return inum;
 }
 
-/* Either side's port may still be zero: the local one before connect() has bound it, the remote one of a passive
- * child before inet_csk_clone_lock() has copied it. */
-static inline void read_socket_endpoints(struct endpoints *to, const void *sk, u16 family)
+/* What every kind of socket has: full ones, minisocks and request sockets. */
+static inline void read_common_endpoints(struct endpoints *to, const void *sk, u16 family)
 {
     void *net = NULL;
     u32 local = 0, remote = 0;
@@ -51,9 +50,7 @@ static inline void read_socket_endpoints(struct endpoints *to, const void *sk, u
 
     kernel_read(&net, sk, FIELD(sock_common, skc_net));
     to->netns = netns_of(net);
-    /* Not skc_num: inet_put_port() has cleared that when a socket arrives in CLOSE. */
-    kernel_read(&port, sk, FIELD(inet_sock, inet_sport));
-    to->lport = bpf_ntohs(port);
+    kernel_read(&to->lport, sk, FIELD(sock_common, skc_num));
     kernel_read(&port, sk, FIELD(sock_common, skc_dport));
     to->rport = bpf_ntohs(port);
     if (family == AF_INET6) {
@@ -65,4 +62,16 @@ static inline void read_socket_endpoints(struct endpoints *to, const void *sk, u
         map_ipv4(&to->laddr, local);
         map_ipv4(&to->raddr, remote);
     }
+}
+
+/* A full socket's. Either side's port may still be zero: the local one before connect() has bound it, the remote one of a
+ * passive child before inet_csk_clone_lock() has copied it. */
+static inline void read_socket_endpoints(struct endpoints *to, const void *sk, u16 family)
+{
+    u16 port = 0;
+
+    read_common_endpoints(to, sk, family);
+    /* Not skc_num: inet_put_port() has cleared that when a socket arrives in CLOSE. */
+    kernel_read(&port, sk, FIELD(inet_sock, inet_sport));
+    to->lport = bpf_ntohs(port);
 }

@@ -69,18 +69,23 @@ class Function:
 def way() -> str:
     """Return how this machine's kernel functions are observed: what `LAB_ATTACH` says, or the best that works.
 
-    Raises `LabError` when `LAB_ATTACH` names none of `WAYS`.
+    As for `forced`.
     """
-    forced = os.environ.get(FORCED)
-    if forced is not None:
-        if forced not in WAYS:
-            raise LabError(f"{FORCED} is `{forced}`: set it to one of {', '.join(WAYS)}, or not at all")
-        return forced
+    if asked_for := forced():
+        return asked_for
     for name in WAYS[:-1]:
         with suppress(OSError, LabError):
             attempt(name)
             return name
     return WAYS[-1]
+
+
+def forced() -> str | None:
+    """Return the way that `LAB_ATTACH` names, None when it is not set. Raises `LabError` when it names none of `WAYS`."""
+    name = os.environ.get(FORCED)
+    if name is not None and name not in WAYS:
+        raise LabError(f"{FORCED} is `{name}`: set it to one of {', '.join(WAYS)}, or not at all")
+    return name
 
 
 def attempt(name: str) -> str:

@@ -53,10 +53,9 @@ WAYS: dict[str, tuple[tuple[str, str], ...]] = {
         ("sock:inet_sock_set_state", "raw tp inet_sock_set_state"),
     ),
     "frame at a veth": (("XDP generic", "XDP generic"), ("XDP native", "XDP native")),
-    "packet in and out of the stack": (("clsact + direct action", "TC filter"),),
+    "packet in and out of the stack": (("TCX", "TCX"), ("clsact + direct action", "TC filter")),
     "link condition": (("netem", "netem"), ("bridge without delay (the relay is planned)", "bridge")),
 }
-USED_TODAY = frozenset({"TCP state change"})  # the observations that a probe of the lab makes now
 
 # What the suite cannot do without, and what to do about it.
 INDISPENSABLE = {
@@ -99,12 +98,11 @@ class Capability:
 
 @dataclass(frozen=True)
 class Choice:
-    """How an observation is made on this machine, why not in a better way, and whether a probe makes it today."""
+    """How an observation is made on this machine, and why not in a better way."""
 
     observation: str
     chosen: str
     refused: str
-    used_today: bool
 
 
 def examine() -> list[Capability]:
@@ -117,12 +115,22 @@ def choices(capabilities: list[Capability]) -> list[Choice]:
     found = {capability.name: capability for capability in capabilities}
     made = []
     for observation, ways in WAYS.items():
-        works = [found[need].available for _, need in ways]
-        best = works.index(True) if any(works) else len(ways)
+        refusals = [_refusal(found[need], {need for _, need in ways}) for _, need in ways]
+        best = refusals.index(None) if None in refusals else len(ways)
         chosen = [*(way for way, _ in ways), "none"][best]
-        refused = "; ".join(f"{way}: {found[need].detail}" for way, need in ways[:best])
-        made.append(Choice(observation, chosen, refused, observation in USED_TODAY))
+        refused = "; ".join(f"{way}: {why}" for (way, _), why in zip(ways[:best], refusals, strict=False))
+        made.append(Choice(observation, chosen, refused))
     return made
+
+
+def _refusal(capability: Capability, needs: set[str]) -> str | None:
+    """Say why a way is not taken; `needs` are those of all the ways to make the observation. None: it can be taken."""
+    functions = set(attach.WAYS) & needs
+    if functions and (forced := attach.forced()):
+        wanted = {forced} if forced in functions else needs - functions
+        if capability.name not in wanted:
+            return f"{attach.FORCED}={forced}"
+    return None if capability.available else capability.detail
 
 
 def remedies(capabilities: list[Capability]) -> list[str]:

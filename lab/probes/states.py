@@ -9,9 +9,9 @@ MS        milliseconds spent in OLDSTATE; - when nobody can know: in a socket's 
 
 SYN_RECV of a passive open is the time from SYN-ACK to final ACK that the kernel measured (to the microsecond, with SYN
 cookies to some 64 ms, - when the SYN-ACK was retransmitted): the socket itself appears only at the final ACK. After an active
-close FIN_WAIT2 lasts until the peer's FIN, also when close() has replaced the socket by a timewait minisock; TIME_WAIT is
-where the report ends. No further row comes when the minisock's timer runs out first (tcp_fin_timeout), when data comes instead
-of the FIN, or when there is no room for one more minisock (tcp_max_tw_buckets).
+close FIN_WAIT2 lasts until the peer's FIN, also when close() has replaced the socket by a timewait minisock, or until that has
+waited long enough (tcp_fin_timeout); TIME_WAIT is where the report ends. No further row comes when data comes instead of the FIN,
+or when there is no room for one more minisock (tcp_max_tw_buckets).
 """
 
 import argparse
