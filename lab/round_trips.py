@@ -30,9 +30,9 @@ class Kind(IntEnum):
 
 def folded(totals: Events) -> Rows:
     """Put together what different processors have added up for the same group; sorted by addresses, ports and kind."""
-    who = [np.ascontiguousarray(totals[name]).view("u1").reshape(len(totals), -1) for name in _WHO]
     if not len(totals):
-        return np.zeros(0, totals.dtype)
+        return totals
+    who = [np.ascontiguousarray(totals[name]).view("u1").reshape(len(totals), -1) for name in _WHO]
     keys = np.ascontiguousarray(np.concatenate(who, axis=1))
     _, first, group = np.unique(keys.view(f"V{keys.shape[1]}")[:, 0], return_index=True, return_inverse=True)
     rows = np.zeros(len(first), totals.dtype)

@@ -10,10 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from conversing import conversing
-from pyroute2 import IPRoute
+from throttle import throttle
 
 from lab.demo.conversation import Conversation
-from lab.netns import inside
 from lab.observed import Observed
 from lab.probes import rtt
 from lab.program import Program
@@ -110,16 +109,6 @@ def test_a_pure_receiver_keeps_its_handshake(lab, version):
     assert samples["count"] == 1
     assert srtt["count"] >= 20
     assert srtt["min_us"] == srtt["max_us"] == samples["max_us"]
-
-
-def throttle(host, rate, burst):
-    """Let a host send `rate` bytes a second from now on, and `burst` bytes at once."""
-
-    def add():
-        with IPRoute() as netlink:
-            netlink.tc("add", "tbf", host.ifindex, handle="1:", rate=rate, burst=burst, limit=1 << 20)
-
-    inside(host.name, add)
 
 
 class Exchange(NamedTuple):
