@@ -3,11 +3,12 @@
  * tcp_rcv_established() is entered with each segment for a socket in ESTABLISHED, before the segment's acknowledgement is
  * looked at. Two numbers are kept, each in histograms of its own:
  * - SRTT: tcp_sock.srtt_us as it is at that moment. It is what the *previous* segments have made of it.
- * - RTT: the single samples that srtt_us is made of. The kernel keeps none of them, but each leaves its mark: see rtt_sample().
+ * - RTT: the single samples that srtt_us is made of. The kernel keeps none of them, but each leaves its mark: see estimate.h.
  *
  * Who reads the totals says by definitions what belongs together and what is left out. A recording keeps all of it, by
  * connection.
  */
+#include "estimate.h"
 #include "log2.h"
 #include "tcp.h"
 #include "totals.h"
@@ -160,13 +161,6 @@ static inline void add(struct key *key, enum kind kind, u32 rtt_us)
     __sync_fetch_and_add(&value->slots[log2_slot(rtt_us / BUCKET_UNIT_US) % LOG2_SLOTS], 1);
 }
 
-/* RFC 6298 (2.3) as the kernel does it. */
-struct estimate {
-    u32 srtt_us;   /* times 8 */
-    u32 mdev_us;   /* mean deviation, times 4 */
-    u32 delivered; /* segments that the peer is known to have */
-};
-
 static inline void read_estimate(struct estimate *now, const void *sk)
 {
     kernel_read(&now->srtt_us, sk, FIELD(tcp_sock, srtt_us));
@@ -177,40 +171,6 @@ static inline void read_estimate(struct estimate *now, const void *sk)
 #if KEEP_RTT
 
 BPF_HASH(sockets, u64, struct estimate, MOST_SOCKETS); /* what each was like when last looked at */
-
-enum outcome { NO_SAMPLE, SAMPLE, UNCLEAR };
-
-/* What tcp_rtt_estimator() makes of the mean deviation when a sample differs from the average by `error_us`. */
-static inline u32 mdev_after(u32 mdev_us, s64 error_us)
-{
-    s64 change = (error_us < 0 ? -error_us : error_us) - (mdev_us >> 2);
-
-    if (error_us < 0 && change > 0)
-        change >>= 3;
-    return mdev_us + change;
-}
-
-/* Finds the one sample that has turned `before` into `now`. srtt_us grows by the sample less an eighth of itself, which tells the
- * sample exactly. The deviation must have changed as that same sample changes it: with two samples, or none, it has not. */
-static inline enum outcome rtt_sample(const struct estimate *before, const struct estimate *now, u32 *rtt_us)
-{
-    bool same = now->srtt_us == before->srtt_us && now->mdev_us == before->mdev_us;
-    s64 error_us = (s64)now->srtt_us - before->srtt_us;
-    u32 mdev_us;
-
-    if (same && now->delivered == before->delivered)
-        return NO_SAMPLE;
-    if (before->srtt_us) {
-        *rtt_us = error_us + (before->srtt_us >> 3);
-        mdev_us = mdev_after(before->mdev_us, error_us);
-    } else { /* the first sample of all is the average, half of it the deviation */
-        *rtt_us = now->srtt_us >> 3;
-        mdev_us = *rtt_us << 1;
-    }
-    if (now->srtt_us && now->mdev_us == mdev_us)
-        return SAMPLE;
-    return same ? NO_SAMPLE : UNCLEAR; /* retransmitted segments are acknowledged without a sample */
-}
 
 static inline void add_sample(struct key *key, const struct estimate *before, const struct estimate *now)
 {
