@@ -9,6 +9,7 @@ import socket
 import struct
 import sys
 import threading
+from contextlib import contextmanager
 
 import pytest
 from conversing import conversing
@@ -19,8 +20,9 @@ from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.netns import inside
+from lab.program import Program
+from lab.recorder import record
 
-ONCE = ("rtt", "--interval", "600")  # everything in one interval
 LOOPBACK = 1
 PORT = 9999
 IPV4_PEERS = ["127.1.0.1", "127.1.0.2"]
@@ -33,6 +35,21 @@ def talk(net, **how):
         pass
     net.quiesce()
     return demo.connections[0]
+
+
+def alike():
+    """Load the probe with everything in one group, so that there is always room."""
+    return Program.load("rtt", ("BY_LADDR=0", "BY_RADDR=0", "BY_PORTS=0"))
+
+
+@contextmanager
+def seeing(*arguments):
+    """Run `lab rtt` around a block, with everything in one interval.
+
+    It is recorded as well: when the kernel withholds events from one program, so it does from the other, and that is noticed.
+    """
+    with record(programs={"rtt": alike()}), watching("rtt", "--interval", "600", *arguments) as output:
+        yield output
 
 
 def send_from(peers, messages=3):
@@ -64,7 +81,7 @@ def host(net):
 def test_one_histogram_for_each_peer(host):
     """R1: every peer of IPv4 and of IPv6 has a histogram of its own, also where the server's socket is an IPv6 one for both."""
     peers = IPV4_PEERS + IPV6_PEERS
-    with watching(*ONCE, "--json", "--raddr-hist", "--sport", str(PORT), "--netns", host.name) as output:
+    with seeing("--json", "--raddr-hist", "--sport", str(PORT), "--netns", host.name) as output:
         inside(host.name, lambda: send_from(peers))
     rows = {row["raddr"]: row for row in parsed(output)}
     assert set(rows) == set(peers)
@@ -90,7 +107,7 @@ def test_one_histogram_for_each_peer(host):
 def test_filters(host, filters, kept):
     """R1: a filter keeps exactly its connections: IPv4 over an IPv6 socket is IPv4, whichever way its address is written."""
     sport = [] if "--dport" in filters else ["--sport", str(PORT)]
-    with watching(*ONCE, "--json", "--raddr-hist", *sport, "--netns", host.name, *filters) as output:
+    with seeing("--json", "--raddr-hist", *sport, "--netns", host.name, *filters) as output:
         inside(host.name, lambda: send_from(IPV4_PEERS + IPV6_PEERS))
     peers = {row["raddr"] for row in parsed(output)}
     assert peers == (set(kept) if sport else {"127.0.0.1", "::1"})
@@ -98,7 +115,7 @@ def test_filters(host, filters, kept):
 
 def test_the_other_grouping(host):
     """By local address: the server's two addresses, and all that came to them."""
-    with watching(*ONCE, "--json", "--laddr-hist", "--sport", str(PORT), "--netns", host.name) as output:
+    with seeing("--json", "--laddr-hist", "--sport", str(PORT), "--netns", host.name) as output:
         inside(host.name, lambda: send_from(IPV4_PEERS + IPV6_PEERS))
     rows = {row["laddr"]: (row["count"], row["raddr"]) for row in parsed(output)}
     assert rows == {"127.0.0.1": (3 * len(IPV4_PEERS), None), "::1": (3 * len(IPV6_PEERS), None)}
@@ -107,7 +124,7 @@ def test_the_other_grouping(host):
 def test_10000_peers(net):
     """R2: ten thousand peers have ten thousand histograms, and nothing is lost."""
     peers = [f"127.1.{number // 250}.{number % 250 + 1}" for number in range(10_000)]
-    with watching(*ONCE, "--json", "--raddr-hist", "--sport", str(PORT), "--netns", net.server.name) as output:
+    with seeing("--json", "--raddr-hist", "--sport", str(PORT), "--netns", net.server.name) as output:
         inside(net.server.name, lambda: send_from(peers, messages=1))
     rows = parsed(output)
     assert {row["raddr"] for row in rows} == set(peers)
@@ -116,7 +133,7 @@ def test_10000_peers(net):
 
 def test_json_of_a_connection(net):
     """By connection: who it is, exact figures, and buckets that hold all of the values."""
-    with watching(*ONCE, "--json", "--raw", "--by-connection", "--netns", net.client.name) as output:
+    with seeing("--json", "--raw", "--by-connection", "--netns", net.client.name) as output:
         connection = talk(net)
     (row,) = parsed(output)
     assert (row["laddr"], row["lport"], row["raddr"], row["rport"]) == connection.client.flow
@@ -134,7 +151,7 @@ def test_each_interval_on_its_own(net):
     """What is printed for the intervals adds up to everything: nothing twice, nothing missing."""
     printed, exchanges = [], 0
     command = [sys.executable, "-m", "lab", "rtt", "--raw", "--netns", net.client.name, "--interval", "0.1"]
-    with started(*command, ready="each 0.1 s") as process:
+    with record(programs={"rtt": alike()}), started(*command, ready="each 0.1 s") as process:
         first = threading.Thread(target=lambda: printed.append(process.stdout.readline()))
         first.start()
         with conversing(net) as pair:
@@ -153,7 +170,7 @@ def test_each_interval_on_its_own(net):
 def test_table(net):
     """The histogram looks as users of such tools know it, with bars of up to 40 stars."""
     arguments = ["--raddr-hist", "--show-ext", "--timestamp", "--netns", net.client.name]
-    with watching(*ONCE, *arguments) as output:
+    with seeing(*arguments) as output:
         talk(net, version=6)
     head, time, key, latency, total, quantiles, title, *lines = output[1].splitlines()
     assert head == "TCP smoothed RTT, each 600 s until Ctrl-C"
@@ -173,8 +190,8 @@ def test_table(net):
 def test_milliseconds(net):
     """With --ms the buckets are of milliseconds, and what is shorter than two of them is in the first."""
     with (
-        watching(*ONCE, "--ms", "--netns", net.client.name) as table,
-        watching(*ONCE, "--ms", "--json", "--netns", net.client.name) as rows,
+        seeing("--ms", "--netns", net.client.name) as table,
+        seeing("--ms", "--json", "--netns", net.client.name) as rows,
     ):
         talk(net)
     assert "     msecs               : count     distribution" in table[1].splitlines()
@@ -187,7 +204,7 @@ def test_milliseconds(net):
 
 def test_csv(net):
     """The same figures as comma-separated values, a column for each bucket."""
-    with watching(*ONCE, "--csv", "--raw", "--netns", net.client.name) as output:
+    with seeing("--csv", "--raw", "--netns", net.client.name) as output:
         talk(net)
     (row,) = csv.DictReader(io.StringIO(output[1]))
     assert row["count"] == "5"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from conversing import conversing
+from conversing import TcpInfo, conversing
 from throttle import throttle
 
 from lab.demo.conversation import Conversation
@@ -111,28 +111,6 @@ def test_a_pure_receiver_keeps_its_handshake(lab, version):
     assert srtt["min_us"] == srtt["max_us"] == samples["max_us"]
 
 
-class Exchange(NamedTuple):
-    """What one request and its reply have added to the client's totals, in microseconds."""
-
-    sample_us: int
-    srtt_us: list[int]  # smallest and largest that a segment of the reply has seen
-
-
-def exchange(net, program, talk):
-    """Make one exchange, and take what it has added: one sample, and a few srtt.
-
-    A sample shows with the segment that follows: here with one more byte from the server.
-    """
-    program.take_totals()
-    talk.exchange(SIZE)
-    talk.server.send(b"!")
-    talk.client.recv(1)
-    rows = folded(program.take_totals())
-    srtt, samples = (rows[(rows["netns"] == net.client.inode) & (rows["kind"] == kind)] for kind in Kind)
-    assert (samples["count"].tolist(), samples["unclear"].tolist()) == ([1], [0])
-    return Exchange(int(samples["sum_us"][0]), [int(srtt["min_us"][0]), int(srtt["max_us"][0])])
-
-
 @both_versions
 def test_a_step_in_the_delay(lab, version):
     """R5: the delay of a request steps to 44 ms. The next sample shows all of it, the smoothed RTT an eighth of it at a time.
@@ -183,6 +161,30 @@ def smoothed(before_ns, samples_ns):
     return list(accumulate(samples_ns, lambda srtt_ns, sample_ns: srtt_ns * 7 // 8 + sample_ns // 8, initial=before_ns))
 
 
+class Exchange(NamedTuple):
+    """What TCP_INFO says of the client before and after one request and its reply, and what the probe has added meanwhile."""
+
+    before: TcpInfo
+    after: TcpInfo
+    srtt: np.ndarray
+    samples: np.ndarray
+
+
+def exchange(inode, program, talk):
+    """Make one exchange, and take what it has added.
+
+    A sample shows with the segment that follows: here with one more byte from the server.
+    """
+    program.take_totals()
+    before = talk.client_info()
+    talk.exchange(SIZE)
+    talk.server.send(b"!")
+    talk.client.recv(1)
+    rows = folded(program.take_totals())
+    srtt, samples = (rows[(rows["netns"] == inode) & (rows["kind"] == kind)] for kind in Kind)
+    return Exchange(before, talk.client_info(), srtt, samples)
+
+
 @both_versions
 def test_the_kernel_says_the_same(lab, version):
     """The kernel's own TCP_INFO has the same numbers, of every exchange and exactly.
@@ -191,23 +193,32 @@ def test_the_kernel_says_the_same(lab, version):
     that follow see what TCP_INFO shows afterwards. From the single samples the estimator of RFC 6298 gives every srtt, so
     each sample is right to the microsecond; and the smallest is the kernel's min_rtt.
     """
-    program = Program.load("rtt")
-    smallest_us, srtt_times_8 = 1 << 32, 0
-    with program.attached():
-        program.take_totals()
+    program, inode = Program.load("rtt"), lab.net.client.inode
+    with record(programs={"rtt": program}):
         with conversing(lab.net, version) as talk:
-            rows = folded(program.take_totals())
-            (handshake,) = rows[(rows["netns"] == lab.net.client.inode) & (rows["kind"] == Kind.RTT)]
-            smallest_us, srtt_times_8 = int(handshake["sum_us"]), int(handshake["sum_us"]) * 8
-            for _ in range(50):
-                earlier = talk.client_info()
-                seen = exchange(lab.net, program, talk)
-                later = talk.client_info()
-                assert seen.srtt_us == sorted([earlier.rtt_us, later.rtt_us])
-                srtt_times_8 += seen.sample_us - (srtt_times_8 >> 3)
-                assert later.rtt_us == srtt_times_8 >> 3
-                smallest_us = min(smallest_us, seen.sample_us)
-                assert later.min_rtt_us == smallest_us
+            opened = folded(program.take_totals())
+            exchanges = [exchange(inode, program, talk) for _ in range(50)]
+        lab.net.quiesce()
+    (handshake,) = opened[(opened["netns"] == inode) & (opened["kind"] == Kind.RTT)]
+    smallest_us, srtt_times_8 = int(handshake["sum_us"]), int(handshake["sum_us"]) * 8
+    for seen in exchanges:
+        assert (seen.samples["count"].tolist(), seen.samples["unclear"].tolist()) == ([1], [0])
+        srtt_us = [int(seen.srtt["min_us"][0]), int(seen.srtt["max_us"][0])]
+        assert srtt_us == sorted([seen.before.rtt_us, seen.after.rtt_us])
+        sample_us = int(seen.samples["sum_us"][0])
+        srtt_times_8 += sample_us - (srtt_times_8 >> 3)
+        assert seen.after.rtt_us == srtt_times_8 >> 3
+        smallest_us = min(smallest_us, sample_us)
+        assert seen.after.min_rtt_us == smallest_us
+
+
+@both_versions
+def test_without_options_of_tcp(lab, version):
+    """Samples are found as well where neither time stamps nor SACK are used."""
+    for host in (lab.net.client, lab.net.server):
+        host.sysctl("ipv4/tcp_timestamps", 0)
+        host.sysctl("ipv4/tcp_sack", 0)
+    converse(lab, Conversation(exchanges=5), version=version)
 
 
 @both_versions

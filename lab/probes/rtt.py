@@ -9,7 +9,8 @@ nothing keeps the value of its handshake however long it receives. A segment tha
 ESTABLISHED, not smoothed: the handshake's own (SYN to SYN-ACK, SYN-ACK to ACK) and one for each acknowledgement that covers
 something new, from the sending of the oldest segment that it is the first to cover to its arrival. Both contain what the peer waited
 before it acknowledged (delayed ACK, often 40 ms). What was retransmitted is measured by TCP time stamps, in steps of a
-millisecond, or without them not at all. Sockets that were open before are counted from their second segment on.
+millisecond, or without them not at all. A sample counts when the next segment comes, or ESTABLISHED ends. Sockets that were open
+before are counted from their second segment on.
 
 Key       who the histogram is about: everything, or one address or connection (in its network namespace)
 Latency   arithmetic mean, Cnt number of values
