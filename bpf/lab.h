@@ -105,15 +105,21 @@ static inline u64 lost_so_far(void)
     return count ? *count : 0;
 }
 
-/* For the first program at a point: notes that it ran, and for what. `point` numbers the probe's points from 0, `key` tells
- * what is under way at that point on this CPU from everything else that can be. */
-static inline void first_run(int point, u64 key)
+/* For the first program at a point: notes what it ran for. `point` numbers the probe's points from 0, `key` tells what is under
+ * way at that point on this CPU from everything else that can be. */
+static inline void note_run(int point, u64 key)
 {
     u64 *latest_key = latest.lookup(&point);
 
-    counters.increment(RUNS);
     if (latest_key)
         *latest_key = key;
+}
+
+/* The same at a raw tracepoint, where the runs are counted: the kernel's own count of hits is compared with them. */
+static inline void first_run(int point, u64 key)
+{
+    counters.increment(RUNS);
+    note_run(point, key);
 }
 
 /* For the second program: tells whether it has to do what the first was left out of. */

@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON Lines")
     form.add_argument("--csv", action="store_true", help="print comma-separated values")
-    parser.add_argument("--seconds", type=_seconds, metavar="N", help="stop after this time (default: at Ctrl-C)")
+    parser.add_argument(
+        "--seconds", type=positive_seconds, metavar="N", help="stop after this time (default: at Ctrl-C)"
+    )
     parser.add_argument("--netns", metavar="NAME", help="only what happens in this named network namespace")
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
 
@@ -171,7 +173,8 @@ def time_of_day(time_ns: object) -> str:
     return datetime.fromtimestamp(wall_ns / 1e9).astimezone().strftime("%H:%M:%S.%f")
 
 
-def _seconds(text: str) -> float:
+def positive_seconds(text: str) -> float:
+    """Parse a time in seconds (argparse type): above 0."""
     try:
         value = float(text)
     except ValueError:

@@ -18,7 +18,7 @@ import numpy as np
 
 from lab import attach, headers
 from lab.attach import Function
-from lab.bpf_syscall import map_delete_batch, map_lookup_batch, recursion_misses
+from lab.bpf_syscall import map_delete_batch, map_lookup_batch, raw_tracepoint_test_run, recursion_misses
 from lab.btf import Btf
 from lab.device import Device, require_distinct
 from lab.errors import LabError
@@ -97,6 +97,11 @@ class Program:
     def needs_device(self) -> bool:
         """Tell whether it observes at network interfaces, which `attached` must be given then."""
         return any(function.on_device for function in self._loaded)
+
+    def fire(self, event: str, *arguments: int) -> int:
+        """Run the function at a raw tracepoint as if the event had come with these arguments; returns what it returned."""
+        (fd,) = (it.fd for it in self._loaded if it.kind == _TRACEPOINT and it.event == event and not it.again)
+        return raw_tracepoint_test_run(fd, *arguments)
 
     def take_totals(self) -> Events:
         """Take what the program has added up since the last call: its map `totals`, emptied, one row for each entry.

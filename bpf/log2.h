@@ -1,0 +1,21 @@
+/* Histograms by powers of two. */
+#pragma once
+
+#include <linux/types.h>
+
+#define LOG2_SLOTS 32
+
+/* The slot that a value belongs to: 0 and 1 to slot 0, and 2^n up to 2^(n+1) - 1 to slot n. */
+static inline u32 log2_slot(u32 value)
+{
+    u32 slot = 0;
+
+#pragma unroll
+    for (int bits = LOG2_SLOTS / 2; bits; bits /= 2) {
+        if (value >> bits) {
+            value >>= bits;
+            slot += bits;
+        }
+    }
+    return slot;
+}

@@ -1,0 +1,320 @@
+/* Round-trip times as the kernel itself takes them, added up in histograms.
+ *
+ * tcp_rcv_established() is entered with each segment for a socket in ESTABLISHED, before the segment's acknowledgement is
+ * looked at. Two numbers are kept, each in histograms of its own:
+ * - SRTT: tcp_sock.srtt_us as it is at that moment. It is what the *previous* segments have made of it.
+ * - RTT: the single samples that srtt_us is made of. The kernel keeps none of them, but each leaves its mark: see estimate.h.
+ *
+ * Who reads the totals says by definitions what belongs together and what is left out. A recording keeps all of it, by
+ * connection.
+ */
+#include "estimate.h"
+#include "log2.h"
+#include "tcp.h"
+#include "totals.h"
+
+#ifndef KEEP_SRTT
+#define KEEP_SRTT 1
+#endif
+#ifndef KEEP_RTT
+#define KEEP_RTT 1
+#endif
+#ifndef BY_LADDR
+#define BY_LADDR 1
+#endif
+#ifndef BY_RADDR
+#define BY_RADDR 1
+#endif
+#ifndef BY_PORTS
+#define BY_PORTS 1
+#endif
+#ifndef BUCKET_UNIT_US
+#define BUCKET_UNIT_US 1
+#endif
+#ifndef MOST_KEYS
+#define MOST_KEYS 32768
+#endif
+#ifndef MOST_SOCKETS
+#define MOST_SOCKETS 65536
+#endif
+
+enum kind { SRTT, RTT };
+
+struct key {
+    u32 epoch;
+    u32 netns;    /* inode number; 0 when everything is in one histogram */
+    u8 laddr[16]; /* network order; IPv4 as ::ffff:a.b.c.d; 0 when not grouped by it, as are the others */
+    u8 raddr[16];
+    u16 lport;
+    u16 rport;
+    /* A program does not interrupt itself (since 6.2), so each entry has one writer: that is what makes the extremes exact, for
+     * which Linux 5.10 has no atomic operation. */
+    u16 cpu;
+    u8 again; /* the second program, which can interrupt the first */
+    u8 kind;
+};
+
+struct value {
+    u64 count;
+    u64 sum_us;
+    u64 unclear; /* times that a sample was taken and cannot be told */
+    u32 min_us;
+    u32 max_us;
+    u64 slots[LOG2_SLOTS]; /* by powers of two of BUCKET_UNIT_US */
+};
+
+BPF_HASH(totals, struct key, struct value, MOST_KEYS);
+BPF_ARRAY(nothing, struct value, 1); /* what an entry begins with: too large for the stack */
+
+static inline bool same_address(const struct address *a, const struct address *b)
+{
+    return a->words[0] == b->words[0] && a->words[1] == b->words[1] && a->words[2] == b->words[2] &&
+           a->words[3] == b->words[3];
+}
+
+static inline bool is_ipv4(const struct address *address)
+{
+    return !address->words[0] && !address->words[1] && address->words[2] == bpf_htonl(0xffff);
+}
+
+/* ONLY_...: what to count. Addresses are compared in one form, so a socket of AF_INET6 with mapped addresses is IPv4. */
+static inline bool wanted(const struct endpoints *ends)
+{
+#ifdef ONLY_NETNS
+    if (ends->netns != ONLY_NETNS)
+        return false;
+#endif
+#ifdef ONLY_VERSION
+    if (is_ipv4(&ends->raddr) != (ONLY_VERSION == 4))
+        return false;
+#endif
+#ifdef ONLY_LPORT
+    if (ends->lport != ONLY_LPORT)
+        return false;
+#endif
+#ifdef ONLY_RPORT
+    if (ends->rport != ONLY_RPORT)
+        return false;
+#endif
+#ifdef ONLY_LADDR
+    struct address laddr = {{ONLY_LADDR}};
+
+    if (!same_address(&ends->laddr, &laddr))
+        return false;
+#endif
+#ifdef ONLY_RADDR
+    struct address raddr = {{ONLY_RADDR}};
+
+    if (!same_address(&ends->raddr, &raddr))
+        return false;
+#endif
+    return true;
+}
+
+static inline void fill_key(struct key *key, const struct endpoints *ends, bool again)
+{
+    key->epoch = current_epoch();
+#if BY_LADDR || BY_RADDR || BY_PORTS
+    key->netns = ends->netns; /* an address is one host's in its own namespace only */
+#endif
+#if BY_LADDR
+    __builtin_memcpy(key->laddr, &ends->laddr, sizeof(key->laddr));
+#endif
+#if BY_RADDR
+    __builtin_memcpy(key->raddr, &ends->raddr, sizeof(key->raddr));
+#endif
+#if BY_PORTS
+    key->lport = ends->lport;
+    key->rport = ends->rport;
+#endif
+    key->cpu = bpf_get_smp_processor_id();
+    key->again = again;
+}
+
+static inline struct value *value_of(struct key *key, enum kind kind)
+{
+    int only = 0;
+    struct value *zero = nothing.lookup(&only);
+    struct value *value;
+
+    if (!zero)
+        return NULL;
+    key->kind = kind;
+    value = totals.lookup_or_try_init(key, zero);
+    if (!value)
+        count_lost();
+    return value;
+}
+
+static inline void add(struct key *key, enum kind kind, u32 rtt_us)
+{
+    struct value *value = value_of(key, kind);
+
+    if (!value)
+        return;
+    if (!value->count || rtt_us < value->min_us)
+        value->min_us = rtt_us;
+    if (rtt_us > value->max_us)
+        value->max_us = rtt_us;
+    __sync_fetch_and_add(&value->count, 1);
+    __sync_fetch_and_add(&value->sum_us, rtt_us);
+    __sync_fetch_and_add(&value->slots[log2_slot(rtt_us / BUCKET_UNIT_US) % LOG2_SLOTS], 1);
+}
+
+static inline void read_estimate(struct estimate *now, const void *sk)
+{
+    kernel_read(&now->srtt_us, sk, FIELD(tcp_sock, srtt_us));
+    kernel_read(&now->mdev_us, sk, FIELD(tcp_sock, mdev_us));
+    kernel_read(&now->delivered, sk, FIELD(tcp_sock, delivered));
+}
+
+#if KEEP_RTT
+
+BPF_HASH(sockets, u64, struct estimate, MOST_SOCKETS); /* what each was like when last looked at */
+
+static inline void add_sample(struct key *key, const struct estimate *before, const struct estimate *now)
+{
+    u32 rtt_us = 0;
+    enum outcome outcome = rtt_sample(before, now, &rtt_us);
+    struct value *value;
+
+    if (outcome == SAMPLE) {
+        add(key, RTT, rtt_us);
+    } else if (outcome == UNCLEAR) {
+        value = value_of(key, RTT);
+        if (value)
+            __sync_fetch_and_add(&value->unclear, 1);
+    }
+}
+
+static inline void remember(u64 skaddr, struct estimate *now)
+{
+    if (sockets.update(&skaddr, now))
+        count_lost();
+}
+
+/* The sample of the handshake is there when ESTABLISHED is entered, the one of the last segment when it is left. */
+static inline int change(struct bpf_raw_tracepoint_args *ctx, bool again)
+{
+    u64 skaddr = ctx->args[0];
+    const void *sk = (const void *)skaddr;
+    struct estimate now = {}, unborn = {}, *before = &unborn;
+    struct endpoints ends = {};
+    struct key key = {};
+    u16 family = 0, protocol = 0;
+
+    if (ctx->args[1] != TCP_ESTABLISHED && ctx->args[2] != TCP_ESTABLISHED)
+        return 0;
+    kernel_read(&protocol, sk, FIELD(sock, sk_protocol));
+    if (protocol != IPPROTO_TCP) /* SCTP and MPTCP call the same tracepoint */
+        return 0;
+    kernel_read(&family, sk, FIELD(sock_common, skc_family));
+    read_socket_endpoints(&ends, sk, family);
+    if (!wanted(&ends))
+        return 0;
+    read_estimate(&now, sk);
+    fill_key(&key, &ends, again);
+    if (ctx->args[1] == TCP_ESTABLISHED) {
+        before = sockets.lookup(&skaddr);
+        if (!before)
+            return 0;
+        add_sample(&key, before, &now);
+        sockets.delete(&skaddr);
+        return 0;
+    }
+    if (now.srtt_us) /* 0: the SYN or SYN-ACK was retransmitted, so that its answer tells nothing */
+        add_sample(&key, &unborn, &now);
+    remember(skaddr, &now);
+    return 0;
+}
+
+#endif
+
+static inline int segment(u64 skaddr, bool again)
+{
+    const void *sk = (const void *)skaddr;
+    struct estimate now = {};
+    struct endpoints ends = {};
+    struct key key = {};
+    u16 family = 0;
+
+    kernel_read(&family, sk, FIELD(sock_common, skc_family));
+    read_socket_endpoints(&ends, sk, family);
+    if (!wanted(&ends))
+        return 0;
+    read_estimate(&now, sk);
+    fill_key(&key, &ends, again);
+#if KEEP_SRTT
+    if (now.srtt_us)
+        add(&key, SRTT, now.srtt_us >> 3);
+#endif
+#if KEEP_RTT
+    struct estimate *before = sockets.lookup(&skaddr);
+
+    if (before) {
+        add_sample(&key, before, &now);
+        *before = now;
+    } else { /* it was open before this program was attached: what came before is not known */
+        remember(skaddr, &now);
+    }
+#endif
+    return 0;
+}
+
+/* A segment that a process finds in its socket's backlog can be interrupted by one for another socket, so that several may be
+ * under way on a CPU: each is noted in a place of its own, found by its address. */
+enum point { AT_CHANGE, AT_SEGMENT, SEGMENT_PLACES = 7 };
+
+static inline int place_of(u64 skb)
+{
+    return AT_SEGMENT + (skb >> 8) % SEGMENT_PLACES;
+}
+
+#if ATTACH_TRACEPOINT
+
+/* It fires at the entry of tcp_rcv_established(). */
+ON_RAW_TRACEPOINT(tcp_probe)
+{
+    first_run(place_of(ctx->args[1]), ctx->args[1]);
+    return segment(ctx->args[0], false);
+}
+
+ON_RAW_TRACEPOINT_AGAIN(tcp_probe)
+{
+    return rescues(place_of(ctx->args[1]), ctx->args[1]) ? segment(ctx->args[0], true) : 0;
+}
+
+#else
+
+ON_FUNCTION(tcp_rcv_established)
+{
+    note_run(place_of(ARGUMENT(1)), ARGUMENT(1));
+    return segment(ARGUMENT(0), false);
+}
+
+ON_FUNCTION_AGAIN(tcp_rcv_established)
+{
+    return rescues(place_of(ARGUMENT(1)), ARGUMENT(1)) ? segment(ARGUMENT(0), true) : 0;
+}
+
+#endif
+
+#if KEEP_RTT
+
+static inline u64 change_key(struct bpf_raw_tracepoint_args *ctx)
+{
+    return ctx->args[0] ^ ctx->args[1] << 56 ^ ctx->args[2] << 48;
+}
+
+ON_RAW_TRACEPOINT(inet_sock_set_state)
+{
+    first_run(AT_CHANGE, change_key(ctx));
+    return change(ctx, false);
+}
+
+ON_RAW_TRACEPOINT_AGAIN(inet_sock_set_state)
+{
+    return rescues(AT_CHANGE, change_key(ctx)) ? change(ctx, true) : 0;
+}
+
+#endif

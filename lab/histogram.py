@@ -1,0 +1,49 @@
+"""Histograms by powers of two, as bpf/log2.h fills them: bounds of a bucket, quantiles, and the picture that users know.
+
+Slot 0 holds 0 and 1, slot n holds 2^n to 2^(n+1) - 1. Nothing here knows what is counted.
+"""
+
+from collections.abc import Iterator, Sequence
+
+SLOTS = 32  # LOG2_SLOTS in bpf/log2.h: any value of 32 bits
+STARS = 40  # characters of the longest bar
+
+
+def bounds(slot: int) -> tuple[int, int]:
+    """Return the smallest and the largest value of a slot: 0 and 1, 2 and 3, 4 and 7, ..."""
+    return (1 << slot) & ~1, (2 << slot) - 1
+
+
+def slot_of(value: int) -> int:
+    """Return the slot of a value, as log2_slot() of bpf/log2.h does."""
+    return max(1, value).bit_length() - 1
+
+
+def quantile_slot(counts: Sequence[int], share: float) -> int:
+    """Return the slot in which the quantile lies: of n values in order, the one at rank `share` times n, rounded up.
+
+    Raises `ValueError` when nothing was counted.
+    """
+    total = sum(counts)
+    if not total:
+        raise ValueError("of nothing there is no quantile")
+    rank = max(1, -int(-share * total // 1))
+    seen = 0
+    for slot, count in enumerate(counts):
+        seen += count
+        if seen >= rank:
+            return slot
+    raise AssertionError("a rank is within the total")
+
+
+def picture(counts: Sequence[int], unit: str) -> Iterator[str]:
+    """Yield the lines of a histogram, up to the last slot that holds something; nothing when none does."""
+    last = max((slot for slot, count in enumerate(counts) if count), default=-1)
+    if last < 0:
+        return
+    longest = max(counts)
+    yield f"     {unit:<19} : count     distribution"
+    for slot, count in enumerate(counts[: last + 1]):
+        low, high = bounds(slot)
+        bar = "*" * (count * STARS // longest)
+        yield f"{low:>10} -> {high:<10} : {count:<8} |{bar:<{STARS}}|"
