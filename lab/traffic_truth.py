@@ -51,7 +51,7 @@ class Way:
         count = len(self.connections)
         if self.role == "server":
             count = sum(not connection.client.find("connect").error for connection in self.connections)
-        return Bracket(count, count + self.sent.retransmitted, count)
+        return Bracket(count, count + self.sent.retransmitted_syns, count)
 
     @property
     def fins(self) -> Bracket:
