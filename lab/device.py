@@ -31,9 +31,11 @@ _CLSACT = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # TC_H_MAKE(TC_H_CLSACT
 _XDP_FLAGS = {"generic": 1 << 1, "native": 1 << 2}  # XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE
 _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE, errno.ENOTSUP)  # what a driver without XDP says
 _SIOCGIFFLAGS = 0x8913
+_SIOCGIFHWADDR = 0x8927
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GDRVINFO, _DRVINFO_SIZE = 3, 196
 _PRIORITY = 0x1AB  # of the filter
+_WITH_ETHERNET_HEADER = (1, 772)  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x1, 0x8, 0x40
 
 T = TypeVar("T")
@@ -57,7 +59,8 @@ class Device:
     def find(cls, ifname: str | None, netns: str | None = None, mode: str = "auto") -> "Device":
         """Look an interface up; without a name, the only one that is up beside the loopback.
 
-        Raises `LabError` when there is none of that name, when it has no carrier, and when there is a choice to make.
+        Raises `LabError` when there is none of that name, when it has no carrier, when its frames are not Ethernet's, and when
+        there is a choice to make.
         """
         inode = inode_of(netns) if netns is not None else Path("/proc/thread-self/ns/net").stat().st_ino
         there = _inside(netns, _interfaces)
@@ -72,6 +75,10 @@ class Device:
         ifindex, flags = there[ifname]
         if not flags & _IFF_RUNNING:
             raise LabError(f"nothing can pass the interface `{ifname}`{where}, it is down or has no carrier: set it up")
+        if _inside(netns, lambda: _hardware(ifname)) not in _WITH_ETHERNET_HEADER:
+            raise LabError(
+                f"the interface `{ifname}`{where} carries no Ethernet frames: watch the one that it sends through"
+            )
         return cls(ifname, ifindex, netns, inode, mode)
 
     def require_present(self) -> None:
@@ -151,6 +158,14 @@ def _interfaces() -> dict[str, tuple[int, int]]:
                 answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("16sh14x", name.encode(), 0))
                 found[name] = (index, struct.unpack_from("=H", answer, 16)[0])
         return found
+
+
+def _hardware(ifname: str) -> int:
+    """Return what kind of frames an interface has (`ARPHRD_...`); 0 when it has gone."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, suppress(OSError):
+        answer = fcntl.ioctl(sock, _SIOCGIFHWADDR, struct.pack("16s24x", ifname.encode()))
+        return int(struct.unpack_from("=H", answer, 16)[0])
+    return 0
 
 
 def _driver(ifname: str) -> str:

@@ -48,7 +48,7 @@ def device_of(args: argparse.Namespace) -> Device:
 
 
 class Output:
-    """Prints rows as a table, as JSON Lines or as CSV; `header` and `line` make the table."""
+    """Prints rows as a table, as JSON Lines or as CSV; `header` ("": none) and `line` make the table."""
 
     def __init__(self, args: argparse.Namespace, header: str, line: Callable[[dict[str, object]], str]) -> None:
         self._args, self._header, self._line = args, header, line
@@ -58,7 +58,7 @@ class Output:
         """Show that the probe is attached."""
         if self._args.ready_fd is not None:
             os.write(self._args.ready_fd, b"ready\n")
-        if not self._args.json and not self._args.csv:
+        if self._header and not self._args.json and not self._args.csv:
             print(self._header, flush=True)
 
     def row(self, row: dict[str, object]) -> None:

@@ -1,12 +1,14 @@
 """Traffic under observation: what the probes recorded, beside what those who caused it know."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from lab.counters import Sent, tcp_sent
 from lab.demo.conversation import Conversation
 from lab.demo.process import Demo, converse
+from lab.program import Program
 from lab.recorder import record
 from lab.recording import Recording
 from lab.timeline import Connection
@@ -19,7 +21,7 @@ class Observed:
     """Conversations, and what the probes recorded of them; complete at the end of the `observe` block.
 
     `inodes` are those of the client's and the server's network namespace, `end_ns` a time at which all of the connections were
-    over (`Topology.quiesce`, nanoseconds on `CLOCK_MONOTONIC`).
+    over (`Topology.quiesce`, nanoseconds on `CLOCK_MONOTONIC`), `sent` what the kernels of client and server count as sent.
     """
 
     inodes: tuple[int, int]
@@ -27,6 +29,7 @@ class Observed:
     connections: list[Connection] = field(default_factory=list)
     end_ns: int = 0
     demo: Demo = field(default_factory=Demo)
+    sent: tuple[Sent, Sent] = (Sent(), Sent())
 
     def judge(self, scenario: str, probe: str) -> Judge:
         """Return the judge of one probe's numbers."""
@@ -39,17 +42,24 @@ def observe(
     net: Topology,
     conversation: Conversation,
     *,
-    probes: Sequence[str] = ("states",),
+    probes: Sequence[str] | None = None,
+    programs: Mapping[str, Program] | None = None,
     lossy: bool = False,
     **how: Any,
 ) -> Iterator[Observed]:
-    """Hold conversations (`how`: as for `lab.demo.process.converse`) with probes attached.
+    """Hold conversations (`how`: as for `lab.demo.process.converse`) with probes, by name, or given programs attached.
 
-    Those that observe at interfaces are attached to both hosts' `eth0`. Inside the block the conversations are under way.
+    Without either it is the probe `states`. Those that observe at interfaces are attached to both hosts' `eth0`. Inside the block
+    the conversations are under way.
     """
     observed = Observed(net.inodes)
-    with record(*probes, devices=net.devices, lossy=lossy) as recorder:
+    if probes is None:
+        probes = () if programs else ("states",)
+    with record(*probes, programs=programs, devices=net.devices, lossy=lossy) as recorder:
+        before = [tcp_sent(host.name) for host in (net.client, net.server)]
         with converse(net, conversation, **how) as observed.demo:
             yield observed
         observed.end_ns = net.quiesce()
+        client, server = (tcp_sent(host.name) for host in (net.client, net.server))
+        observed.sent = client.since(before[0]), server.since(before[1])
     observed.recording, observed.connections = recorder.recording, observed.demo.connections

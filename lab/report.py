@@ -20,7 +20,7 @@ def table(checks: Iterable[Check]) -> str:
         truth = low if check.low == check.high else f"{low} .. {high}"
         if check.passed and len(measured) > _LONG:
             measured = "the same"
-        error = "" if check.error is None else duration_text(check.error)
+        error = "" if check.error is None else _text(check.error, check.unit, 0)
         rows.append((check.subject, check.quantity, truth, measured, error, check.verdict))
     headers = ("connection", "quantity", "truth", "measured", "error", "verdict")
     return tabulate(rows, headers, colalign=("left", "left", "right", "right", "right", "left"), disable_numparse=True)

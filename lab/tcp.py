@@ -38,8 +38,8 @@ class Flow(NamedTuple):
         return f"{endpoint(self.laddr, self.lport)} -> {endpoint(self.raddr, self.rport)}"
 
 
-def endpoint(address: str, port: int) -> str:
-    """`192.0.2.1:9999`, `[2001:db8::1]:9999`."""
+def endpoint(address: str, port: int | str) -> str:
+    """`192.0.2.1:9999`, `[2001:db8::1]:9999`; `-` in the port's place where there is none."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 

@@ -23,7 +23,7 @@ from lab.errors import LabError
 from lab.link import Bridge, Conditions, Link
 from lab.netns import create, inode_of, inside, remove, tcp_sockets
 from lab.runs import Run
-from lab.settle import settle
+from lab.settle import settle_backlogs
 from lab.tcp import State
 
 _topologies = count()
@@ -96,7 +96,7 @@ class Topology:
                 sockets = ", ".join(f"{s.local} -> {s.remote} {s.state.name}" for s in left[:3])
                 raise LabError(f"{len(left)} connections did not end within {limit_s:g} s, first {sockets}")
             time.sleep(0.001)
-        settle()
+        settle_backlogs()
         return time.monotonic_ns()
 
 

@@ -24,6 +24,18 @@ def duration_text(ns: int) -> str:
     return f"{ns} ns"
 
 
+def bytes_text(count: int) -> str:
+    """Write a number of bytes with the decimal unit that suits it: `999 B`, `1.2 MB`."""
+    if count < 1000:
+        return f"{count} B"
+    size = float(count)
+    for unit in ("kB", "MB", "GB", "TB", "PB"):
+        size /= 1000
+        if size < 999.95 or unit == "PB":  # which would be rounded to 1000.0
+            break
+    return f"{size:.1f} {unit}"
+
+
 def port(text: str) -> int:
     """Parse a port number (argparse type): 1 to 65535."""
     if not text.isdecimal() or not 1 <= int(text) <= 65535:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.units import duration_ns, duration_text, port
+from lab.units import bytes_text, duration_ns, duration_text, port
 
 pytestmark = pytest.mark.rootless
 
@@ -58,6 +58,24 @@ def test_nanoseconds_are_read_exactly(ns):
 def test_a_duration_is_written_with_the_unit_that_suits_it(ns, text):
     """Each size has its unit, also below zero."""
     assert duration_text(ns) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (1_234_567, "1.2 MB"),
+        (10**12, "1.0 TB"),
+        (10**19, "10000.0 PB"),
+    ],
+)
+def test_bytes_are_written_with_the_unit_that_suits_them(count, text):
+    """Decimal units, and never a thousand of one that has a next."""
+    assert bytes_text(count) == text
 
 
 @pytest.mark.parametrize("text", ["1", "80", "9999", "65535"])

@@ -1,0 +1,138 @@
+/* Traffic in sums: packets and bytes of every flow that passes an interface, at TC ingress and egress.
+ *
+ * What passes there is skbs, and one skb may stand for many packets: those that the device is still to cut it into (GSO), or
+ * those that it was joined from (GRO). Counted is what is on the wire: every packet, each with headers of its own.
+ */
+#define LOAD load_skb
+
+#include "packet.h"
+#include "totals.h"
+
+#define LOOPBACK_IFINDEX 1      /* include/net/flow.h */
+#define LOWEST_ETHERTYPE 0x0600 /* a lower one is the length of an IEEE 802.3 frame */
+#define VLAN_TAG_LENGTH 4
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+
+enum direction { INGRESS, EGRESS };
+
+struct flow {
+    u32 epoch;
+    u32 ifindex;
+    u8 saddr[16]; /* network order; IPv4 as ::ffff:a.b.c.d */
+    u8 daddr[16];
+    u8 smac[6];
+    u8 dmac[6];
+    u16 sport; /* 0 unless the packet itself has it */
+    u16 dport;
+    u16 ethertype; /* behind the VLAN tags; 0 for an 802.3 frame with a length in its place */
+    u16 vlan;
+    u16 inner_vlan;
+    u16 problem; /* enum problem: why there are no ports, or no more than that */
+    u16 direction;
+    u8 version; /* of IP; 0: none that could be read */
+    u8 protocol;
+};
+
+struct traffic {
+    u64 packets;
+    u64 bytes;         /* of Ethernet frames, VLAN tags included, without frame check sequence */
+    u64 payload_bytes; /* carried by TCP and UDP */
+    u64 syns;
+    u64 fins;
+    u64 rsts;
+    u64 first_ns;
+    u64 last_ns;
+};
+
+BPF_HASH(totals, struct flow, struct traffic, 65536);
+
+/* What the skb is on the wire. As qdisc_pkt_len_init() has it, and for ingress too. */
+static __always_inline void measure(struct __sk_buff *ctx, const struct packet *packet, struct traffic *to)
+{
+    u32 headers = packet->payload_at ? packet->payload_at : packet->transport_at;
+
+    to->packets = 1;
+    if (ctx->gso_size) {
+        to->packets = ctx->gso_segs;
+        if (!to->packets) /* SKB_GSO_DODGY: from a virtual machine, not counted yet */
+            to->packets = (ctx->len - headers + ctx->gso_size - 1) / ctx->gso_size;
+    }
+    to->bytes = ctx->len + (to->packets - 1) * headers;
+    /* At egress the kernel knows what the headers are behind a tunnel's. */
+    if (ctx->wire_len > to->bytes)
+        to->bytes = ctx->wire_len;
+    if (ctx->vlan_present) /* a tag that is kept beside the frame */
+        to->bytes += to->packets * VLAN_TAG_LENGTH;
+    if (packet->payload_at) {
+        /* Short frames are padded; long ones may say no length, and are never padded. */
+        u32 end = ctx->gso_size || !packet->ip_length ? ctx->len : packet->ip_at + packet->ip_length;
+
+        to->payload_bytes = end > packet->payload_at ? end - packet->payload_at : 0;
+    }
+    to->syns = (packet->flags & TCP_SYN) != 0;
+    to->fins = (packet->flags & TCP_FIN) != 0;
+    to->rsts = (packet->flags & TCP_RST) != 0;
+}
+
+static __always_inline int count(struct __sk_buff *ctx, enum direction direction)
+{
+    u64 time_ns = bpf_ktime_get_ns();
+    struct packet packet = {};
+    struct flow flow = {};
+    struct traffic none = {.first_ns = time_ns, .last_ns = time_ns}, here = {};
+    struct traffic *sum;
+
+    /* Every packet of the loopback leaves it and comes back in: counted where it leaves. */
+    if (ctx->ifindex == LOOPBACK_IFINDEX && direction == INGRESS)
+        return TC_ACT_UNSPEC;
+    if (ctx->vlan_present)
+        packet.vlan = ctx->vlan_tci & 0xfff;
+    parse_frame(ctx, &packet);
+    measure(ctx, &packet, &here);
+
+    flow.epoch = current_epoch();
+    flow.ifindex = ctx->ifindex;
+    flow.direction = direction;
+    __builtin_memcpy(flow.saddr, &packet.saddr, sizeof(flow.saddr));
+    __builtin_memcpy(flow.daddr, &packet.daddr, sizeof(flow.daddr));
+    bpf_skb_load_bytes(ctx, 0, flow.dmac, sizeof(flow.dmac));
+    bpf_skb_load_bytes(ctx, sizeof(flow.dmac), flow.smac, sizeof(flow.smac));
+    flow.sport = packet.sport;
+    flow.dport = packet.dport;
+    flow.ethertype = packet.ethertype >= LOWEST_ETHERTYPE ? packet.ethertype : 0;
+    flow.vlan = packet.vlan;
+    flow.inner_vlan = packet.inner_vlan;
+    flow.problem = packet.problem;
+    flow.version = packet.version;
+    flow.protocol = packet.protocol;
+
+    sum = totals.lookup_or_try_init(&flow, &none);
+    if (!sum) {
+        count_lost_many(here.packets);
+        return TC_ACT_UNSPEC;
+    }
+    __sync_fetch_and_add(&sum->packets, here.packets);
+    __sync_fetch_and_add(&sum->bytes, here.bytes);
+    __sync_fetch_and_add(&sum->payload_bytes, here.payload_bytes);
+    __sync_fetch_and_add(&sum->syns, here.syns);
+    __sync_fetch_and_add(&sum->fins, here.fins);
+    __sync_fetch_and_add(&sum->rsts, here.rsts);
+    /* When two processors do this at once, either one's time may stay: both are a packet's. */
+    if (time_ns < sum->first_ns)
+        sum->first_ns = time_ns;
+    if (time_ns > sum->last_ns)
+        sum->last_ns = time_ns;
+    return TC_ACT_UNSPEC;
+}
+
+ON_TC(ingress)
+{
+    return count(ctx, INGRESS);
+}
+
+ON_TC(egress)
+{
+    return count(ctx, EGRESS);
+}
