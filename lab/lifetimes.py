@@ -51,8 +51,8 @@ _ENDS = [("saddr", "u1", 16), ("daddr", "u1", 16), ("sport", "u2"), ("dport", "u
 _PLACE = [("ifindex", "u4"), ("vlan", "u2"), ("inner_vlan", "u2")]
 _FACTS = [("seen", "u1"), ("roles_known", "u1"), ("answered", "u1"), ("ended", "u1"), ("closed_first", "u1")]
 _COUNTS = [("syn_retransmissions", "i8"), ("fin_retransmissions", "i8")]
-_TIMES = ("start_ns", "last_syn_ns", "synack_ns", "end_ns", "over_ns", "duration_ns", "second_fin_ns")
-_ROW = np.dtype([*_ENDS, *_PLACE, *_FACTS, *_COUNTS, *((name, "i8") for name in _TIMES)])
+TIMES = ("start_ns", "last_syn_ns", "synack_ns", "end_ns", "over_ns", "duration_ns", "second_fin_ns")
+_ROW = np.dtype([*_ENDS, *_PLACE, *_FACTS, *_COUNTS, *((name, "i8") for name in TIMES)])
 
 
 @dataclass(frozen=True)
@@ -167,10 +167,13 @@ def _story(grouped: Grouped) -> Story:
     isn = np.where(started, seq[heads], ack[heads] - _ONE)
     room = np.where(started, segments["payload_length"][heads], 0)
     acknowledges = has_ack & ~by_client & (ack - isn[connection] - _ONE <= room[connection])
-    answer = first((kind == Kind.SYN_ACK) & acknowledges)
+    answers = (kind == Kind.SYN_ACK) & acknowledges
+    answer = first(answers)
 
     server_isn = np.append(seq, np.uint32(0))[answer]
-    isn_known = np.where(by_client, (started | answer_only)[connection], (answer < never)[connection])
+    # With SYN cookies each SYN-ACK has another number, and which of them the client has taken is not seen here.
+    sole = (answer < never) & (first(answers & (seq != server_isn[connection])) == never)
+    isn_known = np.where(by_client, (started | answer_only)[connection], sole[connection])
     in_order = seq - np.where(by_client, isn[connection], server_isn[connection]) - _ONE < _HALF
     in_order |= ~isn_known
 
