@@ -73,7 +73,8 @@ class DurationsFile:
             return ""
         self._torn = data[written - 1 : written] != b"\n" if written else self._torn
         first_time = not self.missing
-        self.missing += len(lines) - data[len(data) - len(text) : written].count(b"\n")
+        # Of a line that lacks only its end nothing is missing.
+        self.missing += len(lines) - data[len(data) - len(text) : written + 1].count(b"\n")
         return f"{self._path} cannot take more lines ({why}): they are printed only" if first_time else ""
 
     def close(self) -> None:

@@ -82,6 +82,10 @@ class Story:
         """The FIN of whoever closed last."""
         return np.maximum(self.client_fin, self.server_fin)
 
+    def over(self, never: int) -> Index:
+        """Return the segment after which nothing can come: the second FIN, or the RST."""
+        return np.where(self.second_fin < never, self.second_fin, self.stop)
+
     @property
     def end(self) -> Index:
         """The first FIN or RST."""
@@ -113,7 +117,7 @@ def lifetimes(segments: Events, now_ns: int, syn_timeout_ns: int = SYN_TIMEOUT_N
     - `synack_ns`: from the first SYN to the first SYN-ACK. `answered`: the server has accepted the SYN.
     - `duration_ns`: from the first SYN to the first FIN or RST, at `end_ns`, sent by `closed_first` (`Side`).
     - `second_fin_ns`: from the first SYN to the other side's FIN. `over_ns`: when that, or a RST, was seen.
-    - `ended` (`Ended`), `syn_retransmissions` of the client, `fin_retransmissions` of both sides together.
+    - `ended` (`Ended`), `syn_retransmissions` of the client, `fin_retransmissions` of both sides together, until it was over.
     """
     rows = follow(counted(segments), now_ns, syn_timeout_ns).rows
     rows = rows[rows["seen"] > 0]
@@ -132,7 +136,7 @@ def follow(segments: Events, now_ns: int, syn_timeout_ns: int) -> Followed:
     rows["answered"] = story.established < never
     rows["start_ns"] = np.where(story.started, grouped.time_of(grouped.heads), UNKNOWN)
     rows["end_ns"] = grouped.time_of(story.end)
-    rows["over_ns"] = grouped.time_of(np.where(story.second_fin < never, story.second_fin, story.stop))
+    rows["over_ns"] = grouped.time_of(story.over(never))
     for name, which in (("synack_ns", story.answer), ("duration_ns", story.end), ("second_fin_ns", story.second_fin)):
         known = story.started & (which < never)
         rows[name] = np.where(known, grouped.time_of(which) - rows["start_ns"], UNKNOWN)
@@ -195,12 +199,13 @@ def _story(grouped: Grouped) -> Story:
 
 
 def _count(rows: Rows, grouped: Grouped, story: Story) -> Mask:
-    """Count retransmissions; returns which segments the rows tell of."""
+    """Count retransmissions until the connection was over; returns which segments the rows tell of."""
     segments, connection, never = grouped.segments, grouped.connection, grouped.never
     syns = grouped.kind == Kind.SYN
     index = np.arange(never)
     told = syns | story.fins | (index == story.answer[connection]) | (index == story.stop[connection])
-    copies = np.where(told & _same_way(grouped, told), segments["copies"], 0)
+    before_over = index <= story.over(never)[connection]
+    copies = np.where(told & before_over & _same_way(grouped, told), segments["copies"], 0)
 
     def sent(mask: Mask) -> npt.NDArray[np.int64]:
         total = np.zeros(len(rows), np.int64)
