@@ -9,7 +9,8 @@ to the other host is not in it. Behind a further bar stands what is out of the o
 
 rst by client   one side has reset the connection; "fin by client, then rst" when a side had closed its direction before
 refused         the answer to the SYN was a RST
-timeout         no SYN was answered; said --syn-timeout after the last one. The duration is -, since nothing ended
+timeout         no SYN was answered; said --syn-timeout after the last one, and one sent still later counts as another
+                attempt. The duration is -, since nothing ended
 replaced        another connection has begun with the same addresses and ports, so this one must have ended unseen; -
 start not seen  it was open before; the duration is -. When not even the SYN-ACK was seen, who stands left has ended it first
 SYN sent n x    the client has sent its SYN n times
