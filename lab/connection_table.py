@@ -8,13 +8,14 @@ import numpy as np
 
 from lab.lifetimes import SYN_TIMEOUT_NS, Ended, Followed, Rows, follow
 from lab.ring import Events
-from lab.segments import Mask, counted
+from lab.segments import Index, Mask, counted
 
 MOST_CONNECTIONS = 100_000
 LINGER_NS = 60_000_000_000
 """What has ended is remembered for as long as TIME_WAIT lasts, so that a late segment of it is not taken for another connection's."""
 
 _NEVER = np.iinfo(np.int64).max
+_FREE = -1
 _BUCKETS = 1 << 16
 
 
@@ -27,7 +28,7 @@ class ConnectionTable:
 
     def __init__(self, syn_timeout_ns: int = SYN_TIMEOUT_NS, most: int = MOST_CONNECTIONS) -> None:
         self._syn_timeout_ns, self._most = syn_timeout_ns, most
-        self._kept: Events | None = None
+        self._kept: Events | None = None  # rows whose `number` is _FREE have no segment
         self._waiting: Events | None = None
         self._horizon_ns = 0
         self._next_number = 0
@@ -45,7 +46,7 @@ class ConnectionTable:
         """
         arrived = _carried(fresh)
         if self._kept is None or self._waiting is None:
-            self._kept = self._waiting = arrived[:0]
+            self._kept, self._waiting = arrived[:0].copy(), arrived[:0]
         self._waiting = np.concatenate([self._waiting, arrived])
         ready = self._waiting["time_ns"] <= self._horizon_ns
         due, self._waiting = self._waiting[ready], self._waiting[~ready]
@@ -57,14 +58,14 @@ class ConnectionTable:
         if self._kept is None or self._waiting is None:
             return None, None
         ended = self._advance(self._kept, self._waiting, now_ns)
-        rows = follow(self._kept, now_ns, self._syn_timeout_ns).rows
+        rows = follow(self._kept[self._kept["number"] != _FREE], now_ns, self._syn_timeout_ns).rows
         return ended, rows[(rows["ended"] == Ended.OPEN) & (rows["seen"] > 0)]
 
     def _advance(self, kept: Events, due: Events, now_ns: int) -> Rows | None:
         concerned = np.zeros(_BUCKETS, bool)
         concerned[due["bucket"]] = True
-        again = concerned[kept["bucket"]] | (kept["due_ns"] <= now_ns)
-        if not len(due) and not again.any():
+        again = np.flatnonzero((concerned[kept["bucket"]] | (kept["due_ns"] <= now_ns)) & (kept["number"] != _FREE))
+        if not len(due) and not len(again):
             return None
         followed = follow(np.concatenate([kept[again], due]), now_ns, self._syn_timeout_ns)
         rows, connection = followed.rows, followed.grouped.connection
@@ -80,7 +81,9 @@ class ConnectionTable:
         still = still[survives[owner]]
         still["number"] += self._next_number
         self._next_number += len(rows)
-        self._kept = self._bounded(np.concatenate([kept[~again], still]))
+        self._free(kept, again)
+        self._kept = self._stored(kept, still)
+        self._bound(self._kept)
         shown = rows[ended & ~reported & (rows["seen"] > 0)]
         return (
             shown[np.argsort(np.maximum(shown["over_ns"], shown["last_syn_ns"]), kind="stable")] if len(shown) else None
@@ -94,15 +97,30 @@ class ConnectionTable:
         over |= (rows["ended"] != Ended.OPEN) & (rows["over_ns"] + LINGER_NS <= now_ns)
         return np.asarray(~over & (rows["seen"] > 0))
 
-    def _bounded(self, kept: Events) -> Events:
+    @staticmethod
+    def _free(kept: Events, which: Index) -> None:
+        kept["number"][which], kept["is_head"][which] = _FREE, 0
+
+    @staticmethod
+    def _stored(kept: Events, still: Events) -> Events:
+        """Put segments where there is room: what nothing happens to is not even copied."""
+        room = np.flatnonzero(kept["number"] == _FREE)
+        if len(room) < len(still):
+            more = np.zeros(max(len(kept), len(still)), kept.dtype)
+            more["number"] = _FREE
+            room = np.append(room, np.arange(len(kept), len(kept) + len(more)))
+            kept = np.concatenate([kept, more])
+        kept[room[: len(still)]] = still
+        return kept
+
+    def _bound(self, kept: Events) -> None:
+        if (surplus := len(self) - self._most) <= 0:
+            return
         heads = kept[kept["is_head"] > 0]
-        if len(heads) <= self._most:
-            return kept
         # A tenth more than needed, so that a full table is not cleared anew each time.
-        surplus = len(heads) - self._most * 9 // 10
-        leaving = heads[np.lexsort((heads["time_ns"], heads["reported"] == 0))][:surplus]
+        leaving = heads[np.lexsort((heads["time_ns"], heads["reported"] == 0))][: surplus + self._most // 10]
         self.forgotten += int((leaving["reported"] == 0).sum())
-        return kept[~np.isin(kept["number"], leaving["number"])]
+        self._free(kept, np.flatnonzero(np.isin(kept["number"], leaving["number"])))
 
 
 def _carried(segments: Events) -> Events:

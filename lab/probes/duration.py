@@ -157,12 +157,12 @@ class Show:
             for row in remaining:
                 self._output.row(row)
         elif remaining:
-            self._output.note(f"{len(remaining)} connections are still open (--open lists them)")
+            self._output.note(f"connections still open: {len(remaining)} (--open lists them)")
         if self._forgotten:
-            self._output.note(f"{self._forgotten} connections were forgotten")
+            self._output.note(f"connections forgotten: {self._forgotten}")
         if self._file:
             if self._file.missing:
-                self._output.note(f"{self._file.missing} lines are missing from {self._args.output}")
+                self._output.note(f"lines missing from {self._args.output}: {self._file.missing}")
             self._file.close()
         if self._args.plot is not None:
             self._histogram.draw(self._args.plot)
