@@ -1,0 +1,76 @@
+/* The segments that open and end TCP connections, at ingress and egress of an interface: SYN, FIN and RST.
+ *
+ * Nothing is remembered here: which segments belong together is found out where they are read, so that no connection that
+ * never ends can use up room in the kernel. All other segments cost no more than being looked at.
+ */
+#include "lab.h"
+#define LOAD load_skb
+#include "packet.h"
+
+#define FIN 0x01
+#define SYN 0x02
+#define RST 0x04
+
+struct segment {
+    u64 time_ns;
+    u8 saddr[16]; /* network order; IPv4 as ::ffff:a.b.c.d */
+    u8 daddr[16];
+    u32 seq;
+    u32 ack;
+    u32 payload_length; /* bytes behind TCP's header; of all segments that GSO or GRO holds together */
+    u32 ifindex;
+    u16 sport;
+    u16 dport;
+    u16 vlan; /* ids of the tags, 0 without one */
+    u16 inner_vlan;
+    u8 flags;
+    u8 ingress;
+};
+
+BPF_RINGBUF_OUTPUT(events, 4096);
+
+static __always_inline int report_segment(struct __sk_buff *ctx, u8 ingress)
+{
+    struct packet packet = {};
+    struct segment *segment;
+    u32 end;
+
+    if (ctx->vlan_present)
+        packet.vlan = ctx->vlan_tci & 0xfff;
+    parse_frame(ctx, &packet);
+    if (packet.problem || packet.protocol != IPPROTO_TCP || !(packet.flags & (FIN | SYN | RST)))
+        return TC_ACT_UNSPEC;
+    segment = events.ringbuf_reserve(sizeof(struct segment));
+    if (!segment) {
+        count_lost();
+        return TC_ACT_UNSPEC;
+    }
+    __builtin_memset(segment, 0, sizeof(*segment));
+    segment->time_ns = bpf_ktime_get_ns();
+    __builtin_memcpy(segment->saddr, &packet.saddr, sizeof(segment->saddr));
+    __builtin_memcpy(segment->daddr, &packet.daddr, sizeof(segment->daddr));
+    segment->seq = packet.seq;
+    segment->ack = packet.ack;
+    /* A short frame is padded: its own length says too much. */
+    end = packet.ip_length ? packet.ip_at + packet.ip_length : ctx->len;
+    segment->payload_length = end > packet.payload_at ? end - packet.payload_at : 0;
+    segment->ifindex = ctx->ifindex;
+    segment->sport = packet.sport;
+    segment->dport = packet.dport;
+    segment->vlan = packet.vlan;
+    segment->inner_vlan = packet.inner_vlan;
+    segment->flags = packet.flags;
+    segment->ingress = ingress;
+    events.ringbuf_submit(segment, BPF_RB_NO_WAKEUP);
+    return TC_ACT_UNSPEC;
+}
+
+ON_TC(ingress)
+{
+    return report_segment(ctx, 1);
+}
+
+ON_TC(egress)
+{
+    return report_segment(ctx, 0);
+}
