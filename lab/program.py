@@ -93,6 +93,11 @@ class Program:
         return [function.event for function in self._loaded if function.kind == _TRACEPOINT and not function.again]
 
     @property
+    def fds(self) -> list[int]:
+        """File descriptors of the loaded functions, in the order of the source."""
+        return [function.fd for function in self._loaded]
+
+    @property
     def needs_device(self) -> bool:
         """Tell whether it observes at network interfaces, which `attached` must be given then."""
         return any(function.on_device for function in self._loaded)
