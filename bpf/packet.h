@@ -31,7 +31,7 @@ struct packet {
     struct address daddr;
     u32 seq;
     u32 ack;
-    u32 ip_length; /* of the IP packet, as its header says; 0 for one that is longer than that can say */
+    u32 ip_length; /* of the IP packet, as its header says; 0: longer than that can say (BIG TCP) */
     u16 ethertype; /* behind the VLAN tags, host order */
     u16 vlan;      /* id of the outer tag; 0 without one, and a tag of id 0 (priority) is none */
     u16 inner_vlan;
@@ -49,6 +49,7 @@ struct packet {
 
 #define MOST_EXTENSION_HEADERS 8
 #define MOST_HEADERS 0x3fff /* bytes */
+#define LEAST_AH 1          /* its length without any signature, in words of 4 bytes minus 2 */
 #define IPPROTO_HOPOPTS 0
 #define IPPROTO_ROUTING 43
 #define IPPROTO_FRAGMENT 44
@@ -82,6 +83,11 @@ static __always_inline int load_skb(struct __sk_buff *ctx, u32 offset, void *to,
     return bpf_skb_load_bytes(ctx, offset, to, size);
 }
 
+static __always_inline u32 load_skb_length(struct __sk_buff *ctx)
+{
+    return ctx->len;
+}
+
 /* By direct access, since bpf_xdp_load_bytes() is younger than the oldest kernel of the lab (5.18). */
 static __always_inline int load_xdp(struct xdp_md *ctx, u32 offset, void *to, u32 size)
 {
@@ -97,9 +103,25 @@ static __always_inline int load_xdp(struct xdp_md *ctx, u32 offset, void *to, u3
     return 0;
 }
 
+static __always_inline u32 load_xdp_length(struct xdp_md *ctx)
+{
+    return ctx->data_end - ctx->data;
+}
+
+/* Bytes of the frame. */
+#define FRAME_LENGTH(ctx) FRAME_LENGTH_BY(LOAD, ctx)
+#define FRAME_LENGTH_BY(load, ctx) FRAME_LENGTH_OF(load, ctx)
+#define FRAME_LENGTH_OF(load, ctx) load##_length(ctx)
+
 static __always_inline bool is_vlan(u16 ethertype)
 {
     return ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD;
+}
+
+/* Only of such a frame a length of zero means another thing than it says: iph_totlen() and RFC 2675. */
+static __always_inline bool is_giant(void *ctx)
+{
+    return FRAME_LENGTH(ctx) > 0xffff;
 }
 
 /* Copies from behind the IP header, and refuses what is no part of the packet: a short frame is padded to 60 bytes. */
@@ -157,7 +179,7 @@ static __always_inline u8 parse_ipv4(void *ctx, struct packet *packet)
     map_ipv4(&packet->daddr, ip.daddr);
     fragment = bpf_ntohs(ip.frag_off);
     packet->fragment = (fragment & (IPV4_OFFSET_MASK | IPV4_MORE_FRAGMENTS)) != 0;
-    if (packet->ip_length && packet->ip_length < ip.ihl * 4)
+    if (packet->ip_length < ip.ihl * 4 && !(packet->ip_length == 0 && is_giant(ctx)))
         return MALFORMED;
     if (fragment & IPV4_OFFSET_MASK)
         return LATER_FRAGMENT;
@@ -166,6 +188,8 @@ static __always_inline u8 parse_ipv4(void *ctx, struct packet *packet)
 
         if (load_transport(ctx, packet, &extension, sizeof(extension)))
             return TRUNCATED;
+        if (extension.length < LEAST_AH)
+            return MALFORMED;
         packet->protocol = extension.next;
         packet->transport_at += (extension.length + 2) * 4;
     }
@@ -184,7 +208,7 @@ static __always_inline u8 parse_ipv6(void *ctx, struct packet *packet)
         return MALFORMED;
     packet->version = 6;
     payload_length = bpf_ntohs(ip.payload_len);
-    packet->ip_length = payload_length ? payload_length + sizeof(ip) : 0;
+    packet->ip_length = payload_length || !is_giant(ctx) ? payload_length + sizeof(ip) : 0;
     packet->transport_at = packet->ip_at + sizeof(ip);
     __builtin_memcpy(&packet->saddr, &ip.saddr, sizeof(packet->saddr));
     __builtin_memcpy(&packet->daddr, &ip.daddr, sizeof(packet->daddr));
@@ -212,6 +236,8 @@ static __always_inline u8 parse_ipv6(void *ctx, struct packet *packet)
                 return LATER_FRAGMENT;
             }
         } else if (packet->protocol == IPPROTO_AH) {
+            if (extension.length < LEAST_AH)
+                return MALFORMED;
             packet->transport_at += (extension.length + 2) * 4;
         } else {
             packet->transport_at += (extension.length + 1) * 8;
