@@ -134,7 +134,7 @@ ON_XDP(frame)
     __builtin_memset(frame, 0, sizeof(*frame));
     frame->time_ns = time_ns;
     frame->ifindex = ctx->ingress_ifindex;
-    frame->frame_length = ctx->data_end - ctx->data;
+    frame->frame_length = FRAME_LENGTH(ctx);
     fill(frame, &packet);
 #if SNAPLEN
     copy_bytes(frame, (void *)(long)ctx->data);
