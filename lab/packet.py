@@ -38,6 +38,7 @@ _PROTOCOLS = {
 }
 
 TCP = 6
+_UNSPECIFIED: set[str | int] = {"0.0.0.0", "::", 0}  # noqa: S104 (of a socket that was never connected)
 
 
 def flags_text(flags: int) -> str:
@@ -62,6 +63,19 @@ def by_flow(packets: Events) -> dict[tuple[int, Flow], Events]:
     order = np.argsort(number, kind="stable")
     groups = np.split(segments[order], np.searchsorted(number[order], np.arange(1, len(first)))) if len(first) else []
     return {(int(group["ifindex"][0]), _flow(group[0])): group for group in groups}
+
+
+def packets_of(flows: dict[tuple[int, Flow], Events], ifindex: int, flow: Flow) -> list[Events]:
+    """Return what came of a flow to an interface, of `by_flow`; an unspecified address or port stands for any."""
+    if (ifindex, flow) in flows:
+        return [flows[ifindex, flow]]
+    if not _UNSPECIFIED & set(flow):
+        return []
+    return [
+        packets
+        for (place, seen), packets in flows.items()
+        if place == ifindex and all(known in (part, *_UNSPECIFIED) for part, known in zip(seen, flow, strict=True))
+    ]
 
 
 def _flow(row: np.void) -> Flow:

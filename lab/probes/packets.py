@@ -43,6 +43,7 @@ from lab.packet import (
     by_flow,
     distinct_bytes,
     flags_text,
+    packets_of,
     protocol_text,
 )
 from lab.program import Program
@@ -190,7 +191,7 @@ def judge(observed: "Observed", scenario: str) -> Iterator[Check]:
         to_server, to_client = journeys(connection, observed.end_ns)
         arrived = []
         for journey, ifindex, opening in ((to_server, at_server, SYN), (to_client, at_client, SYN | ACK)):
-            rows = flows.get((ifindex, journey.flow), frames[:0])
+            rows = np.concatenate([frames[:0], *packets_of(flows, ifindex, journey.flow)])
             rows = rows[(rows["time_ns"] >= since_ns) & (rows["time_ns"] < until_ns)]
             yield from _judge_journey(judge, journey, rows, opening)
             arrived.append(rows)
