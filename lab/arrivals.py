@@ -110,4 +110,5 @@ def _tells_of_the_end(call: Call) -> bool:
 
 
 def _between(earliest_ns: int, latest_ns: int) -> Bracket:
-    return Bracket(earliest_ns, latest_ns, (earliest_ns + latest_ns) // 2)
+    """Return the bracket; a segment is sent as soon as it can be, so the earliest time is the best estimate."""
+    return Bracket(earliest_ns, latest_ns, earliest_ns)

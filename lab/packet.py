@@ -54,6 +54,8 @@ def protocol_text(protocol: int) -> str:
 def by_flow(packets: Events) -> dict[tuple[int, Flow], Events]:
     """TCP's packets of each flow at each interface, in the order given; by ifindex, and flow with the sender first."""
     segments = packets[(packets["problem"] == 0) & (packets["protocol"] == TCP)]
+    if not len(segments):
+        return {}
     names = ("saddr", "daddr", "sport", "dport", "ifindex")
     columns = [np.ascontiguousarray(segments[name]).view(np.uint8).reshape(len(segments), -1) for name in names]
     keys = np.concatenate(columns, axis=1)
@@ -61,7 +63,7 @@ def by_flow(packets: Events) -> dict[tuple[int, Flow], Events]:
         np.ascontiguousarray(keys).view(f"V{keys.shape[1]}")[:, 0], return_index=True, return_inverse=True
     )
     order = np.argsort(number, kind="stable")
-    groups = np.split(segments[order], np.searchsorted(number[order], np.arange(1, len(first)))) if len(first) else []
+    groups = np.split(segments[order], np.searchsorted(number[order], np.arange(1, len(first))))
     return {(int(group["ifindex"][0]), _flow(group[0])): group for group in groups}
 
 

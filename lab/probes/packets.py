@@ -7,7 +7,7 @@ timestamp(us)                        when the frame came to XDP, before the netw
 Only what the interface receives comes to XDP, not what it sends. --json and --csv have more: nanoseconds, sequence and
 acknowledgement numbers, flags, lengths, VLAN. LENGTHS are bytes as they are there: of the frame from its Ethernet header on, of
 the payload behind the TCP or UDP header. A sender on the same machine, and a device that joins segments, hand over frames of up
-to 64 KB and more. A VLAN tag that the device has taken off is not seen.
+to 64 KB and more. A VLAN tag that the device has taken off, and carries beside the frame, cannot be seen by XDP.
 
 A later fragment has no ports, and neither has what is encrypted or cut off: with a port asked for such packets are counted, and
 the count is told at the end; with --all they are shown, with the reason.
