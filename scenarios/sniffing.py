@@ -52,7 +52,7 @@ def dumpcap(host, path):
 
     The function waits until `count` packets that match a display filter are in the file, and returns fields of those.
     """
-    command = ["nsenter", f"--net={path_of(host.name)}", "dumpcap", "-q", "-i", "eth0", "-w", str(path)]
+    command = ["nsenter", f"--net={path_of(host.name)}", "dumpcap", "-q", "-B", "64", "-i", "eth0", "-w", str(path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def finish(count, display_filter, fields):

@@ -17,6 +17,8 @@ from sniffing import received_by
 
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
+from lab.device import Device
+from lab.errors import LabError
 from lab.netns import inside
 from lab.observed import Observed
 from lab.packet import PROBLEMS
@@ -104,6 +106,16 @@ def test_modes(lab, watched, mode, version):
     assert {check.attach_point for check in checks} == {f"xdp:frame ({mode})"}
     largest = observed.recording.events["packets"]["frame_length"].max()
     assert (largest > MTU_FRAME) == (mode == "generic")
+
+
+def test_auto_is_generic_where_the_driver_has_no_native_xdp(lab):
+    """A bridge's driver has no XDP: `auto` takes what there is, and says so; `native` is refused."""
+    program = Program.load("packets")
+    with program.attached([Device.find("wire", lab.net.wire)]):
+        assert program.attach_points == ["xdp:frame (generic)"]
+    native = program.attached([Device.find("wire", lab.net.wire, "native")])
+    with pytest.raises(LabError, match="`wire` cannot have native XDP"), native:
+        pass
 
 
 @pytest.mark.parametrize(("port", "source_port"), [(80, 20480), (20480, 80), (1, 65535), (9999, 3879)])
