@@ -1,8 +1,8 @@
 /* What a frame says about itself: Ethernet with up to two VLAN tags, ARP and the like, IPv4 with options, IPv6 with
  * extension headers, fragments, and the ports behind all that.
  *
- * The ports are either right or zero, and then `problem` says why. The file that includes this one defines LOAD as `load_skb`
- * (TC, cgroup_skb) or `load_xdp`.
+ * The ports are either right or zero, and then `problem` says why; so it is for a first fragment without a whole TCP header.
+ * The file that includes this one defines LOAD as `load_skb` (TC, cgroup_skb) or `load_xdp`.
  * Formats: IEEE 802.1Q, RFC 791, RFC 8200 (4), RFC 4302 (2.2), RFC 9293 (3.1).
  */
 #pragma once
@@ -31,12 +31,12 @@ struct packet {
     struct address daddr;
     u32 seq;
     u32 ack;
+    u32 ip_length; /* of the IP packet, as its header says; 0: longer than that can say (BIG TCP) */
     u16 ethertype; /* behind the VLAN tags, host order */
-    u16 vlan;      /* id of the outer tag, 0 without one */
+    u16 vlan;      /* id of the outer tag; 0 without one, and a tag of id 0 (priority) is none */
     u16 inner_vlan;
     u16 sport;        /* host order */
     u16 dport;        /* host order */
-    u16 ip_length;    /* of the IP packet, as its header says; 0 for one that is longer than that can say */
     u16 ip_at;        /* offset of the IP header */
     u16 transport_at; /* offset of the header behind IP's own */
     u16 payload_at;   /* offset of what TCP or UDP carries */
@@ -49,6 +49,7 @@ struct packet {
 
 #define MOST_EXTENSION_HEADERS 8
 #define MOST_HEADERS 0x3fff /* bytes */
+#define LEAST_AH 1          /* its length without any signature, in words of 4 bytes minus 2 */
 #define IPPROTO_HOPOPTS 0
 #define IPPROTO_ROUTING 43
 #define IPPROTO_FRAGMENT 44
@@ -82,6 +83,11 @@ static __always_inline int load_skb(struct __sk_buff *ctx, u32 offset, void *to,
     return bpf_skb_load_bytes(ctx, offset, to, size);
 }
 
+static __always_inline u32 load_skb_length(struct __sk_buff *ctx)
+{
+    return ctx->len;
+}
+
 /* By direct access, since bpf_xdp_load_bytes() is younger than the oldest kernel of the lab (5.18). */
 static __always_inline int load_xdp(struct xdp_md *ctx, u32 offset, void *to, u32 size)
 {
@@ -97,9 +103,33 @@ static __always_inline int load_xdp(struct xdp_md *ctx, u32 offset, void *to, u3
     return 0;
 }
 
+static __always_inline u32 load_xdp_length(struct xdp_md *ctx)
+{
+    return ctx->data_end - ctx->data;
+}
+
+/* Bytes of the frame. */
+#define FRAME_LENGTH(ctx) FRAME_LENGTH_BY(LOAD, ctx)
+#define FRAME_LENGTH_BY(load, ctx) FRAME_LENGTH_OF(load, ctx)
+#define FRAME_LENGTH_OF(load, ctx) load##_length(ctx)
+
 static __always_inline bool is_vlan(u16 ethertype)
 {
     return ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD;
+}
+
+/* Only of such a frame a length of zero means another thing than it says: iph_totlen() and RFC 2675. */
+static __always_inline bool is_giant(void *ctx)
+{
+    return FRAME_LENGTH(ctx) > 0xffff;
+}
+
+/* Copies from behind the IP header, and refuses what is no part of the packet: a short frame is padded to 60 bytes. */
+static __always_inline int load_transport(void *ctx, const struct packet *packet, void *to, u32 size)
+{
+    if (packet->ip_length && packet->transport_at + size > packet->ip_at + packet->ip_length)
+        return -1;
+    return LOAD(ctx, packet->transport_at, to, size);
 }
 
 static __always_inline u8 parse_transport(void *ctx, struct packet *packet)
@@ -107,7 +137,7 @@ static __always_inline u8 parse_transport(void *ctx, struct packet *packet)
     if (packet->protocol == IPPROTO_TCP) {
         struct tcphdr tcp;
 
-        if (LOAD(ctx, packet->transport_at, &tcp, sizeof(tcp)))
+        if (load_transport(ctx, packet, &tcp, sizeof(tcp)))
             return TRUNCATED;
         if (tcp.doff < 5)
             return MALFORMED;
@@ -122,7 +152,7 @@ static __always_inline u8 parse_transport(void *ctx, struct packet *packet)
     if (packet->protocol == IPPROTO_UDP || packet->protocol == IPPROTO_UDPLITE) {
         struct udp_ports udp;
 
-        if (LOAD(ctx, packet->transport_at, &udp, sizeof(udp)))
+        if (load_transport(ctx, packet, &udp, sizeof(udp)))
             return TRUNCATED;
         packet->sport = bpf_ntohs(udp.source);
         packet->dport = bpf_ntohs(udp.dest);
@@ -149,17 +179,27 @@ static __always_inline u8 parse_ipv4(void *ctx, struct packet *packet)
     map_ipv4(&packet->daddr, ip.daddr);
     fragment = bpf_ntohs(ip.frag_off);
     packet->fragment = (fragment & (IPV4_OFFSET_MASK | IPV4_MORE_FRAGMENTS)) != 0;
+    if (packet->ip_length < ip.ihl * 4 && !(packet->ip_length == 0 && is_giant(ctx)))
+        return MALFORMED;
     if (fragment & IPV4_OFFSET_MASK)
         return LATER_FRAGMENT;
-    if (packet->ip_length && packet->ip_length < ip.ihl * 4)
-        return MALFORMED;
+    if (packet->protocol == IPPROTO_AH) {
+        struct extension extension;
+
+        if (load_transport(ctx, packet, &extension, sizeof(extension)))
+            return TRUNCATED;
+        if (extension.length < LEAST_AH)
+            return MALFORMED;
+        packet->protocol = extension.next;
+        packet->transport_at += (extension.length + 2) * 4;
+    }
     return parse_transport(ctx, packet);
 }
 
 static __always_inline u8 parse_ipv6(void *ctx, struct packet *packet)
 {
     struct ipv6hdr ip;
-    u16 payload_length;
+    u32 payload_length;
     u8 next;
 
     if (LOAD(ctx, packet->ip_at, &ip, sizeof(ip)))
@@ -168,20 +208,22 @@ static __always_inline u8 parse_ipv6(void *ctx, struct packet *packet)
         return MALFORMED;
     packet->version = 6;
     payload_length = bpf_ntohs(ip.payload_len);
-    packet->ip_length = payload_length ? payload_length + sizeof(ip) : 0;
+    packet->ip_length = payload_length || !is_giant(ctx) ? payload_length + sizeof(ip) : 0;
     packet->transport_at = packet->ip_at + sizeof(ip);
     __builtin_memcpy(&packet->saddr, &ip.saddr, sizeof(packet->saddr));
     __builtin_memcpy(&packet->daddr, &ip.daddr, sizeof(packet->daddr));
     next = ip.nexthdr;
 #pragma unroll
-    for (int i = 0; i < MOST_EXTENSION_HEADERS; i++) {
+    for (int i = 0; i <= MOST_EXTENSION_HEADERS; i++) {
         struct extension extension;
 
         packet->protocol = next;
         if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT &&
             next != IPPROTO_AH)
             return parse_transport(ctx, packet);
-        if (LOAD(ctx, packet->transport_at, &extension, sizeof(extension)))
+        if (i == MOST_EXTENSION_HEADERS)
+            return TOO_MANY_HEADERS;
+        if (load_transport(ctx, packet, &extension, sizeof(extension)))
             return TRUNCATED;
         next = extension.next;
         if (packet->protocol == IPPROTO_FRAGMENT) {
@@ -194,12 +236,13 @@ static __always_inline u8 parse_ipv6(void *ctx, struct packet *packet)
                 return LATER_FRAGMENT;
             }
         } else if (packet->protocol == IPPROTO_AH) {
+            if (extension.length < LEAST_AH)
+                return MALFORMED;
             packet->transport_at += (extension.length + 2) * 4;
         } else {
             packet->transport_at += (extension.length + 1) * 8;
         }
     }
-    packet->protocol = next;
     return TOO_MANY_HEADERS;
 }
 

@@ -115,16 +115,19 @@ def load(kind: str, event: str, instructions: bytes) -> int:
     )
 
 
-def attach(function: Function, devices: Sequence[Device], links: ExitStack) -> None:
-    """Attach a function until `links` is closed. Raises `LabError` when the kernel refuses it."""
+def attach(function: Function, devices: Sequence[Device], links: ExitStack) -> list[str]:
+    """Attach a function until `links` is closed. Raises `LabError` when the kernel refuses it.
+
+    Returns the attach points, as results name them; at a device with the mechanism that was used: `xdp:frame (generic)`.
+    """
     try:
         if function.on_device:
-            for device in devices:
-                getattr(device, f"attach_{function.kind}")(function.fd, function.event, links)
-        else:
-            _ATTACH[function.kind](function, links)
+            attach_to = (getattr(device, f"attach_{function.kind}") for device in devices)
+            return [f"{function.place} ({to_device(function.fd, function.event, links)})" for to_device in attach_to]
+        _ATTACH[function.kind](function, links)
     except OSError as error:
         raise LabError(f"this kernel refuses the {function.place} ({error.strerror}): see lab doctor") from error
+    return [function.place]
 
 
 def _raw_tracepoint(function: Function, links: ExitStack) -> None:

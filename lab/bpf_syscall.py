@@ -2,8 +2,8 @@
 
 What lives here: one function per call, with the kernel's names, arguments and errors. What does not: any policy, and
 any compiling, which is BCC's. Whoever gets a file descriptor closes it (`owned` does it). Every refusal is an `OSError`
-with the kernel's errno. Layouts and numbers: `include/uapi/linux/bpf.h` and `perf_event.h`; to add a command (such as
-BPF_PROG_TEST_RUN), write its layout in one call of `_bpf` and read its results from what that returns.
+with the kernel's errno. Layouts and numbers: `include/uapi/linux/bpf.h` and `perf_event.h`; to add a command, write its layout in one
+call of `_bpf` and read its results from what that returns.
 """
 
 import ctypes
@@ -32,6 +32,7 @@ ALLOW_MULTI = 1 << 1  # BPF_F_ALLOW_MULTI: attach beside the programs of others
 _SET_BPF = 0x40042408  # PERF_EVENT_IOC_SET_BPF
 _OBJ_GET_INFO_BY_FD = 15
 _INFO_MISSES = 208  # offset of recursion_misses in struct bpf_prog_info; kernels before 5.12 leave it zero
+_ROOM_TO_GROW = 256  # bytes: more than a program can add to a frame (XDP_PACKET_HEADROOM)
 _LOG_SIZE = 1 << 20  # bytes of verifier log, of which the last line is kept
 
 
@@ -195,6 +196,19 @@ def raw_tracepoint_test_run(prog_fd: int, *arguments: int) -> int:
     where = (0, 0, len(packed), 0, ctypes.addressof(context), 0, 0, 0)
     _, fields = _bpf(10, "IIIIQQIIIIQQII", prog_fd, 0, 0, 0, 0, 0, *where)
     return int(fields[1])
+
+
+def prog_test_run(prog_fd: int, data: bytes, *, repeat: int = 1) -> tuple[int, bytes]:
+    """Run an XDP or TC program on a frame that nobody has sent; returns what it returned and the frame as it left it.
+
+    `EINVAL` refuses a frame that is shorter than an Ethernet header or does not fit in a page (BPF_PROG_TEST_RUN).
+    """
+    frame = ctypes.create_string_buffer(data, len(data))
+    out = ctypes.create_string_buffer(len(data) + _ROOM_TO_GROW)
+    addresses = (ctypes.addressof(frame), ctypes.addressof(out))
+    _, fields = _bpf(10, "IIIIQQIIIIQQ", prog_fd, 0, len(data), len(out), *addresses, repeat, 0, 0, 0, 0, 0)
+    retval, size_out = fields[1], fields[3]
+    return retval, out.raw[:size_out]
 
 
 def prog_ids() -> set[int]:

@@ -96,8 +96,11 @@ class Device:
         kind = _inside(self.netns, lambda: _driver(self.ifname))
         return self.mode if self.mode != "auto" else "generic" if kind in ("veth", "") else "native"
 
-    def attach_xdp(self, fd: int, _event: str, links: ExitStack) -> None:
-        """Attach an XDP program until `links` is closed. Raises `LabError` when another one is there already."""
+    def attach_xdp(self, fd: int, _event: str, links: ExitStack) -> str:
+        """Attach an XDP program until `links` is closed; returns the mode that the device has accepted.
+
+        Raises `LabError` when another one is there already.
+        """
         mode = self.xdp_mode
 
         def attach() -> int:
@@ -120,9 +123,10 @@ class Device:
             else:
                 raise
         links.callback(os.close, link)
+        return mode
 
-    def attach_tc(self, fd: int, direction: str, links: ExitStack) -> None:
-        """Attach a TC program at `ingress` or `egress` until `links` is closed."""
+    def attach_tc(self, fd: int, direction: str, links: ExitStack) -> str:
+        """Attach a TC program at `ingress` or `egress` until `links` is closed; returns by what: `tcx` or `clsact`."""
         try:
             link = _inside(self.netns, lambda: link_create(fd, self.ifindex, _TCX[direction]))
         except OSError as error:
@@ -130,8 +134,9 @@ class Device:
                 raise
             mine = _inside(self.netns, lambda: _add_filter(self.ifindex, fd, direction))
             links.callback(self._take_away, direction, mine)
-        else:
-            links.callback(os.close, link)
+            return "clsact"
+        links.callback(os.close, link)
+        return "tcx"
 
     def _take_away(self, direction: str, with_qdisc: bool) -> None:  # noqa: FBT001 (called by an ExitStack)
         with suppress(LabError):  # the namespace has gone, and the filter with it

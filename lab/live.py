@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
+import numpy as np
+
 from lab.device import Device
 from lab.errors import LabError
 from lab.program import Program
@@ -92,6 +94,40 @@ def events(
         for _ in times:
             if (batch := ring.drain()).size:
                 yield batch
+
+    with ticks(program, DRAIN_INTERVAL_S, seconds, devices) as times:
+        ring.drain()
+        yield batches(times)
+
+
+@contextmanager
+def events_in_order(
+    program: Program, seconds: float | None = None, devices: Sequence[Device] = ()
+) -> Iterator[Iterator[Events]]:
+    """As `events`, sorted by kernel time across all batches: a line that was printed is never followed by an older one.
+
+    CPUs write to the ring a little after they have read the clock. What was stamped before a moment is handed out when the
+    programs that were running then are done, which is some milliseconds later.
+    """
+    ring = program.ring
+    if ring is None:
+        raise TypeError("a program without a ring has no events: ask for its totals")
+
+    def batches(times: Iterator[None]) -> Iterator[Events]:
+        waiting = np.empty(0, ring.dtype)
+        for _ in times:
+            waiting = np.concatenate([waiting, ring.drain()])
+            if not waiting.size:
+                continue
+            complete_ns = time.monotonic_ns()
+            settle()  # for what was stamped before that: now it has its place in the ring
+            settle()  # for what has its place before it, since draining stops at a record that is still being written
+            waiting = np.concatenate([waiting, ring.drain()])
+            waiting = waiting[np.argsort(waiting["time_ns"], kind="stable")]
+            complete = int(np.searchsorted(waiting["time_ns"], np.uint64(complete_ns), side="right"))
+            yield waiting[:complete]
+            waiting = waiting[complete:]
+        yield waiting
 
     with ticks(program, DRAIN_INTERVAL_S, seconds, devices) as times:
         ring.drain()

@@ -43,7 +43,7 @@ _TRACEPOINT = "raw_tracepoint"
 class Program:
     """A loaded program. What it tells comes through `ring` (None when it has no events), or as `take_totals`, or both.
 
-    `attach_points` names the places it is attached to while it records.
+    `attach_points` names the places it is attached to while it records, and at devices the mechanism too.
     """
 
     def __init__(self, source: Path, defines: Sequence[str] = ()) -> None:
@@ -93,6 +93,11 @@ class Program:
         return [function.event for function in self._loaded if function.kind == _TRACEPOINT and not function.again]
 
     @property
+    def fds(self) -> list[int]:
+        """File descriptors of the loaded functions, in the order of the source."""
+        return [function.fd for function in self._loaded]
+
+    @property
     def needs_device(self) -> bool:
         """Tell whether it observes at network interfaces, which `attached` must be given then."""
         return any(function.on_device for function in self._loaded)
@@ -140,8 +145,8 @@ class Program:
         if self.needs_device:
             require_distinct(devices)
         with ExitStack() as links:
-            for function in self._loaded:
-                attach.attach(function, devices, links)
+            places = [place for function in self._loaded for place in attach.attach(function, devices, links)]
+            self.attach_points = list(dict.fromkeys(places))
             yield
 
     @classmethod

@@ -1,75 +1,169 @@
-"""Frames made by hand, sent as they are; and a capture by tshark, which knows nothing of the lab."""
+"""Frames made up by hypothesis, whole and broken, and what scapy reads in them.
 
-import socket
-import struct
-from collections import Counter
-from contextlib import contextmanager
+What lives here: how to build a frame together with the truth about it, and how to ask another parser. What does not: any
+expectation of a single test.
+"""
 
-from processes import started
+from typing import NamedTuple
 
-from lab.netns import inside, path_of
+from hypothesis import strategies as st
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR
+from scapy.layers.inet6 import (
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+    PadN,
+)
+from scapy.layers.ipsec import AH, ESP
+from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
+from scapy.packet import Raw, bind_layers, split_layers
 
-EXPERIMENTAL = 0x88B5  # IEEE 802, local experimental ethertype
-_MARK = b"\xff" * 6 + b"\x02\x00\x00\x00\x00\x01" + EXPERIMENTAL.to_bytes(2, "big") + b"the capture ends here"
-_SOL_PACKET, _PACKET_VNET_HDR = 263, 15
-_FIELDS = ("frame.len", "eth.type", "ip.src", "ip.dst", "ipv6.src", "ipv6.dst")
+from lab.packet import PROBLEMS
 
+NOT_IP, TRUNCATED, MALFORMED, LATER, TOO_MANY, NO_PORTS, ENCRYPTED = PROBLEMS[1:]
+MOST_HEADERS = 8  # IPv6 extension headers that bpf/packet.h looks through
+_EXTENSIONS = {
+    0: IPv6ExtHdrHopByHop,
+    43: IPv6ExtHdrRouting,
+    44: IPv6ExtHdrFragment,
+    60: IPv6ExtHdrDestOpt,
+}
+_BEFORE_PORTS = (Ether, Dot1Q, Dot1AD, IP, IPv6, AH, *_EXTENSIONS.values())
 
-def send(netns, frames, ifname="eth0", *, as_machine=False):
-    """Send frames from an interface of a namespace, in their order.
-
-    `as_machine`: as a virtual machine does, each frame behind a `struct virtio_net_hdr`.
-    """
-    with inside(netns, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as sock:
-        sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, as_machine)
-        sock.bind((ifname, 0))
-        for frame in frames:
-            sock.send(frame)
-
-
-def datagrams(flows, *, size=0):
-    """Ethernet frames of UDP datagrams, one for each number: ports and addresses tell the flows apart. Nobody answers them."""
-    for flow in flows:
-        udp = struct.pack("!HHHH", 1024 + flow % 40_000, 53, 8 + size, 0) + bytes(size)
-        source, destination = (f"198.51.{100 + flow // 40_000}.1", "203.0.113.1")
-        ip = struct.pack(
-            "!BBHHHBBH4s4s",
-            0x45,
-            0,
-            20 + len(udp),
-            0,
-            0,
-            1,
-            17,
-            0,
-            socket.inet_aton(source),
-            socket.inet_aton(destination),
-        )
-        yield bytes(12) + b"\x08\x00" + ip + udp
+# Scapy knows what is behind an authentication header in a tunnel only, and takes its hop-by-hop options for IPv4.
+split_layers(AH, IP, nh=0)
+for number, above in {**_EXTENSIONS, 1: ICMP, 6: TCP, 17: UDP, 50: ESP, 51: AH}.items():
+    bind_layers(AH, above, nh=number)
+for extension in _EXTENSIONS.values():
+    for number, above in {50: ESP, 51: AH}.items():
+        bind_layers(extension, above, nh=number)
 
 
-@contextmanager
-def captured(netns, ifname, path, sender):
-    """Capture around a block; afterwards the yielded counters hold packets and bytes by (source, destination) of IP.
+class Frame(NamedTuple):
+    """A frame, and what a parser must read in it; `ports_end` is where the header with the ports is over."""
 
-    `sender` is the namespace of a host whose `eth0` leads to the interface: the frame that ends the capture comes from there.
-    """
-    fields = [word for name in _FIELDS for word in ("-e", name)]
-    tshark = ["tshark", "-n", "-l", "-P", "-w", str(path), "-s", "128", "-i", ifname, "-T", "fields", *fields]
-    packets, size = Counter(), Counter()
-    with started(
-        "nsenter", f"--net={path_of(netns)}", *tshark, "-E", "occurrence=f", ready="Capture started"
-    ) as process:
-        yield packets, size
-        send(sender, [_MARK])
-        for line in process.stdout:
-            # The first lines may still be messages of tshark's own.
-            length, ethertype, *addresses = line.rstrip("\n").split("\t") if "\t" in line else ("", "", "")
-            if ethertype and int(ethertype, 16) == EXPERIMENTAL:
-                break
-            if pair := tuple(address for address in addresses if address):
-                packets[pair] += 1
-                size[pair] += int(length)
-        process.terminate()
-        process.stdout.read()
-        process.wait(timeout=30)
+    data: bytes
+    problem: str
+    sport: int = 0
+    dport: int = 0
+    flags: int = 0
+    seq: int = 0
+    ack: int = 0
+    payload: int = 0
+    fragment: bool = False
+    vlans: tuple[int, ...] = ()
+    ports_end: int = 0
+
+
+_port = st.integers(1, 65535)
+_word = st.integers(0, 2**32 - 1)
+
+
+def _tcp(draw):
+    layer = TCP(sport=draw(_port), dport=draw(_port), seq=draw(_word), ack=draw(_word), flags=draw(st.integers(0, 255)))
+    if draw(st.booleans()):
+        layer.options = [("MSS", 1460), ("NOP", None), ("WScale", 7), ("Timestamp", (1, 2))][: draw(st.integers(0, 4))]
+    return layer
+
+
+def _udp(draw):
+    return UDP(sport=draw(_port), dport=draw(_port))
+
+
+_TRANSPORTS = {"TCP": _tcp, "UDP": _udp, "ICMP": lambda _: ICMP(), "ESP": lambda _: ESP(spi=9999, seq=9999)}
+
+
+def _ah(signature):
+    return AH(icv=bytes(signature), payloadlen=(12 + signature) // 4 - 2)
+
+
+def _extension(draw, kind):
+    """One IPv6 extension header."""
+    options = [PadN(optdata=bytes(draw(st.integers(0, 20))))]
+    return {
+        "hop-by-hop": lambda: IPv6ExtHdrHopByHop(options=options),
+        "destination": lambda: IPv6ExtHdrDestOpt(options=options),
+        "routing": lambda: IPv6ExtHdrRouting(addresses=["2001:db8::9"] * draw(st.integers(0, 3)), segleft=0),
+        # In IPv6 its length is a multiple of 8: 12 bytes and a signature of 4 or 12.
+        "AH": lambda: _ah(draw(st.sampled_from([4, 12]))),
+        "atomic fragment": lambda: IPv6ExtHdrFragment(offset=0, m=0),
+        "first fragment": lambda: IPv6ExtHdrFragment(offset=0, m=1),
+        "later fragment": lambda: IPv6ExtHdrFragment(offset=draw(st.integers(1, 8191)), m=draw(st.integers(0, 1))),
+    }[kind]()
+
+
+_KINDS = ("hop-by-hop", "destination", "routing", "AH", "atomic fragment")
+
+
+def _ipv6(draw):
+    kinds = draw(st.lists(st.sampled_from(_KINDS), max_size=MOST_HEADERS + 2))
+    fragment = draw(st.sampled_from(["", "", "first fragment", "later fragment"]))
+    if fragment:
+        kinds.append(fragment)
+    layers = IPv6(src="2001:db8::1", dst="2001:db8::2")
+    for kind in kinds:
+        layers /= _extension(draw, kind)
+    looked_through = len(kinds) <= MOST_HEADERS
+    problem = TOO_MANY if not looked_through else LATER if fragment == "later fragment" else ""
+    return layers, problem, bool(fragment) and looked_through
+
+
+def _ipv4(draw):
+    options = draw(st.lists(st.sampled_from([IPOption_NOP(), IPOption_RR(routers=["192.0.2.9"])]), max_size=4))
+    fragment = draw(st.sampled_from(["", "", "first", "later"]))
+    layers = IP(
+        src="192.0.2.1",
+        dst="192.0.2.2",
+        options=options,
+        flags="MF" if fragment == "first" else draw(st.sampled_from(["", "DF"])),
+        frag=draw(st.integers(1, 8191)) if fragment == "later" else 0,
+    )
+    if draw(st.integers(0, 5)) == 0:
+        layers /= _ah(draw(st.sampled_from([0, 4, 12])))
+    return layers, LATER if fragment == "later" else "", bool(fragment)
+
+
+@st.composite
+def whole_frames(draw) -> Frame:
+    """Frames without a fault, some padded to the least size of Ethernet."""
+    vlans = tuple(draw(st.lists(st.integers(1, 4094), max_size=2)))
+    ethernet = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+    for number, vlan in enumerate(vlans):
+        tag = Dot1AD if number < len(vlans) - 1 else Dot1Q
+        ethernet /= tag(vlan=vlan, prio=draw(st.integers(0, 7)))
+    if draw(st.integers(0, 9)) == 0:
+        return Frame(bytes(ethernet / ARP()), NOT_IP, vlans=vlans)
+    network, problem, fragment = draw(st.sampled_from([_ipv4, _ipv6]))(draw)
+    name = draw(st.sampled_from(["TCP", "TCP", "UDP", "ICMP", "ESP"]))
+    transport = _TRANSPORTS[name](draw)
+    payload = draw(st.integers(0, 80))
+    data = bytes(ethernet / network / transport / Raw(bytes(payload)))
+    start = len(data) - len(transport / Raw(bytes(payload)))
+    if draw(st.booleans()):
+        data += b"\xee" * max(0, 60 - len(data))
+    if problem or name not in ("TCP", "UDP"):
+        problem = problem or {"ICMP": NO_PORTS, "ESP": ENCRYPTED}[name]
+        return Frame(data, problem, fragment=fragment, vlans=vlans)
+    tcp = {"flags": int(transport.flags), "seq": transport.seq, "ack": transport.ack} if name == "TCP" else {}
+    ports_end = start + (20 if name == "TCP" else 8)
+    rest = {"payload": payload, "fragment": fragment, "vlans": vlans, "ports_end": ports_end}
+    return Frame(data, "", transport.sport, transport.dport, **tcp, **rest)
+
+
+@st.composite
+def broken_frames(draw) -> bytes:
+    """Frames with bytes changed, and perhaps with their end cut off."""
+    data = bytearray(draw(whole_frames()).data)
+    for _ in range(draw(st.integers(1, 4))):
+        data[draw(st.integers(12, min(len(data) - 1, 120)))] = draw(st.integers(0, 255))
+    return bytes(data[: draw(st.integers(14, len(data)))])
+
+
+def ports_by_scapy(data: bytes) -> tuple[int, int] | None:
+    """Return the ports that scapy reads in a frame, None when it finds no TCP or UDP header directly behind IP's."""
+    layer = Ether(data)
+    while type(layer) in _BEFORE_PORTS:
+        layer = layer.payload
+    return (layer.sport, layer.dport) if type(layer) in (TCP, UDP) else None

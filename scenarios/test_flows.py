@@ -9,7 +9,7 @@ import socket
 import numpy as np
 import pytest
 from flow_variants import changed, of
-from frames import datagrams, send
+from raw_frames import datagrams, send
 
 from lab import traffic
 from lab.counters import tcp_sent

@@ -7,7 +7,7 @@ import socket
 import struct
 
 import pytest
-from frames import EXPERIMENTAL, send
+from raw_frames import EXPERIMENTAL, send
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, fragment
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,

@@ -8,8 +8,8 @@ import struct
 
 import pytest
 from flow_variants import counts_skbs, of
-from frames import captured, send
 from pyroute2 import IPRoute
+from raw_frames import captured, send
 from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether

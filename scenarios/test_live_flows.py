@@ -12,9 +12,9 @@ import subprocess
 import sys
 
 import pytest
-from frames import datagrams, send
 from processes import lab_command, parsed, watching
 from pyroute2 import IPRoute
+from raw_frames import datagrams, send
 
 from lab.counters import tcp_sent
 from lab.demo.conversation import Conversation

@@ -1,0 +1,144 @@
+/* Every frame with the wanted port, stamped when it reaches the interface, before the network stack.
+ *
+ * -DPORT=n      the port, source or destination (9999); 0: every frame, also one without ports
+ * -DSNAPLEN=n   the event carries the first n bytes of the frame
+ *
+ * Whatever happens here, the frame goes on: XDP_PASS is all that this program can say.
+ */
+#include "totals.h"
+#define LOAD load_xdp
+#include "packet.h"
+
+#ifndef PORT
+#define PORT 9999
+#endif
+#ifndef SNAPLEN
+#define SNAPLEN 0
+#endif
+
+struct frame {
+    u64 time_ns;
+    u8 saddr[16]; /* network order; IPv4 as ::ffff:a.b.c.d */
+    u8 daddr[16];
+    u32 ifindex;
+    u32 seq;
+    u32 ack;
+    u32 frame_length;   /* bytes, from the Ethernet header on; a GSO frame has not been cut into segments yet */
+    u32 payload_length; /* bytes behind the TCP or UDP header, without padding */
+    u16 ethertype;
+    u16 vlan;
+    u16 inner_vlan;
+    u16 sport;
+    u16 dport;
+    u8 version;
+    u8 protocol;
+    u8 flags;
+    u8 fragment;
+    u8 problem; /* why the ports are 0: enum problem */
+#if SNAPLEN
+    u8 bytes[SNAPLEN]; /* the frame's beginning */
+#endif
+};
+
+struct unreadable {
+    u32 epoch;
+    u32 problem;
+};
+
+struct count {
+    u64 frames;
+};
+
+BPF_RINGBUF_OUTPUT(events, 4096);
+BPF_HASH(totals, struct unreadable, struct count, 64); /* frames that may have had the port: nobody can tell */
+
+static inline void count_unreadable(u8 problem)
+{
+    struct unreadable key = {.epoch = current_epoch(), .problem = problem};
+    struct count none = {}, *count = totals.lookup_or_try_init(&key, &none);
+
+    if (count)
+        __sync_fetch_and_add(&count->frames, 1);
+    else
+        count_lost();
+}
+
+static inline bool is_wanted(const struct packet *packet)
+{
+    if (!PORT || packet->sport == PORT || packet->dport == PORT)
+        return true;
+    if (packet->problem != NO_PROBLEM && packet->problem != NOT_IP && packet->problem != NO_PORTS)
+        count_unreadable(packet->problem);
+    return false;
+}
+
+/* What is behind the transport header; of a frame that ends sooner than its IP header says, what is there. */
+static inline u32 payload_length(const struct packet *packet, u32 frame_length)
+{
+    u32 end = packet->ip_length ? packet->ip_at + packet->ip_length : frame_length;
+
+    if (end > frame_length)
+        end = frame_length;
+    return packet->payload_at && end > packet->payload_at ? end - packet->payload_at : 0;
+}
+
+static inline void fill(struct frame *frame, const struct packet *packet)
+{
+    __builtin_memcpy(frame->saddr, &packet->saddr, sizeof(frame->saddr));
+    __builtin_memcpy(frame->daddr, &packet->daddr, sizeof(frame->daddr));
+    frame->seq = packet->seq;
+    frame->ack = packet->ack;
+    frame->ethertype = packet->ethertype;
+    frame->vlan = packet->vlan;
+    frame->inner_vlan = packet->inner_vlan;
+    frame->sport = packet->sport;
+    frame->dport = packet->dport;
+    frame->version = packet->version;
+    frame->protocol = packet->protocol;
+    frame->flags = packet->flags;
+    frame->fragment = packet->fragment;
+    frame->problem = packet->problem;
+    frame->payload_length = payload_length(packet, frame->frame_length);
+}
+
+#if SNAPLEN
+/* Not by bpf_xdp_load_bytes(), for the reason given at load_xdp(). */
+static inline void copy_bytes(struct frame *frame, const void *data)
+{
+    u64 length = frame->frame_length;
+
+    asm volatile(
+        ""
+        : "+r"(
+            length)); /* else the compiler compares another register than the one whose bounds the verifier wants to know */
+    if (length > SNAPLEN)
+        length = SNAPLEN;
+    bpf_probe_read_kernel(frame->bytes, length, data);
+}
+#endif
+
+ON_XDP(frame)
+{
+    u64 time_ns = bpf_ktime_get_ns();
+    struct packet packet = {};
+    struct frame *frame;
+
+    parse_frame(ctx, &packet);
+    if (!is_wanted(&packet))
+        return XDP_PASS;
+    frame = events.ringbuf_reserve(sizeof(struct frame));
+    if (!frame) {
+        count_lost();
+        return XDP_PASS;
+    }
+    __builtin_memset(frame, 0, sizeof(*frame));
+    frame->time_ns = time_ns;
+    frame->ifindex = ctx->ingress_ifindex;
+    frame->frame_length = FRAME_LENGTH(ctx);
+    fill(frame, &packet);
+#if SNAPLEN
+    copy_bytes(frame, (void *)(long)ctx->data);
+#endif
+    events.ringbuf_submit(frame, BPF_RB_NO_WAKEUP);
+    return XDP_PASS;
+}

@@ -1,0 +1,88 @@
+"""Writing what was seen as pcapng, which every tool for packets reads.
+
+Written here because the stamps are to have nanoseconds, which needs an option of the interface's block. Format:
+draft-ietf-opsawg-pcapng, sections 4.1 (section header), 4.2 (interface description) and 4.3 (enhanced packet).
+"""
+
+import struct
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lab.errors import LabError
+
+_SECTION, _INTERFACE, _PACKET = 0x0A0D0D0A, 1, 6
+_BYTE_ORDER = 0x1A2B3C4D
+_UNKNOWN_LENGTH = -1
+_ETHERNET = 1  # LINKTYPE_ETHERNET
+_IF_NAME, _IF_TSRESOL, _END = 2, 9, 0
+_NANOSECONDS = b"\x09"
+
+
+class Capture:
+    """A pcapng file with the frames of one interface. What has been written is in the file, whatever happens then.
+
+    Raises `LabError` when the file cannot be written: at once, or later when the disk is full. Then the file ends with the last
+    frame that is whole.
+    """
+
+    def __init__(self, path: Path, ifname: str, snaplen: int) -> None:
+        self._path, self._whole = path, 0
+        try:
+            self._file = FileIO(path, "w")
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            self._write(_block(_SECTION, struct.pack("=IHHq", _BYTE_ORDER, 1, 0, _UNKNOWN_LENGTH)))
+            about = _option(_IF_NAME, ifname.encode()) + _option(_IF_TSRESOL, _NANOSECONDS) + _option(_END, b"")
+            self._write(_block(_INTERFACE, struct.pack("=HHI", _ETHERNET, 0, snaplen) + about))
+        except LabError:
+            self.close()
+            raise
+
+    def frame(self, wall_ns: int, beginning: bytes, length: int) -> None:
+        """Write a frame of `length` bytes, of which the `beginning` is there; stamped with nanoseconds of Unix time."""
+        about = struct.pack("=IIIII", 0, wall_ns >> 32, wall_ns & 0xFFFFFFFF, len(beginning), length)
+        self._write(_block(_PACKET, about + _padded(beginning)))
+
+    def close(self) -> None:
+        """Close the file."""
+        with suppress(OSError):  # some file systems tell of a full disk once more
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, block: bytes) -> None:
+        rest = memoryview(block)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            with suppress(OSError):  # a pipe has no end to cut off
+                self._file.truncate(self._whole)
+            raise self._unwritable(error) from error
+        self._whole += len(block)
+
+    def _unwritable(self, error: OSError) -> LabError:
+        return LabError(f"the capture cannot be written to {self._path} ({error.strerror}): choose another file")
+
+
+def _block(kind: int, body: bytes) -> bytes:
+    size = len(body) + 12
+    return struct.pack("=II", kind, size) + body + struct.pack("=I", size)
+
+
+def _option(code: int, value: bytes) -> bytes:
+    return struct.pack("=HH", code, len(value)) + _padded(value)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)

@@ -1,0 +1,231 @@
+"""Packets with a port, each with the time at which it reached the interface.
+
+src_ip, src_port, dst_ip, dst_port   as the packet has them; IPv4-mapped addresses as IPv4, - for what it does not have
+timestamp(us)                        when the frame came to XDP, before the network stack, in microseconds: since boot on the clock of
+                                     the probes (CLOCK_MONOTONIC), with --wall since 1970 (CLOCK_REALTIME)
+
+Only what the interface receives comes to XDP, not what it sends. --json and --csv have more: nanoseconds, sequence and
+acknowledgement numbers, flags, lengths, VLAN. LENGTHS are bytes as they are there: of the frame from its Ethernet header on, of
+the payload behind the TCP or UDP header. A sender on the same machine, and a device that joins segments, hand over frames of up
+to 64 KB and more. A VLAN tag that the device has taken off, and carries beside the frame, cannot be seen by XDP.
+
+A later fragment has no ports, and neither has what is encrypted or cut off: with a port asked for such packets are counted, and
+the count is told at the end; with --all they are shown, with the reason.
+
+--mode  native runs in the driver, generic behind it, auto is generic on veth and loopback and elsewhere native where the
+        driver has it. Native XDP on a veth makes its peer cut all frames to the MTU, which costs half of TCP's throughput.
+"""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lab import live
+from lab.arrivals import Journey, journeys, turns
+from lab.capture import Capture
+from lab.clock import WALL, wall_offset_ns
+from lab.demo.conversation import PORT
+from lab.device import MODES, Device
+from lab.errors import LabError
+from lab.measure import UNKNOWN
+from lab.packet import (
+    ACK,
+    FIN,
+    PROBLEMS,
+    RST,
+    SYN,
+    TCP,
+    arrival_of_byte,
+    by_flow,
+    distinct_bytes,
+    flags_text,
+    packets_of,
+    protocol_text,
+)
+from lab.program import Program
+from lab.recording import CLOCK
+from lab.ring import Events
+from lab.tcp import address_text
+from lab.units import port
+from lab.verdict import Bracket, Check, Judge
+
+if TYPE_CHECKING:
+    from lab.observed import Observed  # brings the topology, which a live tool does not need
+
+EXAMPLES = """\
+examples:
+  lab packets                          packets from and to port 9999 on the only interface
+  lab packets -i lo --port 80 --json   those of port 80 on loopback, as JSON Lines
+  lab packets --all --pcap all.pcapng  everything that comes in, also to a file for tshark
+"""
+
+_SNAPLEN = 256  # bytes of each frame that go into the capture
+_NO_IP = 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("-p", "--port", type=port, default=PORT, help="source or destination port (%(default)s)")
+    what.add_argument("-a", "--all", action="store_true", help="every frame, also those without ports")
+    parser.add_argument("--mode", choices=MODES, default="auto", help="how XDP is attached (%(default)s)")
+    parser.add_argument("--wall", action="store_true", help="wall-clock time: microseconds since 1970")
+    parser.add_argument(
+        "--pcap",
+        type=Path,
+        metavar="FILE",
+        help=f"also write the frames, up to {_SNAPLEN} bytes of each, as pcapng with wall-clock time",
+    )
+    live.add_device_arguments(parser)
+    live.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print packets until Ctrl-C, or for `--seconds`."""
+    device = Device.find(args.interface, args.netns, args.mode)
+    defines = [f"PORT={0 if args.all else args.port}"]
+    output = live.Output(args, "", line)
+    with ExitStack() as open_files:
+        capture = open_files.enter_context(Capture(args.pcap, device.ifname, _SNAPLEN)) if args.pcap else None
+        if capture:
+            defines.append(f"SNAPLEN={_SNAPLEN}")
+        program = Program.load("packets", tuple(defines))
+        program.take_totals()
+        try:
+            with live.events_in_order(program, args.seconds, [device]) as batches:
+                output.start()
+                for batch in batches:
+                    offset_ns = wall_offset_ns()
+                    if capture and not _captured(capture, batch, offset_ns, output):
+                        capture = None
+                    for row in batch:
+                        output.row(as_dict(row, offset_ns if args.wall else None))
+        finally:
+            output.note(unreadable(program.take_totals()))
+    return 0
+
+
+def _captured(capture: Capture, batch: Events, offset_ns: int, output: live.Output) -> bool:
+    """Write frames to the capture; False when there is no room for more, which must not end the printing."""
+    try:
+        for row in batch:
+            length = int(row["frame_length"])
+            capture.frame(int(row["time_ns"]) + offset_ns, row["bytes"].tobytes()[:length], length)
+    except LabError as error:
+        output.note(f"{error}; what follows is printed only")
+        return False
+    return True
+
+
+def unreadable(totals: Events) -> str:
+    """Say how many packets may have had the port, and why nobody can tell."""
+    reasons = ", ".join(f"{row['frames']} {PROBLEMS[row['problem']]}" for row in np.sort(totals, order="problem"))
+    return (
+        f"packets whose ports cannot be read, and which are not shown: {reasons} (--all shows them)" if reasons else ""
+    )
+
+
+def as_dict(row: np.void, offset_ns: int | None = None) -> dict[str, object]:
+    """One row under the names that `--json` and `--csv` use; None is what the packet does not have.
+
+    With `offset_ns` the time is one of the wall clock.
+    """
+    version, protocol, problem = int(row["version"]), int(row["protocol"]), int(row["problem"])
+    is_ip, has_ports = version != _NO_IP, problem == 0
+    is_tcp = has_ports and protocol == TCP
+    return {
+        "time_ns": int(row["time_ns"]) + (offset_ns or 0),
+        "clock": CLOCK if offset_ns is None else WALL,
+        "ifindex": int(row["ifindex"]),
+        "saddr": address_text(row["saddr"].tobytes()) if is_ip else None,
+        "sport": int(row["sport"]) if has_ports else None,
+        "daddr": address_text(row["daddr"].tobytes()) if is_ip else None,
+        "dport": int(row["dport"]) if has_ports else None,
+        "ethertype": f"0x{int(row['ethertype']):04x}",
+        "vlan": int(row["vlan"]) or None,
+        "inner_vlan": int(row["inner_vlan"]) or None,
+        "version": version or None,
+        "protocol": protocol_text(protocol) if is_ip else None,
+        "flags": flags_text(int(row["flags"])) if is_tcp else None,
+        "seq": int(row["seq"]) if is_tcp else None,
+        "ack": int(row["ack"]) if is_tcp else None,
+        "payload_length": int(row["payload_length"]) if has_ports else None,
+        "frame_length": int(row["frame_length"]),
+        "fragment": bool(row["fragment"]),
+        "problem": PROBLEMS[problem] or None,
+    }
+
+
+def line(row: dict[str, object]) -> str:
+    """One row of the table."""
+    names = ("saddr", "sport", "daddr", "dport")
+    saddr, sport, daddr, dport = ("-" if row[name] is None else row[name] for name in names)
+    time_ns = row["time_ns"]
+    if not isinstance(time_ns, int):
+        raise TypeError("a time is an integer of nanoseconds")
+    why = f"  ({row['problem']})" if row["problem"] else ""
+    return (
+        f"Packet Data - src_ip: {saddr},  src_port: {sport}, dst_ip: {daddr},  dst_port: {dport}, "
+        f"timestamp(us): {time_ns // 1000}{why}"
+    )
+
+
+def table(observed: "Observed") -> Iterator[str]:
+    """Yield what the live tool would have printed for both hosts."""
+    return (line(as_dict(row)) for row in observed.recording.events["packets"])
+
+
+def judge(observed: "Observed", scenario: str) -> Iterator[Check]:
+    """Compare the packets that both hosts have received with what both applications know; yields every check."""
+    judge = observed.judge(scenario, "packets")
+    frames = observed.recording.events["packets"]
+    flows = by_flow(frames)
+    ifindexes = {inode: ifindex for ifindex, (_, inode) in observed.recording.devices.items()}
+    at_client, at_server = (ifindexes[inode] for inode in observed.inodes)
+    explained = 0
+    for connection, since_ns, until_ns in turns(observed.connections):
+        to_server, to_client = journeys(connection, observed.end_ns)
+        arrived = []
+        for journey, ifindex, opening in ((to_server, at_server, SYN), (to_client, at_client, SYN | ACK)):
+            rows = np.concatenate([frames[:0], *packets_of(flows, ifindex, journey.flow)])
+            rows = rows[(rows["time_ns"] >= since_ns) & (rows["time_ns"] < until_ns)]
+            yield from _judge_journey(judge, journey, rows, opening)
+            arrived.append(rows)
+        explained += sum(len(rows) for rows in arrived)
+        if all(len(rows) for rows in arrived):
+            # The answer's arrival cannot come before that of what it answers.
+            took_ns = int(arrived[1]["time_ns"][0]) - int(arrived[0]["time_ns"][0])
+            connect = connection.client.find("connect")
+            at_most = Bracket(0, connect.exit_ns - connect.enter_ns, 0)
+            yield judge.duration(str(to_server.flow), "SYN to answer", at_most, took_ns)
+    strangers = len(frames) - explained
+    yield judge.count("all connections", "packets of no connection", Bracket(0, 0, 0), strangers)
+
+
+def _judge_journey(judge: Judge, journey: Journey, rows: Events, opening: int) -> Iterator[Check]:
+    """Judge what has arrived of one side's segments."""
+    subject, name = str(journey.flow), flags_text(opening).replace(",", "-")
+    flags = rows["flags"]
+    opened = rows[(flags & (SYN | ACK | RST)) == opening]
+    expected = int(journey.opening is not None)
+    yield judge.count(subject, f"{name} numbers", Bracket(expected, expected, expected), len(np.unique(opened["seq"])))
+    if journey.opening and len(opened):
+        yield judge.duration(subject, f"{name} arrives at", journey.opening, int(opened["time_ns"][0]))
+    stream = rows[(flags & RST) == 0]
+    yield judge.count(
+        subject, "payload bytes", journey.payload, distinct_bytes(stream["seq"], stream["payload_length"])
+    )
+    for what, bracket, byte in (("first", journey.first_data, 0), ("last", journey.last_data, journey.sent - 1)):
+        if bracket:
+            index = arrival_of_byte(stream["seq"], stream["payload_length"], byte)
+            arrived_ns = UNKNOWN if index is None else int(stream["time_ns"][index])
+            yield judge.duration(subject, f"{what} data arrives at", bracket, arrived_ns)
+    ends = [end for bit, end in ((FIN, "FIN"), (RST, "RST")) if (flags & bit).any()]
+    yield judge.one_of(subject, "ends with", journey.ends, ",".join(ends))
+    for end in ends:
+        ended_ns = int(rows["time_ns"][(flags & {"FIN": FIN, "RST": RST}[end]) > 0][0])
+        yield judge.duration(subject, f"{end} arrives at", journey.end, ended_ns)
