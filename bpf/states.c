@@ -58,29 +58,6 @@ static inline void fill_endpoints(struct state_change *change, const struct endp
     change->rport = from->rport;
 }
 
-/* TCP_CLOSE from FIN_WAIT2 or CLOSING is mostly no end but the hand-over of tcp_time_wait(). */
-static inline u8 state_after(const void *sk, u8 oldstate, u8 newstate)
-{
-    int error = 0, linger2 = 0;
-    unsigned long flags = 0;
-
-    if (newstate != TCP_CLOSE || (oldstate != TCP_FIN_WAIT2 && oldstate != TCP_CLOSING))
-        return newstate;
-    kernel_read(&error, sk, FIELD(sock, sk_err));
-    if (error) /* tcp_reset() and tcp_abort() set it before tcp_done() */
-        return TCP_CLOSE;
-    kernel_read(&flags, sk, FIELD(sock_common, skc_flags));
-    if (has_flag(flags, ENUM(sock_flags, SOCK_DONE))) /* tcp_fin() has seen the peer's FIN */
-        return TCP_TIME_WAIT;
-    /* Only an orphan is handed over before the peer's FIN: close() with unread data or SO_LINGER 0 resets instead. */
-    if (!has_flag(flags, ENUM(sock_flags, SOCK_DEAD)))
-        return TCP_CLOSE;
-    kernel_read(&linger2, sk, FIELD(tcp_sock, linger2));
-    if (linger2 < 0) /* TCP_LINGER2 below zero asks for no FIN_WAIT2 at all */
-        return TCP_CLOSE;
-    return TCP_FIN_WAIT2;
-}
-
 static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
 {
     u64 time_ns = bpf_ktime_get_ns();
@@ -112,14 +89,8 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
         change->tgid = bpf_get_current_pid_tgid() >> 32;
         bpf_get_current_comm(change->comm, sizeof(change->comm));
     }
-    if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED) {
-        u32 retransmits = 0, srtt_us = 0;
-
-        /* tcp_check_req() has made the first sample; a retransmitted SYN-ACK makes it ambiguous. */
-        kernel_read(&retransmits, sk, FIELD(tcp_sock, total_retrans));
-        kernel_read(&srtt_us, sk, FIELD(tcp_sock, srtt_us));
-        change->handshake_rtt_us = retransmits ? 0 : srtt_us >> 3;
-    }
+    if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED)
+        change->handshake_rtt_us = handshake_rtt_us(sk);
     events.ringbuf_submit(change, BPF_RB_NO_WAKEUP);
     return 0;
 }
