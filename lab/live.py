@@ -14,6 +14,7 @@ from datetime import datetime
 
 from lab.device import Device
 from lab.errors import LabError
+from lab.in_order import InOrder
 from lab.program import Program
 from lab.recorder import DRAIN_INTERVAL_S
 from lab.ring import Events
@@ -92,6 +93,28 @@ def events(
                 yield batch
 
     with ticks(program, DRAIN_INTERVAL_S, seconds, devices) as times:
+        ring.drain()
+        yield batches(times)
+
+
+@contextmanager
+def events_in_order(program: Program, seconds: float | None = None) -> Iterator[Iterator[Events]]:
+    """As `events`, in one order by kernel time, also from batch to batch (of a program that `lab.in_order` can serve)."""
+    ring = program.ring
+    if ring is None:
+        raise TypeError("a program without a ring has no events: ask for its totals")
+
+    def batches(times: Iterator[None]) -> Iterator[Events]:
+        order = InOrder()
+        for _ in times:
+            read_ns = time.monotonic_ns()
+            batch = ring.drain()
+            if (final := order.add(batch, read_ns, complete=ring.complete)).size:
+                yield final
+        if (rest := order.rest()) is not None and rest.size:
+            yield rest
+
+    with ticks(program, DRAIN_INTERVAL_S, seconds) as times:
         ring.drain()
         yield batches(times)
 

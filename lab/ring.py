@@ -24,12 +24,13 @@ class Ring:
     """The consumer's end of one ring buffer map.
 
     `map_fd` is the map's file descriptor (it stays the caller's), `size` the data area in bytes (a power of two of
-    pages), `dtype` that of one record.
+    pages), `dtype` that of one record. `complete` tells whether the last drain met no record whose writer was still at work.
     """
 
     def __init__(self, map_fd: int, size: int, dtype: np.dtype[np.void]) -> None:
         page = mmap.PAGESIZE
         self.dtype = dtype
+        self.complete = True
         self._size = size
         self._stride = _HEADER + -(-dtype.itemsize // 8) * 8
         self._consumer_page = mmap.mmap(map_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -50,6 +51,7 @@ class Ring:
         headers = area[:, :4].copy().view(np.uint32)[:, 0]
         busy = np.flatnonzero(headers & _BUSY)
         finished = int(busy[0]) if busy.size else len(headers)
+        self.complete = finished == len(headers)
         headers = headers[:finished]
         if (headers & ~_DISCARD != self.dtype.itemsize).any():
             raise ValueError(f"a record of the ring is not {self.dtype.itemsize} bytes long")
