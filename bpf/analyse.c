@@ -90,6 +90,7 @@ static inline int report_processed(const void *sk, const void *skb, u8 point, bo
     kernel_read(&length, skb, FIELD(sk_buff, len)); /* tcp_v4_rcv() has taken IP's header off */
     bpf_probe_read_kernel(&tcp, sizeof(tcp), head + transport);
     step->seq = bpf_ntohl(tcp.seq);
+    step->flags = ((u8 *)&tcp)[13];
     step->length = length - tcp.doff * 4;
     step->skb = (u64)skb;
     step->again = again;

@@ -119,6 +119,7 @@ static inline int report_arrived(const void *skb, u8 point, bool again)
         kernel_read(&step->state, sk, FIELD(sock_common, skc_state));
     }
     step->seq = bpf_ntohl(tcp.seq);
+    step->flags = ((u8 *)&tcp)[13];
     step->length = length - tcp.doff * 4;
     step->skb = (u64)skb;
     step->again = again;

@@ -89,6 +89,7 @@ ON_CGROUP_SKB(ingress)
     step->lport = packet.dport;
     step->rport = packet.sport;
     step->seq = packet.seq;
+    step->flags = packet.flags;
     step->length = ctx->len - packet.payload_at;
     events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
     return 1;

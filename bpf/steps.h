@@ -77,6 +77,7 @@ struct step {
     u8 again;    /* by the second program: rarely, the first has reported the same step as well */
     u8 oldstate; /* 0: the step is no change */
     u8 state;    /* by then; 0: not known */
+    u8 flags;    /* of a segment, as in its header's 14th byte */
     char comm[16];
 };
 

@@ -52,7 +52,14 @@ def points() -> tuple[str, ...]:
     return tuple(re.findall(r"\bAT_(\w+)", body))
 
 
-_FOUND_OUT = {"socket": "i8", "begun_ns": "u8", "connecting_ns": "i8", "connect_ns": "i8", "role": "u1", "carried": "u1"}
+_FOUND_OUT = {
+    "socket": "i8",
+    "begun_ns": "u8",
+    "connecting_ns": "i8",
+    "connect_ns": "i8",
+    "role": "u1",
+    "carried": "u1",
+}
 
 
 def joined(steps: Events) -> Rows:
@@ -168,7 +175,9 @@ def _fill_endpoints(rows: Rows) -> None:
     of_listener = np.isin(rows["socket"], rows["socket"][rows["state"] == State.LISTEN])
     own = ~of_listener | (rows["kind"] != Kind.ARRIVED)
     _fill(rows, ("netns",), rows["netns"] == 0, rows["netns"] > 0)
-    _fill(rows, ("laddr",), _nowhere(rows["laddr"]), own & (rows["lport"] > 0) & (of_listener | ~_nowhere(rows["laddr"])))
+    _fill(
+        rows, ("laddr",), _nowhere(rows["laddr"]), own & (rows["lport"] > 0) & (of_listener | ~_nowhere(rows["laddr"]))
+    )
     _fill(rows, ("lport",), rows["lport"] == 0, rows["lport"] > 0)
     _fill(rows, ("raddr", "rport"), (rows["rport"] == 0) & ~of_listener, rows["rport"] > 0)
 
@@ -205,7 +214,9 @@ def _fill(
         rows[name][lacks] = rows[name][best][lacks]
 
 
-def _nearest(knows: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64], *, ahead: bool = True) -> npt.NDArray[np.intp]:
+def _nearest(
+    knows: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64], *, ahead: bool = True
+) -> npt.NDArray[np.intp]:
     """For each row, sorted by group, the last row of its group up to itself that `knows`; with none, `ahead`, the next one.
 
     A row of a group where none does gets itself.
@@ -224,7 +235,9 @@ def _nearest(knows: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64], *, ahe
 def _flow_numbers(rows: Rows) -> npt.NDArray[np.intp]:
     """Return the same number for rows of the same flow in the same network namespace."""
     parts = [rows["laddr"], rows["raddr"]]
-    parts += [rows[name].astype(f"<{rows.dtype[name].str[1:]}")[:, None].view("u1") for name in ("lport", "rport", "netns")]
+    parts += [
+        rows[name].astype(f"<{rows.dtype[name].str[1:]}")[:, None].view("u1") for name in ("lport", "rport", "netns")
+    ]
     keys = np.ascontiguousarray(np.concatenate(parts, axis=1))
     _, numbers = np.unique(keys.view(f"V{keys.shape[1]}")[:, 0], return_inverse=True)
     return numbers
