@@ -81,7 +81,8 @@ struct step {
     char comm[16];
 };
 
-BPF_RINGBUF_OUTPUT(events, 4096);
+/* A busy machine makes 100,000 steps a second and more, and a reader can be kept waiting. */
+BPF_RINGBUF_OUTPUT(events, 16384);
 
 /* The clock is read when the record has its place in the ring. So whoever reads the ring up to its end at a time has every
  * step that was stamped before (lab/in_order.py). */

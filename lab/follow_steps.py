@@ -17,6 +17,8 @@ MOST_OPEN = 100_000
 MOST_WAITING = 100_000
 """Rows that wait for their owner or port; when there are more, the oldest are dropped and counted."""
 
+_NO_ROWS: Rows = np.zeros(0, [("time_ns", "u8")])
+
 
 class Follow:
     """Turns batches of events, in order of time, into rows to show, in order of time.
@@ -35,8 +37,7 @@ class Follow:
         least_ns: int | None = None,
     ) -> None:
         self._role, self._tgid, self._lports, self._inode, self._least_ns = role, tgid, lports, inode, least_ns
-        self._known: Rows | None = None
-        self._waiting: Rows | None = None
+        self._known = self._waiting = _NO_ROWS
         self._looked_ns = 0
         self._forgotten = 0
         self._dropped = 0
@@ -49,6 +50,7 @@ class Follow:
         self._remember(rows)
         # Who owned a socket that is gone, nobody will tell any more.
         over = np.isin(rows["socket"], rows["socket"][rows["kind"] == Kind.DESTROYED])
+        over |= ~np.isin(rows["skaddr"], self._known["skaddr"])
         self._dropped += int((waits & over).sum())
         waiting = rows[waits & ~over]
         self._dropped += max(0, len(waiting) - MOST_WAITING)
@@ -58,7 +60,7 @@ class Follow:
     def end(self) -> str:
         """Return what remains to be said when the tool ends."""
         notes = []
-        unknown = self._dropped + (0 if self._waiting is None else len(self._waiting))
+        unknown = self._dropped + len(self._waiting)
         if unknown:
             notes.append(f"{unknown} steps are not shown: whose they are, or their local port, was not to be known")
         if self._forgotten:
@@ -71,8 +73,8 @@ class Follow:
         fresh["connecting_ns"], fresh["connect_ns"] = UNKNOWN, UNKNOWN
         for name in batch.dtype.names or ():
             fresh[name] = batch[name]
-        if self._known is None or self._waiting is None:
-            self._known, self._waiting = fresh[:0], fresh[:0]
+        if not len(self._known) and not len(self._waiting):
+            self._known, self._waiting = fresh[:0], fresh[:0]  # as wide as this probe's events
         newest_ns = int(fresh["time_ns"].max(initial=0))
         touched = np.isin(self._known["skaddr"], fresh["skaddr"]) | (fresh["skaddr"] == 0).any()
         if newest_ns > self._looked_ns + SECOND:

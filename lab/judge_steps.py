@@ -60,7 +60,7 @@ def _sockets(rows: Rows) -> dict[tuple[int, int, Flow], list[Rows]]:
     for mine in np.split(order, cuts):
         socket = rows[mine]
         if len(socket):
-            found[int(socket[0]["netns"]), int(socket[0]["role"]), _flow(socket[0])].append(socket)
+            found[int(socket[0]["netns"]), int(socket[0]["role"]), _remote(_flow(socket[0]))].append(socket)
     for several in found.values():
         several.sort(key=lambda socket: int(socket[0]["begun_ns"]))
     return found
@@ -71,10 +71,15 @@ def _flow(row: np.void) -> Flow:
     return Flow(laddr, int(row["lport"]), raddr, int(row["rport"]))
 
 
+def _remote(flow: Flow) -> Flow:
+    """Return a flow without the local address, which the application is never told when it is refused."""
+    return flow._replace(laddr="")
+
+
 def _find(sockets: dict[tuple[int, int, Flow], list[Rows]], inode: int, timeline: Timeline) -> Rows | None:
     """Return the rows of a timeline's socket: of a flow used again, the last that had begun when the call returned."""
     role = Role.CLIENT if timeline.role == "client" else Role.SERVICE
-    candidates = sockets.get((inode, role, timeline.flow), [])
+    candidates = sockets.get((inode, role, _remote(timeline.flow)), [])
     begun = bisect_right(candidates, timeline.opened_ns, key=lambda socket: int(socket[0]["begun_ns"]))
     return candidates[begun - 1] if begun else None
 
@@ -111,8 +116,11 @@ class _Side:
         yield self._judge.equal(
             self._subject, "owner", f"{self._timeline.pid} {self._timeline.comm}", ", ".join(sorted(owners))
         )
-        flows = {str(_flow(row)) for row in np.unique(self._rows[["laddr", "lport", "raddr", "rport"]])}
-        yield self._judge.equal(self._subject, "addresses and ports", self._subject, ", ".join(sorted(flows)))
+        flows = {_flow(row) for row in np.unique(self._rows[["laddr", "lport", "raddr", "rport"]])}
+        if self._calls[0].error:
+            flows = {flow._replace(laddr=self._timeline.flow.laddr) for flow in flows}
+        measured = ", ".join(sorted(map(str, flows)))
+        yield self._judge.equal(self._subject, "addresses and ports", self._subject, measured)
 
     def _system_calls(self) -> Iterator[Check]:
         returns = self._rows[(self._rows["returns"] == 1) & (self._rows["kind"] <= Kind.CLOSE)]

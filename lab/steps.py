@@ -84,11 +84,12 @@ def joined(steps: Events) -> Rows:
     begins[0] = True
     rows["socket"] = np.cumsum(begins) - 1
     begun_ns = np.where(rows["begun_ns"] > 0, rows["begun_ns"], _since(rows))[begins]
-    _adopt_packets(rows)
-    rows["begun_ns"] = begun_ns[rows["socket"]]
-    rows = rows[np.lexsort((-rows["carried"].astype(np.int8), rows["time_ns"], rows["socket"]))]
-    _find_roles(rows)
+    rows = _sorted(rows)
     _fill_endpoints(rows)
+    _adopt_packets(rows)
+    rows = _sorted(rows)
+    rows["begun_ns"] = begun_ns[rows["socket"]]
+    _find_roles(rows)
     _fill(rows, ("tgid", "comm"), rows["tgid"] == 0, rows["tgid"] > 0)
     _measure_connecting(rows)
     return rows[np.argsort(rows["time_ns"], kind="stable")]
@@ -138,6 +139,11 @@ def _by_socket(steps: Events) -> Rows:
     for name in ("skaddr", "kind", "oldstate", "state", "skb", "seq", "length", "lost"):
         repeated &= rows[name][1:] == rows[name][:-1]
     return rows[np.append(np.ones(min(1, len(rows)), bool), ~repeated)]
+
+
+def _sorted(rows: Rows) -> Rows:
+    """Sort by socket and time, what is carried before what is new."""
+    return rows[np.lexsort((-rows["carried"].astype(np.int8), rows["time_ns"], rows["socket"]))]
 
 
 def _adopt_packets(rows: Rows) -> None:
