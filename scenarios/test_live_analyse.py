@@ -9,7 +9,7 @@ import pytest
 from processes import lab_command, parsed, watching
 
 from lab.demo.conversation import Conversation
-from lab.demo.process import converse
+from lab.demo.process import Endpoint, converse
 from lab.units import MS
 
 HEAD = "PID COMM IP SADDR DADDR DPORT TIMESTAMP(us) FUNC TCP_STATE TCP_DESCRIPTION TCP_CONNECT_TIME(us)"
@@ -87,19 +87,23 @@ def test_minimum_latency(net, version):
 @both_versions
 def test_of_one_process(net, version):
     """`-p` keeps the sockets of one process: also the steps from before its accept(), which nobody could yet call its own."""
-    with converse(net, Conversation(before_accept_ns=150 * MS), version=version, pause=True) as demo:
-        pid = str(demo.server._process.pid)  # noqa: SLF001 (a user would ask pgrep)
+    conversation = Conversation(before_accept_ns=50 * MS)
+    arguments = [*conversation.arguments(), "--connections", "1"]
+    with Endpoint("serve", net.server, [*arguments, "--address", net.server.address(version)]) as server:
+        server.await_ready()
         with (
-            watching("analyse", "service", "-p", pid, "--json") as mine,
-            watching("analyse", "service", "-p", str(os.getpid()), "--json") as nobodys,
+            watching("analyse", "service", "-p", str(server.pid), "--json", "--netns", net.server.name) as mine,
+            watching("analyse", "service", "-p", str(os.getpid()), "--json", "--netns", net.server.name) as nobodys,
         ):
-            demo.await_pause()
-            demo.resume()
+            with Endpoint("connect", net.client, [*arguments, net.server.address(version)]) as client:
+                client.finish()
+            server.finish()
             net.quiesce()
     rows = parsed(mine)
-    assert {row["pid"] for row in rows} == {int(pid)}
-    assert "CLOSE_WAIT" in {row["state"] for row in rows}
-    assert {row["pid"] for row in parsed(["", nobodys[1]])} <= {os.getpid()}
+    assert {row["pid"] for row in rows} == {server.pid}
+    entered_states = [row["state"] for row in rows if row["step"] == "changed" and row["dport"]]
+    assert entered_states == ["SYN_RECV", "ESTABLISHED", "CLOSE_WAIT", "LAST_ACK", "CLOSE"]
+    assert nobodys[1] == ""
 
 
 @both_versions
@@ -175,3 +179,13 @@ def test_bad_input(arguments, says):
     assert ended.returncode == 2
     assert says in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("way", ["fentry", "kprobe", "tracepoint"])
+def test_every_way_to_attach(way):
+    """Each alternative is a program that compiles; a kernel may refuse to load or attach it, and then the tool says so."""
+    ended = lab_command("analyse", "client", "--seconds", "0.1", env=os.environ | {"LAB_ATTACH": way})
+    assert ended.returncode in {0, 2}
+    assert "cannot be loaded" not in ended.stderr
+    assert ended.returncode == 0 or re.search(rf"this kernel refuses the {way}", ended.stderr)
+    assert way != "tracepoint" or ended.returncode == 0
