@@ -10,14 +10,14 @@ struct entry {
     u64 skaddr;
 };
 
-BPF_HASH(entries, u64, struct entry, 65536); /* by thread */
+BPF_HASH(under_way_functions, u64, struct entry, 65536); /* by thread */
 
 static inline int enters_function(const void *sk)
 {
     u64 thread = bpf_get_current_pid_tgid();
     struct entry entry = {.time_ns = bpf_ktime_get_ns(), .skaddr = (u64)sk};
 
-    if (entries.update(&thread, &entry))
+    if (under_way_functions.update(&thread, &entry))
         count_lost();
     return 0;
 }
@@ -25,13 +25,13 @@ static inline int enters_function(const void *sk)
 static inline int returns_from_function(u8 kind, u8 point, int result)
 {
     u64 thread = bpf_get_current_pid_tgid();
-    struct entry *entry = entries.lookup(&thread);
+    struct entry *entry = under_way_functions.lookup(&thread);
     struct entry entered;
 
     if (!entry)
         return 0;
     entered = *entry;
-    entries.delete(&thread);
+    under_way_functions.delete(&thread);
     return report_done((const void *)entered.skaddr, kind, point, entered.time_ns, result);
 }
 
@@ -170,7 +170,7 @@ struct before {
     u64 depth;
 };
 
-BPF_HASH(processing, u64, struct before, 65536);
+BPF_HASH(under_way_processing, u64, struct before, 65536);
 
 /* The task that is current all the while: by its number, which idle tasks share, or by its CPU, which idle tasks do not leave. */
 static inline u64 current_context(void)
@@ -185,7 +185,7 @@ ON_FUNCTION(tcp_rcv_state_process)
     const void *sk = (const void *)ARGUMENT(0);
     u64 context = current_context();
     struct before nothing = {};
-    struct before *before = processing.lookup_or_try_init(&context, &nothing);
+    struct before *before = under_way_processing.lookup_or_try_init(&context, &nothing);
     u8 state = 0;
 
     if (!before) {
@@ -202,7 +202,7 @@ ON_FUNCTION(tcp_rcv_state_process)
 ON_RETURN(tcp_rcv_state_process)
 {
     u64 context = current_context(), skaddr;
-    struct before *before = processing.lookup(&context);
+    struct before *before = under_way_processing.lookup(&context);
     u8 oldstate, newstate = 0;
 
     if (!before || !before->depth)
@@ -211,7 +211,7 @@ ON_RETURN(tcp_rcv_state_process)
     skaddr = before->skaddr[before->depth & 1];
     oldstate = before->state[before->depth & 1];
     if (!before->depth)
-        processing.delete(&context);
+        under_way_processing.delete(&context);
     kernel_read(&newstate, (const void *)skaddr, FIELD(sock_common, skc_state));
     newstate = state_after((const void *)skaddr, oldstate, newstate);
     return report_changed((const void *)skaddr, oldstate, newstate, AT_tcp_rcv_state_process, false);

@@ -27,7 +27,8 @@ struct call {
     u32 unused;
 };
 
-BPF_HASH(calls, u64, struct call, 65536); /* by thread */
+/* By thread. The loader empties maps of this name when the programs are detached: returns are missed from then on. */
+BPF_HASH(under_way, u64, struct call, 65536);
 
 /* The TCP socket behind a file descriptor of the current process, NULL for any other file: those end here as soon as can be,
  * since every read() and write() on the machine comes this way. */
@@ -72,7 +73,7 @@ static inline int enters(struct entering *ctx, u8 kind, u8 point)
     } else {
         call.enter_ns = bpf_ktime_get_ns();
     }
-    if (calls.update(&thread, &call))
+    if (under_way.update(&thread, &call))
         count_lost();
     return 0;
 }
@@ -80,7 +81,7 @@ static inline int enters(struct entering *ctx, u8 kind, u8 point)
 static inline int returns(struct returning *ctx, u8 kind, u8 point)
 {
     u64 thread = bpf_get_current_pid_tgid();
-    struct call *call = calls.lookup(&thread);
+    struct call *call = under_way.lookup(&thread);
     const void *sk;
     struct step *step;
 
@@ -106,7 +107,7 @@ static inline int returns(struct returning *ctx, u8 kind, u8 point)
         }
         events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
     }
-    calls.delete(&thread);
+    under_way.delete(&thread);
     return 0;
 }
 
@@ -114,7 +115,7 @@ static inline int returns(struct returning *ctx, u8 kind, u8 point)
 static inline u64 entered_ns(const void *sk)
 {
     u64 thread = bpf_get_current_pid_tgid();
-    struct call *call = calls.lookup(&thread);
+    struct call *call = under_way.lookup(&thread);
 
     return call && call->skaddr == (u64)sk ? call->enter_ns : 0;
 }

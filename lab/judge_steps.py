@@ -34,6 +34,7 @@ def judge_all(observed: Observed, judge: Judge) -> Iterator[Check]:
     named = {str(tgid) for tgid in np.unique(rows["tgid"]) if tgid}
     yield judge.equal("both hosts", "processes that are not the applications", "", " ".join(sorted(named - owners)))
     sockets = _sockets(rows)
+    entries = set(rows[(rows["returns"] == 0) & (rows["kind"] <= Kind.CLOSE)][["tid", "time_ns", "kind"]].tolist())
     for connection in observed.connections:
         for timeline, inode, paths in zip(
             _both(connection), observed.inodes, (truth.client_paths, truth.server_paths), strict=True
@@ -45,7 +46,7 @@ def judge_all(observed: Observed, judge: Judge) -> Iterator[Check]:
             if mine is not None:
                 other = connection.server if timeline is connection.client else connection.client
                 yield from _Side(judge, timeline, other, mine).checks(paths(connection, observed.end_ns))
-                yield from _judge_entries(judge, timeline, mine, rows)
+                yield judge.equal(str(timeline.flow), "system calls without their entry", "", _unentered(mine, entries))
 
 
 def _both(connection: Connection) -> tuple[Timeline, Timeline | None]:
@@ -84,14 +85,11 @@ def _find(sockets: dict[tuple[int, int, Flow], list[Rows]], inode: int, timeline
     return candidates[begun - 1] if begun else None
 
 
-def _judge_entries(judge: Judge, timeline: Timeline, mine: Rows, rows: Rows) -> Iterator[Check]:
-    """Each return belongs to an entry that was reported too; that of accept() by the listener, for it knew no other socket."""
+def _unentered(mine: Rows, entries: set[tuple[int, int, int]]) -> str:
+    """Name the calls of which the return was reported and the entry was not; that of accept() was the listener's."""
     returns = mine[(mine["returns"] == 1) & (mine["kind"] <= Kind.CLOSE)]
-    entries = rows[(rows["returns"] == 0) & (rows["kind"] <= Kind.CLOSE)]
-    entries = entries[np.isin(entries["tgid"], returns["tgid"])]
-    known = set(entries[["tid", "time_ns", "kind"]].tolist())
-    missing = [Kind(row["kind"]).name for row in returns if (row["tid"], row["enter_ns"], row["kind"]) not in known]
-    yield judge.equal(str(timeline.flow), "system calls without their entry", "", " ".join(missing))
+    lone = [kind for kind, *entry in returns[["kind", "tid", "enter_ns"]].tolist() if (*entry, kind) not in entries]
+    return " ".join(Kind(kind).name for kind in lone)
 
 
 class _Side:

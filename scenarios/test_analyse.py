@@ -4,8 +4,13 @@ A1 to A6 are rows of the corpus of known wrong numbers, as are S7 (bystanders) a
 """
 
 import os
+import platform
+import queue
 import re
+import socket
 import subprocess
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +26,7 @@ from lab.steps import Kind, Role, joined, latency_ns
 from lab.tcp import State, address_text
 from lab.units import MS
 
+SYS_RECVFROM = {"x86_64": 45, "aarch64": 207}[platform.machine()]
 both_versions = pytest.mark.parametrize("version", [4, 6])
 
 
@@ -171,6 +177,39 @@ def test_short_lived_connections(lab):
     rows, observed = watch(lab, Conversation(exchanges=0), connections=1000, concurrency=4)
     assert len(np.unique(rows["skaddr"])) < len(np.unique(rows["socket"])), "no address was used again"
     assert len(observed.connections) == 1000
+
+
+def test_a_call_that_outlasts_a_recording():
+    """A recv() whose return nobody saw, since the recording was over, is not taken for a later call of the same thread."""
+    may_go_on = threading.Event()
+    told = queue.SimpleQueue()
+    here, there = socket.socketpair()
+
+    def receive(connection):
+        told.put(threading.get_native_id())
+        connection.recv(1)
+        may_go_on.wait()
+        here.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, here, there:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+        thread = threading.Thread(target=receive, args=(server,))
+        with client, server:
+            with record("analyse", lossy=True) as before:
+                thread.start()
+                tid = told.get()
+                while Path(f"/proc/self/task/{tid}/syscall").read_text().split()[0] != str(SYS_RECVFROM):
+                    pass
+            client.send(b"x")
+            with record("analyse", lossy=True) as after:
+                may_go_on.set()
+                there.send(b"x")
+                thread.join()
+    calls = before.recording.events["analyse"]
+    assert (calls[calls["tid"] == tid]["kind"] == Kind.RECEIVE).any()
+    later = after.recording.events["analyse"]
+    assert later[later["tid"] == tid].size == 0
 
 
 # ---- probes that are wrong on purpose ----

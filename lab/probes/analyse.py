@@ -132,7 +132,9 @@ def description(row: dict[str, object]) -> str:
     latency, result = row["latency_ns"], row["result"]
     after = f", after {latency / 1e3:.1f} us" if isinstance(latency, int) else ""
     if isinstance(result, int) and result < 0:
-        return f"{row['func']}() failed: {errno.errorcode.get(-result, result)}{after}"
+        # From 512 on the kernel's own (include/linux/errno.h): the call goes on after the signal's handler.
+        why = errno.errorcode.get(-result, "interrupted by a signal")
+        return f"{row['func']}() failed: {why}{after}"
     if kind <= Kind.CLOSE:
         if not row["returns"]:
             return f"{row['func']}() entered by the application"
@@ -169,7 +171,7 @@ def header(*, wide: bool = False) -> str:
     width = 39 if wide else 15
     return (
         f"{'PID':<7} {'COMM':<12} {'IP':<2} {'SADDR':<{width}} {'DADDR':<{width}} {'DPORT':<5} {'TIMESTAMP(us)':<16} "
-        f"{'FUNC':<19} {'TCP_STATE':<11} {'TCP_DESCRIPTION':<66} TCP_CONNECT_TIME(us)"
+        f"{'FUNC':<19} {'TCP_STATE':<11} {'TCP_DESCRIPTION':<72} TCP_CONNECT_TIME(us)"
     )
 
 
@@ -182,7 +184,7 @@ def line(row: dict[str, object], *, wide: bool = False) -> str:
     connect_us = f"{connect_ns / 1e3:.3f}" if isinstance(connect_ns, int) else "-"
     return (
         f"{shown['pid']:<7} {shown['comm']:<12.12} {shown['ip']:<2} {shown['saddr']:<{width}} {shown['daddr']:<{width}} "
-        f"{shown['dport']:<5} {time_us:<16} {shown['func']:<19} {shown['state']:<11} {description(row):<66} {connect_us}"
+        f"{shown['dport']:<5} {time_us:<16} {shown['func']:<19} {shown['state']:<11} {description(row):<72} {connect_us}"
     )
 
 
