@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.measure import UNKNOWN
+from lab.netns import inside
 from lab.observed import Observed
 from lab.probes import analyse
 from lab.program import SOURCES, Program
@@ -177,6 +179,73 @@ def test_short_lived_connections(lab):
     rows, observed = watch(lab, Conversation(exchanges=0), connections=1000, concurrency=4)
     assert len(np.unique(rows["skaddr"])) < len(np.unique(rows["socket"])), "no address was used again"
     assert len(observed.connections) == 1000
+
+
+@both_versions
+def test_the_whole_family_of_calls(lab, version):
+    """Whatever call sends or receives on a TCP socket is told with its own name and result, and no other file's is."""
+    net, address = lab.net, (lab.net.server.address(version), 9999)
+    family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
+    with (
+        record("analyse") as recorder,
+        inside(net.server.name, lambda: socket.create_server(address, family=family)) as listener,
+        inside(net.client.name, lambda: socket.create_connection(address)) as client,
+        listener.accept()[0] as child,
+        inside(net.client.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as datagrams,
+        Path("/dev/null").open("wb", buffering=0) as file,
+    ):
+        os.write(client.fileno(), b"a" * 1)
+        os.writev(client.fileno(), [b"a", b"a"])
+        client.sendmsg([b"a" * 3])
+        client.send(b"a" * 4)
+        assert child.recv(10, socket.MSG_WAITALL | socket.MSG_PEEK) == b"a" * 10
+        assert os.read(child.fileno(), 1) == b"a"
+        assert os.readv(child.fileno(), [bytearray(2)]) == 2
+        assert child.recvmsg(3)[0] == b"aaa"
+        assert child.recv(4) == b"aaaa"
+        datagrams.sendto(b"a", (net.client.ipv4, 9))
+        file.write(b"a")
+    rows = joined(recorder.recording.events["analyse"])
+    rows = rows[np.isin(rows["netns"], net.inodes) & (rows["returns"] == 1)]
+    told = [(row["func"], row["result"]) for row in analyse.as_dicts(rows) if row["step"] in {"send", "receive"}]
+    sent = [("write", 1), ("writev", 2), ("sendmsg", 3), ("sendto", 4)]
+    assert told == [*sent, ("recvfrom", 10), ("read", 1), ("readv", 2), ("recvmsg", 3), ("recvfrom", 4)]
+    # A peek returns data to nobody: it takes none away.
+    assert of(rows, Kind.RECEIVED)["result"].tolist() == [1, 2, 3, 4]
+    assert of(rows, Kind.SENT)["result"].tolist() == [1, 2, 3, 4]
+
+
+@both_versions
+def test_an_accept_that_waits(lab, version):
+    """An accept() that was entered long before its connection began is the connection's, with the wait as its latency."""
+    net, address = lab.net, (lab.net.server.address(version), 9999)
+    family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
+    stamps = []
+
+    def accept(listener):
+        stamps.append(time.monotonic_ns())
+        with listener.accept()[0]:
+            stamps.append(time.monotonic_ns())
+
+    with (
+        record("analyse") as recorder,
+        inside(net.server.name, lambda: socket.create_server(address, family=family)) as listener,
+    ):
+        thread = threading.Thread(target=accept, args=(listener,))
+        thread.start()
+        while not stamps:
+            pass
+        time.sleep(0.02)
+        connecting_ns = time.monotonic_ns()
+        with inside(net.client.name, lambda: socket.create_connection(address)):
+            thread.join()
+    rows = joined(recorder.recording.events["analyse"])
+    rows = rows[rows["netns"] == net.server.inode]
+    (accepted,) = rows[(rows["kind"] == Kind.ACCEPT) & (rows["returns"] == 1)]
+    assert stamps[0] <= accepted["enter_ns"] <= accepted["time_ns"] <= stamps[1]
+    assert accepted["time_ns"] >= connecting_ns
+    (born,) = rows[rows["oldstate"] == State.LISTEN][:1]
+    assert (born["socket"], born["tgid"], born["role"]) == (accepted["socket"], os.getpid(), Role.SERVICE)
 
 
 def test_a_call_that_outlasts_a_recording():
