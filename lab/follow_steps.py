@@ -76,12 +76,13 @@ class Follow:
         if not len(self._known) and not len(self._waiting):
             self._known, self._waiting = fresh[:0], fresh[:0]  # as wide as this probe's events
         newest_ns = int(fresh["time_ns"].max(initial=0))
-        touched = np.isin(self._known["skaddr"], fresh["skaddr"]) | (fresh["skaddr"] == 0).any()
+        joining = np.concatenate([self._waiting, fresh])
+        touched = np.isin(self._known["skaddr"], joining["skaddr"]) | (fresh["skaddr"] == 0).any()
         if newest_ns > self._looked_ns + SECOND:
             self._looked_ns = newest_ns
             touched[:] = True
         taken, self._known = self._known[touched], self._known[~touched]
-        return np.concatenate([taken, self._waiting, fresh])
+        return np.concatenate([taken, joining])
 
     def _candidates(self, rows: Rows) -> npt.NDArray[np.bool_]:
         """Tell which rows are wanted as far as everything goes that never has to be waited for."""

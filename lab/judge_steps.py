@@ -155,12 +155,12 @@ class _Side:
             self._subject, f"TCP done in {what} at", _bracket(earliest_ns, call.exit_ns), int(work["time_ns"])
         )
         yield self._judge.equal(self._subject, f"result of TCP in {what}", *_results(call, work))
-        # The call's own entry has been judged above; from there on TCP was not done before the peer had sent.
-        enter_ns = int(returned["enter_ns"])
+        # From where TCP, or the call, was entered, which must lie in the call, it was not done before the peer had sent.
+        enter_ns = int(work["enter_ns"])
+        during = _bracket(call.enter_ns, call.exit_ns)
+        yield self._judge.duration(self._subject, f"TCP entered in {what} at", during, enter_ns)
         waited = _bracket(max(0, earliest_ns - enter_ns), call.exit_ns - enter_ns)
-        yield self._judge.duration(
-            self._subject, f"wait in {what}", waited, int(work["time_ns"]) - int(work["enter_ns"])
-        )
+        yield self._judge.duration(self._subject, f"wait in {what}", waited, int(work["time_ns"]) - enter_ns)
 
     def _sent_ns(self, call: Call, received: int) -> int:
         """When the peer entered the call that sent the last of what this recv() returned, or that ended the connection."""
@@ -195,14 +195,13 @@ class _Side:
         opening = self._calls[0]
         measured = int(established["connect_ns"][-1])
         if self._timeline.role == "client":
-            highest_ns = opening.exit_ns - opening.enter_ns
-        elif measured == UNKNOWN or self._other is None:  # the kernel measures nothing below a microsecond
-            return
-        else:
-            # To the microsecond, and what is below one is one.
-            highest_ns = opening.exit_ns - self._other.find("connect").enter_ns
-        bracket = _bracket(0, highest_ns)
-        yield self._judge.duration(self._subject, "connect time", bracket, measured, resolution_ns=1000)
+            bracket = _bracket(0, opening.exit_ns - opening.enter_ns)
+            yield self._judge.duration(self._subject, "connect time", bracket, measured)
+        elif (
+            measured != UNKNOWN and self._other is not None
+        ):  # the kernel measures in whole microseconds, or not at all
+            bracket = _bracket(0, opening.exit_ns - self._other.find("connect").enter_ns)
+            yield self._judge.duration(self._subject, "connect time", bracket, measured, resolution_ns=1000)
 
     def _segments(self, other: Timeline) -> Iterator[Check]:
         """Judge what arrived: all that the peer has sent, each byte once but for retransmissions, not before it was sent."""

@@ -201,6 +201,15 @@ def test_what_is_over_is_forgotten():
     assert len(follow._known) <= 6  # noqa: SLF001 (what is kept cannot be seen from outside)
 
 
+def test_rows_that_wait_do_not_add_up():
+    """A socket whose rows wait for their owner is known once, however many batches tell of others."""
+    follow = Follow(Role.CLIENT, tgid=7)
+    follow.rows(steps(step(100, Kind.ARRIVED, skaddr=0x1)))
+    for number in range(20):
+        follow.rows(steps(step(200 + number, Kind.ARRIVED, CLIENT._replace(lport=2), 0x2)))
+    assert len(follow._known) == 2  # noqa: SLF001 (what is kept cannot be seen from outside)
+
+
 def test_limits_are_told(monkeypatch):
     """More open sockets or waiting rows than are kept: the oldest go, and the end says how many."""
     monkeypatch.setattr(follow_steps, "MOST_OPEN", 3)
