@@ -25,7 +25,9 @@ time. Not seen: io_uring, sendfile(), splice(), calls of 32-bit programs; what a
 
 import argparse
 import errno
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -190,4 +192,6 @@ def line(row: dict[str, object], *, wide: bool = False) -> str:
 
 def judge(observed: "Observed", scenario: str) -> Iterator["Check"]:
     """Compare each connection's steps with what both applications know; yields every check."""
-    yield from judge_all(observed, observed.judge(scenario, "analyse"))
+    judge = observed.judge(scenario, "analyse")
+    places = re.sub(r"(tracepoint:sys_(?:enter|exit)_)\w+", r"\1*", judge.attach_point).split(", ")
+    yield from judge_all(observed, replace(judge, attach_point=", ".join(dict.fromkeys(places))))
