@@ -7,6 +7,7 @@
  *   skb:kfree_skb is where that can be seen.
  * - Or no FIN comes and the minisock's timer runs out (tw_timer_handler()): timer:timer_expire_entry.
  */
+#include "descriptors.h"
 #include "tcp.h"
 #include <linux/ip.h>
 #include <linux/ipv6.h>
@@ -59,29 +60,6 @@ static inline void fill_endpoints(struct state_change *change, const struct endp
     change->rport = from->rport;
 }
 
-/* TCP_CLOSE from FIN_WAIT2 or CLOSING is mostly no end but the hand-over of tcp_time_wait(). */
-static inline u8 state_after(const void *sk, u8 oldstate, u8 newstate)
-{
-    int error = 0, linger2 = 0;
-    unsigned long flags = 0;
-
-    if (newstate != TCP_CLOSE || (oldstate != TCP_FIN_WAIT2 && oldstate != TCP_CLOSING))
-        return newstate;
-    kernel_read(&error, sk, FIELD(sock, sk_err));
-    if (error) /* tcp_reset() and tcp_abort() set it before tcp_done() */
-        return TCP_CLOSE;
-    kernel_read(&flags, sk, FIELD(sock_common, skc_flags));
-    if (has_flag(flags, ENUM(sock_flags, SOCK_DONE))) /* tcp_fin() has seen the peer's FIN */
-        return TCP_TIME_WAIT;
-    /* Only an orphan is handed over before the peer's FIN: close() with unread data or SO_LINGER 0 resets instead. */
-    if (!has_flag(flags, ENUM(sock_flags, SOCK_DEAD)))
-        return TCP_CLOSE;
-    kernel_read(&linger2, sk, FIELD(tcp_sock, linger2));
-    if (linger2 < 0) /* TCP_LINGER2 below zero asks for no FIN_WAIT2 at all */
-        return TCP_CLOSE;
-    return TCP_FIN_WAIT2;
-}
-
 static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
 {
     u64 time_ns = bpf_ktime_get_ns();
@@ -113,14 +91,8 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
         change->tgid = bpf_get_current_pid_tgid() >> 32;
         bpf_get_current_comm(change->comm, sizeof(change->comm));
     }
-    if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED) {
-        u32 retransmits = 0, srtt_us = 0;
-
-        /* tcp_check_req() has made the first sample; a retransmitted SYN-ACK makes it ambiguous. */
-        kernel_read(&retransmits, sk, FIELD(tcp_sock, total_retrans));
-        kernel_read(&srtt_us, sk, FIELD(tcp_sock, srtt_us));
-        change->handshake_rtt_us = retransmits ? 0 : srtt_us >> 3;
-    }
+    if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED)
+        change->handshake_rtt_us = handshake_rtt_us(sk);
     events.ringbuf_submit(change, BPF_RB_NO_WAKEUP);
     return 0;
 }
@@ -140,6 +112,43 @@ ON_RAW_TRACEPOINT(inet_sock_set_state)
 ON_RAW_TRACEPOINT_AGAIN(inet_sock_set_state)
 {
     return rescues(AT_CHANGE, change_key(ctx)) ? report_change(ctx, true) : 0;
+}
+
+/* Whose a passive connection is nobody knows before accept() has returned it. That is told in a row of its own, which is no
+ * change: its old state is its new one. */
+static inline int report_accepted(struct returning *ctx)
+{
+    u64 time_ns = bpf_ktime_get_ns();
+    const void *sk = ctx->result < 0 ? NULL : socket_of(ctx->result);
+    struct endpoints endpoints = {};
+    struct state_change *note;
+    u16 family = 0;
+    u8 state = 0;
+
+    if (!sk)
+        return 0;
+    kernel_read(&state, sk, FIELD(sock_common, skc_state));
+    note = new_change(time_ns, state, state, false);
+    if (!note)
+        return 0;
+    note->skaddr = (u64)sk;
+    kernel_read(&family, sk, FIELD(sock_common, skc_family));
+    read_socket_endpoints(&endpoints, sk, family);
+    fill_endpoints(note, &endpoints);
+    note->tgid = bpf_get_current_pid_tgid() >> 32;
+    bpf_get_current_comm(note->comm, sizeof(note->comm));
+    events.ringbuf_submit(note, BPF_RB_NO_WAKEUP);
+    return 0;
+}
+
+ON_TRACEPOINT(sys_exit_accept)
+{
+    return report_accepted(ctx);
+}
+
+ON_TRACEPOINT(sys_exit_accept4)
+{
+    return report_accepted(ctx);
 }
 
 /* Kernels before 6.11 do not say which socket a freed packet was for, those before 5.17 not why it was freed: there,

@@ -33,6 +33,17 @@ struct endpoints {
     u16 rport; /* host order */
 };
 
+static inline bool is_tcp(const void *sk)
+{
+    u16 family = 0, protocol = 0;
+
+    kernel_read(&family, sk, FIELD(sock_common, skc_family));
+    if (family != AF_INET && family != AF_INET6)
+        return false;
+    kernel_read(&protocol, sk, FIELD(sock, sk_protocol));
+    return protocol == IPPROTO_TCP;
+}
+
 static inline u32 netns_of(const void *net)
 {
     u32 inum = 0;
@@ -74,4 +85,38 @@ static inline void read_socket_endpoints(struct endpoints *to, const void *sk, u
     /* Not skc_num: inet_put_port() has cleared that when a socket arrives in CLOSE. */
     kernel_read(&port, sk, FIELD(inet_sock, inet_sport));
     to->lport = bpf_ntohs(port);
+}
+
+/* TCP_CLOSE from FIN_WAIT2 or CLOSING is mostly no end but the hand-over of tcp_time_wait(). */
+static inline u8 state_after(const void *sk, u8 oldstate, u8 newstate)
+{
+    int error = 0, linger2 = 0;
+    unsigned long flags = 0;
+
+    if (newstate != TCP_CLOSE || (oldstate != TCP_FIN_WAIT2 && oldstate != TCP_CLOSING))
+        return newstate;
+    kernel_read(&error, sk, FIELD(sock, sk_err));
+    if (error) /* tcp_reset() and tcp_abort() set it before tcp_done() */
+        return TCP_CLOSE;
+    kernel_read(&flags, sk, FIELD(sock_common, skc_flags));
+    if (has_flag(flags, ENUM(sock_flags, SOCK_DONE))) /* tcp_fin() has seen the peer's FIN */
+        return TCP_TIME_WAIT;
+    /* Only an orphan is handed over before the peer's FIN: close() with unread data or SO_LINGER 0 resets instead. */
+    if (!has_flag(flags, ENUM(sock_flags, SOCK_DEAD)))
+        return TCP_CLOSE;
+    kernel_read(&linger2, sk, FIELD(tcp_sock, linger2));
+    if (linger2 < 0) /* TCP_LINGER2 below zero asks for no FIN_WAIT2 at all */
+        return TCP_CLOSE;
+    return TCP_FIN_WAIT2;
+}
+
+/* On leaving SYN_RECV: from SYN-ACK to ACK as the kernel has measured it, 0 when it has not. */
+static inline u32 handshake_rtt_us(const void *sk)
+{
+    u32 retransmits = 0, srtt_us = 0;
+
+    /* tcp_check_req() has made the first sample; a retransmitted SYN-ACK makes it ambiguous. */
+    kernel_read(&retransmits, sk, FIELD(tcp_sock, total_retrans));
+    kernel_read(&srtt_us, sk, FIELD(tcp_sock, srtt_us));
+    return retransmits ? 0 : srtt_us >> 3;
 }

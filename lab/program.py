@@ -9,7 +9,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ SOURCES = Path(__file__).parent.parent / "bpf"
 _COUNTERS = ("RUNS", "RESCUED")  # enum counter in bpf/lab.h
 _RING_PAGES = re.compile(r"^BPF_RINGBUF_OUTPUT\(events, (\d+)\);", re.MULTILINE)
 _TOTALS = re.compile(r"^BPF_HASH\(totals, ", re.MULTILINE)
+_UNDER_WAY = re.compile(r"^BPF_HASH\((under_way\w*), ", re.MULTILINE)
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 _MACRO = re.compile(r"^#define .*$", re.MULTILINE)
 _FIELD = re.compile(r"\bFIELD\((\w+), ([\w, ]+)\)")
@@ -73,6 +74,10 @@ class Program:
             events = self._bpf[b"events"]
             self.ring = Ring(events.map_fd, int(pages[0]) * os.sysconf("SC_PAGE_SIZE"), _event_dtype(events))
         self.has_totals = bool(_TOTALS.search(text))
+        self._under_way = []
+        for name in _UNDER_WAY.findall(text):
+            with suppress(KeyError):  # in a branch that the preprocessor has left out
+                self._under_way.append(self._bpf[name.encode()])
 
     def lost(self) -> int:
         """Events that were not delivered, or found no room in the totals, since the program was loaded.
@@ -145,9 +150,17 @@ class Program:
         if self.needs_device:
             require_distinct(devices)
         with ExitStack() as links:
+            links.callback(self._forget_under_way)
             places = [place for function in self._loaded for place in attach.attach(function, devices, links)]
             self.attach_points = list(dict.fromkeys(places))
             yield
+
+    def _forget_under_way(self) -> None:
+        """Empty the maps in which a program remembers what has begun and is to end: detached, it misses the ends."""
+        if self._under_way:
+            settle()
+        for table in self._under_way:
+            table.clear()
 
     @classmethod
     @cache

@@ -37,6 +37,11 @@ class Endpoint:
         finally:
             os.close(write)
 
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
     def await_ready(self, limit_s: float = 20.0) -> None:
         """Wait until the process says that it listens, or that every connection has paused."""
         with selectors.DefaultSelector() as selector:

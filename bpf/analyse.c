@@ -1,0 +1,124 @@
+/* What the kernel does for one TCP connection, step by step: the application's system calls on its socket, and what happens
+ * between them in the kernel, in process context and in softirq.
+ *
+ * The owner of a socket is whoever makes system calls on it. What happens in softirq has no owner of its own; it gets one by
+ * the socket's address, in user space.
+ */
+#define LOAD load_skb
+
+#include "packet.h"
+#include "syscalls.h"
+#include "tcp.h"
+
+SYSTEM_CALL(connect, KIND_CONNECT)
+SYSTEM_CALL(accept, KIND_ACCEPT)
+SYSTEM_CALL(accept4, KIND_ACCEPT)
+SYSTEM_CALL(sendto, KIND_SEND)
+SYSTEM_CALL(sendmsg, KIND_SEND)
+SYSTEM_CALL(sendmmsg, KIND_SEND)
+SYSTEM_CALL(write, KIND_SEND)
+SYSTEM_CALL(writev, KIND_SEND)
+SYSTEM_CALL(recvfrom, KIND_RECEIVE)
+SYSTEM_CALL(recvmsg, KIND_RECEIVE)
+SYSTEM_CALL(recvmmsg, KIND_RECEIVE)
+SYSTEM_CALL(read, KIND_RECEIVE)
+SYSTEM_CALL(readv, KIND_RECEIVE)
+SYSTEM_CALL(shutdown, KIND_SHUTDOWN)
+SYSTEM_CALL(close, KIND_CLOSE)
+
+/* Which of the probe's points is under way on this CPU (first_run() in lab.h). */
+enum slot { SLOT_CHANGED, SLOT_PROCESSED, SLOT_DESTROYED, SLOT_SENT, SLOT_RECEIVED, SLOT_ARRIVED, SLOT_BEFORE };
+
+static inline int report_destroyed(const void *sk, bool again)
+{
+    struct step *step;
+
+    if (!is_tcp(sk))
+        return 0;
+    step = new_step(KIND_DESTROYED, AT_tcp_destroy_sock);
+    if (!step)
+        return 0;
+    step->again = again;
+    fill_socket(step, sk);
+    events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
+    return 0;
+}
+
+ON_RAW_TRACEPOINT(tcp_destroy_sock)
+{
+    first_run(SLOT_DESTROYED, ctx->args[0]);
+    return report_destroyed((const void *)ctx->args[0], false);
+}
+
+ON_RAW_TRACEPOINT_AGAIN(tcp_destroy_sock)
+{
+    return rescues(SLOT_DESTROYED, ctx->args[0]) ? report_destroyed((const void *)ctx->args[0], true) : 0;
+}
+
+static inline int report_changed(const void *sk, u8 oldstate, u8 newstate, u8 point, bool again)
+{
+    struct step *step;
+
+    if (oldstate == newstate || !is_tcp(sk))
+        return 0;
+    step = new_step(oldstate == TCP_CLOSE && newstate == TCP_SYN_SENT ? KIND_OPENED : KIND_CHANGED, point);
+    if (!step)
+        return 0;
+    fill_socket(step, sk);
+    step->oldstate = oldstate;
+    step->state = newstate;
+    step->again = again;
+    if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED)
+        step->handshake_us = handshake_rtt_us(sk);
+    events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
+    return 0;
+}
+
+static inline int report_processed(const void *sk, const void *skb, u8 point, bool again)
+{
+    struct step *step = new_step(KIND_PROCESSED, point);
+    struct tcphdr tcp = {};
+    void *head = NULL;
+    u16 transport = 0;
+    u32 length = 0;
+
+    if (!step)
+        return 0;
+    fill_socket(step, sk);
+    kernel_read(&head, skb, FIELD(sk_buff, head));
+    kernel_read(&transport, skb, FIELD(sk_buff, transport_header));
+    kernel_read(&length, skb, FIELD(sk_buff, len)); /* tcp_v4_rcv() has taken IP's header off */
+    bpf_probe_read_kernel(&tcp, sizeof(tcp), head + transport);
+    step->seq = bpf_ntohl(tcp.seq);
+    step->flags = ((u8 *)&tcp)[13];
+    step->length = length - tcp.doff * 4;
+    step->skb = (u64)skb;
+    step->again = again;
+    events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
+    return 0;
+}
+
+/* TCP has done what the application asked for, and returns. */
+static inline int report_done(const void *sk, u8 kind, u8 point, u64 enter_ns, int result)
+{
+    struct step *step;
+
+    if (!is_tcp(sk))
+        return 0;
+    step = new_step(kind, point);
+    if (!step)
+        return 0;
+    fill_owner(step);
+    fill_socket(step, sk);
+    step->enter_ns = enter_ns;
+    step->result = result;
+    step->returns = 1;
+    events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
+    return 0;
+}
+
+#if ATTACH_TRACEPOINT
+#include "analyse_tracepoints.h"
+#else
+#include "analyse_functions.h"
+#endif

@@ -1,0 +1,218 @@
+/* The steps of a connection at the kernel's functions themselves, by fentry or kprobe.
+ *
+ * A return knows no arguments under kretprobe, so what is to be known there is remembered at the entry.
+ */
+#pragma once
+
+/* A function of TCP that a process is in: on a socket that is locked, or about to be. */
+struct entry {
+    u64 time_ns;
+    u64 skaddr;
+};
+
+BPF_HASH(under_way_functions, u64, struct entry, 65536); /* by thread */
+
+static inline int enters_function(const void *sk)
+{
+    u64 thread = bpf_get_current_pid_tgid();
+    struct entry entry = {.time_ns = bpf_ktime_get_ns(), .skaddr = (u64)sk};
+
+    if (under_way_functions.update(&thread, &entry))
+        count_lost();
+    return 0;
+}
+
+static inline int returns_from_function(u8 kind, u8 point, int result)
+{
+    u64 thread = bpf_get_current_pid_tgid();
+    struct entry *entry = under_way_functions.lookup(&thread);
+    struct entry entered;
+
+    if (!entry)
+        return 0;
+    entered = *entry;
+    under_way_functions.delete(&thread);
+    return report_done((const void *)entered.skaddr, kind, point, entered.time_ns, result);
+}
+
+ON_FUNCTION(tcp_v4_connect)
+{
+    return enters_function((const void *)ARGUMENT(0));
+}
+
+ON_RETURN(tcp_v4_connect)
+{
+    return returns_from_function(KIND_OPENED, AT_tcp_v4_connect, RETURNED(tcp_v4_connect));
+}
+
+/* Calls tcp_v4_connect() for an IPv4-mapped address; what that has reported is not reported again. */
+ON_FUNCTION(tcp_v6_connect)
+{
+    return enters_function((const void *)ARGUMENT(0));
+}
+
+ON_RETURN(tcp_v6_connect)
+{
+    return returns_from_function(KIND_OPENED, AT_tcp_v6_connect, RETURNED(tcp_v6_connect));
+}
+
+ON_FUNCTION(tcp_sendmsg)
+{
+    return enters_function((const void *)ARGUMENT(0));
+}
+
+ON_RETURN(tcp_sendmsg)
+{
+    return returns_from_function(KIND_SENT, AT_tcp_sendmsg, RETURNED(tcp_sendmsg));
+}
+
+ON_FUNCTION(tcp_recvmsg)
+{
+    return enters_function((const void *)ARGUMENT(0));
+}
+
+ON_RETURN(tcp_recvmsg)
+{
+    return returns_from_function(KIND_RECEIVED, AT_tcp_recvmsg, RETURNED(tcp_recvmsg));
+}
+
+/* The argument is a packet. Its own header tells whose it is; the socket is not looked up yet, unless early demultiplexing
+ * has done it. */
+static inline int report_arrived(const void *skb, u8 point, bool again)
+{
+    struct step *step = new_step(KIND_ARRIVED, point);
+    void *head = NULL, *dev = NULL, *net = NULL, *sk = NULL;
+    struct endpoints endpoints = {};
+    struct tcphdr tcp = {};
+    u16 network = 0, transport = 0;
+    u32 length = 0;
+
+    if (!step)
+        return 0;
+    kernel_read(&head, skb, FIELD(sk_buff, head));
+    kernel_read(&network, skb, FIELD(sk_buff, network_header));
+    kernel_read(&transport, skb, FIELD(sk_buff, transport_header));
+    kernel_read(&length, skb, FIELD(sk_buff, len));
+    if (point == AT_tcp_v4_rcv) {
+        struct iphdr ip = {};
+
+        bpf_probe_read_kernel(&ip, sizeof(ip), head + network);
+        map_ipv4(&endpoints.raddr, ip.saddr);
+        map_ipv4(&endpoints.laddr, ip.daddr);
+    } else {
+        struct ipv6hdr ip = {};
+
+        bpf_probe_read_kernel(&ip, sizeof(ip), head + network);
+        __builtin_memcpy(&endpoints.raddr, &ip.saddr, sizeof(endpoints.raddr));
+        __builtin_memcpy(&endpoints.laddr, &ip.daddr, sizeof(endpoints.laddr));
+    }
+    bpf_probe_read_kernel(&tcp, sizeof(tcp), head + transport);
+    endpoints.lport = bpf_ntohs(tcp.dest);
+    endpoints.rport = bpf_ntohs(tcp.source);
+    kernel_read(&dev, skb, FIELD(sk_buff, dev));
+    kernel_read(&net, dev, FIELD(net_device, nd_net));
+    endpoints.netns = netns_of(net);
+    fill_endpoints(step, &endpoints);
+    kernel_read(&sk, skb, FIELD(sk_buff, sk));
+    if (sk) {
+        step->skaddr = (u64)sk;
+        kernel_read(&step->state, sk, FIELD(sock_common, skc_state));
+    }
+    step->seq = bpf_ntohl(tcp.seq);
+    step->flags = ((u8 *)&tcp)[13];
+    step->length = length - tcp.doff * 4;
+    step->skb = (u64)skb;
+    step->again = again;
+    events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
+    return 0;
+}
+
+ON_FUNCTION(tcp_v4_rcv)
+{
+    first_run(SLOT_ARRIVED, ARGUMENT(0));
+    return report_arrived((const void *)ARGUMENT(0), AT_tcp_v4_rcv, false);
+}
+
+ON_FUNCTION_AGAIN(tcp_v4_rcv)
+{
+    return rescues(SLOT_ARRIVED, ARGUMENT(0)) ? report_arrived((const void *)ARGUMENT(0), AT_tcp_v4_rcv, true) : 0;
+}
+
+ON_FUNCTION(tcp_v6_rcv)
+{
+    first_run(SLOT_ARRIVED, ARGUMENT(0));
+    return report_arrived((const void *)ARGUMENT(0), AT_tcp_v6_rcv, false);
+}
+
+ON_FUNCTION_AGAIN(tcp_v6_rcv)
+{
+    return rescues(SLOT_ARRIVED, ARGUMENT(0)) ? report_arrived((const void *)ARGUMENT(0), AT_tcp_v6_rcv, true) : 0;
+}
+
+ON_FUNCTION(tcp_rcv_established)
+{
+    first_run(SLOT_PROCESSED, ARGUMENT(1));
+    return report_processed((const void *)ARGUMENT(0), (const void *)ARGUMENT(1), AT_tcp_rcv_established, false);
+}
+
+ON_FUNCTION_AGAIN(tcp_rcv_established)
+{
+    if (!rescues(SLOT_PROCESSED, ARGUMENT(1)))
+        return 0;
+    return report_processed((const void *)ARGUMENT(0), (const void *)ARGUMENT(1), AT_tcp_rcv_established, true);
+}
+
+/* The new state is there at the return. Softirq can interrupt a process in this function and run it on another socket, and
+ * is done with that before the process goes on. */
+struct before {
+    u64 skaddr[2];
+    u64 state[2];
+    u64 depth;
+};
+
+BPF_HASH(under_way_processing, u64, struct before, 65536);
+
+/* The task that is current all the while: by its number, which idle tasks share, or by its CPU, which idle tasks do not leave. */
+static inline u64 current_context(void)
+{
+    u64 thread = bpf_get_current_pid_tgid();
+
+    return thread ? thread : 1ULL << 63 | bpf_get_smp_processor_id();
+}
+
+ON_FUNCTION(tcp_rcv_state_process)
+{
+    const void *sk = (const void *)ARGUMENT(0);
+    u64 context = current_context();
+    struct before nothing = {};
+    struct before *before = under_way_processing.lookup_or_try_init(&context, &nothing);
+    u8 state = 0;
+
+    if (!before) {
+        count_lost();
+        return 0;
+    }
+    kernel_read(&state, sk, FIELD(sock_common, skc_state));
+    before->skaddr[before->depth & 1] = (u64)sk;
+    before->state[before->depth & 1] = state;
+    before->depth++;
+    return 0;
+}
+
+ON_RETURN(tcp_rcv_state_process)
+{
+    u64 context = current_context(), skaddr;
+    struct before *before = under_way_processing.lookup(&context);
+    u8 oldstate, newstate = 0;
+
+    if (!before || !before->depth)
+        return 0;
+    before->depth--;
+    skaddr = before->skaddr[before->depth & 1];
+    oldstate = before->state[before->depth & 1];
+    if (!before->depth)
+        under_way_processing.delete(&context);
+    kernel_read(&newstate, (const void *)skaddr, FIELD(sock_common, skc_state));
+    newstate = state_after((const void *)skaddr, oldstate, newstate);
+    return report_changed((const void *)skaddr, oldstate, newstate, AT_tcp_rcv_state_process, false);
+}

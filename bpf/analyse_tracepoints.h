@@ -1,0 +1,96 @@
+/* The steps of a connection where kernel functions cannot be observed: at the tracepoints and the hook nearest to them. */
+#pragma once
+
+#define MSG_PEEK 2
+
+/* The process that was interrupted holds its own socket, so no two changes under way on one CPU are of the same one. */
+static inline u64 change_key(struct bpf_raw_tracepoint_args *ctx)
+{
+    return ctx->args[0] ^ ctx->args[1] << 56 ^ ctx->args[2] << 48;
+}
+
+static inline int change(struct bpf_raw_tracepoint_args *ctx, bool again)
+{
+    const void *sk = (const void *)ctx->args[0];
+    u8 oldstate = ctx->args[1];
+
+    return report_changed(sk, oldstate, state_after(sk, oldstate, ctx->args[2]), AT_inet_sock_set_state, again);
+}
+
+ON_RAW_TRACEPOINT(inet_sock_set_state)
+{
+    first_run(SLOT_CHANGED, change_key(ctx));
+    return change(ctx, false);
+}
+
+ON_RAW_TRACEPOINT_AGAIN(inet_sock_set_state)
+{
+    return rescues(SLOT_CHANGED, change_key(ctx)) ? change(ctx, true) : 0;
+}
+
+/* Fires in tcp_rcv_established(). */
+ON_RAW_TRACEPOINT(tcp_probe)
+{
+    first_run(SLOT_PROCESSED, ctx->args[1]);
+    return report_processed((const void *)ctx->args[0], (const void *)ctx->args[1], AT_tcp_probe, false);
+}
+
+ON_RAW_TRACEPOINT_AGAIN(tcp_probe)
+{
+    if (!rescues(SLOT_PROCESSED, ctx->args[1]))
+        return 0;
+    return report_processed((const void *)ctx->args[0], (const void *)ctx->args[1], AT_tcp_probe, true);
+}
+
+/* Behind the protocol's sendmsg() and recvmsg(), in the process that called: never in an interrupt. */
+ON_RAW_TRACEPOINT(sock_send_length)
+{
+    const void *sk = (const void *)ctx->args[0];
+
+    first_run(SLOT_SENT, ctx->args[0]);
+    return report_done(sk, KIND_SENT, AT_sock_send_length, entered_ns(sk), ctx->args[1]);
+}
+
+ON_RAW_TRACEPOINT(sock_recv_length)
+{
+    const void *sk = (const void *)ctx->args[0];
+
+    first_run(SLOT_RECEIVED, ctx->args[0]);
+    if (ctx->args[2] & MSG_PEEK) /* the data stays where it is, and the tracepoint says 0 */
+        return 0;
+    return report_done(sk, KIND_RECEIVED, AT_sock_recv_length, entered_ns(sk), ctx->args[1]);
+}
+
+/* Runs inside tcp_v4_rcv() and tcp_v6_rcv(), when they have found the socket: the listener for what a request socket gets,
+ * and never for a timewait minisock. */
+ON_CGROUP_SKB(ingress)
+{
+    struct packet packet = {.ethertype = bpf_ntohs(ctx->protocol)};
+    struct bpf_sock *found = ctx->sk;
+    const void *sk, *net = NULL;
+    struct step *step;
+
+    if (!found)
+        return 1;
+    parse_network(ctx, &packet);
+    if (packet.protocol != IPPROTO_TCP || packet.problem)
+        return 1;
+    step = new_step(KIND_ARRIVED, AT_cgroup_skb_ingress);
+    if (!step)
+        return 1;
+    step->state = found->state;
+    step->skaddr = (u64)found;
+    /* What has been in memory is a number to the verifier, which can be added to. */
+    sk = (const void *)*(volatile u64 *)&step->skaddr;
+    kernel_read(&net, sk, FIELD(sock_common, skc_net));
+    step->netns = netns_of(net);
+    __builtin_memcpy(step->laddr, &packet.daddr, sizeof(step->laddr));
+    __builtin_memcpy(step->raddr, &packet.saddr, sizeof(step->raddr));
+    step->lport = packet.dport;
+    step->rport = packet.sport;
+    step->seq = packet.seq;
+    step->flags = packet.flags;
+    step->length = ctx->len - packet.payload_at;
+    events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
+    return 1;
+}

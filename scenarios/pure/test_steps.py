@@ -1,0 +1,228 @@
+"""Joining the steps of connections, and following them batch by batch, from arrays made by hand."""
+
+import re
+
+import numpy as np
+import pytest
+from hand_made import CLIENT, SERVER
+from hand_made_steps import UNBOUND, change, client, step, steps
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab import follow_steps
+from lab.follow_steps import Follow
+from lab.measure import UNKNOWN
+from lab.program import SOURCES
+from lab.steps import Kind, Role, carried, joined, latency_ns, points
+from lab.tcp import State, address_text
+from lab.units import SECOND
+
+pytestmark = pytest.mark.rootless
+
+
+def flows(rows):
+    """Each row's local and remote end, as text."""
+    names = (("laddr", "lport"), ("raddr", "rport"))
+    return {tuple(f"{address_text(row[a].tobytes())} {row[p]}" for a, p in names) for row in rows}
+
+
+def test_kinds_are_those_of_the_program():
+    """`Kind` and `enum kind` have the same members in the same order; every point of the program has a name."""
+    source = (SOURCES / "steps.h").read_text()
+    (body,) = re.findall(r"enum kind \{(.*?)\};", source, re.DOTALL)
+    assert re.findall(r"\bKIND_(\w+)", body) == [kind.name for kind in Kind]
+    assert [kind.value for kind in Kind] == list(range(len(Kind)))
+    text = "".join(file.read_text() for file in SOURCES.glob("analyse*"))
+    assert set(points()) == set(re.findall(r"\b(?:AT_|SYSTEM_CALL\()(\w+)", text))
+
+
+def test_a_life_is_one_connection():
+    """Every row has the socket's owner, ends and role: also the first, not bound yet, and the last, whose socket is gone."""
+    rows = joined(steps(*client()))
+    assert len(set(rows["socket"])) == 1
+    assert set(rows["tgid"]) == {7}
+    assert set(rows["netns"]) == {1}
+    assert set(rows["role"]) == {Role.CLIENT}
+    assert flows(rows) == {("192.0.2.1 40000", "192.0.2.2 80")}
+
+
+def test_connect_time():
+    """From connect() entered to ESTABLISHED, on every row from there on; a latency is that of what ends."""
+    rows = joined(steps(*client()))
+    assert rows["connect_ns"].tolist() == [UNKNOWN] * 3 + [40] * 7
+    assert latency_ns(rows).tolist() == [UNKNOWN] * 3 + [40, 50] + [UNKNOWN] * 4 + [30]
+
+
+def test_connecting_again_after_a_refusal():
+    """A socket that was refused and connects once more has a connect time of its own, the refused attempt none."""
+    first = [
+        step(0, Kind.CONNECT, UNBOUND, state="CLOSE", owner=7),
+        change(10, "CLOSE -> SYN_SENT"),
+        change(20, "SYN_SENT -> CLOSE"),
+        step(30, Kind.CONNECT, enter_ns=0, returns=1, result=-111, state="CLOSE", owner=7),
+    ]
+    rows = joined(steps(*first, *client(1000)[:4]))
+    assert rows["connect_ns"].tolist() == [UNKNOWN] * 7 + [40]
+
+
+def test_a_connection_whose_connect_was_not_seen():
+    """L4: without the call there is no connect time, and nothing is made up."""
+    rows = joined(steps(*client()[1:4]))
+    assert set(rows["connect_ns"]) == {UNKNOWN}
+    assert set(rows["role"]) == {Role.CLIENT}
+    rows = joined(steps(step(5, Kind.ARRIVED, state="ESTABLISHED")))
+    assert rows["role"].tolist() == [Role.UNKNOWN]
+    assert rows["tgid"].tolist() == [0]
+
+
+def test_addresses_are_used_again():
+    """S5: two lives at one kernel address, of two processes; the close() of the first returns after the second has begun."""
+    one, two = client(100, owner=7), client(292, owner=8)
+    rows = joined(steps(*one, *two))
+    assert len(set(rows["socket"])) == 2
+    assert sorted(rows["tgid"].tolist()) == [7] * 10 + [8] * 10
+    for socket in set(rows["socket"]):
+        assert len(set(rows["tgid"][rows["socket"] == socket])) == 1
+
+
+def service(begin_ns=0):
+    """Make a listener, its connection, and the accept() that was waiting all the while."""
+    listener = SERVER._replace(raddr=UNBOUND.raddr, rport=0)
+    return [
+        step(begin_ns, Kind.ACCEPT, listener, 0xB0, state="LISTEN", owner=9),
+        step(begin_ns + 10, Kind.ARRIVED, SERVER, 0xB0, state="LISTEN"),
+        change(begin_ns + 20, "LISTEN -> SYN_RECV", SERVER._replace(rport=0), 0xC0),
+        change(begin_ns + 30, "SYN_RECV -> ESTABLISHED", SERVER, 0xC0, handshake_us=3),
+        step(begin_ns + 40, Kind.ARRIVED, SERVER, 0xC0, state="ESTABLISHED"),
+        step(begin_ns + 50, Kind.ACCEPT, SERVER, 0xC0, enter_ns=begin_ns, returns=1, result=5, listener=0xB0, owner=9),
+    ]
+
+
+def test_a_service():
+    """What a listener's connection did before accept() belongs to who accepts it; the listener has no remote end of its own."""
+    rows = joined(steps(*service()))
+    assert set(rows["role"]) == {Role.SERVICE}
+    assert set(rows["tgid"]) == {9}
+    child = rows[rows["skaddr"] == 0xC0]
+    assert flows(child) == {("192.0.2.2 80", "192.0.2.1 40000")}
+    assert child["connect_ns"].tolist() == [UNKNOWN, 3000, 3000, 3000]
+    entered = rows[(rows["skaddr"] == 0xB0) & (rows["kind"] == Kind.ACCEPT)]
+    assert entered["rport"].tolist() == [0]
+
+
+def test_a_socket_handed_to_another_process():
+    """What softirqs do belongs to the process that made the last call on the socket."""
+    rows = joined(
+        steps(
+            step(10, Kind.SEND, owner=7), step(20, Kind.ARRIVED), step(30, Kind.SEND, owner=8), step(40, Kind.ARRIVED)
+        )
+    )
+    assert rows["tgid"].tolist() == [7, 7, 8, 8]
+
+
+def test_packets_without_a_socket():
+    """A1: where only the packet is known, its flow tells the socket, and what that had last entered tells the state."""
+    lone = [step(time_ns, Kind.ARRIVED, skaddr=0) for time_ns in (125, 205)]
+    rows = joined(steps(*client()[:6], *lone))
+    packets = rows[np.isin(rows["time_ns"], (125, 205))]
+    assert packets["skaddr"].tolist() == [0xA0, 0xA0]
+    assert [State(state).name for state in packets["state"]] == ["SYN_SENT", "ESTABLISHED"]
+    assert set(packets["tgid"]) == {7}
+    stranger = joined(steps(*client()[:6], step(120, Kind.ARRIVED, CLIENT._replace(lport=1), 0)))
+    assert stranger["skaddr"].tolist().count(0) == 1
+
+
+def test_a_step_that_both_programs_report():
+    """The second program's repetition is dropped, and what it reports alone is kept."""
+    once = client()
+    again = change(141, "SYN_SENT -> ESTABLISHED", again=1)
+    assert len(joined(steps(*once, again))) == len(once)
+    once[3]["again"] = 1
+    assert len(joined(steps(*once))) == len(once)
+
+
+def test_after_a_loss_nothing_is_joined():
+    """L2: across lost events nobody can tell whether it is the same socket."""
+    rows = client()
+    for row in rows[5:]:
+        row["lost"] = 1
+    assert len(set(joined(steps(*rows))["socket"])) > 1
+
+
+@given(st.data())
+def test_batches_make_no_difference(data):
+    """However the events are cut into batches, what is shown in the end has the same owner, ends and connect times."""
+    events = steps(*client(100), *client(1000, 8), *service(150), *client(500, 5, skaddr=0xD0))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=4)))
+    whole = joined(events)
+    for role in (Role.CLIENT, Role.SERVICE):
+        follow = Follow(role)
+        shown = np.concatenate([follow.rows(batch) for batch in np.split(events, cuts)])
+        expected = whole[whole["role"] == role]
+        for name in ("time_ns", "kind", "skaddr", "netns", "connect_ns"):
+            assert shown[name].tolist() == expected[name].tolist()
+        # What nobody could know when it was shown stays unknown, and nothing else is said.
+        for name in ("tgid", "lport", "rport"):
+            assert all(told in {0, true} for told, true in zip(shown[name], expected[name], strict=True))
+
+
+@given(st.data())
+def test_a_filter_loses_no_row_in_any_batch(data):
+    """S4: rows whose owner or port is not known yet wait for it: of one process, or one port, every row comes once."""
+    events = steps(*client(100), *client(1000, 8), *service(150), *client(500, 7, skaddr=0xD0))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=4)))
+    for how, count in (({"tgid": 7}, 20), ({"tgid": 8}, 10), ({"lports": [40000]}, 30), ({"lports": [1]}, 0)):
+        follow = Follow(Role.CLIENT, **how)
+        shown = np.concatenate([follow.rows(batch) for batch in np.split(events, cuts)])
+        assert len(shown) == count
+        assert follow.end() == ""
+    follow = Follow(Role.SERVICE, tgid=9)
+    assert sum(len(follow.rows(batch)) for batch in np.split(events, cuts)) == 6
+
+
+def test_minimum_latency_is_exact():
+    """A2: a row is shown when what it ends took at least the minimum, by its own figure, to the nanosecond."""
+    events = steps(*client())
+    for least_ns, kinds in (
+        (50, [Kind.CONNECT]),
+        (51, []),
+        (40, [Kind.CHANGED, Kind.CONNECT]),
+        (30, [Kind.CHANGED, Kind.CONNECT, Kind.CLOSE]),
+    ):
+        shown = Follow(Role.CLIENT, least_ns=least_ns).rows(events)
+        assert shown["kind"].tolist() == kinds
+
+
+def test_what_is_over_is_forgotten():
+    """A long run does not grow: a second after a socket has gone nothing of it is kept."""
+    follow = Follow(Role.CLIENT)
+    for number in range(50):
+        follow.rows(steps(*client(number * SECOND * 3, skaddr=0xA00 + number)))
+    assert len(follow._known) <= 6  # noqa: SLF001 (what is kept cannot be seen from outside)
+
+
+def test_rows_that_wait_do_not_add_up():
+    """A socket whose rows wait for their owner is known once, however many batches tell of others."""
+    follow = Follow(Role.CLIENT, tgid=7)
+    follow.rows(steps(step(100, Kind.ARRIVED, skaddr=0x1)))
+    for number in range(20):
+        follow.rows(steps(step(200 + number, Kind.ARRIVED, CLIENT._replace(lport=2), 0x2)))
+    assert len(follow._known) == 2  # noqa: SLF001 (what is kept cannot be seen from outside)
+
+
+def test_limits_are_told(monkeypatch):
+    """More open sockets or waiting rows than are kept: the oldest go, and the end says how many."""
+    monkeypatch.setattr(follow_steps, "MOST_OPEN", 3)
+    monkeypatch.setattr(follow_steps, "MOST_WAITING", 2)
+    for how, says in (({}, "5 were forgotten"), ({"tgid": 7}, "8 steps are not shown")):
+        follow = Follow(Role.CLIENT, **how)
+        for number in range(8):
+            follow.rows(steps(step(100 + number, Kind.ARRIVED, CLIENT._replace(lport=1 + number), 0x100 + number)))
+        assert says in follow.end()
+
+
+def test_nothing():
+    """No events, no rows."""
+    assert len(joined(steps())) == 0
+    assert len(carried(joined(steps()), 0)) == 0
+    assert len(Follow(Role.CLIENT).rows(steps())) == 0
