@@ -18,8 +18,9 @@ from pathlib import Path
 from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
 
+from lab.conditions import Change, Conditions
 from lab.errors import LabError
-from lab.link import Bridge, Conditions, Link
+from lab.link import SIDES, Bridge, Link, Place
 from lab.netns import create, inode_of, inside, remove, tcp_sockets
 from lab.recorder import settle
 from lab.runs import Run
@@ -61,9 +62,9 @@ class Topology:
     wire: str
     link: Link
 
-    def conditions(self, to_server: Conditions, to_client: Conditions) -> None:
-        """Change what the wire does to frames, from now on."""
-        self.link.apply(to_server, to_client)
+    def conditions(self, to_server: Conditions, to_client: Conditions) -> Change:
+        """Change what the wire does to frames, from now on; returns when that was."""
+        return self.link.apply(to_server, to_client)
 
     @property
     def inodes(self) -> tuple[int, int]:
@@ -103,6 +104,7 @@ def topology(link: Link | None = None) -> Iterator[Topology]:
         for name in (net.wire, net.client.name, net.server.name):
             undo.callback(remove, name)
             create(name)
+        undo.callback(net.link.remove)
         _build(net)
         yield net
 
@@ -114,7 +116,8 @@ def _build(net: Topology) -> None:
     inside(net.wire, lambda: _plug_in(ends))
     for host, peer, _ in ends:
         inside(host.name, partial(_configure, host, peer))
-    inside(net.wire, lambda: _join(net.link))
+    inside(net.wire, _await_sides)
+    net.link.install(Place(net.wire, (net.client.name, net.server.name)))
 
 
 def _plug_in(ends: tuple[tuple[Host, Host, str], ...]) -> None:
@@ -140,12 +143,10 @@ def _configure(host: Host, peer: Host) -> None:
         _await_up(netlink, [device])
 
 
-def _join(link: Link) -> None:
-    """Join the wire's two devices."""
+def _await_sides() -> None:
+    """Wait until the wire's two devices can carry."""
     with IPRoute() as wire:
-        sides = [wire.link_lookup(ifname=side)[0] for side in ("client", "server")]
-        _await_up(wire, sides)
-        link.install(wire, *sides)
+        _await_up(wire, [wire.link_lookup(ifname=side)[0] for side in SIDES])
 
 
 def _await_up(netlink: IPRoute, devices: list[int], limit_s: float = 10.0) -> None:
