@@ -134,6 +134,8 @@ def _configure(host: Host, peer: Host) -> None:
         (device,) = netlink.link_lookup(ifname="eth0")
         (loopback,) = netlink.link_lookup(ifname="lo")
         netlink.link("set", index=loopback, state="up")
+        # Who resolves no addresses joins no multicast group for it, and sends no MLD reports (addrconf_join_solict()).
+        netlink.link("set", index=device, arp=False)
         # Duplicate address detection would hold IPv6 back for a second.
         netlink.addr("add", index=device, address=host.ipv4, prefixlen=24)
         netlink.addr("add", index=device, address=host.ipv6, prefixlen=64, flags=IFA_F_NODAD)

@@ -104,19 +104,27 @@ def sequence_length(found: NDArray[np.void]) -> Numbers:
 
 
 def retransmitted(found: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Tell which segments of *one* direction of *one* connection, in order of sending, repeat what an earlier one carried.
+    """Tell which segments of *one* direction of *one* connection, in order of arrival, carry what an earlier one carried.
 
-    Whatever takes sequence space counts, so a repeated SYN or FIN does and a repeated acknowledgement does not.
+    Whatever takes sequence space counts, so a repeated SYN or FIN does and a repeated acknowledgement does not. A segment that is
+    merely late is none: a host that sends from two processors can overtake itself.
     """
-    if len(found) == 0:
-        return np.zeros(0, bool)
-    # Differences modulo 2**32, summed up, so that a sequence number that wraps goes on.
     seq = found["seq"].astype(np.int64)
+    # Differences modulo 2**32, summed up, so that a sequence number that wraps goes on.
     steps = seq - np.concatenate((seq[:1], seq[:-1]))
-    begins = np.cumsum((steps + 2**31) % 2**32 - 2**31)
-    lengths = sequence_length(found)
-    reached = np.maximum.accumulate(np.where(lengths > 0, begins + lengths, begins.min()))
-    return (lengths > 0) & (begins < np.concatenate(([begins.min()], reached[:-1])))
+    begins: Numbers = np.cumsum((steps + 2**31) % 2**32 - 2**31)
+    ends = begins + sequence_length(found)
+    # All beginnings and ends cut the sequence space into pieces, each carried by some segments as a whole.
+    cuts = np.unique(np.concatenate((begins, ends)))
+    first = np.searchsorted(cuts, begins)
+    pieces = np.searchsorted(cuts, ends) - first
+    carrier = np.repeat(np.arange(len(found)), pieces)
+    piece = np.arange(len(carrier)) + np.repeat(first - (np.cumsum(pieces) - pieces), pieces)
+    first_carrier = np.full(len(cuts), len(found))
+    np.minimum.at(first_carrier, piece, carrier)
+    again = np.zeros(len(found), bool)
+    again[carrier[first_carrier[piece] < carrier]] = True
+    return again
 
 
 def _network(heads: Bytes) -> tuple[Numbers, Numbers]:
