@@ -42,6 +42,10 @@ class Conditions:
             value = getattr(self, name)
             if not 0 <= value <= 1:  # also refuses what is no number
                 raise LabError(f"{name} is {value:g}: give a fraction of the frames, from 0 to 1")
+        if 0 < self.rate_bps < 8:
+            raise LabError(
+                f"rate_bps is {self.rate_bps}, less than a byte in a second: give 8 or more, or 0 for unlimited"
+            )
         if self.jitter_ns > self.delay_ns:
             raise LabError("jitter_ns is larger than delay_ns, and no frame leaves before it came: give a longer delay")
         if self.reorder and not self.delay_ns:

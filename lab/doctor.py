@@ -54,7 +54,7 @@ WAYS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "frame at a veth": (("XDP generic", "XDP generic"), ("XDP native", "XDP native")),
     "packet in and out of the stack": (("clsact + direct action", "TC filter"),),
-    "link condition": (("netem", "netem"), ("bridge without delay (the relay is planned)", "bridge")),
+    "link condition": (("netem", "netem"), ("relay", "packet socket")),
 }
 USED_TODAY = frozenset({"TCP state change"})  # the observations that a probe of the lab makes now
 
