@@ -32,6 +32,7 @@
 #define TAG 4 /* bytes of a VLAN tag, which the kernel takes out of a frame */
 #define RECEIVE_BUFFER (64 << 20)
 #define SPIN_NS 100000             /* a sleep may end so much too late */
+#define REST_NS 100000             /* going to sleep takes a good part of a shorter time */
 #define SPIN_ALLOWANCE_NS 10000000 /* spinning at a stretch */
 
 struct direction {
@@ -313,13 +314,16 @@ static void listen_to_parent(void)
     memmove(text, line, held + 1);
 }
 
-/* Sleep until something arrives or is due. The last SPIN_NS are spun, as far as the time slept before pays for them: a
- * processor that a real-time process never leaves is taken away from it, for a long time. Returns the time after that. */
+/* Sleep until something arrives or is due. The last SPIN_NS are spun, as far as the time slept before pays for them; whoever
+ * has spun too much sleeps for REST_NS, late as that may be. A processor that a real-time process hardly leaves is taken away from
+ * it in the end, for tens of milliseconds. Returns the time after that. */
 static int64_t wait_until(int64_t next_ns, int64_t clock_ns, struct pollfd fds[3])
 {
     static int64_t allowance_ns = SPIN_ALLOWANCE_NS;
-    int64_t left_ns = next_ns - clock_ns, sleep_ns = left_ns - (allowance_ns > 0 ? SPIN_NS : 0);
-    bool waits = next_ns >= 0, sleeps = !waits || sleep_ns > 0;
+    int64_t left_ns = next_ns - clock_ns, sleep_ns = left_ns - SPIN_NS;
+    if (allowance_ns <= 0)
+        sleep_ns = left_ns > REST_NS ? left_ns : REST_NS;
+    bool waits = next_ns >= 0, sleeps = !waits || (left_ns > 0 && sleep_ns > 0);
     struct timespec timeout = {0};
     if (waits && sleeps) {
         timeout.tv_sec = sleep_ns / 1000000000;

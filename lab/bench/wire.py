@@ -22,7 +22,6 @@ from lab.wire.relay import Relay
 
 DELAYS_MS = (0, 1, 5, 20, 100)
 PORT = 9
-_UDP_HEADERS = 14 + 20 + 8
 _LONG_NS = 200_000
 _FORK = multiprocessing.get_context("fork")
 
@@ -41,7 +40,7 @@ class Row(NamedTuple):
 
 def main() -> None:
     """Measure everything and print a table."""
-    rows = [paced(delay_ms, 1000, 3.0) for delay_ms in DELAYS_MS]
+    rows = [paced(0, 1000, 3.0, awake=True), *(paced(delay_ms, 1000, 3.0) for delay_ms in DELAYS_MS)]
     rows += [paced(1, 1000, 3.0, both_ways=True), paced(1, 100_000, 2.0), paced(1, 50_000, 2.0, both_ways=True)]
     rows += [stream(delay_ms, 3.0) for delay_ms in (0, 1)]
     print(
@@ -49,22 +48,24 @@ def main() -> None:
     )
 
 
-def paced(delay_ms: int, per_second: int, seconds: float, *, both_ways: bool = False, size: int = 64) -> Row:
-    """Send UDP frames of `size` bytes at an even rate, from the client or from both hosts."""
+def paced(delay_ms: int, per_second: int, seconds: float, *, both_ways: bool = False, awake: bool = False) -> Row:
+    """Send UDP frames of 64 bytes at an even rate, from the client or from both hosts; `awake` as the relay has it."""
 
     def traffic(net: Topology, stack: ExitStack) -> None:
         ends = [stack.enter_context(_bound(host)) for host in (net.client, net.server)]
         addresses = [end.getsockname() for end in ends]
         for end, peer in zip(ends, reversed(addresses), strict=True):
             end.connect(peer)
-        senders = [_FORK.Process(target=_send, args=(end, size, per_second, seconds)) for end in ends[: 1 + both_ways]]
+        senders = [_FORK.Process(target=_send, args=(end, per_second, seconds)) for end in ends[: 1 + both_ways]]
         for sender in senders:
             sender.start()
         for sender in senders:
             sender.join()
 
-    log, took_ns, cpu_ns = _measured(delay_ms, int(2 * (1 + both_ways) * per_second * seconds), traffic)
-    what = f"{delay_ms} ms, {per_second:,} frames/s" + (" each way" if both_ways else "")
+    relay = Relay(log_frames=int((1 + both_ways) * per_second * seconds) + 1000, awake=awake)
+    log, took_ns, cpu_ns = _measured(relay, delay_ms, traffic)
+    notes = (" each way" if both_ways else "") + (", kept awake" if awake else "")
+    what = f"{delay_ms} ms, {per_second:,} frames/s{notes}"
     return _row(what, f"{len(log.frames) * SECOND / took_ns:,.0f} frames/s", log, delay_ms, cpu_ns / took_ns)
 
 
@@ -95,15 +96,13 @@ def stream(delay_ms: int, seconds: float) -> Row:
         client.close()
         thread.join()
 
-    log, took_ns, cpu_ns = _measured(delay_ms, 4_000_000, traffic)
+    log, took_ns, cpu_ns = _measured(Relay(log_frames=4_000_000), delay_ms, traffic)
     rate = f"{received * 8 / took_ns:.2f} Gbit/s"
     return _row(f"{delay_ms} ms, one TCP stream", rate, log, delay_ms, cpu_ns / took_ns)
 
 
-def _measured(
-    delay_ms: int, log_frames: int, traffic: Callable[[Topology, ExitStack], None]
-) -> tuple[WireLog, int, int]:
-    relay, conditions = Relay(log_frames=log_frames), Conditions(delay_ns=delay_ms * MS)
+def _measured(relay: Relay, delay_ms: int, traffic: Callable[[Topology, ExitStack], None]) -> tuple[WireLog, int, int]:
+    conditions = Conditions(delay_ns=delay_ms * MS)
     with topology(relay) as net:
         net.conditions(conditions, conditions)
         start_ns, cpu_ns = time.monotonic_ns(), _cpu_ns(relay.pid)
@@ -130,8 +129,8 @@ def _bound(host: Host) -> socket.socket:
     return end
 
 
-def _send(end: socket.socket, size: int, per_second: int, seconds: float) -> None:
-    payload, gap_ns = bytes(size - _UDP_HEADERS), SECOND // per_second
+def _send(end: socket.socket, per_second: int, seconds: float) -> None:
+    payload, gap_ns = bytes(64 - 14 - 20 - 8), SECOND // per_second
     start_ns = time.monotonic_ns()
     for number in range(int(per_second * seconds)):
         while (wait_ns := start_ns + number * gap_ns - time.monotonic_ns()) > 0:
