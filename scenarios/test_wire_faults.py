@@ -131,6 +131,17 @@ def test_a_relay_that_dies(net):
         net.conditions(Conditions(), Conditions())
 
 
+def test_a_relay_that_dies_unseen():
+    """Taking the network down tells, at the latest."""
+
+    def lose(link):
+        with topology(link):
+            os.kill(link.pid, signal.SIGKILL)
+
+    with pytest.raises(LabError, match="the wire's relay has ended with status -9"):
+        lose(Relay())
+
+
 def test_offloads_that_were_turned_on_again(net):
     """A frame whose checksum was left to a device is not passed over."""
     switch(net.client.name, "tx", on=True)

@@ -108,7 +108,8 @@ class Relay:
         try:
             self._last = self._read(self._ask("stop", "stopped"))
         finally:
-            self._end()
+            if self._process:
+                self._end()
         if not self._told:
             self._last.require_whole()
 
