@@ -157,8 +157,8 @@ def test_rate(net):
 
 
 def test_limit(net):
-    """What finds the queue full is dropped, and the log says so."""
-    net.conditions(Conditions(delay_ns=3600 * SECOND, limit=5), PERFECT)
+    """What finds the queue full is dropped, and the log says so, with the frame as it came."""
+    net.conditions(Conditions(delay_ns=3600 * SECOND, corrupt=1, limit=5), PERFECT)
     with ends(net) as pair:
         pair.send(50)
         log = log_of(net, 50, waiting=5)
