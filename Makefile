@@ -3,7 +3,7 @@
 PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := python3-bpfcc python3-venv linux-libc-dev stress-ng iproute2 gcc libc6-dev
+PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools
 SOAK_RUNS := 20
 
 .PHONY: demo test rootless check soak setup format clean

@@ -2,23 +2,20 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from lab import report
 from lab.demo.conversation import Conversation
-from lab.demo.process import Demo, converse
 from lab.errors import LabError
 from lab.netns import NAMED
-from lab.probes import states
-from lab.recorder import record
-from lab.recording import Recording
+from lab.observed import Observed, observe
 from lab.results import Results
 from lab.runs import Run, require_root
-from lab.timeline import Connection
 from lab.topology import Topology, topology
 from lab.verdict import Bracket, Check, Judge
 
@@ -67,15 +64,6 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.write_line(f"{report.summary(checks)}\nresults: {results.path}")
 
 
-class Observed:
-    """Conversations, and what the probe recorded of them; complete when they have ended."""
-
-    demo: Demo
-    recording: Recording
-    connections: list[Connection]
-    end_ns: int
-
-
 @dataclass
 class Lab:
     """A topology, ways to cause traffic on it under observation, and the place where verdicts go."""
@@ -85,31 +73,29 @@ class Lab:
     scenario: str
 
     def converse(self, conversation: Conversation, **how) -> Observed:
-        """Hold conversations with the probe attached (arguments as for `lab.demo.process.converse`)."""
-        with self.observe(conversation, **how) as observed:
+        """Hold conversations under observation, to their end (arguments as for `lab.observed.observe`)."""
+        with observe(self.net, conversation, **how) as observed:
             pass
         return observed
 
-    @contextmanager
-    def observe(self, conversation: Conversation, *, lossy: bool = False, **how) -> Iterator[Observed]:
+    def observe(self, conversation: Conversation, **how) -> AbstractContextManager[Observed]:
         """As `converse`; inside the block the conversations are under way (`demo`)."""
-        observed = Observed()
-        with record("states", lossy=lossy) as recorder:
-            with converse(self.net, conversation, **how) as observed.demo:
-                yield observed
-            observed.end_ns = self.net.quiesce()
-        observed.recording, observed.connections = recorder.recording, observed.demo.connections
+        return observe(self.net, conversation, **how)
+
+    def judge(self, probe: str, observed: Observed) -> list[Check]:
+        """Judge a probe on what was observed; fails when a value is provably wrong."""
+        return self.check(self._judged(probe, observed))
 
     def states(self, observed: Observed) -> list[Check]:
         """Judge the probe `states` on what was observed; fails when a value is provably wrong."""
-        return self.check(self._judged(observed))
+        return self.judge("states", observed)
 
     def many_states(self, observed: Observed) -> None:
         """As `states`, for so many connections that only wrong values are noted, and how many connections are complete.
 
         Events that the kernel withheld from the probe may be missing, each in one place, and nothing else may be wrong.
         """
-        checks = self._judged(observed)
+        checks = self._judged("states", observed)
         complete = [check for check in checks if check.quantity == "state sequence" and check.passed]
         wrong = [check for check in checks if check.quantity != "state sequence" and not check.passed]
         judge = Judge(self.scenario, checks[0].probe, checks[0].attach_point, checks[0].lost)
@@ -122,9 +108,8 @@ class Lab:
             ]
         )
 
-    def _judged(self, observed: Observed) -> list[Check]:
-        judged = states.judge(observed.recording, self.net.inodes, observed.connections, observed.end_ns, self.scenario)
-        return list(judged)
+    def _judged(self, probe: str, observed: Observed) -> list[Check]:
+        return list(import_module(f"lab.probes.{probe}").judge(observed, self.scenario))
 
     def check(self, checks: Iterable[Check]) -> list[Check]:
         """Note checks in the results and fail when one of them is outside its bracket."""

@@ -1,25 +1,58 @@
-/* What every probe shares: how a program names its attach point, and how it reads a member of a kernel struct.
+/* What every probe shares: how a program names its attach point, reads a member of a kernel struct, and counts what it
+ * could not tell.
  *
- * BCC rewrites map operations in the main source file only, so nothing here touches a map.
+ * The loader puts the lab's own headers into the text before BCC sees it (lab/program.py), so that functions here may
+ * use maps; macros may not.
  */
 #pragma once
 
 #include <linux/types.h>
 
-/* The name of a function says where it is attached; the loader reads it (lab/program.py). */
+/* The name of a function says where it is attached; the loader reads it (lab/attach.py). */
 #define ON_RAW_TRACEPOINT(event) int on_raw_tracepoint__##event(struct bpf_raw_tracepoint_args *ctx)
 
-/* Attached behind the function above, at the same event. The kernel does not run a program that already runs on this
- * CPU (`recursion_misses`, since 6.2): when an interrupt comes while it is at work for a process, what the softirq does
- * would go unseen. Softirqs do not nest, so a second program, which acts when the first was left out, sees it all. */
+/* The kernel does not run a tracing program that already runs on this CPU (`recursion_misses`, since 6.2): when an
+ * interrupt comes while it is at work for a process, what the softirq does would go unseen. Softirqs do not nest, so a
+ * second program, attached behind the first, which acts when the first was left out, sees it all. */
 #define ON_RAW_TRACEPOINT_AGAIN(event) int on_raw_tracepoint__##event##__again(struct bpf_raw_tracepoint_args *ctx)
 
-/* Every probe has the maps `events`, `lost`, which counts when that ring was full, and `counters`, with these. */
-enum counter {
-    RUNS,    /* of the first programs, whatever they then made of the event */
-    RESCUED, /* runs of the second programs in place of the first */
-    COUNTERS,
-};
+/* For an event of softirqs alone, of which hardly any is of interest: what a kernel withholds of it (lab/audit.py) is no
+ * reason to record again. */
+#define ON_RAW_TRACEPOINT_UNAUDITED(event)                                                                             \
+    int on_raw_tracepoint__##event##__unaudited(struct bpf_raw_tracepoint_args *ctx)
+
+/* One system call's tracepoint, such as sys_enter_connect. Only a process makes system calls, so nothing is left out; in a
+ * softirq a program of this kind would be, when it interrupts another one of the kind. */
+#define ON_TRACEPOINT(event) int on_tracepoint__##event(void *ctx)
+
+/* Frames of the interfaces that the program is attached to, and packets of the sockets of every cgroup. */
+#define ON_TC(direction) int on_tc__##direction(struct __sk_buff *ctx)
+#define ON_XDP(name) int on_xdp__##name(struct xdp_md *ctx)
+#define ON_CGROUP_SKB(direction) int on_cgroup_skb__##direction(struct __sk_buff *ctx)
+
+/* A kernel function's entry and return, by the best way that this kernel allows: exactly one of ATTACH_FENTRY,
+ * ATTACH_KPROBE and ATTACH_TRACEPOINT is 1, and under the last the program finds other points to observe. */
+#if ATTACH_FENTRY
+#define ON_FUNCTION(name) int on_fentry__##name(u64 *ctx)
+#define ON_FUNCTION_AGAIN(name) int on_fentry__##name##__again(u64 *ctx)
+#define ON_RETURN(name) int on_fexit__##name(u64 *ctx)
+#define ON_RETURN_AGAIN(name) int on_fexit__##name##__again(u64 *ctx)
+#define ARGUMENT(n) ((u64)ctx[n])
+#define RETURNED(name) ((s64)ctx[FUNCTION_ARGS(name)])
+#elif ATTACH_KPROBE
+/* `struct pt_regs` as an array of registers: arch/x86/include/asm/ptrace.h, arch/arm64/include/asm/ptrace.h. */
+#define ON_FUNCTION(name) int on_kprobe__##name(u64 *ctx)
+#define ON_FUNCTION_AGAIN(name) int on_kprobe__##name##__again(u64 *ctx)
+#define ON_RETURN(name) int on_kretprobe__##name(u64 *ctx)
+#define ON_RETURN_AGAIN(name) int on_kretprobe__##name##__again(u64 *ctx)
+#if MACHINE_aarch64
+#define ARGUMENT(n) ((u64)ctx[n])
+#define RETURNED(name) ((s64)ctx[0])
+#else
+#define ARGUMENT(n) ((u64)ctx[(n) < 4 ? 14 - (n) : 13 - (n)])
+#define RETURNED(name) ((s64)ctx[10])
+#endif
+#endif
 
 /* FIELD(struct, member[, member of the member]) stands for the offset and size that this kernel's BTF gives.
  * The loader finds each mention in the source and passes both numbers on the compiler's command line. */
@@ -37,9 +70,59 @@ enum counter {
         bpf_probe_read_kernel((to), (size), (const void *)(base) + (offset));                                          \
     })
 
+/* Where a member lies in its struct, for a pointer to the member that is to lead to the whole. */
+#define offset_of(field) OFFSET_OF(field)
+#define OFFSET_OF(offset, size) (offset)
+
 /* A bit of a flag word, by its enumerator's value. */
 #define has_flag(word, value) (((word) >> (value)) & 1)
 #define ENUM(type, name) ENUM__##type##__##name
 
-/* How many arguments this kernel's tracepoint has: later kernels append some. */
+/* How many arguments this kernel's tracepoint or function has: later kernels append some. */
 #define TRACEPOINT_ARGS(event) TRACEPOINT_ARGS__##event
+#define FUNCTION_ARGS(name) FUNCTION_ARGS__##name
+
+enum counter {
+    RUNS,    /* of the first programs at raw tracepoints, whatever they then made of the event */
+    RESCUED, /* runs of the second programs in place of the first */
+    COUNTERS,
+};
+
+BPF_ARRAY(lost, u64, 1); /* events that found no room, of all CPUs together */
+BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
+BPF_PERCPU_ARRAY(latest, u64, 8); /* what the first program at each point was last run for, on this CPU */
+
+static inline void count_lost(void)
+{
+    lost.increment(0);
+}
+
+static inline u64 lost_so_far(void)
+{
+    int only = 0;
+    u64 *count = lost.lookup(&only);
+
+    return count ? *count : 0;
+}
+
+/* For the first program at a point: notes that it ran, and for what. `point` numbers the probe's points from 0, `key` tells
+ * what is under way at that point on this CPU from everything else that can be. */
+static inline void first_run(int point, u64 key)
+{
+    u64 *latest_key = latest.lookup(&point);
+
+    counters.increment(RUNS);
+    if (latest_key)
+        *latest_key = key;
+}
+
+/* For the second program: tells whether it has to do what the first was left out of. */
+static inline bool rescues(int point, u64 key)
+{
+    u64 *latest_key = latest.lookup(&point);
+
+    if (latest_key && *latest_key == key)
+        return false;
+    counters.increment(RESCUED);
+    return true;
+}

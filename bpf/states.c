@@ -1,16 +1,17 @@
 /* TCP state changes of every socket on the machine, as they happen.
  *
- * sock:inet_sock_set_state says what the full socket does. It is silent about two things, which are found here:
+ * sock:inet_sock_set_state says what the full socket does. It is silent about three things, which are found here:
  * - An active close ends in a timewait minisock. The tracepoint calls that CLOSE; whether the connection is in
  *   TIME_WAIT by then or still waits for the peer's FIN is told by what the socket has received (tcp_time_wait()).
  * - The peer's FIN then reaches the minisock, which consumes the segment in tcp_timewait_state_process() and frees it:
  *   skb:kfree_skb is where that can be seen.
+ * - Or no FIN comes and the minisock's timer runs out (tw_timer_handler()): timer:timer_expire_entry.
  */
 #include "tcp.h"
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 
-/* What happened is a change of a socket's state, or a FIN or RST that a minisock has taken. */
+/* What happened is a change of a socket's state, a FIN or RST that a minisock has taken, or the end of its patience. */
 struct state_change {
     u64 time_ns;
     u64 skaddr;   /* 0: seen on a minisock, which has another address than its socket */
@@ -22,49 +23,22 @@ struct state_change {
     u32 lost;             /* events lost before this one: across a loss nobody can tell whose row comes next */
     u16 lport;
     u16 rport;
-    u8 family; /* of the socket */
-    u8 again;  /* by the second program: rarely, the first has reported the same change as well */
+    u8 again; /* by the second program: rarely, the first has reported the same change as well */
     u8 oldstate;
     u8 newstate;
     char comm[16];
 };
 
 BPF_RINGBUF_OUTPUT(events, 4096);
-BPF_ARRAY(lost, u64, 1); /* of all CPUs together: each event tells how many were lost before */
-BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
-BPF_PERCPU_ARRAY(latest, u64, 2); /* what the first program of each event was last run for, on this CPU */
 
-enum { LATEST_CHANGE, LATEST_SKB };
-
-static inline bool was_latest(int which, u64 key)
-{
-    u64 *latest_key = latest.lookup(&which);
-
-    return latest_key && *latest_key == key;
-}
-
-static inline void set_latest(int which, u64 key)
-{
-    u64 *latest_key = latest.lookup(&which);
-
-    if (latest_key)
-        *latest_key = key;
-}
-
-static inline u32 lost_so_far(void)
-{
-    int only = 0;
-    u64 *count = lost.lookup(&only);
-
-    return count ? *count : 0;
-}
+enum point { AT_CHANGE, AT_FREE };
 
 static inline struct state_change *new_change(u64 time_ns, u8 oldstate, u8 newstate, bool again)
 {
     struct state_change *change = events.ringbuf_reserve(sizeof(struct state_change));
 
     if (!change) {
-        lost.increment(0);
+        count_lost();
         return NULL;
     }
     __builtin_memset(change, 0, sizeof(*change));
@@ -130,7 +104,6 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
         return 0;
     change->skaddr = (u64)sk;
     kernel_read(&family, sk, FIELD(sock_common, skc_family));
-    change->family = family;
     read_socket_endpoints(&endpoints, sk, family);
     fill_endpoints(change, &endpoints);
     /* lock_sock() marks the socket while a process works on it. Softirq code touches it only when that mark is not
@@ -160,17 +133,13 @@ static inline u64 change_key(struct bpf_raw_tracepoint_args *ctx)
 
 ON_RAW_TRACEPOINT(inet_sock_set_state)
 {
-    counters.increment(RUNS);
-    set_latest(LATEST_CHANGE, change_key(ctx));
+    first_run(AT_CHANGE, change_key(ctx));
     return report_change(ctx, false);
 }
 
 ON_RAW_TRACEPOINT_AGAIN(inet_sock_set_state)
 {
-    if (was_latest(LATEST_CHANGE, change_key(ctx)))
-        return 0;
-    counters.increment(RESCUED);
-    return report_change(ctx, true);
+    return rescues(AT_CHANGE, change_key(ctx)) ? report_change(ctx, true) : 0;
 }
 
 /* Kernels before 6.11 do not say which socket a freed packet was for, those before 5.17 not why it was freed: there,
@@ -258,15 +227,36 @@ static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool agai
 
 ON_RAW_TRACEPOINT(kfree_skb)
 {
-    counters.increment(RUNS);
-    set_latest(LATEST_SKB, ctx->args[0]);
+    first_run(AT_FREE, ctx->args[0]);
     return report_minisock(ctx, false);
 }
 
 ON_RAW_TRACEPOINT_AGAIN(kfree_skb)
 {
-    if (was_latest(LATEST_SKB, ctx->args[0]))
+    return rescues(AT_FREE, ctx->args[0]) ? report_minisock(ctx, true) : 0;
+}
+
+/* A minisock in FIN_WAIT2 that has waited long enough. The event does not say what a timer belongs to: what is no minisock
+ * hardly looks like one, and the reader keeps only what ends a wait that it knows. */
+ON_RAW_TRACEPOINT_UNAUDITED(timer_expire_entry)
+{
+    u64 time_ns = bpf_ktime_get_ns();
+    const void *sk = (const void *)ctx->args[0] - offset_of(FIELD(inet_timewait_sock, tw_timer));
+    struct endpoints endpoints = {};
+    struct state_change *change;
+    u16 family = 0;
+    u8 state = 0, substate = 0;
+
+    kernel_read(&state, sk, FIELD(sock_common, skc_state));
+    kernel_read(&substate, sk, FIELD(inet_timewait_sock, tw_substate));
+    kernel_read(&family, sk, FIELD(sock_common, skc_family));
+    if (state != TCP_TIME_WAIT || substate != TCP_FIN_WAIT2 || (family != AF_INET && family != AF_INET6))
         return 0;
-    counters.increment(RESCUED);
-    return report_minisock(ctx, true);
+    read_common_endpoints(&endpoints, sk, family);
+    change = new_change(time_ns, TCP_FIN_WAIT2, TCP_CLOSE, false);
+    if (!change)
+        return 0;
+    fill_endpoints(change, &endpoints);
+    events.ringbuf_submit(change, BPF_RB_NO_WAKEUP);
+    return 0;
 }

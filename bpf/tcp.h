@@ -1,6 +1,7 @@
-/* Who talks to whom, read from a socket or from a packet into the same struct. */
+/* TCP sockets: their states, and who talks to whom. */
 #pragma once
 
+#include "address.h"
 #include "lab.h"
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -24,10 +25,6 @@ enum tcp_state {
     TCP_CLOSING,
 };
 
-struct address {
-    u32 words[4]; /* network order; IPv4 as ::ffff:a.b.c.d, so that one code path serves both versions */
-};
-
 struct endpoints {
     struct address laddr;
     struct address raddr;
@@ -35,14 +32,6 @@ struct endpoints {
     u16 lport; /* host order */
     u16 rport; /* host order */
 };
-
-static inline void map_ipv4(struct address *to, u32 address)
-{
-    to->words[0] = 0;
-    to->words[1] = 0;
-    to->words[2] = bpf_htonl(0xffff);
-    to->words[3] = address;
-}
 
 static inline u32 netns_of(const void *net)
 {
@@ -52,9 +41,8 @@ static inline u32 netns_of(const void *net)
     return inum;
 }
 
-/* Either side's port may still be zero: the local one before connect() has bound it, the remote one of a passive
- * child before inet_csk_clone_lock() has copied it. */
-static inline void read_socket_endpoints(struct endpoints *to, const void *sk, u16 family)
+/* What every kind of socket has: full ones, minisocks and request sockets. */
+static inline void read_common_endpoints(struct endpoints *to, const void *sk, u16 family)
 {
     void *net = NULL;
     u32 local = 0, remote = 0;
@@ -62,9 +50,7 @@ static inline void read_socket_endpoints(struct endpoints *to, const void *sk, u
 
     kernel_read(&net, sk, FIELD(sock_common, skc_net));
     to->netns = netns_of(net);
-    /* Not skc_num: inet_put_port() has cleared that when a socket arrives in CLOSE. */
-    kernel_read(&port, sk, FIELD(inet_sock, inet_sport));
-    to->lport = bpf_ntohs(port);
+    kernel_read(&to->lport, sk, FIELD(sock_common, skc_num));
     kernel_read(&port, sk, FIELD(sock_common, skc_dport));
     to->rport = bpf_ntohs(port);
     if (family == AF_INET6) {
@@ -76,4 +62,16 @@ static inline void read_socket_endpoints(struct endpoints *to, const void *sk, u
         map_ipv4(&to->laddr, local);
         map_ipv4(&to->raddr, remote);
     }
+}
+
+/* A full socket's. Either side's port may still be zero: the local one before connect() has bound it, the remote one of a
+ * passive child before inet_csk_clone_lock() has copied it. */
+static inline void read_socket_endpoints(struct endpoints *to, const void *sk, u16 family)
+{
+    u16 port = 0;
+
+    read_common_endpoints(to, sk, family);
+    /* Not skc_num: inet_put_port() has cleared that when a socket arrives in CLOSE. */
+    kernel_read(&port, sk, FIELD(inet_sock, inet_sport));
+    to->lport = bpf_ntohs(port);
 }

@@ -52,12 +52,14 @@ class AttachType(IntEnum):
     """`enum bpf_attach_type`, what the lab uses of it."""
 
     CGROUP_INET_INGRESS = 0
+    CGROUP_INET_EGRESS = 1
     CGROUP_SOCK_OPS = 3
     TRACE_RAW_TP = 23
     TRACE_FENTRY = 24
     TRACE_FEXIT = 25
     XDP = 37
     TCX_INGRESS = 46
+    TCX_EGRESS = 47
 
 
 def instruction(code: int, dst: int = 0, src: int = 0, offset: int = 0, value: int = 0) -> bytes:
@@ -140,6 +142,26 @@ def prog_load(
 def map_create(map_type: int, key_size: int, value_size: int, max_entries: int, *, name: str = "lab_trial") -> int:
     """Create a map and return its fd; sizes in bytes (of a ring buffer, `max_entries` is its size in bytes)."""
     return _bpf(0, "IIIIIII16s", map_type, key_size, value_size, max_entries, 0, 0, 0, name.encode())[0]
+
+
+def map_lookup_batch(map_fd: int, key_size: int, value_size: int, max_entries: int) -> tuple[bytes, bytes]:
+    """Read a whole hash map: all keys in a row, and all values. Sizes in bytes (Linux 5.6)."""
+    keys = ctypes.create_string_buffer(key_size * max_entries)
+    values = ctypes.create_string_buffer(value_size * max_entries)
+    position = ctypes.create_string_buffer(max(key_size, 8))
+    layout = "QQQQIIQQ"
+    batch = (ctypes.addressof(position), ctypes.addressof(keys), ctypes.addressof(values), max_entries, map_fd)
+    attr = ctypes.create_string_buffer(struct.pack(layout, 0, *batch, 0, 0), struct.calcsize(layout))
+    with suppress(FileNotFoundError):  # the kernel's word for the end of the map
+        syscall("bpf", 24, attr, len(attr))
+    count = struct.unpack(layout, attr.raw)[4]
+    return keys.raw[: key_size * count], values.raw[: value_size * count]
+
+
+def map_delete_batch(map_fd: int, keys: bytes, count: int) -> None:
+    """Delete `count` entries of a hash map by their keys, given in a row (Linux 5.6)."""
+    buffer = ctypes.create_string_buffer(keys, len(keys))
+    _bpf(27, "QQQQIIQQ", 0, 0, ctypes.addressof(buffer), 0, count, map_fd, 0, 0)
 
 
 def link_create(prog_fd: int, target: int, attach_type: int, flags: int = 0) -> int:

@@ -165,6 +165,11 @@ class Btf:
         prototype = self._record(pointer)[3]
         return self._record(prototype)[1] - 1  # the first is the tracepoint's own
 
+    def function_args(self, name: str) -> int:
+        """Return how many arguments a kernel function takes. `LabError` names the missing function."""
+        prototype = self._record(self.type_id("FUNC", name))[3]
+        return self._record(prototype)[1]
+
     def _composite(self, name: str) -> int:
         for kind in ("STRUCT", "UNION"):
             try:

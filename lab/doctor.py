@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lab import bpf_syscall, net_trials, tracefs
+from lab import attach, bpf_syscall, net_trials, tracefs
 from lab.audit import Hits
 from lab.bpf_syscall import RETURN_ZERO, AttachType, ProgType, instruction, owned, returning
 from lab.btf import Btf
 from lab.errors import LabError
-from lab.recorder import settle
+from lab.settle import settle
 
 # For each observation the ways to make it, best first, each with the capability that it takes.
 # Why this order: the design's section on attach points. Links come last: they are chosen in the same manner.
@@ -53,10 +53,9 @@ WAYS: dict[str, tuple[tuple[str, str], ...]] = {
         ("sock:inet_sock_set_state", "raw tp inet_sock_set_state"),
     ),
     "frame at a veth": (("XDP generic", "XDP generic"), ("XDP native", "XDP native")),
-    "packet in and out of the stack": (("clsact + direct action", "TC filter"),),
+    "packet in and out of the stack": (("TCX", "TCX"), ("clsact + direct action", "TC filter")),
     "link condition": (("netem", "netem"), ("relay", "packet socket")),
 }
-USED_TODAY = frozenset({"TCP state change"})  # the observations that a probe of the lab makes now
 
 # What the suite cannot do without, and what to do about it.
 INDISPENSABLE = {
@@ -99,12 +98,11 @@ class Capability:
 
 @dataclass(frozen=True)
 class Choice:
-    """How an observation is made on this machine, why not in a better way, and whether a probe makes it today."""
+    """How an observation is made on this machine, and why not in a better way."""
 
     observation: str
     chosen: str
     refused: str
-    used_today: bool
 
 
 def examine() -> list[Capability]:
@@ -117,12 +115,22 @@ def choices(capabilities: list[Capability]) -> list[Choice]:
     found = {capability.name: capability for capability in capabilities}
     made = []
     for observation, ways in WAYS.items():
-        works = [found[need].available for _, need in ways]
-        best = works.index(True) if any(works) else len(ways)
+        refusals = [_refusal(found[need], {need for _, need in ways}) for _, need in ways]
+        best = refusals.index(None) if None in refusals else len(ways)
         chosen = [*(way for way, _ in ways), "none"][best]
-        refused = "; ".join(f"{way}: {found[need].detail}" for way, need in ways[:best])
-        made.append(Choice(observation, chosen, refused, observation in USED_TODAY))
+        refused = "; ".join(f"{way}: {why}" for (way, _), why in zip(ways[:best], refusals, strict=False))
+        made.append(Choice(observation, chosen, refused))
     return made
+
+
+def _refusal(capability: Capability, needs: set[str]) -> str | None:
+    """Say why a way is not taken; `needs` are those of all the ways to make the observation. None: it can be taken."""
+    functions = set(attach.WAYS) & needs
+    if functions and (forced := attach.forced()):
+        wanted = {forced} if forced in functions else needs - functions
+        if capability.name not in wanted:
+            return f"{attach.FORCED}={forced}"
+    return None if capability.available else capability.detail
 
 
 def remedies(capabilities: list[Capability]) -> list[str]:
@@ -226,35 +234,21 @@ def _ring_buffer() -> str:
     return "created"
 
 
-def _tracing(kind: str, name: str, *attach_types: AttachType) -> str:
-    target = Btf.of_kernel().type_id(kind, name)
-    for attach_type in attach_types:
-        load = partial(bpf_syscall.prog_load, expected_attach_type=attach_type, attach_btf_id=target)
-        with owned(load(ProgType.TRACING, RETURN_ZERO)) as program:
-            os.close(bpf_syscall.raw_tracepoint_open(None, program))
-    return f"attached to {name}"
-
-
-def _kprobe() -> str:
-    pmu = Path("/sys/bus/event_source/devices/kprobe")
-    if not pmu.exists():
-        raise OSError(errno.ENOENT, "this kernel has no kprobe events")
-    for retprobe in (0, 1):
-        _perf_event(ProgType.KPROBE, int((pmu / "type").read_text()), retprobe, "tcp_v4_connect")
-    return "attached to tcp_v4_connect, entry and return"
+def _tp_btf(event: str) -> str:
+    target = Btf.of_kernel().type_id("TYPEDEF", f"btf_trace_{event}")
+    load = partial(bpf_syscall.prog_load, expected_attach_type=AttachType.TRACE_RAW_TP, attach_btf_id=target)
+    with owned(load(ProgType.TRACING, RETURN_ZERO)) as program:
+        os.close(bpf_syscall.raw_tracepoint_open(None, program))
+    return f"attached to {event}"
 
 
 def _tracepoint(event: str) -> str:
-    _perf_event(ProgType.TRACEPOINT, 2, tracefs.event_id(event.rpartition("/")[2]))
-    return f"attached to {event.replace('/', ':')}"
-
-
-def _perf_event(prog_type: ProgType, event_type: int, config: int, function: str | None = None) -> None:
     with (
-        owned(bpf_syscall.prog_load(prog_type, RETURN_ZERO)) as program,
-        owned(bpf_syscall.perf_event_open(event_type, config, function)) as event,
+        owned(bpf_syscall.prog_load(ProgType.TRACEPOINT, RETURN_ZERO)) as program,
+        owned(bpf_syscall.perf_event_open(2, tracefs.event_id(event.rpartition("/")[2]))) as opened,
     ):
-        bpf_syscall.perf_event_set_bpf(event, program)
+        bpf_syscall.perf_event_set_bpf(opened, program)
+    return f"attached to {event.replace('/', ':')}"
 
 
 def _tracepoint_count() -> str:
@@ -311,9 +305,9 @@ _TRIALS: dict[str, Callable[[], str]] = {
     "kernel memory reads": _kernel_reads,
     "ring buffer": _ring_buffer,
     "tracefs": _tracefs,
-    "kprobe": _kprobe,
-    "fentry": partial(_tracing, "FUNC", "tcp_v4_connect", AttachType.TRACE_FENTRY, AttachType.TRACE_FEXIT),
-    "tp_btf": partial(_tracing, "TYPEDEF", "btf_trace_inet_sock_set_state", AttachType.TRACE_RAW_TP),
+    "kprobe": partial(attach.attempt, "kprobe"),
+    "fentry": partial(attach.attempt, "fentry"),
+    "tp_btf": partial(_tp_btf, "inet_sock_set_state"),
     "raw tp inet_sock_set_state": partial(_raw_tracepoint, "inet_sock_set_state"),
     "raw tp kfree_skb": partial(_raw_tracepoint, "kfree_skb"),
     "tracepoint count": _tracepoint_count,

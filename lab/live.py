@@ -8,14 +8,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
+from lab.device import Device
+from lab.errors import LabError
 from lab.program import Program
-from lab.recorder import DRAIN_INTERVAL_S, settle
+from lab.recorder import DRAIN_INTERVAL_S
 from lab.ring import Events
+from lab.settle import settle
 
+_LOOK_INTERVAL_S = 0.2  # between looks at whether the devices are still there
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -27,6 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=_seconds, metavar="N", help="stop after this time (default: at Ctrl-C)")
     parser.add_argument("--netns", metavar="NAME", help="only what happens in this named network namespace")
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the option of tools that watch a network interface."""
+    parser.add_argument(
+        "-i", "--interface", metavar="NAME", help="the interface to watch (default: the only one beside lo)"
+    )
+
+
+def device_of(args: argparse.Namespace) -> Device:
+    """Find the interface that the user has named. Raises `LabError` when it cannot be watched."""
+    return Device.find(args.interface, args.netns)
 
 
 class Output:
@@ -62,12 +78,43 @@ class Output:
 
 
 @contextmanager
-def events(probe: str, seconds: float | None = None) -> Iterator[Iterator[Events]]:
-    """Attach a probe and hand out batches of its events until Ctrl-C, SIGTERM, SIGHUP or `seconds` have passed.
+def events(
+    program: Program, seconds: float | None = None, devices: Sequence[Device] = ()
+) -> Iterator[Iterator[Events]]:
+    """Attach a program and hand out batches of its events; as for `ticks`."""
+    ring = program.ring
+    if ring is None:
+        raise TypeError("a program without a ring has no events: ask for its totals")
 
-    Lost events are counted on standard error while the tool runs and at its end.
+    def batches(times: Iterator[None]) -> Iterator[Events]:
+        for _ in times:
+            if (batch := ring.drain()).size:
+                yield batch
+
+    with ticks(program, DRAIN_INTERVAL_S, seconds, devices) as times:
+        ring.drain()
+        yield batches(times)
+
+
+@contextmanager
+def totals(
+    program: Program, interval_s: float, seconds: float | None = None, devices: Sequence[Device] = ()
+) -> Iterator[Iterator[Events]]:
+    """Attach a program and hand out what it adds up in each interval, the last one cut short; as for `ticks`."""
+    with ticks(program, interval_s, seconds, devices) as times:
+        program.take_totals()
+        yield (program.take_totals() for _ in times)
+
+
+@contextmanager
+def ticks(
+    program: Program, interval_s: float, seconds: float | None = None, devices: Sequence[Device] = ()
+) -> Iterator[Iterator[None]]:
+    """Attach a program and give a sign each interval, until Ctrl-C, SIGTERM, SIGHUP or `seconds` have passed.
+
+    The last sign comes when whatever was under way then is done. After each, standard output is flushed and events lost
+    meanwhile are counted on standard error. Raises `LabError` when one of the devices has gone, after the last sign.
     """
-    program = Program.load(probe)
     stop = threading.Event()
     # From here on a signal ends the loop below, between two batches, and nothing is cut off in the middle.
     heard = [
@@ -75,28 +122,45 @@ def events(probe: str, seconds: float | None = None) -> Iterator[Iterator[Events
     ]
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in heard}
     try:
-        with program.attached():
-            yield _batches(program, stop, seconds)
+        with program.attached(devices):
+            yield _ticks(program, interval_s, stop, seconds, devices)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _batches(program: Program, stop: threading.Event, seconds: float | None) -> Iterator[Events]:
-    deadline = None if seconds is None else time.monotonic() + seconds
+def _ticks(
+    program: Program, interval_s: float, stop: threading.Event, seconds: float | None, devices: Sequence[Device]
+) -> Iterator[None]:
+    deadline = float("inf") if seconds is None else time.monotonic() + seconds
     reported = program.lost()
-    program.ring.drain()
+    next_look = time.monotonic()
+    gone: LabError | None = None
     stopped = False
     while not stopped:
-        stopped = stop.wait(DRAIN_INTERVAL_S) or (deadline is not None and time.monotonic() >= deadline)
+        stopped = stop.wait(min(interval_s, max(0, deadline - time.monotonic()))) or time.monotonic() >= deadline
+        if time.monotonic() >= next_look:
+            gone = _gone(devices)
+            next_look = time.monotonic() + _LOOK_INTERVAL_S
+            stopped |= gone is not None
         if stopped:
             settle()
-        if (batch := program.ring.drain()).size:
-            yield batch
-            sys.stdout.flush()
+        yield
+        sys.stdout.flush()
         if (lost := program.lost()) != reported:
             print(f"lab: {lost - reported} events lost: the output is not complete", file=sys.stderr)
             reported = lost
+    if gone:
+        raise gone
+
+
+def _gone(devices: Sequence[Device]) -> LabError | None:
+    try:
+        for device in devices:
+            device.require_present()
+    except LabError as error:
+        return error
+    return None
 
 
 def time_of_day(time_ns: object) -> str:

@@ -116,7 +116,7 @@ def _ports(rows: npt.NDArray[np.void]) -> npt.NDArray[np.uint32]:
 def _adopted(segments: npt.NDArray[np.void], sockets: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     """Return the segments' rows under their sockets' identity."""
     adopted = segments.copy()
-    for name in ("skaddr", "laddr", "raddr", "netns", "lport", "rport", "family"):
+    for name in ("skaddr", "laddr", "raddr", "netns", "lport", "rport"):
         adopted[name] = sockets[name]
     adopted["minisock"] = 1
     return adopted

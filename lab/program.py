@@ -6,88 +6,123 @@ names), and what an event looks like (the struct it submits to the ring `events`
 
 import ctypes
 import os
+import platform
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from lab import headers
-from lab.bpf_syscall import raw_tracepoint_open, recursion_misses
+from lab import attach, headers
+from lab.attach import Function
+from lab.bpf_syscall import map_delete_batch, map_lookup_batch, recursion_misses
 from lab.btf import Btf
+from lab.device import Device, require_distinct
 from lab.errors import LabError
-from lab.ring import Ring
+from lab.ring import Events, Ring
 from lab.runs import Run
+from lab.settle import settle
 
 SOURCES = Path(__file__).parent.parent / "bpf"
 
+_ROLES = ("__again", "__unaudited")  # bpf/lab.h
 _COUNTERS = ("RUNS", "RESCUED")  # enum counter in bpf/lab.h
 _RING_PAGES = re.compile(r"^BPF_RINGBUF_OUTPUT\(events, (\d+)\);", re.MULTILINE)
-_INCLUDE = re.compile(r'^#include "([\w.]+)"', re.MULTILINE)
+_TOTALS = re.compile(r"^BPF_HASH\(totals, ", re.MULTILINE)
+_INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 _MACRO = re.compile(r"^#define .*$", re.MULTILINE)
 _FIELD = re.compile(r"\bFIELD\((\w+), ([\w, ]+)\)")
 _ENUM = re.compile(r"\bENUM\((\w+), (\w+)\)")
 _TRACEPOINT_ARGS = re.compile(r"\bTRACEPOINT_ARGS\((\w+)\)")
-
-
-class _Function(NamedTuple):
-    """A loaded BPF function: what kind of attach point it belongs to, at which event, and its file descriptor."""
-
-    kind: str
-    event: str
-    fd: int
-    again: bool
-
-    @property
-    def place(self) -> str:
-        return f"{self.kind}:{self.event}"
+_FUNCTION_ARGS = re.compile(r"\b(?:FUNCTION_ARGS|RETURNED)\((\w+)\)")
 
 
 class Program:
-    """A loaded program with its ring. `attach_points` names the places it is attached to while it records."""
+    """A loaded program. What it tells comes through `ring` (None when it has no events), or as `take_totals`, or both.
+
+    `attach_points` names the places it is attached to while it records.
+    """
 
     def __init__(self, source: Path, defines: Sequence[str] = ()) -> None:
-        """Compile and load a C file. Raises `LabError` when the kernel lacks something it reads, or refuses it."""
+        """Compile and load a C file, with `defines` as further `-D` definitions.
+
+        Raises `LabError` when the kernel lacks something that it reads, or refuses it.
+        """
         bcc = _import_bcc()
-        text = source.read_text()
-        known, missing = _kernel_facts(text)
-        flags = [f"-I{SOURCES}", *headers.user_include_flags(), "-Wno-unused-function"]
-        flags += [f"-D{define}" for define in (*defines, *known)]
+        text = _with_includes(source.read_text(), source.name)
+        known, missing = _kernel_facts(_mentions(text))
+        ways = [f"ATTACH_{way.upper()}={int(way == attach.way())}" for way in attach.WAYS]
+        flags = [*headers.user_include_flags(), "-Wno-unused-function"]
+        flags += [f"-D{define}" for define in (f"MACHINE_{platform.machine()}=1", *ways, *defines, *known)]
         with _header_tree():
             try:
                 self._bpf = bcc.BPF(text=text.encode(), cflags=flags)
             except Exception as error:
-                if (
-                    type(error) is not Exception
-                ):  # BCC raises nothing narrower; it has printed the compiler's words itself
+                # BCC raises nothing narrower, and has printed the compiler's words itself.
+                if type(error) is not Exception:
                     raise
                 why = "; ".join(missing) or "see the messages above"
                 raise LabError(f"{source.name} cannot be loaded on this kernel: {why}") from error
-        self._loaded = _load_functions(bcc, self._bpf)
+        self._loaded = _load_functions(bcc, self._bpf, source.name)
         self.attach_points = list(dict.fromkeys(function.place for function in self._loaded))
-        (pages,) = _RING_PAGES.findall(text)
-        events = self._bpf[b"events"]
-        self.ring = Ring(events.map_fd, int(pages) * os.sysconf("SC_PAGE_SIZE"), _dtype(events))
+        self.ring: Ring | None = None
+        if pages := _RING_PAGES.findall(text):
+            events = self._bpf[b"events"]
+            self.ring = Ring(events.map_fd, int(pages[0]) * os.sysconf("SC_PAGE_SIZE"), _event_dtype(events))
+        self.has_totals = bool(_TOTALS.search(text))
 
     def lost(self) -> int:
-        """Events that were not delivered since the program was loaded.
+        """Events that were not delivered, or found no room in the totals, since the program was loaded.
 
-        Either the ring was full, or the kernel left a function out because it was already running on that CPU and no second
-        one made up for it. (A second one that repeated the first, which is rare, can hide one that was left out.)
+        Either the ring or the map was full, or the kernel left a function out because it was already running on that CPU and no
+        second one made up for it. (A second one that repeated the first, which is rare, can hide one that was left out.)
         """
         return int(self._bpf[b"lost"][0].value) + max(0, self._missed() - self._counter("RESCUED"))
 
     def runs(self) -> int:
-        """How often an event came to a function of the program, counting the times that the kernel says it left it out."""
-        return self._counter("RUNS") + self._missed()
+        """How often an event came to the program's raw tracepoints, counting the times that the kernel says it left it out."""
+        return self._counter("RUNS") + sum(
+            recursion_misses(function.fd) for function in self._loaded if function.audited
+        )
 
     @property
     def events(self) -> list[str]:
-        """Names of the kernel events that the program is attached to."""
-        return [function.event for function in self._loaded if not function.again]
+        """Names of the raw tracepoints that the program is attached to and counts its runs at."""
+        return [function.event for function in self._loaded if function.audited]
+
+    @property
+    def needs_device(self) -> bool:
+        """Tell whether it observes at network interfaces, which `attached` must be given then."""
+        return any(function.on_device for function in self._loaded)
+
+    def take_totals(self) -> Events:
+        """Take what the program has added up since the last call: its map `totals`, emptied, one row for each entry.
+
+        Each row has the members of the key (without the epoch) and of the value. Exact: a new epoch begins for the program, and
+        the old one is read when nothing can still be adding to it.
+        """
+        table = self._bpf[b"totals"]
+        key, value = _struct_dtype(table.Key), _struct_dtype(table.Leaf)
+        epochs = self._bpf[b"epochs"]
+        epoch = epochs[0].value
+        epochs[0] = ctypes.c_uint32(epoch + 1)
+        settle()
+        keys, values = map_lookup_batch(table.map_fd, key.itemsize, value.itemsize, table.max_entries)
+        rows = np.frombuffer(keys, key)
+        over = rows["epoch"] == epoch
+        count = int(over.sum())
+        if count:
+            as_written = np.frombuffer(keys, np.uint8).reshape(-1, key.itemsize)[over]
+            map_delete_batch(table.map_fd, as_written.tobytes(), count)
+        parts = (rows[over], np.frombuffer(values, value)[over])
+        columns = {name: part[name] for part in parts for name in part.dtype.names or () if name != "epoch"}
+        totals = np.zeros(count, [(name, column.dtype, column.shape[1:]) for name, column in columns.items()])
+        for name, column in columns.items():
+            totals[name] = column
+        return totals
 
     def _counter(self, name: str) -> int:
         return int(sum(self._bpf[b"counters"][_COUNTERS.index(name)]))
@@ -96,23 +131,19 @@ class Program:
         return sum(recursion_misses(function.fd) for function in self._loaded if not function.again)
 
     @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Attach every function of the program, and detach them all at the end."""
+    def attached(self, devices: Sequence[Device] = ()) -> Iterator[None]:
+        """Attach every function of the program, those at TC and XDP to each device, and detach them all at the end."""
+        if self.needs_device:
+            require_distinct(devices)
         with ExitStack() as links:
             for function in self._loaded:
-                try:
-                    link = raw_tracepoint_open(function.event, function.fd)
-                except OSError as error:
-                    raise LabError(
-                        f"this kernel refuses the {function.place} ({error.strerror}): see lab doctor"
-                    ) from error
-                links.callback(os.close, link)
+                attach.attach(function, devices, links)
             yield
 
     @classmethod
     @cache
     def load(cls, name: str, defines: tuple[str, ...] = ()) -> "Program":
-        """Compile and load `bpf/<name>.c` once per process; `defines` are further `-D` definitions."""
+        """Compile and load `bpf/<name>.c` once per process and set of `defines`."""
         return cls(SOURCES / f"{name}.c", defines)
 
 
@@ -142,16 +173,27 @@ def _header_tree() -> Iterator[None]:
             os.environ["BCC_KERNEL_SOURCE"] = before
 
 
-def _with_includes(text: str) -> str:
-    """Return the text together with the lab's own headers it includes, macro definitions left out."""
-    texts, queue, seen = [text], _INCLUDE.findall(text), set()
-    while queue:
-        name = queue.pop()
-        if name not in seen:
-            seen.add(name)
-            texts.append((SOURCES / name).read_text())
-            queue += _INCLUDE.findall(texts[-1])
-    return _MACRO.sub("", "\n".join(texts))
+def _with_includes(text: str, name: str, seen: set[str] | None = None) -> str:
+    """Put the lab's own headers into the text where they are first included.
+
+    BCC rewrites map operations in the main text only, so that is where they have to be. `#line` keeps messages true.
+    """
+    seen = set() if seen is None else seen
+
+    def insert(found: re.Match[str]) -> str:
+        header, line = found[1], text.count("\n", 0, found.start()) + 2
+        if header in seen:
+            return ""
+        seen.add(header)
+        inner = _with_includes((SOURCES / header).read_text().replace("#pragma once", ""), header, seen)
+        return f'#line 1 "{header}"\n{inner}\n#line {line} "{name}"'
+
+    return _INCLUDE.sub(insert, text)
+
+
+def _mentions(text: str) -> str:
+    """Return the text without what defines the macros that mention the kernel's types."""
+    return _MACRO.sub("", text)
 
 
 def _kernel_facts(text: str) -> tuple[list[str], list[str]]:
@@ -160,11 +202,12 @@ def _kernel_facts(text: str) -> tuple[list[str], list[str]]:
     Returns definitions for the compiler, and a sentence for each that this kernel lacks: those may stand in a branch that
     the preprocessor leaves out here, so only a failed compilation makes them an error.
     """
-    text, btf = _with_includes(text), Btf.of_kernel()
+    btf = Btf.of_kernel()
     lookups: list[Callable[[], list[str]]] = [
         *(partial(_field, btf, *found) for found in sorted(set(_FIELD.findall(text)))),
         *(partial(_enum, btf, *found) for found in sorted(set(_ENUM.findall(text)))),
         *(partial(_tracepoint_args, btf, event) for event in sorted(set(_TRACEPOINT_ARGS.findall(text)))),
+        *(partial(_function_args, btf, name) for name in sorted(set(_FUNCTION_ARGS.findall(text)))),
     ]
     known: list[str] = []
     missing: list[str] = []
@@ -194,31 +237,46 @@ def _tracepoint_args(btf: Btf, event: str) -> list[str]:
     return [f"TRACEPOINT_ARGS__{event}={btf.tracepoint_args(event)}"]
 
 
-def _load_functions(bcc: Any, bpf: Any) -> list["_Function"]:
+def _function_args(btf: Btf, name: str) -> list[str]:
+    return [f"FUNCTION_ARGS__{name}={btf.function_args(name)}"]
+
+
+def _load_functions(bcc: Any, bpf: Any, source: str) -> list[Function]:
     """Load each of the program's functions; where it belongs is in its name."""
-    names = [bcc.lib.bpf_function_name(bpf.module, i).decode() for i in range(bcc.lib.bpf_num_functions(bpf.module))]
     functions = []
-    for name in names:
-        kind, event, *again = name.removeprefix("on_").split("__")
-        fd = bpf.load_func(name.encode(), bcc.BPF.RAW_TRACEPOINT).fd
-        functions.append(_Function(kind.replace("_", " "), event, fd, again=bool(again)))
+    for number in range(bcc.lib.bpf_num_functions(bpf.module)):
+        name = bcc.lib.bpf_function_name(bpf.module, number)
+        size = bcc.lib.bpf_function_size(bpf.module, name)
+        instructions = ctypes.string_at(bcc.lib.bpf_function_start(bpf.module, name), size)
+        # A kernel function's own name may have two underscores in it, but not at its end.
+        kind, _, event = name.decode().removeprefix("on_").partition("__")
+        event, _, role = event.rpartition("__") if event.endswith(_ROLES) else (event, "", "")
+        try:
+            fd = attach.load(kind, event, instructions)
+        except OSError as error:
+            raise LabError(
+                f"this kernel refuses the {kind}:{event} of {source} ({error.strerror}): see lab doctor"
+            ) from error
+        functions.append(Function(kind, event, fd, role))
     return functions
 
 
-def _dtype(table: Any) -> np.dtype[np.void]:
-    """NumPy's view of the struct that the C source submits; members named `pad` are left out of sight."""
-    event = type(table.event(ctypes.create_string_buffer(1 << 12)))
-    fields: dict[str, tuple[Any, int]] = {}
-    for name, kind in event._fields_:
-        is_text = getattr(kind, "_type_", None) is ctypes.c_char
-        if not name.startswith("pad"):
-            fields[name] = (f"S{ctypes.sizeof(kind)}" if is_text else np.dtype(kind), getattr(event, name).offset)
-    names = list(fields)
+def _event_dtype(table: Any) -> np.dtype[np.void]:
+    return _struct_dtype(type(table.event(ctypes.create_string_buffer(1 << 12))))
+
+
+def _struct_dtype(struct: Any) -> np.dtype[np.void]:
+    """NumPy's view of a C struct that BCC has turned into a class; text is of `char[]`."""
+    names = [name for name, _ in struct._fields_]
+    kinds = [kind for _, kind in struct._fields_]
+    texts = [getattr(kind, "_type_", None) is ctypes.c_char for kind in kinds]
     return np.dtype(
         {
             "names": names,
-            "formats": [fields[name][0] for name in names],
-            "offsets": [fields[name][1] for name in names],
-            "itemsize": ctypes.sizeof(event),
+            "formats": [
+                f"S{ctypes.sizeof(kind)}" if text else np.dtype(kind) for kind, text in zip(kinds, texts, strict=True)
+            ],
+            "offsets": [getattr(struct, name).offset for name in names],
+            "itemsize": ctypes.sizeof(struct),
         }
     )

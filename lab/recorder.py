@@ -1,30 +1,29 @@
 """Running probes together and collecting what they say: the step from rings to a recording."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
 from lab.audit import Hits
-from lab.bpf_syscall import syscall
-from lab.errors import LabError
+from lab.device import Device
 from lab.program import Program
 from lab.recording import Recording
 from lab.ring import Events
+from lab.settle import settle
 
 # Waking the reader for each event costs the traced code 7 to 11 microseconds, a record about 20 ns: nobody is woken, a
 # timer drains the ring. A 16 MiB ring holds 5 ms of more than 30 million records a second.
 DRAIN_INTERVAL_S = 0.005
 
-_MEMBARRIER_CMD_GLOBAL = 1
-
 
 class Recorder:
     """Programs that record now, by probe name. `recording` is there when the `record` block has ended."""
 
-    def __init__(self, programs: Mapping[str, Program]) -> None:
+    def __init__(self, programs: Mapping[str, Program], devices: Sequence[Device]) -> None:
         self._programs = programs
+        self._devices = devices
         self._chunks: dict[str, list[Events]] = {name: [] for name in programs}
         self._lost_before: dict[str, int] = {}
         self._unseen_before: dict[str, int] = {}
@@ -38,14 +37,17 @@ class Recorder:
         """Begin, with the programs attached and their events counted."""
         self._hits = hits
         for name, program in self._programs.items():
-            program.ring.drain()  # what an earlier recording left behind
+            # What an earlier recording left behind:
+            if program.ring:
+                program.ring.drain()
+            if program.has_totals:
+                program.take_totals()
             self._lost_before[name] = program.lost()
             _, self._unseen_before[name] = self._unseen(name)
         self._thread.start()
 
     def finish(self) -> None:
         """Wait for what is under way, and make the recording."""
-        settle()
         unseen = {name: self._unseen(name)[0] for name in self._programs}
         self.stop()
         if self._failure is not None:
@@ -54,8 +56,10 @@ class Recorder:
         self.recording = Recording(
             events={name: self._sorted(name) for name in self._programs},
             lost={name: program.lost() - self._lost_before[name] for name, program in self._programs.items()},
+            totals={name: program.take_totals() for name, program in self._programs.items() if program.has_totals},
             attach_points={name: program.attach_points for name, program in self._programs.items()},
             withheld={name: max(0, count - self._unseen_before[name]) for name, count in unseen.items()},
+            devices={device.ifindex: (device.ifname, device.inode) for device in self._devices},
         )
 
     def stop(self) -> None:
@@ -84,14 +88,15 @@ class Recorder:
         return max(least for least, _ in bounds), min(most for _, most in bounds)
 
     def _sorted(self, name: str) -> Events:
-        chunks = self._chunks[name] or [np.empty(0, self._programs[name].ring.dtype)]
-        events = np.concatenate(chunks)
+        ring = self._programs[name].ring
+        nothing = np.empty(0, ring.dtype if ring else [("time_ns", "u8")])
+        events = np.concatenate(self._chunks[name] or [nothing])
         # CPUs reserve their records a few nanoseconds after they have read the clock: order in the ring is not order in time.
         return events[np.argsort(events["time_ns"], kind="stable")]
 
     def _drain(self) -> None:
         for name, program in self._programs.items():
-            if (events := program.ring.drain()).size:
+            if program.ring and (events := program.ring.drain()).size:
                 self._chunks[name].append(events)
 
     def _drain_by_timer(self) -> None:
@@ -103,16 +108,22 @@ class Recorder:
 
 
 @contextmanager
-def record(*probes: str, programs: Mapping[str, Program] | None = None, lossy: bool = False) -> Iterator[Recorder]:
+def record(
+    *probes: str,
+    programs: Mapping[str, Program] | None = None,
+    devices: Sequence[Device] = (),
+    lossy: bool = False,
+) -> Iterator[Recorder]:
     """Attach probes by name (or given programs), record what happens inside the block, detach.
 
-    Raises `EventsLost` or `EventsWithheld` at the end when events are missing, unless `lossy` is asked for.
+    Probes that observe at network interfaces are attached to `devices`. Raises `EventsLost` or `EventsWithheld` at the end when
+    events are missing, unless `lossy` is asked for.
     """
     loaded = {**{name: Program.load(name) for name in probes}, **(programs or {})}
-    recorder = Recorder(loaded)
+    recorder = Recorder(loaded, devices)
     with ExitStack() as attached:
         for program in loaded.values():
-            attached.enter_context(program.attached())
+            attached.enter_context(program.attached(devices))
         hits = {name: attached.enter_context(Hits(program.events)) for name, program in loaded.items()}
         try:
             recorder.start(hits)
@@ -122,16 +133,3 @@ def record(*probes: str, programs: Mapping[str, Program] | None = None, lossy: b
             recorder.stop()
     if not lossy:
         recorder.recording.require_complete()
-
-
-def settle() -> None:
-    """Return when whatever the kernel was doing with packets at the time of the call is done.
-
-    Receive processing runs inside RCU read-side sections, and `MEMBARRIER_CMD_GLOBAL` waits for all of them
-    (`kernel/sched/membarrier.c`): an event that belongs to something already visible is in the ring afterwards. With one
-    processor it returns at once, since nothing is under way there.
-    """
-    try:
-        syscall("membarrier", _MEMBARRIER_CMD_GLOBAL, 0, 0)
-    except OSError as error:
-        raise LabError(f"this kernel refuses membarrier ({error.strerror}): boot it without nohz_full") from error

@@ -13,14 +13,18 @@ import numpy.typing as npt
 from lab.errors import EventsLost, EventsWithheld, LabError
 from lab.ring import Events
 
-SCHEMA = 1
+SCHEMA = 2
 CLOCK = "CLOCK_MONOTONIC"
-_COUNTED = ("lost", "attach_points", "withheld")
+_ARRAYS = ("events", "totals")
+_ABOUT = ("lost", "attach_points", "withheld")
 
 
 @dataclass(frozen=True)
 class Recording:
     """Events by probe, each array sorted by `time_ns` (integer nanoseconds on `CLOCK_MONOTONIC`).
+
+    `totals` is what a probe has added up in the kernel, one row for each key. `devices` gives for each ifindex in an event the
+    interface's name and the inode number of its network namespace.
 
     `lost` counts by probe the events that the kernel could not deliver, `withheld` the hits of its tracepoints for which the
     kernel did not run it (lab/audit.py); `attach_points` says where each was attached.
@@ -30,6 +34,8 @@ class Recording:
     lost: dict[str, int] = field(default_factory=dict)
     attach_points: dict[str, list[str]] = field(default_factory=dict)
     withheld: dict[str, int] = field(default_factory=dict)
+    totals: dict[str, Events] = field(default_factory=dict)
+    devices: dict[int, tuple[str, int]] = field(default_factory=dict)
 
     def missing(self, probe: str) -> int:
         """How many of a probe's events this recording lacks, for whatever reason."""
@@ -58,8 +64,11 @@ class Recording:
 
     def save(self, path: Path) -> None:
         """Write everything to one `.npz` file. Raises `LabError` when the file cannot be written."""
-        about = {"schema": SCHEMA, "clock": CLOCK, **{name: getattr(self, name) for name in _COUNTED}}
-        arrays: dict[str, Any] = {f"events/{probe}": events for probe, events in self.events.items()}
+        about = {"schema": SCHEMA, "clock": CLOCK, "devices": list(self.devices.items())}
+        about |= {name: getattr(self, name) for name in _ABOUT}
+        arrays: dict[str, Any] = {
+            f"{kind}/{probe}": rows for kind in _ARRAYS for probe, rows in getattr(self, kind).items()
+        }
         arrays["about"] = np.array(json.dumps(about))
         try:
             with path.open("wb") as file:
@@ -79,9 +88,14 @@ class Recording:
                     raise LabError(
                         f"{path} has schema version {about['schema']}, this lab reads {SCHEMA}: record it again"
                     )
-                names = [name.removeprefix("events/") for name in archive.files if name.startswith("events/")]
-                events = {name: archive[f"events/{name}"] for name in names}
-                return cls(events, **{name: about[name] for name in _COUNTED})
+                arrays: dict[str, dict[str, Events]] = {kind: {} for kind in _ARRAYS}
+                for name in archive.files:
+                    kind, _, probe = name.partition("/")
+                    if kind in arrays:
+                        arrays[kind][probe] = archive[name]
+                devices = {index: (ifname, inode) for index, (ifname, inode) in about["devices"]}
+                about = {name: about[name] for name in _ABOUT}
+                return cls(events=arrays["events"], totals=arrays["totals"], devices=devices, **about)
         except OSError as error:
             raise LabError(f"{path} cannot be read ({error.strerror or error}): give a recording's file") from error
         except (ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:

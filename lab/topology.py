@@ -19,11 +19,12 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
 
 from lab.conditions import Change, Conditions
+from lab.device import Device
 from lab.errors import LabError
 from lab.link import SIDES, Bridge, Link, Place
 from lab.netns import create, inode_of, inside, remove, tcp_sockets
-from lab.recorder import settle
 from lab.runs import Run
+from lab.settle import settle
 from lab.tcp import State
 
 _topologies = count()
@@ -38,11 +39,17 @@ class Host:
     ipv4: str
     ipv6: str
     mac: str
+    ifindex: int  # of eth0: another one on each host, so that an event's ifindex tells which host it is
 
     @property
     def inode(self) -> int:
         """The namespace's inode number, as events carry it."""
         return inode_of(self.name)
+
+    @property
+    def device(self) -> Device:
+        """Return the host's interface, for programs to be attached to."""
+        return Device("eth0", self.ifindex, self.name, self.inode)
 
     def address(self, version: int) -> str:
         """Return the address of IP version 4 or 6."""
@@ -71,6 +78,11 @@ class Topology:
         """Inode numbers of both hosts' namespaces."""
         return self.client.inode, self.server.inode
 
+    @property
+    def devices(self) -> tuple[Device, Device]:
+        """Both hosts' interfaces."""
+        return self.client.device, self.server.device
+
     def quiesce(self, limit_s: float = 20.0) -> int:
         """Wait until no connection is under way on either host; returns when that was seen (`CLOCK_MONOTONIC`, ns).
 
@@ -95,8 +107,8 @@ def topology(link: Link | None = None) -> Iterator[Topology]:
     run, number = Run.current(), next(_topologies)
     prefix = f"lab-{run.name}-{number}"
     net = Topology(
-        client=Host(f"{prefix}-client", "192.0.2.1", "2001:db8::1", "02:00:00:00:00:c1"),
-        server=Host(f"{prefix}-server", "192.0.2.2", "2001:db8::2", "02:00:00:00:00:5e"),
+        client=Host(f"{prefix}-client", "192.0.2.1", "2001:db8::1", "02:00:00:00:00:c1", 101),
+        server=Host(f"{prefix}-server", "192.0.2.2", "2001:db8::2", "02:00:00:00:00:5e", 102),
         wire=f"{prefix}-wire",
         link=link or Bridge(),
     )
@@ -113,42 +125,44 @@ def _build(net: Topology) -> None:
     ends = ((net.client, net.server, "client"), (net.server, net.client, "server"))
     for name in (net.wire, net.client.name, net.server.name):
         inside(name, _no_chatter)
-    inside(net.wire, lambda: _plug_in(ends))
-    for host, peer, _ in ends:
-        inside(host.name, partial(_configure, host, peer))
-    inside(net.wire, _await_sides)
+    for host, peer, side in ends:
+        inside(host.name, partial(_configure, host, peer, net.wire, side))
+    inside(net.wire, _raise_sides)
     net.link.install(Place(net.wire, (net.client.name, net.server.name)))
+    for host, _, _ in ends:
+        inside(host.name, partial(_await_carrier, host))
 
 
-def _plug_in(ends: tuple[tuple[Host, Host, str], ...]) -> None:
-    """Lay a veth pair from the wire to each host."""
-    with IPRoute() as wire:
-        for host, _, side in ends:
-            peer = {"ifname": "eth0", "address": host.mac, "net_ns_fd": host.name}
-            wire.link("add", kind="veth", ifname=side, state="up", peer=peer)
-
-
-def _configure(host: Host, peer: Host) -> None:
-    """Give a host its addresses and its neighbour."""
+def _configure(host: Host, peer: Host, wire: str, side: str) -> None:
+    """Lay a veth pair from a host to the wire, and give the host its addresses and its neighbour."""
     with IPRoute() as netlink:
-        (device,) = netlink.link_lookup(ifname="eth0")
+        other_end = {"ifname": side, "net_ns_fd": wire}
+        netlink.link("add", kind="veth", ifname="eth0", index=host.ifindex, address=host.mac, peer=other_end)
         (loopback,) = netlink.link_lookup(ifname="lo")
         netlink.link("set", index=loopback, state="up")
         # Who resolves no addresses joins no multicast group for it, and sends no MLD reports (addrconf_join_solict()).
-        netlink.link("set", index=device, arp=False)
+        netlink.link("set", index=host.ifindex, arp=False)
         # Duplicate address detection would hold IPv6 back for a second.
-        netlink.addr("add", index=device, address=host.ipv4, prefixlen=24)
-        netlink.addr("add", index=device, address=host.ipv6, prefixlen=64, flags=IFA_F_NODAD)
-        netlink.link("set", index=device, state="up")
+        netlink.addr("add", index=host.ifindex, address=host.ipv4, prefixlen=24)
+        netlink.addr("add", index=host.ifindex, address=host.ipv6, prefixlen=64, flags=IFA_F_NODAD)
+        netlink.link("set", index=host.ifindex, state="up")
         for address in (peer.ipv4, peer.ipv6):
-            netlink.neigh("add", dst=address, lladdr=peer.mac, ifindex=device, state="permanent")
-        _await_up(netlink, [device])
+            netlink.neigh("add", dst=address, lladdr=peer.mac, ifindex=host.ifindex, state="permanent")
 
 
-def _await_sides() -> None:
-    """Wait until the wire's two devices can carry."""
+def _await_carrier(host: Host) -> None:
+    """Wait until a host's interface is ready for use."""
+    with IPRoute() as netlink:
+        _await_up(netlink, [host.ifindex])
+
+
+def _raise_sides() -> None:
+    """Set the wire's two devices up, and wait until they can carry."""
     with IPRoute() as wire:
-        _await_up(wire, [wire.link_lookup(ifname=side)[0] for side in SIDES])
+        sides = [wire.link_lookup(ifname=side)[0] for side in SIDES]
+        for device in sides:
+            wire.link("set", index=device, state="up")
+        _await_up(wire, sides)
 
 
 def _await_up(netlink: IPRoute, devices: list[int], limit_s: float = 10.0) -> None:

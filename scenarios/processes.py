@@ -1,5 +1,6 @@
 """Starting the lab's own commands as a user would, and seeing what they leave behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -39,6 +40,34 @@ def started(*command, ready, **options):
             process.kill()
         process.stdout.close()
         process.wait()
+
+
+@contextmanager
+def watching(command, *arguments):
+    """Run a live tool, `lab <command>`, around a block; afterwards the yielded list holds what it printed, standard error first."""
+    read, write = os.pipe()
+    words = [sys.executable, "-m", "lab", command, "--ready-fd", str(write), *arguments]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(write,), text=True, start_new_session=True
+    )
+    os.close(write)
+    with os.fdopen(read) as ready:
+        assert ready.readline() == "ready\n", process.stderr.read()
+    output = []
+    try:
+        yield output
+    finally:
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        output += [err, out]
+    assert process.returncode == 0, err
+
+
+def parsed(output):
+    """JSON Lines as a list."""
+    errors, text = output
+    assert not errors
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def end(process, number=signal.SIGINT):

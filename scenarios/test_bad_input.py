@@ -80,6 +80,13 @@ def test_without_bcc():
     assert "Traceback" not in process.stderr
 
 
+def test_no_such_way_to_attach():
+    """What `LAB_ATTACH` may be is said."""
+    process = lab_command("states", "--seconds", "1", env={**os.environ, "LAB_ATTACH": "magic"})
+    assert process.returncode == 2
+    assert "set it to one of fentry, kprobe, tracepoint" in process.stderr
+
+
 def test_conditions_a_bridge_cannot_have():
     """A wire that can only carry refuses to delay, instead of forgetting about it."""
     with topology() as net, pytest.raises(LabError, match="can neither delay nor drop"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import bpf_syscall, doctor, net_trials, tracefs
+from lab import attach, bpf_syscall, doctor, net_trials, tracefs
 from lab.btf import Btf
 from lab.commands import doctor as command
 
@@ -153,11 +153,11 @@ def test_an_interrupted_trial_leaves_nothing_behind():
     assert holdings() == before
 
 
-def test_json_is_one_object_and_says_which_observation_is_used(capsys):
+def test_json_is_one_object(capsys):
     status = run_command("--json")
     found = json.loads(capsys.readouterr().out)
     assert found.keys() == {"capabilities", "choices"}
-    assert [row["observation"] for row in found["choices"] if row["used_today"]] == ["TCP state change"]
+    assert [row["observation"] for row in found["choices"]] == list(doctor.WAYS)
     missing = {row["name"] for row in found["capabilities"] if not row["available"]} & doctor.INDISPENSABLE.keys()
     assert status == bool(missing)
 
@@ -186,6 +186,17 @@ def test_a_better_way_that_is_refused_gives_way_to_the_next():
     reach = chosen["segment reaches TCP"]
     assert (reach.chosen, reach.refused) == ("cgroup_skb ingress", "fentry: too locked; kprobe: too old")
     assert (chosen["link condition"].chosen, chosen["link condition"].refused) == ("netem", "")
+
+
+@pytest.mark.parametrize("way", attach.WAYS)
+def test_a_way_that_is_asked_for_is_the_only_one(monkeypatch, way):
+    monkeypatch.setenv(attach.FORCED, way)
+    found = [
+        doctor.Capability(need, available=True, detail="fine") for ways in doctor.WAYS.values() for _, need in ways
+    ]
+    chosen = {choice.observation: choice.chosen for choice in doctor.choices(found)}
+    assert chosen["segment reaches TCP"] == (way if way != "tracepoint" else "cgroup_skb ingress")
+    assert chosen["link condition"] == "netem"
 
 
 def test_no_way_at_all_is_said():

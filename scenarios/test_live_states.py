@@ -1,42 +1,23 @@
 """`lab states` as a user runs it: what its table, its JSON Lines and its CSV say, and what its filters let through."""
 
 import csv
+import errno
 import io
-import json
 import os
+import socket
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import pytest
+from processes import parsed, watching
 
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
+from lab.netns import inside
 from lab.units import MS
 
 ACTIVE = ["SYN_SENT", "ESTABLISHED", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT"]
 PASSIVE = ["SYN_RECV", "ESTABLISHED", "CLOSE_WAIT", "LAST_ACK", "CLOSE"]
-
-
-@contextmanager
-def watching(*arguments):
-    """Run `lab states` around a block; afterwards the yielded list holds what it printed, standard error first."""
-    read, write = os.pipe()
-    command = [sys.executable, "-m", "lab", "states", "--ready-fd", str(write), *arguments]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(write,), text=True, start_new_session=True
-    )
-    os.close(write)
-    with os.fdopen(read) as ready:
-        assert ready.readline() == "ready\n", process.stderr.read()
-    output = []
-    try:
-        yield output
-    finally:
-        process.send_signal(2)
-        out, err = process.communicate(timeout=30)
-        output += [err, out]
-    assert process.returncode == 0, err
 
 
 def talk(net, **how):
@@ -47,16 +28,9 @@ def talk(net, **how):
     return demo.connections[0]
 
 
-def parsed(output):
-    """JSON Lines as a list."""
-    errors, text = output
-    assert not errors
-    return [json.loads(line) for line in text.splitlines()]
-
-
 def test_json_says_what_the_applications_know(net):
     """Every field of a row is what the socket's owner would say; S3: what is unknown is null."""
-    with watching("--json", "--netns", net.client.name) as output:
+    with watching("states", "--json", "--netns", net.client.name) as output:
         connection = talk(net)
     rows = parsed(output)
     assert [row["newstate"] for row in rows] == ACTIVE
@@ -76,7 +50,7 @@ def test_port_filters_lose_no_row(net, side, version):
     # One port to choose from: the kernel binds it in the middle of connect(), and we know which it will be.
     net.client.sysctl("ipv4/ip_local_port_range", "45001 45001")
     host = net.client if side == "-L" else net.server
-    with watching("--json", side, "45001", "--netns", host.name) as output:
+    with watching("states", "--json", side, "45001", "--netns", host.name) as output:
         connection = talk(net, version=version)
     rows = parsed(output)
     assert connection.client.flow.lport == 45001
@@ -88,8 +62,8 @@ def test_port_filters_lose_no_row(net, side, version):
 def test_server_port_filters(net):
     """S4: the server's rows by its own port, its listener's included, the client's by the remote one."""
     with (
-        watching("--json", "-L", "9999", "--netns", net.server.name) as local,
-        watching("--json", "-D", "9999", "--netns", net.client.name) as remote,
+        watching("states", "--json", "-L", "9999", "--netns", net.server.name) as local,
+        watching("states", "--json", "-D", "9999", "--netns", net.client.name) as remote,
     ):
         talk(net)
     listener = ["LISTEN", "CLOSE"]
@@ -101,17 +75,30 @@ def test_server_port_filters(net):
 def test_filters_that_match_nothing(net):
     """Other ports, the other IP version: no row."""
     with (
-        watching("--json", "-L", "9998") as port,
-        watching("--json", "-6", "--netns", net.client.name) as version,
+        watching("states", "--json", "-L", "9998", "--netns", net.client.name) as port,
+        watching("states", "--json", "-6", "--netns", net.client.name) as version,
     ):
         talk(net, version=4)
     assert parsed(port) == []
     assert parsed(version) == []
 
 
+def test_what_waits_elsewhere_is_not_mentioned(net):
+    """A connection of another namespace that has no port yet is none of this tool's business."""
+    with (
+        inside(net.client.name, socket.socket) as sock,
+        watching("states", "--json", "-L", "9998", "--netns", net.server.name) as elsewhere,
+        watching("states", "--json", "-L", "9998", "--netns", net.client.name) as here,
+    ):
+        sock.settimeout(0)
+        assert sock.connect_ex(("192.0.2.77", 9999)) == errno.EINPROGRESS  # nobody has this address
+    assert parsed(elsewhere) == []
+    assert here == ["lab: 1 connections had no port yet and are not shown\n", ""]
+
+
 def test_table(net):
     """The table has the columns that users of such tools know, and `-` for what is unknown."""
-    with watching("--netns", net.client.name, "--timestamp", "--wide") as output:
+    with watching("states", "--netns", net.client.name, "--timestamp", "--wide") as output:
         connection = talk(net, version=6)
     head, *rows = output[1].splitlines()
     assert head.split() == (
@@ -132,7 +119,7 @@ def test_table(net):
 
 def test_csv(net):
     """The same rows as comma-separated values with a head line; unknown is empty."""
-    with watching("--csv", "--netns", net.client.name) as output:
+    with watching("states", "--csv", "--netns", net.client.name) as output:
         talk(net)
     rows = list(csv.DictReader(io.StringIO(output[1])))
     assert [row["newstate"] for row in rows] == ACTIVE

@@ -1,7 +1,7 @@
 """Run the lab once on real traffic and show what it found.
 
-Builds the network, attaches the probe, holds three conversations with three different delays, shows what the live tool
-would print, and judges every number against what the two applications know. Takes a few seconds.
+Builds the network, attaches every probe at once, holds three conversations with three different delays, shows what each live
+tool would print, and judges every number against what the two applications know. Takes a few seconds.
 """
 
 import argparse
@@ -12,19 +12,16 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from lab import report
+from lab import probes, report
 from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.measure import transitions
-from lab.probes import states
-from lab.recorder import record
+from lab.observed import Observed, observe
+from lab.program import Program
 from lab.results import Results
 from lab.runs import require_root
 from lab.topology import topology
 from lab.units import MS
 
 if TYPE_CHECKING:
-    from lab.timeline import Connection
     from lab.verdict import Check
 
 EXAMPLES = """\
@@ -38,50 +35,50 @@ _STORIES = {
     "the server closes 200 ms after the client's half-close": (4, Conversation(how="shutdown", linger_ns=200 * MS)),
 }
 
-_TELLING = ("state sequence", "time in", "time from")
+_ABOUT_TIME = ("entered at", "owner", "before the first row")  # checks that a reader of the demo can do without
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("-w", "--wide", action="store_true", help="columns as wide as IPv6 addresses")
     parser.add_argument("-a", "--all", action="store_true", help="show every check, also owners and points in time")
-    parser.set_defaults(timestamp=False)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; returns 1 when a number was provably wrong."""
     require_root()
     results = Results.create()
-    told: list[tuple[str, list[Connection], int]] = []
+    every = probes.every()
+    told: dict[str, Observed] = {}
     with _steps() as step:
         step("building client | wire | server")
         with topology() as net:
-            inodes = net.inodes
-            step("compiling and attaching the probe")
-            with record("states") as recorder:
-                for story, (version, conversation) in _STORIES.items():
-                    step(story)
-                    with converse(net, conversation, version=version) as demo:
-                        pass
-                    told.append((story, demo.connections, net.quiesce()))
-            step("judging")
-    recording = recorder.recording
-    recording.save(results.path / "recording.npz")
-    print(states.header(args))
-    for row in transitions(recording.events["states"]):
-        if row["netns"] in inodes:
-            print(states.line(states.as_dict(row), args))
+            step(f"compiling {len(every)} probes")
+            for name in every:
+                Program.load(name)
+            for story, (version, conversation) in _STORIES.items():
+                step(story)
+                with observe(net, conversation, probes=list(every), version=version) as told[story]:
+                    pass
+        step("judging")
     checks: list[Check] = []
-    for story, connections, end_ns in told:
-        print(f"\n{story}:\n")
-        judged = results.add(states.judge(recording, inodes, connections, end_ns, scenario=story))
-        shown = [check for check in judged if args.all or check.quantity.startswith(_TELLING) or not check.passed]
-        print(report.table(shown))
-        checks += judged
+    for number, (story, observed) in enumerate(told.items(), 1):
+        observed.recording.save(results.path / f"recording-{number}.npz")
+        print(f"\n{story}:")
+        for name, probe in every.items():
+            print(f"\nlab {name}")
+            print("\n".join(probe.table(observed)))
+            judged = results.add(probe.judge(observed, scenario=story))
+            shown = [check for check in judged if args.all or not check.passed or not _is_detail(check)]
+            print(f"\n{report.table(shown)}")
+            checks += judged
     results.write_junit()
     results.finish()
-    print(f"\n{report.summary(checks)}\nEvery check and the recording are in {results.path}")
+    print(f"\n{report.summary(checks)}\nEvery check and the recordings are in {results.path}")
     return 0 if all(check.passed for check in checks) else 1
+
+
+def _is_detail(check: "Check") -> bool:
+    return any(word in check.quantity for word in _ABOUT_TIME)
 
 
 @contextmanager

@@ -37,6 +37,6 @@ def _print_tables(capabilities: list[Capability], chosen: list[Choice]) -> None:
     rows = [(row.name, "yes" if row.available else "no", row.detail) for row in capabilities]
     print(tabulate(rows, ("capability", "works", "found, or reason"), maxcolwidths=[30, 5, 60]))
     print()
-    ways = [(row.observation, "yes" if row.used_today else "no", row.chosen, row.refused) for row in chosen]
-    headers = ("observation", "used today", "chosen", "refused before it")
-    print(tabulate(ways, headers, maxcolwidths=[24, 10, 26, 32]))
+    ways = [(row.observation, row.chosen, row.refused) for row in chosen]
+    headers = ("observation", "chosen", "refused before it")
+    print(tabulate(ways, headers, maxcolwidths=[26, 32, 36]))

@@ -1,4 +1,33 @@
-"""One module a probe: what its events mean and how its live tool shows them. Its program is the C file of the same name.
+"""The probes: one module each, which is a command of its own and knows what its program in `bpf/` reports.
 
-A module that is put here is a probe and a command (`lab/commands`): there is no list.
+A probe's module has a docstring (what each column means, and what it cannot know), `add_arguments` and `run` (the live tool),
+`table` (what the live tool would have printed for a recording, line by line) and `judge` (its numbers against the truth).
+There is no list to edit: the files are the list.
 """
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    from lab.observed import Observed
+    from lab.verdict import Check
+
+
+class Probe(Protocol):
+    """What the lab asks of a probe's module."""
+
+    __doc__: str
+
+    def table(self, observed: "Observed") -> Iterable[str]:
+        """Lines of the live tool's table, the head first, for what was recorded on both hosts."""
+
+    def judge(self, observed: "Observed", scenario: str) -> Iterator["Check"]:
+        """Every comparison of the probe's numbers with the truth."""
+
+
+def every() -> dict[str, Probe]:
+    """Import every probe, by name."""
+    names = sorted(info.name for info in pkgutil.iter_modules(__path__))
+    return {name: cast("Probe", importlib.import_module(f"{__name__}.{name}")) for name in names}

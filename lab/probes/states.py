@@ -9,26 +9,31 @@ MS        milliseconds spent in OLDSTATE; - when nobody can know: in a socket's 
 
 SYN_RECV of a passive open is the time from SYN-ACK to final ACK that the kernel measured (to the microsecond, with SYN
 cookies to some 64 ms, - when the SYN-ACK was retransmitted): the socket itself appears only at the final ACK. After an active
-close FIN_WAIT2 lasts until the peer's FIN, also when close() has replaced the socket by a timewait minisock; TIME_WAIT is
-where the report ends. No further row comes when the minisock's timer runs out first (tcp_fin_timeout), when data comes instead
-of the FIN, or when there is no room for one more minisock (tcp_max_tw_buckets).
+close FIN_WAIT2 lasts until the peer's FIN, also when close() has replaced the socket by a timewait minisock, or until that has
+waited long enough (tcp_fin_timeout); TIME_WAIT is where the report ends. No further row comes when data comes instead of the FIN,
+or when there is no room for one more minisock (tcp_max_tw_buckets).
 """
 
 import argparse
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from lab import live, netns, truth
 from lab.measure import UNKNOWN, superseded, transitions
-from lab.recording import CLOCK, Recording
+from lab.program import Program
+from lab.recording import CLOCK
 from lab.ring import Events
 from lab.tcp import State, address_text
-from lab.timeline import Connection, Timeline
+from lab.timeline import Timeline
 from lab.units import port
 from lab.verdict import Check, Judge
+
+if TYPE_CHECKING:
+    from lab.observed import Observed  # brings the topology, which a live tool does not need
 
 EXAMPLES = """\
 examples:
@@ -63,8 +68,12 @@ def run(args: argparse.Namespace) -> int:
     follow = Follow(
         args.localport, args.remoteport, args.version, netns.inode_of(args.netns) if args.netns is not None else None
     )
-    output = live.Output(args, header(args), lambda row: line(row, args))
-    with live.events("states", args.seconds) as batches:
+    output = live.Output(
+        args,
+        header(wide=args.wide, timestamp=args.timestamp),
+        lambda row: line(row, wide=args.wide, timestamp=args.timestamp),
+    )
+    with live.events(Program.load("states"), args.seconds) as batches:
         output.start()
         for batch in batches:
             for row in follow.rows(batch):
@@ -116,14 +125,19 @@ class Follow:
         waits = (rows["newstate"] == State.SYN_RECV) & (rows["rport"] == 0)
         if self._lports:
             waits |= (rows["newstate"] == State.SYN_SENT) & (rows["lport"] == 0)
-        return waits
+        return waits & self._in_scope(rows)
 
     def _wanted(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
-        wanted = np.ones(len(rows), bool)
+        wanted = self._in_scope(rows)
         if self._lports:
             wanted &= np.isin(rows["lport"], self._lports)
         if self._rports:
             wanted &= np.isin(rows["rport"], self._rports)
+        return wanted
+
+    def _in_scope(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+        """Tell which rows are of the namespace and the IP version asked for, which every row knows."""
+        wanted = np.ones(len(rows), bool)
         if self._inode is not None:
             wanted &= rows["netns"] == self._inode
         if self._version:
@@ -166,20 +180,29 @@ def as_dict(row: np.void) -> dict[str, object]:
     }
 
 
-def header(args: argparse.Namespace) -> str:
+def table(observed: "Observed") -> Iterator[str]:
+    """Yield what the live tool would have printed for both hosts."""
+    wide = any(":" in connection.client.flow.laddr for connection in observed.connections)
+    yield header(wide=wide)
+    for row in transitions(observed.recording.events["states"]):
+        if row["netns"] in observed.inodes:
+            yield line(as_dict(row), wide=wide)
+
+
+def header(*, wide: bool = False, timestamp: bool = False) -> str:
     """Return the table's head line."""
-    width = 39 if args.wide else 15
-    time_of_day = f"{'TIME':<15} " if args.timestamp else ""
+    width = 39 if wide else 15
+    time_of_day = f"{'TIME':<15} " if timestamp else ""
     return (
         f"{time_of_day}{'SKADDR':<16} {'C-PID':<7} {'C-COMM':<10} {'LADDR':<{width}} {'LPORT':<5} "
         f"{'RADDR':<{width}} {'RPORT':<5} {'OLDSTATE':<11} -> {'NEWSTATE':<11} MS"
     )
 
 
-def line(row: dict[str, object], args: argparse.Namespace) -> str:
+def line(row: dict[str, object], *, wide: bool = False, timestamp: bool = False) -> str:
     """One row of the table."""
-    width = 39 if args.wide else 15
-    time_of_day = f"{live.time_of_day(row['time_ns']):<15} " if args.timestamp else ""
+    width = 39 if wide else 15
+    time_of_day = f"{live.time_of_day(row['time_ns']):<15} " if timestamp else ""
     duration_ns = row["duration_ns"]
     ms = "-" if not isinstance(duration_ns, int) else f"{duration_ns / 1e6:.3f}"
     pid, comm, lport, rport = ("-" if row[name] is None else row[name] for name in ("pid", "comm", "lport", "rport"))
@@ -189,23 +212,18 @@ def line(row: dict[str, object], args: argparse.Namespace) -> str:
     )
 
 
-def judge(
-    recording: Recording, inodes: tuple[int, int], connections: Iterable[Connection], end_ns: int, scenario: str
-) -> Iterator[Check]:
-    """Compare what the probe recorded of these connections with what both applications know; yields every check.
-
-    `inodes` are those of the client's and the server's namespace (`Topology.inodes`), `end_ns` is a time at which all of
-    the connections were over (`Topology.quiesce`).
-    """
-    judge = Judge(scenario, "states", ", ".join(recording.attach_points["states"]), recording.missing("states"))
-    rows = transitions(recording.events["states"])
-    sockets = _sockets(rows)
-    for connection in connections:
+def judge(observed: "Observed", scenario: str) -> Iterator[Check]:
+    """Compare what the probe recorded of the connections with what both applications know; yields every check."""
+    judge = observed.judge(scenario, "states")
+    sockets = _sockets(transitions(observed.recording.events["states"]))
+    for connection in observed.connections:
         both = (connection.client, connection.server)
-        for timeline, inode, paths in zip(both, inodes, (truth.client_paths, truth.server_paths), strict=True):
+        for timeline, inode, paths in zip(both, observed.inodes, (truth.client_paths, truth.server_paths), strict=True):
             if timeline is not None:
                 mine = _find(sockets, inode, timeline)
-                yield from _judge_socket(judge, str(timeline.flow), timeline.pid, mine, paths(connection, end_ns))
+                yield from _judge_socket(
+                    judge, str(timeline.flow), timeline.pid, mine, paths(connection, observed.end_ns)
+                )
 
 
 def _sockets(rows: npt.NDArray[np.void]) -> dict[tuple[int, int, int], list[npt.NDArray[np.void]]]:

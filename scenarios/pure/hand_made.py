@@ -25,7 +25,6 @@ _FIELDS = {
     "handshake_rtt_us": ("u4", 56),
     "lport": ("u2", 60),
     "rport": ("u2", 62),
-    "family": ("u2", 64),
     "oldstate": ("u1", 66),
     "newstate": ("u1", 67),
     "again": ("u1", 68),
@@ -64,7 +63,6 @@ def change(time_ns: int, states: str, flow: Flow = CLIENT, skaddr: int = 0xA0, *
         "netns": 1,
         "lport": flow.lport,
         "rport": flow.rport,
-        "family": 10 if ":" in flow.laddr else 2,
         "oldstate": oldstate,
         "newstate": newstate,
     }
@@ -75,7 +73,7 @@ def change(time_ns: int, states: str, flow: Flow = CLIENT, skaddr: int = 0xA0, *
 
 def segment(time_ns: int, flow: Flow = CLIENT, newstate: str = "TIME_WAIT", **fields) -> np.ndarray:
     """One FIN (or RST, `newstate="CLOSE"`) that a timewait minisock has taken."""
-    return change(time_ns, f"FIN_WAIT2 -> {newstate}", flow, skaddr=0, family=0, **fields)
+    return change(time_ns, f"FIN_WAIT2 -> {newstate}", flow, skaddr=0, **fields)
 
 
 def life(states: str, flow: Flow = CLIENT, skaddr: int = 0xA0, start_ns: int = 0, **fields) -> list[np.ndarray]:

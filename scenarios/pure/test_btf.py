@@ -268,6 +268,10 @@ class Dump:
         pointer = self.types[self.named["TYPEDEF", f"btf_trace_{event}"].type_id]
         return self.types[pointer.type_id].vlen - 1
 
+    def parameters(self, function: str) -> int:
+        """Return how many arguments a kernel function takes."""
+        return self.types[self.named["FUNC", function].type_id].vlen
+
 
 @pytest.fixture(scope="session")
 def dump():
@@ -282,8 +286,8 @@ def dump():
 @pytest.mark.parametrize("source", sorted(program.SOURCES.glob("*.c")), ids=lambda path: path.name)
 def test_all_that_a_program_reads_is_where_bpftool_says(dump, source):
     """Each member, constant and tracepoint that a program mentions is the same to two independent readers."""
-    text = program._with_includes(source.read_text())  # noqa: SLF001 (what the loader itself looks up)
-    known, missing = program._kernel_facts(source.read_text())  # noqa: SLF001 (as above)
+    text = program._mentions(program._with_includes(source.read_text(), source.name))  # noqa: SLF001 (the loader's own)
+    known, missing = program._kernel_facts(text)  # noqa: SLF001 (as above)
     expected, lacking = set(), 0
     for type_name, members in set(program._FIELD.findall(text)):  # noqa: SLF001 (as above)
         path = [member.strip() for member in members.split(",")]
@@ -300,5 +304,7 @@ def test_all_that_a_program_reads_is_where_bpftool_says(dump, source):
         lacking += 1
     for event in set(program._TRACEPOINT_ARGS.findall(text)):  # noqa: SLF001 (as above)
         expected.add(f"TRACEPOINT_ARGS__{event}={dump.arguments(event)}")
+    for name in set(program._FUNCTION_ARGS.findall(text)):  # noqa: SLF001 (as above)
+        expected.add(f"FUNCTION_ARGS__{name}={dump.parameters(name)}")
     assert set(known) == expected
     assert len(missing) == lacking

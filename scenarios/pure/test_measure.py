@@ -175,7 +175,6 @@ def test_fin_wait2_lasts_until_the_minisock_has_the_fin():
     assert arrows(rows)[-1] == "FIN_WAIT2 -> TIME_WAIT"
     assert spent(rows)[-1] == ("FIN_WAIT2", 670)
     assert (rows["skaddr"] == 0xA0).all()
-    assert (rows["family"] == 2).all()
     assert (rows["tgid"] == 42).all()
 
 

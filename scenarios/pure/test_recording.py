@@ -14,7 +14,14 @@ pytestmark = pytest.mark.rootless
 
 EVENTS = changes(change(5, "CLOSE -> SYN_SENT", tgid=42, comm="client"), change(9, "LISTEN -> SYN_RECV", SERVER, 0xB0))
 NOTHING = np.zeros(0, [("time_ns", "u8")])
-RECORDING = Recording({"states": EVENTS, "rtt": NOTHING}, {"states": 3}, {"states": ["a", "b"]})
+TOTALS = np.array([(7, 1 << 40)], [("key", "u4"), ("count", "u8")])
+RECORDING = Recording(
+    {"states": EVENTS, "rtt": NOTHING},
+    {"states": 3},
+    {"states": ["a", "b"]},
+    totals={"rtt": TOTALS},
+    devices={101: ("eth0", 4026531840)},
+)
 
 
 def timed(*times_ns: int) -> np.ndarray:
@@ -41,6 +48,8 @@ def test_what_is_saved_is_loaded(path):
     assert all((loaded.events[name] == events).all() for name, events in RECORDING.events.items())
     assert all(loaded.events[name].dtype.names == events.dtype.names for name, events in RECORDING.events.items())
     assert (loaded.lost, loaded.attach_points) == (RECORDING.lost, RECORDING.attach_points)
+    assert loaded.totals["rtt"].tolist() == TOTALS.tolist()
+    assert loaded.devices == RECORDING.devices
 
 
 def test_the_file_has_the_name_that_was_asked_for(path):

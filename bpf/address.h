@@ -1,0 +1,16 @@
+/* An address of either IP version, read from a socket or from a packet into the same struct. */
+#pragma once
+
+#include <linux/types.h>
+
+struct address {
+    u32 words[4]; /* network order; IPv4 as ::ffff:a.b.c.d, so that one code path serves both versions */
+};
+
+static inline void map_ipv4(struct address *to, u32 address)
+{
+    to->words[0] = 0;
+    to->words[1] = 0;
+    to->words[2] = bpf_htonl(0xffff);
+    to->words[3] = address;
+}

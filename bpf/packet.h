@@ -1,0 +1,239 @@
+/* What a frame says about itself: Ethernet with up to two VLAN tags, ARP and the like, IPv4 with options, IPv6 with
+ * extension headers, fragments, and the ports behind all that.
+ *
+ * The ports are either right or zero, and then `problem` says why. The file that includes this one defines LOAD as `load_skb`
+ * (TC, cgroup_skb) or `load_xdp`.
+ * Formats: IEEE 802.1Q, RFC 791, RFC 8200 (4), RFC 4302 (2.2), RFC 9293 (3.1).
+ */
+#pragma once
+
+#include "address.h"
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+
+enum problem {
+    NO_PROBLEM,
+    NOT_IP,           /* some other protocol: `ethertype` tells which */
+    TRUNCATED,        /* the frame ends within its headers */
+    MALFORMED,        /* a header contradicts itself */
+    LATER_FRAGMENT,   /* only the first fragment has the ports */
+    TOO_MANY_HEADERS, /* more extension headers than are looked through */
+    NO_PORTS,         /* a protocol without ports */
+    ENCRYPTED,        /* ESP hides what is behind it */
+};
+
+struct packet {
+    struct address saddr;
+    struct address daddr;
+    u32 seq;
+    u32 ack;
+    u16 ethertype; /* behind the VLAN tags, host order */
+    u16 vlan;      /* id of the outer tag, 0 without one */
+    u16 inner_vlan;
+    u16 sport;        /* host order */
+    u16 dport;        /* host order */
+    u16 ip_length;    /* of the IP packet, as its header says; 0 for one that is longer than that can say */
+    u16 ip_at;        /* offset of the IP header */
+    u16 transport_at; /* offset of the header behind IP's own */
+    u16 payload_at;   /* offset of what TCP or UDP carries */
+    u8 version;       /* of IP; 0: none */
+    u8 protocol;      /* behind IP's headers */
+    u8 flags;         /* of TCP, as in its header's 14th byte */
+    u8 fragment;      /* it is a fragment */
+    u8 problem;
+};
+
+#define MOST_EXTENSION_HEADERS 8
+#define MOST_HEADERS 0x3fff /* bytes */
+#define IPPROTO_HOPOPTS 0
+#define IPPROTO_ROUTING 43
+#define IPPROTO_FRAGMENT 44
+#define IPPROTO_DSTOPTS 60
+#define IPV4_OFFSET_MASK 0x1fff
+#define IPV4_MORE_FRAGMENTS 0x2000
+#define IPV6_OFFSET_MASK 0xfff8
+#define IPV6_MORE_FRAGMENTS 0x0001
+
+struct vlan_tag {
+    u16 tci;
+    u16 ethertype;
+};
+
+struct extension {
+    u8 next;
+    u8 length;
+    u16 fragment; /* in a fragment header: offset and flags */
+};
+
+struct udp_ports {
+    u16 source;
+    u16 dest;
+    u16 length;
+    u16 checksum;
+};
+
+/* Copy from the frame at the context's data; 0, or something else where it is shorter. Paged data is reached too. */
+static __always_inline int load_skb(struct __sk_buff *ctx, u32 offset, void *to, u32 size)
+{
+    return bpf_skb_load_bytes(ctx, offset, to, size);
+}
+
+/* By direct access, since bpf_xdp_load_bytes() is younger than the oldest kernel of the lab (5.18). */
+static __always_inline int load_xdp(struct xdp_md *ctx, u32 offset, void *to, u32 size)
+{
+    void *data = (void *)(long)ctx->data;
+    void *end = (void *)(long)ctx->data_end;
+
+    if (offset > MOST_HEADERS) /* no bound, no access: the verifier wants to know one */
+        return -1;
+    data += offset;
+    if (data + size > end)
+        return -1;
+    __builtin_memcpy(to, data, size);
+    return 0;
+}
+
+static __always_inline bool is_vlan(u16 ethertype)
+{
+    return ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD;
+}
+
+static __always_inline u8 parse_transport(void *ctx, struct packet *packet)
+{
+    if (packet->protocol == IPPROTO_TCP) {
+        struct tcphdr tcp;
+
+        if (LOAD(ctx, packet->transport_at, &tcp, sizeof(tcp)))
+            return TRUNCATED;
+        if (tcp.doff < 5)
+            return MALFORMED;
+        packet->sport = bpf_ntohs(tcp.source);
+        packet->dport = bpf_ntohs(tcp.dest);
+        packet->seq = bpf_ntohl(tcp.seq);
+        packet->ack = bpf_ntohl(tcp.ack_seq);
+        packet->flags = ((u8 *)&tcp)[13];
+        packet->payload_at = packet->transport_at + tcp.doff * 4;
+        return NO_PROBLEM;
+    }
+    if (packet->protocol == IPPROTO_UDP || packet->protocol == IPPROTO_UDPLITE) {
+        struct udp_ports udp;
+
+        if (LOAD(ctx, packet->transport_at, &udp, sizeof(udp)))
+            return TRUNCATED;
+        packet->sport = bpf_ntohs(udp.source);
+        packet->dport = bpf_ntohs(udp.dest);
+        packet->payload_at = packet->transport_at + sizeof(udp);
+        return NO_PROBLEM;
+    }
+    return packet->protocol == IPPROTO_ESP ? ENCRYPTED : NO_PORTS;
+}
+
+static __always_inline u8 parse_ipv4(void *ctx, struct packet *packet)
+{
+    struct iphdr ip;
+    u16 fragment;
+
+    if (LOAD(ctx, packet->ip_at, &ip, sizeof(ip)))
+        return TRUNCATED;
+    if (ip.version != 4 || ip.ihl < 5)
+        return MALFORMED;
+    packet->version = 4;
+    packet->protocol = ip.protocol;
+    packet->ip_length = bpf_ntohs(ip.tot_len);
+    packet->transport_at = packet->ip_at + ip.ihl * 4;
+    map_ipv4(&packet->saddr, ip.saddr);
+    map_ipv4(&packet->daddr, ip.daddr);
+    fragment = bpf_ntohs(ip.frag_off);
+    packet->fragment = (fragment & (IPV4_OFFSET_MASK | IPV4_MORE_FRAGMENTS)) != 0;
+    if (fragment & IPV4_OFFSET_MASK)
+        return LATER_FRAGMENT;
+    if (packet->ip_length && packet->ip_length < ip.ihl * 4)
+        return MALFORMED;
+    return parse_transport(ctx, packet);
+}
+
+static __always_inline u8 parse_ipv6(void *ctx, struct packet *packet)
+{
+    struct ipv6hdr ip;
+    u16 payload_length;
+    u8 next;
+
+    if (LOAD(ctx, packet->ip_at, &ip, sizeof(ip)))
+        return TRUNCATED;
+    if (ip.version != 6)
+        return MALFORMED;
+    packet->version = 6;
+    payload_length = bpf_ntohs(ip.payload_len);
+    packet->ip_length = payload_length ? payload_length + sizeof(ip) : 0;
+    packet->transport_at = packet->ip_at + sizeof(ip);
+    __builtin_memcpy(&packet->saddr, &ip.saddr, sizeof(packet->saddr));
+    __builtin_memcpy(&packet->daddr, &ip.daddr, sizeof(packet->daddr));
+    next = ip.nexthdr;
+#pragma unroll
+    for (int i = 0; i < MOST_EXTENSION_HEADERS; i++) {
+        struct extension extension;
+
+        packet->protocol = next;
+        if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT &&
+            next != IPPROTO_AH)
+            return parse_transport(ctx, packet);
+        if (LOAD(ctx, packet->transport_at, &extension, sizeof(extension)))
+            return TRUNCATED;
+        next = extension.next;
+        if (packet->protocol == IPPROTO_FRAGMENT) {
+            u16 fragment = bpf_ntohs(extension.fragment);
+
+            packet->transport_at += 8;
+            packet->fragment |= (fragment & (IPV6_OFFSET_MASK | IPV6_MORE_FRAGMENTS)) != 0;
+            if (fragment & IPV6_OFFSET_MASK) {
+                packet->protocol = next;
+                return LATER_FRAGMENT;
+            }
+        } else if (packet->protocol == IPPROTO_AH) {
+            packet->transport_at += (extension.length + 2) * 4;
+        } else {
+            packet->transport_at += (extension.length + 1) * 8;
+        }
+    }
+    packet->protocol = next;
+    return TOO_MANY_HEADERS;
+}
+
+/* For what begins with the IP header, at `ip_at`, and has `ethertype` set. */
+static __always_inline void parse_network(void *ctx, struct packet *packet)
+{
+    packet->problem = packet->ethertype == ETH_P_IP     ? parse_ipv4(ctx, packet)
+                      : packet->ethertype == ETH_P_IPV6 ? parse_ipv6(ctx, packet)
+                                                        : NOT_IP;
+}
+
+/* For what begins with the Ethernet header. `packet` is all zero but for a tag that the device has taken off. */
+static __always_inline void parse_frame(void *ctx, struct packet *packet)
+{
+    struct ethhdr ethernet;
+    struct vlan_tag tag;
+
+    packet->problem = TRUNCATED;
+    if (LOAD(ctx, 0, &ethernet, sizeof(ethernet)))
+        return;
+    packet->ethertype = bpf_ntohs(ethernet.h_proto);
+    packet->ip_at = sizeof(ethernet);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        if (!is_vlan(packet->ethertype))
+            break;
+        if (LOAD(ctx, packet->ip_at, &tag, sizeof(tag)))
+            return;
+        if (!packet->vlan)
+            packet->vlan = bpf_ntohs(tag.tci) & 0xfff;
+        else
+            packet->inner_vlan = bpf_ntohs(tag.tci) & 0xfff;
+        packet->ethertype = bpf_ntohs(tag.ethertype);
+        packet->ip_at += sizeof(tag);
+    }
+    parse_network(ctx, packet);
+}

@@ -1,0 +1,183 @@
+"""Where BPF functions are attached: the kinds of attach points, and which of them a machine allows.
+
+A function of `bpf/*.c` says where it belongs by its name, `on_<kind>__<event>[__<role>]` (the macros of bpf/lab.h make it).
+What lives here: loading and attaching each kind. What does not: compiling, and what a function does.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+from lab import bpf_syscall, tracefs
+from lab.bpf_syscall import AttachType, ProgType, owned
+from lab.btf import Btf
+from lab.device import Device
+from lab.errors import LabError
+
+WAYS = ("fentry", "kprobe", "tracepoint")
+"""How a kernel function can be observed, best first; a tracepoint is near it and not at it."""
+
+FORCED = "LAB_ATTACH"
+"""The environment variable that names the way to use instead of the best."""
+
+_PROG_TYPES = {
+    "raw_tracepoint": ProgType.RAW_TRACEPOINT,
+    "tracepoint": ProgType.TRACEPOINT,
+    "fentry": ProgType.TRACING,
+    "fexit": ProgType.TRACING,
+    "kprobe": ProgType.KPROBE,
+    "kretprobe": ProgType.KPROBE,
+    "tc": ProgType.SCHED_CLS,
+    "xdp": ProgType.XDP,
+    "cgroup_skb": ProgType.CGROUP_SKB,
+}
+_TRACING = {"fentry": AttachType.TRACE_FENTRY, "fexit": AttachType.TRACE_FEXIT}
+_CGROUP = {"ingress": AttachType.CGROUP_INET_INGRESS, "egress": AttachType.CGROUP_INET_EGRESS}
+_ON_DEVICES = ("tc", "xdp")
+_PERF_TYPE_TRACEPOINT = 2
+_TRIED = "tcp_v4_connect"  # a function that every kernel with IPv4 has
+
+
+@dataclass(frozen=True)
+class Function:
+    """A loaded BPF function: the kind of its attach point, the event there, its file descriptor.
+
+    `role` is `again` for the one that acts when the first at the same event was left out, `unaudited` where nobody compares how often
+    it ran with how often the event came.
+    """
+
+    kind: str
+    event: str
+    fd: int
+    role: str = ""
+
+    @property
+    def place(self) -> str:
+        """The attach point, as results name it."""
+        return f"{self.kind.replace('_', ' ')}:{self.event}"
+
+    @property
+    def again(self) -> bool:
+        """Tell whether it makes up for another one."""
+        return self.role == "again"
+
+    @property
+    def audited(self) -> bool:
+        """Tell whether it counts its runs, so that they can be compared with the event's hits."""
+        return self.kind == "raw_tracepoint" and not self.role
+
+    @property
+    def on_device(self) -> bool:
+        """Tell whether it is attached to network interfaces."""
+        return self.kind in _ON_DEVICES
+
+
+@cache
+def way() -> str:
+    """Return how this machine's kernel functions are observed: what `LAB_ATTACH` says, or the best that works.
+
+    As for `forced`.
+    """
+    if asked_for := forced():
+        return asked_for
+    for name in WAYS[:-1]:
+        with suppress(OSError, LabError):
+            attempt(name)
+            return name
+    return WAYS[-1]
+
+
+def forced() -> str | None:
+    """Return the way that `LAB_ATTACH` names, None when it is not set. Raises `LabError` when it names none of `WAYS`."""
+    name = os.environ.get(FORCED)
+    if name is not None and name not in WAYS:
+        raise LabError(f"{FORCED} is `{name}`: set it to one of {', '.join(WAYS)}, or not at all")
+    return name
+
+
+def attempt(name: str) -> str:
+    """Observe a kernel function by `fentry` or `kprobe`, entry and return, for a moment; returns what was done.
+
+    `OSError` or `LabError` says why this machine refuses it.
+    """
+    for kind in {"fentry": ("fentry", "fexit"), "kprobe": ("kprobe", "kretprobe")}[name]:
+        with owned(load(kind, _TRIED, bpf_syscall.RETURN_ZERO)) as fd, ExitStack() as links:
+            _ATTACH[kind](Function(kind, _TRIED, fd), links)
+    return f"attached to {_TRIED}, entry and return"
+
+
+def load(kind: str, event: str, instructions: bytes) -> int:
+    """Load one function's instructions; returns the program's file descriptor. `OSError` says why it is refused."""
+    expected, target = 0, 0
+    if kind in _TRACING:
+        expected, target = _TRACING[kind], Btf.of_kernel().type_id("FUNC", event)
+    elif kind == "cgroup_skb":
+        expected = _CGROUP[event]
+    return bpf_syscall.prog_load(
+        _PROG_TYPES[kind],
+        instructions,
+        expected_attach_type=expected,
+        attach_btf_id=target,
+        name=f"lab_{event}"[:15],
+    )
+
+
+def attach(function: Function, devices: Sequence[Device], links: ExitStack) -> None:
+    """Attach a function until `links` is closed. Raises `LabError` when the kernel refuses it."""
+    try:
+        if function.on_device:
+            for device in devices:
+                getattr(device, f"attach_{function.kind}")(function.fd, function.event, links)
+        else:
+            _ATTACH[function.kind](function, links)
+    except OSError as error:
+        raise LabError(f"this kernel refuses the {function.place} ({error.strerror}): see lab doctor") from error
+
+
+def _raw_tracepoint(function: Function, links: ExitStack) -> None:
+    links.callback(os.close, bpf_syscall.raw_tracepoint_open(function.event, function.fd))
+
+
+def _tracing(function: Function, links: ExitStack) -> None:
+    links.callback(os.close, bpf_syscall.raw_tracepoint_open(None, function.fd))
+
+
+def _tracepoint(function: Function, links: ExitStack) -> None:
+    _perf_event(function, links, _PERF_TYPE_TRACEPOINT, tracefs.event_id(function.event), None)
+
+
+def _kprobe(function: Function, links: ExitStack, *, at_return: int) -> None:
+    kind = Path("/sys/bus/event_source/devices/kprobe/type")
+    if not kind.exists():
+        raise OSError(errno.ENOENT, "this kernel has no kprobe events")
+    _perf_event(function, links, int(kind.read_text()), at_return, function.event)
+
+
+def _perf_event(function: Function, links: ExitStack, event_type: int, config: int, probed: str | None) -> None:
+    event = bpf_syscall.perf_event_open(event_type, config, probed)
+    links.callback(os.close, event)
+    bpf_syscall.perf_event_set_bpf(event, function.fd)
+
+
+def _cgroup_skb(function: Function, links: ExitStack) -> None:
+    """Attach to the root of the hierarchy: every socket belongs to some cgroup below it."""
+    places = tracefs.mounts("cgroup2")
+    if not places:
+        raise LabError("no cgroup v2 hierarchy is mounted: mount one (`mount -t cgroup2 none /sys/fs/cgroup`)")
+    with owned(os.open(places[0], os.O_RDONLY | os.O_DIRECTORY)) as cgroup:
+        links.callback(os.close, bpf_syscall.link_create(function.fd, cgroup, _CGROUP[function.event]))
+
+
+_ATTACH: dict[str, Callable[[Function, ExitStack], None]] = {
+    "raw_tracepoint": _raw_tracepoint,
+    "tracepoint": _tracepoint,
+    "fentry": _tracing,
+    "fexit": _tracing,
+    "kprobe": partial(_kprobe, at_return=0),
+    "kretprobe": partial(_kprobe, at_return=1),
+    "cgroup_skb": _cgroup_skb,
+}

@@ -1,0 +1,184 @@
+"""A network interface that programs are attached to: finding it, attaching at TC and XDP, noticing that it has gone.
+
+Programs are attached by BPF links where the kernel has them: those end with the process, however it ends. TC before
+Linux 6.6 has none; there a clsact qdisc with a filter is added, and taken away again.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from lab.bpf_syscall import AttachType, link_create
+from lab.errors import LabError
+from lab.netns import inode_of, inside
+
+MODES = ("auto", "generic", "native")
+"""How XDP is attached. `auto` is generic on a veth and on loopback, and elsewhere native where the driver has it.
+
+Native XDP on a veth halves what TCP can send through it, even with an empty program.
+"""
+
+_TCX = {"ingress": AttachType.TCX_INGRESS, "egress": AttachType.TCX_EGRESS}
+_CLSACT = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS, _EGRESS)
+_XDP_FLAGS = {"generic": 1 << 1, "native": 1 << 2}  # XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE
+_REFUSED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE, errno.ENOTSUP)  # what a driver without XDP says
+_SIOCGIFFLAGS = 0x8913
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_GDRVINFO, _DRVINFO_SIZE = 3, 196
+_PRIORITY = 0x1AB  # of the filter
+_IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x1, 0x8, 0x40
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Device:
+    """An interface of a named network namespace (`netns` None: of this process's own).
+
+    `inode` is the namespace's inode number, as events of sockets carry it. An ifindex is unique in its namespace only, so
+    devices that are watched together must have different ones (`require_distinct`).
+    """
+
+    ifname: str
+    ifindex: int
+    netns: str | None
+    inode: int
+    mode: str = "auto"
+
+    @classmethod
+    def find(cls, ifname: str | None, netns: str | None = None, mode: str = "auto") -> "Device":
+        """Look an interface up; without a name, the only one that is up beside the loopback.
+
+        Raises `LabError` when there is none of that name, when it has no carrier, and when there is a choice to make.
+        """
+        inode = inode_of(netns) if netns is not None else Path("/proc/thread-self/ns/net").stat().st_ino
+        there = _inside(netns, _interfaces)
+        candidates = [name for name, (_, flags) in there.items() if flags & _IFF_UP and not flags & _IFF_LOOPBACK]
+        where = f" in the network namespace `{netns}`" if netns is not None else ""
+        if ifname is None:
+            if len(candidates) != 1:
+                raise LabError(f"give an interface{where}: there are {', '.join(there)}")
+            ifname = candidates[0]
+        if ifname not in there:
+            raise LabError(f"there is no interface `{ifname}`{where}: there are {', '.join(there)}")
+        ifindex, flags = there[ifname]
+        if not flags & _IFF_RUNNING:
+            raise LabError(f"nothing can pass the interface `{ifname}`{where}, it is down or has no carrier: set it up")
+        return cls(ifname, ifindex, netns, inode, mode)
+
+    def require_present(self) -> None:
+        """Raise `LabError` when the interface has gone: nothing more will come from it."""
+        try:
+            index = _inside(self.netns, lambda: socket.if_nametoindex(self.ifname))
+        except (OSError, LabError):
+            index = 0
+        if index != self.ifindex:
+            raise LabError(f"the interface `{self.ifname}` has gone: start again when it is back")
+
+    @property
+    def xdp_mode(self) -> str:
+        """How `attach_xdp` will attach first."""
+        kind = _inside(self.netns, lambda: _driver(self.ifname))
+        return self.mode if self.mode != "auto" else "generic" if kind in ("veth", "") else "native"
+
+    def attach_xdp(self, fd: int, _event: str, links: ExitStack) -> None:
+        """Attach an XDP program until `links` is closed. Raises `LabError` when another one is there already."""
+        mode = self.xdp_mode
+
+        def attach() -> int:
+            return link_create(fd, self.ifindex, AttachType.XDP, _XDP_FLAGS[mode])
+
+        try:
+            link = _inside(self.netns, attach)
+        except OSError as error:
+            if error.errno in (errno.EBUSY, errno.EEXIST):
+                raise LabError(
+                    f"`{self.ifname}` has an XDP program already: take it away (`ip link set ... xdp off`)"
+                ) from error
+            if error.errno in _REFUSED and self.mode == "auto" and mode == "native":
+                mode = "generic"
+                link = _inside(self.netns, attach)
+            elif error.errno in _REFUSED:
+                raise LabError(
+                    f"`{self.ifname}` cannot have {mode} XDP ({error.strerror}): try another mode"
+                ) from error
+            else:
+                raise
+        links.callback(os.close, link)
+
+    def attach_tc(self, fd: int, direction: str, links: ExitStack) -> None:
+        """Attach a TC program at `ingress` or `egress` until `links` is closed."""
+        try:
+            link = _inside(self.netns, lambda: link_create(fd, self.ifindex, _TCX[direction]))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            mine = _inside(self.netns, lambda: _add_filter(self.ifindex, fd, direction))
+            links.callback(self._take_away, direction, mine)
+        else:
+            links.callback(os.close, link)
+
+    def _take_away(self, direction: str, with_qdisc: bool) -> None:  # noqa: FBT001 (called by an ExitStack)
+        with suppress(LabError):  # the namespace has gone, and the filter with it
+            _inside(self.netns, lambda: _remove_filter(self.ifindex, direction, with_qdisc=with_qdisc))
+
+
+def require_distinct(devices: Sequence[Device]) -> None:
+    """Raise `LabError` unless the devices can be told apart by their ifindex."""
+    if len({device.ifindex for device in devices}) < len(devices):
+        names = ", ".join(f"{device.ifname} in {device.netns or 'this namespace'}" for device in devices)
+        raise LabError(f"interfaces with the same index cannot be watched together ({names}): give each its own index")
+
+
+def _inside(netns: str | None, function: Callable[[], T]) -> T:
+    return function() if netns is None else inside(netns, function)
+
+
+def _interfaces() -> dict[str, tuple[int, int]]:
+    """(ifindex, flags) of each interface of the namespace that the calling thread is in."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        found = {}
+        for index, name in socket.if_nameindex():
+            with suppress(OSError):  # gone since it was listed
+                answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("16sh14x", name.encode(), 0))
+                found[name] = (index, struct.unpack_from("=H", answer, 16)[0])
+        return found
+
+
+def _driver(ifname: str) -> str:
+    """Return the name of an interface's driver in the calling thread's namespace, "" when it has none (loopback)."""
+    info = ctypes.create_string_buffer(struct.pack("=I", _ETHTOOL_GDRVINFO), _DRVINFO_SIZE)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, suppress(OSError):
+        fcntl.ioctl(sock, _SIOCETHTOOL, struct.pack("16sP16x", ifname.encode(), ctypes.addressof(info)))
+    return info.raw[4:36].rstrip(b"\0").decode()
+
+
+def _add_filter(ifindex: int, fd: int, direction: str) -> bool:
+    """Add a filter, and a clsact qdisc when there is none; tells whether it was added."""
+    from pyroute2 import IPRoute  # noqa: PLC0415 (a sixth of a second that newer kernels need not wait for)
+
+    with IPRoute() as netlink:
+        mine = not any(qdisc.get_attr("TCA_KIND") == "clsact" for qdisc in netlink.get_qdiscs(ifindex))
+        if mine:
+            netlink.tc("add", "clsact", ifindex)
+        options = {"fd": fd, "name": f"lab_{direction}", "parent": _CLSACT[direction], "direct_action": True}
+        netlink.tc("add-filter", "bpf", ifindex, ":1", prio=_PRIORITY, **options)
+    return mine
+
+
+def _remove_filter(ifindex: int, direction: str, *, with_qdisc: bool) -> None:
+    from pyroute2 import IPRoute  # noqa: PLC0415 (as above)
+    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 (as above)
+
+    with suppress(LabError, NetlinkError), IPRoute() as netlink:  # gone with its interface, or taken away by someone
+        netlink.tc("del-filter", "bpf", ifindex, ":1", prio=_PRIORITY, parent=_CLSACT[direction])
+        if with_qdisc:
+            netlink.tc("del", "clsact", ifindex)

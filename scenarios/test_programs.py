@@ -1,0 +1,172 @@
+"""What every program can rely on: exact totals, attaching to interfaces of any namespace, nothing left of it."""
+
+import os
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lab import device
+from lab.device import Device
+from lab.errors import LabError
+from lab.netns import inside
+from lab.program import Program
+
+COUNTING = """
+#include "totals.h"
+#include <linux/pkt_cls.h>
+
+struct key { u32 epoch; u32 ifindex; };
+struct sum { u64 packets; u64 bytes; };
+
+BPF_HASH(totals, struct key, struct sum, ENTRIES);
+
+static inline int add(struct __sk_buff *ctx)
+{
+    struct key key = {.epoch = current_epoch(), .ifindex = ctx->ifindex};
+    struct sum none = {};
+    struct sum *sum = totals.lookup_or_try_init(&key, &none);
+
+    if (!sum) {
+        count_lost();
+        return TC_ACT_UNSPEC;
+    }
+    __sync_fetch_and_add(&sum->packets, 1);
+    __sync_fetch_and_add(&sum->bytes, ctx->len);
+    return TC_ACT_UNSPEC;
+}
+
+ON_TC(egress) { return add(ctx); }
+"""
+ETHERNET = 14 + 20 + 8
+
+
+@pytest.fixture
+def counting(tmp_path):
+    """Load a program that counts what interfaces send, with room for so many of them."""
+
+    def load(entries=16):
+        source = tmp_path / "counting.c"
+        source.write_text(COUNTING)
+        return Program(source, (f"ENTRIES={entries}",))
+
+    return load
+
+
+def send(host, peer, count, size=100):
+    """Send datagrams to a port that nobody reads, from inside a host."""
+
+    def sending():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for _ in range(count):
+                sock.sendto(bytes(size), (peer.ipv4, 9))
+
+    inside(host.name, sending)
+
+
+def test_totals_are_exact_while_they_are_taken(net, counting):
+    """Two senders on two processors, and a reader that takes the sums again and again: nothing is counted twice or dropped."""
+    program, count = counting(), 20_000
+    taken = []
+    with program.attached(net.devices):
+        senders = [
+            threading.Thread(target=send, args=(here, there, count))
+            for here, there in ((net.client, net.server), (net.server, net.client))
+        ]
+        for sender in senders:
+            sender.start()
+        while any(sender.is_alive() for sender in senders):
+            taken.append(program.take_totals())
+        taken.append(program.take_totals())
+    rows = np.concatenate(taken)
+    assert len(taken) > 2, "the sums were never taken while they grew: this proves nothing"
+    for host, peer in ((net.client, net.server), (net.server, net.client)):
+        mine = rows[rows["ifindex"] == host.ifindex]
+        # The other host answers that nobody reads the port, as often as it likes to.
+        assert mine["packets"].sum() >= count, peer
+        assert mine["bytes"].sum() >= count * (ETHERNET + 100)
+    assert program.lost() == 0
+    assert len(program.take_totals()) == 0
+
+
+def test_a_full_map_is_a_counted_loss(net, counting):
+    """What finds no room in the totals is counted."""
+    program = counting(entries=1)
+    before = program.lost()
+    with program.attached(net.devices):
+        send(net.client, net.server, 5)
+        send(net.server, net.client, 5)
+    (row,) = program.take_totals()
+    assert row["ifindex"] == net.client.ifindex
+    assert program.lost() - before >= 5
+
+
+def test_interfaces_with_one_index_are_refused(net, counting):
+    """An event's ifindex has to tell which interface it was."""
+    twins = (net.client.device, net.client.device)
+    with pytest.raises(LabError, match="same index"), counting().attached(twins):
+        pass
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["link", "filter"])
+def test_nothing_is_left_on_the_interface(net, counting, links, monkeypatch):
+    """By a link or, on kernels before 6.6, by a filter: afterwards the interface is as it was."""
+    if not links:
+        monkeypatch.setattr(device, "link_create", refuse)
+    program = counting()
+    before = qdiscs(net.client)
+    for _ in range(2):
+        with program.attached([net.client.device]):
+            send(net.client, net.server, 1)
+            assert ("clsact" in qdiscs(net.client)) is not links
+        assert len(program.take_totals()) == 1
+        send(net.client, net.server, 1)
+        assert len(program.take_totals()) == 0
+        assert qdiscs(net.client) == before
+
+
+def refuse(*_):
+    raise OSError(22, os.strerror(22))
+
+
+def qdiscs(host):
+    """Return what `tc` shows of a host's interface."""
+    words = ["/usr/sbin/tc", "-n", host.name, "qdisc", "show", "dev", "eth0"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+def ip(host, *words):
+    """Change a host's interfaces."""
+    subprocess.run(["/usr/sbin/ip", "-n", host.name, *words], check=True)
+
+
+BAD = {
+    "no such interface": (("eth7",), "there is no interface `eth7` in the network namespace"),
+    "down": (("spare",), "it is down or has no carrier"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD.values(), ids=BAD)
+def test_interfaces_that_cannot_be_watched(net, arguments, sentence):
+    """One sentence for each."""
+    ip(net.client, "link", "add", "spare", "type", "veth", "peer", "name", "spare2")
+    with pytest.raises(LabError, match=sentence):
+        Device.find(*arguments, netns=net.client.name)
+
+
+def test_the_only_interface_is_found(net):
+    """Without a name, the only one that is up beside the loopback."""
+    found = Device.find(None, net.client.name)
+    assert (found.ifname, found.ifindex, found.inode) == ("eth0", net.client.ifindex, net.client.inode)
+    found.require_present()
+    ip(net.client, "link", "del", "eth0")
+    with pytest.raises(LabError, match="has gone"):
+        found.require_present()
+
+
+def test_the_own_namespace_is_where_one_is():
+    """Without a namespace, this process's own."""
+    assert Device.find("lo").inode == Path("/proc/self/ns/net").stat().st_ino
