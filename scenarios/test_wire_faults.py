@@ -91,11 +91,14 @@ def test_vlan_tags_pass(net):
 
 
 def test_a_full_log_says_so():
-    """The frames go on, the log does not, and nobody takes it for the whole truth: not even who never asked for it."""
+    """The frames go on, the log does not, and nobody takes it for the whole truth: not even who asked too soon."""
 
     def overflow(link):
         with topology(link) as net, ends(net) as pair:
-            for _ in range(5):
+            for _ in range(3):
+                pair.ping()
+            assert len(log_of(net, 6).frames) == 6  # the whole truth, so far
+            for _ in range(2):
                 pair.ping()
 
     link = Relay(log_frames=7)

@@ -54,11 +54,11 @@ class Relay:
         self._awake = awake
         self._latency: IO[bytes] | None = None
         self._place = Place("", ())
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._records: mmap.mmap | None = None
         self._dropped_before = 0
         self._last = WireLog(np.zeros(0, FRAME))
-        self._told = False
+        self._told: dict[str, int] = {}
         self.scheduling = ""
 
     def install(self, place: Place) -> None:
@@ -94,7 +94,7 @@ class Relay:
         """
         if self._process:
             self._last = self._read(self._ask("status", "status"))
-        self._told = True
+        self._told = self._last.faults
         if not lossy:
             self._last.require_whole()
         return self._last
@@ -110,7 +110,9 @@ class Relay:
         finally:
             if self._process:
                 self._end()
-        if not self._told:
+            if self._records:
+                self._records.close()
+        if self._last.faults != self._told:
             self._last.require_whole()
 
     @property
@@ -118,7 +120,7 @@ class Relay:
         """The relay's process."""
         return self._running().pid
 
-    def _start(self, log_fd: int) -> subprocess.Popen[str]:
+    def _start(self, log_fd: int) -> subprocess.Popen[bytes]:
         devices = [str(socket.if_nametoindex(side)) for side in SIDES]
         if not PROGRAM.exists():
             raise LabError("the relay has not been built: run make setup")
@@ -128,7 +130,7 @@ class Relay:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=(log_fd,),
-            text=True,
+            bufsize=0,  # an answer is there when its pipe is readable, and nowhere else
             # A terminal's Ctrl-C is for the lab, which ends its relay when the network goes.
             start_new_session=True,
         )
@@ -137,8 +139,7 @@ class Relay:
         """Send lines and return the answer that begins with `word`."""
         stdin = _pipe(self._running().stdin)
         with suppress(BrokenPipeError):  # it has ended; waiting for its answer tells why
-            stdin.write(text + "\n")
-            stdin.flush()
+            stdin.write(f"{text}\n".encode())
         return self._answer(word)
 
     def _answer(self, word: str, limit_s: float = 20.0) -> str:
@@ -147,14 +148,14 @@ class Relay:
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
             while selector.select(limit_s):
-                line = stdout.readline()
+                line = stdout.readline().decode()
                 if line.startswith(word):
                     return line
                 if not line:
                     raise LabError(f"the wire's relay has ended{self._end()}")
         raise LabError(f"the wire's relay did not answer within {limit_s:g} s: is the machine overloaded?")
 
-    def _running(self) -> subprocess.Popen[str]:
+    def _running(self) -> subprocess.Popen[bytes]:
         if not self._process:
             raise LabError("this wire is not there: its conditions and its process end with its network")
         return self._process
@@ -164,7 +165,7 @@ class Relay:
         process, self._process = self._running(), None
         with process:  # closes its pipes
             process.kill()
-            said = _pipe(process.stderr).read().strip()
+            said = _pipe(process.stderr).read().decode(errors="replace").strip()
         return f": {said.splitlines()[-1]}" if said else f" with status {process.returncode}"
 
     def _read(self, answer: str) -> WireLog:
@@ -218,6 +219,6 @@ def _dropped(place: Place) -> int:
     return sum(inside(namespace, read) for namespace in (place.wire, *place.hosts))
 
 
-def _pipe(stream: IO[str] | None) -> IO[str]:
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
     assert stream is not None  # noqa: S101 (Popen was asked for a pipe)
     return stream
