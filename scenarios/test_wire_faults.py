@@ -17,6 +17,7 @@ from lab.errors import LabError
 from lab.netns import inside
 from lab.topology import topology
 from lab.units import MS
+from lab.wire.log import Fate
 from lab.wire.offloads import switch
 from lab.wire.relay import Relay
 
@@ -88,6 +89,36 @@ def test_vlan_tags_pass(net):
     assert frames["length"][0] == len(TAGGED)
     assert data == TAGGED[:12] + TAGGED[16:]
     assert aux[16:20] == bytes.fromhex("6400a888")  # the outer tag, as the kernel tells it: TCI and type
+
+
+def test_address_resolution_is_never_lost(net):
+    """ARP passes where everything else is lost."""
+    request = bytes.fromhex("ffffffffffff0200000000c1080600010800060400010200000000c1c0000201")
+    net.conditions(Conditions(loss=1), Conditions())
+    sender = inside(net.client.name, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+    with sender, ends(net) as pair:
+        sender.bind(("eth0", 0))
+        sender.send(request.ljust(60, b"\0"))
+        pair.send(1)
+        frames = log_of(net, 2).frames
+    assert {int(frame["length"]): Fate(frame["fate"]) for frame in frames} == {60: Fate.FORWARDED, 106: Fate.LOST}
+
+
+def test_what_the_kernel_drops_is_counted(net):
+    """A relay that gets no time to read loses frames when its buffer is full; none of them is missing from the account."""
+    sent = 250_000
+    with ends(net) as pair:
+        os.kill(net.link.pid, signal.SIGSTOP)
+        pair.send(sent)
+        os.kill(net.link.pid, signal.SIGCONT)
+        deadline, accounted = time.monotonic() + LIMIT_S, 0
+        while accounted < sent and time.monotonic() < deadline:  # the last ones may be on their way still
+            log = net.link.log(lossy=True)
+            accounted = len(log.frames) + log.waiting + sum(log.faults.values())
+    assert accounted == sent
+    assert list(log.faults) == ["frames that the kernel dropped before the relay could read them"]
+    with pytest.raises(LabError, match="frames that the kernel dropped"):
+        net.link.log()
 
 
 def test_a_full_log_says_so():
