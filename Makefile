@@ -3,7 +3,7 @@
 PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := python3-bpfcc python3-venv linux-libc-dev stress-ng iproute2 tshark libbpf-tools
+PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools
 SOAK_RUNS := 20
 
 .PHONY: demo test rootless check soak setup format clean
@@ -23,12 +23,12 @@ check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/clang-format --dry-run --Werror bpf/*.c bpf/*.h
+	@$(BIN)/clang-format --dry-run --Werror bpf/*.[ch] wire/*.[ch]
 
 format: setup
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
-	@$(BIN)/clang-format -i bpf/*.c bpf/*.h
+	@$(BIN)/clang-format -i bpf/*.[ch] wire/*.[ch]
 
 # A false failure is a bug: every second run has all processors busy beside it.
 soak: setup
@@ -41,7 +41,11 @@ soak: setup
 		if [ $$status -ne 0 ]; then exit $$status; fi; \
 	done; echo "$(SOAK_RUNS) runs without a failure"
 
-setup: $(VENV)/ready
+setup: $(VENV)/ready $(BIN)/lab-relay
+
+# The wire's relay, for kernels without netem and for wires whose every frame is logged.
+$(BIN)/lab-relay: $(wildcard wire/*.[ch]) | $(VENV)/ready
+	@gcc -O2 -std=gnu11 -Wall -Wextra -Werror -o $@ wire/relay.c
 
 $(VENV)/ready: pyproject.toml Makefile
 	@if [ "$$(id -u)" -ne 0 ] && ! dpkg -s $(PACKAGES) >/dev/null 2>&1; then \

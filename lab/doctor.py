@@ -54,7 +54,7 @@ WAYS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "frame at a veth": (("XDP generic", "XDP generic"), ("XDP native", "XDP native")),
     "packet in and out of the stack": (("TCX", "TCX"), ("clsact + direct action", "TC filter")),
-    "link condition": (("netem", "netem"), ("bridge without delay (the relay is planned)", "bridge")),
+    "link condition": (("netem", "netem"), ("relay", "packet socket")),
 }
 
 # What the suite cannot do without, and what to do about it.

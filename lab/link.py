@@ -1,50 +1,75 @@
-"""What a link does to frames, and who does it. Conditions are stated once; the kernel decides what carries them out."""
+"""Who carries the wire's frames: what every link can be asked to do, and the plainest of them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from time import monotonic_ns
 from typing import Protocol
 
 from pyroute2 import IPRoute
 
+from lab.conditions import Change, Conditions
 from lab.errors import LabError
+from lab.netns import inside
+
+SIDES = ("client", "server")  # the wire's devices, by the host they lead to
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """What happens to frames in one direction of the wire. The default is: nothing.
+class Place:
+    """Where a link goes: names of the wire's namespace, which has the devices `SIDES`, and of the hosts', which have `eth0`."""
 
-    `delay_ns` counts from a frame's arrival on the wire, in integer nanoseconds.
-    """
-
-    delay_ns: int = 0
-
-    def __post_init__(self) -> None:
-        for condition in fields(self):
-            if getattr(self, condition.name) < 0:
-                raise LabError(f"{condition.name} cannot be negative: give 0 or more")
+    wire: str
+    hosts: tuple[str, ...]
 
 
 class Link(Protocol):
-    """What joins the two devices of a wire. Installed once; its conditions may change while traffic runs."""
+    """What joins the two devices of a wire. Installed once; its conditions may change while traffic runs.
 
-    def install(self, wire: IPRoute, client_side: int, server_side: int) -> None:
-        """Join two devices, given by ifindex, inside the wire's namespace."""
+    `name` says in results who carried the frames.
+    """
 
-    def apply(self, to_server: Conditions, to_client: Conditions) -> None:
+    name: str
+
+    def install(self, place: Place) -> None:
+        """Join the wire's two devices, which are up."""
+
+    def apply(self, to_server: Conditions, to_client: Conditions) -> Change:
         """Make the wire behave like this from now on. Raises `LabError` for what this link cannot do."""
+
+    def remove(self) -> None:
+        """End what outlives a namespace. Raises `LabError` if the wire did what it was not told to."""
+
+
+def bridge(wire: IPRoute) -> dict[str, int]:
+    """Join the wire's devices by a kernel bridge that only carries; returns their ifindex by side."""
+    wire.link("add", ifname="wire", kind="bridge", br_stp_state=0, br_forward_delay=0, br_mcast_snooping=0)
+    (index,) = wire.link_lookup(ifname="wire")
+    wire.link("set", index=index, state="up")
+    sides = {side: wire.link_lookup(ifname=side)[0] for side in SIDES}
+    for device in sides.values():
+        wire.link("set", index=device, master=index)
+    return sides
 
 
 class Bridge:
     """A wire that only carries: a kernel bridge without forwarding delay, spanning tree or multicast snooping."""
 
-    def install(self, wire: IPRoute, client_side: int, server_side: int) -> None:
-        """Join two devices by a bridge."""
-        wire.link("add", ifname="wire", kind="bridge", br_stp_state=0, br_forward_delay=0, br_mcast_snooping=0)
-        (bridge,) = wire.link_lookup(ifname="wire")
-        wire.link("set", index=bridge, state="up")
-        for device in (client_side, server_side):
-            wire.link("set", index=device, master=bridge)
+    name = "bridge"
 
-    def apply(self, to_server: Conditions, to_client: Conditions) -> None:
+    def install(self, place: Place) -> None:
+        """Join the devices."""
+
+        def join() -> None:
+            with IPRoute() as wire:
+                bridge(wire)
+
+        inside(place.wire, join)
+
+    def apply(self, to_server: Conditions, to_client: Conditions) -> Change:
         """Accept the conditions of a perfect wire only."""
         if to_server != Conditions() or to_client != Conditions():
             raise LabError("this wire is a plain bridge and can neither delay nor drop: leave its conditions out")
+        now_ns = monotonic_ns()
+        return Change(now_ns, now_ns)
+
+    def remove(self) -> None:
+        """Nothing to do: the bridge goes with its namespace."""

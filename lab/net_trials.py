@@ -5,6 +5,7 @@ the thread ends, after success, failure or Ctrl-C, so do the namespace and all t
 itself, as the next one needs the place. What a result means is the doctor's business, not this module's.
 """
 
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from lab.bpf_syscall import RETURN_ZERO, AttachType, ProgType, link_create, owne
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 _CLSACT_INGRESS = 0xFFFFFFF2  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
 _XDP_GENERIC, _XDP_NATIVE = 1 << 1, 1 << 2  # XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE
+_SOL_PACKET, _PACKET_IGNORE_OUTGOING = 263, 23
 
 T = TypeVar("T")
 Attempt = Callable[[], str]
@@ -79,6 +81,13 @@ def _bridge(netlink: IPRoute, index: int) -> str:
     return "made with a veth as its port"
 
 
+def _packet_socket(_netlink: IPRoute, index: int) -> str:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as packets:
+        packets.bind((socket.if_indextoname(index), 0))
+        packets.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+    return "bound to a veth, blind to what it sends itself"
+
+
 VETH = "veth in a netns"
 TRIALS: dict[str, Trial] = {
     "clsact": _qdisc_trial("clsact"),
@@ -90,6 +99,7 @@ TRIALS: dict[str, Trial] = {
     "tbf": _qdisc_trial("tbf", rate="1mbit", burst=2000, latency="1ms"),
     "htb": _qdisc_trial("htb", default=0),
     "bridge": _bridge,
+    "packet socket": _packet_socket,
 }
 
 

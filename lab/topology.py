@@ -18,9 +18,10 @@ from pathlib import Path
 from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
 
+from lab.conditions import Change, Conditions
 from lab.device import Device
 from lab.errors import LabError
-from lab.link import Bridge, Conditions, Link
+from lab.link import SIDES, Bridge, Link, Place
 from lab.netns import create, inode_of, inside, remove, tcp_sockets
 from lab.runs import Run
 from lab.settle import settle_backlogs
@@ -68,9 +69,9 @@ class Topology:
     wire: str
     link: Link
 
-    def conditions(self, to_server: Conditions, to_client: Conditions) -> None:
-        """Change what the wire does to frames, from now on."""
-        self.link.apply(to_server, to_client)
+    def conditions(self, to_server: Conditions, to_client: Conditions) -> Change:
+        """Change what the wire does to frames, from now on; returns when that was."""
+        return self.link.apply(to_server, to_client)
 
     @property
     def inodes(self) -> tuple[int, int]:
@@ -115,6 +116,7 @@ def topology(link: Link | None = None) -> Iterator[Topology]:
         for name in (net.wire, net.client.name, net.server.name):
             undo.callback(remove, name)
             create(name)
+        undo.callback(net.link.remove)
         _build(net)
         yield net
 
@@ -125,7 +127,8 @@ def _build(net: Topology) -> None:
         inside(name, _no_chatter)
     for host, peer, side in ends:
         inside(host.name, partial(_configure, host, peer, net.wire, side))
-    inside(net.wire, lambda: _join(net.link))
+    inside(net.wire, _raise_sides)
+    net.link.install(Place(net.wire, (net.client.name, net.server.name)))
     for host, _, _ in ends:
         inside(host.name, partial(_await_carrier, host))
 
@@ -137,6 +140,8 @@ def _configure(host: Host, peer: Host, wire: str, side: str) -> None:
         netlink.link("add", kind="veth", ifname="eth0", index=host.ifindex, address=host.mac, peer=other_end)
         (loopback,) = netlink.link_lookup(ifname="lo")
         netlink.link("set", index=loopback, state="up")
+        # Who resolves no addresses joins no multicast group for it, and sends no MLD reports (addrconf_join_solict()).
+        netlink.link("set", index=host.ifindex, arp=False)
         # Duplicate address detection would hold IPv6 back for a second.
         netlink.addr("add", index=host.ifindex, address=host.ipv4, prefixlen=24)
         netlink.addr("add", index=host.ifindex, address=host.ipv6, prefixlen=64, flags=IFA_F_NODAD)
@@ -151,14 +156,13 @@ def _await_carrier(host: Host) -> None:
         _await_up(netlink, [host.ifindex])
 
 
-def _join(link: Link) -> None:
-    """Join the wire's two devices."""
+def _raise_sides() -> None:
+    """Set the wire's two devices up, and wait until they can carry."""
     with IPRoute() as wire:
-        sides = [wire.link_lookup(ifname=side)[0] for side in ("client", "server")]
+        sides = [wire.link_lookup(ifname=side)[0] for side in SIDES]
         for device in sides:
             wire.link("set", index=device, state="up")
         _await_up(wire, sides)
-        link.install(wire, *sides)
 
 
 def _await_up(netlink: IPRoute, devices: list[int], limit_s: float = 10.0) -> None:

@@ -4,6 +4,7 @@ import argparse
 import re
 
 _NS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+_BPS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 MS = _NS["ms"]
 SECOND = _NS["s"]
 
@@ -34,6 +35,28 @@ def bytes_text(count: int) -> str:
         if size < 999.95 or unit == "PB":  # which would be rounded to 1000.0
             break
     return f"{size:.1f} {unit}"
+
+
+def fraction(text: str) -> float:
+    """Parse `1.5%` or `0.015` (argparse type), from nothing to all. Raises `argparse.ArgumentTypeError` for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text)
+    part = float(match[1]) / (100 if match[2] else 1) if match else 2
+    if part > 1:
+        raise argparse.ArgumentTypeError(
+            f"`{text}` is no part of a whole: write it like 1.5% or 0.015, up to 100% or 1"
+        )
+    return part
+
+
+def rate_bps(text: str) -> int:
+    """Parse `64kbit`, `10mbit`, `1.5gbit` (argparse type). Raises `argparse.ArgumentTypeError` for anything else, and for 0."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(|k|m|g)bit", text)
+    rate = round(float(match[1]) * _BPS[match[2]]) if match else 0
+    if rate < 8:
+        raise argparse.ArgumentTypeError(
+            f"`{text}` is no rate that lets anything pass: write it like 64kbit, 10mbit or 1gbit, or leave it out for no limit"
+        )
+    return rate
 
 
 def port(text: str) -> int:

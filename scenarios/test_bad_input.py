@@ -8,8 +8,8 @@ import pytest
 from processes import lab_command
 
 from lab import btf
+from lab.conditions import Conditions
 from lab.errors import LabError
-from lab.link import Conditions
 from lab.topology import topology
 
 BAD = {

@@ -1,0 +1,1 @@
+"""What the lab's own parts can do on this machine: measured, shown, never asserted."""
