@@ -7,7 +7,6 @@
  *   skb:kfree_skb is where that can be seen.
  * - Or no FIN comes and the minisock's timer runs out (tw_timer_handler()): timer:timer_expire_entry.
  */
-#include "descriptors.h"
 #include "tcp.h"
 #include <linux/ip.h>
 #include <linux/ipv6.h>
@@ -112,43 +111,6 @@ ON_RAW_TRACEPOINT(inet_sock_set_state)
 ON_RAW_TRACEPOINT_AGAIN(inet_sock_set_state)
 {
     return rescues(AT_CHANGE, change_key(ctx)) ? report_change(ctx, true) : 0;
-}
-
-/* Whose a passive connection is nobody knows before accept() has returned it. That is told in a row of its own, which is no
- * change: its old state is its new one. */
-static inline int report_accepted(struct returning *ctx)
-{
-    u64 time_ns = bpf_ktime_get_ns();
-    const void *sk = ctx->result < 0 ? NULL : socket_of(ctx->result);
-    struct endpoints endpoints = {};
-    struct state_change *note;
-    u16 family = 0;
-    u8 state = 0;
-
-    if (!sk)
-        return 0;
-    kernel_read(&state, sk, FIELD(sock_common, skc_state));
-    note = new_change(time_ns, state, state, false);
-    if (!note)
-        return 0;
-    note->skaddr = (u64)sk;
-    kernel_read(&family, sk, FIELD(sock_common, skc_family));
-    read_socket_endpoints(&endpoints, sk, family);
-    fill_endpoints(note, &endpoints);
-    note->tgid = bpf_get_current_pid_tgid() >> 32;
-    bpf_get_current_comm(note->comm, sizeof(note->comm));
-    events.ringbuf_submit(note, BPF_RB_NO_WAKEUP);
-    return 0;
-}
-
-ON_TRACEPOINT(sys_exit_accept)
-{
-    return report_accepted(ctx);
-}
-
-ON_TRACEPOINT(sys_exit_accept4)
-{
-    return report_accepted(ctx);
 }
 
 /* Kernels before 6.11 do not say which socket a freed packet was for, those before 5.17 not why it was freed: there,

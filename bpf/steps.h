@@ -132,3 +132,14 @@ static inline void fill_socket(struct step *step, const void *sk)
     read_socket_endpoints(&endpoints, sk, family);
     fill_endpoints(step, &endpoints);
 }
+
+static inline bool is_tcp(const void *sk)
+{
+    u16 family = 0, protocol = 0;
+
+    kernel_read(&family, sk, FIELD(sock_common, skc_family));
+    if (family != AF_INET && family != AF_INET6)
+        return false;
+    kernel_read(&protocol, sk, FIELD(sock, sk_protocol));
+    return protocol == IPPROTO_TCP;
+}

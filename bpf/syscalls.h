@@ -1,8 +1,23 @@
-/* System calls on TCP sockets, and which of them is under way in each thread. */
+/* System calls on TCP sockets: which socket a file descriptor stands for, and what is under way in each thread. */
 #pragma once
 
-#include "descriptors.h"
 #include "steps.h"
+
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
+
+/* `struct syscall_trace_enter` and `struct syscall_trace_exit` of kernel/trace/trace.h: the number comes first. */
+struct entering {
+    u64 common;
+    u64 number;
+    u64 arguments[6];
+};
+
+struct returning {
+    u64 common;
+    u64 number;
+    s64 result;
+};
 
 /* A system call under way. */
 struct call {
@@ -14,6 +29,30 @@ struct call {
 
 /* By thread. The loader empties maps of this name when the programs are detached: returns are missed from then on. */
 BPF_HASH(under_way, u64, struct call, 65536);
+
+/* The TCP socket behind a file descriptor of the current process, NULL for any other file: those end here as soon as can be,
+ * since every read() and write() on the machine comes this way. */
+static inline const void *socket_of(u32 fd)
+{
+    void *files = NULL, *table = NULL, *descriptors = NULL, *file = NULL, *inode = NULL, *socket = NULL, *sk = NULL;
+    u32 limit = 0;
+    u16 mode = 0;
+
+    kernel_read(&files, bpf_get_current_task(), FIELD(task_struct, files));
+    kernel_read(&table, files, FIELD(files_struct, fdt));
+    kernel_read(&limit, table, FIELD(fdtable, max_fds));
+    if (fd >= limit)
+        return NULL;
+    kernel_read(&descriptors, table, FIELD(fdtable, fd));
+    bpf_probe_read_kernel(&file, sizeof(file), descriptors + fd * sizeof(file));
+    kernel_read(&inode, file, FIELD(file, f_inode));
+    kernel_read(&mode, inode, FIELD(inode, i_mode));
+    if ((mode & S_IFMT) != S_IFSOCK)
+        return NULL;
+    kernel_read(&socket, file, FIELD(file, private_data));
+    kernel_read(&sk, socket, FIELD(socket, sk));
+    return sk && is_tcp(sk) ? sk : NULL;
+}
 
 static inline int enters(struct entering *ctx, u8 kind, u8 point)
 {

@@ -33,17 +33,6 @@ struct endpoints {
     u16 rport; /* host order */
 };
 
-static inline bool is_tcp(const void *sk)
-{
-    u16 family = 0, protocol = 0;
-
-    kernel_read(&family, sk, FIELD(sock_common, skc_family));
-    if (family != AF_INET && family != AF_INET6)
-        return false;
-    kernel_read(&protocol, sk, FIELD(sock, sk_protocol));
-    return protocol == IPPROTO_TCP;
-}
-
 static inline u32 netns_of(const void *net)
 {
     u32 inum = 0;

@@ -15,13 +15,12 @@ def transitions(changes: Events) -> npt.NDArray[np.void]:
 
     `changes` are events of the probe `states`. The result has their fields and
 
-    - `socket`: a number for each socket. Kernel addresses are reused; a socket begins where it leaves CLOSE or is
+    - `socket`: which socket, counted from 0. Kernel addresses are reused; a socket begins where it leaves CLOSE or is
       born of a listener, and ends in CLOSE or TIME_WAIT.
     - `duration_ns`: time in the old state, or `UNKNOWN`: for a socket's first row, after a lost event, and for SYN_RECV of
       a passive open when the kernel made no sample (see below).
 
-    What a row could not know yet is filled in from the socket's other rows: ports, addresses, owner. A row that changes no state
-    tells who has accepted the connection, and is not in the result.
+    What a row could not know yet is filled in from the socket's other rows: ports, addresses, owner.
 
     SYN_RECV of a passive open is the time from SYN-ACK to final ACK as the kernel measures it
     (`tcp_synack_rtt_meas()`, microseconds), since the socket itself only appears at the final ACK. FIN_WAIT2 goes on
@@ -32,17 +31,13 @@ def transitions(changes: Events) -> npt.NDArray[np.void]:
     begins = _begins(rows, previous)
     begins[:1] = True
     rows["socket"] = np.cumsum(begins) - 1
-    _fill_from_same_socket(rows)
-    rows = rows[rows["oldstate"] != rows["newstate"]]  # what accept() told has been told
-    previous = np.roll(rows, 1)
-    begins = rows["socket"] != previous["socket"]
-    begins[:1] = True
     chained = ~begins & (rows["oldstate"] == previous["newstate"])
     since = rows["time_ns"].astype(np.int64) - previous["time_ns"].astype(np.int64)
     rows["duration_ns"] = np.where(chained, since, UNKNOWN)
     passive = chained & (rows["oldstate"] == State.SYN_RECV) & (previous["oldstate"] == State.LISTEN)
     handshake_ns = rows["handshake_rtt_us"].astype(np.int64) * 1000
     rows["duration_ns"] = np.where(passive, np.where(handshake_ns > 0, handshake_ns, UNKNOWN), rows["duration_ns"])
+    _fill_from_same_socket(rows)
     return rows[np.argsort(rows["time_ns"], kind="stable")]
 
 

@@ -69,20 +69,6 @@ def test_server_port_filters(net):
     assert [row["newstate"] for row in parsed(remote)] == ACTIVE
 
 
-def test_accept_tells_the_owner(net):
-    """S7: from accept() on, the server's rows have its name, also those that a softirq makes long before it closes."""
-    with watching("states", "--json", "--netns", net.server.name) as output:
-        with converse(net, Conversation(hold_ns=50 * MS, linger_ns=50 * MS)) as demo:
-            pass
-        net.quiesce()
-    server = demo.connections[0].server
-    rows = [row for row in parsed(output) if row["rport"]]
-    assert [row["newstate"] for row in rows] == PASSIVE
-    # The first two may be shown before accept() has told; nobody else is ever named.
-    assert {row["pid"] for row in rows[:2]} <= {server.pid, None}
-    assert [(row["pid"], row["comm"]) for row in rows[2:]] == [(server.pid, server.comm)] * 3
-
-
 def test_filters_that_match_nothing(net):
     """Other ports, the other IP version: no row."""
     with (

@@ -1,8 +1,8 @@
 """TCP state changes, and how long each socket stayed in each state.
 
 SKADDR    kernel address of the socket
-C-PID     process that owns the socket, C-COMM its name; - until that process itself has changed the socket's state, or has
-          accepted the connection, since at other times any bystander may be current
+C-PID     process that owns the socket, C-COMM its name; - until that process itself has changed the socket's state (what a
+          server accepts is known to be its own when it closes), since at other times any bystander may be current
 LADDR     local address and port (- before connect() has bound one), RADDR the remote ones; IPv4-mapped as IPv4
 OLDSTATE  the state left, NEWSTATE the state entered, as the kernel spells them
 MS        milliseconds spent in OLDSTATE; - when nobody can know: in a socket's first row, or after a lost event

@@ -380,15 +380,3 @@ def test_a_repeated_report_in_a_later_batch_is_no_row():
     follow = Follow(None, None, None, None)
     follow.rows(changes(*life("CLOSE -> SYN_SENT -> CLOSE")))
     assert len(spent(follow.rows(changes(change(11, "SYN_SENT -> CLOSE", again=1))))) == 0
-
-
-@pytest.mark.parametrize("seen_before", [True, False])
-def test_accept_tells_the_owner(seen_before):
-    """What accept() tells is the owner of the whole socket and no row; no duration begins or ends there."""
-    told = change(15, "ESTABLISHED -> ESTABLISHED", SERVER, tgid=4711, comm="server")
-    opening = life("LISTEN -> SYN_RECV -> ESTABLISHED", SERVER) if seen_before else []
-    closing = change(100, "ESTABLISHED -> CLOSE_WAIT", SERVER)
-    rows = transitions(changes(*opening, told, closing))
-    assert set(rows["tgid"]) == {4711}
-    expected = [("LISTEN", None), ("SYN_RECV", None), ("ESTABLISHED", 90)] if seen_before else [("ESTABLISHED", None)]
-    assert spent(rows) == expected
