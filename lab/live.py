@@ -176,11 +176,14 @@ def _ticks(
     gone: LabError | None = None
     stopped = False
     while not stopped:
-        stopped = stop.wait(min(interval_s, max(0, deadline - time.monotonic()))) or time.monotonic() >= deadline
-        if time.monotonic() >= next_look:
-            gone = _gone(devices)
-            next_look = time.monotonic() + _LOOK_INTERVAL_S
-            stopped |= gone is not None
+        next_sign = min(deadline, time.monotonic() + interval_s)
+        while not stopped and (rest := next_sign - time.monotonic()) > 0:
+            stopped = stop.wait(min(rest, _LOOK_INTERVAL_S))
+            if time.monotonic() >= next_look:
+                gone = _gone(devices)
+                next_look = time.monotonic() + _LOOK_INTERVAL_S
+                stopped |= gone is not None
+        stopped |= time.monotonic() >= deadline
         if stopped:
             settle()
         yield

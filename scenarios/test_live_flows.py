@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import io
+import json
 import os
 import pty
 import re
@@ -10,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 from processes import lab_command, parsed, watching
@@ -133,33 +135,32 @@ def test_csv(net):
     assert {row["vlan"] for row in rows} == {""}
 
 
+@contextmanager
+def ready(*arguments, **streams):
+    """Start `lab flows` with the streams given, and yield the process when it counts."""
+    read, write = os.pipe()
+    command = [sys.executable, "-m", "lab", "flows", "--ready-fd", str(write), *arguments]
+    process = subprocess.Popen(command, pass_fds=(write,), start_new_session=True, text=True, **streams)
+    os.close(write)
+    try:
+        with os.fdopen(read) as told:
+            assert told.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_terminal(net):
     """On a terminal each report takes the place of the one before, and no more is printed than fits."""
     controller, terminal = pty.openpty()
-    read, write = os.pipe()
-    command = [
-        sys.executable,
-        "-m",
-        "lab",
-        "flows",
-        "-c",
-        "--interval",
-        "60",
-        "--netns",
-        net.client.name,
-        "-i",
-        "lo",
-        "--ready-fd",
-        str(write),
-    ]
     environment = {**os.environ, "LINES": "10", "COLUMNS": "120"}
-    process = subprocess.Popen(
-        command, stdout=terminal, stderr=terminal, pass_fds=(write,), start_new_session=True, env=environment
-    )
-    os.close(terminal)
-    os.close(write)
-    with os.fdopen(read) as ready, os.fdopen(controller, "rb", buffering=0) as screen:
-        assert ready.readline() == "ready\n"
+    options = ("-c", "--interval", "60", "--netns", net.client.name, "-i", "lo")
+    with (
+        open(controller, "rb", buffering=0) as screen,  # noqa: PTH123 (a descriptor, no path)
+        ready(*options, stdout=terminal, stderr=terminal, env=environment) as process,
+    ):
+        os.close(terminal)
         send(net.client.name, datagrams(range(20)), "lo")
         process.send_signal(signal.SIGINT)
         shown = b""
@@ -169,6 +170,19 @@ def test_terminal(net):
     *_, last = shown.decode().split("\033[H\033[J")
     assert len(last.splitlines()) <= 10
     assert "... and 14 more" in last
+
+
+def test_interface_that_goes_away(net):
+    """When the interface goes, what was counted up to then is reported, one sentence says why it ends, exit status 2."""
+    options = ("--json", "--interval", "60", "--netns", net.client.name)
+    with ready(*options, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        send(net.client.name, datagrams(range(3)))
+        with IPRoute(netns=net.client.name) as netlink:
+            netlink.link("del", index=net.client.ifindex)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert err == "lab: the interface `eth0` has gone: start again when it is back\n"
+    assert sum(json.loads(line)["packets"] for line in out.splitlines() if '"UDP"' in line) == 3
 
 
 def test_full(net):

@@ -131,7 +131,10 @@ def table(observed: "Observed") -> Iterator[str]:
 
 
 def judge(observed: "Observed", scenario: str) -> Iterator[Check]:
-    """Compare what was counted at both hosts with what the applications and the hosts' own counters know; yields every check."""
+    """Compare what was counted at both hosts with what the applications and the hosts' own counters know; yields every check.
+
+    What leaves one host must arrive at the other, so this is for a wire that neither drops nor repeats.
+    """
     judge = observed.judge(scenario, "flows")
     indexes = {inode: index for index, (_, inode) in observed.recording.devices.items()}
     client, server = (indexes[inode] for inode in observed.inodes)
