@@ -207,17 +207,12 @@ ON_RAW_TRACEPOINT_AGAIN(kfree_skb)
     return rescues(AT_FREE, ctx->args[0]) ? report_minisock(ctx, true) : 0;
 }
 
-struct timer_expiry {
-    u64 common;
-    const void *timer;
-};
-
 /* A minisock in FIN_WAIT2 that has waited long enough. The event does not say what a timer belongs to: what is no minisock
  * hardly looks like one, and the reader keeps only what ends a wait that it knows. */
-ON_TRACEPOINT(timer_expire_entry)
+ON_RAW_TRACEPOINT_UNAUDITED(timer_expire_entry)
 {
     u64 time_ns = bpf_ktime_get_ns();
-    const void *sk = ((struct timer_expiry *)ctx)->timer - offset_of(FIELD(inet_timewait_sock, tw_timer));
+    const void *sk = (const void *)ctx->args[0] - offset_of(FIELD(inet_timewait_sock, tw_timer));
     struct endpoints endpoints = {};
     struct state_change *change;
     u16 family = 0;

@@ -1,6 +1,6 @@
 """Where BPF functions are attached: the kinds of attach points, and which of them a machine allows.
 
-A function of `bpf/*.c` says where it belongs by its name, `on_<kind>__<event>[__again]` (the macros of bpf/lab.h make it).
+A function of `bpf/*.c` says where it belongs by its name, `on_<kind>__<event>[__<role>]` (the macros of bpf/lab.h make it).
 What lives here: loading and attaching each kind. What does not: compiling, and what a function does.
 """
 
@@ -46,18 +46,29 @@ _TRIED = "tcp_v4_connect"  # a function that every kernel with IPv4 has
 class Function:
     """A loaded BPF function: the kind of its attach point, the event there, its file descriptor.
 
-    `again` marks the one that acts when the first at the same event was left out.
+    `role` is `again` for the one that acts when the first at the same event was left out, `unaudited` where nobody compares how often
+    it ran with how often the event came.
     """
 
     kind: str
     event: str
     fd: int
-    again: bool
+    role: str = ""
 
     @property
     def place(self) -> str:
         """The attach point, as results name it."""
         return f"{self.kind.replace('_', ' ')}:{self.event}"
+
+    @property
+    def again(self) -> bool:
+        """Tell whether it makes up for another one."""
+        return self.role == "again"
+
+    @property
+    def audited(self) -> bool:
+        """Tell whether it counts its runs, so that they can be compared with the event's hits."""
+        return self.kind == "raw_tracepoint" and not self.role
 
     @property
     def on_device(self) -> bool:
@@ -95,7 +106,7 @@ def attempt(name: str) -> str:
     """
     for kind in {"fentry": ("fentry", "fexit"), "kprobe": ("kprobe", "kretprobe")}[name]:
         with owned(load(kind, _TRIED, bpf_syscall.RETURN_ZERO)) as fd, ExitStack() as links:
-            _ATTACH[kind](Function(kind, _TRIED, fd, again=False), links)
+            _ATTACH[kind](Function(kind, _TRIED, fd), links)
     return f"attached to {_TRIED}, entry and return"
 
 

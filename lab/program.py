@@ -28,6 +28,7 @@ from lab.settle import settle
 
 SOURCES = Path(__file__).parent.parent / "bpf"
 
+_ROLES = ("__again", "__unaudited")  # bpf/lab.h
 _COUNTERS = ("RUNS", "RESCUED")  # enum counter in bpf/lab.h
 _RING_PAGES = re.compile(r"^BPF_RINGBUF_OUTPUT\(events, (\d+)\);", re.MULTILINE)
 _TOTALS = re.compile(r"^BPF_HASH\(totals, ", re.MULTILINE)
@@ -38,7 +39,6 @@ _FIELD = re.compile(r"\bFIELD\((\w+), ([\w, ]+)\)")
 _ENUM = re.compile(r"\bENUM\((\w+), (\w+)\)")
 _TRACEPOINT_ARGS = re.compile(r"\bTRACEPOINT_ARGS\((\w+)\)")
 _FUNCTION_ARGS = re.compile(r"\b(?:FUNCTION_ARGS|RETURNED)\((\w+)\)")
-_TRACEPOINT = "raw_tracepoint"
 
 
 class Program:
@@ -89,13 +89,14 @@ class Program:
 
     def runs(self) -> int:
         """How often an event came to the program's raw tracepoints, counting the times that the kernel says it left it out."""
-        tracepoints = (function for function in self._loaded if function.kind == _TRACEPOINT and not function.again)
-        return self._counter("RUNS") + sum(recursion_misses(function.fd) for function in tracepoints)
+        return self._counter("RUNS") + sum(
+            recursion_misses(function.fd) for function in self._loaded if function.audited
+        )
 
     @property
     def events(self) -> list[str]:
-        """Names of the raw tracepoints that the program is attached to."""
-        return [function.event for function in self._loaded if function.kind == _TRACEPOINT and not function.again]
+        """Names of the raw tracepoints that the program is attached to and counts its runs at."""
+        return [function.event for function in self._loaded if function.audited]
 
     @property
     def fds(self) -> list[int]:
@@ -270,15 +271,16 @@ def _load_functions(bcc: Any, bpf: Any, source: str) -> list[Function]:
         name = bcc.lib.bpf_function_name(bpf.module, number)
         size = bcc.lib.bpf_function_size(bpf.module, name)
         instructions = ctypes.string_at(bcc.lib.bpf_function_start(bpf.module, name), size)
+        # A kernel function's own name may have two underscores in it, but not at its end.
         kind, _, event = name.decode().removeprefix("on_").partition("__")
-        first = event.removesuffix("__again")
+        event, _, role = event.rpartition("__") if event.endswith(_ROLES) else (event, "", "")
         try:
-            fd = attach.load(kind, first, instructions)
+            fd = attach.load(kind, event, instructions)
         except OSError as error:
             raise LabError(
-                f"this kernel refuses the {kind}:{first} of {source} ({error.strerror}): see lab doctor"
+                f"this kernel refuses the {kind}:{event} of {source} ({error.strerror}): see lab doctor"
             ) from error
-        functions.append(Function(kind, first, fd, again=first != event))
+        functions.append(Function(kind, event, fd, role))
     return functions
 
 
