@@ -125,14 +125,19 @@ class Follow:
         waits = (rows["newstate"] == State.SYN_RECV) & (rows["rport"] == 0)
         if self._lports:
             waits |= (rows["newstate"] == State.SYN_SENT) & (rows["lport"] == 0)
-        return waits
+        return waits & self._in_scope(rows)
 
     def _wanted(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
-        wanted = np.ones(len(rows), bool)
+        wanted = self._in_scope(rows)
         if self._lports:
             wanted &= np.isin(rows["lport"], self._lports)
         if self._rports:
             wanted &= np.isin(rows["rport"], self._rports)
+        return wanted
+
+    def _in_scope(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+        """Tell which rows are of the namespace and the IP version asked for, which every row knows."""
+        wanted = np.ones(len(rows), bool)
         if self._inode is not None:
             wanted &= rows["netns"] == self._inode
         if self._version:
