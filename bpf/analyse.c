@@ -4,27 +4,30 @@
  * The owner of a socket is whoever makes system calls on it. What happens in softirq has no owner of its own; it gets one by
  * the socket's address, in user space.
  */
+/* clang-format off */
+#define SYSTEM_CALLS(each)                                                                                             \
+    each(connect, KIND_CONNECT)                                                                                        \
+    each(accept, KIND_ACCEPT)                                                                                          \
+    each(accept4, KIND_ACCEPT)                                                                                         \
+    each(sendto, KIND_SEND)                                                                                            \
+    each(sendmsg, KIND_SEND)                                                                                           \
+    each(sendmmsg, KIND_SEND)                                                                                          \
+    each(write, KIND_SEND)                                                                                             \
+    each(writev, KIND_SEND)                                                                                            \
+    each(recvfrom, KIND_RECEIVE)                                                                                       \
+    each(recvmsg, KIND_RECEIVE)                                                                                        \
+    each(recvmmsg, KIND_RECEIVE)                                                                                       \
+    each(read, KIND_RECEIVE)                                                                                           \
+    each(readv, KIND_RECEIVE)                                                                                          \
+    each(shutdown, KIND_SHUTDOWN)                                                                                      \
+    each(close, KIND_CLOSE)
+/* clang-format on */
+
 #define LOAD load_skb
 
 #include "packet.h"
 #include "syscalls.h"
 #include "tcp.h"
-
-SYSTEM_CALL(connect, KIND_CONNECT)
-SYSTEM_CALL(accept, KIND_ACCEPT)
-SYSTEM_CALL(accept4, KIND_ACCEPT)
-SYSTEM_CALL(sendto, KIND_SEND)
-SYSTEM_CALL(sendmsg, KIND_SEND)
-SYSTEM_CALL(sendmmsg, KIND_SEND)
-SYSTEM_CALL(write, KIND_SEND)
-SYSTEM_CALL(writev, KIND_SEND)
-SYSTEM_CALL(recvfrom, KIND_RECEIVE)
-SYSTEM_CALL(recvmsg, KIND_RECEIVE)
-SYSTEM_CALL(recvmmsg, KIND_RECEIVE)
-SYSTEM_CALL(read, KIND_RECEIVE)
-SYSTEM_CALL(readv, KIND_RECEIVE)
-SYSTEM_CALL(shutdown, KIND_SHUTDOWN)
-SYSTEM_CALL(close, KIND_CLOSE)
 
 /* Which of the probe's points is under way on this CPU (first_run() in lab.h). */
 enum slot { SLOT_CHANGED, SLOT_PROCESSED, SLOT_DESTROYED, SLOT_SENT, SLOT_RECEIVED, SLOT_ARRIVED, SLOT_BEFORE };

@@ -16,14 +16,10 @@
  * second program, attached behind the first, which acts when the first was left out, sees it all. */
 #define ON_RAW_TRACEPOINT_AGAIN(event) int on_raw_tracepoint__##event##__again(struct bpf_raw_tracepoint_args *ctx)
 
-/* For an event of softirqs alone, of which hardly any is of interest: what a kernel withholds of it (lab/audit.py) is no
- * reason to record again. */
+/* For events of which hardly any is of interest: what a kernel withholds of them (lab/audit.py) is no reason to record again.
+ * Not for those that can interrupt their own program: nothing makes up for what is left out then. */
 #define ON_RAW_TRACEPOINT_UNAUDITED(event)                                                                             \
     int on_raw_tracepoint__##event##__unaudited(struct bpf_raw_tracepoint_args *ctx)
-
-/* One system call's tracepoint, such as sys_enter_connect. Only a process makes system calls, so nothing is left out; in a
- * softirq a program of this kind would be, when it interrupts another one of the kind. */
-#define ON_TRACEPOINT(event) int on_tracepoint__##event(void *ctx)
 
 /* Frames of the interfaces that the program is attached to, and packets of the sockets of every cgroup. */
 #define ON_TC(direction) int on_tc__##direction(struct __sk_buff *ctx)

@@ -1,30 +1,32 @@
-/* System calls on TCP sockets: which socket a file descriptor stands for, and what is under way in each thread. */
+/* System calls on TCP sockets: which socket a file descriptor stands for, and what is under way in each thread.
+ *
+ * The file that includes this one defines SYSTEM_CALLS(each): each(name, kind) for every call that is observed.
+ */
 #pragma once
 
 #include "steps.h"
+#include <asm/unistd.h>
 
+#define TS_COMPAT 0x0002 /* arch/x86/include/asm/thread_info.h */
+#define TIF_32BIT 22     /* arch/arm64/include/asm/thread_info.h */
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
 
-/* `struct syscall_trace_enter` and `struct syscall_trace_exit` of kernel/trace/trace.h: the number comes first. */
-struct entering {
-    u64 common;
-    u64 number;
-    u64 arguments[6];
-};
-
-struct returning {
-    u64 common;
-    u64 number;
-    s64 result;
-};
+/* The registers of the process, as the kernel keeps them during a system call (`struct pt_regs`). */
+#if MACHINE_aarch64
+#define FIRST_ARGUMENT 0
+#else
+#define FIRST_ARGUMENT 14 /* rdi */
+#endif
 
 /* A system call under way. */
 struct call {
     u64 enter_ns;
     u64 skaddr;
     u32 fd;
-    u32 unused;
+    u8 kind;
+    u8 point;
+    u16 unused;
 };
 
 /* By thread. The loader empties maps of this name when the programs are detached: returns are missed from then on. */
@@ -54,14 +56,33 @@ static inline const void *socket_of(u32 fd)
     return sk && is_tcp(sk) ? sk : NULL;
 }
 
-static inline int enters(struct entering *ctx, u8 kind, u8 point)
+/* A 32-bit program's calls have other numbers: they are not looked at. */
+static inline bool is_64_bit(void)
 {
-    struct call call = {.fd = ctx->arguments[0]};
-    const void *sk = socket_of(call.fd);
-    u64 thread = bpf_get_current_pid_tgid();
-    struct step *step;
+#if MACHINE_aarch64
+    unsigned long flags = 0;
 
-    if (!sk)
+    kernel_read(&flags, bpf_get_current_task(), FIELD(task_struct, thread_info, flags));
+    return !has_flag(flags, TIF_32BIT);
+#else
+    u32 status = 0;
+
+    kernel_read(&status, bpf_get_current_task(), FIELD(task_struct, thread_info, status));
+    return !(status & TS_COMPAT);
+#endif
+}
+
+static inline int enters(const u64 *registers, u8 kind, u8 point)
+{
+    struct call call = {.kind = kind, .point = point};
+    u64 thread = bpf_get_current_pid_tgid(), fd = 0;
+    struct step *step;
+    const void *sk;
+
+    bpf_probe_read_kernel(&fd, sizeof(fd), registers + FIRST_ARGUMENT);
+    call.fd = fd;
+    sk = socket_of(call.fd);
+    if (!sk || !is_64_bit())
         return 0;
     call.skaddr = (u64)sk;
     step = new_step(kind, point);
@@ -78,7 +99,7 @@ static inline int enters(struct entering *ctx, u8 kind, u8 point)
     return 0;
 }
 
-static inline int returns(struct returning *ctx, u8 kind, u8 point)
+static inline int returns(s64 result)
 {
     u64 thread = bpf_get_current_pid_tgid();
     struct call *call = under_way.lookup(&thread);
@@ -87,20 +108,20 @@ static inline int returns(struct returning *ctx, u8 kind, u8 point)
 
     if (!call)
         return 0;
-    step = new_step(kind, point);
+    step = new_step(call->kind, call->point);
     if (step) {
         fill_owner(step);
         step->returns = 1;
-        step->result = ctx->result;
+        step->result = result;
         step->enter_ns = call->enter_ns;
         step->skaddr = call->skaddr;
         /* close() has let go of the socket, and so may another thread have: what is at its address now can be another. */
-        if (kind == KIND_ACCEPT && ctx->result >= 0) {
-            sk = socket_of(ctx->result);
+        if (call->kind == KIND_ACCEPT && result >= 0) {
+            sk = socket_of(result);
             step->listener = call->skaddr;
             if (sk)
                 fill_socket(step, sk);
-        } else if (kind != KIND_CLOSE) {
+        } else if (call->kind != KIND_CLOSE) {
             sk = socket_of(call->fd);
             if ((u64)sk == call->skaddr)
                 fill_socket(step, sk);
@@ -120,12 +141,28 @@ static inline u64 entered_ns(const void *sk)
     return call && call->skaddr == (u64)sk ? call->enter_ns : 0;
 }
 
-#define SYSTEM_CALL(name, kind)                                                                                        \
-    ON_TRACEPOINT(sys_enter_##name)                                                                                    \
-    {                                                                                                                  \
-        return enters(ctx, kind, AT_##name);                                                                           \
-    }                                                                                                                  \
-    ON_TRACEPOINT(sys_exit_##name)                                                                                     \
-    {                                                                                                                  \
-        return returns(ctx, kind, AT_##name);                                                                          \
+#define OBSERVE(name, its_kind)                                                                                        \
+    case __NR_##name:                                                                                                  \
+        kind = its_kind;                                                                                               \
+        point = AT_##name;                                                                                             \
+        break;
+
+/* Every system call on the machine comes this way. Programs at the tracepoints of single calls would meet only theirs, but the
+ * kernel leaves those out, one by one, while another program of the kind or a map's update is under way on the CPU
+ * (bpf_prog_active); this one it never does, as no system call is made in an interrupt. */
+ON_RAW_TRACEPOINT_UNAUDITED(sys_enter)
+{
+    u8 kind, point;
+
+    switch (ctx->args[1]) {
+        SYSTEM_CALLS(OBSERVE)
+    default:
+        return 0;
     }
+    return enters((const u64 *)ctx->args[0], kind, point);
+}
+
+ON_RAW_TRACEPOINT_UNAUDITED(sys_exit)
+{
+    return returns(ctx->args[1]);
+}

@@ -26,7 +26,6 @@ FORCED = "LAB_ATTACH"
 
 _PROG_TYPES = {
     "raw_tracepoint": ProgType.RAW_TRACEPOINT,
-    "tracepoint": ProgType.TRACEPOINT,
     "fentry": ProgType.TRACING,
     "fexit": ProgType.TRACING,
     "kprobe": ProgType.KPROBE,
@@ -38,7 +37,6 @@ _PROG_TYPES = {
 _TRACING = {"fentry": AttachType.TRACE_FENTRY, "fexit": AttachType.TRACE_FEXIT}
 _CGROUP = {"ingress": AttachType.CGROUP_INET_INGRESS, "egress": AttachType.CGROUP_INET_EGRESS}
 _ON_DEVICES = ("tc", "xdp")
-_PERF_TYPE_TRACEPOINT = 2
 _TRIED = "tcp_v4_connect"  # a function that every kernel with IPv4 has
 
 
@@ -149,10 +147,6 @@ def _tracing(function: Function, links: ExitStack) -> None:
     links.callback(os.close, bpf_syscall.raw_tracepoint_open(None, function.fd))
 
 
-def _tracepoint(function: Function, links: ExitStack) -> None:
-    _perf_event(function, links, _PERF_TYPE_TRACEPOINT, tracefs.event_id(function.event), None)
-
-
 def _kprobe(function: Function, links: ExitStack, *, at_return: int) -> None:
     kind = Path("/sys/bus/event_source/devices/kprobe/type")
     if not kind.exists():
@@ -177,7 +171,6 @@ def _cgroup_skb(function: Function, links: ExitStack) -> None:
 
 _ATTACH: dict[str, Callable[[Function, ExitStack], None]] = {
     "raw_tracepoint": _raw_tracepoint,
-    "tracepoint": _tracepoint,
     "fentry": _tracing,
     "fexit": _tracing,
     "kprobe": partial(_kprobe, at_return=0),

@@ -110,7 +110,7 @@ class Program:
 
     def fire(self, event: str, *arguments: int) -> int:
         """Run the function at a raw tracepoint as if the event had come with these arguments; returns what it returned."""
-        (fd,) = (it.fd for it in self._loaded if it.kind == _TRACEPOINT and it.event == event and not it.again)
+        (fd,) = (it.fd for it in self._loaded if it.audited and it.event == event)
         return raw_tracepoint_test_run(fd, *arguments)
 
     def take_totals(self) -> Events:
