@@ -11,7 +11,7 @@ rst by client   one side has reset the connection; "fin by client, then rst" whe
 refused         the answer to the SYN was a RST
 timeout         no SYN was answered; said --syn-timeout after the last one, and one sent still later counts as another
                 attempt. The duration is -, since nothing ended
-replaced        another connection has begun with the same addresses and ports, so this one must have ended unseen; -
+replaced        another connection has begun with the same addresses and ports, so this one must have ended unseen
 start not seen  it was open before; the duration is -. When not even the SYN-ACK was seen, who stands left has ended it first
 SYN sent n x    the client has sent its SYN n times
 
@@ -20,8 +20,8 @@ again (`lab.lifetimes.lifetimes` says what each means; times are in nanoseconds,
 
 A line comes when a connection is over: after both FINs, or a RST. Segments without SYN, FIN and RST are not looked at. So a RST is
 believed when its sequence number is not behind its sender's SYN, although the receiver may find it outside its window; and an
-attempt that an ICMP message has ended counts as not answered. The table holds 100,000 connections. When there are more, it
-forgets the oldest, and says so.
+attempt that an ICMP message has ended counts as not answered. What the network has duplicated counts as sent again. The table holds
+100,000 connections. When there are more, it forgets the oldest, and says so.
 """
 
 import argparse

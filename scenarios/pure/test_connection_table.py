@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from hand_made_segments import SEGMENT, exchange, segment, segments, told, traffic
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from lab.connection_table import LINGER_NS, ConnectionTable
@@ -22,6 +22,7 @@ def fed(table, *batches):
     return [[Ended(row["ended"]).name for row in rows] if rows is not None else [] for rows in taken]
 
 
+@settings(deadline=None, derandomize=True, max_examples=200, phases=set(Phase) - {Phase.explain})
 @given(traffic(), st.data())
 def test_batches_do_not_matter(traffic, data):
     """Cut anywhere, each batch in any order and some segments a batch late: the same rows, each once."""

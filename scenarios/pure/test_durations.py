@@ -4,7 +4,7 @@ import os
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab import durations
@@ -30,6 +30,7 @@ def test_the_line_as_it_is_known():
     )
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.integers(0, 10**15))
 def test_durations_come_back(duration_ns):
     """What is written is read, to the nanosecond: no number goes through a float."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from hand_made_segments import OPEN_BEFORE, WHOLE, exchange, segment, segments, told, traffic
-from hypothesis import given
+from hypothesis import Phase, given, settings
 
 from lab.lifetimes import SYN_TIMEOUT_NS, UNKNOWN, Ended, Side, lifetimes
 from lab.units import SECOND
@@ -11,6 +11,7 @@ from lab.units import SECOND
 pytestmark = pytest.mark.rootless
 
 NOW_NS = 1_000_000
+thoroughly = settings(deadline=None, derandomize=True, max_examples=200, phases=set(Phase) - {Phase.explain})
 
 
 def one(*rows, now_ns=NOW_NS):
@@ -34,6 +35,7 @@ def test_each_story(story):
     assert (row["syn_retransmissions"], row["fin_retransmissions"]) == (story.syns_again, story.fins_again)
 
 
+@thoroughly
 @given(traffic())
 def test_any_traffic(traffic):
     """Connections on flows that are used again, on several interfaces and VLANs, interleaved: each row as it must be."""
@@ -41,6 +43,7 @@ def test_any_traffic(traffic):
     assert told(rows) == traffic.truth
 
 
+@thoroughly
 @given(traffic())
 def test_order_does_not_matter(traffic):
     """D4, L1: the ring's order is not that of time; nothing is negative, nothing is near 2^64."""
