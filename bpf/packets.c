@@ -65,11 +65,13 @@ static inline void count_unreadable(u8 problem)
 
 static inline bool is_wanted(const struct packet *packet)
 {
-    if (!PORT || packet->sport == PORT || packet->dport == PORT)
-        return true;
-    if (packet->problem != NO_PROBLEM && packet->problem != NOT_IP && packet->problem != NO_PORTS)
-        count_unreadable(packet->problem);
-    return false;
+    return !PORT || packet->sport == PORT || packet->dport == PORT;
+}
+
+/* Tells whether a packet has ports that nobody can read here. */
+static inline bool hides_ports(const struct packet *packet)
+{
+    return packet->problem != NO_PROBLEM && packet->problem != NOT_IP && packet->problem != NO_PORTS;
 }
 
 /* What is behind the transport header; of a frame that ends sooner than its IP header says, what is there. */
@@ -107,10 +109,8 @@ static inline void copy_bytes(struct frame *frame, const void *data)
 {
     u64 length = frame->frame_length;
 
-    asm volatile(
-        ""
-        : "+r"(
-            length)); /* else the compiler compares another register than the one whose bounds the verifier wants to know */
+    /* Else the compiler compares another register than the one whose bounds the verifier wants to know. */
+    asm volatile("" : "+r"(length));
     if (length > SNAPLEN)
         length = SNAPLEN;
     bpf_probe_read_kernel(frame->bytes, length, data);
@@ -124,8 +124,11 @@ ON_XDP(frame)
     struct frame *frame;
 
     parse_frame(ctx, &packet);
-    if (!is_wanted(&packet))
+    if (!is_wanted(&packet)) {
+        if (hides_ports(&packet))
+            count_unreadable(packet.problem);
         return XDP_PASS;
+    }
     frame = events.ringbuf_reserve(sizeof(struct frame));
     if (!frame) {
         count_lost();

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from frames import (
+from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import strategies as st
+from parser_frames import (
     ENCRYPTED,
     LATER,
     MALFORMED,
@@ -24,8 +26,6 @@ from frames import (
     ports_by_scapy,
     whole_frames,
 )
-from hypothesis import HealthCheck, Phase, find, given, settings
-from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.ipsec import AH, ESP

@@ -1,19 +1,25 @@
 """Packets with a port, each with the time at which it reached the interface.
 
-src_ip, src_port, dst_ip, dst_port   as the packet has them; IPv4-mapped addresses as IPv4, - for what it does not have
-timestamp(us)                        when the frame came to XDP, before the network stack, in microseconds: since boot on the clock of
-                                     the probes (CLOCK_MONOTONIC), with --wall since 1970 (CLOCK_REALTIME)
+src_ip, src_port    as the packet has them, and so dst_ip and dst_port; - for what it does not have
+timestamp(us)       when the frame came to XDP, before the network stack: microseconds since boot on the clock of all probes
+                    (CLOCK_MONOTONIC), with --wall microseconds since 1970 (CLOCK_REALTIME)
 
-Only what the interface receives comes to XDP, not what it sends. --json and --csv have more: nanoseconds, sequence and
-acknowledgement numbers, flags, lengths, VLAN. LENGTHS are bytes as they are there: of the frame from its Ethernet header on, of
-the payload behind the TCP or UDP header. A sender on the same machine, and a device that joins segments, hand over frames of up
-to 64 KB and more. A VLAN tag that the device has taken off, and carries beside the frame, cannot be seen by XDP.
+--json and --csv have more:
 
-A later fragment has no ports, and neither has what is encrypted or cut off: with a port asked for such packets are counted, and
-the count is told at the end; with --all they are shown, with the reason.
+time_ns, clock      the same in nanoseconds, and the clock's name
+ethertype           the protocol behind the Ethernet header and its VLAN tags
+vlan, inner_vlan    ids of the tags; a tag that the device has taken off and carries beside the frame cannot be seen by XDP
+flags, seq, ack     as in TCP's header
+payload_length      bytes behind the TCP or UDP header, without padding
+frame_length        bytes from the Ethernet header on, as XDP has them: frames of a sender on the same machine, and frames that the
+                    device has joined, are up to 64 KB and more long and have not been cut into segments
+problem             why a packet has no ports
 
---mode  native runs in the driver, generic behind it, auto is generic on veth and loopback and elsewhere native where the
-        driver has it. Native XDP on a veth makes its peer cut all frames to the MTU, which costs half of TCP's throughput.
+XDP sees what the interface receives and nothing that it sends. A later fragment has no ports, and neither has what is encrypted or
+cut off: such packets are counted, which is told at the end, and --all shows them, with the reason.
+
+Native XDP (--mode) runs in the driver, generic XDP behind it; auto is generic on a veth and on loopback, elsewhere native where the
+driver has it. Native XDP on a veth has its peer cut every frame to the MTU, which costs half of TCP's throughput.
 """
 
 import argparse
