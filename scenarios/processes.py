@@ -46,7 +46,9 @@ def started(*command, ready, **options):
 def watching(command, *arguments):
     """Run a live tool, `lab <command>`, around a block; afterwards the yielded list holds what it printed, standard error first."""
     read, write = os.pipe()
-    words = [sys.executable, "-m", "lab", command, "--ready-fd", str(write), *arguments]
+    # A suite that is killed takes the tool with it.
+    words = ["/usr/bin/setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "lab", command, "--ready-fd", str(write)]
+    words += arguments
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(write,), text=True, start_new_session=True
     )
