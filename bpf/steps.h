@@ -15,7 +15,7 @@ enum kind {
     KIND_SENT,      /* TCP has taken the application's data */
     KIND_RECEIVED,  /* data is returned to the application */
     KIND_ARRIVED,   /* a segment has reached TCP */
-    KIND_PROCESSED, /* receive processing of an established connection */
+    KIND_PROCESSED, /* receive processing of an established connection, state processing of another */
     KIND_CHANGED,   /* the socket has changed its state */
     KIND_DESTROYED, /* what lives at this address from now on is another socket */
 };
