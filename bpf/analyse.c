@@ -58,13 +58,17 @@ ON_RAW_TRACEPOINT_AGAIN(tcp_destroy_sock)
     return rescues(SLOT_DESTROYED, ctx->args[0]) ? report_destroyed((const void *)ctx->args[0], true) : 0;
 }
 
-static inline int report_changed(const void *sk, u8 oldstate, u8 newstate, u8 point, bool again)
+/* Also where functions are observed: these are all changes of a socket's state, whoever makes them. */
+static inline int report_changed(struct bpf_raw_tracepoint_args *ctx, bool again)
 {
+    const void *sk = (const void *)ctx->args[0];
+    u8 oldstate = ctx->args[1], newstate = state_after(sk, oldstate, ctx->args[2]);
+    bool opens = ATTACH_TRACEPOINT && oldstate == TCP_CLOSE && newstate == TCP_SYN_SENT;
     struct step *step;
 
     if (oldstate == newstate || !is_tcp(sk))
         return 0;
-    step = new_step(oldstate == TCP_CLOSE && newstate == TCP_SYN_SENT ? KIND_OPENED : KIND_CHANGED, point);
+    step = new_step(opens ? KIND_OPENED : KIND_CHANGED, AT_inet_sock_set_state);
     if (!step)
         return 0;
     fill_socket(step, sk);
@@ -75,6 +79,23 @@ static inline int report_changed(const void *sk, u8 oldstate, u8 newstate, u8 po
         step->handshake_us = handshake_rtt_us(sk);
     events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
     return 0;
+}
+
+/* The process that was interrupted holds its own socket, so no two changes under way on one CPU are of the same one. */
+static inline u64 change_key(struct bpf_raw_tracepoint_args *ctx)
+{
+    return ctx->args[0] ^ ctx->args[1] << 56 ^ ctx->args[2] << 48;
+}
+
+ON_RAW_TRACEPOINT(inet_sock_set_state)
+{
+    first_run(SLOT_CHANGED, change_key(ctx));
+    return report_changed(ctx, false);
+}
+
+ON_RAW_TRACEPOINT_AGAIN(inet_sock_set_state)
+{
+    return rescues(SLOT_CHANGED, change_key(ctx)) ? report_changed(ctx, true) : 0;
 }
 
 static inline int report_processed(const void *sk, const void *skb, u8 point, bool again)

@@ -129,7 +129,7 @@ static inline int report_arrived(const void *skb, u8 point, bool again)
 
 ON_FUNCTION(tcp_v4_rcv)
 {
-    first_run(SLOT_ARRIVED, ARGUMENT(0));
+    note_run(SLOT_ARRIVED, ARGUMENT(0));
     return report_arrived((const void *)ARGUMENT(0), AT_tcp_v4_rcv, false);
 }
 
@@ -140,7 +140,7 @@ ON_FUNCTION_AGAIN(tcp_v4_rcv)
 
 ON_FUNCTION(tcp_v6_rcv)
 {
-    first_run(SLOT_ARRIVED, ARGUMENT(0));
+    note_run(SLOT_ARRIVED, ARGUMENT(0));
     return report_arrived((const void *)ARGUMENT(0), AT_tcp_v6_rcv, false);
 }
 
@@ -151,7 +151,7 @@ ON_FUNCTION_AGAIN(tcp_v6_rcv)
 
 ON_FUNCTION(tcp_rcv_established)
 {
-    first_run(SLOT_PROCESSED, ARGUMENT(1));
+    note_run(SLOT_PROCESSED, ARGUMENT(1));
     return report_processed((const void *)ARGUMENT(0), (const void *)ARGUMENT(1), AT_tcp_rcv_established, false);
 }
 
@@ -203,7 +203,8 @@ ON_RETURN(tcp_rcv_state_process)
 {
     u64 context = current_context(), skaddr;
     struct before *before = under_way_processing.lookup(&context);
-    u8 oldstate, newstate = 0;
+    struct step *step;
+    u8 oldstate;
 
     if (!before || !before->depth)
         return 0;
@@ -212,7 +213,12 @@ ON_RETURN(tcp_rcv_state_process)
     oldstate = before->state[before->depth & 1];
     if (!before->depth)
         under_way_processing.delete(&context);
-    kernel_read(&newstate, (const void *)skaddr, FIELD(sock_common, skc_state));
-    newstate = state_after((const void *)skaddr, oldstate, newstate);
-    return report_changed((const void *)skaddr, oldstate, newstate, AT_tcp_rcv_state_process, false);
+    step = new_step(KIND_PROCESSED, AT_tcp_rcv_state_process);
+    if (!step)
+        return 0;
+    fill_socket(step, (const void *)skaddr);
+    step->oldstate = oldstate;
+    step->state = state_after((const void *)skaddr, oldstate, step->state);
+    events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
+    return 0;
 }

@@ -3,31 +3,6 @@
 
 #define MSG_PEEK 2
 
-/* The process that was interrupted holds its own socket, so no two changes under way on one CPU are of the same one. */
-static inline u64 change_key(struct bpf_raw_tracepoint_args *ctx)
-{
-    return ctx->args[0] ^ ctx->args[1] << 56 ^ ctx->args[2] << 48;
-}
-
-static inline int change(struct bpf_raw_tracepoint_args *ctx, bool again)
-{
-    const void *sk = (const void *)ctx->args[0];
-    u8 oldstate = ctx->args[1];
-
-    return report_changed(sk, oldstate, state_after(sk, oldstate, ctx->args[2]), AT_inet_sock_set_state, again);
-}
-
-ON_RAW_TRACEPOINT(inet_sock_set_state)
-{
-    first_run(SLOT_CHANGED, change_key(ctx));
-    return change(ctx, false);
-}
-
-ON_RAW_TRACEPOINT_AGAIN(inet_sock_set_state)
-{
-    return rescues(SLOT_CHANGED, change_key(ctx)) ? change(ctx, true) : 0;
-}
-
 /* Fires in tcp_rcv_established(). */
 ON_RAW_TRACEPOINT(tcp_probe)
 {

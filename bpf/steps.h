@@ -15,7 +15,7 @@ enum kind {
     KIND_SENT,      /* TCP has taken the application's data */
     KIND_RECEIVED,  /* data is returned to the application */
     KIND_ARRIVED,   /* a segment has reached TCP */
-    KIND_PROCESSED, /* receive processing of an established connection */
+    KIND_PROCESSED, /* receive processing of an established connection, state processing of another */
     KIND_CHANGED,   /* the socket has changed its state */
     KIND_DESTROYED, /* what lives at this address from now on is another socket */
 };
@@ -85,7 +85,7 @@ struct step {
 BPF_RINGBUF_OUTPUT(events, 16384);
 
 /* The clock is read when the record has its place in the ring. So whoever reads the ring up to its end at a time has every
- * step that was stamped before (lab/in_order.py). */
+ * step that was stamped before. */
 static inline struct step *new_step(u8 kind, u8 point)
 {
     struct step *step = events.ringbuf_reserve(sizeof(struct step));

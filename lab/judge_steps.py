@@ -178,7 +178,7 @@ class _Side:
         """Judge the states as full sockets have them: TIME_WAIT is missing where only a minisock comes to it."""
         paths += [path[:-1] for path in paths if [entered.state for entered in path[-2:]] == _MINISOCK]
         possible = {" ".join(entered.state.name for entered in path): path for path in paths}
-        changes = self._rows[np.isin(self._rows["kind"], (Kind.CHANGED, Kind.OPENED))]
+        changes = self._rows[np.isin(self._rows["kind"], (Kind.CHANGED, Kind.OPENED)) & (self._rows["oldstate"] > 0)]
         measured = " ".join(State(state).name for state in changes["state"])
         yield self._judge.one_of(self._subject, "state sequence", list(possible), measured)
         for entered, row in zip(possible.get(measured, ()), changes, strict=False):

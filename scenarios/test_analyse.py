@@ -109,7 +109,7 @@ def test_data_is_stamped_when_it_is_returned(lab, version):
 def test_old_and_new_state(lab, version):
     """A3: every change says from which state into which, and agrees with the probe `states` on both."""
     rows, observed = watch(lab, Conversation(how="shutdown", linger_ns=20 * MS), version=version, connections=10)
-    changes = rows[np.isin(rows["kind"], (Kind.CHANGED, Kind.OPENED))]
+    changes = rows[np.isin(rows["kind"], (Kind.CHANGED, Kind.OPENED)) & (rows["oldstate"] > 0)]
     states = observed.recording.events["states"]
     states = states[np.isin(states["netns"], observed.inodes) & (states["skaddr"] > 0)]
     mine = {tuple(row) for row in changes[["skaddr", "oldstate", "state", "socket"]].tolist()}

@@ -17,10 +17,11 @@ MIN keeps the rows that end something which took at least that long: a system ca
 receiving for it, the change to ESTABLISHED (with the connect time). Other rows have no latency and are left out then.
 
 Where kernel functions can be observed, steps are seen at tcp_v4_connect, tcp_v6_connect, tcp_sendmsg, tcp_recvmsg (returns),
-tcp_v4_rcv, tcp_v6_rcv (the packet's own addresses), tcp_rcv_established and tcp_rcv_state_process (a change, when it is made);
-else at the tracepoints and the hook near them. The hook sees what reaches a socket: not what a timewait minisock takes, and
-of a handshake the SYN and the ACK at the listener. Receiving is stamped when data is returned, so the wait is part of its
-time. Not seen: io_uring, sendfile(), splice(), calls of 32-bit programs; what a minisock does (lab states tells).
+tcp_v4_rcv, tcp_v6_rcv (the packet's own addresses), tcp_rcv_established and tcp_rcv_state_process (returns: old and new state);
+else at the tracepoints and the hook near them. All changes of state are told by their tracepoint. The hook sees what reaches
+a socket: not what a timewait minisock takes, and of a handshake the SYN and the ACK at the listener. Receiving is stamped when
+data is returned, so the wait is part of its time. Not seen: the calls of io_uring, sendfile(), splice() and 32-bit programs;
+what a minisock does (lab states tells).
 """
 
 import argparse
@@ -143,6 +144,8 @@ def description(row: dict[str, object]) -> str:
         counted = "messages" if row["func"] in ("sendmmsg", "recvmmsg") else "bytes"
         what = f" {result} {counted}" if kind in (Kind.SEND, Kind.RECEIVE) else ""
         return f"{row['func']}() returned{what}{after}"
+    if kind is Kind.PROCESSED and row["oldstate"]:
+        return f"state processing, from {row['oldstate']} to {row['state']}"
     waited = after.replace("after", "after waiting")
     return {
         Kind.OPENED: f"active open of {row['daddr']} port {row['dport']}",

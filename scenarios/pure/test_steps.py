@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hand_made import CLIENT, SERVER
 from hand_made_steps import UNBOUND, change, client, step, steps
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab import follow_steps
@@ -149,6 +149,7 @@ def test_after_a_loss_nothing_is_joined():
     assert len(set(joined(steps(*rows))["socket"])) > 1
 
 
+@settings(deadline=None, max_examples=50)  # how long it takes is the machine's affair
 @given(st.data())
 def test_batches_make_no_difference(data):
     """However the events are cut into batches, what is shown in the end has the same owner, ends and connect times."""
@@ -166,6 +167,7 @@ def test_batches_make_no_difference(data):
             assert all(told in {0, true} for told, true in zip(shown[name], expected[name], strict=True))
 
 
+@settings(deadline=None, max_examples=50)  # how long it takes is the machine's affair
 @given(st.data())
 def test_a_filter_loses_no_row_in_any_batch(data):
     """S4: rows whose owner or port is not known yet wait for it: of one process, or one port, every row comes once."""
