@@ -101,7 +101,7 @@ def events(
 
 
 @contextmanager
-def events_in_order(
+def events_by_time(
     program: Program, seconds: float | None = None, devices: Sequence[Device] = ()
 ) -> Iterator[Iterator[Events]]:
     """As `events`, sorted by kernel time across all batches: a line that was printed is never followed by an older one.

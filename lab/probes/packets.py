@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         program = Program.load("packets", tuple(defines))
         program.take_totals()
         try:
-            with live.events_in_order(program, args.seconds, [device]) as batches:
+            with live.events_by_time(program, args.seconds, [device]) as batches:
                 output.start()
                 for batch in batches:
                     offset_ns = wall_offset_ns()
