@@ -5,7 +5,7 @@ from time import monotonic_ns
 from pyroute2 import IPRoute
 
 from lab.conditions import Change, Conditions
-from lab.link import SIDES, Place, bridge
+from lab.link import Place, bridge
 from lab.netns import inside
 from lab.wire import qdisc
 from lab.wire.offloads import turn_off
@@ -22,6 +22,7 @@ class Netem:
 
     def __init__(self) -> None:
         self._wire = ""
+        self._sides: dict[str, int] = {}
         self._shaped: set[str] = set()
 
     def install(self, place: Place) -> None:
@@ -29,7 +30,7 @@ class Netem:
         self._wire = place.wire
         for host in place.hosts:
             turn_off(host)
-        inside(place.wire, self._join)
+        self._sides = inside(place.wire, _join)
 
     def apply(self, to_server: Conditions, to_client: Conditions) -> Change:
         """Change both queues; frames that wait keep their delay."""
@@ -38,20 +39,20 @@ class Netem:
     def remove(self) -> None:
         """Nothing to do: bridge and queues go with their namespace."""
 
-    def _join(self) -> None:
-        with IPRoute() as wire:
-            bridge(wire)
-
     def _shape(self, sides: dict[str, Conditions]) -> Change:
         options = {side: qdisc.netem(conditions) for side, conditions in sides.items()}
         with IPRoute() as wire:
-            indexes = {side: wire.link_lookup(ifname=side)[0] for side in SIDES}
             before_ns = monotonic_ns()
             for side, conditions in sides.items():
                 if conditions != Conditions():
-                    qdisc.replace(wire, indexes[side], self.name, options[side])
+                    qdisc.replace(wire, self._sides[side], self.name, options[side])
                     self._shaped.add(side)
                 elif side in self._shaped:
-                    qdisc.remove(wire, indexes[side])
+                    qdisc.remove(wire, self._sides[side])
                     self._shaped.remove(side)
             return Change(before_ns, monotonic_ns())
+
+
+def _join() -> dict[str, int]:
+    with IPRoute() as wire:
+        return bridge(wire)
