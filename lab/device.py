@@ -4,7 +4,6 @@ Programs are attached by BPF links where the kernel has them: those end with the
 Linux 6.6 has none; there a clsact qdisc with a filter is added, and taken away again.
 """
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from lab import ethtool
 from lab.bpf_syscall import AttachType, link_create
 from lab.errors import LabError
 from lab.netns import inode_of, inside
@@ -32,8 +32,6 @@ _XDP_FLAGS = {"generic": 1 << 1, "native": 1 << 2}  # XDP_FLAGS_SKB_MODE, XDP_FL
 _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE, errno.ENOTSUP)  # what a driver without XDP says
 _SIOCGIFFLAGS = 0x8913
 _SIOCGIFHWADDR = 0x8927
-_SIOCETHTOOL = 0x8946
-_ETHTOOL_GDRVINFO, _DRVINFO_SIZE = 3, 196
 _PRIORITY = 0x1AB  # of the filter
 _WITH_ETHERNET_HEADER = (1, 772)  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x1, 0x8, 0x40
@@ -175,10 +173,9 @@ def _hardware(ifname: str) -> int:
 
 def _driver(ifname: str) -> str:
     """Return the name of an interface's driver in the calling thread's namespace, "" when it has none (loopback)."""
-    info = ctypes.create_string_buffer(struct.pack("=I", _ETHTOOL_GDRVINFO), _DRVINFO_SIZE)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, suppress(OSError):
-        fcntl.ioctl(sock, _SIOCETHTOOL, struct.pack("16sP16x", ifname.encode(), ctypes.addressof(info)))
-    return info.raw[4:36].rstrip(b"\0").decode()
+    with suppress(OSError):
+        return ethtool.driver(ifname)
+    return ""
 
 
 def _add_filter(ifindex: int, fd: int, direction: str) -> bool:

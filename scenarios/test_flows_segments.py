@@ -18,9 +18,9 @@ from scapy.packet import Raw, raw
 from lab import traffic
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
+from lab.ethtool import set_offloads
 from lab.netns import inside
 from lab.observed import Observed
-from lab.offload import set_offloads
 from lab.program import Program
 from lab.recorder import record
 from lab.tcp import address_text

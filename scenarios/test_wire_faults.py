@@ -14,11 +14,11 @@ from pyroute2 import IPRoute
 
 from lab.conditions import Conditions
 from lab.errors import LabError
+from lab.ethtool import set_offloads
 from lab.netns import inside
 from lab.topology import topology
 from lab.units import MS
 from lab.wire.log import Fate
-from lab.wire.offloads import switch
 from lab.wire.relay import Relay
 
 NOTHING = {"processes": set(), "programs": set(), "namespaces": set(), "runs": set()}
@@ -178,7 +178,7 @@ def test_a_relay_that_dies_unseen():
 
 def test_offloads_that_were_turned_on_again(net):
     """A frame whose checksum was left to a device is not passed over."""
-    switch(net.client.name, "tx", on=True)
+    inside(net.client.name, lambda: set_offloads("eth0", "tx", on=True))
     with ends(net) as pair:
         pair.client.send(b"x" * 100)
         deadline = time.monotonic() + LIMIT_S
