@@ -72,7 +72,7 @@ def test_server_port_filters(net):
 def test_filters_that_match_nothing(net):
     """Other ports, the other IP version: no row."""
     with (
-        watching("states", "--json", "-L", "9998") as port,
+        watching("states", "--json", "-L", "9998", "--netns", net.server.name) as port,
         watching("states", "--json", "-6", "--netns", net.client.name) as version,
     ):
         talk(net, version=4)
