@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         least_ns=args.minimum,
     )
     output = live.Output(args, header(wide=args.wide), lambda row: line(row, wide=args.wide))
-    with live.events_in_order(Program.load("analyse"), args.seconds) as batches:
+    with live.events_by_time(Program.load("analyse"), args.seconds) as batches:
         output.start()
         for batch in batches:
             for row in as_dicts(follow.rows(batch)):
