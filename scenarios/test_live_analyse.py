@@ -71,8 +71,8 @@ def test_a_long_wait_is_one_connection(net):
 def test_minimum_latency(net, version):
     """A2: what is shown took at least the minimum, by a figure that lies in the application's bracket."""
     with (
-        watching("analyse", "client", "40ms", "--json", "--netns", net.client.name) as slow,
-        watching("analyse", "client", "10s", "--json", "--netns", net.client.name) as slower,
+        watching("analyse", "client", "--min", "40ms", "--json", "--netns", net.client.name) as slow,
+        watching("analyse", "client", "--min", "10s", "--json", "--netns", net.client.name) as slower,
     ):
         (connection,) = talk(net, Conversation(before_reply_ns=60 * MS, think_ns=60 * MS, exchanges=3), version=version)
     rows = parsed(slow)

@@ -13,7 +13,7 @@ TCP_DESCRIPTION       what happened. Times in it go from where the call was ente
 TCP_CONNECT_TIME(us)  client: from connect() entered to ESTABLISHED; service: from SYN-ACK to ACK as the kernel measured it,
                       - when it did not (SYN-ACK retransmitted). In rows from ESTABLISHED on; - before, and when nobody saw it
 
-MIN keeps the rows that end something which took at least that long: a system call that returns, the kernel's sending or
+--min keeps the rows that end something which took at least that long: a system call that returns, the kernel's sending or
 receiving for it, the change to ESTABLISHED (with the connect time). Other rows have no latency and are left out then.
 
 Where kernel functions can be observed, steps are seen at tcp_v4_connect, tcp_v6_connect, tcp_sendmsg, tcp_recvmsg (returns),
@@ -53,7 +53,7 @@ EXAMPLES = """\
 examples:
   lab analyse client                   every connection that is made on this machine, step by step
   lab analyse service -L 9999          what happens to the connections of local port 9999
-  lab analyse client -p 4711 10ms      which calls of process 4711 took 10 ms or longer
+  lab analyse client -p 4711 -m 10ms   which calls of process 4711 took 10 ms or longer
   lab analyse service --netns web --json --seconds 10
 """
 
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("side", choices=_ROLES, help="whose side of each connection")
     parser.add_argument(
-        "minimum", type=duration_ns, nargs="?", metavar="MIN", help="only what took at least: 250us, 10ms"
+        "-m", "--min", type=duration_ns, dest="minimum", metavar="TIME", help="only what took at least: 250us, 10ms"
     )
     parser.add_argument("-p", "--pid", type=int, metavar="PID", help="sockets of this process")
     parser.add_argument("-L", "--localport", type=port, nargs="+", metavar="PORT", help="of these local ports")
