@@ -33,7 +33,7 @@ def test_kinds_are_those_of_the_program():
     assert re.findall(r"\bKIND_(\w+)", body) == [kind.name for kind in Kind]
     assert [kind.value for kind in Kind] == list(range(len(Kind)))
     text = "".join(file.read_text() for file in SOURCES.glob("analyse*"))
-    assert set(points()) == set(re.findall(r"\b(?:AT_|SYSTEM_CALL\()(\w+)", text))
+    assert set(points()) == set(re.findall(r"\b(?:AT_|each\()(\w+)", text))
 
 
 def test_a_life_is_one_connection():

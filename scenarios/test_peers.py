@@ -1,0 +1,85 @@
+"""Tools that no one here wrote, on the same traffic at the same time: what they say of it, beside what ours says."""
+
+import subprocess
+from collections import defaultdict
+from itertools import pairwise
+
+import pytest
+from processes import started
+
+from lab.demo.conversation import Conversation
+from lab.measure import transitions
+from lab.tcp import State
+from lab.units import MS
+from lab.verdict import Bracket, Judge
+
+TCPSTATES = "/usr/sbin/tcpstates"  # of libbpf-tools
+HAND_OVER = {State.TIME_WAIT: "CLOSE"}  # S2: it calls the hand-over to a timewait minisock the end of the connection
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_tcpstates_agrees(lab, version):
+    """Every change of state that libbpf-tools' tcpstates prints is one of ours, and its time in ESTABLISHED is true as well.
+
+    What it is known to print wrong is left out: the first row's time (S3), SYN_RECV's (S1), the owner (S7), and TIME_WAIT (S2).
+    """
+    with started("/usr/bin/stdbuf", "-oL", TCPSTATES, ready="SKADDR") as process:
+        observed = lab.converse(Conversation(hold_ns=30 * MS, linger_ns=20 * MS), version=version, connections=5)
+        # The rows of a connection that ends later than these come later too.
+        lab.converse(Conversation(), version=version, port=10_000)
+        printed = until_port(process, 10_000)
+    lab.judge("states", observed)
+    ours = changes_of(observed)
+    theirs = defaultdict(list)
+    for row in printed:
+        if row[0] in ours and "9999" in (row[4], row[6]):  # the second conversation may use the addresses again
+            theirs[row[0]].append(row)
+    assert theirs, "tcpstates has printed none of these sockets"
+    judge, checks = Judge(lab.scenario, "tcpstates", "tracepoint:inet_sock_set_state"), []
+    for skaddr, rows in theirs.items():
+        for before, after in pairwise(rows):
+            told = f"{after[7]} -> {after[9]}"
+            checks.append(judge.one_of(skaddr, "change of state", ours[skaddr], told))
+            if after[7] == "ESTABLISHED" == before[9] and after[6] == "9999":
+                bracket = established(observed, int(after[4]))
+                spent_ns = round(float(after[10]) * MS)
+                checks.append(judge.duration(skaddr, "time in ESTABLISHED", bracket, spent_ns, resolution_ns=1000))
+    lab.check(checks)
+    assert any(check.unit == "ns" for check in checks)
+
+
+def until_port(process, port):
+    """Return its rows, as words, up to the one in which the server of this port is over."""
+    rows = []
+    for line in process.stdout:
+        rows.append(line.split())
+        if rows[-1][4] == str(port) and rows[-1][7] == "LISTEN" and rows[-1][9] == "CLOSE":
+            break
+    return rows
+
+
+def changes_of(observed):
+    """Name the changes of each socket as tcpstates would."""
+    changes = defaultdict(list)
+    for row in transitions(observed.recording.events["states"]):
+        if row["netns"] in observed.inodes:
+            newstate = State(row["newstate"])
+            changes[f"{int(row['skaddr']):x}"].append(
+                f"{State(row['oldstate']).name} -> {HAND_OVER.get(newstate, newstate.name)}"
+            )
+    return changes
+
+
+def established(observed, lport):
+    """How long a client can have been in ESTABLISHED: connect() and close() were stamped before and after."""
+    (client,) = (it.client for it in observed.connections if it.client.flow.lport == lport)
+    connect, close = client.find("connect"), client.find("close")
+    low_ns, high_ns = close.enter_ns - connect.exit_ns, close.exit_ns - connect.enter_ns
+    return Bracket(low_ns, high_ns, (low_ns + high_ns) // 2)
+
+
+def test_tcprtt_says_why_it_cannot_run():
+    """libbpf-tools' tcprtt needs fentry or kprobes: where it runs, `lab rtt` has the same attach points, here it has none."""
+    words = [TCPSTATES.replace("states", "rtt"), "--duration", "1", "--interval", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0 or "failed to attach" in done.stderr.lower(), done.stderr
