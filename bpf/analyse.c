@@ -49,7 +49,7 @@ static inline int report_destroyed(const void *sk, bool again)
 
 ON_RAW_TRACEPOINT(tcp_destroy_sock)
 {
-    first_run(SLOT_DESTROYED, ctx->args[0]);
+    first_run(EVENT(tcp_destroy_sock), SLOT_DESTROYED, ctx->args[0]);
     return report_destroyed((const void *)ctx->args[0], false);
 }
 
@@ -89,7 +89,7 @@ static inline u64 change_key(struct bpf_raw_tracepoint_args *ctx)
 
 ON_RAW_TRACEPOINT(inet_sock_set_state)
 {
-    first_run(SLOT_CHANGED, change_key(ctx));
+    first_run(EVENT(inet_sock_set_state), SLOT_CHANGED, change_key(ctx));
     return report_changed(ctx, false);
 }
 

@@ -6,7 +6,7 @@
 /* Fires in tcp_rcv_established(). */
 ON_RAW_TRACEPOINT(tcp_probe)
 {
-    first_run(SLOT_PROCESSED, ctx->args[1]);
+    first_run(EVENT(tcp_probe), SLOT_PROCESSED, ctx->args[1]);
     return report_processed((const void *)ctx->args[0], (const void *)ctx->args[1], AT_tcp_probe, false);
 }
 
@@ -22,7 +22,7 @@ ON_RAW_TRACEPOINT(sock_send_length)
 {
     const void *sk = (const void *)ctx->args[0];
 
-    first_run(SLOT_SENT, ctx->args[0]);
+    first_run(EVENT(sock_send_length), SLOT_SENT, ctx->args[0]);
     return report_done(sk, KIND_SENT, AT_sock_send_length, entered_ns(sk), ctx->args[1]);
 }
 
@@ -30,7 +30,7 @@ ON_RAW_TRACEPOINT(sock_recv_length)
 {
     const void *sk = (const void *)ctx->args[0];
 
-    first_run(SLOT_RECEIVED, ctx->args[0]);
+    first_run(EVENT(sock_recv_length), SLOT_RECEIVED, ctx->args[0]);
     if (ctx->args[2] & MSG_PEEK) /* the data stays where it is, and the tracepoint says 0 */
         return 0;
     return report_done(sk, KIND_RECEIVED, AT_sock_recv_length, entered_ns(sk), ctx->args[1]);

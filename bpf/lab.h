@@ -78,15 +78,10 @@
 #define TRACEPOINT_ARGS(event) TRACEPOINT_ARGS__##event
 #define FUNCTION_ARGS(name) FUNCTION_ARGS__##name
 
-enum counter {
-    RUNS,    /* of the first programs at raw tracepoints, whatever they then made of the event */
-    RESCUED, /* runs of the second programs in place of the first */
-    COUNTERS,
-};
-
-BPF_ARRAY(lost, u64, 1); /* events that found no room, of all CPUs together */
-BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
-BPF_PERCPU_ARRAY(latest, u64, 8); /* what the first program at each point was last run for, on this CPU */
+BPF_ARRAY(lost, u64, 1);           /* events that found no room, of all CPUs together */
+BPF_PERCPU_ARRAY(rescued, u64, 1); /* runs of the second programs in place of the first */
+BPF_PERCPU_ARRAY(runs, u64, 8);    /* of the first program at each raw tracepoint, whatever it then made of the event */
+BPF_PERCPU_ARRAY(latest, u64, 8);  /* what the first program at each point was last run for, on this CPU */
 
 static inline void count_lost(void)
 {
@@ -117,10 +112,12 @@ static inline void note_run(int point, u64 key)
         *latest_key = key;
 }
 
-/* The same at a raw tracepoint, where the runs are counted: the kernel's own count of hits is compared with them. */
-static inline void first_run(int point, u64 key)
+/* The same at a raw tracepoint, where the runs are counted: the kernel's own count of hits is compared with them.
+ * `event` is EVENT(name), a number that the loader gives to the tracepoint. */
+#define EVENT(name) EVENT__##name
+static inline void first_run(int event, int point, u64 key)
 {
-    counters.increment(RUNS);
+    runs.increment(event);
     note_run(point, key);
 }
 
@@ -131,6 +128,6 @@ static inline bool rescues(int point, u64 key)
 
     if (latest_key && *latest_key == key)
         return false;
-    counters.increment(RESCUED);
+    rescued.increment(0);
     return true;
 }

@@ -275,7 +275,7 @@ static inline int place_of(u64 skb)
 /* It fires at the entry of tcp_rcv_established(). */
 ON_RAW_TRACEPOINT(tcp_probe)
 {
-    first_run(place_of(ctx->args[1]), ctx->args[1]);
+    first_run(EVENT(tcp_probe), place_of(ctx->args[1]), ctx->args[1]);
     return segment(ctx->args[0], false);
 }
 
@@ -308,7 +308,7 @@ static inline u64 change_key(struct bpf_raw_tracepoint_args *ctx)
 
 ON_RAW_TRACEPOINT(inet_sock_set_state)
 {
-    first_run(AT_CHANGE, change_key(ctx));
+    first_run(EVENT(inet_sock_set_state), AT_CHANGE, change_key(ctx));
     return change(ctx, false);
 }
 

@@ -104,7 +104,7 @@ static inline u64 change_key(struct bpf_raw_tracepoint_args *ctx)
 
 ON_RAW_TRACEPOINT(inet_sock_set_state)
 {
-    first_run(AT_CHANGE, change_key(ctx));
+    first_run(EVENT(inet_sock_set_state), AT_CHANGE, change_key(ctx));
     return report_change(ctx, false);
 }
 
@@ -198,7 +198,7 @@ static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool agai
 
 ON_RAW_TRACEPOINT(kfree_skb)
 {
-    first_run(AT_FREE, ctx->args[0]);
+    first_run(EVENT(kfree_skb), AT_FREE, ctx->args[0]);
     return report_minisock(ctx, false);
 }
 

@@ -11,6 +11,9 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+import numpy.typing as npt
+
 from lab import tracefs
 from lab.bpf_syscall import perf_event_open
 from lab.errors import LabError
@@ -22,24 +25,26 @@ class Hits:
     """Counts how often tracepoints were hit, on all processors, while open. Needs tracefs and perf events."""
 
     def __init__(self, events: Iterable[str]) -> None:
-        self._counters: list[int] = []
+        self._counters: list[list[int]] = []
         with ExitStack() as opened:
             try:
                 for event in events:
                     number = tracefs.event_id(event)
+                    self._counters.append([])
                     for cpu in _online():
                         fd = perf_event_open(_PERF_TYPE_TRACEPOINT, number, cpu=cpu, counting=True)
                         opened.callback(os.close, fd)
-                        self._counters.append(fd)
+                        self._counters[-1].append(fd)
             except OSError as error:
                 raise LabError(
                     f"this kernel refuses to count tracepoints ({error.strerror}): see lab doctor"
                 ) from error
             self._stack = opened.pop_all()
 
-    def count(self) -> int:
-        """Return the hits of all the events together, so far."""
-        return sum(int.from_bytes(os.read(fd, 8), "little") for fd in self._counters)
+    def count(self) -> npt.NDArray[np.int64]:
+        """Return the hits of each event, in the order given, so far."""
+        hits = [sum(int.from_bytes(os.read(fd, 8), "little") for fd in fds) for fds in self._counters]
+        return np.array(hits, np.int64)
 
     def __enter__(self) -> Self:
         return self

@@ -257,7 +257,7 @@ def _tracepoint(event: str) -> str:
 
 def _tracepoint_count() -> str:
     with Hits(["inet_sock_set_state"]) as hits:
-        return f"counted beside a program ({hits.count()} hits meanwhile)"
+        return f"counted beside a program ({hits.count().sum()} hits meanwhile)"
 
 
 def _membarrier() -> str:

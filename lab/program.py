@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lab import attach, headers
 from lab.attach import Function
@@ -29,7 +30,6 @@ from lab.settle import settle
 SOURCES = Path(__file__).parent.parent / "bpf"
 
 _ROLES = ("__again", "__unaudited")  # bpf/lab.h
-_COUNTERS = ("RUNS", "RESCUED")  # enum counter in bpf/lab.h
 _RING_PAGES = re.compile(r"^BPF_RINGBUF_OUTPUT\(events, (\d+)\);", re.MULTILINE)
 _TOTALS = re.compile(r"^BPF_HASH\(totals, ", re.MULTILINE)
 _UNDER_WAY = re.compile(r"^BPF_HASH\((under_way\w*), ", re.MULTILINE)
@@ -38,6 +38,7 @@ _MACRO = re.compile(r"^#define .*$", re.MULTILINE)
 _FIELD = re.compile(r"\bFIELD\((\w+), ([\w, ]+)\)")
 _ENUM = re.compile(r"\bENUM\((\w+), (\w+)\)")
 _TRACEPOINT_ARGS = re.compile(r"\bTRACEPOINT_ARGS\((\w+)\)")
+_EVENT = re.compile(r"\bEVENT\((\w+)\)")
 _FUNCTION_ARGS = re.compile(r"\b(?:FUNCTION_ARGS|RETURNED)\((\w+)\)")
 
 
@@ -55,6 +56,8 @@ class Program:
         bcc = _import_bcc()
         text = _with_includes(source.read_text(), source.name)
         known, missing = _kernel_facts(_mentions(text))
+        self._numbers = {event: number for number, event in enumerate(sorted(set(_EVENT.findall(_mentions(text)))))}
+        known += [f"EVENT__{event}={number}" for event, number in self._numbers.items()]
         ways = [f"ATTACH_{way.upper()}={int(way == attach.way())}" for way in attach.WAYS]
         flags = [*headers.user_include_flags(), "-Wno-unused-function"]
         flags += [f"-D{define}" for define in (f"MACHINE_{platform.machine()}=1", *ways, *defines, *known)]
@@ -85,13 +88,13 @@ class Program:
         Either the ring or the map was full, or the kernel left a function out because it was already running on that CPU and no
         second one made up for it. (A second one that repeated the first, which is rare, can hide one that was left out.)
         """
-        return int(self._bpf[b"lost"][0].value) + max(0, self._missed() - self._counter("RESCUED"))
+        return int(self._bpf[b"lost"][0].value) + max(0, self._missed() - int(sum(self._bpf[b"rescued"][0])))
 
-    def runs(self) -> int:
-        """How often an event came to the program's raw tracepoints, counting the times that the kernel says it left it out."""
-        return self._counter("RUNS") + sum(
-            recursion_misses(function.fd) for function in self._loaded if function.audited
-        )
+    def runs(self) -> npt.NDArray[np.int64]:
+        """How often each of `events` came to the program, counting the times that the kernel says it left it out."""
+        audited = [function for function in self._loaded if function.audited]
+        counts = [int(sum(self._bpf[b"runs"][self._numbers[it.event]])) + recursion_misses(it.fd) for it in audited]
+        return np.array(counts, np.int64)
 
     @property
     def events(self) -> list[str]:
@@ -138,9 +141,6 @@ class Program:
         for name, column in columns.items():
             totals[name] = column
         return totals
-
-    def _counter(self, name: str) -> int:
-        return int(sum(self._bpf[b"counters"][_COUNTERS.index(name)]))
 
     def _missed(self) -> int:
         return sum(recursion_misses(function.fd) for function in self._loaded if not function.again)

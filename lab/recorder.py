@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
+import numpy.typing as npt
 
 from lab.audit import Hits
 from lab.device import Device
@@ -17,6 +18,8 @@ from lab.settle import settle
 # timer drains the ring. A 16 MiB ring holds 5 ms of more than 30 million records a second.
 DRAIN_INTERVAL_S = 0.005
 
+Counts = npt.NDArray[np.int64]
+
 
 class Recorder:
     """Programs that record now, by probe name. `recording` is there when the `record` block has ended."""
@@ -26,7 +29,7 @@ class Recorder:
         self._devices = devices
         self._chunks: dict[str, list[Events]] = {name: [] for name in programs}
         self._lost_before: dict[str, int] = {}
-        self._unseen_before: dict[str, int] = {}
+        self._unseen_before: dict[str, Counts] = {}
         self._hits: dict[str, Hits] = {}
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -58,7 +61,9 @@ class Recorder:
             lost={name: program.lost() - self._lost_before[name] for name, program in self._programs.items()},
             totals={name: program.take_totals() for name, program in self._programs.items() if program.has_totals},
             attach_points={name: program.attach_points for name, program in self._programs.items()},
-            withheld={name: max(0, count - self._unseen_before[name]) for name, count in unseen.items()},
+            withheld={
+                name: int(np.maximum(0, count - self._unseen_before[name]).sum()) for name, count in unseen.items()
+            },
             devices={device.ifindex: (device.ifname, device.inode) for device in self._devices},
         )
 
@@ -68,8 +73,8 @@ class Recorder:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def _unseen(self, name: str) -> tuple[int, int]:
-        """Bounds of the hits of a program's tracepoints that did not come to it so far.
+    def _unseen(self, name: str) -> tuple[Counts, Counts]:
+        """Bounds of the hits of each of a program's tracepoints that did not come to it so far.
 
         An event is counted and seen at two moments, so each reading stands a grace period apart from the next. Both bounds are
         exact when nothing happens meanwhile; on a machine that is never quiet the tightest of several are taken.
@@ -83,9 +88,9 @@ class Recorder:
             settle()
             after = program.runs()
             bounds.append((count - after, count - before))
-            if before == after:
+            if (before == after).all():
                 break
-        return max(least for least, _ in bounds), min(most for _, most in bounds)
+        return np.max([least for least, _ in bounds], axis=0), np.min([most for _, most in bounds], axis=0)
 
     def _sorted(self, name: str) -> Events:
         ring = self._programs[name].ring
