@@ -23,7 +23,7 @@ def judged(lab, tmp_path):
             assert count, "the source has changed: nothing was made wrong"
         source = tmp_path / "wrong.c"
         source.write_text(text)
-        with record(programs={"rtt": Program(source)}, lossy=bool(changes)) as recorder:
+        with record(programs={"rtt": Program(source)}) as recorder:
             with conversing(lab.net, version) as talk:
                 throttle(lab.net.client, rate=10_000, burst=500)
                 for _ in range(6):
