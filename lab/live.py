@@ -4,9 +4,10 @@ import argparse
 import csv
 import json
 import os
+import select
 import signal
+import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -153,22 +154,46 @@ def ticks(
     The last sign comes when whatever was under way then is done. After each, standard output is flushed and events lost
     meanwhile are counted on standard error. Raises `LabError` when one of the devices has gone, after the last sign.
     """
-    stop = threading.Event()
+    stop = Stop()
     # From here on a signal ends the loop below, between two batches, and nothing is cut off in the middle.
     heard = [
         number for number in _STOPPING if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
     ]
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in heard}
+    before = {number: signal.signal(number, lambda *_: stop.now()) for number in heard}
     try:
         with program.attached(devices):
             yield _ticks(program, interval_s, stop, seconds, devices)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        stop.close()
+
+
+class Stop:
+    """A request to stop, made by a signal's handler and waited for by what the signal interrupts.
+
+    No `threading.Event`: its wait() holds a lock for moments in which a handler on the same thread would wait for it, for ever.
+    """
+
+    def __init__(self) -> None:
+        self._waiting, self._handler = socket.socketpair()
+
+    def now(self) -> None:
+        """Stop; safe in a signal's handler."""
+        self._handler.send(b"x", socket.MSG_DONTWAIT)
+
+    def wait(self, limit_s: float) -> bool:
+        """Wait at most so many seconds; tells whether to stop."""
+        return bool(select.select([self._waiting], [], [], limit_s)[0])
+
+    def close(self) -> None:
+        """Give back what it is made of, when no signal leads to it any more."""
+        self._waiting.close()
+        self._handler.close()
 
 
 def _ticks(
-    program: Program, interval_s: float, stop: threading.Event, seconds: float | None, devices: Sequence[Device]
+    program: Program, interval_s: float, stop: Stop, seconds: float | None, devices: Sequence[Device]
 ) -> Iterator[None]:
     deadline = float("inf") if seconds is None else time.monotonic() + seconds
     reported = program.lost()
