@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools
 SOAK_RUNS := 20
+SOAK_OF := scenarios
 
 .PHONY: demo test rootless check soak setup format clean
 
@@ -36,7 +37,7 @@ soak: setup
 		load=""; \
 		if [ $$((run % 2)) -eq 0 ]; then stress-ng --quiet --cpu 0 --timeout 1h & load=$$!; fi; \
 		echo "run $$run of $(SOAK_RUNS)$${load:+, all processors busy}"; \
-		$(BIN)/pytest scenarios -q -m "not rootless"; status=$$?; \
+		$(BIN)/pytest $(SOAK_OF) -q -m "not rootless"; status=$$?; \
 		if [ -n "$$load" ]; then kill $$load; wait $$load 2>/dev/null; load=""; fi; \
 		if [ $$status -ne 0 ]; then exit $$status; fi; \
 	done; echo "$(SOAK_RUNS) runs without a failure"
