@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lab.measure import UNKNOWN
+from lab.packet import ACK
 from lab.ring import Events
-from lab.segments import ACK, Grouped, Index, Kind, Mask, counted, group
+from lab.segments import Grouped, Index, Kind, Mask, counted, group
 
 Rows = npt.NDArray[np.void]
 

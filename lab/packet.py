@@ -3,11 +3,27 @@
 The words are the counterpart of bpf/packet.h; the rest is pure functions over arrays.
 """
 
+from enum import IntEnum
+
 import numpy as np
 import numpy.typing as npt
 
 from lab.ring import Events
 from lab.tcp import Flow, address_text
+
+
+class Problem(IntEnum):
+    """`enum problem` in bpf/packet.h: why a packet's ports are not known, or even less."""
+
+    NONE = 0
+    NOT_IP = 1
+    TRUNCATED = 2
+    MALFORMED = 3
+    LATER_FRAGMENT = 4
+    TOO_MANY_HEADERS = 5
+    NO_PORTS = 6
+    ENCRYPTED = 7
+
 
 PROBLEMS = (
     "",
@@ -19,7 +35,7 @@ PROBLEMS = (
     "a protocol without ports",
     "encrypted",
 )
-"""Why a packet's ports are not known, by `enum problem`."""
+"""The same in words."""
 
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
 """TCP's control bits (RFC 9293, 3.1)."""

@@ -10,14 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lab.measure import UNKNOWN
+from lab.packet import ACK, RST, SYN
 from lab.ring import Events
 
 Mask = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.intp]
 Numbers = npt.NDArray[np.int64]
-
-FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
-"""Bits of the flags in TCP's header (RFC 9293, 3.1)."""
 
 
 class Kind(IntEnum):

@@ -10,6 +10,8 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from lab.packet import Problem
+
 Rows = npt.NDArray[np.void]
 
 
@@ -18,19 +20,6 @@ class Direction(IntEnum):
 
     INGRESS = 0
     EGRESS = 1
-
-
-class Problem(IntEnum):
-    """`enum problem` in bpf/packet.h: why a packet's ports are not known, or even less."""
-
-    NONE = 0
-    NOT_IP = 1
-    TRUNCATED = 2
-    MALFORMED = 3
-    LATER_FRAGMENT = 4
-    TOO_MANY_HEADERS = 5
-    NO_PORTS = 6
-    ENCRYPTED = 7
 
 
 LOOPBACK = 1

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from lab import live
+from lab.packet import Problem
 from lab.recording import CLOCK
 from lab.tcp import address_text, endpoint
-from lab.traffic import NEVER_NS, Direction, Problem, protocol_name
+from lab.traffic import NEVER_NS, Direction, protocol_name
 from lab.units import SECOND, bytes_text
 
 Said = dict[str, object]

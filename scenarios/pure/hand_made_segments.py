@@ -12,7 +12,7 @@ from hand_made import packed
 from hypothesis import strategies as st
 
 from lab.lifetimes import UNKNOWN, Ended, Side
-from lab.segments import ACK, FIN, RST, SYN
+from lab.packet import ACK, FIN, RST, SYN
 from lab.tcp import Flow, address_text
 
 SEGMENT = np.dtype(

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab import traffic, traffic_report
+from lab.packet import Problem
 from lab.tcp import address_text
-from lab.traffic import CONNECTION, LOOPBACK, PAIR, Accumulated, Direction, Problem, protocol_name
+from lab.traffic import CONNECTION, LOOPBACK, PAIR, Accumulated, Direction, protocol_name
 from lab.traffic_report import as_dict
 
 pytestmark = pytest.mark.rootless
