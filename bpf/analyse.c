@@ -30,7 +30,7 @@
 #include "tcp.h"
 
 /* Which of the probe's points is under way on this CPU (first_run() in lab.h). */
-enum slot { SLOT_CHANGED, SLOT_PROCESSED, SLOT_DESTROYED, SLOT_SENT, SLOT_RECEIVED, SLOT_ARRIVED, SLOT_BEFORE };
+enum slot { SLOT_CHANGED, SLOT_PROCESSED, SLOT_DESTROYED, SLOT_SENT, SLOT_RECEIVED, SLOT_ARRIVED };
 
 static inline int report_destroyed(const void *sk, bool again)
 {
@@ -81,12 +81,6 @@ static inline int report_changed(struct bpf_raw_tracepoint_args *ctx, bool again
     return 0;
 }
 
-/* The process that was interrupted holds its own socket, so no two changes under way on one CPU are of the same one. */
-static inline u64 change_key(struct bpf_raw_tracepoint_args *ctx)
-{
-    return ctx->args[0] ^ ctx->args[1] << 56 ^ ctx->args[2] << 48;
-}
-
 ON_RAW_TRACEPOINT(inet_sock_set_state)
 {
     first_run(EVENT(inet_sock_set_state), SLOT_CHANGED, change_key(ctx));
@@ -96,6 +90,15 @@ ON_RAW_TRACEPOINT(inet_sock_set_state)
 ON_RAW_TRACEPOINT_AGAIN(inet_sock_set_state)
 {
     return rescues(SLOT_CHANGED, change_key(ctx)) ? report_changed(ctx, true) : 0;
+}
+
+/* A segment of which TCP's header and what follows it are `length` bytes. */
+static inline void fill_segment(struct step *step, const void *skb, const struct tcphdr *tcp, u32 length)
+{
+    step->seq = bpf_ntohl(tcp->seq);
+    step->flags = ((u8 *)tcp)[13];
+    step->length = length - tcp->doff * 4;
+    step->skb = (u64)skb;
 }
 
 static inline int report_processed(const void *sk, const void *skb, u8 point, bool again)
@@ -113,10 +116,7 @@ static inline int report_processed(const void *sk, const void *skb, u8 point, bo
     kernel_read(&transport, skb, FIELD(sk_buff, transport_header));
     kernel_read(&length, skb, FIELD(sk_buff, len)); /* tcp_v4_rcv() has taken IP's header off */
     bpf_probe_read_kernel(&tcp, sizeof(tcp), head + transport);
-    step->seq = bpf_ntohl(tcp.seq);
-    step->flags = ((u8 *)&tcp)[13];
-    step->length = length - tcp.doff * 4;
-    step->skb = (u64)skb;
+    fill_segment(step, skb, &tcp, length);
     step->again = again;
     events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
     return 0;

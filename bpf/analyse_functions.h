@@ -118,10 +118,7 @@ static inline int report_arrived(const void *skb, u8 point, bool again)
         step->skaddr = (u64)sk;
         kernel_read(&step->state, sk, FIELD(sock_common, skc_state));
     }
-    step->seq = bpf_ntohl(tcp.seq);
-    step->flags = ((u8 *)&tcp)[13];
-    step->length = length - tcp.doff * 4;
-    step->skb = (u64)skb;
+    fill_segment(step, skb, &tcp, length);
     step->again = again;
     events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
     return 0;

@@ -201,15 +201,12 @@ static inline int change(struct bpf_raw_tracepoint_args *ctx, bool again)
     struct estimate now = {}, unborn = {}, *before = &unborn;
     struct endpoints ends = {};
     struct key key = {};
-    u16 family = 0, protocol = 0;
 
     if (ctx->args[1] != TCP_ESTABLISHED && ctx->args[2] != TCP_ESTABLISHED)
         return 0;
-    kernel_read(&protocol, sk, FIELD(sock, sk_protocol));
-    if (protocol != IPPROTO_TCP) /* SCTP and MPTCP call the same tracepoint */
+    if (!is_tcp(sk))
         return 0;
-    kernel_read(&family, sk, FIELD(sock_common, skc_family));
-    read_socket_endpoints(&ends, sk, family);
+    read_socket_endpoints(&ends, sk);
     if (!wanted(&ends))
         return 0;
     read_estimate(&now, sk);
@@ -236,10 +233,8 @@ static inline int segment(u64 skaddr, bool again)
     struct estimate now = {};
     struct endpoints ends = {};
     struct key key = {};
-    u16 family = 0;
 
-    kernel_read(&family, sk, FIELD(sock_common, skc_family));
-    read_socket_endpoints(&ends, sk, family);
+    read_socket_endpoints(&ends, sk);
     if (!wanted(&ends))
         return 0;
     read_estimate(&now, sk);
@@ -300,11 +295,6 @@ ON_FUNCTION_AGAIN(tcp_rcv_established)
 #endif
 
 #if KEEP_RTT
-
-static inline u64 change_key(struct bpf_raw_tracepoint_args *ctx)
-{
-    return ctx->args[0] ^ ctx->args[1] << 56 ^ ctx->args[2] << 48;
-}
 
 ON_RAW_TRACEPOINT(inet_sock_set_state)
 {

@@ -67,21 +67,16 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
     u8 newstate = state_after(sk, oldstate, ctx->args[2]);
     struct endpoints endpoints = {};
     struct state_change *change;
-    u16 family = 0, protocol = 0;
     int owned = 0;
 
     /* A minisock goes on in FIN_WAIT2, and close() after shutdown() repeats it: no change of the connection's state. */
-    if (oldstate == newstate)
-        return 0;
-    kernel_read(&protocol, sk, FIELD(sock, sk_protocol));
-    if (protocol != IPPROTO_TCP) /* SCTP and MPTCP call the same tracepoint */
+    if (oldstate == newstate || !is_tcp(sk))
         return 0;
     change = new_change(time_ns, oldstate, newstate, again);
     if (!change)
         return 0;
     change->skaddr = (u64)sk;
-    kernel_read(&family, sk, FIELD(sock_common, skc_family));
-    read_socket_endpoints(&endpoints, sk, family);
+    read_socket_endpoints(&endpoints, sk);
     fill_endpoints(change, &endpoints);
     /* lock_sock() marks the socket while a process works on it. Softirq code touches it only when that mark is not
      * set, so with the mark the current task is the owner at work and without it any bystander. */
@@ -94,12 +89,6 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
         change->handshake_rtt_us = handshake_rtt_us(sk);
     events.ringbuf_submit(change, BPF_RB_NO_WAKEUP);
     return 0;
-}
-
-/* The process that was interrupted holds its own socket, so no two changes under way on one CPU are of the same one. */
-static inline u64 change_key(struct bpf_raw_tracepoint_args *ctx)
-{
-    return ctx->args[0] ^ ctx->args[1] << 56 ^ ctx->args[2] << 48;
 }
 
 ON_RAW_TRACEPOINT(inet_sock_set_state)
@@ -223,7 +212,7 @@ ON_RAW_TRACEPOINT_UNAUDITED(timer_expire_entry)
     kernel_read(&family, sk, FIELD(sock_common, skc_family));
     if (state != TCP_TIME_WAIT || substate != TCP_FIN_WAIT2 || (family != AF_INET && family != AF_INET6))
         return 0;
-    read_common_endpoints(&endpoints, sk, family);
+    read_common_endpoints(&endpoints, sk);
     change = new_change(time_ns, TCP_FIN_WAIT2, TCP_CLOSE, false);
     if (!change)
         return 0;

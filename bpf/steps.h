@@ -124,22 +124,9 @@ static inline void fill_endpoints(struct step *step, const struct endpoints *fro
 static inline void fill_socket(struct step *step, const void *sk)
 {
     struct endpoints endpoints = {};
-    u16 family = 0;
 
     step->skaddr = (u64)sk;
     kernel_read(&step->state, sk, FIELD(sock_common, skc_state));
-    kernel_read(&family, sk, FIELD(sock_common, skc_family));
-    read_socket_endpoints(&endpoints, sk, family);
+    read_socket_endpoints(&endpoints, sk);
     fill_endpoints(step, &endpoints);
-}
-
-static inline bool is_tcp(const void *sk)
-{
-    u16 family = 0, protocol = 0;
-
-    kernel_read(&family, sk, FIELD(sock_common, skc_family));
-    if (family != AF_INET && family != AF_INET6)
-        return false;
-    kernel_read(&protocol, sk, FIELD(sock, sk_protocol));
-    return protocol == IPPROTO_TCP;
 }

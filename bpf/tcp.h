@@ -42,12 +42,13 @@ static inline u32 netns_of(const void *net)
 }
 
 /* What every kind of socket has: full ones, minisocks and request sockets. */
-static inline void read_common_endpoints(struct endpoints *to, const void *sk, u16 family)
+static inline void read_common_endpoints(struct endpoints *to, const void *sk)
 {
     void *net = NULL;
     u32 local = 0, remote = 0;
-    u16 port = 0;
+    u16 family = 0, port = 0;
 
+    kernel_read(&family, sk, FIELD(sock_common, skc_family));
     kernel_read(&net, sk, FIELD(sock_common, skc_net));
     to->netns = netns_of(net);
     kernel_read(&to->lport, sk, FIELD(sock_common, skc_num));
@@ -66,11 +67,11 @@ static inline void read_common_endpoints(struct endpoints *to, const void *sk, u
 
 /* A full socket's. Either side's port may still be zero: the local one before connect() has bound it, the remote one of a
  * passive child before inet_csk_clone_lock() has copied it. */
-static inline void read_socket_endpoints(struct endpoints *to, const void *sk, u16 family)
+static inline void read_socket_endpoints(struct endpoints *to, const void *sk)
 {
     u16 port = 0;
 
-    read_common_endpoints(to, sk, family);
+    read_common_endpoints(to, sk);
     /* Not skc_num: inet_put_port() has cleared that when a socket arrives in CLOSE. */
     kernel_read(&port, sk, FIELD(inet_sock, inet_sport));
     to->lport = bpf_ntohs(port);
@@ -108,4 +109,23 @@ static inline u32 handshake_rtt_us(const void *sk)
     kernel_read(&retransmits, sk, FIELD(tcp_sock, total_retrans));
     kernel_read(&srtt_us, sk, FIELD(tcp_sock, srtt_us));
     return retransmits ? 0 : srtt_us >> 3;
+}
+
+/* SCTP and MPTCP come to some of the same tracepoints, and so do sockets that are none of IP's. */
+static inline bool is_tcp(const void *sk)
+{
+    u16 family = 0, protocol = 0;
+
+    kernel_read(&family, sk, FIELD(sock_common, skc_family));
+    if (family != AF_INET && family != AF_INET6)
+        return false;
+    kernel_read(&protocol, sk, FIELD(sock, sk_protocol));
+    return protocol == IPPROTO_TCP;
+}
+
+/* What sock:inet_sock_set_state is at work on (note_run() in lab.h): the process that was interrupted holds its own socket, so no
+ * two changes under way on one CPU are of the same one. */
+static inline u64 change_key(struct bpf_raw_tracepoint_args *ctx)
+{
+    return ctx->args[0] ^ ctx->args[1] << 56 ^ ctx->args[2] << 48;
 }

@@ -44,7 +44,7 @@ WAYS: dict[str, tuple[tuple[str, str], ...]] = {
     "send, receive by the application": (
         ("fentry + fexit", "fentry"),
         ("kprobe + kretprobe", "kprobe"),
-        ("syscalls:sys_enter_*, sys_exit_*", "tracepoint sys_enter_sendto"),
+        ("raw tracepoints sys_enter, sys_exit, sock_send_length, sock_recv_length", "raw tp sys_enter"),
     ),
     "segment reaches TCP": (("fentry", "fentry"), ("kprobe", "kprobe"), ("cgroup_skb ingress", "cgroup_skb")),
     "state processing": (
@@ -318,7 +318,7 @@ _TRIALS: dict[str, Callable[[], str]] = {
     "membarrier": _membarrier,
     "raw tp tcp_probe": partial(_raw_tracepoint, "tcp_probe"),
     "tracepoint inet_sock_set_state": partial(_tracepoint, "sock/inet_sock_set_state"),
-    "tracepoint sys_enter_sendto": partial(_tracepoint, "syscalls/sys_enter_sendto"),
+    "raw tp sys_enter": partial(_raw_tracepoint, "sys_enter"),
     "cgroup_skb": partial(_cgroup_program, ProgType.CGROUP_SKB, AttachType.CGROUP_INET_INGRESS),
     "sock_ops": partial(_cgroup_program, ProgType.SOCK_OPS, AttachType.CGROUP_SOCK_OPS),
 }

@@ -1,19 +1,11 @@
 """The probe `flows`, changed: made small, or wrong on purpose; and one host's part of its totals."""
 
-import re
-
-from lab.program import SOURCES, Program
+import variants
 
 
 def changed(tmp_path, *changes):
     """Change the probe's source and load it."""
-    text = (SOURCES / "flows.c").read_text()
-    for pattern, replacement in changes:
-        text, count = re.subn(pattern, replacement, text, flags=re.MULTILINE)
-        assert count, "the source has changed: nothing was changed"
-    source = tmp_path / "wrong.c"
-    source.write_text(text)
-    return Program(source)
+    return variants.changed(tmp_path, "flows", *changes)
 
 
 def counts_skbs(tmp_path):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from variants import altered, caught
 
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
@@ -292,16 +293,14 @@ def judged(lab, tmp_path, monkeypatch):
     def judge(*changes):
         shutil.copytree(SOURCES, tmp_path, dirs_exist_ok=True)
         for name, pattern, replacement in changes:
-            text, count = re.subn(pattern, replacement, (SOURCES / name).read_text(), flags=re.MULTILINE)
-            assert count, "the source has changed: nothing was made wrong"
-            (tmp_path / name).write_text(text)
+            (tmp_path / name).write_text(altered((SOURCES / name).read_text(), (pattern, replacement)))
         monkeypatch.setattr("lab.program.SOURCES", tmp_path)
         with record(programs={"analyse": Program(tmp_path / "analyse.c")}, lossy=bool(changes)) as recorder:
             with converse(lab.net, Conversation(think_ns=10 * MS), connections=20, concurrency=4) as demo:
                 pass
             end_ns = lab.net.quiesce()
         observed = Observed(lab.net.inodes, recorder.recording, demo.connections, end_ns)
-        return {check.quantity for check in analyse.judge(observed, lab.scenario) if not check.passed}
+        return caught(analyse.judge(observed, lab.scenario))
 
     return judge
 

@@ -1,7 +1,6 @@
 """What the probe `rtt` adds up in the kernel is exact, has room, and says so when it has none."""
 
 import os
-import re
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -9,11 +8,12 @@ import pytest
 from conversing import conversing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from variants import changed
 
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.histogram import SLOTS, slot_of
-from lab.program import SOURCES, Program
+from lab.program import Program
 from lab.recorder import record
 from lab.round_trips import folded
 from lab.tcp import State
@@ -169,14 +169,8 @@ def test_sums_are_exact_on_two_processors(fired):
 
 def test_sums_without_atomic_operations_are_caught(fired, tmp_path):
     """R3: the same with sums that processors share and add to as C does: values are lost, and this suite sees it."""
-    text = (SOURCES / "rtt.c").read_text()
     changes = {r"__sync_fetch_and_add\(&(.*), (.*)\);": r"\1 += \2;", r"key->cpu = .*;": "", r"key->again = .*;": ""}
-    for pattern, replacement in changes.items():
-        text, count = re.subn(pattern, replacement, text)
-        assert count, "the source has changed: nothing was made wrong"
-    source = tmp_path / "wrong.c"
-    source.write_text(text)
-    row, rtt_us = fired(Program(source, ("KEEP_RTT=0",)))
+    row, rtt_us = fired(changed(tmp_path, "rtt", *changes.items(), defines=("KEEP_RTT=0",)))
     right = [2 * TIMES, 2 * TIMES, 2 * TIMES * rtt_us]
     assert [row["count"], row["slots"].sum(), row["sum_us"]] != right
 

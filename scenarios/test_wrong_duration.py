@@ -1,17 +1,15 @@
 """Probes of durations that are wrong on purpose: what `duration`'s judge does not catch, it does not judge."""
 
-import re
-
 import numpy as np
 import pytest
 from test_duration import lost_syn  # noqa: F401 (a fixture)
+from variants import caught, changed
 
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.lifetimes import UNKNOWN, lifetimes
 from lab.observed import Observed
 from lab.probes import duration
-from lab.program import SOURCES, Program
 from lab.recorder import record
 from lab.units import MS
 
@@ -21,13 +19,9 @@ def judged(lab, tmp_path):
     """Change the probe's source, let it watch 50 connections, and return the verdicts on it."""
 
     def judge(*changes):
-        text = (SOURCES / "duration.c").read_text()
-        for pattern, replacement in changes:
-            text, count = re.subn(pattern, replacement, text, flags=re.MULTILINE)
-            assert count, "the source has changed: nothing was made wrong"
-        source = tmp_path / "wrong.c"
-        source.write_text(text)
-        with record(programs={"duration": Program(source)}, devices=lab.net.devices) as recorder:
+        with record(
+            programs={"duration": changed(tmp_path, "duration", *changes)}, devices=lab.net.devices
+        ) as recorder:
             conversation = Conversation(hold_ns=5 * MS, linger_ns=20 * MS)
             with converse(lab.net, conversation, connections=50, concurrency=5) as demo:
                 pass
@@ -36,11 +30,6 @@ def judged(lab, tmp_path):
         return list(duration.judge(observed, lab.scenario))
 
     return judge
-
-
-def caught(checks):
-    """Quantities that were found wrong."""
-    return {check.quantity for check in checks if not check.passed}
 
 
 def test_the_right_probe_passes(judged):

@@ -1,14 +1,12 @@
 """Probes that are wrong on purpose. A suite that does not catch them proves nothing about the right one."""
 
-import re
-
 import pytest
+from variants import caught, changed
 
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.observed import Observed
 from lab.probes import states
-from lab.program import SOURCES, Program
 from lab.recorder import record
 from lab.tcp import State
 from lab.units import MS
@@ -19,13 +17,7 @@ def judged(lab, tmp_path):
     """Change the probe's source, let it watch 50 connections, and return the verdicts on it."""
 
     def judge(*changes):
-        text = (SOURCES / "states.c").read_text()
-        for pattern, replacement in changes:
-            text, count = re.subn(pattern, replacement, text, flags=re.MULTILINE)
-            assert count, "the source has changed: nothing was made wrong"
-        source = tmp_path / "wrong.c"
-        source.write_text(text)
-        with record(programs={"states": Program(source)}, lossy=bool(changes)) as recorder:
+        with record(programs={"states": changed(tmp_path, "states", *changes)}, lossy=bool(changes)) as recorder:
             # The server lingers, so that a stamp that is 2 ms late is not also behind the next one.
             conversation = Conversation(hold_ns=5 * MS, linger_ns=20 * MS)
             with converse(lab.net, conversation, connections=50, concurrency=5) as demo:
@@ -35,11 +27,6 @@ def judged(lab, tmp_path):
         return list(states.judge(observed, lab.scenario))
 
     return judge
-
-
-def caught(checks):
-    """Quantities that were found wrong."""
-    return {check.quantity for check in checks if not check.passed}
 
 
 def test_the_right_probe_passes(judged):

@@ -1,14 +1,12 @@
 """RTT probes that are wrong on purpose: each must be caught by the judge; R3's is in test_rtt_totals.py."""
 
-import re
-
 import pytest
 from conversing import conversing
 from throttle import throttle
+from variants import caught, changed
 
 from lab.observed import Observed
 from lab.probes import rtt
-from lab.program import SOURCES, Program
 from lab.recorder import record
 
 
@@ -17,20 +15,14 @@ def judged(lab, tmp_path):
     """Change the probe's source, let it watch requests that wait 44 ms in the client's queue, and return the verdicts on it."""
 
     def judge(*changes, version=4):
-        text = (SOURCES / "rtt.c").read_text()
-        for pattern, replacement in changes:
-            text, count = re.subn(pattern, replacement, text, flags=re.MULTILINE)
-            assert count, "the source has changed: nothing was made wrong"
-        source = tmp_path / "wrong.c"
-        source.write_text(text)
-        with record(programs={"rtt": Program(source)}) as recorder:
+        with record(programs={"rtt": changed(tmp_path, "rtt", *changes)}) as recorder:
             with conversing(lab.net, version) as talk:
                 throttle(lab.net.client, rate=10_000, burst=500)
                 for _ in range(6):
                     talk.exchange(375)
             end_ns = lab.net.quiesce()
         observed = Observed(lab.net.inodes, recorder.recording, talk.connections, end_ns)
-        return {check.quantity for check in rtt.judge(observed, lab.scenario) if not check.passed}
+        return caught(rtt.judge(observed, lab.scenario))
 
     return judge
 
