@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lab import truth
+from lab.carried import Carried
 from lab.measure import UNKNOWN
 from lab.observed import Observed
 from lab.steps import Kind, Role, Rows, joined
@@ -34,8 +35,9 @@ def judge_all(observed: Observed, judge: Judge) -> Iterator[Check]:
     named = {str(tgid) for tgid in np.unique(rows["tgid"]) if tgid}
     yield judge.equal("both hosts", "processes that are not the applications", "", " ".join(sorted(named - owners)))
     sockets = _sockets(rows)
+    early = _at_listeners(rows)
     entries = set(rows[(rows["returns"] == 0) & (rows["kind"] <= Kind.CLOSE)][["tid", "time_ns", "kind"]].tolist())
-    for connection in observed.connections:
+    for connection, its in observed.carried():
         for timeline, inode, paths in zip(
             _both(connection), observed.inodes, (truth.client_paths, truth.server_paths), strict=True
         ):
@@ -45,7 +47,10 @@ def judge_all(observed: Observed, judge: Judge) -> Iterator[Check]:
             yield judge.equal(str(timeline.flow), "socket", "found", "missing" if mine is None else "found")
             if mine is not None:
                 other = connection.server if timeline is connection.client else connection.client
-                yield from _Side(judge, timeline, other, mine).checks(paths(connection, observed.end_ns))
+                before = early.get((inode, timeline.flow), rows[:0])
+                before = before[before["time_ns"] <= timeline.opened_ns]
+                side = _Side(judge, timeline, other, mine, before, its)
+                yield from side.checks(paths(connection, observed.end_ns))
                 yield judge.equal(str(timeline.flow), "system calls without their entry", "", _unentered(mine, entries))
 
 
@@ -72,6 +77,16 @@ def _flow(row: np.void) -> Flow:
     return Flow(laddr, int(row["lport"]), raddr, int(row["rport"]))
 
 
+def _at_listeners(rows: Rows) -> dict[tuple[int, Flow], Rows]:
+    """Find data that reached TCP before its socket was there: a request brings the handshake's ACK where the first was lost."""
+    found: dict[tuple[int, Flow], list[int]] = defaultdict(list)
+    for index in np.flatnonzero(
+        (rows["kind"] == Kind.ARRIVED) & (rows["length"] > 0) & (rows["state"] == State.LISTEN)
+    ):
+        found[int(rows[index]["netns"]), _flow(rows[index])].append(int(index))
+    return {key: rows[indexes] for key, indexes in found.items()}
+
+
 def _remote(flow: Flow) -> Flow:
     """Return a flow without the local address, which the application is never told when it is refused."""
     return flow._replace(laddr="")
@@ -95,8 +110,17 @@ def _unentered(mine: Rows, entries: set[tuple[int, int, int]]) -> str:
 class _Side:
     """One end of a connection: what its application did, and what the probe says."""
 
-    def __init__(self, judge: Judge, timeline: Timeline, other: Timeline | None, rows: Rows) -> None:
+    def __init__(
+        self,
+        judge: Judge,
+        timeline: Timeline,
+        other: Timeline | None,
+        rows: Rows,
+        early: Rows,
+        carried: Carried | None,
+    ) -> None:
         self._judge, self._timeline, self._other, self._rows = judge, timeline, other, rows
+        self._early, self._carried = early, carried
         self._subject = str(timeline.flow)
         self._calls = [call for call in timeline.calls if call.name in _KINDS]
         self._resets = any(call.name == "linger0" for side in (timeline, other) if side for call in side.calls)
@@ -195,17 +219,22 @@ class _Side:
         opening = self._calls[0]
         measured = int(established["connect_ns"][-1])
         if self._timeline.role == "client":
-            bracket = _bracket(0, opening.exit_ns - opening.enter_ns)
+            least_ns = self._carried.syn_sent_ns if self._carried else 0
+            bracket = _bracket(least_ns, opening.exit_ns - opening.enter_ns)
             yield self._judge.duration(self._subject, "connect time", bracket, measured)
+        elif self._carried and self._carried.syn_acks > 1:  # of what was sent again the kernel takes no sample
+            yield self._judge.equal(self._subject, "connect time", UNKNOWN, measured)
         elif (
             measured != UNKNOWN and self._other is not None
         ):  # the kernel measures in whole microseconds, or not at all
-            bracket = _bracket(0, opening.exit_ns - self._other.find("connect").enter_ns)
+            least_ns = self._carried.syn_recv_ns if self._carried else 0
+            bracket = _bracket(least_ns, opening.exit_ns - self._other.find("connect").enter_ns)
             yield self._judge.duration(self._subject, "connect time", bracket, measured, resolution_ns=1000)
 
     def _segments(self, other: Timeline) -> Iterator[Check]:
         """Judge what arrived: all that the peer has sent, each byte once but for retransmissions, not before it was sent."""
-        data = self._rows[(self._rows["kind"] == Kind.ARRIVED) & (self._rows["length"] > 0)]
+        arrived = self._rows[(self._rows["kind"] == Kind.ARRIVED) & (self._rows["length"] > 0)]
+        data = np.concatenate([self._early, arrived])
         processed = self._rows[(self._rows["kind"] == Kind.PROCESSED) & (self._rows["length"] > 0)]
         sends = [call for call in other.calls if call.name == "send" and not call.error]
         sent = sum(call.result for call in sends)

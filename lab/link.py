@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from time import monotonic_ns
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pyroute2 import IPRoute
 
 from lab.conditions import Change, Conditions
 from lab.errors import LabError
 from lab.netns import inside
+
+if TYPE_CHECKING:
+    from lab.wire.log import WireLog
 
 SIDES = ("client", "server")  # the wire's devices, by the host they lead to
 
@@ -34,6 +37,9 @@ class Link(Protocol):
 
     def apply(self, to_server: Conditions, to_client: Conditions) -> Change:
         """Make the wire behave like this from now on. Raises `LabError` for what this link cannot do."""
+
+    def log(self) -> "WireLog | None":
+        """Return what the wire has done until now, None if it keeps no log. Raises `LabError` when that is not the whole truth."""
 
     def remove(self) -> None:
         """End what outlives a namespace. Raises `LabError` if the wire did what it was not told to."""
@@ -70,6 +76,9 @@ class Bridge:
             raise LabError("this wire is a plain bridge and can neither delay nor drop: leave its conditions out")
         now_ns = monotonic_ns()
         return Change(now_ns, now_ns)
+
+    def log(self) -> None:
+        """Nobody has written anything down."""
 
     def remove(self) -> None:
         """Nothing to do: the bridge goes with its namespace."""

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from lab.carried import Carried, Wire
 from lab.counters import Sent, tcp_sent
 from lab.demo.conversation import Conversation
 from lab.demo.process import Demo, converse
@@ -21,7 +22,8 @@ class Observed:
     """Conversations, and what the probes recorded of them; complete at the end of the `observe` block.
 
     `inodes` are those of the client's and the server's network namespace, `end_ns` a time at which all of the connections were
-    over (`Topology.quiesce`, nanoseconds on `CLOCK_MONOTONIC`), `sent` what the kernels of client and server count as sent.
+    over (`Topology.quiesce`, nanoseconds on `CLOCK_MONOTONIC`), `sent` what the kernels of client and server count as sent, `wire`
+    what was carried between them, if the link keeps a log.
     """
 
     inodes: tuple[int, int]
@@ -30,11 +32,41 @@ class Observed:
     end_ns: int = 0
     demo: Demo = field(default_factory=Demo)
     sent: tuple[Sent, Sent] = (Sent(), Sent())
+    wire: Wire | None = None
+
+    def carried(self) -> Iterator[tuple[Connection, Carried | None]]:
+        """Yield each connection with what the wire has carried of it, None if it keeps no log."""
+        every = self.wire.carried(self.connections) if self.wire else [None] * len(self.connections)
+        yield from zip(self.connections, every, strict=True)
 
     def judge(self, scenario: str, probe: str) -> Judge:
         """Return the judge of one probe's numbers."""
         places = ", ".join(self.recording.attach_points[probe])
         return Judge(scenario, probe, places, self.recording.missing(probe))
+
+
+@contextmanager
+def observing(
+    net: Topology,
+    *,
+    probes: Sequence[str] = (),
+    programs: Mapping[str, Program] | None = None,
+    lossy: bool = False,
+) -> Iterator[Observed]:
+    """Attach probes, by name, or given programs while conversations are held inside the block, which adds them to `connections`.
+
+    Those that observe at interfaces are attached to both hosts' `eth0`.
+    """
+    observed = Observed(net.inodes)
+    with record(*probes, programs=programs, devices=net.devices, lossy=lossy) as recorder:
+        before = [tcp_sent(host.name) for host in (net.client, net.server)]
+        yield observed
+        observed.end_ns = net.quiesce()
+        client, server = (tcp_sent(host.name) for host in (net.client, net.server))
+        observed.sent = client.since(before[0]), server.since(before[1])
+        if log := net.link.log():
+            observed.wire = Wire(log)
+    observed.recording = recorder.recording
 
 
 @contextmanager
@@ -47,19 +79,13 @@ def observe(
     lossy: bool = False,
     **how: Any,
 ) -> Iterator[Observed]:
-    """Hold conversations (`how`: as for `lab.demo.process.converse`) with probes, by name, or given programs attached.
+    """Hold conversations (`how`: as for `lab.demo.process.converse`) under observation, by the probe `states` if nothing is said.
 
-    Without either it is the probe `states`. Those that observe at interfaces are attached to both hosts' `eth0`. Inside the block
-    the conversations are under way.
+    Inside the block the conversations are under way (`demo`).
     """
-    observed = Observed(net.inodes)
     if probes is None:
         probes = () if programs else ("states",)
-    with record(*probes, programs=programs, devices=net.devices, lossy=lossy) as recorder:
-        before = [tcp_sent(host.name) for host in (net.client, net.server)]
+    with observing(net, probes=probes, programs=programs, lossy=lossy) as observed:
         with converse(net, conversation, **how) as observed.demo:
             yield observed
-        observed.end_ns = net.quiesce()
-        client, server = (tcp_sent(host.name) for host in (net.client, net.server))
-        observed.sent = client.since(before[0]), server.since(before[1])
-    observed.recording, observed.connections = recorder.recording, observed.demo.connections
+        observed.connections += observed.demo.connections

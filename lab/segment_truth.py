@@ -7,16 +7,20 @@ nanoseconds on `CLOCK_MONOTONIC`.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from lab.carried import Carried, Segments
+from lab.conditions import FOREVER_NS
 from lab.lifetimes import Ended, Rows, Side
 from lab.measure import UNKNOWN
 from lab.tcp import Flow, address_text
 from lab.timeline import Call, Connection, Timeline
 from lab.verdict import Bracket, Check, Judge
+from lab.wire import segments
+from lab.wire.segments import Flag
 
 if TYPE_CHECKING:
     from lab.observed import Observed
@@ -37,12 +41,17 @@ class End(NamedTuple):
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of a connection's life: brackets of points in time, and what else its rows must say."""
+    """What is known of a connection's life: brackets of points in time, and what else its rows must say.
+
+    How often a FIN was sent again, only the wire can know.
+    """
 
     start: Bracket
     answered_by_ns: int
     ended: list[Ended]
     ends: list[End]
+    syns_again: Bracket
+    fins_again: Bracket | None = None
 
     @property
     def first_end(self) -> Bracket:
@@ -70,15 +79,56 @@ def truth_of(connection: Connection, end_ns: int) -> Truth:
     start = _bracket(connect.enter_ns, connect.exit_ns)
     if connect.error == "ECONNREFUSED":
         rst = End(Side.SERVER, connect.enter_ns, connect.exit_ns, is_rst=True)
-        return Truth(start, connect.exit_ns, [Ended.REFUSED], [rst])
+        return Truth(start, connect.exit_ns, [Ended.REFUSED], [rst], _syns_again(start.low, connect.exit_ns))
     if connect.error:  # given up: whether for good is a matter of the patience of whoever watches
-        return Truth(start, connect.exit_ns, [Ended.TIMEOUT, Ended.OPEN], [])
+        again = _syns_again(start.low, connect.exit_ns)
+        return Truth(start, connect.exit_ns, [Ended.TIMEOUT, Ended.OPEN], [], again)
     if server is None:
         raise LookupError(f"nobody accepted {client.flow}, and its client did not see an error")
     ends = [*_ends(Side.CLIENT, client, server, end_ns), *_ends(Side.SERVER, server, client, end_ns)]
     ended = Ended.RST if any(end.is_rst for end in ends) else Ended.FIN
     # The server accepts what the client has acknowledged: the SYN-ACK was there before.
-    return Truth(start, server.find("accept").exit_ns, [ended], ends)
+    answered_by_ns = server.find("accept").exit_ns
+    return Truth(start, answered_by_ns, [ended], ends, _syns_again(start.low, answered_by_ns))
+
+
+def _syns_again(begun_ns: int, answered_by_ns: int) -> Bracket:
+    """How often a SYN can have been sent again before it was answered."""
+    return Bracket(0, (answered_by_ns - begun_ns) // _SYN_INTERVAL_NS, 0)
+
+
+def _seen_at(place: Side, truth: Truth, carried: Carried) -> Truth:
+    """Add what the wire's log knows of one host's interface: how often each segment passed it, and by when or after which time."""
+
+    def passed(sender: Side, flag: Flag) -> tuple[Segments, int, int]:
+        """Return one side's SYN or FIN segments, and the earliest and latest time at which the first of them passed."""
+        way = carried.to_server if sender is Side.CLIENT else carried.to_client
+        own = sender is place
+        found = way.left if own else way.arrived
+        found = found[segments.has(found, flag)]
+        if not len(found):
+            return found, 0, FOREVER_NS
+        return (
+            (found, 0, int(found["arrived_high_ns"].min()))
+            if own
+            else (found, int(found["sent_low_ns"].min()), FOREVER_NS)
+        )
+
+    syns, low_ns, high_ns = passed(Side.CLIENT, Flag.SYN)
+    again = max(0, len(syns) - 1)
+    ends, fins_again = [], 0
+    for end in truth.ends:
+        fins, end_low_ns, end_high_ns = passed(end.side, Flag.RST if end.is_rst else Flag.FIN)
+        fins_again += max(0, len(fins) - 1)
+        ends.append(end._replace(low_ns=max(end.low_ns, end_low_ns), high_ns=min(end.high_ns, end_high_ns)))
+    return replace(
+        truth,
+        start=_bracket(max(truth.start.low, low_ns), min(truth.start.high, high_ns)),
+        ends=ends,
+        syns_again=Bracket(again, again, again),
+        # When both sides' FINs have passed it is over, and what is sent again after that does not count.
+        fins_again=Bracket(0, fins_again, 0) if truth.ended == [Ended.FIN] else None,
+    )
 
 
 def _ends(side: Side, mine: Timeline, other: Timeline, end_ns: int) -> Iterator[End]:
@@ -102,12 +152,14 @@ def _told(timeline: Timeline, errors: Sequence[str]) -> Call | None:
 
 def judge_connections(observed: "Observed", judge: Judge, rows: Rows) -> Iterator[Check]:
     """Compare the rows of each interface (`lab.lifetimes.lifetimes`) with what both applications know; yields every check."""
-    truths = [truth_of(connection, observed.end_ns) for connection in observed.connections]
+    everywhere = [(truth_of(connection, observed.end_ns), its) for connection, its in observed.carried()]
     flows = [connection.client.flow for connection in observed.connections]
     for ifindex, (ifname, inode) in observed.recording.devices.items():
         if inode not in observed.inodes:
             continue
-        place = f"at {ifname} of the {('client', 'server')[observed.inodes.index(inode)]}"
+        side = (Side.CLIENT, Side.SERVER)[observed.inodes.index(inode)]
+        place = f"at {ifname} of the {side.name.lower()}"
+        truths = [_seen_at(side, truth, its) if its else truth for truth, its in everywhere]
         here = rows[rows["ifindex"] == ifindex]
         mine, others = _matched(here, flows, truths)
         yield judge.equal(f"all connections {place}", "rows without a connection", 0, others)
@@ -124,8 +176,9 @@ def _judge_row(judge: Judge, subject: str, flow: Flow, truth: Truth, row: np.voi
     start = truth.start
     yield judge.duration(subject, "first SYN at", start, int(row["start_ns"]))
     yield judge.one_of(subject, "ended by", [ended.name for ended in truth.ended], Ended(row["ended"]).name)
-    most_again = (truth.answered_by_ns - start.low) // _SYN_INTERVAL_NS
-    yield judge.count(subject, "SYN retransmissions", Bracket(0, most_again, 0), int(row["syn_retransmissions"]))
+    yield judge.count(subject, "SYN retransmissions", truth.syns_again, int(row["syn_retransmissions"]))
+    if truth.fins_again:
+        yield judge.count(subject, "FIN retransmissions", truth.fins_again, int(row["fin_retransmissions"]))
     if truth.ended[0] in (Ended.FIN, Ended.RST):
         answer = _bracket(0, truth.answered_by_ns - start.low)
         yield judge.duration(subject, "first SYN to SYN-ACK", answer, int(row["synack_ns"]))

@@ -35,7 +35,7 @@ def test_a_probe_that_counts_at_two_hooks(lab, tmp_path):
     wrongs = judged(
         lab, changed(tmp_path, (r"return count\(ctx, EGRESS\);", "count(ctx, EGRESS); return count(ctx, EGRESS);"))
     )
-    assert {"TCP packets sent", "packets, bytes, payload that arrived"} <= wrongs
+    assert {"TCP packets sent", "what arrived"} <= wrongs
 
 
 def test_a_probe_that_swaps_ports(lab, tmp_path):

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lab import live, traffic, traffic_report
+from lab.carried import Counts, counts
 from lab.program import Program
 from lab.tcp import Flow, address_text
 from lab.timeline import Connection
@@ -133,7 +134,8 @@ def table(observed: "Observed") -> Iterator[str]:
 def judge(observed: "Observed", scenario: str) -> Iterator[Check]:
     """Compare what was counted at both hosts with what the applications and the hosts' own counters know; yields every check.
 
-    What leaves one host must arrive at the other, so this is for a wire that neither drops nor repeats.
+    A wire that keeps a log tells exactly what left one host and what arrived at the other. Of any other wire it is said that
+    what leaves one host arrives, so it must neither drop nor repeat.
     """
     judge = observed.judge(scenario, "flows")
     indexes = {inode: index for index, (_, inode) in observed.recording.devices.items()}
@@ -157,6 +159,12 @@ def judge(observed: "Observed", scenario: str) -> Iterator[Check]:
             arrived = _sum(tcp, [counted.get((there, Direction.INGRESS, side)) for side in sides])
             subject = str(told if role == "client" else told.reversed())
             yield from _judge_way(judge, subject, Way(connections, role, sent, observed.end_ns), left, arrived)
+            way = observed.wire.way(*sides) if observed.wire else None
+            if way:
+                yield judge.equal(subject, "what left", str(counts(way.left)), str(_counts(left)))
+            yield judge.equal(
+                subject, "what arrived", str(counts(way.arrived) if way else _counts(left)), str(_counts(arrived))
+            )
 
 
 def _known(flow: Flow, seen: list[Flow], others: Container[Flow]) -> list[Flow]:
@@ -183,12 +191,14 @@ def _judge_way(judge: Judge, subject: str, way: Way, left: np.void, arrived: np.
     yield judge.count(subject, "bytes of headers", headers, size - payload)
     yield judge.count(subject, "SYN", way.syns, int(left["syns"]))
     yield judge.count(subject, "FIN", way.fins, int(left["fins"]))
-    sums = [", ".join(str(row[name]) for name in ("packets", "bytes", "payload_bytes")) for row in (left, arrived)]
-    yield judge.equal(subject, "packets, bytes, payload that arrived", *sums)
     if packets:
         for host, row in (("left", left), ("arrived", arrived)):
             yield judge.duration(subject, f"first packet {host} at", way.first, int(row["first_ns"]))
             yield judge.duration(subject, f"last packet {host} at", way.last, int(row["last_ns"]))
+
+
+def _counts(row: np.void) -> Counts:
+    return Counts(*(int(row[name]) for name in ("packets", "bytes", "payload_bytes", "syns", "fins")))
 
 
 def _key_of(row: np.void) -> tuple[int, int, Flow]:

@@ -29,10 +29,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from lab import live
 from lab.arrivals import Journey, journeys, turns
 from lab.capture import Capture
+from lab.carried import Segments
 from lab.clock import WALL, wall_offset_ns
 from lab.demo.conversation import PORT
 from lab.device import MODES, Device
@@ -186,7 +188,10 @@ def table(observed: "Observed") -> Iterator[str]:
 
 
 def judge(observed: "Observed", scenario: str) -> Iterator[Check]:
-    """Compare the packets that both hosts have received with what both applications know; yields every check."""
+    """Compare the packets that both hosts have received with what both applications know; yields every check.
+
+    Where the wire keeps a log, each packet that left it has arrived, once, and not before.
+    """
     judge = observed.judge(scenario, "packets")
     frames = observed.recording.events["packets"]
     flows = by_flow(frames)
@@ -200,6 +205,11 @@ def judge(observed: "Observed", scenario: str) -> Iterator[Check]:
             rows = np.concatenate([frames[:0], *packets_of(flows, ifindex, journey.flow)])
             rows = rows[(rows["time_ns"] >= since_ns) & (rows["time_ns"] < until_ns)]
             yield from _judge_journey(judge, journey, rows, opening)
+            if observed.wire:
+                way = observed.wire.way(journey.flow, since_ns=since_ns, until_ns=until_ns)
+                yield from _judge_arrivals(judge, str(journey.flow), rows, way.arrived)
+            else:
+                yield judge.one_of(str(journey.flow), "ends with", journey.ends, ",".join(_ends(rows["flags"])))
             arrived.append(rows)
         explained += sum(len(rows) for rows in arrived)
         if all(len(rows) for rows in arrived):
@@ -230,8 +240,29 @@ def _judge_journey(judge: Judge, journey: Journey, rows: Events, opening: int) -
             index = arrival_of_byte(stream["seq"], stream["payload_length"], byte)
             arrived_ns = UNKNOWN if index is None else int(stream["time_ns"][index])
             yield judge.duration(subject, f"{what} data arrives at", bracket, arrived_ns)
-    ends = [end for bit, end in ((FIN, "FIN"), (RST, "RST")) if (flags & bit).any()]
-    yield judge.one_of(subject, "ends with", journey.ends, ",".join(ends))
-    for end in ends:
+    # Other ends than those of the applications are answers to strays, and no part of the connection.
+    for end in set(_ends(flags)) & set(journey.ends):
         ended_ns = int(rows["time_ns"][(flags & {"FIN": FIN, "RST": RST}[end]) > 0][0])
         yield judge.duration(subject, f"{end} arrives at", journey.end, ended_ns)
+
+
+def _ends(flags: npt.NDArray[np.uint8]) -> list[str]:
+    """Name the ways to end a direction that are among these flags."""
+    return [end for bit, end in ((FIN, "FIN"), (RST, "RST")) if (flags & bit).any()]
+
+
+def _judge_arrivals(judge: Judge, subject: str, rows: Events, left_wire: Segments) -> Iterator[Check]:
+    """Judge each packet by what the wire's log says of it. What cannot be told apart has arrived in the order in which it left."""
+    names = ["seq", "ack", "flags", "payload"]
+    alike = ["seq", "ack", "flags", "payload_length"]
+    yield judge.equal(subject, "packets", len(left_wire), len(rows))
+    rows = rows[np.argsort(rows[[*alike, "time_ns"]], order=[*alike, "time_ns"])]
+    left_wire = left_wire[np.argsort(left_wire[[*names, "sent_low_ns"]], order=[*names, "sent_low_ns"])]
+    if len(rows) != len(left_wire):
+        return
+    same = [bool((rows[mine] == left_wire[its]).all()) for mine, its in zip(alike, names, strict=True)]
+    yield judge.equal(
+        subject, "sequence numbers, flags, lengths", "as on the wire", "as on the wire" if all(same) else "other"
+    )
+    early = int((rows["time_ns"].astype(np.int64) < left_wire["sent_low_ns"]).sum())
+    yield judge.equal(subject, "packets that arrive before they leave the wire", 0, early)

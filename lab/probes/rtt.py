@@ -52,6 +52,7 @@ examples:
 """
 
 _RESOLUTION_NS = 1000  # the kernel subtracts times that it has cut to whole microseconds
+_BY_TIME_STAMPS_NS = 1_000_000  # the tick of TCP's time stamps, which measure what was sent again (RFC 7323, 4)
 _FEW, _MANY = 1024, 65536  # groups, on all processors
 
 
@@ -202,7 +203,7 @@ def _of_hosts(observed: "Observed") -> Rows:
 def judge(observed: "Observed", scenario: str, least_ns: int = 0) -> Iterator[Check]:
     """Compare what the probe added up for each socket with what both applications know; yields every check.
 
-    `least_ns` is what the wire alone takes for a round trip, in nanoseconds.
+    `least_ns` is what the wire alone takes for a round trip, in nanoseconds; a wire's log tells it for each connection.
     """
     judge = observed.judge(scenario, "rtt")
     rows = folded(_of_hosts(observed))
@@ -216,7 +217,14 @@ def judge(observed: "Observed", scenario: str, least_ns: int = 0) -> Iterator[Ch
             sent = [one for connection in same for one in sent_by(connection, observed.end_ns)]
             if sent:
                 srtt, rtt = (mine.get((inode, here, kind), np.zeros((), rows.dtype)[()]) for kind in Kind)
-                yield from _judge_socket(judge, str(here), srtt, rtt, truth_rtt.samples(sent, least_ns))
+                shortest_ns, resolution_ns = least_ns, _RESOLUTION_NS
+                if observed.wire:
+                    shortest_ns = observed.wire.shortest_round_trip_ns(flow)
+                    if observed.wire.way(here).again:
+                        resolution_ns = _BY_TIME_STAMPS_NS
+                yield from _judge_socket(
+                    judge, str(here), srtt, rtt, truth_rtt.samples(sent, shortest_ns), resolution_ns
+                )
 
 
 def _flow(row: np.void) -> Flow:
@@ -224,34 +232,32 @@ def _flow(row: np.void) -> Flow:
     return Flow(here, int(row["lport"]), there, int(row["rport"]))
 
 
-def _judge_socket(judge: Judge, subject: str, srtt: np.void, rtt: np.void, truth: Samples) -> Iterator[Check]:
+def _judge_socket(
+    judge: Judge, subject: str, srtt: np.void, rtt: np.void, truth: Samples, resolution_ns: int
+) -> Iterator[Check]:
+    def time(quantity: str, truth: Bracket, us: int, samples: int = 1) -> Check:
+        return judge.duration(subject, quantity, truth, us * 1000, resolution_ns * samples)
+
     yield judge.count(subject, "RTT samples", truth.number, int(rtt["count"]))
     yield judge.equal(subject, "unclear RTT samples", 0, int(rtt["unclear"]))
     # Each message that was certainly acknowledged was so by a segment of its own. How many others came nobody can tell.
     received, least = int(srtt["count"]), max(0, truth.number.low - 1)
     yield judge.count(subject, "segments with an srtt", Bracket(least, max(least, received), least), received)
     if rtt["count"]:
-        yield _judge_time(judge, subject, "smallest RTT sample", truth.smallest, int(rtt["min_us"]))
-        yield _judge_time(judge, subject, "largest RTT sample", truth.largest, int(rtt["max_us"]))
+        yield time("smallest RTT sample", truth.smallest, int(rtt["min_us"]))
+        yield time("largest RTT sample", truth.largest, int(rtt["max_us"]))
         if truth.total and rtt["count"] == truth.number.high:
-            resolution_ns = _RESOLUTION_NS * int(rtt["count"])
-            yield _judge_time(judge, subject, "sum of RTT samples", truth.total, int(rtt["sum_us"]), resolution_ns)
+            yield time("sum of RTT samples", truth.total, int(rtt["sum_us"]), int(rtt["count"]))
         yield _judge_buckets(judge, subject, "RTT", rtt)
     if srtt["count"]:
-        yield _judge_time(judge, subject, "smallest srtt", truth.largest, int(srtt["min_us"]))
-        yield _judge_time(judge, subject, "largest srtt", truth.largest, int(srtt["max_us"]))
+        yield time("smallest srtt", truth.largest, int(srtt["min_us"]))
+        yield time("largest srtt", truth.largest, int(srtt["max_us"]))
         yield _judge_buckets(judge, subject, "srtt", srtt)
         if rtt["count"]:
             # An average lies among what it is made of; tcp_rtt_estimator() rounds in a way that keeps this exact.
             among = Bracket(int(rtt["min_us"]), int(rtt["max_us"]), int(rtt["max_us"]))
             yield judge.count(subject, "smallest srtt among the samples, us", among, int(srtt["min_us"]))
             yield judge.count(subject, "largest srtt among the samples, us", among, int(srtt["max_us"]))
-
-
-def _judge_time(
-    judge: Judge, subject: str, quantity: str, truth: Bracket, us: int, resolution_ns: int = _RESOLUTION_NS
-) -> Check:
-    return judge.duration(subject, quantity, truth, us * 1000, resolution_ns)
 
 
 def _judge_buckets(judge: Judge, subject: str, kind: str, row: np.void) -> Check:

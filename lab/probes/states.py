@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lab import live, netns, truth
+from lab.carried import Carried
 from lab.measure import UNKNOWN, superseded, transitions
 from lab.program import Program
 from lab.recording import CLOCK
@@ -30,7 +31,7 @@ from lab.ring import Events
 from lab.tcp import State, address_text
 from lab.timeline import Timeline
 from lab.units import port
-from lab.verdict import Check, Judge
+from lab.verdict import Bracket, Check, Judge
 
 if TYPE_CHECKING:
     from lab.observed import Observed  # brings the topology, which a live tool does not need
@@ -216,13 +217,14 @@ def judge(observed: "Observed", scenario: str) -> Iterator[Check]:
     """Compare what the probe recorded of the connections with what both applications know; yields every check."""
     judge = observed.judge(scenario, "states")
     sockets = _sockets(transitions(observed.recording.events["states"]))
-    for connection in observed.connections:
+    for connection, its in observed.carried():
         both = (connection.client, connection.server)
         for timeline, inode, paths in zip(both, observed.inodes, (truth.client_paths, truth.server_paths), strict=True):
             if timeline is not None:
                 mine = _find(sockets, inode, timeline)
+                waits = _Waits(its, by_client=timeline is connection.client)
                 yield from _judge_socket(
-                    judge, str(timeline.flow), timeline.pid, mine, paths(connection, observed.end_ns)
+                    judge, str(timeline.flow), timeline.pid, mine, paths(connection, observed.end_ns), waits
                 )
 
 
@@ -257,8 +259,35 @@ def _find(
     return found[0] if found else None
 
 
+class _Waits:
+    """What the wire says of the times that one side waited for the other; nothing where the wire keeps no log."""
+
+    def __init__(self, carried: Carried | None, *, by_client: bool) -> None:
+        fin_ns = carried.fin_ns(by_client=by_client) if carried else 0
+        self._least_ns = {
+            (State.SYN_SENT, State.ESTABLISHED): carried.syn_sent_ns if carried else 0,
+            (State.SYN_RECV, State.ESTABLISHED): carried.syn_recv_ns if carried else 0,
+            (State.FIN_WAIT1, State.FIN_WAIT2): fin_ns,
+            (State.FIN_WAIT1, State.TIME_WAIT): fin_ns,
+            (State.LAST_ACK, State.CLOSE): fin_ns,
+        }
+        self.unmeasured = {State.SYN_RECV} if carried and carried.syn_acks > 1 else set()
+        """States whose time nobody has measured: of a SYN-ACK that was sent again the kernel takes no sample (Karn)."""
+
+    def bracket(self, left: truth.Entered, entered: truth.Entered) -> Bracket:
+        """How long it can have taken from one state to the next."""
+        bracket = truth.between(left, entered)
+        low = max(bracket.low, self._least_ns.get((left.state, entered.state), 0))
+        return Bracket(low, bracket.high, max(low, bracket.best))
+
+
 def _judge_socket(
-    judge: Judge, subject: str, pid: int, rows: npt.NDArray[np.void] | None, paths: list[truth.Path]
+    judge: Judge,
+    subject: str,
+    pid: int,
+    rows: npt.NDArray[np.void] | None,
+    paths: list[truth.Path],
+    waits: _Waits,
 ) -> Iterator[Check]:
     possible = {" ".join(entered.state.name for entered in path): path for path in paths}
     measured = "" if rows is None else " ".join(State(state).name for state in rows["newstate"])
@@ -277,18 +306,23 @@ def _judge_socket(
     for entered, row in zip(path, rows, strict=True):
         yield judge.duration(subject, f"{entered.state.name} entered at", entered.bracket, int(row["time_ns"]))
     for (left, entered), row in zip(itertools.pairwise(path), rows[1:], strict=True):
+        quantity, measured_ns = f"time in {left.state.name}", int(row["duration_ns"])
+        if left.state in waits.unmeasured:
+            yield judge.equal(subject, quantity, None, None if measured_ns == UNKNOWN else measured_ns)
+            continue
         # The kernel's own sample of the handshake is in whole microseconds.
         resolution_ns = 1000 if left.state is State.SYN_RECV else 0
-        bracket = truth.between(left, entered)
-        yield judge.duration(subject, f"time in {left.state.name}", bracket, int(row["duration_ns"]), resolution_ns)
+        yield judge.duration(subject, quantity, waits.bracket(left, entered), measured_ns, resolution_ns)
     if path[-1].state is State.TIME_WAIT:
         # Who acknowledges a FIN decides when; what both waits add up to is the applications' doing alone.
-        waits = [
+        closing_ns = [
             int(row["duration_ns"])
             for row in rows
             if row["oldstate"] in (State.FIN_WAIT1, State.FIN_WAIT2, State.CLOSING)
         ]
-        yield judge.duration(subject, "time from FIN_WAIT1 to TIME_WAIT", truth.between(path[2], path[-1]), sum(waits))
+        yield judge.duration(
+            subject, "time from FIN_WAIT1 to TIME_WAIT", truth.between(path[2], path[-1]), sum(closing_ns)
+        )
 
 
 def _is_ipv4(rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:

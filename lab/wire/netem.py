@@ -36,6 +36,9 @@ class Netem:
         """Change both queues; frames that wait keep their delay."""
         return inside(self._wire, lambda: self._shape({"server": to_server, "client": to_client}))
 
+    def log(self) -> None:
+        """Nobody has written anything down."""
+
     def remove(self) -> None:
         """Nothing to do: bridge and queues go with their namespace."""
 
