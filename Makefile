@@ -3,7 +3,8 @@
 PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools
+PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools \
+	curl iperf3 redis-tools
 SOAK_RUNS := 20
 SOAK_OF := scenarios
 
@@ -42,11 +43,21 @@ soak: setup
 		if [ $$status -ne 0 ]; then exit $$status; fi; \
 	done; echo "$(SOAK_RUNS) runs without a failure"
 
-setup: $(VENV)/ready $(BIN)/lab-relay
+setup: $(VENV)/ready $(BIN)/lab-relay $(BIN)/nginx
 
 # The wire's relay, for kernels without netem and for wires whose every frame is logged.
 $(BIN)/lab-relay: $(wildcard wire/*.[ch]) | $(VENV)/ready
 	@gcc -O2 -std=gnu11 -Wall -Wextra -Werror -o $@ wire/relay.c
+
+# The scenarios' servers must not become services of this machine, running at once and at each boot. iperf3's package asks before
+# it does so, and the answer nobody gives is no. redis-tools has no service, but all of the server: its file redis-check-rdb is
+# redis-server under another name. Of nginx the program alone is taken out of its package, which is not installed; the
+# libraries it needs are those of Python and of dpkg.
+$(BIN)/nginx: | $(VENV)/ready
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && chmod 755 "$$folder" && cd "$$folder" && \
+		{ apt-get -q download nginx || { apt-get -q update && apt-get -q download nginx; }; } && \
+		dpkg-deb --extract nginx_*.deb . && mv usr/sbin/nginx "$(CURDIR)/$@" || \
+		{ echo "make: nginx cannot be had from the distribution's packages: check the network and apt's sources" >&2; exit 2; }
 
 $(VENV)/ready: pyproject.toml Makefile
 	@if [ "$$(id -u)" -ne 0 ] && ! dpkg -s $(PACKAGES) >/dev/null 2>&1; then \

@@ -1,0 +1,175 @@
+"""Facts that two probes see the same: whoever sent the traffic, all probes were attached to it together and must agree.
+
+`FACTS` are functions of what `seen` returns; each fails when two probes contradict each other.
+"""
+
+from collections import Counter
+
+import numpy as np
+
+from lab import probes
+from lab.packet import ACK, FIN, RST, SYN
+from lab.probes import states
+from lab.recording import CLOCK
+from lab.round_trips import Kind as Estimate
+from lab.round_trips import folded
+from lab.steps import Kind, points
+from lab.tcp import State
+
+FLOW = ("saddr", "daddr", "sport", "dport")
+ENDS = ("netns", "laddr", "raddr", "lport", "rport")
+SEGMENT = (*FLOW, "seq", "ack", "flags")
+PLACE = (*FLOW, "ifindex")
+INGRESS, EGRESS = 0, 1
+FRAME = 14 + 1500  # the most bytes of a frame on the wire
+
+
+def seen(recording, inodes):
+    """Each probe's events, and sums, of the two hosts' TCP: the machine's own left out."""
+    events, totals = recording.events, recording.totals
+    hosts, devices = list(inodes), list(recording.devices)
+    found = {
+        "states": _mine(events["states"], "netns", hosts),
+        "analyse": _mine(events["analyse"], "netns", hosts),
+        "rtt": folded(_mine(totals["rtt"], "netns", hosts)),
+        "duration": _mine(events["duration"], "ifindex", devices),
+        "packets": _mine(events["packets"], "ifindex", devices),
+        "flows": _mine(totals["flows"], "ifindex", devices),
+        "inodes": {index: inode for index, (_, inode) in recording.devices.items()},
+        "merged": recording.merged(),
+    }
+    found["flows"] = found["flows"][found["flows"]["protocol"] == 6]
+    return found
+
+
+def nothing_is_lost(recording):
+    """L2: every probe counts what it could not tell, and it is nothing."""
+    assert recording.lost == dict.fromkeys(probes.every(), 0)
+    assert recording.withheld == dict.fromkeys(probes.every(), 0)
+
+
+def one_order(seen):
+    """L1, L3: events of all probes are in one order, by the clock that the applications read as well."""
+    assert CLOCK == "CLOCK_MONOTONIC"
+    assert (np.diff(seen["merged"]["time_ns"].astype(np.int64)) >= 0).all()
+
+
+def packets_and_flows_count_the_same(seen):
+    """XDP and TC ingress see each packet that comes in, and its bytes; what XDP has in one piece, TC counts as cut to the MTU."""
+    whole = seen["packets"]
+    came_in = seen["flows"][seen["flows"]["direction"] == INGRESS]
+    headers = whole["frame_length"] - whole["payload_length"]
+    pieces = np.maximum(1, -(-whole["payload_length"].astype(np.int64) // (FRAME - headers)))
+    for name, values in (
+        ("packets", pieces),
+        ("bytes", whole["frame_length"] + (pieces - 1) * headers),
+        ("payload_bytes", whole["payload_length"]),
+    ):
+        assert added(whole, values, *PLACE) == added(came_in, came_in[name], *PLACE), name
+
+
+def packets_and_duration_see_the_same_segments(seen):
+    """Each SYN, FIN and RST that XDP has seen comes to TC ingress, a little later."""
+    xdp = seen["packets"][(seen["packets"]["flags"] & (SYN | FIN | RST)) > 0]
+    tc = seen["duration"][seen["duration"]["ingress"] == 1]
+    where = (*SEGMENT, "ifindex")
+    assert counted(xdp, *where) == counted(tc, *where)
+    assert (_times_by_key(xdp, *where) <= _times_by_key(tc, *where)).all()
+
+
+def what_leaves_one_host_reaches_the_other(seen):
+    """Each SYN, FIN and RST at one host's egress is the other's at ingress, later."""
+    left, arrived = (seen["duration"][seen["duration"]["ingress"] == ingress] for ingress in (0, 1))
+    assert counted(left, *SEGMENT) == counted(arrived, *SEGMENT)
+    assert (_times_by_key(left, *SEGMENT) <= _times_by_key(arrived, *SEGMENT)).all()
+
+
+def flows_and_duration_count_the_same_segments(seen):
+    """What the sums have of SYN and FIN is what was told one by one."""
+    for bit, name in ((SYN, "syns"), (FIN, "fins")):
+        for ingress, direction in ((0, EGRESS), (1, INGRESS)):
+            told = seen["duration"][(seen["duration"]["ingress"] == ingress) & (seen["duration"]["flags"] & bit > 0)]
+            summed = seen["flows"][seen["flows"]["direction"] == direction]
+            assert counted(told, *PLACE) == +added(summed, summed[name], *PLACE)
+
+
+def states_and_analyse_see_the_same_changes(seen):
+    """Two programs at one tracepoint: the same changes of the same sockets."""
+    change = ("skaddr", "netns", "oldstate", "newstate")
+    steps = seen["analyse"]
+    steps = steps[np.isin(steps["kind"], (Kind.CHANGED, Kind.OPENED)) & (steps["oldstate"] > 0)]
+    changes = seen["states"][seen["states"]["skaddr"] > 0]
+    renamed = steps.astype([(name if name != "state" else "newstate", steps.dtype[name]) for name in steps.dtype.names])
+    assert counted(changes, *change) == counted(renamed, *change)
+
+
+def rtt_and_analyse_see_the_same_segments(seen):
+    """The kernel's estimate is taken once for each segment that an established socket receives."""
+    steps, estimates = seen["analyse"], seen["rtt"]
+    received = steps[(steps["kind"] == Kind.PROCESSED) & (steps["oldstate"] == 0)]
+    assert len(received), points()
+    smoothed = estimates[estimates["kind"] == Estimate.SRTT]
+    assert counted(received, *ENDS) == added(smoothed, smoothed["count"], *ENDS)
+
+
+def states_frame_the_segments_on_the_interface(seen):
+    """A socket is in SYN_SENT before its SYN leaves, and ESTABLISHED or given up after; in FIN_WAIT1 or LAST_ACK before its FIN leaves."""
+    rows = states.transitions(seen["states"])
+    ends = ("laddr", "lport", "raddr", "rport")
+    entered = {
+        (int(row["netns"]), *(row[name].tobytes() for name in ends), int(row["newstate"])): int(row["time_ns"])
+        for row in rows[::-1]  # of a state entered again, the first time
+    }
+    checked = 0
+    for segment in seen["duration"][seen["duration"]["ingress"] == 0]:
+        names = ("saddr", "sport", "daddr", "dport")
+        socket = (seen["inodes"][int(segment["ifindex"])], *(segment[name].tobytes() for name in names))
+        time_ns = int(segment["time_ns"])
+        if segment["flags"] & (SYN | ACK) == SYN:
+            after = [entered.get((*socket, state)) for state in (State.ESTABLISHED, State.CLOSE)]
+            assert entered[*socket, State.SYN_SENT] <= time_ns <= min(time for time in after if time)
+        elif segment["flags"] & FIN:
+            closing = [entered.get((*socket, state)) for state in (State.FIN_WAIT1, State.LAST_ACK)]
+            assert min(time for time in closing if time) <= time_ns
+        checked += 1
+    assert checked, "neither host has opened or closed a connection"
+
+
+FACTS = (
+    one_order,
+    packets_and_flows_count_the_same,
+    packets_and_duration_see_the_same_segments,
+    what_leaves_one_host_reaches_the_other,
+    flows_and_duration_count_the_same_segments,
+    states_and_analyse_see_the_same_changes,
+    rtt_and_analyse_see_the_same_segments,
+    states_frame_the_segments_on_the_interface,
+)
+
+
+def counted(rows, *names):
+    """How many rows there are of each kind."""
+    return Counter(_keys(rows, *names).tolist())
+
+
+def added(rows, values, *names):
+    """Add up values over each kind of row."""
+    sums = Counter()
+    for key, value in zip(_keys(rows, *names).tolist(), values.tolist(), strict=True):
+        sums[key] += value
+    return sums
+
+
+def _mine(rows, name, values):
+    return rows[np.isin(rows[name], values)]
+
+
+def _keys(rows, *names):
+    """Each row's values under these names, as something that can be counted and sorted."""
+    columns = [np.ascontiguousarray(rows[name]).view(np.uint8).reshape(len(rows), -1) for name in names]
+    return np.ascontiguousarray(np.concatenate(columns, axis=1)).view(f"V{sum(c.shape[1] for c in columns)}")[:, 0]
+
+
+def _times_by_key(rows, *names):
+    """Return times in order of key and time."""
+    return rows["time_ns"][np.lexsort((rows["time_ns"], np.unique(_keys(rows, *names), return_inverse=True)[1]))]
