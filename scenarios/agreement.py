@@ -8,12 +8,12 @@ from collections import Counter
 import numpy as np
 
 from lab import probes
-from lab.packet import ACK, FIN, RST, SYN
-from lab.probes import states
+from lab.measure import transitions
+from lab.packet import ACK, FIN, RST, SYN, TCP
 from lab.recording import CLOCK
 from lab.round_trips import Kind as Estimate
 from lab.round_trips import folded
-from lab.steps import Kind, points
+from lab.steps import Kind, joined, points
 from lab.tcp import State
 
 FLOW = ("saddr", "daddr", "sport", "dport")
@@ -25,12 +25,12 @@ FRAME = 14 + 1500  # the most bytes of a frame on the wire
 
 
 def seen(recording, inodes):
-    """Each probe's events, and sums, of the two hosts' TCP: the machine's own left out."""
+    """Each probe's events, and sums, of the two hosts' TCP: the machine's own left out, and what was reported twice once."""
     events, totals = recording.events, recording.totals
     hosts, devices = list(inodes), list(recording.devices)
     found = {
-        "states": _mine(events["states"], "netns", hosts),
-        "analyse": _mine(events["analyse"], "netns", hosts),
+        "states": _mine(transitions(events["states"]), "netns", hosts),
+        "analyse": _mine(joined(events["analyse"]), "netns", hosts),
         "rtt": folded(_mine(totals["rtt"], "netns", hosts)),
         "duration": _mine(events["duration"], "ifindex", devices),
         "packets": _mine(events["packets"], "ifindex", devices),
@@ -38,7 +38,8 @@ def seen(recording, inodes):
         "inodes": {index: inode for index, (_, inode) in recording.devices.items()},
         "merged": recording.merged(),
     }
-    found["flows"] = found["flows"][found["flows"]["protocol"] == 6]
+    for name in ("packets", "flows"):
+        found[name] = _mine(found[name], "protocol", [TCP])
     return found
 
 
@@ -98,7 +99,7 @@ def states_and_analyse_see_the_same_changes(seen):
     change = ("skaddr", "netns", "oldstate", "newstate")
     steps = seen["analyse"]
     steps = steps[np.isin(steps["kind"], (Kind.CHANGED, Kind.OPENED)) & (steps["oldstate"] > 0)]
-    changes = seen["states"][seen["states"]["skaddr"] > 0]
+    changes = seen["states"][seen["states"]["minisock"] == 0]
     renamed = steps.astype([(name if name != "state" else "newstate", steps.dtype[name]) for name in steps.dtype.names])
     assert counted(changes, *change) == counted(renamed, *change)
 
@@ -114,11 +115,10 @@ def rtt_and_analyse_see_the_same_segments(seen):
 
 def states_frame_the_segments_on_the_interface(seen):
     """A socket is in SYN_SENT before its SYN leaves, and ESTABLISHED or given up after; in FIN_WAIT1 or LAST_ACK before its FIN leaves."""
-    rows = states.transitions(seen["states"])
     ends = ("laddr", "lport", "raddr", "rport")
     entered = {
         (int(row["netns"]), *(row[name].tobytes() for name in ends), int(row["newstate"])): int(row["time_ns"])
-        for row in rows[::-1]  # of a state entered again, the first time
+        for row in seen["states"][::-1]  # of a state entered again, the first time
     }
     checked = 0
     for segment in seen["duration"][seen["duration"]["ingress"] == 0]:

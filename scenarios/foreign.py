@@ -1,9 +1,7 @@
 """Servers and clients that nobody here wrote: started on a host of the topology, each with a folder of its own, and ended again."""
 
-import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -56,20 +54,20 @@ class Done:
 def client(host, *command, statuses=(0,), limit_s=20.0):
     """Run a client to its end."""
     began_ns = time.monotonic_ns()
-    with _start(host, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with _start(host, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             output, errors = process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
     ended_ns = time.monotonic_ns()
-    assert process.returncode in statuses, f"{command} ended with status {process.returncode}: {errors}"
-    return Done(process.pid, output, process.returncode, began_ns, ended_ns)
+    assert process.returncode in statuses, f"{command} ended with status {process.returncode}: {errors.decode()}"
+    return Done(process.pid, output.decode(), process.returncode, began_ns, ended_ns)
 
 
 @contextmanager
 def server(host, port, *command, folder):
-    """Run a server, which listens by the time that the block begins; yields the ids of its processes.
+    """Run a server, which listens by the time that the block begins; yields what tells the ids of its processes by then.
 
     It has a PID namespace of its own: what it has forked ends with it, however this process ends.
     """
@@ -77,7 +75,7 @@ def server(host, port, *command, folder):
     with (folder / "log").open("w+") as log, _start(host, sandbox, stdout=log, stderr=log, cwd=folder) as process:
         try:
             _await_listening(host, port, process, folder / "log")
-            yield set(descendants(process.pid)) - {process.pid}
+            yield lambda: set(descendants(process.pid)) - {process.pid}
         finally:
             process.kill()
             process.wait()
@@ -88,8 +86,8 @@ def nginx(host, port, folder):
     """Run nginx with two workers that listen on both of the host's addresses, and hand out what is in its folder."""
     (folder / "nginx.conf").write_text(NGINX.format(ipv4=host.ipv4, ipv6=host.ipv6, port=port))
     program = _found("nginx")
-    with server(host, port, program, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", folder=folder) as pids:
-        yield pids
+    with server(host, port, program, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", folder=folder) as processes:
+        yield processes
 
 
 @contextmanager
@@ -98,15 +96,15 @@ def redis(host, port, folder):
     program = folder / "redis-server"  # the server's own name makes this file the server
     program.symlink_to(_found("redis-check-rdb"))
     options = ["--port", str(port), "--bind", host.ipv4, host.ipv6, "--save", "", "--protected-mode", "no"]
-    with server(host, port, str(program), *options, folder=folder) as pids:
-        yield pids
+    with server(host, port, str(program), *options, folder=folder) as processes:
+        yield processes
 
 
 @contextmanager
 def iperf3(host, port, folder):
     """Run an iperf3 server that listens on both IP versions."""
-    with server(host, port, _found("iperf3"), "--server", "--port", str(port), folder=folder) as pids:
-        yield pids
+    with server(host, port, _found("iperf3"), "--server", "--port", str(port), folder=folder) as processes:
+        yield processes
 
 
 def _found(name):

@@ -1,0 +1,230 @@
+"""Probes against what the programs at both ends, which stamp none of their calls, say of a connection in words of their own."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lab import traffic
+from lab.lifetimes import Ended, Side, lifetimes
+from lab.measure import transitions
+from lab.packet import distinct_bytes
+from lab.probes import rtt
+from lab.round_trips import Kind as Estimate
+from lab.round_trips import folded
+from lab.steps import Kind, joined
+from lab.tcp import Flow, State, address_text
+from lab.traffic import Direction
+from lab.traffic_truth import segments_sent
+from lab.verdict import Bracket
+
+MTU = 1500
+_ENDPOINTS = ("saddr", "daddr", "sport", "dport")
+
+# RFC 9293, 3.3.2, as the kernel's sockets come to it: who closes first, who second, and both at once.
+OPENS = {"client": "SYN_SENT ESTABLISHED", "server": "SYN_RECV ESTABLISHED"}
+FIRST, AT_ONCE = "FIN_WAIT1 FIN_WAIT2 TIME_WAIT", "FIN_WAIT1 CLOSING TIME_WAIT"
+SECOND = "CLOSE_WAIT LAST_ACK CLOSE"
+
+
+@dataclass(frozen=True)
+class End:
+    """One program of a connection: its name and processes; how many bytes it has written, and how many of them the other side has
+    read (None: not told for each connection); how long, in nanoseconds, it can have taken from the SYN until this side was
+    connected, at the most.
+    """
+
+    comm: str
+    pids: set[int]
+    opened_ns: int
+    written: int | None = None
+    read: int | None = None
+
+    @property
+    def sent(self):
+        """Bytes of data that have passed between the two, each counted once."""
+        return Bracket(self.read, self.written, self.written)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A connection as it is known from outside; times in nanoseconds.
+
+    `within` are stamps before the client began and after it had ended, `duration` is from the first SYN to the first FIN or RST,
+    `closers` are the sides that may have been first, `ended` how.
+    """
+
+    flow: Flow
+    client: End
+    server: End
+    within: tuple[int, int]
+    duration: Bracket
+    closers: tuple[str, ...]
+    ended: tuple[Ended, ...] = (Ended.FIN,)
+
+    @property
+    def sides(self):
+        """Both ends, each with its own flow first and the other end."""
+        yield "client", self.flow, self.client, self.server
+        yield "server", self.flow.reversed(), self.server, self.client
+
+
+def exactly(value):
+    return Bracket(value, value, value)
+
+
+def upto(value):
+    return Bracket(0, value, value // 2)
+
+
+def checks(observed, scenario, connections):
+    """Yield every check of what was recorded against what is told of these connections."""
+    for judged in (_durations, _flows, _steps, _states, _round_trips):
+        yield from judged(observed, scenario, connections)
+
+
+def _durations(observed, scenario, connections):
+    judge = observed.judge(scenario, "duration")
+    rows = lifetimes(observed.recording.events["duration"], observed.end_ns)
+    for told in connections:
+        subject, (began_ns, ended_ns) = str(told.flow), told.within
+        mine = rows[[flow_of(row, "s", "d") == told.flow for row in rows]]
+        yield judge.equal(subject, "interfaces that saw it", len(observed.recording.devices), len(mine))
+        for row in mine:
+            yield judge.duration(subject, "first SYN to first FIN or RST", told.duration, int(row["duration_ns"]))
+            yield judge.duration(subject, "first SYN at", Bracket(began_ns, ended_ns, began_ns), int(row["start_ns"]))
+            yield judge.one_of(subject, "end", [end.name for end in told.ended], Ended(row["ended"]).name)
+            yield judge.one_of(subject, "closed first", list(told.closers), Side(row["closed_first"]).name.lower())
+            yield judge.duration(subject, "SYN to SYN-ACK", upto(told.client.opened_ns), int(row["synack_ns"]))
+
+
+def _flows(observed, scenario, connections):
+    """Data by direction, as it left one host and as it came to the other."""
+    judge = observed.judge(scenario, "flows")
+    totals = observed.recording.totals["flows"]
+    sums = {}
+    for row in traffic.merged(totals[totals["version"] > 0], (*traffic.PLACE, *_ENDPOINTS)):
+        sums[int(row["ifindex"]), Direction(row["direction"]), flow_of(row, "s", "d")] = row
+    indexes = {inode: index for index, (_, inode) in observed.recording.devices.items()}
+    here, there = (indexes[inode] for inode in observed.inodes)
+    ways = {"client": (here, there, observed.sent[0]), "server": (there, here, observed.sent[1])}
+    for told in connections:
+        for role, flow, end, _ in told.sides:
+            left_at, arrives_at, counters = ways[role]
+            left, arrived = sums[left_at, Direction.EGRESS, flow], sums[arrives_at, Direction.INGRESS, flow]
+            again = counters.retransmitted * MTU
+            for where, row in (("left", left), ("arrived", arrived)):
+                opened = Bracket(1, 1 + counters.retransmitted_syns, 1)
+                yield judge.count(str(flow), f"SYN that {where}", opened, int(row["syns"]))
+                if end.written is not None:
+                    data = Bracket(end.read, end.written + again, end.written)
+                    yield judge.count(str(flow), f"payload bytes that {where}", data, int(row["payload_bytes"]))
+    for host, (index, _, counters) in ways.items():
+        left = [row for (at, way, _), row in sums.items() if (at, way) == (index, Direction.EGRESS)]
+        packets = sum(int(row["packets"]) for row in left)
+        yield judge.count(f"the {host}'s host", "TCP packets sent", segments_sent(counters), packets)
+
+
+def _steps(observed, scenario, connections):
+    """The owner of each step, and how much was sent and received: by the calls, by TCP for them, in segments."""
+    judge = observed.judge(scenario, "analyse")
+    sockets = _by_flow(joined(observed.recording.events["analyse"]), observed.inodes)
+    for told in connections:
+        for role, flow, end, other in told.sides:
+            rows, subject = sockets[flow], str(flow)
+            yield judge.equal(subject, "owner", "as told", _owner(rows, end))
+            if role == "client":
+                connecting = rows[rows["state"] == State.ESTABLISHED]["connect_ns"][-1]
+                yield judge.duration(subject, "connect time", upto(end.opened_ns), int(connecting))
+            if end.written is not None:
+                yield judge.count(subject, "bytes taken by TCP", exactly(end.written), results(rows, Kind.SENT))
+                # What sendfile() sends is no call's.
+                by_calls = Bracket(0, end.written, end.written)
+                yield judge.count(subject, "bytes sent by calls", by_calls, results(rows, Kind.SEND))
+                for kind, who in ((Kind.RECEIVED, "TCP"), (Kind.RECEIVE, "calls")):
+                    yield judge.count(subject, f"bytes returned by {who}", exactly(other.read), results(rows, kind))
+                data = rows[(rows["kind"] == Kind.ARRIVED) & (rows["length"] > 0)]
+                reached = distinct_bytes(data["seq"], data["length"])
+                yield judge.count(subject, "bytes that reached TCP", other.sent, reached)
+
+
+def _states(observed, scenario, connections):
+    judge = observed.judge(scenario, "states")
+    sockets = _by_flow(transitions(observed.recording.events["states"]), observed.inodes)
+    for told in connections:
+        for role, flow, end, _ in told.sides:
+            rows, subject = sockets[flow], str(flow)
+            sequence = " ".join(State(state).name for state in rows["newstate"])
+            yield judge.one_of(subject, "state sequence", _sequences(told, role), sequence)
+            # Of what a server accepts the owner is known when it closes: when a RST does, nobody has told.
+            reset = role == "server" and Ended.RST in told.ended
+            yield judge.one_of(subject, "owner", ["as told", "unknown"][: 1 + reset], _owner(rows, end))
+            began_ns, ended_ns = told.within[0], observed.end_ns
+            for row in rows:
+                when = Bracket(began_ns, ended_ns, began_ns)
+                yield judge.duration(subject, f"{State(row['newstate']).name} entered at", when, int(row["time_ns"]))
+            took = dict(zip(rows["oldstate"].tolist(), rows["duration_ns"].tolist(), strict=True))
+            opening = State.SYN_SENT if role == "client" else State.SYN_RECV
+            yield judge.duration(subject, f"time in {opening.name}", upto(end.opened_ns), took[opening], 1000)
+            # Either side comes to ESTABLISHED after the SYN, and leaves it no later than the first FIN has arrived.
+            most = Bracket(0, ended_ns - began_ns, told.duration.low)
+            yield judge.duration(subject, "time in ESTABLISHED", most, took[State.ESTABLISHED])
+
+
+def _round_trips(observed, scenario, connections):
+    judge = observed.judge(scenario, "rtt")
+    rows = folded(observed.recording.totals["rtt"])
+    samples = {rtt._flow(row): row for row in rows if row["kind"] == Estimate.RTT}  # noqa: SLF001
+    for told in connections:
+        for _, flow, end, _ in told.sides:
+            for name, most_ns in (("min_us", end.opened_ns), ("max_us", observed.end_ns - told.within[0])):
+                measured_ns = int(samples[flow][name]) * 1000
+                yield judge.duration(str(flow), f"RTT samples' {name}", upto(most_ns), measured_ns, 1000)
+
+
+def _sequences(told, role):
+    """States that this side's socket comes to, given who may have closed first."""
+    endings = set()
+    for closer in told.closers:
+        endings |= {FIRST, AT_ONCE} if closer == role else {SECOND, AT_ONCE}
+    if Ended.RST in told.ended:
+        endings |= {
+            "CLOSE",
+            "FIN_WAIT1 CLOSE",
+            "FIN_WAIT1 FIN_WAIT2 CLOSE",
+            "CLOSE_WAIT CLOSE",
+            "CLOSE_WAIT LAST_ACK CLOSE",
+        }
+    return [f"{OPENS[role]} {ending}" for ending in sorted(endings)]
+
+
+def _owner(rows, end):
+    """`as told` when each row belongs to the program, `unknown` when none has an owner, else whom it is said to belong to."""
+    if not rows["tgid"].any():
+        return "unknown"
+    named = {(int(row["tgid"]), row["comm"].decode()) for row in np.unique(rows[["tgid", "comm"]])}
+    wrong = sorted(f"{pid} {comm}" for pid, comm in named if pid not in end.pids or comm != end.comm)
+    return ", ".join(wrong) or "as told"
+
+
+def results(rows, kind):
+    """Add up what the steps of a kind have returned, failures left out."""
+    return int(rows["result"][(rows["kind"] == kind) & (rows["returns"] == 1) & (rows["result"] > 0)].sum())
+
+
+def _by_flow(rows, inodes):
+    """Each socket's rows by its flow, its own side first; listeners left out."""
+    rows = rows[np.isin(rows["netns"], inodes)]
+    found = {}
+    for number in np.unique(rows["socket"]):
+        mine = rows[rows["socket"] == number]
+        flow = flow_of(mine[0], "l", "r")
+        if (mine["newstate" if "newstate" in mine.dtype.names else "state"] != State.LISTEN).all():
+            assert flow not in found, f"two sockets have been {flow}"
+            found[flow] = mine
+    return found
+
+
+def flow_of(row, here, there):
+    """Return a row's flow, given what the names of its two ends begin with."""
+    ends = [(address_text(row[f"{end}addr"].tobytes()), int(row[f"{end}port"])) for end in (here, there)]
+    return Flow(*ends[0], *ends[1])
