@@ -134,11 +134,13 @@ def _by_socket(steps: Events) -> Rows:
     for name in known:
         rows[name] = steps[name]
     rows = rows[np.lexsort((rows["time_ns"], -rows["carried"].astype(np.int8), _since(rows), rows["skaddr"]))]
-    # An interrupt between the probe's two functions can make the second repeat what the first has reported.
-    repeated = rows["again"][1:] > 0
+    # An interrupt between the probe's two functions can make the second repeat what the first has reported. By then other steps
+    # of the socket may have come, but none of the same kind: the repeated one holds the socket.
+    order = np.lexsort((np.arange(len(rows)), rows["kind"], rows["skaddr"]))
+    repeats = rows["again"][order[1:]] > 0
     for name in ("skaddr", "kind", "oldstate", "state", "skb", "seq", "length", "lost"):
-        repeated &= rows[name][1:] == rows[name][:-1]
-    return rows[np.append(np.ones(min(1, len(rows)), bool), ~repeated)]
+        repeats &= rows[name][order[1:]] == rows[name][order[:-1]]
+    return np.delete(rows, order[1:][repeats])
 
 
 def _sorted(rows: Rows) -> Rows:

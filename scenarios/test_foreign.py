@@ -11,7 +11,7 @@ from typing import NamedTuple
 import agreement
 import foreign
 import foreign_truth
-from foreign_truth import End, Told
+from foreign_truth import End, Told, exactly
 
 from lab import probes
 from lab.counters import tcp_sent
@@ -103,8 +103,8 @@ def told_by_both(fetched, logged, servers):
         least = max(0, sum(us(reply, "time_total") for reply in replies[:-1]) + over - opened - len(replies) * US)
         yield Told(
             flow=flow,
-            client=End("curl", {done.pid}, opened - begun + US, written=requested, read=requested),
-            server=End("nginx", servers, answered - begun + US, written=written, read=read),
+            client=End("curl", {done.pid}, opened - begun + US, written=requested, read=exactly(requested)),
+            server=End("nginx", servers, answered - begun + US, written=written, read=exactly(read)),
             within=(done.began_ns, done.ended_ns),
             duration=Bracket(least, within_ns, least),
             closers=closers,
@@ -136,16 +136,21 @@ def told_by_iperf3(done, servers):
     for ends, stream in zip(report["start"]["connected"], report["end"]["streams"], strict=True):
         # The client begins each stream with the test's cookie and its final NUL (Nwrite() in iperf_connect()).
         cookie = len(report["start"]["cookie"]) + 1
-        data = {"written": stream["sender"]["bytes"], "read": stream["receiver"]["bytes"]}
+        written, read = stream["sender"]["bytes"], stream["receiver"]["bytes"]
         to_client = bool(report["start"]["test_start"]["reverse"])
-        from_client = {name: cookie + (0 if to_client else count) for name, count in data.items()}
-        from_server = data if to_client else dict.fromkeys(data, 0)
+        # A client that receives goes on reading when it has stopped counting (iperf_run_client()).
+        data = {"written": written, "read": Bracket(read, written if to_client else read, read)}
+        opening = {"written": cookie, "read": exactly(cookie)}
+        if to_client:
+            sent = (opening, data)
+        else:
+            sent = ({"written": cookie + written, "read": exactly(cookie + read)}, {"written": 0, "read": exactly(0)})
         # Both stop their watches before either closes.
         least = round(min(stream[end]["seconds"] for end in ("sender", "receiver")) * 1e6 - 1) * US
         yield Told(
             flow=Flow(ends["local_host"], ends["local_port"], ends["remote_host"], ends["remote_port"]),
-            client=End("iperf3", {done.pid}, within_ns, **from_client),
-            server=End("iperf3", servers, within_ns, **from_server),
+            client=End("iperf3", {done.pid}, within_ns, **sent[0]),
+            server=End("iperf3", servers, within_ns, **sent[1]),
             within=(done.began_ns, done.ended_ns),
             duration=Bracket(least, within_ns, least),
             closers=("client", "server"),

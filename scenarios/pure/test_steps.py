@@ -141,6 +141,14 @@ def test_a_step_that_both_programs_report():
     assert len(joined(steps(*once))) == len(once)
 
 
+def test_other_steps_between_a_step_and_its_repetition():
+    """The interrupt that makes the second program repeat a step brings the socket's next segment."""
+    segment = {"state": "ESTABLISHED", "skb": 0xB0, "seq": 1, "length": 9}
+    once = [*client(), step(201, Kind.PROCESSED, **segment), step(202, Kind.ARRIVED, state="ESTABLISHED", seq=10)]
+    assert len(joined(steps(*once, step(203, Kind.PROCESSED, again=1, **segment)))) == len(once)
+    assert len(joined(steps(*once, step(203, Kind.PROCESSED, again=1, **segment | {"seq": 10})))) == len(once) + 1
+
+
 def test_after_a_loss_nothing_is_joined():
     """L2: across lost events nobody can tell whether it is the same socket."""
     rows = client()
