@@ -81,7 +81,15 @@
 BPF_ARRAY(lost, u64, 1);           /* events that found no room, of all CPUs together */
 BPF_PERCPU_ARRAY(rescued, u64, 1); /* runs of the second programs in place of the first */
 BPF_PERCPU_ARRAY(runs, u64, 8);    /* of the first program at each raw tracepoint, whatever it then made of the event */
-BPF_PERCPU_ARRAY(latest, u64, 8);  /* what the first program at each point was last run for, on this CPU */
+
+/* What the first program at a point has run for and the second not yet, on this CPU: a process can be interrupted between the two
+ * by a softirq, for which both are run. 0: nothing. */
+struct noted {
+    u64 key;
+    u64 nested;
+};
+
+BPF_PERCPU_ARRAY(noted, struct noted, 8);
 
 static inline void count_lost(void)
 {
@@ -106,10 +114,16 @@ static inline u64 lost_so_far(void)
  * way at that point on this CPU from everything else that can be. */
 static inline void note_run(int point, u64 key)
 {
-    u64 *latest_key = latest.lookup(&point);
+    struct noted *here = noted.lookup(&point);
 
-    if (latest_key)
-        *latest_key = key;
+    if (!here)
+        return;
+    if (here->key) {
+        here->nested = key;
+    } else {
+        here->nested = 0; /* left by a softirq whose second program was left out */
+        here->key = key;
+    }
 }
 
 /* The same at a raw tracepoint, where the runs are counted: the kernel's own count of hits is compared with them.
@@ -124,10 +138,17 @@ static inline void first_run(int event, int point, u64 key)
 /* For the second program: tells whether it has to do what the first was left out of. */
 static inline bool rescues(int point, u64 key)
 {
-    u64 *latest_key = latest.lookup(&point);
+    struct noted *here = noted.lookup(&point);
 
-    if (latest_key && *latest_key == key)
+    /* What is done is forgotten: the next packet often has the same address. */
+    if (here && here->key == key) {
+        here->key = 0;
         return false;
+    }
+    if (here && here->nested == key) {
+        here->nested = 0;
+        return false;
+    }
     rescued.increment(0);
     return true;
 }

@@ -256,40 +256,33 @@ static inline int segment(u64 skaddr, bool again)
     return 0;
 }
 
-/* A segment that a process finds in its socket's backlog can be interrupted by one for another socket, so that several may be
- * under way on a CPU: each is noted in a place of its own, found by its address. */
-enum point { AT_CHANGE, AT_SEGMENT, SEGMENT_PLACES = 7 };
-
-static inline int place_of(u64 skb)
-{
-    return AT_SEGMENT + (skb >> 8) % SEGMENT_PLACES;
-}
+enum point { AT_CHANGE, AT_SEGMENT };
 
 #if ATTACH_TRACEPOINT
 
 /* It fires at the entry of tcp_rcv_established(). */
 ON_RAW_TRACEPOINT(tcp_probe)
 {
-    first_run(EVENT(tcp_probe), place_of(ctx->args[1]), ctx->args[1]);
+    first_run(EVENT(tcp_probe), AT_SEGMENT, ctx->args[1]);
     return segment(ctx->args[0], false);
 }
 
 ON_RAW_TRACEPOINT_AGAIN(tcp_probe)
 {
-    return rescues(place_of(ctx->args[1]), ctx->args[1]) ? segment(ctx->args[0], true) : 0;
+    return rescues(AT_SEGMENT, ctx->args[1]) ? segment(ctx->args[0], true) : 0;
 }
 
 #else
 
 ON_FUNCTION(tcp_rcv_established)
 {
-    note_run(place_of(ARGUMENT(1)), ARGUMENT(1));
+    note_run(AT_SEGMENT, ARGUMENT(1));
     return segment(ARGUMENT(0), false);
 }
 
 ON_FUNCTION_AGAIN(tcp_rcv_established)
 {
-    return rescues(place_of(ARGUMENT(1)), ARGUMENT(1)) ? segment(ARGUMENT(0), true) : 0;
+    return rescues(AT_SEGMENT, ARGUMENT(1)) ? segment(ARGUMENT(0), true) : 0;
 }
 
 #endif

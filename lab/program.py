@@ -154,6 +154,8 @@ class Program:
             links.callback(self._forget_under_way)
             places = [place for function in self._loaded for place in attach.attach(function, devices, links)]
             self.attach_points = list(dict.fromkeys(places))
+            # Until all were attached, the first program at a point may have run without the second behind it.
+            self._bpf[b"noted"].clear()
             yield
 
     def _forget_under_way(self) -> None:

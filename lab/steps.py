@@ -134,10 +134,12 @@ def _by_socket(steps: Events) -> Rows:
     for name in known:
         rows[name] = steps[name]
     rows = rows[np.lexsort((rows["time_ns"], -rows["carried"].astype(np.int8), _since(rows), rows["skaddr"]))]
-    # An interrupt between the probe's two functions can make the second repeat what the first has reported. By then other steps
-    # of the socket may have come, but none of the same kind: the repeated one holds the socket.
+    # An interrupt between the probe's two functions can, rarely, make the second repeat what the first has reported. By then other
+    # steps of the socket may have come, but none of the same kind: the repeated one holds the socket. Of two acknowledgements
+    # that look alike, the second is one of its own.
     order = np.lexsort((np.arange(len(rows)), rows["kind"], rows["skaddr"]))
-    repeats = rows["again"][order[1:]] > 0
+    repeats = (rows["again"] > 0) & ((rows["kind"] != Kind.PROCESSED) | (rows["length"] > 0))
+    repeats = repeats[order[1:]]
     for name in ("skaddr", "kind", "oldstate", "state", "skb", "seq", "length", "lost"):
         repeats &= rows[name][order[1:]] == rows[name][order[:-1]]
     return np.delete(rows, order[1:][repeats])

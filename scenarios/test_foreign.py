@@ -98,9 +98,9 @@ def told_by_both(fetched, logged, servers):
         requested, written = sum(line[1] for line in answers), sum(line[2] for line in answers)
         assert requested == sum(reply["size_request"] for reply in replies)
         begun, opened, answered = (us(first, f"time_{what}") for what in ("namelookup", "connect", "starttransfer"))
-        # The server's FIN can be there before curl has read what comes before it, but not before curl has asked.
-        over = us(last, "time_pretransfer" if "server" in closers else "time_total")
-        least = max(0, sum(us(reply, "time_total") for reply in replies[:-1]) + over - opened - len(replies) * US)
+        # Curl closes when it has everything. The server's FIN can be there before curl knows that it has sent its request.
+        transfers_ns = sum(us(reply, "time_total") for reply in replies) - opened - len(replies) * US
+        least = 0 if "server" in closers else transfers_ns
         yield Told(
             flow=flow,
             client=End("curl", {done.pid}, opened - begun + US, written=requested, read=exactly(requested)),

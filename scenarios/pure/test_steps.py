@@ -149,6 +149,13 @@ def test_other_steps_between_a_step_and_its_repetition():
     assert len(joined(steps(*once, step(203, Kind.PROCESSED, again=1, **segment | {"seq": 10})))) == len(once) + 1
 
 
+def test_acknowledgements_that_look_alike():
+    """Two segments without data can have the same numbers and, one after the other, the same kernel address: both are told."""
+    segment = {"state": "ESTABLISHED", "skb": 0xB0, "seq": 1}
+    once = [*client(), step(201, Kind.PROCESSED, **segment), step(202, Kind.PROCESSED, again=1, **segment)]
+    assert len(joined(steps(*once))) == len(once)
+
+
 def test_after_a_loss_nothing_is_joined():
     """L2: across lost events nobody can tell whether it is the same socket."""
     rows = client()
