@@ -12,6 +12,7 @@ from lab import truth
 from lab.carried import Carried
 from lab.measure import UNKNOWN
 from lab.observed import Observed
+from lab.packet import distinct_bytes
 from lab.steps import Kind, Role, Rows, joined
 from lab.tcp import Flow, State, address_text
 from lab.timeline import Call, Connection, Timeline
@@ -238,11 +239,12 @@ class _Side:
         processed = self._rows[(self._rows["kind"] == Kind.PROCESSED) & (self._rows["length"] > 0)]
         sends = [call for call in other.calls if call.name == "send" and not call.error]
         sent = sum(call.result for call in sends)
-        lengths = dict(zip(data["seq"].tolist(), data["length"].tolist(), strict=True))
         least = 0 if self._resets else sent
         bracket = Bracket(least, sent, sent)
-        yield self._judge.count(self._subject, "bytes that reached TCP", bracket, sum(lengths.values()))
-        unheard = set(processed["seq"].tolist()) - set(lengths)
+        yield self._judge.count(
+            self._subject, "bytes that reached TCP", bracket, distinct_bytes(data["seq"], data["length"])
+        )
+        unheard = set(processed["seq"].tolist()) - set(data["seq"].tolist())
         yield self._judge.equal(self._subject, "segments processed that never arrived", 0, len(unheard))
         if len(data) and sends:
             window = _bracket(sends[0].enter_ns, max(self._calls[-1].exit_ns, other.calls[-1].exit_ns))

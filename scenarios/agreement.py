@@ -86,7 +86,7 @@ def what_leaves_one_host_reaches_the_other(seen):
 
 
 def flows_and_duration_count_the_same_segments(seen):
-    """What the sums have of SYN and FIN is what was told one by one."""
+    """Each sum of SYN or FIN is what was told one by one."""
     for bit, name in ((SYN, "syns"), (FIN, "fins")):
         for ingress, direction in ((0, EGRESS), (1, INGRESS)):
             told = seen["duration"][(seen["duration"]["ingress"] == ingress) & (seen["duration"]["flags"] & bit > 0)]
@@ -105,7 +105,7 @@ def states_and_analyse_see_the_same_changes(seen):
 
 
 def rtt_and_analyse_see_the_same_segments(seen):
-    """The kernel's estimate is taken once for each segment that an established socket receives."""
+    """Each segment that an established socket receives is one look at the kernel's estimate."""
     steps, estimates = seen["analyse"], seen["rtt"]
     received = steps[(steps["kind"] == Kind.PROCESSED) & (steps["oldstate"] == 0)]
     assert len(received), points()
@@ -114,7 +114,7 @@ def rtt_and_analyse_see_the_same_segments(seen):
 
 
 def states_frame_the_segments_on_the_interface(seen):
-    """A socket is in SYN_SENT before its SYN leaves, and ESTABLISHED or given up after; in FIN_WAIT1 or LAST_ACK before its FIN leaves."""
+    """Each SYN leaves in SYN_SENT, before ESTABLISHED or the attempt's end; each FIN in FIN_WAIT1 or LAST_ACK."""
     ends = ("laddr", "lport", "raddr", "rport")
     entered = {
         (int(row["netns"]), *(row[name].tobytes() for name in ends), int(row["newstate"])): int(row["time_ns"])

@@ -30,9 +30,10 @@ RESETS = {"CLOSE", "FIN_WAIT1 CLOSE", "FIN_WAIT1 FIN_WAIT2 CLOSE", "FIN_WAIT1 FI
 
 @dataclass(frozen=True)
 class End:
-    """One program of a connection: its name and processes; how many bytes it has written, and how many of them the other side has
-    read (None: not told for each connection); how long, in nanoseconds, it can have taken from the SYN until this side was
-    connected, at the most.
+    """One program of a connection, and what it did.
+
+    `pids` are its processes, `opened_ns` the most that it can have taken from the SYN until this side was connected (nanoseconds),
+    `written` its bytes, and `read` those of them that the other side has read (None: not told for each connection).
     """
 
     comm: str
@@ -95,7 +96,7 @@ def _durations(observed, scenario, connections):
 
 
 def _flows(observed, scenario, connections):
-    """Data by direction, as it left one host and as it came to the other."""
+    """Compare data by direction, as it left one host and as it came to the other."""
     judge = observed.judge(scenario, "flows")
     totals = observed.recording.totals["flows"]
     sums = {}
@@ -122,7 +123,7 @@ def _flows(observed, scenario, connections):
 
 
 def _steps(observed, scenario, connections):
-    """The owner of each step, and how much was sent and received: by the calls, by TCP for them, in segments."""
+    """Compare the owner of each step, and what was sent and received: by calls, by TCP for them, in segments."""
     judge = observed.judge(scenario, "analyse")
     sockets = _by_flow(joined(observed.recording.events["analyse"]), observed.inodes)
     for told in connections:

@@ -91,7 +91,7 @@ def curl(net, version, names, *options, closers, ended=(Ended.FIN,)):
 def told_by_both(fetched, logged, servers):
     """Yield what curl and nginx know of each connection: curl's times are in microseconds since it began a transfer."""
     for done, replies, closers, ended in fetched:
-        first, last, within_ns = replies[0], replies[-1], done.ended_ns - done.began_ns
+        first, within_ns = replies[0], done.ended_ns - done.began_ns
         flow = Flow(first["local_ip"], first["local_port"], first["remote_ip"], first["remote_port"])
         answers = [line for line in logged if line[0] == flow.lport]
         read = sum(reply["size_header"] + reply["size_download"] for reply in replies)
@@ -212,7 +212,7 @@ def in_sum(lab, observed, answer):
 
 
 def told_by_stamps(observed, clients, servers):
-    """Yield each connection that the client's interface has seen, with what is known of it: when its client ran, and that it closed."""
+    """Yield each connection that the client's interface has seen: when its client ran is known, and that it closed."""
     rows = lifetimes(observed.recording.events["duration"], observed.end_ns)
     for row in rows[rows["ifindex"] == min(observed.recording.devices)]:
         comm, done = next((comm, done) for comm, done in clients if done.began_ns <= row["start_ns"] <= done.ended_ns)

@@ -1,13 +1,18 @@
 """The demo client: many connections at once, each a thread with blocking calls, each telling its timeline."""
 
+import os
 import socket
 import threading
+import time
 from collections.abc import Callable
+from errno import EADDRNOTAVAIL
+from itertools import count
 
 from lab.demo.conversation import Conversation
 from lab.demo.stamped import StampedSocket
 from lab.errors import LabError
 from lab.timeline import Timeline
+from lab.units import SECOND
 
 
 def run(
@@ -16,11 +21,13 @@ def run(
     *,
     connections: int = 1,
     concurrency: int | None = None,
+    rate: float | None = None,
     source_port: int = 0,
     pause: Callable[[], None] | None = None,
 ) -> list[Timeline]:
     """Hold `connections` conversations, at most `concurrency` at a time (default: all), and return their timelines.
 
+    With a `rate` the connections begin so many a second apart; one that is late, since too many are under way, begins at once.
     `pause` is called by each connection after its exchanges; it returns when the connection may go on.
     """
     try:
@@ -31,8 +38,13 @@ def run(
     timelines: list[Timeline] = []
     failures: list[OSError] = []
 
+    numbers = count()
+    start_ns = time.monotonic_ns()
+
     def worker(share: int) -> None:
         for _ in range(share):
+            if rate and (early_ns := start_ns + round(next(numbers) * SECOND / rate) - time.monotonic_ns()) > 0:
+                time.sleep(early_ns / SECOND)
             try:
                 timelines.append(_talk(family, address, conversation, source_port, pause))
             except OSError as error:
@@ -47,7 +59,7 @@ def run(
         thread.join()
     if failures:
         raise LabError(
-            f"the client cannot make its connections ({failures[0].strerror}): check address, port and limits"
+            f"the client cannot make its connections ({failures[0].strerror}): check address and port, and whether ports are left"
         )
     return timelines
 
@@ -68,7 +80,9 @@ def _talk(
         for _ in range(conversation.exchanges):
             connection.sleep(conversation.think_ns)
             connection.send(bytes(conversation.size))
-            connection.recv(conversation.size)
+            connection.recv(conversation.reply_size)
+    elif connection.timeline.calls[-1].error == "EADDRNOTAVAIL":  # no answer of a peer's: nothing was sent
+        raise OSError(EADDRNOTAVAIL, os.strerror(EADDRNOTAVAIL))
     if pause:
         pause()
     finish(connection, conversation)

@@ -13,12 +13,13 @@ PORT = 9999
 class Conversation:
     """The plan of each connection. Delays are slept by the application, in nanoseconds; each is stamped in its timeline.
 
-    Per exchange the client thinks, sends `size_bits`, and reads a reply of the same size; the server waits before recv and
-    before its reply. Then the `closer` holds the connection for `hold_ns` and ends it: by close(), by shutdown(SHUT_WR)
+    Per exchange the client thinks, sends `size_bits`, and reads a reply of `reply_bits` (0: as many); the server waits before
+    recv and before its reply. Then the `closer` holds the connection for `hold_ns` and ends it: by close(), by shutdown(SHUT_WR)
     and close() once the peer has closed too, or by a RST. The other side sees the end and closes `linger_ns` later.
     """
 
     size_bits: int = 3000
+    reply_bits: int = 0
     exchanges: int = 1
     closer: str = "client"
     how: str = "close"
@@ -30,15 +31,21 @@ class Conversation:
     linger_ns: int = 0
 
     def __post_init__(self) -> None:
-        if self.size_bits < 8 or self.size_bits % 8:
-            raise LabError(f"messages of {self.size_bits} bits cannot be sent: give a multiple of 8, at least 8")
+        for bits in (self.size_bits, self.reply_bits or 8):
+            if bits < 8 or bits % 8:
+                raise LabError(f"messages of {bits} bits cannot be sent: give a multiple of 8, at least 8")
         if self.exchanges < 0:
             raise LabError("the number of exchanges cannot be negative: give 0 or more")
 
     @property
     def size(self) -> int:
-        """Bytes of one message."""
+        """Bytes of one request."""
         return self.size_bits // 8
+
+    @property
+    def reply_size(self) -> int:
+        """Bytes of one reply."""
+        return self.reply_bits // 8 or self.size
 
     def closes_first(self, role: str) -> bool:
         """Tell whether this side ends the connection without waiting for the other."""
@@ -62,7 +69,8 @@ class Conversation:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of a conversation; the client and the server must be given the same."""
     group = parser.add_argument_group("conversation (the same for client and server)")
-    group.add_argument("--size-bits", type=int, default=3000, metavar="BITS", help="size of each message (%(default)s)")
+    group.add_argument("--size-bits", type=int, default=3000, metavar="BITS", help="size of each request (%(default)s)")
+    group.add_argument("--reply-bits", type=int, default=0, metavar="BITS", help="size of each reply (as the request)")
     group.add_argument("--exchanges", type=int, default=1, metavar="N", help="requests per connection (%(default)s)")
     group.add_argument("--closer", choices=("client", "server", "both"), default="client", help="who closes first")
     group.add_argument("--how", choices=("close", "shutdown", "rst"), default="close", help="how the closer does it")

@@ -115,6 +115,7 @@ def converse(
     connections: int = 1,
     concurrency: int | None = None,
     port: int = PORT,
+    rate: float | None = None,
     source_port: int = 0,
     pause: bool = False,
     serve: bool = True,
@@ -136,6 +137,8 @@ def converse(
         arguments = [*common, "--source-port", str(source_port), net.server.address(version)]
         if concurrency:
             arguments += ["--concurrency", str(concurrency)]
+        if rate:
+            arguments += ["--rate", str(rate)]
         demo.client = stack.enter_context(Endpoint("connect", net.client, arguments))
         yield demo
         timelines = demo.client.finish()

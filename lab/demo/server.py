@@ -2,15 +2,17 @@
 
 import selectors
 import socket
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from lab.demo.client import finish
 from lab.demo.conversation import Conversation
 from lab.demo.stamped import StampedSocket
 from lab.errors import LabError
 from lab.timeline import Call, Timeline
+
+_MOST_AT_ONCE = 10_000
 
 
 class Server:
@@ -33,8 +35,10 @@ class Server:
     def serve(self, connections: int | None, pause: Callable[[], None] | None = None) -> list[Timeline]:
         """Serve until `connections` have come (or `stop` is called), wait for their ends, return their timelines."""
         sockets: list[StampedSocket] = []
-        threads = []
-        with selectors.DefaultSelector() as selector, self._listener:
+        talks: list[Future[None]] = []
+        # A thread for each connection that is open; those of connections that are over are used again.
+        threads = ThreadPoolExecutor(max_workers=connections or _MOST_AT_ONCE)
+        with threads, selectors.DefaultSelector() as selector, self._listener:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(self._stopped, selectors.EVENT_READ)
             while connections is None or len(sockets) < connections:
@@ -42,10 +46,9 @@ class Server:
                     break
                 connection = self._accept()
                 sockets.append(connection)
-                threads.append(threading.Thread(target=self._converse, args=(connection, pause), daemon=True))
-                threads[-1].start()
-        for thread in threads:
-            thread.join()
+                talks.append(threads.submit(self._converse, connection, pause))
+        for talk in talks:
+            talk.result()
         return [connection.timeline for connection in sockets]
 
     def stop(self) -> None:
@@ -73,7 +76,7 @@ class Server:
             if len(connection.recv(conversation.size)) < conversation.size:
                 break
             connection.sleep(conversation.before_reply_ns)
-            connection.send(bytes(conversation.size))
+            connection.send(bytes(conversation.reply_size))
         if pause:
             pause()
         finish(connection, conversation)

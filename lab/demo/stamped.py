@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,7 @@ class StampedSocket:
 
     def __init__(self, role: str, sock: socket.socket, born: list[Call] | None = None) -> None:
         self._socket = sock
-        comm = Path("/proc/self/comm").read_text().rstrip("\n")
-        self.timeline = Timeline(role, Flow("", 0, "", 0), pid=os.getpid(), comm=comm, calls=born or [])
+        self.timeline = Timeline(role, Flow("", 0, "", 0), pid=os.getpid(), comm=_comm(), calls=born or [])
         self.timeline.cookie = struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8))[0]
         self.failed = False
 
@@ -51,13 +50,13 @@ class StampedSocket:
 
     def recv(self, size: int) -> bytes:
         """Receive exactly `size` bytes, or fewer when the peer ends the connection first."""
-        received = b""
+        received = bytearray()
         while len(received) < size and not self.failed:
             part = self._recv_some(size - len(received))
             if not part:
                 break
             received += part
-        return received
+        return bytes(received)
 
     def recv_until_end(self) -> None:
         """Read until the peer has closed, or reset."""
@@ -104,6 +103,11 @@ class StampedSocket:
         exit_ns = time.monotonic_ns()
         self.timeline.calls.append(Call(name, enter_ns, exit_ns, result, error))
         return result
+
+
+@cache
+def _comm() -> str:
+    return Path("/proc/self/comm").read_text().rstrip("\n")
 
 
 def _plain(address: str) -> str:

@@ -16,6 +16,7 @@ DELAYS = [field.name for field in fields(Conversation) if field.name.endswith("_
 CONVERSATIONS = st.builds(
     Conversation,
     size_bits=st.integers(1, 10**6).map(lambda size: 8 * size),
+    reply_bits=st.integers(0, 10**6).map(lambda size: 8 * size),
     exchanges=st.integers(0, 1000),
     closer=st.sampled_from(["client", "server", "both"]),
     how=st.sampled_from(["close", "shutdown", "rst"]),
@@ -45,6 +46,9 @@ def test_a_message_is_a_whole_number_of_bytes(size_bits):
     """What cannot be sent is refused before anything is started."""
     with pytest.raises(LabError, match="multiple of 8"):
         Conversation(size_bits=size_bits)
+    if size_bits:
+        with pytest.raises(LabError, match="multiple of 8"):
+            Conversation(reply_bits=size_bits)
 
 
 def test_a_negative_number_of_exchanges_is_refused():
@@ -54,8 +58,9 @@ def test_a_negative_number_of_exchanges_is_refused():
 
 
 def test_size_is_in_bytes():
-    """3000 bits are 375 bytes."""
-    assert Conversation(size_bits=3000).size == 375
+    """3000 bits are 375 bytes; a reply is as large as its request unless it has a size of its own."""
+    assert (Conversation(size_bits=3000).size, Conversation(size_bits=3000).reply_size) == (375, 375)
+    assert Conversation(size_bits=3000, reply_bits=8).reply_size == 1
 
 
 @pytest.mark.parametrize(
