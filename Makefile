@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools \
 	curl iperf3 redis-tools
+# As root also in a folder that apt's own user cannot read.
+DOWNLOAD := apt-get -qq -o APT::Sandbox::User=root download
 SOAK_RUNS := 20
 SOAK_OF := scenarios
 
@@ -55,7 +57,7 @@ $(BIN)/lab-relay: $(wildcard wire/*.[ch]) | $(VENV)/ready
 # libraries it needs are those of Python and of dpkg.
 $(BIN)/nginx: | $(VENV)/ready
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && chmod 755 "$$folder" && cd "$$folder" && \
-		{ apt-get -q download nginx || { apt-get -q update && apt-get -q download nginx; }; } && \
+		{ $(DOWNLOAD) nginx || { apt-get -q update && $(DOWNLOAD) nginx; }; } && \
 		dpkg-deb --extract nginx_*.deb . && mv usr/sbin/nginx "$(CURDIR)/$@" || \
 		{ echo "make: nginx cannot be had from the distribution's packages: check the network and apt's sources" >&2; exit 2; }
 
