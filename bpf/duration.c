@@ -36,7 +36,7 @@ static __always_inline int report_segment(struct __sk_buff *ctx, u8 ingress)
     u32 end;
 
     if (ctx->vlan_present)
-        packet.vlan = ctx->vlan_tci & 0xfff;
+        add_tag(&packet, ctx->vlan_tci);
     parse_frame(ctx, &packet);
     if (packet.problem || packet.protocol != IPPROTO_TCP || !(packet.flags & (FIN | SYN | RST)))
         return TC_ACT_UNSPEC;

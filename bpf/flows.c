@@ -88,7 +88,7 @@ static __always_inline int count(struct __sk_buff *ctx, enum direction direction
     if (ctx->ifindex == LOOPBACK_IFINDEX && direction == INGRESS)
         return TC_ACT_UNSPEC;
     if (ctx->vlan_present)
-        packet.vlan = ctx->vlan_tci & 0xfff;
+        add_tag(&packet, ctx->vlan_tci);
     parse_frame(ctx, &packet);
     measure(ctx, &packet, &here);
 

@@ -44,10 +44,12 @@ struct packet {
     u8 protocol;      /* behind IP's headers */
     u8 flags;         /* of TCP, as in its header's 14th byte */
     u8 fragment;      /* it is a fragment */
+    u8 tags;          /* of VLANs, that were looked behind, one that the device has taken off included */
     u8 problem;
 };
 
 #define MOST_EXTENSION_HEADERS 8
+#define MOST_TAGS 2
 #define MOST_HEADERS 0x3fff /* bytes */
 #define LEAST_AH 1          /* its length without any signature, in words of 4 bytes minus 2 */
 #define IPPROTO_HOPOPTS 0
@@ -116,6 +118,18 @@ static __always_inline u32 load_xdp_length(struct xdp_md *ctx)
 static __always_inline bool is_vlan(u16 ethertype)
 {
     return ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD;
+}
+
+/* Also for a tag that the device has taken off, which is the outermost and comes before `parse_frame`. */
+static __always_inline void add_tag(struct packet *packet, u16 tci)
+{
+    u16 id = tci & 0xfff;
+
+    if (!packet->vlan)
+        packet->vlan = id;
+    else
+        packet->inner_vlan = id;
+    packet->tags++;
 }
 
 /* Only of such a frame a length of zero means another thing than it says: iph_totlen() and RFC 2675. */
@@ -266,15 +280,12 @@ static __always_inline void parse_frame(void *ctx, struct packet *packet)
     packet->ethertype = bpf_ntohs(ethernet.h_proto);
     packet->ip_at = sizeof(ethernet);
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        if (!is_vlan(packet->ethertype))
+    for (int i = 0; i < MOST_TAGS; i++) {
+        if (!is_vlan(packet->ethertype) || packet->tags == MOST_TAGS)
             break;
         if (LOAD(ctx, packet->ip_at, &tag, sizeof(tag)))
             return;
-        if (!packet->vlan)
-            packet->vlan = bpf_ntohs(tag.tci) & 0xfff;
-        else
-            packet->inner_vlan = bpf_ntohs(tag.tci) & 0xfff;
+        add_tag(packet, bpf_ntohs(tag.tci));
         packet->ethertype = bpf_ntohs(tag.ethertype);
         packet->ip_at += sizeof(tag);
     }

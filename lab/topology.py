@@ -27,6 +27,7 @@ from lab.runs import Run
 from lab.settle import settle_backlogs
 from lab.tcp import State
 
+ETHERNET_MTU = 1500
 _topologies = count()
 _LASTING = (State.LISTEN, State.TIME_WAIT)
 
@@ -54,6 +55,15 @@ class Host:
     def address(self, version: int) -> str:
         """Return the address of IP version 4 or 6."""
         return {4: self.ipv4, 6: self.ipv6}[version]
+
+    def knows(self, address: str, mac: str) -> None:
+        """Have the host's kernel send what goes to an address in its networks to this MAC, without asking."""
+
+        def pin() -> None:
+            with IPRoute() as netlink:
+                netlink.neigh("replace", dst=address, lladdr=mac, ifindex=self.ifindex, state="permanent")
+
+        inside(self.name, pin)
 
     def sysctl(self, path: str, value: object) -> None:
         """Set `/proc/sys/net/<path>` inside the host."""
@@ -110,8 +120,8 @@ class Topology:
 
 
 @contextmanager
-def topology(link: Link | None = None) -> Iterator[Topology]:
-    """Build the network, hand it out, take it down. The default link is a plain bridge."""
+def topology(link: Link | None = None, *, mtu: int = ETHERNET_MTU) -> Iterator[Topology]:
+    """Build the network, hand it out, take it down. The default link is a plain bridge; `mtu` is that of every device."""
     run, number = Run.current(), next(_topologies)
     prefix = f"lab-{run.name}-{number}"
     net = Topology(
@@ -125,27 +135,28 @@ def topology(link: Link | None = None) -> Iterator[Topology]:
             undo.callback(remove, name)
             create(name)
         undo.callback(net.link.remove)
-        _build(net)
+        _build(net, mtu)
         yield net
 
 
-def _build(net: Topology) -> None:
+def _build(net: Topology, mtu: int) -> None:
     ends = ((net.client, net.server, "client"), (net.server, net.client, "server"))
     for name in (net.wire, net.client.name, net.server.name):
         inside(name, _no_chatter)
     for host, peer, side in ends:
-        inside(host.name, partial(_configure, host, peer, net.wire, side))
+        inside(host.name, partial(_configure, host, peer, net.wire, side, mtu))
+    inside(net.wire, _no_firewall)
     inside(net.wire, _raise_sides)
     net.link.install(Place(net.wire, (net.client.name, net.server.name)))
     for host, _, _ in ends:
         inside(host.name, partial(_await_carrier, host))
 
 
-def _configure(host: Host, peer: Host, wire: str, side: str) -> None:
+def _configure(host: Host, peer: Host, wire: str, side: str, mtu: int) -> None:
     """Lay a veth pair from a host to the wire, and give the host its addresses and its neighbour."""
     with IPRoute() as netlink:
-        other_end = {"ifname": side, "net_ns_fd": wire}
-        netlink.link("add", kind="veth", ifname="eth0", index=host.ifindex, address=host.mac, peer=other_end)
+        mine = {"ifname": "eth0", "index": host.ifindex, "address": host.mac, "mtu": mtu}
+        netlink.link("add", kind="veth", **mine, peer={"ifname": side, "net_ns_fd": wire, "mtu": mtu})
         (loopback,) = netlink.link_lookup(ifname="lo")
         netlink.link("set", index=loopback, state="up")
         # Who resolves no addresses joins no multicast group for it, and sends no MLD reports (addrconf_join_solict()).
@@ -189,6 +200,12 @@ def _no_chatter() -> None:
         _sysctl(f"ipv6/conf/{where}/addr_gen_mode", 1)
         _sysctl(f"ipv6/conf/{where}/router_solicitations", 0)
         _sysctl(f"ipv6/conf/{where}/accept_dad", 0)
+
+
+def _no_firewall() -> None:
+    """Keep br_netfilter, where that is loaded, from looking at what a bridge carries: it drops what is malformed."""
+    for path in Path("/proc/sys/net/bridge").glob("bridge-nf-call-*tables"):
+        path.write_text("0")
 
 
 def _sysctl(path: str, value: object) -> None:

@@ -5,18 +5,29 @@ import socket
 import struct
 import subprocess
 import time
+from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from processes import started
+
+from lab.generate.send import send
+from lab.generate.unusual import EXPERIMENTAL
 from lab.netns import inside, path_of
 from lab.settle import settle
 
-_ETH_P_ALL, _SOL_PACKET, _PACKET_STATISTICS, _SO_RCVBUFFORCE = 3, 263, 6, 33
+_ETH_P_ALL, _SOL_PACKET, _PACKET_STATISTICS, _PACKET_AUXDATA, _SO_RCVBUFFORCE = 3, 263, 6, 8, 33
+_VLAN_VALID = 1 << 4  # TP_STATUS_VLAN_VALID
+_MARK = b"\xff" * 6 + b"\x02\x00\x00\x00\x00\x01" + EXPERIMENTAL.to_bytes(2) + b"the capture ends here"
+_FIELDS = ("frame.len", "eth.type", "ip.src", "ip.dst", "ipv6.src", "ipv6.dst")
 
 
 @contextmanager
 def received_by(*hosts):
-    """Sniff at the hosts' interfaces; at the end of the block the yielded list has the frames that came in."""
+    """Sniff at the hosts' interfaces; at the end of the block the yielded list has the frames that came in.
+
+    They are as they were on the wire: the tag that the kernel takes out of a frame is put back.
+    """
     frames = []
     with ExitStack() as stack:
         taps = [stack.enter_context(inside(host.name, _tap)) for host in hosts]
@@ -31,6 +42,7 @@ def received_by(*hosts):
 def _tap():
     tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
     tap.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 26)
+    tap.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
     tap.bind(("eth0", _ETH_P_ALL))
     tap.setblocking(False)  # noqa: FBT003 (the method's only argument)
     return tap
@@ -39,11 +51,41 @@ def _tap():
 def _received(tap):
     while True:
         try:
-            frame, (_, _, kind, *_) = tap.recvfrom(1 << 17)
+            frame, ((_, _, about),), _, (_, _, kind, *_) = tap.recvmsg(1 << 17, 256)
         except BlockingIOError:
             return
         if kind != socket.PACKET_OUTGOING:
-            yield frame
+            # struct tpacket_auxdata in include/uapi/linux/if_packet.h
+            status, tci, tpid = struct.unpack("=I12xHH", about)
+            tag = struct.pack("!HH", tpid, tci) if status & _VLAN_VALID else b""
+            yield frame[:12] + tag + frame[12:]
+
+
+@contextmanager
+def captured(netns, ifname, path, sender):
+    """Capture around a block; afterwards the yielded counters hold packets and bytes by (source, destination) of IP.
+
+    `sender` is the namespace of a host whose `eth0` leads to the interface: the frame that ends the capture comes from there.
+    """
+    fields = [word for name in _FIELDS for word in ("-e", name)]
+    tshark = ["tshark", "-n", "-l", "-P", "-w", str(path), "-s", "128", "-i", ifname, "-T", "fields", *fields]
+    packets, size = Counter(), Counter()
+    with started(
+        "nsenter", f"--net={path_of(netns)}", *tshark, "-E", "occurrence=f", ready="Capture started"
+    ) as process:
+        yield packets, size
+        send(sender, [_MARK])
+        for line in process.stdout:
+            # The first lines may still be messages of tshark's own.
+            length, ethertype, *addresses = line.rstrip("\n").split("\t") if "\t" in line else ("", "", "")
+            if ethertype and int(ethertype, 16) == EXPERIMENTAL:
+                break
+            if pair := tuple(address for address in addresses if address):
+                packets[pair] += 1
+                size[pair] += int(length)
+        process.terminate()
+        process.stdout.read()
+        process.wait(timeout=30)
 
 
 @contextmanager

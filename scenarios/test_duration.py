@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hand_made_frames import PORT, addresses, play
 from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
 
@@ -20,6 +19,7 @@ from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.demo.stamped import StampedSocket
 from lab.device import Device
+from lab.generate.play import play
 from lab.lifetimes import UNKNOWN, Ended, Side, lifetimes
 from lab.netns import inside
 from lab.observed import Observed
@@ -152,12 +152,6 @@ def accept(listener):
     return server
 
 
-def pin(net, address, mac):
-    """Let the client know where an address is, so that it need not ask."""
-    with inside(net.client.name, IPRoute) as netlink:
-        netlink.neigh("add", dst=address, lladdr=mac, ifindex=net.client.ifindex, state="permanent")
-
-
 def retransmitted(host):
     """Return the kernel's own count of segments that the host has sent again."""
     names, values = [
@@ -171,7 +165,7 @@ def retransmitted(host):
 @both_versions
 def test_no_answer(lab, version):
     """D2: an attempt that nobody answers is reported, with its SYNs, and no duration is invented for it."""
-    pin(lab.net, NOBODY[version], lab.net.server.mac)
+    lab.net.client.knows(NOBODY[version], lab.net.server.mac)
     lab.net.client.sysctl("ipv4/tcp_syn_retries", 1)
     with record("duration", devices=lab.net.devices) as recorder:
         client = StampedSocket("client", inside(lab.net.client.name, lambda: socket.socket(FAMILY[version])))
@@ -196,7 +190,7 @@ def lost_syn(lab, request):
     """
     net, version = lab.net, request.param
     address = (NOBODY[version], 9999)
-    pin(net, address[0], net.server.mac)
+    net.client.knows(address[0], net.server.mac)
     wildcard = ({4: "0.0.0.0", 6: "::"}[version], address[1])  # noqa: S104 (inside the lab's namespace)
     with record("duration", devices=[net.client.device]) as recorder:
         listener = inside(net.server.name, lambda: socket.create_server(wildcard, family=FAMILY[version]))
@@ -270,9 +264,9 @@ def test_every_story_on_the_wire(lab, how, options):
     judge, checks = observed.judge(lab.scenario, "duration"), []
     rows = {(int(row["ifindex"]), int(row["sport"])): row for row in rows_of(observed)}
     assert len(rows) == len(rows_of(observed)) == 2 * len(WHOLE)
-    for story, (port, times) in zip(WHOLE, played.items(), strict=True):
+    for story, (flow, _, times) in zip(WHOLE, played, strict=True):
         for host in (lab.net.client, lab.net.server):
-            row, subject = rows[host.ifindex, port], f"{story.words} ({host.ifindex})"
+            row, subject = rows[host.ifindex, flow.lport], f"{story.words} ({host.ifindex})"
             ended = Ended.OPEN if story.ended is Ended.TIMEOUT else story.ended
             checks.append(judge.equal(subject, "ended by", ended.name, Ended(row["ended"]).name))
             closed_first = Side(row["closed_first"]).name
@@ -281,13 +275,13 @@ def test_every_story_on_the_wire(lab, how, options):
             checks.append(judge.equal(subject, "FINs again", story.fins_again, int(row["fin_retransmissions"])))
             checks.append(judge.equal(subject, "VLAN", how.get("vlan", 0), int(row["vlan"])))
             ends = [(address_text(row[f"{side}addr"].tobytes()), int(row[f"{side}port"])) for side in "sd"]
-            client, server = addresses(how["version"])
-            checks.append(judge.equal(subject, "ends", str([(client, port), (server, PORT)]), str(ends)))
+            checks.append(judge.equal(subject, "flow", str(flow), str(Flow(*ends[0], *ends[1]))))
             for name, step in (("duration_ns", story.end), ("second_fin_ns", story.second_fin)):
                 if step is None:
                     checks.append(judge.equal(subject, name, UNKNOWN, int(row[name])))
                     continue
-                low_ns, high_ns = times[step][0] - times[0][1], times[step][1] - times[0][0]
+                low_ns = times[step].before_ns - times[0].passed_ns
+                high_ns = times[step].passed_ns - times[0].before_ns
                 bracket = Bracket(low_ns, high_ns, (low_ns + high_ns) // 2)
                 checks.append(judge.duration(subject, name, bracket, int(row[name])))
     lab.check(checks)

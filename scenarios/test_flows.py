@@ -1,23 +1,26 @@
 """Packets and bytes by flow: what the probe `flows` counts, against applications and kernel counters.
 
-F2, F4 and X1 are rows of the corpus of known wrong numbers: see README.md. F1 is in test_flows_segments.py, F3 and F5 are in
-test_flows_frames.py.
+F2, F4 and X1 are rows of the corpus of known wrong numbers: see README.md. F1 is in test_flows_segments.py, F3 and more of F5 are in
+test_unusual_frames.py.
 """
 
 import socket
+import struct
 
 import numpy as np
 import pytest
 from flow_variants import changed, of
-from raw_frames import datagrams, send
 
 from lab import traffic
 from lab.counters import tcp_sent
 from lab.demo.conversation import Conversation
 from lab.device import Device
+from lab.generate.frames import datagrams
+from lab.generate.send import send
 from lab.netns import inside
 from lab.recorder import record
 from lab.traffic import Direction
+from lab.traffic_report import as_dict
 
 both_versions = pytest.mark.parametrize("version", [4, 6])
 EGRESS, INGRESS = Direction.EGRESS, Direction.INGRESS
@@ -153,3 +156,28 @@ def test_full_map_counts_segments(lab, tmp_path):
         sender.sendto(bytes(20_500), (address[0], 4322))
     # Whatever else the kernel sends (ICMP, MLD) finds no room either.
     assert recorder.recording.lost["flows"] >= 21
+
+
+@both_versions
+def test_ping(net, version):
+    """F5: an echo request and its reply, each in its direction."""
+    family, protocol = {4: (socket.AF_INET, socket.IPPROTO_ICMP), 6: (socket.AF_INET6, socket.IPPROTO_ICMPV6)}[version]
+    request = struct.pack("!BBHHH", {4: 8, 6: 128}[version], 0, 0, 1, 1) + bytes(56)
+    if version == 4:
+        request = request[:2] + struct.pack("!H", 0xFFFF ^ (0x0800 + 1 + 1)) + request[4:]
+    with (
+        inside(net.client.name, lambda: socket.socket(family, socket.SOCK_RAW, protocol)) as sock,
+        record("flows", devices=net.devices) as recorder,
+    ):
+        sock.settimeout(20)
+        sock.sendto(request, (net.server.address(version), 0))
+        sock.recv(2000)
+    rows = [as_dict(row, {}) for row in traffic.pairs(recorder.recording.totals["flows"])]
+    ends = (net.client.address(version), net.server.address(version))
+    size = 14 + {4: 20, 6: 40}[version] + 64
+    for pair in (ends, ends[::-1]):
+        found = [row for row in rows if (row["source"], row["destination"]) == pair]
+        assert {row["direction"] for row in found} == {"egress", "ingress"}
+        assert {(row["protocol"], row["packets"], row["bytes"]) for row in found} == {
+            ({4: "ICMP", 6: "ICMPv6"}[version], 1, size)
+        }

@@ -9,16 +9,17 @@ import struct
 import pytest
 from flow_variants import counts_skbs, of
 from pyroute2 import IPRoute
-from raw_frames import captured, send
 from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw, raw
+from sniffing import captured
 
 from lab import traffic
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.ethtool import set_offloads
+from lab.generate.send import send
 from lab.netns import inside
 from lab.observed import Observed
 from lab.program import Program

@@ -16,11 +16,12 @@ from contextlib import contextmanager
 import pytest
 from processes import lab_command, parsed, watching
 from pyroute2 import IPRoute
-from raw_frames import datagrams, send
 
 from lab.counters import tcp_sent
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
+from lab.generate.frames import datagrams
+from lab.generate.send import send
 from lab.netns import inside
 from lab.units import MS
 

@@ -1,6 +1,6 @@
 """Segments of the probe `duration` made by hand, and random traffic together with the truth about it.
 
-What lives here: how to write a connection's segments in one line, and a hypothesis strategy that interleaves whole connections as
+What lives here: the events of stories, stories whose truth is known, and a hypothesis strategy that interleaves whole connections as
 an interface would see them. What does not: any expectation of a single test.
 """
 
@@ -11,8 +11,9 @@ import numpy as np
 from hand_made import packed
 from hypothesis import strategies as st
 
+from lab.generate import stories
 from lab.lifetimes import UNKNOWN, Ended, Side
-from lab.packet import ACK, FIN, RST, SYN
+from lab.packet import ACK
 from lab.tcp import Flow, address_text
 
 SEGMENT = np.dtype(
@@ -35,12 +36,17 @@ SEGMENT = np.dtype(
 """As the probe writes it."""
 
 FLOW = Flow("192.0.2.1", 40000, "192.0.2.2", 80)
-_FLAGS = {"S": SYN, "SA": SYN | ACK, "F": FIN | ACK, "R": RST, "RA": RST | ACK}
 _RANGE = 1 << 32
 
 
 def segment(time_ns: int, kind: str, flow: Flow = FLOW, seq: int = 0, ack: int = 0, **fields) -> np.ndarray:
     """One event, sent by the flow's own side; `kind` is S, SA, F, R or RA."""
+    flags = stories.FLAGS[kind]
+    told = stories.Segment(True, flags, seq % _RANGE, ack % _RANGE if flags & ACK else 0)  # noqa: FBT003 (who, of a tuple)
+    return _event(time_ns, told, flow, fields)
+
+
+def _event(time_ns, told, flow, fields):
     row = np.zeros((), SEGMENT)
     known = {
         "time_ns": time_ns,
@@ -48,10 +54,11 @@ def segment(time_ns: int, kind: str, flow: Flow = FLOW, seq: int = 0, ack: int =
         "daddr": packed(flow.raddr),
         "sport": flow.lport,
         "dport": flow.rport,
-        "seq": seq % _RANGE,
-        "ack": ack % _RANGE if _FLAGS[kind] & ACK else 0,
+        "seq": told.seq,
+        "ack": told.ack,
+        "payload_length": told.payload,
         "ifindex": 2,
-        "flags": _FLAGS[kind],
+        "flags": told.flags,
     }
     for name, value in (known | fields).items():
         row[name] = value
@@ -67,29 +74,11 @@ def segments(*rows: np.ndarray) -> np.ndarray:
 
 
 def exchange(story: str, start_ns: int = 10, isns: tuple[int, int] = (1000, 5000), flow: Flow = FLOW, **fields):
-    """Return the segments of a story, 10 ns after each other, the first at `start_ns`.
-
-    A story is `cS sSA cF sF`: who sends (client or server), and what. Between the handshake and the ends both have sent 7 bytes.
-    `sRA0` is the answer of a host where nobody listens, `sSA'` a SYN-ACK with another number (a cookie), `cR-` and `sF-` a RST and a
-    FIN with a number from before the connection, `cS+` a SYN with 7 bytes and `sSA+` an answer that acknowledges them.
-    """
-    rows = []
-    for step, word in enumerate(story.split()):
-        client, kind = word[0] == "c", word[1:].rstrip("0'-+")
-        mine, other = isns if client else isns[::-1]
-        seq, ack = (mine, other + 1) if kind in {"S", "SA"} else (mine + 8, other + 8)
-        if word.endswith("0"):
-            seq, ack = 0, other + 1
-        if word.endswith("-"):
-            seq = mine - 100
-        if word.endswith("'"):
-            seq = mine + 77
-        if word == "sSA+":
-            ack += 7
-        extra = {"payload_length": 7} if word == "cS+" else {}
-        time_ns = start_ns + 10 * step
-        rows.append(segment(time_ns, kind, flow if client else flow.reversed(), seq, ack, **extra, **fields))
-    return rows
+    """Return the segments of a story (`lab.generate.stories`), 10 ns after each other, the first at `start_ns`."""
+    return [
+        _event(start_ns + 10 * step, told, flow if told.by_client else flow.reversed(), fields)
+        for step, told in enumerate(stories.segments(story, isns))
+    ]
 
 
 class Story(NamedTuple):

@@ -1,0 +1,205 @@
+"""TCP made by hand against a kernel's own TCP: one end is sent and awaited segment by segment, the other is a real socket.
+
+The hand-made end has an address that no kernel has, so that none answers for it with a RST; the other host's kernel is told where it
+is. What is played is a story (`lab.generate.stories`): the words of the hand-made end are sent, the other's are awaited, and
+`connect() accept() shutdown() close() abort()` are calls on the kernel's socket.
+
+    cS sSA cA accept() 20ms close() sF cR    the client is made by hand; its RST comes in the kernel's FIN_WAIT1
+    connect() cS sS cSA sSA 5ms sR           the server is, and opens as well
+
+What is sent acknowledges what has been awaited by then, and nothing else. A word that is said again is sent again.
+"""
+
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, NamedTuple, Self
+
+import numpy as np
+
+from lab.errors import LabError
+from lab.generate.kernel_end import KernelEnd
+from lab.generate.play import NOBODY, frame
+from lab.generate.send import Sender, wait_until
+from lab.generate.stories import FLAGS, Segment, gap_ns_of
+from lab.netns import inside
+from lab.packet import ACK, FIN, SYN
+from lab.settle import settle_backlogs
+from lab.tcp import Flow, address_text
+from lab.topology import Topology
+from lab.wire import segments as wire
+
+KERNEL_PORT = 9999
+_ETH_P_ALL = 3
+_LIMIT_S = 20.0
+_RANGE = 1 << 32
+_HEAD = 128
+
+
+class Step(NamedTuple):
+    """A word of a story and when it happened: after `low_ns` and before `high_ns`.
+
+    A segment that was sent left its host then; one that was awaited left the kernel and arrived; a call was entered and returned.
+    """
+
+    word: str
+    low_ns: int
+    high_ns: int
+
+
+@dataclass
+class Told:
+    """A story that was played: its flow, the client first, and its steps, gaps left out.
+
+    By `over_ns` everything had arrived that was sent by then.
+    """
+
+    flow: Flow
+    steps: list[Step]
+    over_ns: int = 0
+
+
+class Peer:
+    """The hand-made end of connections with the kernel of the other host; `by_hand` says which of the two roles it has."""
+
+    def __init__(
+        self, net: Topology, by_hand: Literal["client", "server"], version: int = 4, *, backlog: int = 128
+    ) -> None:
+        """Take an address, let the other host's kernel know it, and listen there with this `backlog` if it is the server."""
+        self._net = net
+        self._is_client = by_hand == "client"
+        here, there = (net.client, net.server) if self._is_client else (net.server, net.client)
+        self._netns, self._kernel = there.name, there.address(version)
+        self.address = NOBODY[version][0 if self._is_client else 1]
+        there.knows(self.address, here.mac)
+        self._arrived: list[np.void] = []
+        self._listener = inside(there.name, lambda: _listener(self._kernel, backlog)) if self._is_client else None
+        self._sender = Sender(here.name)
+        self._tap = inside(here.name, _tap)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._sender.close()
+        self._tap.close()
+        if self._listener:
+            self._listener.close()
+
+    def flow(self, port: int) -> Flow:
+        """Return the flow of a connection whose client has this port, the client first."""
+        client, server = (self.address, self._kernel) if self._is_client else (self._kernel, self.address)
+        return Flow(client, port, server, KERNEL_PORT)
+
+    def play(self, story: str, port: int) -> Told:
+        """Play a story, with this client's port, to its end. Raises `LabError` when the kernel does not do what it tells."""
+        told = Told(self.flow(port), [])
+        numbers = _Numbers(isn=_RANGE - 2)  # they wrap
+        low_ns = due_ns = time.monotonic_ns()
+        with KernelEnd(self._netns, told.flow, self._listener) as kernel:
+            for word in story.split():
+                if gap_ns := gap_ns_of(word):
+                    due_ns += gap_ns
+                    continue
+                wait_until(due_ns)
+                if word.endswith("()"):
+                    low_ns, due_ns = kernel.call(word[:-2])
+                elif (word[0] == "c") == self._is_client:
+                    segment = numbers.next(word, by_client=self._is_client)
+                    low_ns, due_ns = self._sender.send(frame(self._net, told.flow, segment))
+                else:
+                    # It answers what was done last, or its own timer sends it later.
+                    numbers.take(self._await(told.flow, word))
+                    due_ns = time.monotonic_ns()
+                told.steps.append(Step(word, low_ns, due_ns))
+            settle_backlogs()
+            told.over_ns = time.monotonic_ns()
+        return told
+
+    def syns(self, ports: Iterable[int]) -> dict[int, tuple[int, int]]:
+        """Send a SYN from each of these ports, as fast as can be, and await nothing; returns the times before and after each."""
+        flood = [(port, frame(self._net, self.flow(port), Segment(True, SYN, port, 0))) for port in ports]  # noqa: FBT003 (of a tuple)
+        return {port: self._sender.send(data) for port, data in flood}
+
+    def answers(self) -> Iterator[tuple[int, int]]:
+        """Yield what has come by now and was not awaited: the client's port, and the flags."""
+        self._tap.setblocking(False)  # noqa: FBT003 (the method's only argument)
+        try:
+            while True:
+                self._read()
+        except BlockingIOError:
+            self._tap.settimeout(_LIMIT_S)
+        while self._arrived:
+            row = self._arrived.pop(0)
+            yield int(row["dport" if self._is_client else "sport"]), int(row["flags"])
+
+    def _await(self, flow: Flow, word: str) -> np.void:
+        """Return the kernel's next segment, which is what the word says; acknowledgements that nobody asked for are passed over."""
+        mine = flow if self._is_client else flow.reversed()
+        deadline = time.monotonic() + _LIMIT_S
+        while time.monotonic() < deadline:
+            for index, row in enumerate(self._arrived):
+                if (row["dport"], row["sport"]) == (mine.lport, mine.rport):
+                    del self._arrived[index]
+                    if row["flags"] == FLAGS[word[1:]]:
+                        return row
+                    if row["flags"] != ACK:
+                        raise LabError(
+                            f"the kernel sent flags {row['flags']:#x} where the story of {flow} says `{word}`"
+                        )
+                    break
+            else:
+                self._read()
+        raise LabError(f"the kernel did not send what the story of {flow} says, `{word}`, within {_LIMIT_S:g} s")
+
+    def _read(self) -> None:
+        """Wait for the next frame, and keep its segment if it is one for this address."""
+        try:
+            data, where = self._tap.recvfrom(1 << 17)
+        except TimeoutError:
+            return
+        if where[2] != socket.PACKET_OUTGOING:
+            head = np.frombuffer(data[:_HEAD].ljust(_HEAD, b"\0"), np.uint8)[None, :]
+            found = wire.parse(head, np.array([len(data)], np.uint32))
+            self._arrived += [row for row in found if address_text(row["daddr"].tobytes()) == self.address]
+
+
+@dataclass
+class _Numbers:
+    """Sequence numbers of the hand-made end, which sends no data, and what it has taken of the other's."""
+
+    isn: int
+    finished: bool = False
+    ack: int = 0
+
+    def next(self, word: str, *, by_client: bool) -> Segment:
+        """Return the segment of a word; raises `ValueError` for what is none."""
+        if word[1:] not in FLAGS:
+            raise ValueError(f"`{word}` is no word of a story that a kernel takes part in")
+        flags = FLAGS[word[1:]]
+        after_syn = 0 if flags & SYN else 1 + (self.finished and not flags & FIN)
+        self.finished |= bool(flags & FIN)
+        return Segment(by_client, flags, (self.isn + after_syn) % _RANGE, self.ack if flags & ACK else 0)
+
+    def take(self, row: np.void) -> None:
+        """Count a segment as received."""
+        length = int(row["payload"]) + bool(row["flags"] & SYN) + bool(row["flags"] & FIN)
+        self.ack = (int(row["seq"]) + length) % _RANGE if length else self.ack
+
+
+def _tap() -> socket.socket:
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+    sock.settimeout(_LIMIT_S)
+    sock.bind(("eth0", _ETH_P_ALL))
+    return sock
+
+
+def _listener(address: str, backlog: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.create_server((address, KERNEL_PORT), family=family, backlog=backlog)
+    listener.settimeout(_LIMIT_S)
+    return listener
