@@ -183,8 +183,12 @@ def _story(grouped: Grouped) -> Story:
     in_order |= ~isn_known
 
     fins = (kind == Kind.FIN) & in_order
-    # The client's FIN tells as well that the SYN was answered, on an interface that the answer does not pass.
-    established = np.where(started, np.minimum(answer, first(fins & by_client)), heads)
+    # The client's FIN tells as well that the SYN was answered, on an interface that the answer does not pass; and so does its own
+    # SYN-ACK, where the SYNs of both have crossed.
+    crossing = first((kind == Kind.SYN) & ~by_client)
+    takes_syn = (crossing < never)[connection] & (ack - np.append(seq, np.uint32(0))[crossing][connection] == _ONE)
+    accepted = (fins | ((kind == Kind.SYN_ACK) & takes_syn)) & by_client
+    established = np.where(started, np.minimum(answer, first(accepted)), heads)
     after = index >= established[connection]
     # A RST without anything else may be the answer to any stray segment, unless its sender knows what it has received.
     known_before = index > first(fins | (kind == Kind.SYN_ACK))[connection]
@@ -204,7 +208,9 @@ def _count(rows: Rows, grouped: Grouped, story: Story) -> Mask:
     segments, connection, never = grouped.segments, grouped.connection, grouped.never
     syns = grouped.kind == Kind.SYN
     index = np.arange(never)
-    told = syns | story.fins | (index == story.answer[connection]) | (index == story.stop[connection])
+    told = syns | story.fins
+    for one in (story.answer, story.established, story.stop):
+        told |= index == one[connection]
     before_over = index <= story.over(never)[connection]
     copies = np.where(told & before_over & _same_way(grouped, told), segments["copies"], 0)
 

@@ -2,7 +2,6 @@
 
 import socket
 import struct
-import time
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -23,13 +22,11 @@ class KernelEnd:
         self._netns, self._flow, self._listener = netns, flow, listener
         self._socket: socket.socket | None = None
 
-    def call(self, name: str) -> tuple[int, int]:
-        """Make a call (`CALLS`); returns the times before and after. Raises `ValueError` for one that cannot be made now."""
+    def call(self, name: str) -> None:
+        """Make a call (`CALLS`). Raises `ValueError` for one that cannot be made now."""
         if name not in CALLS:
             raise ValueError(f"`{name}()` is none of the calls of a story: {', '.join(CALLS)}")
-        before_ns = time.monotonic_ns()
         getattr(self, name)()
-        return before_ns, time.monotonic_ns()
 
     def connect(self) -> None:
         """Begin to connect, from the flow's own port, and do not wait."""

@@ -12,7 +12,9 @@ What is sent acknowledges what has been awaited by then, and nothing else. A wor
 
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
@@ -22,10 +24,10 @@ import numpy as np
 from lab.errors import LabError
 from lab.generate.kernel_end import KernelEnd
 from lab.generate.play import NOBODY, frame
-from lab.generate.send import Sender, wait_until
+from lab.generate.send import Sender, one_processor, wait_until
 from lab.generate.stories import FLAGS, Segment, gap_ns_of
 from lab.netns import inside
-from lab.packet import ACK, FIN, SYN
+from lab.packet import ACK, FIN, SYN, flags_text
 from lab.settle import settle_backlogs
 from lab.tcp import Flow, address_text
 from lab.topology import Topology
@@ -36,6 +38,7 @@ _ETH_P_ALL = 3
 _LIMIT_S = 20.0
 _RANGE = 1 << 32
 _HEAD = 128
+_ANSWERS = {"sA", "cA", "sSA", "cSA", "accept()"}  # what a kernel does because of what has come; the wire is in order
 
 
 class Step(NamedTuple):
@@ -47,6 +50,7 @@ class Step(NamedTuple):
     word: str
     low_ns: int
     high_ns: int
+    sent: bool
 
 
 @dataclass
@@ -60,9 +64,20 @@ class Told:
     steps: list[Step]
     over_ns: int = 0
 
+    def arrived_ns(self, step: Step) -> int:
+        """Return a time at which a step was over on both hosts: for a segment that was sent, when something had come of it."""
+        if not step.sent:
+            return step.high_ns
+        later = self.steps[self.steps.index(step) + 1 :]
+        return next((it.high_ns for it in later if it.word in _ANSWERS and not it.sent), self.over_ns)
+
 
 class Peer:
-    """The hand-made end of connections with the kernel of the other host; `by_hand` says which of the two roles it has."""
+    """The hand-made end of connections with the kernel of the other host; `by_hand` says which of the two roles it has.
+
+    `heard` has the control bits of every segment that the kernel has sent, in order, by the client's port: also of those that no
+    story asks for, since a kernel repeats what is not acknowledged in time. It is complete when the peer is closed.
+    """
 
     def __init__(
         self, net: Topology, by_hand: Literal["client", "server"], version: int = 4, *, backlog: int = 128
@@ -74,7 +89,8 @@ class Peer:
         self._netns, self._kernel = there.name, there.address(version)
         self.address = NOBODY[version][0 if self._is_client else 1]
         there.knows(self.address, here.mac)
-        self._arrived: list[np.void] = []
+        self.heard: dict[int, list[int]] = defaultdict(list)
+        self._waiting: dict[int, deque[np.void]] = defaultdict(deque)
         self._listener = inside(there.name, lambda: _listener(self._kernel, backlog)) if self._is_client else None
         self._sender = Sender(here.name)
         self._tap = inside(here.name, _tap)
@@ -85,10 +101,11 @@ class Peer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._sender.close()
-        self._tap.close()
-        if self._listener:
-            self._listener.close()
+        with self._sender, self._tap:
+            if self._listener:
+                self._listener.close()  # and with it what was half-open
+            settle_backlogs()
+            self.listen()
 
     def flow(self, port: int) -> Flow:
         """Return the flow of a connection whose client has this port, the client first."""
@@ -99,23 +116,32 @@ class Peer:
         """Play a story, with this client's port, to its end. Raises `LabError` when the kernel does not do what it tells."""
         told = Told(self.flow(port), [])
         numbers = _Numbers(isn=_RANGE - 2)  # they wrap
-        low_ns = due_ns = time.monotonic_ns()
-        with KernelEnd(self._netns, told.flow, self._listener) as kernel:
+        due_ns = since_ns = time.monotonic_ns()
+        idle = True
+        first: dict[
+            tuple[int, int], int
+        ] = {}  # since when a segment of the kernel can have left, by its flags and number
+        with KernelEnd(self._netns, told.flow, self._listener) as kernel, one_processor():
             for word in story.split():
                 if gap_ns := gap_ns_of(word):
                     due_ns += gap_ns
                     continue
                 wait_until(due_ns)
-                if word.endswith("()"):
-                    low_ns, due_ns = kernel.call(word[:-2])
-                elif (word[0] == "c") == self._is_client:
-                    segment = numbers.next(word, by_client=self._is_client)
-                    low_ns, due_ns = self._sender.send(frame(self._net, told.flow, segment))
+                is_call, is_mine = word.endswith("()"), (word[0] == "c") == self._is_client
+                before_ns = time.monotonic_ns()
+                # What the kernel sends next has been caused by what was done since it last did.
+                since_ns = before_ns if idle and (is_call or is_mine) else since_ns
+                idle = not (is_call or is_mine)
+                if is_call:
+                    kernel.call(word[:-2])
+                elif is_mine:
+                    self._sender.send(frame(self._net, told.flow, numbers.next(word, by_client=self._is_client)))
                 else:
-                    # It answers what was done last, or its own timer sends it later.
-                    numbers.take(self._await(told.flow, word))
-                    due_ns = time.monotonic_ns()
-                told.steps.append(Step(word, low_ns, due_ns))
+                    row = self._await(told, word, set(first))
+                    numbers.take(row)
+                    before_ns = first.setdefault((int(row["flags"]), int(row["seq"])), since_ns)
+                due_ns = time.monotonic_ns()
+                told.steps.append(Step(word, before_ns, due_ns, is_mine and not is_call))
             settle_backlogs()
             told.over_ns = time.monotonic_ns()
         return told
@@ -123,49 +149,47 @@ class Peer:
     def syns(self, ports: Iterable[int]) -> dict[int, tuple[int, int]]:
         """Send a SYN from each of these ports, as fast as can be, and await nothing; returns the times before and after each."""
         flood = [(port, frame(self._net, self.flow(port), Segment(True, SYN, port, 0))) for port in ports]  # noqa: FBT003 (of a tuple)
-        return {port: self._sender.send(data) for port, data in flood}
+        with one_processor():
+            return {port: self._sender.send(data) for port, data in flood}
 
-    def answers(self) -> Iterator[tuple[int, int]]:
-        """Yield what has come by now and was not awaited: the client's port, and the flags."""
+    def listen(self) -> None:
+        """Hear what has come by now."""
         self._tap.setblocking(False)  # noqa: FBT003 (the method's only argument)
         try:
             while True:
-                self._read()
+                self._hear()
         except BlockingIOError:
             self._tap.settimeout(_LIMIT_S)
-        while self._arrived:
-            row = self._arrived.pop(0)
-            yield int(row["dport" if self._is_client else "sport"]), int(row["flags"])
 
-    def _await(self, flow: Flow, word: str) -> np.void:
-        """Return the kernel's next segment, which is what the word says; acknowledgements that nobody asked for are passed over."""
-        mine = flow if self._is_client else flow.reversed()
+    def _await(self, told: Told, word: str, repeated: set[tuple[int, int]]) -> np.void:
+        """Return the kernel's next segment, which is what the word says; others may be acknowledgements or `repeated`."""
         deadline = time.monotonic() + _LIMIT_S
+        waiting = self._waiting[told.flow.lport]
         while time.monotonic() < deadline:
-            for index, row in enumerate(self._arrived):
-                if (row["dport"], row["sport"]) == (mine.lport, mine.rport):
-                    del self._arrived[index]
-                    if row["flags"] == FLAGS[word[1:]]:
-                        return row
-                    if row["flags"] != ACK:
-                        raise LabError(
-                            f"the kernel sent flags {row['flags']:#x} where the story of {flow} says `{word}`"
-                        )
-                    break
-            else:
-                self._read()
-        raise LabError(f"the kernel did not send what the story of {flow} says, `{word}`, within {_LIMIT_S:g} s")
+            while waiting:
+                row = waiting.popleft()
+                if row["flags"] == FLAGS[word[1:]]:
+                    return row
+                if row["flags"] != ACK and (int(row["flags"]), int(row["seq"])) not in repeated:
+                    flags = flags_text(int(row["flags"]))
+                    raise LabError(
+                        f"the kernel sent {flags} where the story of {told.flow} says `{word}`: tell it otherwise"
+                    )
+            with suppress(TimeoutError):
+                self._hear()
+        raise LabError(f"the kernel did not send what the story of {told.flow} says, `{word}`, within {_LIMIT_S:g} s")
 
-    def _read(self) -> None:
+    def _hear(self) -> None:
         """Wait for the next frame, and keep its segment if it is one for this address."""
-        try:
-            data, where = self._tap.recvfrom(1 << 17)
-        except TimeoutError:
+        data, where = self._tap.recvfrom(1 << 17)
+        if where[2] == socket.PACKET_OUTGOING:
             return
-        if where[2] != socket.PACKET_OUTGOING:
-            head = np.frombuffer(data[:_HEAD].ljust(_HEAD, b"\0"), np.uint8)[None, :]
-            found = wire.parse(head, np.array([len(data)], np.uint32))
-            self._arrived += [row for row in found if address_text(row["daddr"].tobytes()) == self.address]
+        head = np.frombuffer(data[:_HEAD].ljust(_HEAD, b"\0"), np.uint8)[None, :]
+        for row in wire.parse(head, np.array([len(data)], np.uint32)):
+            if address_text(row["daddr"].tobytes()) == self.address:
+                port = int(row["dport" if self._is_client else "sport"])
+                self.heard[port].append(int(row["flags"]))
+                self._waiting[port].append(row)
 
 
 @dataclass

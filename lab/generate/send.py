@@ -1,9 +1,12 @@
 """Sending frames as they are, from an interface of a namespace, each with a stamp before and after."""
 
+import ctypes
 import errno
+import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -113,12 +116,26 @@ def send(
     if gaps.shape != (len(whole),) or (gaps < 0).any():
         raise ValueError("there is one gap for each frame, none of them below 0")
     stamps = np.zeros((len(whole), 2), np.int64)
-    with Sender(netns, ifname, as_machine=as_machine) as sender:
+    with Sender(netns, ifname, as_machine=as_machine) as sender, one_processor():
         due_ns = (time.monotonic_ns() + np.cumsum(gaps)).tolist()
         for number, (frame, due) in enumerate(zip(whole, due_ns, strict=True)):
             wait_until(due)
             stamps[number] = sender.send(frame)
     return Sent(whole, stamps[:, 0], stamps[:, 1])
+
+
+@contextmanager
+def one_processor() -> Iterator[None]:
+    """Keep the calling thread on the processor where it is, so that what it sends arrives in order.
+
+    A frame waits for its turn in the backlog of the processor that has sent it: after a move, the next one could overtake it.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {ctypes.CDLL(None).sched_getcpu()})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def wait_until(due_ns: int, pause: Callable[[float], object] = time.sleep) -> bool:

@@ -112,6 +112,8 @@ WHOLE = [
     Story("cS sSA cF sF sRA", Ended.FIN, C, 2, 3),
     Story("cS sS cSA sSA cF sF", Ended.FIN, C, 4, 5),  # simultaneous open
     Story("cS sS cS sS cSA sSA sF cF", Ended.FIN, S, 6, 7, syns_again=1),
+    Story("cS sS cSA sR", Ended.RST, S, 3),
+    Story("cS sS cSA cRA", Ended.RST, C, 3),
     Story("cS cR cS sSA cF sF", Ended.FIN, C, 4, 5, syns_again=1),  # a RST that answers something older
     Story("cS sR sSA cF sF", Ended.FIN, C, 3, 4),
     Story("cS sF- sSA cF sF", Ended.FIN, C, 3, 4),  # the last FIN of an earlier connection
