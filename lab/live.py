@@ -154,15 +154,20 @@ def ticks(
     The last sign comes when whatever was under way then is done. After each, standard output is flushed and events lost
     meanwhile are counted on standard error. Raises `LabError` when one of the devices has gone, after the last sign.
     """
+    with stopping() as stop, program.attached(devices):
+        yield _ticks(program, interval_s, stop, seconds, devices)
+
+
+@contextmanager
+def stopping() -> Iterator["Stop"]:
+    """Have Ctrl-C, SIGTERM and SIGHUP ask to stop, inside the block, instead of cutting anything off in the middle."""
     stop = Stop()
-    # From here on a signal ends the loop below, between two batches, and nothing is cut off in the middle.
     heard = [
         number for number in _STOPPING if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
     ]
     before = {number: signal.signal(number, lambda *_: stop.now()) for number in heard}
     try:
-        with program.attached(devices):
-            yield _ticks(program, interval_s, stop, seconds, devices)
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

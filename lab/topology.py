@@ -28,6 +28,7 @@ from lab.settle import settle_backlogs
 from lab.tcp import State
 
 ETHERNET_MTU = 1500
+CLIENT_MAC, SERVER_MAC = "02:00:00:00:00:c1", "02:00:00:00:00:5e"
 _topologies = count()
 _LASTING = (State.LISTEN, State.TIME_WAIT)
 
@@ -125,8 +126,8 @@ def topology(link: Link | None = None, *, mtu: int = ETHERNET_MTU) -> Iterator[T
     run, number = Run.current(), next(_topologies)
     prefix = f"lab-{run.name}-{number}"
     net = Topology(
-        client=Host(f"{prefix}-client", "192.0.2.1", "2001:db8::1", "02:00:00:00:00:c1", 101),
-        server=Host(f"{prefix}-server", "192.0.2.2", "2001:db8::2", "02:00:00:00:00:5e", 102),
+        client=Host(f"{prefix}-client", "192.0.2.1", "2001:db8::1", CLIENT_MAC, 101),
+        server=Host(f"{prefix}-server", "192.0.2.2", "2001:db8::2", SERVER_MAC, 102),
         wire=f"{prefix}-wire",
         link=link or Bridge(),
     )

@@ -13,11 +13,12 @@ from functools import reduce
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
 from scapy.layers.ipsec import ESP
-from scapy.layers.l2 import ARP, Dot1AD, Dot1Q
+from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet
 from scapy.utils import checksum
 
 from lab.packet import Problem
+from lab.topology import CLIENT_MAC, SERVER_MAC
 
 SHORTEST = 60
 """Bytes of an Ethernet frame at least, without its checksum; a shorter one is padded."""
@@ -126,8 +127,10 @@ def _is_fragment(layer: Packet) -> bool:
 def datagrams(flows: Iterable[int], *, size: int = 0) -> Iterator[bytes]:
     """Ethernet frames of UDP datagrams, one for each number: ports and addresses tell the flows apart. Nobody answers them.
 
-    In a few microseconds each, for floods; `size` is the payload's in bytes. Up to 6,240,000 flows.
+    They go from the lab's client to its server, and each is made in a few microseconds. `size` is the payload's in bytes; there are
+    6,240,000 flows.
     """
+    ethernet = bytes(Ether(src=CLIENT_MAC, dst=SERVER_MAC, type=0x0800))
     head = struct.pack("!BBHHHBBH", 0x45, 0, 28 + size, 0, 0, 1, socket.IPPROTO_UDP, 0)
     behind = struct.pack("!HHH", 53, 8 + size, 0) + bytes(size)
     destination = socket.inet_aton("203.0.113.1")
@@ -135,4 +138,4 @@ def datagrams(flows: Iterable[int], *, size: int = 0) -> Iterator[bytes]:
         source = socket.inet_aton(f"198.51.{100 + flow // 40_000}.1")
         header = head + source + destination
         header = header[:10] + checksum(header).to_bytes(2) + header[12:]
-        yield bytes(12) + b"\x08\x00" + header + (1024 + flow % 40_000).to_bytes(2) + behind
+        yield ethernet + header + (1024 + flow % 40_000).to_bytes(2) + behind

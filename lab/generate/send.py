@@ -85,7 +85,7 @@ class Sender:
         """Return the sentence for a frame that was not taken (packet_snd() in net/packet/af_packet.c)."""
         if error.errno == errno.EMSGSIZE:
             return LabError(
-                f"a frame of {length} bytes is longer than `{self._ifname}` can carry: give the interface a larger MTU"
+                f"a frame of {length} bytes is longer than `{self._ifname}` can carry: give it a larger MTU (--mtu)"
             )
         if error.errno == errno.EINVAL and length < _ETHERNET_HEADER:
             return LabError(f"a frame of {length} bytes is shorter than an Ethernet header: leave it out")

@@ -34,6 +34,7 @@ from scapy.packet import Packet, Raw
 
 from lab.generate.frames import Frame, made
 from lab.packet import Problem
+from lab.topology import CLIENT_MAC, ETHERNET_MTU, SERVER_MAC
 
 EXPERIMENTAL = 0x88B5
 """IEEE 802, local experimental ethertype."""
@@ -44,7 +45,6 @@ MOST_HEADERS = 8
 LONGEST = 9000
 """Bytes of the largest IP packet in the catalogue: the MTU that a network must have to carry it."""
 
-_MTU = 1500
 _TAGGED = 14 + 4 + 2  # bytes: an Ethernet header, a tag, and the beginning of what follows
 _UDP = 17
 _LIKE_PORTS = (9999).to_bytes(2) * 2
@@ -54,8 +54,8 @@ _LIKE_PORTS = (9999).to_bytes(2) * 2
 class Ends:
     """Who sends to whom; by default addresses that no host of the lab has, so that nobody answers."""
 
-    source_mac: str = "02:00:00:00:00:c1"
-    destination_mac: str = "02:00:00:00:00:5e"
+    source_mac: str = CLIENT_MAC
+    destination_mac: str = SERVER_MAC
     source4: str = "198.51.100.1"
     destination4: str = "203.0.113.1"
     source6: str = "2001:db8:1::1"
@@ -104,7 +104,7 @@ def _plain(ends: Ends) -> Iterator[Frame]:
         yield made(f"UDP over IPv{version}", *ends.plain(version), *_udp())
         yield made(f"SYN over IPv{version}", *ends.plain(version), *_syn())
         header = {4: 20, 6: 40}[version]
-        for name, longest in (("as large as the MTU", _MTU), ("jumbo", LONGEST)):
+        for name, longest in (("as large as the MTU", ETHERNET_MTU), ("jumbo", LONGEST)):
             yield made(f"{name}, IPv{version}", *ends.plain(version), *_udp(longest - header - 8))
     yield made("padded to the least size", ends.ethernet(), ends.ipv4(), *_udp(0), pad=_LIKE_PORTS)
     yield made("shorter than Ethernet's least size", ends.ethernet(), ends.ipv4(), *_udp(0))

@@ -1,0 +1,124 @@
+"""Reading captures: every kind of file, and what is cut off or damaged is never taken for the end."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import pytest
+
+from lab.capture import Capture
+from lab.errors import LabError
+from lab.generate.pcap import captured
+
+FRAMES = [bytes([number]) * (20 + number) for number in range(5)]
+TIMES_NS = [1_700_000_000_000_001_000 + number * 1_000_000 for number in range(5)]
+
+
+def pcap(order="<", *, nano=False, link_type=1):
+    """Return a file of the older kind (draft-ietf-opsawg-pcap)."""
+    magic, unit_ns = (0xA1B23C4D, 1) if nano else (0xA1B2C3D4, 1000)
+    data = struct.pack(f"{order}IHHiIII", magic, 2, 4, 0, 0, 65535, link_type)
+    for frame, time_ns in zip(FRAMES, TIMES_NS, strict=True):
+        second, rest_ns = divmod(time_ns, 10**9)
+        data += struct.pack(f"{order}IIII", second, rest_ns // unit_ns, len(frame), len(frame) + 3) + frame
+    return data
+
+
+@pytest.fixture
+def pcapng(tmp_path):
+    """Return a file of the newer kind."""
+    with Capture(tmp_path / "written.pcapng", "eth0", 256) as capture:
+        for frame, time_ns in zip(FRAMES, TIMES_NS, strict=True):
+            capture.frame(time_ns, frame, len(frame) + 3)
+    return (tmp_path / "written.pcapng").read_bytes()
+
+
+def read(path: Path, data: bytes):
+    """Read a file of this content: the frames, and the error behind them."""
+    path.write_bytes(data)
+    frames, error = [], ""
+    try:
+        for frame in captured(path):
+            frames.append(frame)  # noqa: PERF402 (those before an error count)
+    except LabError as why:
+        error = str(why)
+    return frames, error
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("nano", [False, True])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_pcap(tmp_path, order, nano, pack):
+    """Either byte order, micro- and nanoseconds, compressed or not: frames, lengths and times are as they were written."""
+    frames, error = read(tmp_path / "file", pack(pcap(order, nano=nano)))
+    assert not error
+    assert [frame.data for frame in frames] == FRAMES
+    assert [frame.length for frame in frames] == [len(frame) + 3 for frame in FRAMES]
+    assert [frame.time_ns for frame in frames] == TIMES_NS
+
+
+def test_pcapng(tmp_path, pcapng):
+    """What the lab itself writes."""
+    frames, error = read(tmp_path / "file", pcapng)
+    assert not error
+    assert [(frame.data, frame.time_ns) for frame in frames] == list(zip(FRAMES, TIMES_NS, strict=True))
+
+
+def test_without_times(tmp_path, pcapng):
+    """A simple packet block has no time."""
+    block = struct.pack("=III", 3, 16 + 20, 20) + FRAMES[0] + struct.pack("=I", 16 + 20)
+    frames, error = read(tmp_path / "file", pcapng + block)
+    assert (frames[-1].time_ns, frames[-1].data, error) == (None, FRAMES[0], "")
+
+
+@pytest.mark.parametrize("kind", ["pcap", "pcapng"])
+def test_cut_off_anywhere(tmp_path, pcapng, kind):
+    """Wherever a file is cut off, the frames before are all there; and it is said, but where a frame ends."""
+    whole = pcap() if kind == "pcap" else pcapng
+    ends = [24] if kind == "pcap" else [28, 28 + 40]
+    for frame in FRAMES:
+        ends.append(ends[-1] + (16 + len(frame) if kind == "pcap" else 32 + len(frame) + -len(frame) % 4))
+    assert ends[-1] == len(whole)
+    first = ends[-1 - len(FRAMES)]
+    for length in range(len(whole)):
+        frames, error = read(tmp_path / "file", whole[:length])
+        assert [frame.data for frame in frames] == FRAMES[: sum(first < end <= length for end in ends)]
+        assert bool(error) == (length not in ends)
+        if length > ends[0]:
+            assert not error or f"is cut off or damaged behind frame {len(frames)}: " in error
+
+
+def test_cut_off_and_compressed(tmp_path):
+    """So it is when it was compressed."""
+    frames, error = read(tmp_path / "file", gzip.compress(pcap())[:-20])
+    assert "is cut off or damaged" in error
+    assert [frame.data for frame in frames] == FRAMES[: len(frames)]
+
+
+WRONG = {
+    "another link type": (pcap(link_type=101), "has frames of link type 101, not of Ethernet (1)"),
+    "no capture": (b"root:x:0:0:root:/root:/bin/bash\n", "is no capture: give a pcap or pcapng file"),
+    "nothing": (b"", "is no capture"),
+    "an impossible length": (pcap()[:24] + struct.pack("<IIII", 0, 0, 1 << 31, 60) + bytes(60), "behind frame 0"),
+    "an interface that was not described": (b"", "is cut off or damaged behind frame 0"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong(tmp_path, pcapng, name, capfd):
+    """One sentence that says what to do, and nothing else is printed."""
+    data, sentence = WRONG[name]
+    if name.startswith("an interface"):
+        data = pcapng[:28] + pcapng[28 + 40 :]
+    frames, error = read(tmp_path / "file", data)
+    assert not frames
+    assert sentence in error
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_file(tmp_path):
+    """A file that cannot be read, and why."""
+    with pytest.raises(LabError, match=r"cannot be read \(No such file or directory\): give a pcap or pcapng file"):
+        list(captured(tmp_path / "nowhere"))
+    with pytest.raises(LabError, match=r"cannot be read \(Is a directory\)"):
+        list(captured(tmp_path))

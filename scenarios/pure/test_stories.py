@@ -1,0 +1,44 @@
+"""A connection's segments, told in one line of words."""
+
+import pytest
+
+from lab.generate.stories import Segment, gap_ns_of, segments
+from lab.packet import ACK, FIN, RST, SYN
+from lab.units import MS
+
+C, S = True, False
+
+
+def test_a_whole_story():
+    """Both sides' numbers follow on from their own SYN and acknowledge the other's; a time is the gap before what follows."""
+    assert segments("cS sSA cA 20ms cF 1ms 2ms sF cRA", isns=(100, 200)) == [
+        Segment(C, SYN, 100, 0),
+        Segment(S, SYN | ACK, 200, 101),
+        Segment(C, ACK, 108, 208),
+        Segment(C, FIN | ACK, 108, 208, gap_ns=20 * MS),
+        Segment(S, FIN | ACK, 208, 108, gap_ns=3 * MS),
+        Segment(C, RST | ACK, 108, 208),
+    ]
+
+
+def test_marks():
+    """A refusal, a cookie, something old, data with the SYN; and numbers that wrap."""
+    assert segments("sRA0", isns=(100, 200)) == [Segment(S, RST | ACK, 0, 101)]
+    assert segments("sSA'", isns=(100, 200)) == [Segment(S, SYN | ACK, 277, 101)]
+    assert segments("cR-", isns=(100, 200)) == [Segment(C, RST, 0, 0)]
+    assert segments("cS+ sSA+", isns=(2**32 - 1, 200)) == [
+        Segment(C, SYN, 2**32 - 1, 0, payload=7),
+        Segment(S, SYN | ACK, 200, 7),
+    ]
+
+
+@pytest.mark.parametrize("story", ["cX", "S", "cs", "20", "3 parsecs", "accept()"])
+def test_no_words(story):
+    """What is no word is said to be none."""
+    with pytest.raises(ValueError, match="is no "):
+        segments(story)
+
+
+def test_times():
+    """Only what begins with a digit is a time."""
+    assert (gap_ns_of("5ms"), gap_ns_of("cS")) == (5 * MS, 0)
