@@ -118,9 +118,8 @@ class Peer:
         numbers = _Numbers(isn=_RANGE - 2)  # they wrap
         due_ns = since_ns = time.monotonic_ns()
         idle = True
-        first: dict[
-            tuple[int, int], int
-        ] = {}  # since when a segment of the kernel can have left, by its flags and number
+        # Since when a segment of the kernel can have left, by its flags and number: it may be sent again.
+        first: dict[tuple[int, int], int] = {}
         with KernelEnd(self._netns, told.flow, self._listener) as kernel, one_processor():
             for word in story.split():
                 if gap_ns := gap_ns_of(word):
@@ -137,7 +136,7 @@ class Peer:
                 elif is_mine:
                     self._sender.send(frame(self._net, told.flow, numbers.next(word, by_client=self._is_client)))
                 else:
-                    row = self._await(told, word, set(first))
+                    row = self._await(told, word, set(first), numbers.end)
                     numbers.take(row)
                     before_ns = first.setdefault((int(row["flags"]), int(row["seq"])), since_ns)
                 due_ns = time.monotonic_ns()
@@ -161,14 +160,17 @@ class Peer:
         except BlockingIOError:
             self._tap.settimeout(_LIMIT_S)
 
-    def _await(self, told: Told, word: str, repeated: set[tuple[int, int]]) -> np.void:
-        """Return the kernel's next segment, which is what the word says; others may be acknowledgements or `repeated`."""
+    def _await(self, told: Told, word: str, repeated: set[tuple[int, int]], end: int) -> np.void:
+        """Return the kernel's next segment, which is what the word says; others may be acknowledgements or `repeated`.
+
+        An acknowledgement is awaited of everything that was sent, up to the sequence number `end`.
+        """
         deadline = time.monotonic() + _LIMIT_S
         waiting = self._waiting[told.flow.lport]
         while time.monotonic() < deadline:
             while waiting:
                 row = waiting.popleft()
-                if row["flags"] == FLAGS[word[1:]]:
+                if row["flags"] == FLAGS[word[1:]] and (row["flags"] != ACK or row["ack"] == end):
                     return row
                 if row["flags"] != ACK and (int(row["flags"]), int(row["seq"])) not in repeated:
                     flags = flags_text(int(row["flags"]))
@@ -199,6 +201,11 @@ class _Numbers:
     isn: int
     finished: bool = False
     ack: int = 0
+
+    @property
+    def end(self) -> int:
+        """The sequence number behind all that was sent; there is always a SYN when something is acknowledged."""
+        return (self.isn + 1 + self.finished) % _RANGE
 
     def next(self, word: str, *, by_client: bool) -> Segment:
         """Return the segment of a word; raises `ValueError` for what is none."""
