@@ -36,7 +36,7 @@ static inline int report_destroyed(const void *sk, bool again)
 {
     struct step *step;
 
-    if (!is_tcp(sk))
+    if (!is_watched_tcp(sk))
         return 0;
     step = new_step(KIND_DESTROYED, AT_tcp_destroy_sock);
     if (!step)
@@ -66,7 +66,7 @@ static inline int report_changed(struct bpf_raw_tracepoint_args *ctx, bool again
     bool opens = ATTACH_TRACEPOINT && oldstate == TCP_CLOSE && newstate == TCP_SYN_SENT;
     struct step *step;
 
-    if (oldstate == newstate || !is_tcp(sk))
+    if (oldstate == newstate || !is_watched_tcp(sk))
         return 0;
     step = new_step(opens ? KIND_OPENED : KIND_CHANGED, AT_inet_sock_set_state);
     if (!step)
@@ -103,12 +103,15 @@ static inline void fill_segment(struct step *step, const void *skb, const struct
 
 static inline int report_processed(const void *sk, const void *skb, u8 point, bool again)
 {
-    struct step *step = new_step(KIND_PROCESSED, point);
-    struct tcphdr tcp = {};
-    void *head = NULL;
-    u16 transport = 0;
-    u32 length = 0;
+    struct tcphdr tcp;
+    struct step *step;
+    void *head;
+    u16 transport;
+    u32 length;
 
+    if (!is_watched_tcp(sk))
+        return 0;
+    step = new_step(KIND_PROCESSED, point);
     if (!step)
         return 0;
     fill_socket(step, sk);
@@ -127,7 +130,7 @@ static inline int report_done(const void *sk, u8 kind, u8 point, u64 enter_ns, i
 {
     struct step *step;
 
-    if (!is_tcp(sk))
+    if (!is_watched_tcp(sk))
         return 0;
     step = new_step(kind, point);
     if (!step)

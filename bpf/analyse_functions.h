@@ -80,13 +80,20 @@ ON_RETURN(tcp_recvmsg)
  * has done it. */
 static inline int report_arrived(const void *skb, u8 point, bool again)
 {
-    struct step *step = new_step(KIND_ARRIVED, point);
-    void *head = NULL, *dev = NULL, *net = NULL, *sk = NULL;
-    struct endpoints endpoints = {};
-    struct tcphdr tcp = {};
-    u16 network = 0, transport = 0;
-    u32 length = 0;
+    void *head, *dev, *net, *sk;
+    struct endpoints endpoints;
+    struct tcphdr tcp;
+    struct step *step;
+    u16 network, transport;
+    u32 length;
 
+    kernel_read(&dev, skb, FIELD(sk_buff, dev));
+    kernel_read(&net, dev, FIELD(net_device, nd_net));
+    endpoints.netns = netns_of(net);
+    if (!is_watched(endpoints.netns))
+        return 0;
+    step = new_step(KIND_ARRIVED, point);
+    /* At once: had the compiler to look again later, kernels before 6.2 would take a step for leaked (reg_not_null()). */
     if (!step)
         return 0;
     kernel_read(&head, skb, FIELD(sk_buff, head));
@@ -109,9 +116,6 @@ static inline int report_arrived(const void *skb, u8 point, bool again)
     bpf_probe_read_kernel(&tcp, sizeof(tcp), head + transport);
     endpoints.lport = bpf_ntohs(tcp.dest);
     endpoints.rport = bpf_ntohs(tcp.source);
-    kernel_read(&dev, skb, FIELD(sk_buff, dev));
-    kernel_read(&net, dev, FIELD(net_device, nd_net));
-    endpoints.netns = netns_of(net);
     fill_endpoints(step, &endpoints);
     kernel_read(&sk, skb, FIELD(sk_buff, sk));
     if (sk) {
@@ -210,6 +214,8 @@ ON_RETURN(tcp_rcv_state_process)
     oldstate = before->state[before->depth & 1];
     if (!before->depth)
         under_way_processing.delete(&context);
+    if (!is_watched_tcp((const void *)skaddr))
+        return 0;
     step = new_step(KIND_PROCESSED, AT_tcp_rcv_state_process);
     if (!step)
         return 0;

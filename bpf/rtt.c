@@ -80,10 +80,8 @@ static inline bool is_ipv4(const struct address *address)
 /* ONLY_...: what to count. Addresses are compared in one form, so a socket of AF_INET6 with mapped addresses is IPv4. */
 static inline bool wanted(const struct endpoints *ends)
 {
-#ifdef ONLY_NETNS
-    if (ends->netns != ONLY_NETNS)
+    if (!is_watched(ends->netns))
         return false;
-#endif
 #ifdef ONLY_VERSION
     if (is_ipv4(&ends->raddr) != (ONLY_VERSION == 4))
         return false;

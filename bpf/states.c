@@ -70,7 +70,7 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
     int owned = 0;
 
     /* A minisock goes on in FIN_WAIT2, and close() after shutdown() repeats it: no change of the connection's state. */
-    if (oldstate == newstate || !is_tcp(sk))
+    if (oldstate == newstate || !is_watched_tcp(sk))
         return 0;
     change = new_change(time_ns, oldstate, newstate, again);
     if (!change)
@@ -177,6 +177,8 @@ static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool agai
     kernel_read(&dev, skb, FIELD(sk_buff, dev));
     kernel_read(&net, dev, FIELD(net_device, nd_net));
     endpoints.netns = netns_of(net);
+    if (!is_watched(endpoints.netns))
+        return 0;
     change = new_change(time_ns, TCP_FIN_WAIT2, tcp.rst ? TCP_CLOSE : TCP_TIME_WAIT, again);
     if (!change)
         return 0;
@@ -213,6 +215,8 @@ ON_RAW_TRACEPOINT_UNAUDITED(timer_expire_entry)
     if (state != TCP_TIME_WAIT || substate != TCP_FIN_WAIT2 || (family != AF_INET && family != AF_INET6))
         return 0;
     read_common_endpoints(&endpoints, sk);
+    if (!is_watched(endpoints.netns))
+        return 0;
     change = new_change(time_ns, TCP_FIN_WAIT2, TCP_CLOSE, false);
     if (!change)
         return 0;

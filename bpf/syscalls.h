@@ -53,7 +53,7 @@ static inline const void *socket_of(u32 fd)
         return NULL;
     kernel_read(&socket, file, FIELD(file, private_data));
     kernel_read(&sk, socket, FIELD(socket, sk));
-    return sk && is_tcp(sk) ? sk : NULL;
+    return sk && is_watched_tcp(sk) ? sk : NULL;
 }
 
 /* A 32-bit program's calls have other numbers: they are not looked at. */

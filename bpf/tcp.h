@@ -123,6 +123,32 @@ static inline bool is_tcp(const void *sk)
     return protocol == IPPROTO_TCP;
 }
 
+/* Network namespaces to which the program is limited while it records, by inode number, 0 behind the last; none: it sees all. */
+struct watched {
+    u32 netns[4];
+};
+
+BPF_ARRAY(watched, struct watched, 1);
+
+static inline bool is_watched(u32 netns)
+{
+    int only = 0;
+    struct watched *watches = watched.lookup(&only);
+
+    return !watches || !watches->netns[0] || netns == watches->netns[0] || netns == watches->netns[1] ||
+           netns == watches->netns[2] || netns == watches->netns[3];
+}
+
+static inline bool is_watched_tcp(const void *sk)
+{
+    const void *net = NULL;
+
+    if (!is_tcp(sk))
+        return false;
+    kernel_read(&net, sk, FIELD(sock_common, skc_net));
+    return is_watched(netns_of(net));
+}
+
 /* What sock:inet_sock_set_state is at work on (note_run() in lab.h): the process that was interrupted holds its own socket, so no
  * two changes under way on one CPU are of the same one. */
 static inline u64 change_key(struct bpf_raw_tracepoint_args *ctx)

@@ -33,10 +33,9 @@ class Follow:
         *,
         tgid: int | None = None,
         lports: list[int] | None = None,
-        inode: int | None = None,
         least_ns: int | None = None,
     ) -> None:
-        self._role, self._tgid, self._lports, self._inode, self._least_ns = role, tgid, lports, inode, least_ns
+        self._role, self._tgid, self._lports, self._least_ns = role, tgid, lports, least_ns
         self._known = self._waiting = _NO_ROWS
         self._looked_ns = 0
         self._forgotten = 0
@@ -87,8 +86,6 @@ class Follow:
     def _candidates(self, rows: Rows) -> npt.NDArray[np.bool_]:
         """Tell which rows are wanted as far as everything goes that never has to be waited for."""
         wanted = np.isin(rows["role"], (self._role, Role.UNKNOWN))
-        if self._inode is not None:
-            wanted &= rows["netns"] == self._inode
         if self._least_ns is not None:
             wanted &= latency_ns(rows) >= self._least_ns
         return wanted

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from lab.device import Device
 from lab.errors import LabError
+from lab.netns import inode_of
 from lab.program import Program
 from lab.recorder import DRAIN_INTERVAL_S
 from lab.ring import Events
@@ -48,6 +49,11 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 def device_of(args: argparse.Namespace) -> Device:
     """Find the interface that the user has named. Raises `LabError` when it cannot be watched."""
     return Device.find(args.interface, args.netns)
+
+
+def netns_of(args: argparse.Namespace) -> list[int]:
+    """Return the inode number of the network namespace that the user has named, if any. Raises `LabError` when there is none."""
+    return [] if args.netns is None else [inode_of(args.netns)]
 
 
 class Output:
@@ -84,7 +90,7 @@ class Output:
 
 @contextmanager
 def events(
-    program: Program, seconds: float | None = None, devices: Sequence[Device] = ()
+    program: Program, seconds: float | None = None, devices: Sequence[Device] = (), netns: Collection[int] = ()
 ) -> Iterator[Iterator[Events]]:
     """Attach a program and hand out batches of its events; as for `ticks`."""
     ring = program.ring
@@ -96,14 +102,14 @@ def events(
             if (batch := ring.drain()).size:
                 yield batch
 
-    with ticks(program, DRAIN_INTERVAL_S, seconds, devices) as times:
+    with ticks(program, DRAIN_INTERVAL_S, seconds, devices, netns) as times:
         ring.drain()
         yield batches(times)
 
 
 @contextmanager
 def events_by_time(
-    program: Program, seconds: float | None = None, devices: Sequence[Device] = ()
+    program: Program, seconds: float | None = None, devices: Sequence[Device] = (), netns: Collection[int] = ()
 ) -> Iterator[Iterator[Events]]:
     """As `events`, sorted by kernel time across all batches: a line that was printed is never followed by an older one.
 
@@ -130,31 +136,40 @@ def events_by_time(
             waiting = waiting[complete:]
         yield waiting
 
-    with ticks(program, DRAIN_INTERVAL_S, seconds, devices) as times:
+    with ticks(program, DRAIN_INTERVAL_S, seconds, devices, netns) as times:
         ring.drain()
         yield batches(times)
 
 
 @contextmanager
 def totals(
-    program: Program, interval_s: float, seconds: float | None = None, devices: Sequence[Device] = ()
+    program: Program,
+    interval_s: float,
+    seconds: float | None = None,
+    devices: Sequence[Device] = (),
+    netns: Collection[int] = (),
 ) -> Iterator[Iterator[Events]]:
     """Attach a program and hand out what it adds up in each interval, the last one cut short; as for `ticks`."""
-    with ticks(program, interval_s, seconds, devices) as times:
+    with ticks(program, interval_s, seconds, devices, netns) as times:
         program.take_totals()
         yield (program.take_totals() for _ in times)
 
 
 @contextmanager
 def ticks(
-    program: Program, interval_s: float, seconds: float | None = None, devices: Sequence[Device] = ()
+    program: Program,
+    interval_s: float,
+    seconds: float | None = None,
+    devices: Sequence[Device] = (),
+    netns: Collection[int] = (),
 ) -> Iterator[Iterator[None]]:
     """Attach a program and give a sign each interval, until Ctrl-C, SIGTERM, SIGHUP or `seconds` have passed.
 
     The last sign comes when whatever was under way then is done. After each, standard output is flushed and events lost
     meanwhile are counted on standard error. Raises `LabError` when one of the devices has gone, after the last sign.
+    What the program sees of sockets is limited to the network namespaces `netns`, if any are given.
     """
-    with stopping() as stop, program.attached(devices):
+    with stopping() as stop, program.attached(devices, netns):
         yield _ticks(program, interval_s, stop, seconds, devices)
 
 

@@ -8,7 +8,7 @@ import ctypes
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -32,6 +32,7 @@ SOURCES = Path(__file__).parent.parent / "bpf"
 _ROLES = ("__again", "__unaudited")  # bpf/lab.h
 _RING_PAGES = re.compile(r"^BPF_RINGBUF_OUTPUT\(events, (\d+)\);", re.MULTILINE)
 _TOTALS = re.compile(r"^BPF_HASH\(totals, ", re.MULTILINE)
+_WATCHED = re.compile(r"^BPF_ARRAY\(watched, ", re.MULTILINE)
 _UNDER_WAY = re.compile(r"^BPF_HASH\((under_way\w*), ", re.MULTILINE)
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 _MACRO = re.compile(r"^#define .*$", re.MULTILINE)
@@ -76,6 +77,7 @@ class Program:
         if pages := _RING_PAGES.findall(text):
             events = self._bpf[b"events"]
             self.ring = Ring(events.map_fd, int(pages[0]) * os.sysconf("SC_PAGE_SIZE"), _event_dtype(events))
+        self._watches = bool(_WATCHED.search(text))
         self.has_totals = bool(_TOTALS.search(text))
         self._under_way = []
         for name in _UNDER_WAY.findall(text):
@@ -146,17 +148,33 @@ class Program:
         return sum(recursion_misses(function.fd) for function in self._loaded if not function.again)
 
     @contextmanager
-    def attached(self, devices: Sequence[Device] = ()) -> Iterator[None]:
-        """Attach every function of the program, those at TC and XDP to each device, and detach them all at the end."""
+    def attached(self, devices: Sequence[Device] = (), netns: Collection[int] = ()) -> Iterator[None]:
+        """Attach every function of the program, those at TC and XDP to each device, and detach them all at the end.
+
+        What it sees of sockets is limited to the network namespaces with these inode numbers, if any are given.
+        """
         if self.needs_device:
             require_distinct(devices)
         with ExitStack() as links:
             links.callback(self._forget_under_way)
+            self._watch(netns)
             places = [place for function in self._loaded for place in attach.attach(function, devices, links)]
             self.attach_points = list(dict.fromkeys(places))
             # Until all were attached, the first program at a point may have run without the second behind it.
             self._bpf[b"noted"].clear()
             yield
+
+    def _watch(self, netns: Collection[int]) -> None:
+        if not self._watches:
+            return
+        table = self._bpf[b"watched"]
+        watched = table.Leaf()
+        room = len(watched.netns)
+        if len(netns) > room:
+            raise LabError(f"a program can be limited to {room} network namespaces, not to {len(netns)}: give fewer")
+        for number, inode in enumerate(netns):
+            watched.netns[number] = inode
+        table[0] = watched
 
     def _forget_under_way(self) -> None:
         """Empty the maps in which a program remembers what has begun and is to end: detached, it misses the ends."""

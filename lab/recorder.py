@@ -121,14 +121,16 @@ def record(
 ) -> Iterator[Recorder]:
     """Attach probes by name (or given programs), record what happens inside the block, detach.
 
-    Probes that observe at network interfaces are attached to `devices`. Raises `EventsLost` or `EventsWithheld` at the end when
-    events are missing, unless `lossy` is asked for.
+    Probes that observe at network interfaces are attached to `devices`, and where some are given, the others see the sockets of
+    their network namespaces only: what else goes on on the machine cannot fill the rings. Raises `EventsLost` or `EventsWithheld`
+    at the end when events are missing, unless `lossy` is asked for.
     """
     loaded = {**{name: Program.load(name) for name in probes}, **(programs or {})}
     recorder = Recorder(loaded, devices)
+    netns = {device.inode for device in devices}
     with ExitStack() as attached:
         for program in loaded.values():
-            attached.enter_context(program.attached(devices))
+            attached.enter_context(program.attached(devices, netns))
         hits = {name: attached.enter_context(Hits(program.events)) for name, program in loaded.items()}
         try:
             recorder.start(hits)

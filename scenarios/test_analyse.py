@@ -189,7 +189,7 @@ def test_the_whole_family_of_calls(lab, version):
     net, address = lab.net, (lab.net.server.address(version), 9999)
     family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
     with (
-        record("analyse") as recorder,
+        record("analyse", devices=lab.net.devices) as recorder,
         inside(net.server.name, lambda: socket.create_server(address, family=family)) as listener,
         inside(net.client.name, lambda: socket.create_connection(address)) as client,
         listener.accept()[0] as child,
@@ -230,7 +230,7 @@ def test_an_accept_that_waits(lab, version):
             stamps.append(time.monotonic_ns())
 
     with (
-        record("analyse") as recorder,
+        record("analyse", devices=lab.net.devices) as recorder,
         inside(net.server.name, lambda: socket.create_server(address, family=family)) as listener,
     ):
         thread = threading.Thread(target=accept, args=(listener,))

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from lab import device
+from lab.demo.conversation import Conversation
+from lab.demo.process import converse
 from lab.device import Device
 from lab.errors import LabError
 from lab.netns import inside
 from lab.program import Program
+from lab.recorder import record
 
 COUNTING = """
 #include "totals.h"
@@ -170,3 +173,30 @@ def test_the_only_interface_is_found(net):
 def test_the_own_namespace_is_where_one_is():
     """Without a namespace, this process's own."""
     assert Device.find("lo").inode == Path("/proc/self/ns/net").stat().st_ino
+
+
+def test_a_recording_of_two_hosts_is_of_nobody_else(net):
+    """Connections of the machine itself, made meanwhile, are in no probe's events or sums."""
+    probes = ["analyse", "rtt", "states"]
+    with (
+        record(*probes, devices=net.devices) as recorder,
+        converse(net, Conversation()),
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as here,
+        listener.accept()[0] as there,
+    ):
+        here.send(b"x")
+        there.recv(1)
+    recording = recorder.recording
+    for rows in (recording.events["analyse"], recording.totals["rtt"], recording.events["states"]):
+        assert set(rows["netns"].tolist()) == set(net.inodes)
+
+
+def test_more_namespaces_than_a_program_can_be_limited_to():
+    """One sentence, and nothing is attached."""
+    program = Program.load("states")
+    with (
+        pytest.raises(LabError, match="limited to 4 network namespaces, not to 5"),
+        program.attached(netns=range(1, 6)),
+    ):
+        pass

@@ -97,7 +97,7 @@ def test_refused(lab):
 @both_versions
 def test_a_pure_receiver_keeps_its_handshake(lab, version):
     """R5: who only receives takes no sample after the handshake, so its srtt stays what that was, however much comes."""
-    with record("rtt") as recorder:
+    with record("rtt", devices=lab.net.devices) as recorder:
         with conversing(lab.net, version) as talk:
             for _ in range(20):
                 talk.client.send(bytes(1000))
@@ -121,7 +121,7 @@ def test_a_step_in_the_delay(lab, version):
     frame, rate, burst, slow = SIZE + 32 + 20 + 14, 10_000, 500, 8  # options and header of TCP, IPv4, Ethernet
     for host in (lab.net.client, lab.net.server):
         host.sysctl("ipv4/tcp_congestion_control", "reno")
-    with record("rtt") as recorder:
+    with record("rtt", devices=lab.net.devices) as recorder:
         with conversing(lab.net, version) as talk:
             for _ in range(3):
                 talk.exchange(SIZE)

@@ -177,9 +177,8 @@ def test_sums_without_atomic_operations_are_caught(fired, tmp_path):
 
 def test_no_room_is_counted(net):
     """R2: when there is no room for a group its values are counted as lost, each of them, and the others are right."""
-    mine = f"ONLY_NETNS={net.server.inode}"
-    roomy, tight = Program.load("rtt", (mine,)), Program.load("rtt", (mine, "MOST_KEYS=32"))
-    with record(programs={"roomy": roomy, "tight": tight}, lossy=True) as recorder:
+    roomy, tight = Program.load("rtt"), Program.load("rtt", ("MOST_KEYS=32",))
+    with record(programs={"roomy": roomy, "tight": tight}, devices=[net.server.device], lossy=True) as recorder:
         with converse(net, Conversation(), connections=100):
             pass
         net.quiesce()
@@ -192,8 +191,8 @@ def test_no_room_is_counted(net):
 
 def test_no_room_for_a_socket_is_counted(net):
     """R2: a socket that cannot be followed for want of room counts as lost."""
-    program = Program.load("rtt", (f"ONLY_NETNS={net.server.inode}", "MOST_SOCKETS=10"))
-    with record(programs={"rtt": program}, lossy=True) as recorder:
+    program = Program.load("rtt", ("MOST_SOCKETS=10",))
+    with record(programs={"rtt": program}, devices=[net.server.device], lossy=True) as recorder:
         with converse(net, Conversation(), connections=50, pause=True) as demo:
             demo.await_pause()
             demo.resume()
@@ -203,8 +202,8 @@ def test_no_room_for_a_socket_is_counted(net):
 
 def test_sockets_leave_the_map(net):
     """The map of sockets is empty when all of them are closed, so that it does not grow in a day's run."""
-    program = Program.load("rtt", (f"ONLY_NETNS={net.server.inode}", "MOST_SOCKETS=10"))
-    with record(programs={"rtt": program}) as recorder:
+    program = Program.load("rtt", ("MOST_SOCKETS=10",))
+    with record(programs={"rtt": program}, devices=[net.server.device]) as recorder:
         for how in ("close", "shutdown", "rst"):
             with converse(net, Conversation(how=how), connections=50, concurrency=1):
                 pass

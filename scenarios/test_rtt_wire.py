@@ -37,7 +37,7 @@ def test_no_sample_is_shorter_than_the_wire(lab, version):
 @both_versions
 def test_a_step_on_the_wire(lab, version):
     """R5: from the step on every single sample has all of it, however the smoothed RTT lags."""
-    with record("rtt") as recorder:
+    with record("rtt", devices=lab.net.devices) as recorder:
         with conversing(lab.net, version) as talk:
             for _ in range(3):
                 talk.exchange(SIZE)
@@ -69,7 +69,7 @@ def test_a_lost_request(lab, version, time_stamps):
     """A request that is retransmitted has a sample by its time stamps, and without them none; none is invented or unclear."""
     for host in (lab.net.client, lab.net.server):
         host.sysctl("ipv4/tcp_timestamps", time_stamps)
-    with record("rtt") as recorder:
+    with record("rtt", devices=lab.net.devices) as recorder:
         with conversing(lab.net, version) as talk:
             talk.exchange(SIZE)
             # One of the two may be an acknowledgement that the client had delayed.

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab import live, netns
+from lab import live
 from lab.errors import LabError
 from lab.follow_steps import Follow
 from lab.judge_steps import judge_all
@@ -82,11 +82,10 @@ def run(args: argparse.Namespace) -> int:
         _ROLES[args.side],
         tgid=args.pid,
         lports=args.localport,
-        inode=netns.inode_of(args.netns) if args.netns is not None else None,
         least_ns=args.minimum,
     )
     output = live.Output(args, header(wide=args.wide), lambda row: line(row, wide=args.wide))
-    with live.events_by_time(Program.load("analyse"), args.seconds) as batches:
+    with live.events_by_time(Program.load("analyse"), args.seconds, netns=live.netns_of(args)) as batches:
         output.start()
         for batch in batches:
             for row in as_dicts(follow.rows(batch)):

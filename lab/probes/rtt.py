@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lab import live, netns, round_trips, truth_rtt
+from lab import live, round_trips, truth_rtt
 from lab.histogram import picture, slot_of
 from lab.program import Program
 from lab.recording import CLOCK
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     what = "RTT, not smoothed" if args.raw else "smoothed RTT"
     header = f"TCP {what}, each {args.interval:g} s until Ctrl-C"
     output = live.Output(args, header, lambda values: "\n".join(_block(values, args, unit_us)))
-    with live.totals(program, args.interval, args.seconds) as intervals:
+    with live.totals(program, args.interval, args.seconds, netns=live.netns_of(args)) as intervals:
         output.start()
         for totals in intervals:
             about = {"time_ns": time.monotonic_ns(), "clock": CLOCK}
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def defines(args: argparse.Namespace) -> tuple[str, ...]:
-    """Say what the options ask for as definitions for bpf/rtt.c. Raises `LabError` when there is no such namespace."""
+    """Say what the options ask for as definitions for bpf/rtt.c."""
     connection = args.by_connection
     one_group = not (args.laddr_hist or args.raddr_hist or connection)
     chosen = {
@@ -119,7 +119,6 @@ def defines(args: argparse.Namespace) -> tuple[str, ...]:
         "BY_PORTS": int(connection),
         "BUCKET_UNIT_US": 1000 if args.ms else 1,
         "MOST_KEYS": _FEW if one_group else _MANY,
-        "ONLY_NETNS": None if args.netns is None else netns.inode_of(args.netns),
         "ONLY_VERSION": args.version,
         "ONLY_LPORT": args.sport,
         "ONLY_RPORT": args.dport,

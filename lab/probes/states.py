@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lab import live, netns, truth
+from lab import live, truth
 from lab.carried import Carried
 from lab.measure import UNKNOWN, superseded, transitions
 from lab.program import Program
@@ -66,15 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print changes until Ctrl-C, or for `--seconds`."""
-    follow = Follow(
-        args.localport, args.remoteport, args.version, netns.inode_of(args.netns) if args.netns is not None else None
-    )
+    follow = Follow(args.localport, args.remoteport, args.version)
     output = live.Output(
         args,
         header(wide=args.wide, timestamp=args.timestamp),
         lambda row: line(row, wide=args.wide, timestamp=args.timestamp),
     )
-    with live.events(Program.load("states"), args.seconds) as batches:
+    with live.events(Program.load("states"), args.seconds, netns=live.netns_of(args)) as batches:
         output.start()
         for batch in batches:
             for row in follow.rows(batch):
@@ -90,10 +88,8 @@ class Follow:
     row when a filter asks for that port, and is judged by it.
     """
 
-    def __init__(
-        self, lports: list[int] | None, rports: list[int] | None, version: int | None, inode: int | None
-    ) -> None:
-        self._lports, self._rports, self._version, self._inode = lports, rports, version, inode
+    def __init__(self, lports: list[int] | None, rports: list[int] | None, version: int | None) -> None:
+        self._lports, self._rports, self._version = lports, rports, version
         self._open: npt.NDArray[np.void] | None = None
         self._forgotten = 0
 
@@ -137,13 +133,10 @@ class Follow:
         return wanted
 
     def _in_scope(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
-        """Tell which rows are of the namespace and the IP version asked for, which every row knows."""
-        wanted = np.ones(len(rows), bool)
-        if self._inode is not None:
-            wanted &= rows["netns"] == self._inode
+        """Tell which rows are of the IP version asked for, which every row knows."""
         if self._version:
-            wanted &= _is_ipv4(rows) == (self._version == 4)
-        return wanted
+            return _is_ipv4(rows) == (self._version == 4)
+        return np.ones(len(rows), bool)
 
     def _carry(self, rows: npt.NDArray[np.void], dtype: np.dtype[np.void]) -> None:
         _, last = np.unique(rows["socket"][::-1], return_index=True)

@@ -294,17 +294,15 @@ FILTERS = st.fixed_dictionaries(
         "lports": st.sampled_from([None, [80], [40000], [9]]),
         "rports": st.sampled_from([None, [80], [443, 50000]]),
         "version": st.sampled_from([None, 4, 6]),
-        "inode": st.sampled_from([None, 1, 2]),
     }
 )
 
 
-def wanted(truth: Truth, lports, rports, version, inode) -> bool:
+def wanted(truth: Truth, lports, rports, version) -> bool:
     return (
         (not lports or truth.flow.lport in lports)
         and (not rports or truth.flow.rport in rports)
         and (not version or (":" in truth.flow.laddr + truth.flow.raddr) == (version == 6))
-        and (inode is None or truth.netns == inode)
     )
 
 
@@ -337,7 +335,7 @@ def test_one_batch_shows_each_row_as_it_was_measured(case: Traffic, filters):
 
 def test_a_row_that_waits_for_its_port_is_shown_with_it():
     """A filter on the local port holds SYN_SENT back until connect() has bound one, and loses nothing (S4)."""
-    follow = Follow([CLIENT.lport], None, None, None)
+    follow = Follow([CLIENT.lport], None, None)
     assert len(spent(follow.rows(changes(change(0, "CLOSE -> SYN_SENT", lport=0))))) == 0
     assert "1 connections had no port yet" in follow.end()
     rows = follow.rows(changes(change(10, "SYN_SENT -> ESTABLISHED")))
@@ -348,7 +346,7 @@ def test_a_row_that_waits_for_its_port_is_shown_with_it():
 
 def test_a_child_waits_for_its_remote_port():
     """A filter on the remote port holds SYN_RECV back until the child has its peer, and loses nothing (S4)."""
-    follow = Follow(None, [SERVER.rport], None, None)
+    follow = Follow(None, [SERVER.rport], None)
     assert len(spent(follow.rows(changes(change(0, "LISTEN -> SYN_RECV", SERVER, rport=0))))) == 0
     rows = follow.rows(changes(change(10, "SYN_RECV -> ESTABLISHED", SERVER, handshake_rtt_us=3)))
     assert spent(rows) == [("LISTEN", None), ("SYN_RECV", 3000)]
@@ -356,7 +354,7 @@ def test_a_child_waits_for_its_remote_port():
 
 def test_a_wait_survives_the_reuse_of_its_address_across_batches():
     """An address used again in a batch of its own neither ends the wait nor lends its ports (S2, S5)."""
-    follow, new = Follow(None, None, None, None), CLIENT._replace(lport=40001)
+    follow, new = Follow(None, None, None), CLIENT._replace(lport=40001)
     follow.rows(changes(*life(ACTIVE_CLOSE, tgid=42)))
     follow.rows(changes(*life("CLOSE -> SYN_SENT -> ESTABLISHED", new, start_ns=100)))
     rows = follow.rows(changes(segment(700), change(800, "ESTABLISHED -> CLOSE_WAIT", new)))
@@ -366,7 +364,7 @@ def test_a_wait_survives_the_reuse_of_its_address_across_batches():
 
 def test_a_flow_used_again_ends_an_older_wait_across_batches():
     """A retransmitted FIN that comes in a later batch finds nobody who waits for it (S2)."""
-    follow = Follow(None, None, None, None)
+    follow = Follow(None, None, None)
     follow.rows(changes(*life(ACTIVE_CLOSE)))
     follow.rows(changes(*life(ACTIVE_CLOSE, skaddr=0xB0, start_ns=100), segment(200)))
     elsewhere = CLIENT._replace(lport=40001)
@@ -377,6 +375,6 @@ def test_a_flow_used_again_ends_an_older_wait_across_batches():
 
 def test_a_repeated_report_in_a_later_batch_is_no_row():
     """A second report of the same change shows nothing, also when the socket's end has been shown before."""
-    follow = Follow(None, None, None, None)
+    follow = Follow(None, None, None)
     follow.rows(changes(*life("CLOSE -> SYN_SENT -> CLOSE")))
     assert len(spent(follow.rows(changes(change(11, "SYN_SENT -> CLOSE", again=1))))) == 0
