@@ -17,6 +17,7 @@ from lab.errors import LabError
 from lab.netns import inside
 from lab.program import Program
 from lab.recorder import record
+from lab.steps import joined
 
 COUNTING = """
 #include "totals.h"
@@ -188,7 +189,7 @@ def test_a_recording_of_two_hosts_is_of_nobody_else(net):
         here.send(b"x")
         there.recv(1)
     recording = recorder.recording
-    for rows in (recording.events["analyse"], recording.totals["rtt"], recording.events["states"]):
+    for rows in (joined(recording.events["analyse"]), recording.totals["rtt"], recording.events["states"]):
         assert set(rows["netns"].tolist()) == set(net.inodes)
 
 
