@@ -19,6 +19,9 @@ from lab.runs import Run, require_root
 from lab.topology import Topology, topology
 from lab.verdict import Bracket, Check, Judge
 
+VIRTUAL = os.environ.get("LAB_CLOCK") == "virtual"
+"""Whether guest time is counted instructions (`lab vm --clock virtual`): then nothing but what was injected takes any."""
+
 RESULTS_KEY = pytest.StashKey[Results]()
 
 
@@ -117,6 +120,17 @@ class Lab:
         wrong = [check.sentence() for check in checks if not check.passed]
         assert checks, "a scenario without a check proves nothing"
         assert not wrong, f"{len(wrong)} of {len(checks)} checks are provably wrong:\n" + "\n".join(wrong[:20])
+        return checks
+
+    def exact(self, checks: Iterable[Check]) -> list[Check]:
+        """As `check`; and where time is virtual the error may be 100 us or 0.5 % of the injected delay, whichever is larger."""
+        checks = self.check(checks)
+        if VIRTUAL:
+            far = [check for check in checks if abs(check.error) > max(100_000, check.low // 200)]
+            told = "\n".join(f"{check.sentence()}, and it is {check.error} ns away" for check in far)
+            assert not far, (
+                f"{len(far)} of {len(checks)} checks are further from the injected delay than they may be:\n{told}"
+            )
         return checks
 
 

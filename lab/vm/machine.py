@@ -1,0 +1,178 @@
+"""One boot of a kernel under QEMU (virtme-ng) over this machine's own root file system, running one command to its end.
+
+The guest sees the host's files, read only but for the folders it is given, and its own /tmp and /run. What its command prints
+and its exit status come back through a folder; the console is for the kernel's own words, which tell why a guest ended early.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.errors import LabError
+
+CLOCKS = ("real", "virtual")
+# Guest time is counted instructions, one nanosecond each, and jumps over idle time. It needs a single processor, emulated.
+_VIRTUAL = ["-icount", "shift=0,sleep=off"]
+_HIDDEN = ("/tmp", "/run", "/var/tmp")  # noqa: S108 (the guest has its own)
+_LOOK_S = 0.1
+_KVM_TRIAL_S = 20
+_LAST_LINES = 15
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What is booted: an image, with its modules where its package has them, under the name that the user gave."""
+
+    name: str
+    image: Path
+
+    @classmethod
+    def within(cls, name: str, folder: Path) -> "Kernel":
+        """Find the image in a folder of unpacked packages."""
+        images = [*folder.glob("boot/vmlinuz-*"), *folder.glob("usr/lib/modules/*/vmlinuz")]
+        if len(images) != 1:
+            raise LabError(f"{folder} has {len(images)} kernels: remove it, so that it is unpacked again")
+        return cls(name, images[0])
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How the guest is made. `clock` is real, or virtual: with that, one processor and no hardware virtualization."""
+
+    clock: str = "real"
+    cpus: int = 2
+    memory: str = "4G"
+    kvm: bool = False
+
+    def command(self, kernel: Kernel, script: str, writable: list[Path]) -> list[str]:
+        """Return the command line that boots a kernel, runs a shell script and powers off."""
+        cpus = 1 if self.clock == "virtual" else self.cpus
+        words = [str(Path(sys.executable).parent / "virtme-run"), "--kimg", str(kernel.image), "--mods", "auto"]
+        words += ["--cpus", str(cpus), "--memory", self.memory, "--force-9p", "--show-boot-console"]
+        words += [f"--rwdir={folder}" for folder in writable]
+        words += ["--script-sh", script]
+        if not self.kvm or self.clock == "virtual":
+            words += ["--disable-kvm"]
+        if self.clock == "virtual":
+            words += ["--qemu-opts", *_VIRTUAL]
+        return words
+
+    @property
+    def accelerator(self) -> str:
+        """What runs the guest's instructions."""
+        return "KVM" if self.kvm and self.clock == "real" else "software emulation"
+
+
+def run(
+    machine: Machine,
+    kernel: Kernel,
+    command: list[str],
+    *,
+    folder: Path,
+    here: Path,
+    environment: dict[str, str],
+    limit_s: float,
+    show: Callable[[str], None],
+) -> int:
+    """Boot, run a command in the folder `here`, and return its exit status; `show` is given what it prints, as it comes.
+
+    `folder` receives `console.log`, `output.log` and `status`. Raises `LabError` with the end of the console when the guest
+    panics, hangs, or ends before the command has; then nothing of it is left running.
+    """
+    _require_visible(here, kernel.image)
+    folder.mkdir(parents=True, exist_ok=True)
+    output, status, console = folder / "output.log", folder / "status", folder / "console.log"
+    status.unlink(missing_ok=True)
+    output.write_text("")
+    variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
+    script = (
+        f"cd {shlex.quote(str(here))}; env {variables} {shlex.join(command)} >{shlex.quote(str(output))} 2>&1; "
+        f"echo $? >{shlex.quote(str(status))}; sync"
+    )
+    deadline = time.monotonic() + limit_s
+    with _started(machine.command(kernel, script, [here]), console) as process, output.open() as printed:
+        while True:
+            over = process.poll() is not None or status.exists()
+            show(printed.read())
+            if over:
+                break
+            if "Kernel panic" in console.read_text(errors="replace"):
+                raise LabError(f"kernel {kernel.name} panicked:\n{_end_of(console)}")
+            if time.monotonic() > deadline:
+                raise LabError(
+                    f"kernel {kernel.name} was not done within {limit_s:g} s; its console ended with\n{_end_of(console)}"
+                )
+            time.sleep(_LOOK_S)
+    if not status.exists() or not (told := status.read_text().strip()):
+        raise LabError(f"kernel {kernel.name} ended before its command did; its console ended with\n{_end_of(console)}")
+    return int(told)
+
+
+def kvm_works(kernel: Kernel) -> bool:
+    """Find out whether hardware virtualization really works, by booting a kernel as far as it comes without a root file system."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    qemu = [
+        "qemu-system-x86_64",
+        "-accel",
+        "kvm",
+        "-cpu",
+        "host",
+        "-m",
+        "512",
+        "-nographic",
+        "-no-reboot",
+        "-nodefaults",
+    ]
+    words = [*qemu, "-serial", "stdio", "-kernel", str(kernel.image), "-append", "console=ttyS0 panic=-1"]
+    try:
+        ended = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_KVM_TRIAL_S, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return b"Kernel panic" in ended.stdout  # for want of a root file system: it came that far
+
+
+@contextmanager
+def _started(command: list[str], console: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run QEMU in a session of its own, with its console in a file; it ends with the block, and with this process."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    with console.open("wb") as log:
+        try:
+            process = subprocess.Popen(
+                ["/usr/bin/setpriv", "--pdeathsig", "KILL", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, "PATH": path},
+            )
+        except FileNotFoundError as error:
+            raise LabError(f"{error.filename} is missing: make vm sets up what virtual machines need") from error
+    try:
+        yield process
+        # The command is done: a guest that does not power off is not waited for.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _require_visible(*paths: Path) -> None:
+    """Refuse what the guest cannot see: it has folders of its own in these places."""
+    for path in paths:
+        hidden = [folder for folder in _HIDDEN if path.resolve().is_relative_to(folder)]
+        if hidden:
+            raise LabError(f"{path} is in {hidden[0]}, which a guest has for itself: move it elsewhere")
+
+
+def _end_of(console: Path) -> str:
+    return "\n".join(console.read_text(errors="replace").splitlines()[-_LAST_LINES:])
