@@ -21,6 +21,7 @@ CLOCKS = ("real", "virtual")
 # Guest time is counted instructions, one nanosecond each, and jumps over idle time. It needs a single processor, emulated.
 _VIRTUAL = ["-icount", "shift=0,sleep=off"]
 _HIDDEN = ("/tmp", "/run", "/var/tmp")  # noqa: S108 (the guest has its own)
+_CHANGED = ("/etc", "/lib", "/var")  # the guest's init puts modules and its own settings there; the host's stay as they are
 _LOOK_S = 0.1
 _KVM_TRIAL_S = 20
 _LAST_LINES = 15
@@ -57,6 +58,7 @@ class Machine:
         words = [str(Path(sys.executable).parent / "virtme-run"), "--kimg", str(kernel.image), "--mods", "auto"]
         words += ["--cpus", str(cpus), "--memory", self.memory, "--force-9p", "--show-boot-console"]
         words += [f"--rwdir={folder}" for folder in writable]
+        words += [f"--overlay-rwdir={folder}" for folder in _CHANGED]
         words += ["--script-sh", script]
         if not self.kvm or self.clock == "virtual":
             words += ["--disable-kvm"]

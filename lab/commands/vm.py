@@ -1,0 +1,98 @@
+"""Run the suite on other kernels: each is booted in a virtual machine over this machine's own root file system.
+
+Exit status: 0 when every test passed on each kernel, 1 when one failed, 2 when a guest could not be booted or did not come to an end.
+"""
+
+import argparse
+from pathlib import Path
+
+from lab.attach import WAYS
+from lab.errors import LabError
+from lab.results import ROOT
+from lab.units import duration_ns
+from lab.vm import archive, lane
+from lab.vm.machine import CLOCKS, Kernel, Machine, kvm_works
+
+EXAMPLES = """\
+examples:
+  lab vm --kernel 6.1                                    a short lane on Debian's 6.1
+  lab vm --kernel 5.10 6.1 newest --attach fentry kprobe tracepoint
+  lab vm --kernel /boot/vmlinuz-6.12 -- scenarios        the whole suite on a kernel of your own
+  lab vm --kernel 6.1 --clock virtual                    times that do not depend on this machine
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument(
+        "-k",
+        "--kernel",
+        nargs="+",
+        required=True,
+        metavar="KERNEL",
+        help=f"path of a vmlinuz, or a version of Debian's archive: 6.1, 6.1.0-50-amd64, {archive.NEWEST}",
+    )
+    parser.add_argument(
+        "-a",
+        "--attach",
+        nargs="+",
+        choices=[lane.BEST, *WAYS],
+        default=[lane.BEST],
+        help="ways to attach, in turn (best)",
+    )
+    parser.add_argument("-c", "--clock", choices=CLOCKS, default="real", help="real, or virtual: counted instructions")
+    parser.add_argument(
+        "--cpus", type=int, default=2, help="processors of the guest (%(default)s; with a virtual clock 1)"
+    )
+    parser.add_argument("--memory", default="4G", help="memory of the guest (%(default)s)")
+    parser.add_argument(
+        "--limit",
+        type=duration_ns,
+        default=duration_ns("1800s"),
+        metavar="TIME",
+        help="give a guest up after so long (1800s)",
+    )
+    parser.add_argument("arguments", nargs="*", metavar="PYTEST", help=f"arguments of pytest ({' '.join(lane.SHORT)})")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Boot each kernel in turn, and show the matrix."""
+    outcomes: list[lane.Outcome] = []
+    failures: list[str] = []
+    for name in args.kernel:
+        kernel = _kernel(name)
+        guest = Machine(args.clock, args.cpus, args.memory, kvm=args.clock == "real" and kvm_works(kernel))
+        print(f"lab: kernel {kernel.name} ({kernel.image.name}), {guest.accelerator}, {args.clock} clock", flush=True)
+        folder = ROOT / "results" / "vm" / f"{name.replace('/', '_')}-{args.clock}"
+        try:
+            outcomes += lane.run(
+                kernel,
+                guest,
+                args.attach,
+                args.arguments or lane.SHORT,
+                folder=folder,
+                limit_s=args.limit / 1e9,
+            )
+        except LabError as error:  # the other kernels are still worth knowing
+            failures.append(str(error))
+            print(f"lab: {error}", flush=True)
+    if outcomes:
+        print(lane.table(outcomes))
+    for outcome in outcomes:
+        print(
+            f"{outcome.kernel}, {outcome.way}: {'passed' if outcome.passed else f'failed ({outcome.status})'}, {outcome.results}"
+        )
+    if failures:
+        raise LabError(
+            f"{len(failures)} of {len(args.kernel)} kernels did not come to an end, the first: {failures[0]}"
+        )
+    return 0 if all(outcome.passed for outcome in outcomes) else 1
+
+
+def _kernel(name: str) -> Kernel:
+    path = Path(name)
+    if path.is_file():
+        return Kernel(path.name, path.resolve())
+    if "/" in name:
+        raise LabError(f"there is no kernel {name}: give the path of a vmlinuz, or a version such as 6.1")
+    return Kernel.within(name, archive.unpacked(name))
