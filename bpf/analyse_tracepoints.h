@@ -17,6 +17,10 @@ ON_RAW_TRACEPOINT_AGAIN(tcp_probe)
     return report_processed((const void *)ctx->args[0], (const void *)ctx->args[1], AT_tcp_probe, true);
 }
 
+#ifdef TRACEPOINT_ARGS__sock_send_length /* since Linux 6.3; before, only the system calls tell of sending and receiving */
+
+_Static_assert(TRACEPOINT_ARGS(sock_send_length) == 3, "they have other arguments");
+
 /* Behind the protocol's sendmsg() and recvmsg(), in the process that called: never in an interrupt. */
 ON_RAW_TRACEPOINT(sock_send_length)
 {
@@ -35,6 +39,8 @@ ON_RAW_TRACEPOINT(sock_recv_length)
         return 0;
     return report_done(sk, KIND_RECEIVED, AT_sock_recv_length, entered_ns(sk), ctx->args[1]);
 }
+
+#endif
 
 /* The verifier lets nobody add to a pointer that it knows: what has been in a map is a number to it. */
 BPF_PERCPU_ARRAY(numbers, u64, 1);

@@ -13,12 +13,15 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from lab import ethtool
 from lab.bpf_syscall import AttachType, link_create
 from lab.errors import LabError
 from lab.netns import inode_of, inside
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
 
 MODES = ("auto", "generic", "native")
 """How XDP is attached. `auto` is generic on a veth and on loopback, and elsewhere native where the driver has it.
@@ -32,7 +35,8 @@ _XDP_FLAGS = {"generic": 1 << 1, "native": 1 << 2}  # XDP_FLAGS_SKB_MODE, XDP_FL
 _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE, errno.ENOTSUP)  # what a driver without XDP says
 _SIOCGIFFLAGS = 0x8913
 _SIOCGIFHWADDR = 0x8927
-_PRIORITY = 0x1AB  # of the filter
+_PRIORITY = 0x1AB  # of the first filter
+_OURS = "lab_"
 _WITH_ETHERNET_HEADER = (1, 772)  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x1, 0x8, 0x40
 
@@ -130,15 +134,15 @@ class Device:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            mine = _inside(self.netns, lambda: _add_filter(self.ifindex, fd, direction))
-            links.callback(self._take_away, direction, mine)
+            filter_ = _inside(self.netns, lambda: _add_filter(self.ifindex, fd, direction))
+            links.callback(self._take_away, filter_)
             return "clsact"
         links.callback(os.close, link)
         return "tcx"
 
-    def _take_away(self, direction: str, with_qdisc: bool) -> None:  # noqa: FBT001 (called by an ExitStack)
+    def _take_away(self, filter_: "_Filter") -> None:
         with suppress(LabError):  # the namespace has gone, and the filter with it
-            _inside(self.netns, lambda: _remove_filter(self.ifindex, direction, with_qdisc=with_qdisc))
+            _inside(self.netns, lambda: _remove_filter(self.ifindex, filter_))
 
 
 def require_distinct(devices: Sequence[Device]) -> None:
@@ -178,24 +182,49 @@ def _driver(ifname: str) -> str:
     return ""
 
 
-def _add_filter(ifindex: int, fd: int, direction: str) -> bool:
-    """Add a filter, and a clsact qdisc when there is none; tells whether it was added."""
+class _Filter(NamedTuple):
+    """One filter of ours, and whether its qdisc is to go when no filter is left on it."""
+
+    direction: str
+    priority: int
+    own_qdisc: bool
+
+
+def _add_filter(ifindex: int, fd: int, direction: str) -> _Filter:
+    """Add a filter behind those that are there, and a clsact qdisc when there is none."""
     from pyroute2 import IPRoute  # noqa: PLC0415 (a sixth of a second that newer kernels need not wait for)
 
     with IPRoute() as netlink:
-        mine = not any(qdisc.get_attr("TCA_KIND") == "clsact" for qdisc in netlink.get_qdiscs(ifindex))
-        if mine:
+        if any(qdisc.get_attr("TCA_KIND") == "clsact" for qdisc in netlink.get_qdiscs(ifindex)):
+            filters = {way: _filters(netlink, ifindex, way) for way in _CLSACT}
+            own_qdisc = any(filters.values()) and all(
+                name.startswith(_OURS) for names in filters.values() for name in names.values()
+            )
+        else:
             netlink.tc("add", "clsact", ifindex)
-        options = {"fd": fd, "name": f"lab_{direction}", "parent": _CLSACT[direction], "direct_action": True}
-        netlink.tc("add-filter", "bpf", ifindex, ":1", prio=_PRIORITY, **options)
-    return mine
+            filters, own_qdisc = {direction: {}}, True
+        priority = max([_PRIORITY, *(taken + 1 for taken in filters[direction])])
+        options = {"fd": fd, "name": f"{_OURS}{direction}", "parent": _CLSACT[direction], "direct_action": True}
+        netlink.tc("add-filter", "bpf", ifindex, ":1", prio=priority, **options)
+    return _Filter(direction, priority, own_qdisc)
 
 
-def _remove_filter(ifindex: int, direction: str, *, with_qdisc: bool) -> None:
+def _filters(netlink: "IPRoute", ifindex: int, direction: str) -> dict[int, str]:
+    """Return the filters at one hook of a clsact qdisc: priority, and the name of a BPF one ("" of others)."""
+    found = {}
+    for message in netlink.get_filters(index=ifindex, parent=_CLSACT[direction]):
+        options = message.get_attr("TCA_OPTIONS")
+        name = options.get_attr("TCA_BPF_NAME") if message.get_attr("TCA_KIND") == "bpf" and options else None
+        # Each is told twice: without options as the place of a priority, then as itself.
+        found[message["info"] >> 16] = name or found.get(message["info"] >> 16, "")
+    return found
+
+
+def _remove_filter(ifindex: int, filter_: _Filter) -> None:
     from pyroute2 import IPRoute  # noqa: PLC0415 (as above)
     from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 (as above)
 
     with suppress(LabError, NetlinkError), IPRoute() as netlink:  # gone with its interface, or taken away by someone
-        netlink.tc("del-filter", "bpf", ifindex, ":1", prio=_PRIORITY, parent=_CLSACT[direction])
-        if with_qdisc:
+        netlink.tc("del-filter", "bpf", ifindex, ":1", prio=filter_.priority, parent=_CLSACT[filter_.direction])
+        if filter_.own_qdisc and not any(_filters(netlink, ifindex, way) for way in _CLSACT):
             netlink.tc("del", "clsact", ifindex)

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,22 @@ def test_nothing_is_left_on_the_interface(net, counting, links, monkeypatch):
         send(net.client, net.server, 1)
         assert len(program.take_totals()) == 0
         assert qdiscs(net.client) == before
+
+
+def test_filters_of_several_programs(net, counting, monkeypatch):
+    """On kernels before 6.6 programs at one hook do not meet: whichever goes first, the others go on, and nothing is left."""
+    monkeypatch.setattr(device, "link_create", refuse)
+    first, second = counting(), counting(entries=3)
+    before = qdiscs(net.client)
+    with ExitStack() as one, ExitStack() as other:
+        one.enter_context(first.attached([net.client.device]))
+        other.enter_context(second.attached([net.client.device]))
+        send(net.client, net.server, 3)
+        assert [program.take_totals()["packets"].tolist() for program in (first, second)] == [[3], [3]]
+        one.close()
+        send(net.client, net.server, 2)
+        assert second.take_totals()["packets"].tolist() == [2]
+    assert qdiscs(net.client) == before
 
 
 def refuse(*_):

@@ -21,7 +21,11 @@ CLOCKS = ("real", "virtual")
 # Guest time is counted instructions, one nanosecond each, and jumps over idle time. It needs a single processor, emulated.
 _VIRTUAL = ["-icount", "shift=0,sleep=off"]
 _HIDDEN = ("/tmp", "/run", "/var/tmp")  # noqa: S108 (the guest has its own)
-_CHANGED = ("/etc", "/lib", "/var")  # the guest's init puts modules and its own settings there; the host's stay as they are
+_CHANGED = (
+    "/etc",
+    "/lib",
+    "/var",
+)  # the guest's init puts modules and its own settings there; the host's stay as they are
 _LOOK_S = 0.1
 _KVM_TRIAL_S = 20
 _LAST_LINES = 15
