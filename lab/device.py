@@ -211,7 +211,7 @@ def _add_filter(ifindex: int, fd: int, direction: str) -> _Filter:
 
 def _filters(netlink: "IPRoute", ifindex: int, direction: str) -> dict[int, str]:
     """Return the filters at one hook of a clsact qdisc: priority, and the name of a BPF one ("" of others)."""
-    found = {}
+    found: dict[int, str] = {}
     for message in netlink.get_filters(index=ifindex, parent=_CLSACT[direction]):
         options = message.get_attr("TCA_OPTIONS")
         name = options.get_attr("TCA_BPF_NAME") if message.get_attr("TCA_KIND") == "bpf" and options else None
