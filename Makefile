@@ -9,8 +9,13 @@ PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng ip
 DOWNLOAD := apt-get -qq -o APT::Sandbox::User=root download
 SOAK_RUNS := 20
 SOAK_OF := scenarios
+VM_PACKAGES := qemu-system-x86 busybox-static kmod
+KERNEL := 6.1
+KERNELS := 5.10 6.1 6.12 newest
+ATTACH := fentry kprobe tracepoint
+CLOCK := real
 
-.PHONY: demo test rootless check soak setup format clean
+.PHONY: demo test rootless check soak setup format clean vm vm-matrix vm-setup
 
 demo: setup
 	@$(BIN)/lab demo
@@ -44,6 +49,21 @@ soak: setup
 		if [ -n "$$load" ]; then kill $$load; wait $$load 2>/dev/null; load=""; fi; \
 		if [ $$status -ne 0 ]; then exit $$status; fi; \
 	done; echo "$(SOAK_RUNS) runs without a failure"
+
+# Another kernel in a virtual machine, by version or by the path of its vmlinuz; the matrix is several, each way of attaching in turn.
+vm: vm-setup
+	@$(BIN)/lab vm --kernel $(KERNEL) --attach $(ATTACH) --clock $(CLOCK)
+
+vm-matrix: vm-setup
+	@$(BIN)/lab vm --kernel $(KERNELS) --attach $(ATTACH) --clock $(CLOCK)
+
+vm-setup: setup $(VENV)/vm-ready
+
+$(VENV)/vm-ready: pyproject.toml | $(VENV)/ready
+	@dpkg -s $(VM_PACKAGES) >/dev/null 2>&1 || { apt-get -q update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $(VM_PACKAGES); }
+	@$(BIN)/pip install --quiet --quiet --editable '.[vm]'
+	@touch $@
 
 setup: $(VENV)/ready $(BIN)/lab-relay $(BIN)/nginx
 

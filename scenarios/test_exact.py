@@ -26,7 +26,7 @@ from lab.verdict import Bracket, Check
 from lab.wire.choice import wire
 
 EVERY = sorted(probes.every())
-ONE_WAY = Conditions(delay_ns=20 * MS)
+ONE_WAY = Conditions(delay_ns=50 * MS)
 ROUND_TRIP_NS = 2 * ONE_WAY.delay_ns
 PLAIN = Conversation(exchanges=3)
 SLOW = Conversation(exchanges=2, think_ns=30 * MS, before_reply_ns=25 * MS, hold_ns=50 * MS)
@@ -54,7 +54,7 @@ class Held:
 
 @pytest.fixture(scope="module")
 def held():
-    """Hold both conversations with each IP version, on a wire of 20 ms each way, with all probes attached."""
+    """Hold both conversations with each IP version, on a wire of 50 ms each way, with all probes attached."""
     with topology(wire()) as net, observing(net, probes=EVERY) as observed:
         for host in (net.client, net.server):
             host.sysctl("ipv4/tcp_congestion_control", "reno")  # bbr paces

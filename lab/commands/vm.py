@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if failures:
         raise LabError(
-            f"{len(failures)} of {len(args.kernel)} kernels did not come to an end, the first: {failures[0]}"
+            f"{len(failures)} of {len(args.kernel)} kernels did not come to an end, the first: {failures[0].splitlines()[0]}"
         )
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 

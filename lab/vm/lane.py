@@ -4,6 +4,8 @@ The results of each run land in `results/` as those of a native one, marked with
 """
 
 import json
+import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,10 @@ SHORT = ("scenarios/test_exact.py",)
 BEST = "best"
 """The way of attaching that the kernel offers itself, best first."""
 
+_ENDED = "--- lab vm:"
+_STATUS = re.compile(rf"^{_ENDED} (\w+) (\d+)$")
+_RESULTS = re.compile(r"^results: (\S+)$")  # conftest.py prints it
+
 
 @dataclass
 class Outcome:
@@ -40,17 +46,14 @@ class Outcome:
         return self.status == 0
 
 
-def script(ways: Sequence[str], clock: str, arguments: Sequence[str], told: Path) -> str:
-    """Return the shell commands of one guest: a pytest run for each way, and a line in `told` with its status and its results."""
-    lines = []
+def script(ways: Sequence[str], clock: str, arguments: Sequence[str]) -> str:
+    """Return the shell commands of one guest: a pytest run for each way, each followed by a line with its exit status."""
     pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    lines = []
     for way in ways:
-        forced = "" if way == BEST else f"{FORCED}={way} "
-        lines += [
-            f"echo '--- attaching: {way}'",
-            f"env {forced}LAB_CLOCK={clock} PYTHONDONTWRITEBYTECODE=1 {' '.join(pytest)}; status=$?",
-            f'echo "{way} $status $(readlink {ROOT}/results/latest)" >>{told}',
-        ]
+        variables = {"LAB_CLOCK": clock, "PYTHONDONTWRITEBYTECODE": "1"} | ({} if way == BEST else {FORCED: way})
+        words = ["env", *(f"{name}={value}" for name, value in variables.items()), *pytest]
+        lines += [shlex.join(words), f'echo "{_ENDED} {way} $?"']
     return "\n".join(lines)
 
 
@@ -64,25 +67,28 @@ def run(
     limit_s: float,
 ) -> Iterator[Outcome]:
     """Run the scenarios on a kernel in each way, and yield what came of each. Raises `LabError` when the guest fails as such."""
-    folder.mkdir(parents=True, exist_ok=True)
-    told, commands = folder / "told", folder / "commands.sh"
-    told.write_text("")
-    commands.write_text(script(ways, guest.clock, arguments, told))
     machine.run(
         guest,
         kernel,
-        ["/bin/sh", str(commands)],
+        ["/bin/sh", "-c", script(ways, guest.clock, arguments)],
         folder=folder,
         here=ROOT,
-        environment={},
         limit_s=limit_s,
         show=lambda text: print(text, end="", flush=True),
     )
-    for line in told.read_text().splitlines():
-        way, status, name = line.split()
-        results = ROOT / "results" / name
-        lines = (results / "checks.jsonl").read_text().splitlines()
-        yield Outcome(kernel.name, way, int(status), results, [Check(**json.loads(check)) for check in lines])
+    yield from outcomes(kernel.name, (folder / "output.log").read_text())
+
+
+def outcomes(kernel: str, printed: str) -> Iterator[Outcome]:
+    """Read what the runs of a guest have printed: where the results of each are, and how it ended."""
+    results = None
+    for line in printed.splitlines():
+        if found := _RESULTS.match(line):
+            results = Path(found[1])
+        elif ended := _STATUS.match(line):
+            lines = (results / "checks.jsonl").read_text().splitlines() if results else []
+            yield Outcome(kernel, ended[1], int(ended[2]), results, [Check(**json.loads(check)) for check in lines])
+            results = None
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
