@@ -23,10 +23,11 @@
     each(close, KIND_CLOSE)
 /* clang-format on */
 
+#define AT(name) AT_##name
 #define LOAD load_skb
 
+#include "calls.h"
 #include "packet.h"
-#include "syscalls.h"
 #include "tcp.h"
 
 /* Which of the probe's points is under way on this CPU (first_run() in lab.h). */

@@ -1,0 +1,359 @@
+/* Where TCP's data is at which time, from the write() of one application to the read() of the other, on both hosts.
+ *
+ * -DPORT=n   the port, on either end (9999)
+ *
+ * Packets are seen at TC and cgroup_skb, which no machine withholds, and at tracepoints only where there is nothing else.
+ * Segments without data are passed over, but for those that open or end a connection.
+ */
+/* clang-format off */
+#define SYSTEM_CALLS(each)                                                                                             \
+    each(sendto, POINT_WRITE)                                                                                          \
+    each(sendmsg, POINT_WRITE)                                                                                         \
+    each(write, POINT_WRITE)                                                                                           \
+    each(writev, POINT_WRITE)                                                                                          \
+    each(recvfrom, POINT_READ)                                                                                         \
+    each(recvmsg, POINT_READ)                                                                                          \
+    each(read, POINT_READ)                                                                                             \
+    each(readv, POINT_READ)
+/* clang-format on */
+
+#define AT(name) 0
+#define LOAD load_skb
+
+#include "layers.h"
+#include "packet.h"
+#include "syscalls.h"
+
+#define FIN 0x01
+#define SYN 0x02
+#define RST 0x04
+#define NOP_NOP_TIMESTAMP 0x0101080a /* what tcp_options_write() begins the options of an established connection with */
+
+/* Which of the probe's points is under way on this CPU (first_run() in lab.h). */
+enum slot { SLOT_READY };
+
+/* A system call under way. */
+struct call {
+    u64 enter_ns;
+    u64 skaddr;
+    u64 first_copy_ns;
+    u64 last_copy_ns;
+    u32 fd;
+    u32 seq;
+    u8 at;
+    u8 unused[7];
+};
+
+/* By thread. The loader empties maps of this name when the programs are detached. */
+BPF_HASH(under_way, u64, struct call, 65536);
+
+/* The ports only: most sockets end here. */
+static inline bool is_observed(const void *sk)
+{
+    u16 lport = 0, rport = 0;
+
+    kernel_read(&lport, sk, FIELD(sock_common, skc_num));
+    kernel_read(&rport, sk, FIELD(sock_common, skc_dport));
+    return has_port(lport, bpf_ntohs(rport));
+}
+
+/* How far the application has written, or read. */
+static inline u32 stream_position(const void *sk, u8 at)
+{
+    u32 seq = 0;
+
+    if (at == POINT_WRITE)
+        kernel_read(&seq, sk, FIELD(tcp_sock, write_seq));
+    else
+        kernel_read(&seq, sk, FIELD(tcp_sock, copied_seq));
+    return seq;
+}
+
+static inline int enters(u32 fd, u8 kind, u8 point)
+{
+    struct call call = {.at = kind, .fd = fd};
+    u64 thread = bpf_get_current_pid_tgid();
+    const void *sk = socket_of(fd);
+
+    if (!sk || !is_observed(sk) || !is_64_bit())
+        return 0;
+    call.skaddr = (u64)sk;
+    call.seq = stream_position(sk, kind);
+    call.enter_ns = bpf_ktime_get_ns();
+    if (under_way.update(&thread, &call))
+        count_lost();
+    return 0;
+}
+
+static inline void report_call(const struct call *call, s64 result)
+{
+    const void *sk = socket_of(call->fd);
+    struct endpoints ends = {};
+    struct point *point;
+    u32 length;
+
+    if (!sk || (u64)sk != call->skaddr) /* another thread has closed it */
+        return;
+    length = stream_position(sk, call->at) - call->seq;
+    if (call->at == POINT_READ && length == result + 1) /* with the last data the peer's FIN, which has a number too */
+        length = result;
+    if (!length)
+        return;
+    read_socket_endpoints(&ends, sk);
+    if (!is_watched(ends.netns))
+        return;
+    point = new_point(call->at);
+    if (!point)
+        return;
+    fill_ends(point, &ends, call->at == POINT_WRITE);
+    point->enter_ns = call->enter_ns;
+    point->first_copy_ns = call->first_copy_ns;
+    point->last_copy_ns = call->last_copy_ns;
+    point->seq = call->seq;
+    point->length = length;
+    events.ringbuf_submit(point, BPF_RB_NO_WAKEUP);
+}
+
+static inline int returns(s64 result)
+{
+    u64 thread = bpf_get_current_pid_tgid();
+    struct call *call = under_way.lookup(&thread);
+
+    if (!call)
+        return 0;
+    if (result > 0)
+        report_call(call, result);
+    under_way.delete(&thread);
+    return 0;
+}
+
+/* The reader runs, and takes what has come: in its own system call, never in an interrupt. */
+ON_RAW_TRACEPOINT_UNAUDITED(skb_copy_datagram_iovec)
+{
+    u64 thread = bpf_get_current_pid_tgid();
+    struct call *call = under_way.lookup(&thread);
+
+    if (!call || call->at != POINT_READ)
+        return 0;
+    call->last_copy_ns = bpf_ktime_get_ns();
+    if (!call->first_copy_ns)
+        call->first_copy_ns = call->last_copy_ns;
+    return 0;
+}
+
+/* What TCP's header says, with `length` bytes of data behind it; `netns` is where the segment is. */
+static inline void report_segment(u8 at, const struct packet *packet, u32 length, u32 tsval, u32 netns)
+{
+    struct point *point;
+
+    if (!length && !(packet->flags & (FIN | SYN | RST)))
+        return;
+    if (!is_watched(netns))
+        return;
+    point = new_point(at);
+    if (!point)
+        return;
+    __builtin_memcpy(point->saddr, &packet->saddr, sizeof(point->saddr));
+    __builtin_memcpy(point->daddr, &packet->daddr, sizeof(point->daddr));
+    point->sport = packet->sport;
+    point->dport = packet->dport;
+    point->netns = netns;
+    point->seq = packet->seq;
+    point->length = length;
+    point->flags = packet->flags;
+    point->tsval = tsval;
+    events.ringbuf_submit(point, BPF_RB_NO_WAKEUP);
+}
+
+struct timestamp {
+    u32 head;
+    u32 tsval;
+};
+
+static inline u32 tsval_of(const struct timestamp *option)
+{
+    return option->head == bpf_htonl(NOP_NOP_TIMESTAMP) ? bpf_ntohl(option->tsval) : 0;
+}
+
+static inline u32 netns_of_device(const void *skb)
+{
+    void *dev = NULL, *net = NULL;
+
+    kernel_read(&dev, skb, FIELD(sk_buff, dev));
+    kernel_read(&net, dev, FIELD(net_device, nd_net));
+    return netns_of(net);
+}
+
+/* At the hooks of TC and cgroup_skb, whose context is the packet itself. */
+static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct packet *packet)
+{
+    struct timestamp option = {};
+    u64 skb = (u64)ctx;
+    u32 end;
+
+    if (packet->problem || packet->protocol != IPPROTO_TCP || !has_port(packet->sport, packet->dport))
+        return;
+    end = packet->ip_length ? packet->ip_at + packet->ip_length : ctx->len;
+    if (packet->payload_at >= packet->transport_at + 20 + 12)
+        bpf_skb_load_bytes(ctx, packet->transport_at + 20, &option, sizeof(option));
+    /* What has been in memory is a number to the verifier, which can be added to. */
+    report_segment(at, packet, end > packet->payload_at ? end - packet->payload_at : 0, tsval_of(&option),
+                   netns_of_device((const void *)*(volatile u64 *)&skb));
+}
+
+static __always_inline int at_tc(struct __sk_buff *ctx, u8 at)
+{
+    struct packet packet = {};
+
+    parse_frame(ctx, &packet);
+    report_packet(ctx, at, &packet);
+    return TC_ACT_UNSPEC;
+}
+
+ON_TC(egress)
+{
+    return at_tc(ctx, POINT_TC_OUT);
+}
+
+ON_TC(ingress)
+{
+    return at_tc(ctx, POINT_TC_IN);
+}
+
+/* Runs inside tcp_v4_rcv() and tcp_v6_rcv(), when they have found the socket. */
+ON_CGROUP_SKB(ingress)
+{
+    struct packet packet = {.ethertype = bpf_ntohs(ctx->protocol)};
+
+    parse_network(ctx, &packet);
+    report_packet(ctx, POINT_TCP_IN, &packet);
+    return 1;
+}
+
+/* At a tracepoint, by what the packet's own memory says; its headers are not in pages, as the kernel sees to (eth_type_trans(),
+ * ip_output()). A packet with IPv6 extension headers is passed over. */
+static inline int report_skb(const void *skb, u8 at, u32 network)
+{
+    struct packet packet = {};
+    struct timestamp option = {};
+    struct tcphdr tcp = {};
+    const void *head = NULL, *data = NULL, *ip_header;
+    u32 length = 0, header;
+    u16 protocol = 0;
+
+    kernel_read(&protocol, skb, FIELD(sk_buff, protocol));
+    kernel_read(&head, skb, FIELD(sk_buff, head));
+    ip_header = head + network;
+    if (protocol == bpf_htons(ETH_P_IP)) {
+        struct iphdr ip = {};
+
+        bpf_probe_read_kernel(&ip, sizeof(ip), ip_header);
+        if (ip.protocol != IPPROTO_TCP)
+            return 0;
+        header = ip.ihl * 4;
+        packet.ip_length = bpf_ntohs(ip.tot_len);
+        map_ipv4(&packet.saddr, ip.saddr);
+        map_ipv4(&packet.daddr, ip.daddr);
+    } else if (protocol == bpf_htons(ETH_P_IPV6)) {
+        struct ipv6hdr ip = {};
+
+        bpf_probe_read_kernel(&ip, sizeof(ip), ip_header);
+        if (ip.nexthdr != IPPROTO_TCP)
+            return 0;
+        header = sizeof(ip);
+        packet.ip_length = bpf_ntohs(ip.payload_len);
+        packet.ip_length += packet.ip_length ? sizeof(ip) : 0;
+        __builtin_memcpy(&packet.saddr, &ip.saddr, sizeof(packet.saddr));
+        __builtin_memcpy(&packet.daddr, &ip.daddr, sizeof(packet.daddr));
+    } else {
+        return 0;
+    }
+    bpf_probe_read_kernel(&tcp, sizeof(tcp), ip_header + header);
+    packet.sport = bpf_ntohs(tcp.source);
+    packet.dport = bpf_ntohs(tcp.dest);
+    if (!has_port(packet.sport, packet.dport))
+        return 0;
+    packet.seq = bpf_ntohl(tcp.seq);
+    packet.flags = ((u8 *)&tcp)[13];
+    if (tcp.doff >= 8)
+        bpf_probe_read_kernel(&option, sizeof(option), ip_header + header + sizeof(tcp));
+    length = packet.ip_length;
+    if (!length) { /* longer than its header can say */
+        kernel_read(&data, skb, FIELD(sk_buff, data));
+        kernel_read(&length, skb, FIELD(sk_buff, len));
+        length -= ip_header - data;
+    }
+    header += tcp.doff * 4;
+    report_segment(at, &packet, length > header ? length - header : 0, tsval_of(&option), netns_of_device(skb));
+    return 0;
+}
+
+/* With softirqs off, so that nothing can interrupt it that comes here too. */
+ON_RAW_TRACEPOINT(net_dev_start_xmit)
+{
+    const void *skb = (const void *)ctx->args[0];
+    u16 network = 0;
+
+    runs.increment(EVENT(net_dev_start_xmit));
+    kernel_read(&network, skb, FIELD(sk_buff, network_header));
+    return report_skb(skb, POINT_DEVICE_OUT, network);
+}
+
+/* In softirq, or with softirqs off. The packet's data begin with the network header. */
+ON_RAW_TRACEPOINT(netif_receive_skb)
+{
+    const void *skb = (const void *)ctx->args[0], *head = NULL, *data = NULL;
+
+    runs.increment(EVENT(netif_receive_skb));
+    kernel_read(&head, skb, FIELD(sk_buff, head));
+    kernel_read(&data, skb, FIELD(sk_buff, data));
+    return report_skb(skb, POINT_DEVICE_IN, data - head);
+}
+
+static inline int report_ready(const void *sk)
+{
+    struct endpoints ends = {};
+    struct point *point;
+    u8 state = 0;
+
+    if (!is_observed(sk) || !is_tcp(sk))
+        return 0;
+    kernel_read(&state, sk, FIELD(sock_common, skc_state));
+    if (state == TCP_LISTEN)
+        return 0;
+    read_socket_endpoints(&ends, sk);
+    if (!is_watched(ends.netns))
+        return 0;
+    point = new_point(POINT_READY);
+    if (!point)
+        return 0;
+    fill_ends(point, &ends, false);
+    kernel_read(&point->seq, sk, FIELD(tcp_sock, rcv_nxt));
+    events.ringbuf_submit(point, BPF_RB_NO_WAKEUP);
+    return 0;
+}
+
+/* Mostly in softirq, but in a process that has kept the socket to itself when that is let go. */
+#if ATTACH_TRACEPOINT
+ON_RAW_TRACEPOINT(sk_data_ready)
+{
+    first_run(EVENT(sk_data_ready), SLOT_READY, ctx->args[0]);
+    return report_ready((const void *)ctx->args[0]);
+}
+
+ON_RAW_TRACEPOINT_AGAIN(sk_data_ready)
+{
+    return rescues(SLOT_READY, ctx->args[0]) ? report_ready((const void *)ctx->args[0]) : 0;
+}
+#else
+ON_FUNCTION(sock_def_readable)
+{
+    note_run(SLOT_READY, ARGUMENT(0));
+    return report_ready((const void *)ARGUMENT(0));
+}
+
+ON_FUNCTION_AGAIN(sock_def_readable)
+{
+    return rescues(SLOT_READY, ARGUMENT(0)) ? report_ready((const void *)ARGUMENT(0)) : 0;
+}
+#endif
