@@ -36,8 +36,8 @@ enum slot { SLOT_READY };
 struct call {
     u64 enter_ns;
     u64 skaddr;
-    u64 first_copy_ns;
-    u64 last_copy_ns;
+    u64 awake_ns;
+    u64 sleeps;
     u32 fd;
     u32 seq;
     u8 at;
@@ -69,6 +69,15 @@ static inline u32 stream_position(const void *sk, u8 at)
     return seq;
 }
 
+/* How often the current task has given up its processor to wait for something. */
+static inline u64 sleeps_so_far(void)
+{
+    unsigned long count = 0;
+
+    kernel_read(&count, bpf_get_current_task(), FIELD(task_struct, nvcsw));
+    return count;
+}
+
 static inline int enters(u32 fd, u8 kind, u8 point)
 {
     struct call call = {.at = kind, .fd = fd};
@@ -79,6 +88,7 @@ static inline int enters(u32 fd, u8 kind, u8 point)
         return 0;
     call.skaddr = (u64)sk;
     call.seq = stream_position(sk, kind);
+    call.sleeps = sleeps_so_far();
     call.enter_ns = bpf_ktime_get_ns();
     if (under_way.update(&thread, &call))
         count_lost();
@@ -107,8 +117,7 @@ static inline void report_call(const struct call *call, s64 result)
         return;
     fill_ends(point, &ends, call->at == POINT_WRITE);
     point->enter_ns = call->enter_ns;
-    point->first_copy_ns = call->first_copy_ns;
-    point->last_copy_ns = call->last_copy_ns;
+    point->awake_ns = call->awake_ns;
     point->seq = call->seq;
     point->length = length;
     events.ringbuf_submit(point, BPF_RB_NO_WAKEUP);
@@ -130,14 +139,16 @@ static inline int returns(s64 result)
 /* The reader runs, and takes what has come: in its own system call, never in an interrupt. */
 ON_RAW_TRACEPOINT_UNAUDITED(skb_copy_datagram_iovec)
 {
-    u64 thread = bpf_get_current_pid_tgid();
+    u64 thread = bpf_get_current_pid_tgid(), sleeps;
     struct call *call = under_way.lookup(&thread);
 
     if (!call || call->at != POINT_READ)
         return 0;
-    call->last_copy_ns = bpf_ktime_get_ns();
-    if (!call->first_copy_ns)
-        call->first_copy_ns = call->last_copy_ns;
+    sleeps = sleeps_so_far();
+    if (sleeps == call->sleeps)
+        return 0;
+    call->sleeps = sleeps;
+    call->awake_ns = bpf_ktime_get_ns();
     return 0;
 }
 

@@ -17,10 +17,9 @@ enum layer_point {
 
 struct point {
     u64 time_ns;
-    u64 enter_ns;      /* of a system call: when it was entered */
-    u64 first_copy_ns; /* of a read: when the reader began to copy; 0: not seen */
-    u64 last_copy_ns;  /* when it began to copy the last piece */
-    u8 saddr[16];      /* of who sends the data; network order, IPv4 as ::ffff:a.b.c.d */
+    u64 enter_ns; /* of a system call: when it was entered */
+    u64 awake_ns; /* of a read: when its reader began to copy after it had slept for the last time; 0: it never slept */
+    u8 saddr[16]; /* of who sends the data; network order, IPv4 as ::ffff:a.b.c.d */
     u8 daddr[16];
     u32 netns;  /* inode number of the network namespace in which this is */
     u32 seq;    /* of the data's first byte; at READY of the first that is not there yet */

@@ -26,6 +26,7 @@ class Talk:
     client: StampedSocket
     server: StampedSocket
     raw: socket.socket
+    child: socket.socket
     connections: list[Connection] = field(default_factory=list)
 
     def exchange(self, size):
@@ -53,7 +54,7 @@ def conversing(net, version=4):
         child, peer = listener.accept()
         server = StampedSocket("server", child, [Call("accept", enter_ns, time.monotonic_ns())])
         server.identify(peer)
-    talk = Talk(client, server, raw)
+    talk = Talk(client, server, raw, child)
     with raw, child:
         yield talk
         client.close()

@@ -1,0 +1,265 @@
+"""One connection whose requests are each delayed in exactly one place, and the bracket in which that place's layer must lie.
+
+Everything is known from stamps. Data was ready at the latest when the socket said that it could be read (FIONREAD), it had left TCP
+at the latest when the socket said that nothing was unsent (SIOCOUTQNSD), and a reader cannot have run while another process of a
+higher class had its processor.
+"""
+
+import fcntl
+import mmap
+import multiprocessing
+import os
+import socket
+import struct
+import termios
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from conversing import conversing
+
+from lab.conditions import Conditions
+from lab.netns import inside
+from lab.timeline import Connection
+from lab.truth_layers import Turn, turns
+from lab.units import MS
+from lab.verdict import Bracket
+from lab.wire.bucket import departures_ns, token_bucket
+from lab.wire.log import Direction, hold_ns
+
+SIZE = 1400
+DELAYS_NS = (2 * MS, 7 * MS, 20 * MS)
+BURST = 1600
+DRAIN = 1500
+LIMIT_S = 20
+
+_ETHERNET, _IP, _UDP, _TCP = 14, {4: 20, 6: 40}, 8, 32
+_SIOCOUTQNSD = 0x894B
+
+
+@dataclass(frozen=True)
+class Injected:
+    """A request that was delayed by `delay_ns` or more in one layer of one leg (0: request, 1: reply), which lasted `truth`."""
+
+    leg: int
+    layer: str
+    delay_ns: int
+    turn: Turn
+    truth: Bracket
+
+
+class Story:
+    """One connection, with the ways to delay a request on it. Each returns the leg, the layer, and the shortest that it can last."""
+
+    def __init__(self, net, talk, version, hog):
+        self.net, self.talk, self.version, self.hog = net, talk, version, hog
+
+    def wire(self, delay_ns):
+        """Hold the request's frame on the wire."""
+        return self._on_the_wire(0, Direction.TO_SERVER, Conditions(delay_ns=delay_ns), Conditions())
+
+    def wire_back(self, delay_ns):
+        """Hold the reply's frame on the wire."""
+        return self._on_the_wire(1, Direction.TO_CLIENT, Conditions(), Conditions(delay_ns=delay_ns))
+
+    def _on_the_wire(self, leg, direction, *conditions):
+        self.net.conditions(*conditions)
+        since_ns = time.monotonic_ns()
+        self.talk.exchange(SIZE)
+        frames = self.net.link.log().going(direction)
+        frames = frames[(frames["arrived_low_ns"] >= since_ns) & (frames["length"] > SIZE)]
+        self.net.conditions(Conditions(), Conditions())
+        return leg, "wire", int(hold_ns(frames[:1])[0][0])
+
+    def bucket(self, delay_ns):
+        """Let the request wait for tokens in the client's queue, after a datagram that has taken most of them."""
+        frames = [_ETHERNET + _IP[4] + _UDP + DRAIN - 28, _ETHERNET + _IP[self.version] + _TCP + SIZE]
+        rate_bps = (sum(frames) - BURST) * 8 * 1_000_000_000 // delay_ns // 8 * 8
+        client = self.talk.client
+        with (
+            token_bucket(self.net.client, rate_bps=rate_bps, burst_bytes=BURST),
+            inside(self.net.client.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as drain,
+        ):
+            drained_ns = time.monotonic_ns()
+            drain.sendto(bytes(DRAIN - 28), (self.net.server.ipv4, 9))
+            asked_ns = time.monotonic_ns()
+            client.send(bytes(SIZE))
+            sent_ns = self._until(lambda: _asked(self.talk.raw, _SIOCOUTQNSD) == 0)
+            self._answer()
+        leaves_ns = departures_ns(zip((drained_ns, asked_ns), frames, strict=True), rate_bps, BURST, drained_ns)
+        return 0, "qdisc", leaves_ns[-1] - sent_ns
+
+    def late_server(self, delay_ns):
+        """Have the server come for the request after it has been there for a while."""
+        self.talk.client.send(bytes(SIZE))
+        ready_ns = self._ready(self.talk.child)
+        self.talk.server.sleep(delay_ns)
+        self._answer()
+        return 0, "queue", self._last("server", "recv").enter_ns - ready_ns
+
+    def thinking_server(self, delay_ns):
+        """Have the server hesitate between read() and write()."""
+        self.talk.client.send(bytes(SIZE))
+        self.talk.server.recv(SIZE)
+        self.talk.server.sleep(delay_ns)
+        self.talk.server.send(bytes(SIZE))
+        self.talk.client.recv(SIZE)
+        return 1, "application", self._last("server", "send").enter_ns - self._last("server", "recv").exit_ns
+
+    def late_client(self, delay_ns):
+        """Have the client come for the reply after it has been there for a while."""
+        talk = self.talk
+        talk.client.send(bytes(SIZE))
+        talk.server.recv(SIZE)
+        talk.server.send(bytes(SIZE))
+        ready_ns = self._ready(talk.raw)
+        talk.client.sleep(delay_ns)
+        talk.client.recv(SIZE)
+        return 1, "queue", self._last("client", "recv").enter_ns - ready_ns
+
+    def hogged_server(self, delay_ns):
+        """Keep the processor of a server that sleeps in read() busy with something that is more important."""
+        reader = threading.Thread(target=self._read_there, args=(self.hog.cpu,))
+        reader.start()
+        self._until(lambda: _sleeps_on(reader.native_id, self.talk.child.fileno()))
+        with self.hog.spinning():
+            self.talk.client.send(bytes(SIZE))
+            ready_ns = self._ready(self.talk.child)
+            over_ns = self.hog.spin_until(ready_ns + delay_ns)
+        reader.join()
+        self.talk.server.send(bytes(SIZE))
+        self.talk.client.recv(SIZE)
+        return 0, "wake_up", over_ns - ready_ns
+
+    def _read_there(self, cpu):
+        os.sched_setaffinity(0, {cpu})
+        self.talk.server.recv(SIZE)
+
+    def _answer(self):
+        self.talk.server.recv(SIZE)
+        self.talk.server.send(bytes(SIZE))
+        self.talk.client.recv(SIZE)
+
+    def _last(self, side, name):
+        calls = getattr(self.talk, side).timeline.calls
+        return next(call for call in reversed(calls) if call.name == name)
+
+    def _ready(self, sock):
+        return self._until(lambda: _asked(sock, termios.FIONREAD) >= SIZE)
+
+    def _until(self, holds):
+        """Return a time at which something holds."""
+        deadline = time.monotonic() + LIMIT_S
+        while not holds():
+            assert time.monotonic() < deadline, "what the story waits for does not come"
+        return time.monotonic_ns()
+
+
+PLACES = ("wire", "wire_back", "bucket", "late_server", "thinking_server", "late_client", "hogged_server")
+
+
+def inject(net, version, hog, places=PLACES, delays_ns=DELAYS_NS):
+    """Delay requests in all places, each by several times; returns what was injected, and the connection."""
+    told = []
+    with conversing(net, version) as talk:
+        story = Story(net, talk, version, hog)
+        talk.exchange(SIZE)
+        for place in places:
+            for delay_ns in delays_ns:
+                told.append((delay_ns, getattr(story, place)(delay_ns)))
+            talk.exchange(SIZE)
+    (connection,) = talk.connections
+    return matched(told, connection, places, delays_ns), connection
+
+
+def matched(told, connection: Connection, places, delays_ns):
+    """Give each delay the turn in which it was; the others were plain."""
+    every = turns(connection)
+    per_place = len(delays_ns) + 1
+    assert len(every) == 1 + len(places) * per_place
+    found = []
+    for number, (delay_ns, (leg, layer, least_ns)) in enumerate(told):
+        turn = every[1 + number // len(delays_ns) * per_place + number % len(delays_ns)]
+        longest_ns = turn.application.high if layer == "application" else (turn.request, turn.reply)[leg].travel.high
+        truth = Bracket(max(0, least_ns), longest_ns, max(0, least_ns))
+        found.append(Injected(leg, layer, delay_ns, turn, truth))
+    return found
+
+
+class Hog:
+    """A process that has a processor to itself when it wants to: of the class SCHED_FIFO, on the last processor."""
+
+    def __init__(self, conn, shared):
+        self.cpu = max(os.sched_getaffinity(0))
+        self._pipe, self._shared = conn, shared
+
+    @contextmanager
+    def spinning(self):
+        """Occupy the processor for the block, but no longer than half a second."""
+        self._shared[:16] = bytes(16)
+        self._pipe.send("spin")
+        deadline = time.monotonic() + LIMIT_S
+        while not self._read(0):
+            assert time.monotonic() < deadline, "the hog does not get its processor"
+        try:
+            yield
+        finally:
+            self.spin_until(1)
+
+    def spin_until(self, time_ns):
+        """Go on until a time at least; returns when the last moment was that nobody else can have had the processor."""
+        if not struct.unpack_from("=q", self._shared, 8)[0]:
+            struct.pack_into("=q", self._shared, 8, time_ns)
+            self._over_ns = self._pipe.recv()
+        return self._over_ns
+
+    def _read(self, offset):
+        return struct.unpack_from("=q", self._shared, offset)[0]
+
+
+def _hog(conn, shared, cpu):
+    os.sched_setaffinity(0, {cpu})
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    while conn.recv():
+        began_ns = now_ns = time.monotonic_ns()
+        struct.pack_into("=q", shared, 0, began_ns)
+        while now_ns < began_ns + 500 * MS:
+            until_ns = struct.unpack_from("=q", shared, 8)[0]
+            if until_ns and now_ns >= until_ns:
+                break
+            now_ns = time.monotonic_ns()
+        conn.send(now_ns)
+
+
+@contextmanager
+def hog():
+    """Have a hog, and this thread on another processor."""
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe()
+    shared = mmap.mmap(-1, mmap.PAGESIZE)
+    before = os.sched_getaffinity(0)
+    it = Hog(ours, shared)
+    process = fork.Process(target=_hog, args=(theirs, shared, it.cpu), daemon=True)
+    process.start()
+    os.sched_setaffinity(0, before - {it.cpu})
+    try:
+        yield it
+    finally:
+        os.sched_setaffinity(0, before)
+        ours.send("")
+        process.join()
+        process.close()
+        shared.close()
+
+
+def _asked(sock, what):
+    """Ask a socket for a number of bytes."""
+    return struct.unpack("=i", fcntl.ioctl(sock, what, bytes(4)))[0]
+
+
+def _sleeps_on(thread, fd):
+    """Tell whether a thread of this process sleeps in a system call on a file. Source: proc_pid_syscall(5)."""
+    words = Path(f"/proc/self/task/{thread}/syscall").read_text().split()
+    return len(words) > 1 and int(words[1], 16) == fd
