@@ -51,10 +51,10 @@ class Exchanges:
 def exchanges(ways: Ways, port: int) -> Exchanges:
     """Find every request with its reply, in order of time; `port` is the servers'.
 
-    Fields of a row: `time_ns` at which it began; the ends, client (`caddr`, `cport`) and server; `connection`, and the `number` of
-    the request in it, from 0; for request and reply the `bytes`, how often the last of them was `sent`, its `stops` and the `layers_ns`
-    between them; `elsewhere_ns` in layers that nobody watched; `total_ns` from the client's write() to the return of its last
-    read(), or what was seen of that.
+    Fields of a row: `time_ns` at which it began; the ends, client (`caddr`, `cport`) and server (`saddr`, `sport`); `connection`, and
+    the `number` of the request in it, from 0; for request and reply the `bytes`, how often the last of them was `sent`, its `stops`
+    and the `layers_ns` between them; `elsewhere_ns` in layers that nobody watched; `total_ns` from the client's write() to the
+    return of its last read(), or what was seen of that.
 
     All layers and `elsewhere_ns` add up to `total_ns`. The reply's application is the server, from the return of its read() to the
     write() of the reply's last byte.

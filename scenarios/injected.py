@@ -6,23 +6,22 @@ higher class had its processor.
 """
 
 import fcntl
-import mmap
-import multiprocessing
 import os
 import socket
 import struct
 import termios
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from conversing import conversing
 
 from lab.conditions import Conditions
+from lab.exchanges import LEGS, exchanges
+from lab.journeys import LAYERS
+from lab.judge_layers import judge_request, requests_by_flow
 from lab.netns import inside
-from lab.timeline import Connection
 from lab.truth_layers import Turn, turns
 from lab.units import MS
 from lab.verdict import Bracket
@@ -167,91 +166,23 @@ def inject(net, version, hog, places=PLACES, delays_ns=DELAYS_NS):
         story = Story(net, talk, version, hog)
         talk.exchange(SIZE)
         for place in places:
-            for delay_ns in delays_ns:
-                told.append((delay_ns, getattr(story, place)(delay_ns)))
+            told += [(delay_ns, getattr(story, place)(delay_ns)) for delay_ns in delays_ns]
             talk.exchange(SIZE)
     (connection,) = talk.connections
-    return matched(told, connection, places, delays_ns), connection
-
-
-def matched(told, connection: Connection, places, delays_ns):
-    """Give each delay the turn in which it was; the others were plain."""
     every = turns(connection)
-    per_place = len(delays_ns) + 1
-    assert len(every) == 1 + len(places) * per_place
+    return matched(told, every, len(delays_ns)), connection
+
+
+def matched(told, every, per_place):
+    """Give each delay the turn in which it was. The first turn is a plain one, and so is the last of each place."""
+    assert len(every) == 1 + len(told) + len(told) // per_place
     found = []
     for number, (delay_ns, (leg, layer, least_ns)) in enumerate(told):
-        turn = every[1 + number // len(delays_ns) * per_place + number % len(delays_ns)]
+        turn = every[1 + number + number // per_place]
         longest_ns = turn.application.high if layer == "application" else (turn.request, turn.reply)[leg].travel.high
         truth = Bracket(max(0, least_ns), longest_ns, max(0, least_ns))
         found.append(Injected(leg, layer, delay_ns, turn, truth))
     return found
-
-
-class Hog:
-    """A process that has a processor to itself when it wants to: of the class SCHED_FIFO, on the last processor."""
-
-    def __init__(self, conn, shared):
-        self.cpu = max(os.sched_getaffinity(0))
-        self._pipe, self._shared = conn, shared
-
-    @contextmanager
-    def spinning(self):
-        """Occupy the processor for the block, but no longer than half a second."""
-        self._shared[:16] = bytes(16)
-        self._pipe.send("spin")
-        deadline = time.monotonic() + LIMIT_S
-        while not self._read(0):
-            assert time.monotonic() < deadline, "the hog does not get its processor"
-        try:
-            yield
-        finally:
-            self.spin_until(1)
-
-    def spin_until(self, time_ns):
-        """Go on until a time at least; returns when the last moment was that nobody else can have had the processor."""
-        if not struct.unpack_from("=q", self._shared, 8)[0]:
-            struct.pack_into("=q", self._shared, 8, time_ns)
-            self._over_ns = self._pipe.recv()
-        return self._over_ns
-
-    def _read(self, offset):
-        return struct.unpack_from("=q", self._shared, offset)[0]
-
-
-def _hog(conn, shared, cpu):
-    os.sched_setaffinity(0, {cpu})
-    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    while conn.recv():
-        began_ns = now_ns = time.monotonic_ns()
-        struct.pack_into("=q", shared, 0, began_ns)
-        while now_ns < began_ns + 500 * MS:
-            until_ns = struct.unpack_from("=q", shared, 8)[0]
-            if until_ns and now_ns >= until_ns:
-                break
-            now_ns = time.monotonic_ns()
-        conn.send(now_ns)
-
-
-@contextmanager
-def hog():
-    """Have a hog, and this thread on another processor."""
-    fork = multiprocessing.get_context("fork")
-    ours, theirs = fork.Pipe()
-    shared = mmap.mmap(-1, mmap.PAGESIZE)
-    before = os.sched_getaffinity(0)
-    it = Hog(ours, shared)
-    process = fork.Process(target=_hog, args=(theirs, shared, it.cpu), daemon=True)
-    process.start()
-    os.sched_setaffinity(0, before - {it.cpu})
-    try:
-        yield it
-    finally:
-        os.sched_setaffinity(0, before)
-        ours.send("")
-        process.join()
-        process.close()
-        shared.close()
 
 
 def _asked(sock, what):
@@ -263,3 +194,21 @@ def _sleeps_on(thread, fd):
     """Tell whether a thread of this process sleeps in a system call on a file. Source: proc_pid_syscall(5)."""
     words = Path(f"/proc/self/task/{thread}/syscall").read_text().split()
     return len(words) > 1 and int(words[1], 16) == fd
+
+
+def verdicts(judge, ways, told, connection):
+    """Judge every request of the connection, and where each delay went: into its layer, and into no other."""
+    rows = exchanges(ways, connection.client.flow.rport).rows
+    rows = requests_by_flow(rows).get(connection.client.flow, rows[:0])
+    every = turns(connection)
+    yield judge.equal(str(connection.client.flow), "requests with a reply", len(every), len(rows))
+    for turn, row in zip(every, rows, strict=False):
+        yield from judge_request(judge, turn, row)
+        for it in told:
+            if it.turn == turn:
+                layer_ns = int(row["layers_ns"][it.leg][LAYERS.index(it.layer)])
+                subject = f"{connection.client.flow}, delayed by {it.delay_ns / MS:g} ms"
+                yield judge.duration(subject, f"{LEGS[it.leg]} {it.layer}", it.truth, layer_ns)
+                yield judge.duration(
+                    subject, f"all but {it.layer}", turn.others(it.truth), int(row["total_ns"]) - layer_ns
+                )

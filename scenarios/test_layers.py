@@ -1,0 +1,91 @@
+"""The layers of a request against the truth: what is caused in one place is found in one layer, and nowhere else."""
+
+import os
+
+import pytest
+from conversing import conversing
+from hog import hog
+from injected import SIZE, inject, verdicts
+
+from lab.conditions import Conditions
+from lab.demo.conversation import Conversation
+from lab.exchanges import exchanges
+from lab.journeys import FATES, LAYERS, Ways
+from lab.judge_layers import judge_request
+from lab.recorder import record
+from lab.topology import topology
+from lab.truth_layers import turns
+from lab.units import MS
+from lab.verdict import Bracket, Judge
+from lab.wire.relay import Relay
+from lab.wire.segments import belongs
+
+
+@pytest.fixture(scope="module")
+def injected():
+    """One recording of a connection of each IP version, delayed in one place at a time."""
+    with topology(Relay()) as net, hog() as it:
+        # Where the hog is not; the relay's softirqs carry the frames to the server.
+        os.sched_setaffinity(net.link.pid, os.sched_getaffinity(0))
+        with record("layers", devices=net.devices) as recorder:
+            told = {version: inject(net, version, it) for version in (4, 6)}
+            net.quiesce()
+        return Ways(recorder.recording.events["layers"], net.inodes), told, recorder.recording
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_delay_is_in_its_layer_and_nowhere_else(lab, injected, version):
+    """Token bucket: qdisc. Wire: wire. Server late: its queue. Server thinks: application. Client late: its queue. Hog: wake-up."""
+    ways, told, recording = injected
+    judge = Judge(lab.scenario, "layers", ", ".join(recording.attach_points["layers"]), recording.missing("layers"))
+    checks = lab.check(verdicts(judge, ways, *told[version]))
+    assert sum(check.quantity.startswith("all but") for check in checks) == len(told[version][0]) == 21
+
+
+@pytest.mark.parametrize(
+    ("conversation", "version"),
+    [
+        (Conversation(exchanges=20, think_ns=MS // 10), 4),
+        (Conversation(exchanges=3, size_bits=8_000_000, before_recv_ns=2 * MS), 6),
+        (Conversation(exchanges=2, how="rst", closer="server", before_reply_ns=MS), 6),
+        (Conversation(exchanges=0), 4),
+    ],
+    ids=["small", "a million bytes", "reset", "no request"],
+)
+def test_conversations(lab, conversation, version):
+    """Every request of several connections at once has its layers, within what both applications have stamped."""
+    lab.judge("layers", lab.converse(conversation, probes=["layers"], version=version, connections=6))
+
+
+def test_a_lost_request(lab):
+    """What retransmissions take is the layer `resend`; lost segments are told as lost, and the request as sent so often."""
+    with topology(Relay()) as net:
+        with record("layers", devices=net.devices) as recorder:
+            with conversing(net) as talk:
+                talk.exchange(SIZE)
+                net.conditions(Conditions(drop=(1, 2)), Conditions())
+                talk.exchange(SIZE)
+            net.quiesce()
+        log, ways = net.link.log(), Ways(recorder.recording.events["layers"], net.inodes)
+    (connection,) = talk.connections
+    flow = connection.client.flow
+    segments = log.tcp(flow)
+    mine = segments[belongs(segments, flow) & (segments["payload"] > 0)][1:]
+    assert len(mine) >= 2
+    arrived_ns = log.frames[mine["frame"]]["arrived_high_ns"].tolist()
+    row = exchanges(ways, flow.rport).rows[1]
+    turn = turns(connection)[1]
+    asked_ns = turn.request.first.enter_ns
+    layers = dict(zip(LAYERS, row["layers_ns"][0].tolist(), strict=True))
+    judge = Judge(lab.scenario, "layers", "", 0)
+    lab.check(
+        [
+            *judge_request(judge, turn, row),
+            judge.equal(str(flow), "times the request was sent", len(mine), int(row["sent"][0])),
+            judge.duration(str(flow), "write", Bracket(0, arrived_ns[0] - asked_ns, 0), layers["write"]),
+            judge.duration(str(flow), "resend", Bracket(1, arrived_ns[-1] - asked_ns, 1), layers["resend"]),
+        ]
+    )
+    packets = ways.packets()
+    fates = [FATES[fate] for fate in packets["fate"][(packets["sport"] == flow.lport)]]
+    assert fates == ["delivered", *["lost"] * (len(mine) - 1), "delivered"]
