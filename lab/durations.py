@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lab.errors import LabError
+from lab.picture import save
 
 _DURATION = re.compile(r" \| Duration: (\d+)\.(\d{9}) +s(?: \| .*)?")
 _PER_DECADE = 10
 _SHORTEST_S, _DECADES = 1e-6, 12
-_PIXELS_PER_INCH = 150
 
 
 def line(client: tuple[str, int], server: tuple[str, int], duration_ns: int | None, remarks: str = "") -> str:
@@ -119,17 +119,4 @@ class Histogram:
         axes.set_title(f"Duration of {self.counts.sum():,} TCP connections")
         axes.grid(visible=True, axis="y", alpha=0.3)
         axes.set_axisbelow(True)
-        try:
-            figure.savefig(path, dpi=_PIXELS_PER_INCH)
-        except OSError as error:
-            raise LabError(f"{path} cannot be written ({error.strerror}): choose another file for --plot") from error
-        except ValueError as error:
-            raise LabError(f"{path} cannot be drawn ({error}): let its name end in .png, .svg or .pdf") from error
-
-
-def require_drawable(path: Path) -> None:
-    """Raise `LabError` when a picture of this name cannot be made, before anything is recorded for it."""
-    if path.suffix not in {".png", ".svg", ".pdf"}:
-        raise LabError(f"{path} is no name for a picture: let it end in .png, .svg or .pdf")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise LabError(f"{path} cannot be written: choose another file for --plot")
+        save(figure, path)

@@ -35,17 +35,46 @@ EXCHANGE = np.dtype(
 
 
 @dataclass(frozen=True)
-class Exchanges:
-    """`rows` as told at `exchanges`, and how often something could not become one.
+class Turns:
+    """The turns of connections, in order.
 
-    `unasked`: somebody was sent something without having asked; `unanswered`: a request has no reply; `overlapping`: a reply began
-    before its request had been read.
+    What was asked and answered in each, as positions of bytes: nothing of either where the end is no more than the start. What comes
+    before a connection's first request is a turn without one. `connection`, and the `number` of the turn in it; `call` is one of
+    its system calls, and `last` tells that the connection has no further turn.
+    """
+
+    request_start: Integers
+    request_end: Integers
+    reply_start: Integers
+    reply_end: Integers
+    connection: Integers
+    number: Integers
+    call: Integers
+    last: npt.NDArray[np.bool_]
+
+    @property
+    def asked(self) -> npt.NDArray[np.bool_]:
+        """Tell which turns have a request."""
+        return self.request_end > self.request_start
+
+    @property
+    def answered(self) -> npt.NDArray[np.bool_]:
+        """Tell which turns have a reply."""
+        return self.reply_end > self.reply_start
+
+
+@dataclass(frozen=True)
+class Exchanges:
+    """Requests with their replies, and what could not become one.
+
+    `rows` are as told at `exchanges`. `overlaps` tells of which turns the reply began before the request had been read: pipelined, or
+    not the one's reply at all. `turn` is the number of each row's turn.
     """
 
     rows: Rows
-    unasked: int = 0
-    unanswered: int = 0
-    overlapping: int = 0
+    turns: Turns
+    overlaps: npt.NDArray[np.bool_]
+    turn: Integers
 
 
 def exchanges(ways: Ways, port: int) -> Exchanges:
@@ -60,46 +89,30 @@ def exchanges(ways: Ways, port: int) -> Exchanges:
     write() of the reply's last byte.
     """
     turns = _turns(ways, port)
-    complete = (turns.request_end > turns.request_start) & (turns.reply_end > turns.reply_start)
-    unasked = int((turns.request_end <= turns.request_start).sum())
-    unanswered = int((turns.reply_end <= turns.reply_start).sum())
-    request, reply = (
-        (turns.request_start[complete], turns.request_end[complete]),
-        (turns.reply_start[complete], turns.reply_end[complete]),
-    )
-    rows = np.zeros(int(complete.sum()), EXCHANGE)
-    covers, streams = ways.covers, ways.streams
-    for leg, (start, end) in enumerate((request, reply)):
-        last = end - 1
+    complete = np.flatnonzero(turns.asked & turns.answered)
+    rows = np.zeros(len(complete), EXCHANGE)
+    covers, stops = ways.covers, rows["stops"]
+    legs = ((turns.request_start, turns.request_end), (turns.reply_start, turns.reply_end))
+    begun = []
+    for leg, (starts, ends) in enumerate(legs):
+        start, end = starts[complete], ends[complete]
         rows["bytes"][:, leg] = end - start
-        rows["stops"][:, leg] = ways.of_bytes(last)
-        rows["sent"][:, leg] = np.maximum(covers[At.TC_OUT].count(last), covers[At.TC_IN].count(last))
-    stops = rows["stops"]
-    written = streams.values(covers[At.WRITE].first(request[0]), "enter_ns")
-    stops[:, 0, Stop.BEGUN] = written
-    stops[:, 1, Stop.BEGUN] = stops[:, 0, Stop.READ]
-    replied = streams.values(covers[At.WRITE].first(reply[0]), "enter_ns")
-    overlaps = (replied != UNKNOWN) & (stops[:, 0, Stop.READ] != UNKNOWN) & (replied < stops[:, 0, Stop.READ])
+        stops[:, leg] = ways.of_bytes(end - 1)
+        rows["sent"][:, leg] = np.maximum(covers[At.TC_OUT].count(end - 1), covers[At.TC_IN].count(end - 1))
+        begun.append(ways.streams.values(covers[At.WRITE].first(start), "enter_ns"))
+    stops[:, 0, Stop.BEGUN] = begun[0]
+    stops[:, 1, Stop.BEGUN] = read_ns = stops[:, 0, Stop.READ]
+    rows["number"], rows["connection"] = turns.number[complete], turns.connection[complete]
     _tell(rows, ways, turns.call[complete], port)
-    rows["number"] = turns.number[complete]
-    rows = rows[~overlaps]
-    rows = rows[np.argsort(rows["time_ns"], kind="stable")]
-    return Exchanges(rows, unasked, unanswered, int(overlaps.sum()))
+    overlap = (begun[1] != UNKNOWN) & (read_ns != UNKNOWN) & (begun[1] < read_ns)
+    overlaps = np.zeros(len(turns.call), bool)
+    overlaps[complete[overlap]] = True
+    rows, turn = rows[~overlap], complete[~overlap]
+    order = np.argsort(rows["time_ns"], kind="stable")
+    return Exchanges(rows[order], turns, overlaps, turn[order])
 
 
-@dataclass(frozen=True)
-class _Turns:
-    """Turns of connections: positions of the bytes asked and answered, one call of each, and its number in the connection."""
-
-    request_start: Integers
-    request_end: Integers
-    reply_start: Integers
-    reply_end: Integers
-    call: Integers
-    number: Integers
-
-
-def _turns(ways: Ways, port: int) -> _Turns:
+def _turns(ways: Ways, port: int) -> Turns:
     streams, events = ways.streams, ways.events
     calls = streams.of(At.WRITE, At.READ)
     writes = events["at"][calls] == At.WRITE
@@ -113,23 +126,24 @@ def _turns(ways: Ways, port: int) -> _Turns:
     order = np.lexsort((when_ns, streams.connection[calls]))
     calls, asks = calls[order], asks[order]
     connection = streams.connection[calls]
-    if not len(calls):
-        nothing = np.zeros(0, np.int64)
-        return _Turns(nothing, nothing, nothing, nothing, nothing, nothing)
-    fresh = np.append(True, connection[1:] != connection[:-1])
-    begins = fresh | np.append(True, asks[1:] & ~asks[:-1])
+    fresh = np.append(True, connection[1:] != connection[:-1])[: len(calls)]
+    begins = fresh.copy()
+    begins[1:] |= asks[1:] & ~asks[:-1]
     firsts = np.flatnonzero(begins)
     far = np.iinfo(np.int64).max
     start, end = streams.start[calls], streams.end[calls]
 
     def bounds(mine: npt.NDArray[np.bool_]) -> tuple[Integers, Integers]:
+        if not len(firsts):
+            return firsts, firsts
         lowest = np.minimum.reduceat(np.where(mine, start, far), firsts)
         return lowest, np.maximum.reduceat(np.where(mine, end, -far), firsts)
 
-    turn = np.arange(len(firsts))
-    asked_before = ~asks[firsts] & fresh[firsts]  # what comes before any request is nobody's reply
-    first_of_connection = np.maximum.accumulate(np.where(fresh[firsts], turn + asked_before, 0))
-    return _Turns(*bounds(asks), *bounds(~asks), calls[firsts], turn - first_of_connection)
+    turn, first_of_connection = np.arange(len(firsts)), fresh[firsts]
+    unasked = ~asks[firsts] & first_of_connection
+    number_0 = np.maximum.accumulate(np.where(first_of_connection, turn + unasked, 0))
+    last = np.append(first_of_connection[1:], True)[: len(firsts)]
+    return Turns(*bounds(asks), *bounds(~asks), connection[firsts], turn - number_0, calls[firsts], last)
 
 
 def _tell(rows: Rows, ways: Ways, calls: Integers, port: int) -> None:
@@ -139,7 +153,6 @@ def _tell(rows: Rows, ways: Ways, calls: Integers, port: int) -> None:
     for end, ours, theirs in (("c", "s", "d"), ("s", "d", "s")):
         rows[f"{end}addr"] = np.where(to_server[:, None], events[f"{ours}addr"], events[f"{theirs}addr"])
         rows[f"{end}port"] = np.where(to_server, events[f"{ours}port"], events[f"{theirs}port"])
-    rows["connection"] = ways.streams.connection[calls]
     rows["layers_ns"] = layers_ns(rows["stops"])
     flat = rows["stops"].reshape(len(rows), len(LEGS) * len(Stop))
     rows["elsewhere_ns"] = elsewhere_ns(np.delete(flat, len(Stop) + Stop.BEGUN, axis=1))

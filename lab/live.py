@@ -109,9 +109,11 @@ def events(
 
 @contextmanager
 def events_by_time(
-    program: Program, seconds: float | None = None, devices: Sequence[Device] = (), netns: Collection[int] = ()
+    program: Program, seconds: float | None = None, devices: Sequence[Device] = (), netns: Collection[int] = (), *, idle: bool = False
 ) -> Iterator[Iterator[Events]]:
     """As `events`, sorted by kernel time across all batches: a line that was printed is never followed by an older one.
+
+    With `idle` there is a batch each interval, an empty one when nothing has come.
 
     CPUs write to the ring a little after they have read the clock. What was stamped before a moment is handed out when the
     programs that were running then are done, which is some milliseconds later.
@@ -125,6 +127,8 @@ def events_by_time(
         for _ in times:
             waiting = np.concatenate([waiting, ring.drain()])
             if not waiting.size:
+                if idle:
+                    yield waiting
                 continue
             complete_ns = time.monotonic_ns()
             settle()  # for what was stamped before that: now it has its place in the ring

@@ -21,7 +21,7 @@ from lab import attach, headers
 from lab.attach import Function
 from lab.bpf_syscall import map_delete_batch, map_lookup_batch, raw_tracepoint_test_run, recursion_misses
 from lab.btf import Btf
-from lab.device import Device, require_distinct
+from lab.device import Device
 from lab.errors import LabError
 from lab.ring import Events, Ring
 from lab.runs import Run
@@ -153,8 +153,6 @@ class Program:
 
         What it sees of sockets is limited to the network namespaces with these inode numbers, if any are given.
         """
-        if self.needs_device:
-            require_distinct(devices)
         with ExitStack() as links:
             links.callback(self._forget_under_way)
             self._watch(netns)

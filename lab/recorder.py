@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lab.audit import Hits
-from lab.device import Device
+from lab.device import Device, require_distinct
 from lab.program import Program
 from lab.recording import Recording
 from lab.ring import Events
@@ -126,6 +126,7 @@ def record(
     at the end when events are missing, unless `lossy` is asked for.
     """
     loaded = {**{name: Program.load(name) for name in probes}, **(programs or {})}
+    require_distinct(devices)
     recorder = Recorder(loaded, devices)
     netns = {device.inode for device in devices}
     with ExitStack() as attached:

@@ -34,10 +34,11 @@ import numpy as np
 
 from lab import live
 from lab.connection_table import MOST_CONNECTIONS, ConnectionTable
-from lab.durations import DurationsFile, Histogram, line, read_durations, require_drawable
+from lab.durations import DurationsFile, Histogram, line, read_durations
 from lab.errors import LabError
 from lab.lifetimes import SYN_TIMEOUT_NS, TIMES, Ended, Rows, Side, lifetimes
 from lab.measure import UNKNOWN
+from lab.picture import require_drawable
 from lab.program import Program
 from lab.recording import CLOCK
 from lab.segment_truth import judge_connections

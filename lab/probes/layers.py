@@ -1,13 +1,158 @@
-"""Where the time of each request went, layer by layer, from the client's write() to its read(), on both hosts."""
+"""Where the time of each request went, layer by layer, from the client's write() to its read(), on both hosts.
 
+A request is what a client writes after it has read; what it then reads is the reply. Each is two lines of the table, and the layers
+are those that its last byte passed, one after the other, so that they add up to TOTAL, exactly:
+
+APP        the application. Request: client, from its first write() to its last; reply: server, from the return of the read() that
+           returned the request's last byte, to entering the write() of the reply's last byte
+WRITE      sender: the system call, TCP and IP, up to TC egress; also waiting for the peer's window, the congestion window, Nagle
+RESEND     sender: from the first transmission to the one that arrived; 0 when none was lost
+QDISC      sender: TC egress to the driver: the queueing discipline
+WIRE       driver to driver: also native XDP, and the receiver's backlog before its stack gets the packet
+RECEIVE    receiver: from the driver to TC ingress: generic XDP, packet sockets
+IP         receiver: TC ingress to TCP: routing, netfilter
+TCP        receiver: until the socket tells its reader; also waiting for segments in between that are missing
+WAKE-UP    receiver: until a reader that slept in its read() runs again and copies
+QUEUE      receiver: data is there, and the application has not come for it yet
+READ       receiver: copying, up to the return of the read() that returned the last byte
+ELSEWHERE  what nobody watched: without --peer-netns the other host, and the wire
+TOTAL      from entering the client's first write() to the return of its last read(), or what was seen of that
+
+--json and --csv have the same in nanoseconds, with `request_` and `reply_` before each layer's name, and how often the last byte was
+sent; - and null are layers that nobody watched. Times are on CLOCK_MONOTONIC, so both hosts are on this machine.
+
+--packets shows each segment instead, a second after it was sent: its own way, what became of it (delivered; duplicate: had come
+before; not accepted: came, and never reached TCP; lost; not seen: nobody watched), and what the read() returned when that was more.
+
+A reply is over when the client writes again, has closed, or has read nothing for a second. A reader that waits in epoll or poll is
+not in read(): its waking up is part of QUEUE. Transmissions of the same millisecond cannot be told apart: the later one counts.
+Not seen: requests whose reply begins before they were read (pipelining; counted), calls of io_uring, sendfile(), splice(),
+sendmmsg(), recvmmsg() and 32-bit programs, and what a packet with IPv6 extension headers does at the drivers.
+"""
+
+import argparse
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from lab import layer_text, live
+from lab.demo.conversation import PORT
+from lab.device import Device
+from lab.errors import LabError
+from lab.exchanges import exchanges
+from lab.follow_exchanges import FollowExchanges, FollowPackets
+from lab.journeys import Rows, Ways
 from lab.judge_layers import judge_all
+from lab.picture import require_drawable
+from lab.program import Program
+from lab.recording import Recording
+from lab.show_layers import Show
+from lab.trace_file import require_writable
+from lab.units import port
 from lab.verdict import Check
 
 if TYPE_CHECKING:
-    from lab.observed import Observed
+    from lab.observed import Observed  # brings the topology, which a live tool does not need
+
+EXAMPLES = """\
+examples:
+  lab layers --netns client --peer-netns server   requests to port 9999 of a client and a server on this machine
+  lab layers -P 80 -i eth0                        what this host has to do with them; the rest is elsewhere
+  lab layers -P 5432 -i lo --summary              percentiles of each layer, at the end
+  lab layers --netns client --peer-netns server --perfetto trace.json --plot layers.png
+  lab layers --recording results/latest/recording-1.npz --waterfall
+"""
+
+_JOIN_INTERVAL_NS = 200_000_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("-P", "--port", type=port, default=PORT, help="the servers' port (%(default)s)")
+    parser.add_argument("--peer-netns", metavar="NAME", help="the network namespace of the other host")
+    parser.add_argument("--peer-interface", metavar="NAME", help="its interface (default: the only one beside lo)")
+    parser.add_argument("--flow", metavar="ADDRESS[:PORT]", help="only requests of this client")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--packets", action="store_true", help="show segments instead of requests")
+    what.add_argument("--summary", action="store_true", help="show percentiles only")
+    parser.add_argument("--waterfall", action="store_true", help="at the end, show the request of the median time")
+    parser.add_argument("--histogram", action="store_true", help="at the end, show a histogram of each layer")
+    parser.add_argument("--perfetto", type=Path, metavar="FILE", help="write a trace for ui.perfetto.dev (JSON)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw waterfall and percentiles (.png, .svg, .pdf)")
+    parser.add_argument("--recording", type=Path, metavar="FILE", help="read a saved recording; watch nothing")
+    live.add_device_arguments(parser)
+    live.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print requests until Ctrl-C, or for `--seconds`; or those of a recording."""
+    if args.packets and (args.perfetto or args.plot or args.waterfall or args.histogram):
+        raise LabError("--packets shows segments, and the rest is of requests: leave one of them out")
+    if args.plot is not None:
+        require_drawable(args.plot)
+    if args.perfetto is not None:
+        require_writable(args.perfetto)
+    show = Show(args)
+    if args.recording is not None:
+        _read(args, show)
+    else:
+        _watch(args, show)
+    show.end()
+    return 0
+
+
+def _read(args: argparse.Namespace, show: Show) -> None:
+    recording = Recording.load(args.recording)
+    if "layers" not in recording.events:
+        raise LabError(f"{args.recording} has nothing of the probe layers: record it again, with that probe")
+    ways = Ways(recording.events["layers"], tuple(inode for _, inode in recording.devices.values()) or None)
+    show.start()
+    show.rows(ways.packets() if args.packets else exchanges(ways, args.port).rows)
+
+
+def _watch(args: argparse.Namespace, show: Show) -> None:
+    devices = [Device.find(args.interface, args.netns)]
+    if args.peer_netns is not None:
+        devices.append(Device.find(args.peer_interface, args.peer_netns))
+    elif args.peer_interface is not None:
+        raise LabError("--peer-interface is one of the other host's: give --peer-netns as well")
+    inodes = tuple(device.inode for device in devices)
+    program = Program.load("layers", (f"PORT={args.port}", f"NETNS={inodes[0]}", f"PEER_NETNS={inodes[-1]}"))
+    follow = FollowPackets(inodes) if args.packets else FollowExchanges(args.port, inodes)
+    ring = program.ring
+    if ring is None:
+        raise TypeError("the program has no ring")
+    nothing = np.zeros(0, ring.dtype)
+    waiting: list[np.ndarray] = []
+    joined_ns = 0
+    with live.events_by_time(program, args.seconds, devices, idle=True) as batches:
+        show.start()
+        for batch in batches:
+            waiting.append(batch)
+            now_ns = time.monotonic_ns()
+            if now_ns >= joined_ns + _JOIN_INTERVAL_NS:
+                show.rows(follow.rows(np.concatenate(waiting), now_ns))
+                waiting = []
+                joined_ns = time.monotonic_ns()
+        show.rows(follow.rows(np.concatenate([*waiting, nothing]), time.monotonic_ns(), final=True))
+    show.note(follow.end())
+
+
+def table(observed: "Observed") -> Iterator[str]:
+    """Yield what the live tool would have printed for both hosts."""
+    rows = requests(observed)
+    yield layer_text.header()
+    for row in rows:
+        yield layer_text.line(layer_text.as_dict(row))
+
+
+def requests(observed: "Observed") -> Rows:
+    """Return the requests of the observed connections, with their layers."""
+    server_port = observed.connections[0].client.flow.rport if observed.connections else PORT
+    return exchanges(Ways(observed.recording.events["layers"], observed.inodes), server_port).rows
 
 
 def judge(observed: "Observed", scenario: str) -> Iterator[Check]:

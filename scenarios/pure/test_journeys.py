@@ -52,7 +52,8 @@ def test_every_stop_of_every_request(seed, numbers, loss, spurious, turns):
     network.open(FLOW, *numbers)
     truth = talk(network, FLOW, numbers, turns)
     found = exchanges(Ways(points(*network.rows), HOSTS), PORT)
-    assert (len(found.rows), found.unasked, found.unanswered, found.overlapping) == (turns, 0, 0, 0)
+    assert len(found.rows) == len(found.turns.call) == turns
+    assert not found.overlaps.any()
     for row, ways in zip(found.rows, truth, strict=True):
         request, reply = (way.stops for way in ways)
         reply[Stop.BEGUN] = request[Stop.READ]
@@ -125,7 +126,7 @@ def test_one_host(host):
         assert (row["elsewhere_ns"] > 0) == (host == CLIENT_NETNS)
 
 
-def test_what_is_no_request_is_counted():
+def test_what_is_no_request_is_told():
     """A greeting that nobody asked for, a reply before its request was read, a request without a reply: none becomes a row."""
     back = FLOW.reversed()
 
@@ -138,7 +139,11 @@ def test_what_is_no_request_is_counted():
     greeting, early = moved(back, 100, 10, 20), moved(FLOW, 1, 30, 60) + moved(back, 110, 50, 70)
     asked = moved(FLOW, 11, 80, 90)
     found = exchanges(Ways(points(*greeting, *early, *asked), HOSTS), PORT)
-    assert (len(found.rows), found.unasked, found.unanswered, found.overlapping) == (0, 1, 1, 1)
+    assert len(found.rows) == 0
+    assert found.turns.asked.tolist() == [False, True, True]
+    assert found.turns.answered.tolist() == [True, True, False]
+    assert found.overlaps.tolist() == [False, True, False]
+    assert found.turns.last.tolist() == [False, False, True]
 
 
 def test_reads_that_return_more():
