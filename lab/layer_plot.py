@@ -8,7 +8,7 @@ import numpy as np
 from lab.errors import LabError
 from lab.exchanges import LEGS
 from lab.journeys import LAYERS, Rows
-from lab.layer_text import PERCENTILES, host_of, typical
+from lab.layer_text import PERCENTILES, USUALLY_NOTHING, host_of, typical
 from lab.measure import UNKNOWN
 from lab.picture import save
 
@@ -40,7 +40,8 @@ def _waterfall(axes: "Axes", row: np.void) -> None:
     labels: list[str] = []
     for leg, name in enumerate(LEGS):
         for layer, what in enumerate(LAYERS):
-            if (lasts_ns := int(row["layers_ns"][leg][layer])) != UNKNOWN:
+            lasts_ns = int(row["layers_ns"][leg][layer])
+            if lasts_ns != UNKNOWN and (lasts_ns or what not in USUALLY_NOTHING):
                 begin_us = (int(row["stops"][leg][layer]) - int(row["time_ns"])) / 1000
                 axes.barh(len(labels), lasts_ns / 1000, left=begin_us, color=_COLOURS[layer], height=0.8)
                 axes.annotate(
@@ -72,9 +73,9 @@ def _stack(axes: "Axes", rows: Rows) -> None:
             left += part
         marks.append(f"p{rank}\n{left:,.1f} us")
     axes.set_yticks(range(len(marks)), marks)
+    axes.set_xlim(left=0)
     axes.set_xlabel("microseconds; plain: request, hatched: reply")
     axes.set_title(f"What the requests about each percentile of the time are made of, of {len(rows):,}")
-    for layer, what in enumerate(LAYERS):
-        axes.bar(0, 0, color=_COLOURS[layer], label=what.replace("_", "-"))
-    axes.bar(0, 0, color=_ELSEWHERE, label="elsewhere")
+    for colour, what in zip((*_COLOURS, _ELSEWHERE), (*LAYERS, "elsewhere"), strict=True):
+        axes.barh(0, 0, color=colour, label=what.replace("_", "-"))
     axes.legend(ncols=4, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))

@@ -18,6 +18,9 @@ PERCENTILES = (50, 90, 99)
 HEADINGS = ("APP", "WRITE", "RESEND", "QDISC", "WIRE", "RECEIVE", "IP", "TCP", "WAKE-UP", "QUEUE", "READ")
 """Columns of the table, in the order of `LAYERS`."""
 
+USUALLY_NOTHING = ("application", "resend")
+"""Layers that one request is not said to have, where they took no time."""
+
 _WHOSE = (
     ("client", *["client"] * 3, "wire", *["server"] * 6),
     ("server", *["server"] * 3, "wire", *["client"] * 6),
@@ -171,10 +174,11 @@ def waterfall(row: np.void) -> Iterator[str]:
     for leg, name in enumerate(LEGS):
         stops, times = row["stops"][leg], row["layers_ns"][leg]
         for layer, what in enumerate(LAYERS):
-            if times[layer] == UNKNOWN or (layer in (0, LAYERS.index("resend")) and not times[layer]):
+            if times[layer] == UNKNOWN or (what in USUALLY_NOTHING and not times[layer]):
                 continue
             begin, end = (int(stop) - int(row["time_ns"]) for stop in (stops[layer], stops[layer + 1]))
-            yield f"{name:<8} {host_of(leg, layer):<7} {what:<12}{_us(end - begin):>10} us  |{_bar(begin, end, total_ns)}|"
+            label = f"{name:<8} {host_of(leg, layer):<7} {what.replace('_', '-'):<12}"
+            yield f"{label}{_us(end - begin):>10} us  |{_bar(begin, end, total_ns)}|"
     if row["elsewhere_ns"]:
         yield f"{'':<8} {'':<7} {'elsewhere':<12}{_us(int(row['elsewhere_ns'])):>10} us"
 

@@ -1,0 +1,151 @@
+"""What it costs to watch every layer of every request: `python -m lab.bench.layers`, as root, on an idle machine.
+
+Requests and replies of 64 bytes go to and fro over the lab's own wire, as fast as they can, for a while without the probe and for a
+while with it, in turns; and the points that were lost are counted.
+"""
+
+import multiprocessing
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+import numpy as np
+from tabulate import tabulate
+
+from lab.exchanges import exchanges
+from lab.journeys import Ways
+from lab.netns import inside
+from lab.program import Program
+from lab.recorder import DRAIN_INTERVAL_S
+from lab.ring import Events
+from lab.settle import settle
+from lab.topology import Topology, topology
+
+SIZE = 64
+PORT = 9999
+ROUNDS = 6
+SECONDS = 1.0
+CONNECTIONS = (1, 4)
+_FORK = multiprocessing.get_context("fork")
+
+
+class Row(NamedTuple):
+    """One measurement: requests per second without the probe and with it (medians of all rounds), and what became of the points."""
+
+    what: str
+    without: float
+    attached: float
+    ratio: float
+    points: int
+    lost: int
+    whole: float  # share of the requests of which every layer is known
+
+
+def main() -> None:
+    """Measure everything and print a table."""
+    rows = [measured(connections) for connections in CONNECTIONS]
+    head = ["requests of 64 bytes", "/s without", "/s attached", "ratio", "points", "lost", "whole %"]
+    print(tabulate(rows, headers=head, floatfmt=(".0f", ",.0f", ",.0f", ".3f", ",.0f", ".0f", ".3f")))
+
+
+def measured(connections: int, rounds: int = ROUNDS, seconds: float = SECONDS) -> Row:
+    """Compare rounds with and without the probe, in turns, on the same connections."""
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    chunks: list[Events] = []
+    with topology() as net, _asking(net, connections) as ask:
+        hosts = net.inodes
+        program = Program.load("layers", (f"PORT={PORT}", f"NETNS={hosts[0]}", f"PEER_NETNS={hosts[1]}"))
+        lost = program.lost()
+        ask(0.2)
+        for _ in range(rounds):
+            rates[False].append(ask(seconds))
+            with program.attached(net.devices), _draining(program, chunks):
+                rates[True].append(ask(seconds))
+        lost = program.lost() - lost
+    points = np.concatenate(chunks)
+    rows = exchanges(Ways(points[np.argsort(points["time_ns"], kind="stable")], hosts), PORT).rows
+    whole = float((rows["layers_ns"] >= 0).all(axis=(1, 2)).mean()) * 100
+    without, attached = (float(np.median(rates[key])) for key in (False, True))
+    what = f"{connections} connection{'s' if connections > 1 else ''}"
+    return Row(what, without, attached, attached / without, len(points), lost, whole)
+
+
+@contextmanager
+def _draining(program: Program, chunks: list[Events]) -> Iterator[None]:
+    """Take what the probe tells, every few milliseconds, as a live tool does."""
+    ring = program.ring
+    if ring is None:
+        raise TypeError("the program has no ring")
+    stop = threading.Event()
+
+    def drain() -> None:
+        while not stop.wait(DRAIN_INTERVAL_S):
+            chunks.append(ring.drain())
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        settle()
+        chunks.append(ring.drain())
+
+
+@contextmanager
+def _asking(net: Topology, connections: int) -> Iterator[Callable[[float], float]]:
+    """Connect clients with servers, each a process of its own; hands out what has all clients ask for so many seconds.
+
+    That returns the requests per second, of all together.
+    """
+    with ExitStack() as stack:
+        listener = stack.enter_context(inside(net.server.name, lambda: socket.create_server((net.server.ipv4, PORT))))
+        pipes = []
+        for _ in range(connections):
+            client = stack.enter_context(
+                inside(net.client.name, lambda: socket.create_connection(listener.getsockname()))
+            )
+            server = stack.enter_context(listener.accept()[0])
+            ours, theirs = _FORK.Pipe()
+            pipes.append(ours)
+            for role, arguments in ((_answer, (server,)), (_ask, (client, theirs))):
+                process = _FORK.Process(target=role, args=arguments, daemon=True)
+                process.start()
+                stack.callback(process.join)
+                stack.callback(process.terminate)
+
+        def ask(seconds: float) -> float:
+            for pipe in pipes:
+                pipe.send(seconds)
+            return sum(float(pipe.recv()) for pipe in pipes)
+
+        yield ask
+
+
+def _answer(server: socket.socket) -> None:
+    reply = bytes(SIZE)
+    while server.recv(SIZE):
+        server.send(reply)
+
+
+def _ask(client: socket.socket, pipe: Connection) -> None:
+    request = bytes(SIZE)
+    while True:
+        seconds = pipe.recv()
+        begin = now = time.monotonic()
+        asked = 0
+        while now < begin + seconds:
+            client.send(request)
+            client.recv(SIZE)
+            asked += 1
+            now = time.monotonic()
+        pipe.send(asked / (now - begin))
+
+
+if __name__ == "__main__":
+    main()
