@@ -27,6 +27,7 @@
 #define FIN 0x01
 #define SYN 0x02
 #define RST 0x04
+#define LONGEST_CALL 0x7ffff000      /* MAX_RW_COUNT */
 #define NOP_NOP_TIMESTAMP 0x0101080a /* what tcp_options_write() begins the options of an established connection with */
 
 /* Which of the probe's points is under way on this CPU (first_run() in lab.h). */
@@ -95,19 +96,18 @@ static inline int enters(u32 fd, u8 kind, u8 point)
     return 0;
 }
 
+/* The file may have been closed meanwhile by another thread, and what is at the socket's address be another one: then it has not got
+ * so much further. */
 static inline void report_call(const struct call *call, s64 result)
 {
-    const void *sk = socket_of(call->fd);
+    const void *sk = (const void *)call->skaddr;
+    u32 length = stream_position(sk, call->at) - call->seq;
     struct endpoints ends = {};
     struct point *point;
-    u32 length;
 
-    if (!sk || (u64)sk != call->skaddr) /* another thread has closed it */
-        return;
-    length = stream_position(sk, call->at) - call->seq;
     if (call->at == POINT_READ && length == result + 1) /* with the last data the peer's FIN, which has a number too */
         length = result;
-    if (!length)
+    if (!length || length > LONGEST_CALL)
         return;
     read_socket_endpoints(&ends, sk);
     if (!is_watched(ends.netns))
@@ -159,8 +159,6 @@ static inline void report_segment(u8 at, const struct packet *packet, u32 length
 
     if (!length && !(packet->flags & (FIN | SYN | RST)))
         return;
-    if (!is_watched(netns))
-        return;
     point = new_point(at);
     if (!point)
         return;
@@ -200,7 +198,7 @@ static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct p
 {
     struct timestamp option = {};
     u64 skb = (u64)ctx;
-    u32 end;
+    u32 end, netns;
 
     if (packet->problem || packet->protocol != IPPROTO_TCP || !has_port(packet->sport, packet->dport))
         return;
@@ -208,8 +206,9 @@ static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct p
     if (packet->payload_at >= packet->transport_at + 20 + 12)
         bpf_skb_load_bytes(ctx, packet->transport_at + 20, &option, sizeof(option));
     /* What has been in memory is a number to the verifier, which can be added to. */
-    report_segment(at, packet, end > packet->payload_at ? end - packet->payload_at : 0, tsval_of(&option),
-                   netns_of_device((const void *)*(volatile u64 *)&skb));
+    netns = netns_of_device((const void *)*(volatile u64 *)&skb);
+    if (is_watched(netns))
+        report_segment(at, packet, end > packet->payload_at ? end - packet->payload_at : 0, tsval_of(&option), netns);
 }
 
 static __always_inline int at_tc(struct __sk_buff *ctx, u8 at)
@@ -249,9 +248,11 @@ static inline int report_skb(const void *skb, u8 at, u32 network)
     struct timestamp option = {};
     struct tcphdr tcp = {};
     const void *head = NULL, *data = NULL, *ip_header;
-    u32 length = 0, header;
+    u32 length = 0, header, netns = netns_of_device(skb);
     u16 protocol = 0;
 
+    if (!is_watched(netns))
+        return 0;
     kernel_read(&protocol, skb, FIELD(sk_buff, protocol));
     kernel_read(&head, skb, FIELD(sk_buff, head));
     ip_header = head + network;
@@ -295,7 +296,7 @@ static inline int report_skb(const void *skb, u8 at, u32 network)
         length -= ip_header - data;
     }
     header += tcp.doff * 4;
-    report_segment(at, &packet, length > header ? length - header : 0, tsval_of(&option), netns_of_device(skb));
+    report_segment(at, &packet, length > header ? length - header : 0, tsval_of(&option), netns);
     return 0;
 }
 

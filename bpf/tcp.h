@@ -41,25 +41,40 @@ static inline u32 netns_of(const void *net)
     return inum;
 }
 
+/* The beginning of a socket in one copy, which costs less than one for each member. */
+struct common {
+    u8 bytes[offset_of(FIELD(sock_common, skc_v6_rcv_saddr)) + 16];
+};
+
+#define common_read(to, from, field) COMMON_READ(to, from, field)
+#define COMMON_READ(to, from, offset, size)                                                                            \
+    ({                                                                                                                 \
+        _Static_assert(sizeof(*(to)) == (size), "the variable is not as wide as the kernel's member");                 \
+        _Static_assert((offset) + (size) <= sizeof(struct common), "the member is behind what is copied");             \
+        __builtin_memcpy((to), (from)->bytes + (offset), (size));                                                      \
+    })
+
 /* What every kind of socket has: full ones, minisocks and request sockets. */
 static inline void read_common_endpoints(struct endpoints *to, const void *sk)
 {
+    struct common common = {};
     void *net = NULL;
     u32 local = 0, remote = 0;
     u16 family = 0, port = 0;
 
-    kernel_read(&family, sk, FIELD(sock_common, skc_family));
-    kernel_read(&net, sk, FIELD(sock_common, skc_net));
+    bpf_probe_read_kernel(&common, sizeof(common), sk);
+    common_read(&family, &common, FIELD(sock_common, skc_family));
+    common_read(&net, &common, FIELD(sock_common, skc_net));
     to->netns = netns_of(net);
-    kernel_read(&to->lport, sk, FIELD(sock_common, skc_num));
-    kernel_read(&port, sk, FIELD(sock_common, skc_dport));
+    common_read(&to->lport, &common, FIELD(sock_common, skc_num));
+    common_read(&port, &common, FIELD(sock_common, skc_dport));
     to->rport = bpf_ntohs(port);
     if (family == AF_INET6) {
-        kernel_read(&to->laddr, sk, FIELD(sock_common, skc_v6_rcv_saddr));
-        kernel_read(&to->raddr, sk, FIELD(sock_common, skc_v6_daddr));
+        common_read(&to->laddr, &common, FIELD(sock_common, skc_v6_rcv_saddr));
+        common_read(&to->raddr, &common, FIELD(sock_common, skc_v6_daddr));
     } else {
-        kernel_read(&local, sk, FIELD(sock_common, skc_rcv_saddr));
-        kernel_read(&remote, sk, FIELD(sock_common, skc_daddr));
+        common_read(&local, &common, FIELD(sock_common, skc_rcv_saddr));
+        common_read(&remote, &common, FIELD(sock_common, skc_daddr));
         map_ipv4(&to->laddr, local);
         map_ipv4(&to->raddr, remote);
     }

@@ -47,6 +47,11 @@ WAYS: dict[str, tuple[tuple[str, str], ...]] = {
         ("raw tracepoints sys_enter, sys_exit, sock_send_length, sock_recv_length", "raw tp sys_enter"),
     ),
     "segment reaches TCP": (("fentry", "fentry"), ("kprobe", "kprobe"), ("cgroup_skb ingress", "cgroup_skb")),
+    "data ready": (
+        ("fentry", "fentry"),
+        ("kprobe", "kprobe"),
+        ("raw tracepoint sock:sk_data_ready", "raw tp sk_data_ready"),
+    ),
     "state processing": (
         ("fentry", "fentry"),
         ("kprobe", "kprobe"),
@@ -317,6 +322,7 @@ _TRIALS: dict[str, Callable[[], str]] = {
     "tracepoint count": _tracepoint_count,
     "membarrier": _membarrier,
     "raw tp tcp_probe": partial(_raw_tracepoint, "tcp_probe"),
+    "raw tp sk_data_ready": partial(_raw_tracepoint, "sk_data_ready"),
     "tracepoint inet_sock_set_state": partial(_tracepoint, "sock/inet_sock_set_state"),
     "raw tp sys_enter": partial(_raw_tracepoint, "sys_enter"),
     "cgroup_skb": partial(_cgroup_program, ProgType.CGROUP_SKB, AttachType.CGROUP_INET_INGRESS),

@@ -5,10 +5,11 @@ while with it, in turns; and the points that were lost are counted.
 """
 
 import multiprocessing
+import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from typing import NamedTuple
@@ -27,14 +28,17 @@ from lab.topology import Topology, topology
 
 SIZE = 64
 PORT = 9999
-ROUNDS = 6
-SECONDS = 1.0
+ROUNDS = 16
+SECONDS = 0.3
 CONNECTIONS = (1, 4)
 _FORK = multiprocessing.get_context("fork")
 
 
 class Row(NamedTuple):
-    """One measurement: requests per second without the probe and with it (medians of all rounds), and what became of the points."""
+    """One measurement: requests per second without the probe and with it (medians of all rounds), and what became of the points.
+
+    The ratio is the median of the rounds' own: what else the machine does changes from one to the next.
+    """
 
     what: str
     without: float
@@ -47,31 +51,37 @@ class Row(NamedTuple):
 
 def main() -> None:
     """Measure everything and print a table."""
-    rows = [measured(connections) for connections in CONNECTIONS]
+    cpus = sorted(os.sched_getaffinity(0))
+    rows = [measured(connections, of) for of in (cpus, cpus[:1]) for connections in CONNECTIONS]
     head = ["requests of 64 bytes", "/s without", "/s attached", "ratio", "points", "lost", "whole %"]
     print(tabulate(rows, headers=head, floatfmt=(".0f", ",.0f", ",.0f", ".3f", ",.0f", ".0f", ".3f")))
 
 
-def measured(connections: int, rounds: int = ROUNDS, seconds: float = SECONDS) -> Row:
+def measured(connections: int, cpus: Sequence[int], rounds: int = ROUNDS, seconds: float = SECONDS) -> Row:
     """Compare rounds with and without the probe, in turns, on the same connections."""
     rates: dict[bool, list[float]] = {False: [], True: []}
     chunks: list[Events] = []
-    with topology() as net, _asking(net, connections) as ask:
+    with topology() as net, _asking(net, connections, cpus) as ask:
         hosts = net.inodes
         program = Program.load("layers", (f"PORT={PORT}", f"NETNS={hosts[0]}", f"PEER_NETNS={hosts[1]}"))
         lost = program.lost()
         ask(0.2)
-        for _ in range(rounds):
-            rates[False].append(ask(seconds))
-            with program.attached(net.devices), _draining(program, chunks):
-                rates[True].append(ask(seconds))
+        for number in range(rounds):
+            for attached in (False, True) if number % 2 else (True, False):
+                with ExitStack() as stack:
+                    if attached:
+                        stack.enter_context(program.attached(net.devices))
+                        stack.enter_context(_draining(program, chunks))
+                    rates[attached].append(ask(seconds))
         lost = program.lost() - lost
     points = np.concatenate(chunks)
     rows = exchanges(Ways(points[np.argsort(points["time_ns"], kind="stable")], hosts), PORT).rows
     whole = float((rows["layers_ns"] >= 0).all(axis=(1, 2)).mean()) * 100
+    ratio = float(np.median(np.divide(rates[True], rates[False])))
+    where = "a processor each" if cpus[0] != cpus[-1] else "one processor for both"
+    what = f"{connections} connection{'s' if connections > 1 else ''}, {where}"
     without, attached = (float(np.median(rates[key])) for key in (False, True))
-    what = f"{connections} connection{'s' if connections > 1 else ''}"
-    return Row(what, without, attached, attached / without, len(points), lost, whole)
+    return Row(what, without, attached, ratio, len(points), lost, whole)
 
 
 @contextmanager
@@ -98,10 +108,10 @@ def _draining(program: Program, chunks: list[Events]) -> Iterator[None]:
 
 
 @contextmanager
-def _asking(net: Topology, connections: int) -> Iterator[Callable[[float], float]]:
+def _asking(net: Topology, connections: int, cpus: Sequence[int]) -> Iterator[Callable[[float], float]]:
     """Connect clients with servers, each a process of its own; hands out what has all clients ask for so many seconds.
 
-    That returns the requests per second, of all together.
+    The servers run on the first of the processors, the clients on the last. Returned are the requests per second, of all together.
     """
     with ExitStack() as stack:
         listener = stack.enter_context(inside(net.server.name, lambda: socket.create_server((net.server.ipv4, PORT))))
@@ -113,7 +123,7 @@ def _asking(net: Topology, connections: int) -> Iterator[Callable[[float], float
             server = stack.enter_context(listener.accept()[0])
             ours, theirs = _FORK.Pipe()
             pipes.append(ours)
-            for role, arguments in ((_answer, (server,)), (_ask, (client, theirs))):
+            for role, *arguments in ((_answer, cpus[0], server), (_ask, cpus[-1], client, theirs)):
                 process = _FORK.Process(target=role, args=arguments, daemon=True)
                 process.start()
                 stack.callback(process.join)
@@ -127,13 +137,15 @@ def _asking(net: Topology, connections: int) -> Iterator[Callable[[float], float
         yield ask
 
 
-def _answer(server: socket.socket) -> None:
+def _answer(cpu: int, server: socket.socket) -> None:
+    os.sched_setaffinity(0, {cpu})
     reply = bytes(SIZE)
     while server.recv(SIZE):
         server.send(reply)
 
 
-def _ask(client: socket.socket, pipe: Connection) -> None:
+def _ask(cpu: int, client: socket.socket, pipe: Connection) -> None:
+    os.sched_setaffinity(0, {cpu})
     request = bytes(SIZE)
     while True:
         seconds = pipe.recv()

@@ -1,24 +1,30 @@
 """Run the lab once on real traffic and show what it found.
 
 Builds the network, attaches every probe at once, holds three conversations with three different delays, shows what each live
-tool would print, and judges every number against what the two applications know. Takes a few seconds.
+tool would print, and judges every number against what the two applications know. Ends with one request as all probes have seen it,
+step by step, and with where its time went. Takes a few seconds.
 """
 
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from lab import probes, report
+from lab import in_order, layer_text, probes, report
 from lab.demo.conversation import Conversation
+from lab.layer_plot import draw
 from lab.observed import Observed, observe
+from lab.probes import layers
 from lab.program import Program
 from lab.results import Results
 from lab.runs import require_root
 from lab.topology import topology
+from lab.trace_file import write_trace
 from lab.units import MS
 
 if TYPE_CHECKING:
@@ -71,10 +77,23 @@ def run(args: argparse.Namespace) -> int:
             judged = results.add(probe.judge(observed, scenario=story))
             print(_told_of(judged, everything=args.all))
             checks += judged
+    _tell_requests(told, results.path)
     results.write_junit()
     results.finish()
     print(f"\n{report.summary(checks)}\nEvery check and the recordings are in {results.path}")
     return 0 if all(check.passed for check in checks) else 1
+
+
+def _tell_requests(told: dict[str, Observed], folder: Path) -> None:
+    """Show one request in every detail, and write where the time of all of them went."""
+    rows = np.concatenate([layers.requests(observed) for observed in told.values()])
+    print("\nThe first request, as all probes have seen it:\n")
+    print("\n".join(in_order.lines(next(iter(told.values())))))
+    print("\nWhere the time of a request went:\n")
+    print("\n".join(layer_text.waterfall(layer_text.typical(rows))))
+    draw(folder / "layers.png", rows)
+    write_trace(folder / "layers.json", rows)
+    print(f"\nThe same as a picture: {folder / 'layers.png'}; for ui.perfetto.dev: {folder / 'layers.json'}")
 
 
 def _told_of(checks: "list[Check]", *, everything: bool) -> str:
