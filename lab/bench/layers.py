@@ -80,8 +80,8 @@ def measured(connections: int, cpus: Sequence[int], rounds: int = ROUNDS, second
     ratio = float(np.median(np.divide(rates[True], rates[False])))
     where = "a processor each" if cpus[0] != cpus[-1] else "one processor for both"
     what = f"{connections} connection{'s' if connections > 1 else ''}, {where}"
-    without, attached = (float(np.median(rates[key])) for key in (False, True))
-    return Row(what, without, attached, ratio, len(points), lost, whole)
+    medians = [float(np.median(rates[key])) for key in (False, True)]
+    return Row(what, medians[0], medians[1], ratio, len(points), lost, whole)
 
 
 @contextmanager
