@@ -58,16 +58,11 @@ VARIANTS = {
         ],
         {"request qdisc", "all but qdisc"},
     ),
-    "the driver of the receiver not told": (
-        [(r"return report_skb\(skb, POINT_DEVICE_IN, data - head\);", "return 0;")],
-        {"layers that were not seen"},
-    ),
     "readiness told when the read is entered": (
         [(r"return report_ready\(.*\);", "return 0;"), (CALL_TOLD, READY_WITH_THE_CALL)],
         {"request queue", "all but queue"},
     ),
     "sleep not noticed": ([(r"call->awake_ns = bpf_ktime_get_ns\(\);", "")], {"request wake_up", "all but wake_up"}),
-    "entry told for return": ([(CALL_TOLD, r"\g<0>    point->time_ns = call->enter_ns;\n")], {"request read at"}),
     "every 7th segment not told": (
         [(r"^static inline void report_segment\(.*\n\{\n", NOT_EVERY_ONE)],
         {"layers that were not seen"},
