@@ -33,20 +33,20 @@
 /* Which of the probe's points is under way on this CPU (first_run() in lab.h). */
 enum slot { SLOT_READY };
 
-/* A system call under way. */
+/* A system call under way; `skaddr` is 0 when none is. */
 struct call {
     u64 enter_ns;
     u64 skaddr;
     u64 awake_ns;
     u64 sleeps;
-    u32 fd;
     u32 seq;
     u8 at;
-    u8 unused[7];
+    u8 unused[3];
 };
 
-/* By thread. The loader empties maps of this name when the programs are detached. */
-BPF_HASH(under_way, u64, struct call, 65536);
+/* By thread, which keeps its entry from call to call: that costs less than making one for each. The loader empties maps of this
+ * name when the programs are detached. */
+BPF_TABLE("lru_hash", u64, struct call, under_way, 65536);
 
 /* The ports only: most sockets end here. */
 static inline bool is_observed(const void *sk)
@@ -81,18 +81,23 @@ static inline u64 sleeps_so_far(void)
 
 static inline int enters(u32 fd, u8 kind, u8 point)
 {
-    struct call call = {.at = kind, .fd = fd};
+    struct call none = {}, *call;
     u64 thread = bpf_get_current_pid_tgid();
     const void *sk = socket_of(fd);
 
     if (!sk || !is_observed(sk) || !is_64_bit())
         return 0;
-    call.skaddr = (u64)sk;
-    call.seq = stream_position(sk, kind);
-    call.sleeps = sleeps_so_far();
-    call.enter_ns = bpf_ktime_get_ns();
-    if (under_way.update(&thread, &call))
+    call = under_way.lookup_or_try_init(&thread, &none);
+    if (!call) {
         count_lost();
+        return 0;
+    }
+    call->skaddr = (u64)sk;
+    call->at = kind;
+    call->seq = stream_position(sk, kind);
+    call->awake_ns = 0;
+    call->sleeps = kind == POINT_READ ? sleeps_so_far() : 0;
+    call->enter_ns = bpf_ktime_get_ns();
     return 0;
 }
 
@@ -128,11 +133,11 @@ static inline int returns(s64 result)
     u64 thread = bpf_get_current_pid_tgid();
     struct call *call = under_way.lookup(&thread);
 
-    if (!call)
+    if (!call || !call->skaddr)
         return 0;
     if (result > 0)
         report_call(call, result);
-    under_way.delete(&thread);
+    call->skaddr = 0;
     return 0;
 }
 
@@ -142,7 +147,7 @@ ON_RAW_TRACEPOINT_UNAUDITED(skb_copy_datagram_iovec)
     u64 thread = bpf_get_current_pid_tgid(), sleeps;
     struct call *call = under_way.lookup(&thread);
 
-    if (!call || call->at != POINT_READ)
+    if (!call || !call->skaddr || call->at != POINT_READ)
         return 0;
     sleeps = sleeps_so_far();
     if (sleeps == call->sleeps)
