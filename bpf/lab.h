@@ -66,6 +66,16 @@
         bpf_probe_read_kernel((to), (size), (const void *)(base) + (offset));                                          \
     })
 
+/* The same out of a part of the object that has been copied as a whole, which costs less than a copy for each member: the array
+ * `from` holds the bytes from offset `at` on. */
+#define read_copied(to, from, at, field) READ_COPIED(to, from, at, field)
+#define READ_COPIED(to, from, at, offset, size)                                                                        \
+    ({                                                                                                                 \
+        _Static_assert(sizeof(*(to)) == (size), "the variable is not as wide as the kernel's member");                 \
+        _Static_assert((offset) >= (at) && (offset) + (size) <= (at) + sizeof(from), "the member is not in the copy"); \
+        __builtin_memcpy((to), (from) + (offset) - (at), (size));                                                      \
+    })
+
 /* Where a member lies in its struct, for a pointer to the member that is to lead to the whole. */
 #define offset_of(field) OFFSET_OF(field)
 #define OFFSET_OF(offset, size) (offset)

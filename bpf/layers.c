@@ -48,13 +48,14 @@ struct call {
  * name when the programs are detached. */
 BPF_TABLE("lru_hash", u64, struct call, under_way, 65536);
 
-/* The ports only: most sockets end here. */
-static inline bool is_observed(const void *sk)
+/* Tells whether a socket has the port: most end here. `common` is then its beginning. */
+static inline bool is_observed(const void *sk, struct common *common)
 {
     u16 lport = 0, rport = 0;
 
-    kernel_read(&lport, sk, FIELD(sock_common, skc_num));
-    kernel_read(&rport, sk, FIELD(sock_common, skc_dport));
+    bpf_probe_read_kernel(common, sizeof(*common), sk);
+    read_copied(&lport, common->bytes, 0, FIELD(sock_common, skc_num));
+    read_copied(&rport, common->bytes, 0, FIELD(sock_common, skc_dport));
     return has_port(lport, bpf_ntohs(rport));
 }
 
@@ -82,10 +83,11 @@ static inline u64 sleeps_so_far(void)
 static inline int enters(u32 fd, u8 kind, u8 point)
 {
     struct call none = {}, *call;
+    struct common common;
     u64 thread = bpf_get_current_pid_tgid();
     const void *sk = socket_of(fd);
 
-    if (!sk || !is_observed(sk) || !is_64_bit())
+    if (!sk || !is_observed(sk, &common) || !is_64_bit())
         return 0;
     call = under_way.lookup_or_try_init(&thread, &none);
     if (!call) {
@@ -114,7 +116,7 @@ static inline void report_call(const struct call *call, s64 result)
         length = result;
     if (!length || length > LONGEST_CALL)
         return;
-    read_socket_endpoints(&ends, sk);
+    read_common_endpoints(&ends, sk);
     if (!is_watched(ends.netns))
         return;
     point = new_point(call->at);
@@ -245,22 +247,33 @@ ON_CGROUP_SKB(ingress)
     return 1;
 }
 
+/* The part of a packet's description that tells where its headers are. */
+#define SKB_PART offset_of(FIELD(sk_buff, protocol))
+struct skb_part {
+    u8 bytes[offset_of(FIELD(sk_buff, data)) + 8 - SKB_PART];
+};
+
 /* At a tracepoint, by what the packet's own memory says; its headers are not in pages, as the kernel sees to (eth_type_trans(),
  * ip_output()). A packet with IPv6 extension headers is passed over. */
-static inline int report_skb(const void *skb, u8 at, u32 network)
+static inline int report_skb(const void *skb, u8 at)
 {
+    struct skb_part part;
     struct packet packet = {};
     struct timestamp option = {};
     struct tcphdr tcp = {};
     const void *head = NULL, *data = NULL, *ip_header;
     u32 length = 0, header, netns = netns_of_device(skb);
-    u16 protocol = 0;
+    u16 protocol = 0, network = 0;
 
     if (!is_watched(netns))
         return 0;
-    kernel_read(&protocol, skb, FIELD(sk_buff, protocol));
-    kernel_read(&head, skb, FIELD(sk_buff, head));
-    ip_header = head + network;
+    bpf_probe_read_kernel(&part, sizeof(part), (const void *)skb + SKB_PART);
+    read_copied(&protocol, part.bytes, SKB_PART, FIELD(sk_buff, protocol));
+    read_copied(&network, part.bytes, SKB_PART, FIELD(sk_buff, network_header));
+    read_copied(&head, part.bytes, SKB_PART, FIELD(sk_buff, head));
+    read_copied(&data, part.bytes, SKB_PART, FIELD(sk_buff, data));
+    /* What comes in begins with the network header, which is not noted yet. */
+    ip_header = at == POINT_DEVICE_IN ? data : head + network;
     if (protocol == bpf_htons(ETH_P_IP)) {
         struct iphdr ip = {};
 
@@ -296,7 +309,6 @@ static inline int report_skb(const void *skb, u8 at, u32 network)
         bpf_probe_read_kernel(&option, sizeof(option), ip_header + header + sizeof(tcp));
     length = packet.ip_length;
     if (!length) { /* longer than its header can say */
-        kernel_read(&data, skb, FIELD(sk_buff, data));
         kernel_read(&length, skb, FIELD(sk_buff, len));
         length -= ip_header - data;
     }
@@ -308,37 +320,30 @@ static inline int report_skb(const void *skb, u8 at, u32 network)
 /* With softirqs off, so that nothing can interrupt it that comes here too. */
 ON_RAW_TRACEPOINT(net_dev_start_xmit)
 {
-    const void *skb = (const void *)ctx->args[0];
-    u16 network = 0;
-
     runs.increment(EVENT(net_dev_start_xmit));
-    kernel_read(&network, skb, FIELD(sk_buff, network_header));
-    return report_skb(skb, POINT_DEVICE_OUT, network);
+    return report_skb((const void *)ctx->args[0], POINT_DEVICE_OUT);
 }
 
-/* In softirq, or with softirqs off. The packet's data begin with the network header. */
+/* In softirq, or with softirqs off. */
 ON_RAW_TRACEPOINT(netif_receive_skb)
 {
-    const void *skb = (const void *)ctx->args[0], *head = NULL, *data = NULL;
-
     runs.increment(EVENT(netif_receive_skb));
-    kernel_read(&head, skb, FIELD(sk_buff, head));
-    kernel_read(&data, skb, FIELD(sk_buff, data));
-    return report_skb(skb, POINT_DEVICE_IN, data - head);
+    return report_skb((const void *)ctx->args[0], POINT_DEVICE_IN);
 }
 
 static inline int report_ready(const void *sk)
 {
     struct endpoints ends = {};
+    struct common common;
     struct point *point;
     u8 state = 0;
 
-    if (!is_observed(sk) || !is_tcp(sk))
+    if (!is_observed(sk, &common) || !is_tcp(sk))
         return 0;
-    kernel_read(&state, sk, FIELD(sock_common, skc_state));
+    read_copied(&state, common.bytes, 0, FIELD(sock_common, skc_state));
     if (state == TCP_LISTEN)
         return 0;
-    read_socket_endpoints(&ends, sk);
+    read_copied_endpoints(&ends, &common);
     if (!is_watched(ends.netns))
         return 0;
     point = new_point(POINT_READY);

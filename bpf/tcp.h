@@ -41,43 +41,40 @@ static inline u32 netns_of(const void *net)
     return inum;
 }
 
-/* The beginning of a socket in one copy, which costs less than one for each member. */
+/* The beginning of a socket of any kind, full ones, minisocks and request sockets: up to the last member that is read. */
 struct common {
     u8 bytes[offset_of(FIELD(sock_common, skc_v6_rcv_saddr)) + 16];
 };
 
-#define common_read(to, from, field) COMMON_READ(to, from, field)
-#define COMMON_READ(to, from, offset, size)                                                                            \
-    ({                                                                                                                 \
-        _Static_assert(sizeof(*(to)) == (size), "the variable is not as wide as the kernel's member");                 \
-        _Static_assert((offset) + (size) <= sizeof(struct common), "the member is behind what is copied");             \
-        __builtin_memcpy((to), (from)->bytes + (offset), (size));                                                      \
-    })
-
-/* What every kind of socket has: full ones, minisocks and request sockets. */
-static inline void read_common_endpoints(struct endpoints *to, const void *sk)
+static inline void read_copied_endpoints(struct endpoints *to, const struct common *common)
 {
-    struct common common = {};
     void *net = NULL;
     u32 local = 0, remote = 0;
     u16 family = 0, port = 0;
 
-    bpf_probe_read_kernel(&common, sizeof(common), sk);
-    common_read(&family, &common, FIELD(sock_common, skc_family));
-    common_read(&net, &common, FIELD(sock_common, skc_net));
+    read_copied(&family, common->bytes, 0, FIELD(sock_common, skc_family));
+    read_copied(&net, common->bytes, 0, FIELD(sock_common, skc_net));
     to->netns = netns_of(net);
-    common_read(&to->lport, &common, FIELD(sock_common, skc_num));
-    common_read(&port, &common, FIELD(sock_common, skc_dport));
+    read_copied(&to->lport, common->bytes, 0, FIELD(sock_common, skc_num));
+    read_copied(&port, common->bytes, 0, FIELD(sock_common, skc_dport));
     to->rport = bpf_ntohs(port);
     if (family == AF_INET6) {
-        common_read(&to->laddr, &common, FIELD(sock_common, skc_v6_rcv_saddr));
-        common_read(&to->raddr, &common, FIELD(sock_common, skc_v6_daddr));
+        read_copied(&to->laddr, common->bytes, 0, FIELD(sock_common, skc_v6_rcv_saddr));
+        read_copied(&to->raddr, common->bytes, 0, FIELD(sock_common, skc_v6_daddr));
     } else {
-        common_read(&local, &common, FIELD(sock_common, skc_rcv_saddr));
-        common_read(&remote, &common, FIELD(sock_common, skc_daddr));
+        read_copied(&local, common->bytes, 0, FIELD(sock_common, skc_rcv_saddr));
+        read_copied(&remote, common->bytes, 0, FIELD(sock_common, skc_daddr));
         map_ipv4(&to->laddr, local);
         map_ipv4(&to->raddr, remote);
     }
+}
+
+static inline void read_common_endpoints(struct endpoints *to, const void *sk)
+{
+    struct common common;
+
+    bpf_probe_read_kernel(&common, sizeof(common), sk);
+    read_copied_endpoints(to, &common);
 }
 
 /* A full socket's. Either side's port may still be zero: the local one before connect() has bound it, the remote one of a

@@ -1,7 +1,9 @@
 """What it costs to watch every layer of every request: `python -m lab.bench.layers`, as root, on an idle machine.
 
-Requests and replies of 64 bytes go to and fro over the lab's own wire, as fast as they can, for a while without the probe and for a
-while with it, in turns; and the points that were lost are counted.
+Requests and replies go to and fro over the lab's own wire, as fast as they can, for a while without the probe and for a while with
+it, in turns; and the points that were lost are counted. First between the demo's client and server; then between loops that do
+nothing else but send() and recv() 64 bytes, with a processor for each host, and with one for both: the least that a request can
+cost, to which the probe's 16 points are added.
 """
 
 import multiprocessing
@@ -10,13 +12,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import numpy as np
 from tabulate import tabulate
 
+from lab.demo.conversation import PORT, Conversation
+from lab.demo.process import converse
 from lab.exchanges import exchanges
 from lab.journeys import Ways
 from lab.netns import inside
@@ -25,13 +30,17 @@ from lab.recorder import DRAIN_INTERVAL_S
 from lab.ring import Events
 from lab.settle import settle
 from lab.topology import Topology, topology
+from lab.units import SECOND
 
 SIZE = 64
-PORT = 9999
 ROUNDS = 16
 SECONDS = 0.3
 CONNECTIONS = (1, 4)
 _FORK = multiprocessing.get_context("fork")
+
+
+Traffic = Callable[[Topology, int], AbstractContextManager[Callable[[float], float]]]
+"""Makes connections, and hands out what has requests made on them for so many seconds, which returns their rate."""
 
 
 class Row(NamedTuple):
@@ -52,16 +61,24 @@ class Row(NamedTuple):
 def main() -> None:
     """Measure everything and print a table."""
     cpus = sorted(os.sched_getaffinity(0))
-    rows = [measured(connections, of) for of in (cpus, cpus[:1]) for connections in CONNECTIONS]
-    head = ["requests of 64 bytes", "/s without", "/s attached", "ratio", "points", "lost", "whole %"]
+    rows = [measured(f"demo, {plural(connections)}", _conversing, connections) for connections in CONNECTIONS]
+    for where, of in (("a processor each", cpus), ("one for both", cpus[:1])):
+        loops = partial(_asking, cpus=of)
+        rows += [measured(f"loop, {plural(connections)}, {where}", loops, connections) for connections in CONNECTIONS]
+    head = ["requests", "/s without", "/s attached", "ratio", "points", "lost", "whole %"]
     print(tabulate(rows, headers=head, floatfmt=(".0f", ",.0f", ",.0f", ".3f", ",.0f", ".0f", ".3f")))
 
 
-def measured(connections: int, cpus: Sequence[int], rounds: int = ROUNDS, seconds: float = SECONDS) -> Row:
-    """Compare rounds with and without the probe, in turns, on the same connections."""
+def plural(connections: int) -> str:
+    """Say how many."""
+    return f"{connections} connection{'s' if connections > 1 else ''}"
+
+
+def measured(what: str, traffic: Traffic, connections: int, rounds: int = ROUNDS, seconds: float = SECONDS) -> Row:
+    """Compare rounds with and without the probe, in turns."""
     rates: dict[bool, list[float]] = {False: [], True: []}
     chunks: list[Events] = []
-    with topology() as net, _asking(net, connections, cpus) as ask:
+    with topology() as net, traffic(net, connections) as ask:
         hosts = net.inodes
         program = Program.load("layers", (f"PORT={PORT}", f"NETNS={hosts[0]}", f"PEER_NETNS={hosts[1]}"))
         lost = program.lost()
@@ -78,8 +95,6 @@ def measured(connections: int, cpus: Sequence[int], rounds: int = ROUNDS, second
     rows = exchanges(Ways(points[np.argsort(points["time_ns"], kind="stable")], hosts), PORT).rows
     whole = float((rows["layers_ns"] >= 0).all(axis=(1, 2)).mean()) * 100
     ratio = float(np.median(np.divide(rates[True], rates[False])))
-    where = "a processor each" if cpus[0] != cpus[-1] else "one processor for both"
-    what = f"{connections} connection{'s' if connections > 1 else ''}, {where}"
     medians = [float(np.median(rates[key])) for key in (False, True)]
     return Row(what, medians[0], medians[1], ratio, len(points), lost, whole)
 
@@ -105,6 +120,24 @@ def _draining(program: Program, chunks: list[Events]) -> Iterator[None]:
         thread.join()
         settle()
         chunks.append(ring.drain())
+
+
+@contextmanager
+def _conversing(net: Topology, connections: int) -> Iterator[Callable[[float], float]]:
+    """Hand out what has the demo's client and server talk for about so many seconds; that returns the requests per second."""
+    exchanges = 100
+
+    def ask(seconds: float) -> float:
+        nonlocal exchanges
+        with converse(net, Conversation(size_bits=SIZE * 8, exchanges=exchanges), connections=connections) as demo:
+            pass
+        calls = [connection.client.calls for connection in demo.connections]
+        took_ns = max(them[-1].enter_ns for them in calls) - min(them[0].exit_ns for them in calls)
+        rate = connections * exchanges * SECOND / took_ns
+        exchanges = int(rate * seconds / connections) + 1
+        return rate
+
+    yield ask
 
 
 @contextmanager
