@@ -116,7 +116,7 @@ static inline void report_call(const struct call *call, s64 result)
         length = result;
     if (!length || length > LONGEST_CALL)
         return;
-    read_common_endpoints(&ends, sk);
+    read_socket_endpoints(&ends, sk); /* a RST may have come meanwhile */
     if (!is_watched(ends.netns))
         return;
     point = new_point(call->at);
