@@ -14,8 +14,24 @@
     each(recvfrom, POINT_READ)                                                                                         \
     each(recvmsg, POINT_READ)                                                                                          \
     each(read, POINT_READ)                                                                                             \
-    each(readv, POINT_READ)
+    each(readv, POINT_READ)                                                                                            \
+    each(ppoll, WAITS)                                                                                                 \
+    each(pselect6, WAITS)                                                                                              \
+    each(epoll_pwait, WAITS)                                                                                           \
+    each(epoll_pwait2, WAITS)                                                                                          \
+    OLDER_CALLS(each)
+
+#if MACHINE_aarch64
+#define OLDER_CALLS(each)
+#else
+#define OLDER_CALLS(each)                                                                                              \
+    each(poll, WAITS)                                                                                                  \
+    each(select, WAITS)                                                                                                \
+    each(epoll_wait, WAITS)
+#endif
 /* clang-format on */
+
+#define WAITS 255 /* no point on the way: a call in which a reader may sleep until it is told of data */
 
 #define AT(name) 0
 #define LOAD load_skb
@@ -33,15 +49,18 @@
 /* Which of the probe's points is under way on this CPU (first_run() in lab.h). */
 enum slot { SLOT_READY };
 
-/* A system call under way; `skaddr` is 0 when none is. */
+/* What a thread is at: a call on a socket (`skaddr`), a wait for one (`waits`), or nothing of interest. `told_ns` is when it last came
+ * out of such a wait in which it had slept. */
 struct call {
     u64 enter_ns;
     u64 skaddr;
     u64 awake_ns;
+    u64 told_ns;
     u64 sleeps;
     u32 seq;
     u8 at;
-    u8 unused[3];
+    u8 waits;
+    u8 unused[2];
 };
 
 /* By thread, which keeps its entry from call to call: that costs less than making one for each. The loader empties maps of this
@@ -85,8 +104,17 @@ static inline int enters(u32 fd, u8 kind, u8 point)
     struct call none = {}, *call;
     struct common common;
     u64 thread = bpf_get_current_pid_tgid();
-    const void *sk = socket_of(fd);
+    const void *sk;
 
+    if (kind == WAITS) {
+        call = under_way.lookup(&thread);
+        if (call) {
+            call->waits = 1;
+            call->sleeps = sleeps_so_far();
+        }
+        return 0;
+    }
+    sk = socket_of(fd);
     if (!sk || !is_observed(sk, &common) || !is_64_bit())
         return 0;
     call = under_way.lookup_or_try_init(&thread, &none);
@@ -124,7 +152,10 @@ static inline void report_call(const struct call *call, s64 result)
         return;
     fill_ends(point, &ends, call->at == POINT_WRITE);
     point->enter_ns = call->enter_ns;
-    point->awake_ns = call->awake_ns;
+    if (call->at == POINT_READ) {
+        point->awake_ns = call->awake_ns;
+        point->told_ns = call->told_ns;
+    }
     point->seq = call->seq;
     point->length = length;
     events.ringbuf_submit(point, BPF_RB_NO_WAKEUP);
@@ -135,7 +166,15 @@ static inline int returns(s64 result)
     u64 thread = bpf_get_current_pid_tgid();
     struct call *call = under_way.lookup(&thread);
 
-    if (!call || !call->skaddr)
+    if (!call)
+        return 0;
+    if (call->waits) {
+        call->waits = 0;
+        if (sleeps_so_far() != call->sleeps)
+            call->told_ns = bpf_ktime_get_ns();
+        return 0;
+    }
+    if (!call->skaddr)
         return 0;
     if (result > 0)
         report_call(call, result);

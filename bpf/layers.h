@@ -19,6 +19,7 @@ struct point {
     u64 time_ns;
     u64 enter_ns; /* of a system call: when it was entered */
     u64 awake_ns; /* of a read: when its reader began to copy after it had slept for the last time; 0: it never slept */
+    u64 told_ns;  /* of a read: when its reader last came out of a poll or the like in which it had slept; 0: never */
     u8 saddr[16]; /* of who sends the data; network order, IPv4 as ::ffff:a.b.c.d */
     u8 daddr[16];
     u32 netns;  /* inode number of the network namespace in which this is */

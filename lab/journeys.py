@@ -180,9 +180,10 @@ class Ways:
         for stop, index in enumerate(points, Stop.FIRST_OUT):
             stops[:, stop] = values(index)
         ready_ns = stops[:, Stop.READY]
-        # Only who was there before the data can have slept until it came; who sleeps later waits for something else.
-        enter_ns, woken_ns = values(read, "enter_ns"), values(read, "awake_ns")
-        awake_ns = np.where(enter_ns <= ready_ns, np.maximum(woken_ns, ready_ns), ready_ns)
+        # A reader that was there before the data slept in its read() until it came, or else before that: in poll() and the like.
+        # Who sleeps later waits for something else.
+        enter_ns, woken_ns, told_ns = (values(read, name) for name in ("enter_ns", "awake_ns", "told_ns"))
+        awake_ns = np.maximum(np.where(enter_ns <= ready_ns, woken_ns, told_ns), ready_ns)
         picked_ns = np.maximum(enter_ns, awake_ns)
         known = (read != NONE) & (ready_ns != UNKNOWN)
         stops[:, Stop.AWAKE] = np.where(known, awake_ns, UNKNOWN)

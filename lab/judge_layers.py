@@ -72,7 +72,5 @@ def _judge_leg(
     # All that lies between: no layer is negative, and all together are the whole.
     yield judge.duration(subject, f"{name} shortest layer", Bracket(0, leg.travel.high, 0), int(layers.min()))
     yield judge.duration(subject, f"{name} on its way", leg.travel, int(layers[1:].sum()))
-    for layer in ("wake_up", "read"):
-        yield judge.duration(
-            subject, f"{name} {layer.replace('_', '-')}", leg.reading, int(layers[LAYERS.index(layer)])
-        )
+    for layer, truth in (("wake_up", leg.waking), ("read", leg.reading)):
+        yield judge.duration(subject, f"{name} {layer.replace('_', '-')}", truth, int(layers[LAYERS.index(layer)]))

@@ -4,8 +4,10 @@ What the kernel does for a call lies between the call's stamps, and nothing is r
 application takes part has an earliest and a latest time, and so has what lies between two of them.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 from lab.timeline import Call, Connection
 from lab.verdict import Bracket
@@ -15,13 +17,15 @@ from lab.verdict import Bracket
 class Leg:
     """A request or a reply: what was sent, and the calls of the two applications that matter.
 
-    `first` is the call that sent its first byte, `last` the one that sent its last; `read` the other side's that returned that.
+    `first` is the call that sent its first byte, `last` the one that sent its last; `read` the other side's that returned that, and
+    `wait` the one in which that side can have slept until it was there: the same, or a poll() right before it.
     """
 
     size: int
     first: Call
     last: Call
     read: Call
+    wait: Call
 
     @property
     def written(self) -> Bracket:
@@ -39,8 +43,13 @@ class Leg:
         return between(self.written, self.returned)
 
     @property
+    def waking(self) -> Bracket:
+        """How long the reader can have taken to wake up, from when it could know of the data."""
+        return _bracket(0, self.read.exit_ns - max(self.wait.enter_ns, self.last.enter_ns))
+
+    @property
     def reading(self) -> Bracket:
-        """How long the reader can have taken from when it could know of the data: to wake up, or to copy."""
+        """How long it can have taken to copy."""
         return _bracket(0, self.read.exit_ns - self.returned.low)
 
     @property
@@ -87,10 +96,10 @@ def turns(connection: Connection) -> list[Turn]:
     """Return the turns of a connection, in order: requests that were read, with replies of which the client has read something."""
     if connection.server is None:
         return []
-    ours, theirs = (_carrying(timeline.calls) for timeline in (connection.client, connection.server))
+    client, server = _Side(connection.client.calls), _Side(connection.server.calls)
     groups: list[tuple[list[Call], list[Call]]] = []
     before = "recv"
-    for call in ours:
+    for call in client.carrying:
         if call.name == "send" and before == "recv":
             groups.append(([], []))
         if groups:
@@ -103,25 +112,33 @@ def turns(connection: Connection) -> list[Turn]:
         reply = range(answered, answered + sum(call.result for call in receives))
         asked, answered = request.stop, reply.stop
         if request and reply:
-            read = _with_byte(theirs, "recv", request[-1])
-            first, last = (_with_byte(theirs, "send", byte) for byte in (reply[0], reply[-1]))
-            found.append(Turn(Leg(len(request), sends[0], sends[-1], read), Leg(len(reply), first, last, receives[-1])))
+            read, returned = server.with_byte("recv", request[-1]), receives[-1]
+            first, last = (server.with_byte("send", byte) for byte in (reply[0], reply[-1]))
+            asking = Leg(len(request), sends[0], sends[-1], read, server.waiting(read))
+            found.append(Turn(asking, Leg(len(reply), first, last, returned, client.waiting(returned))))
     return found
 
 
-def _carrying(calls: Sequence[Call]) -> list[Call]:
-    return [call for call in calls if call.name in ("send", "recv") and call.result > 0]
+class _Side:
+    """One application's calls."""
 
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self.carrying = [call for call in calls if call.name in ("send", "recv") and call.result > 0]
+        self._before = {call: before for before, call in pairwise(calls)}
+        self._named = {name: [call for call in self.carrying if call.name == name] for name in ("send", "recv")}
+        self._bounds = {name: list(accumulate(call.result for call in them)) for name, them in self._named.items()}
 
-def _with_byte(calls: Sequence[Call], name: str, byte: int) -> Call:
-    """Return the call that carried a byte of its direction, counted from 0."""
-    bound = 0
-    for call in calls:
-        if call.name == name:
-            bound += call.result
-            if byte < bound:
-                return call
-    raise LookupError(f"no {name}() carried byte {byte}, and the other side has it")
+    def with_byte(self, name: str, byte: int) -> Call:
+        """Return the call that carried a byte of its direction, counted from 0. Raises `LookupError` when none did."""
+        found = bisect_right(self._bounds[name], byte)
+        if found == len(self._named[name]):
+            raise LookupError(f"no {name}() carried byte {byte}, and the other side has it")
+        return self._named[name][found]
+
+    def waiting(self, read: Call) -> Call:
+        """Return the call in which a reader can have waited for what it then read."""
+        before = self._before.get(read, read)
+        return before if before.name == "poll" else read
 
 
 def _bracket(low_ns: int, high_ns: int) -> Bracket:

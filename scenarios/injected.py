@@ -7,11 +7,13 @@ higher class had its processor.
 
 import fcntl
 import os
+import platform
 import socket
 import struct
 import termios
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +38,7 @@ LIMIT_S = 20
 
 _ETHERNET, _IP, _UDP, _TCP = 14, {4: 20, 6: 40}, 8, 32
 _SIOCOUTQNSD = 0x894B
+_WAITS = {"x86_64": ("45", "7"), "aarch64": ("207", "73")}[platform.machine()]  # recvfrom; poll, ppoll
 
 
 @dataclass(frozen=True)
@@ -120,9 +123,16 @@ class Story:
 
     def hogged_server(self, delay_ns):
         """Keep the processor of a server that sleeps in read() busy with something that is more important."""
-        reader = threading.Thread(target=self._read_there, args=(self.hog.cpu,))
+        return self._hogged(delay_ns, self._read_there)
+
+    def hogged_poll(self, delay_ns):
+        """Do the same to a server that sleeps in poll() before it reads."""
+        return self._hogged(delay_ns, self._poll_there)
+
+    def _hogged(self, delay_ns, read):
+        reader = threading.Thread(target=read)
         reader.start()
-        self._until(lambda: _sleeps_on(reader.native_id, self.talk.child.fileno()))
+        self._until(lambda: _sleeps(reader.native_id))
         with self.hog.spinning():
             self.talk.client.send(bytes(SIZE))
             ready_ns = self._ready(self.talk.child)
@@ -132,8 +142,16 @@ class Story:
         self.talk.client.recv(SIZE)
         return 0, "wake_up", over_ns - ready_ns
 
-    def _read_there(self, cpu):
-        os.sched_setaffinity(0, {cpu})
+    def _read_there(self):
+        os.sched_setaffinity(0, {self.hog.cpu})
+        self.talk.server.recv(SIZE)
+
+    def _poll_there(self):
+        os.sched_setaffinity(0, {self.hog.cpu})
+        # It is known as a reader from its first read() on; to look at nothing is enough.
+        with suppress(BlockingIOError):
+            self.talk.child.recv(1, socket.MSG_DONTWAIT)
+        self.talk.server.poll()
         self.talk.server.recv(SIZE)
 
     def _answer(self):
@@ -156,7 +174,16 @@ class Story:
         return time.monotonic_ns()
 
 
-PLACES = ("wire", "wire_back", "bucket", "late_server", "thinking_server", "late_client", "hogged_server")
+PLACES = (
+    "wire",
+    "wire_back",
+    "bucket",
+    "late_server",
+    "thinking_server",
+    "late_client",
+    "hogged_server",
+    "hogged_poll",
+)
 
 
 def inject(net, version, hog, places=PLACES, delays_ns=DELAYS_NS):
@@ -190,10 +217,9 @@ def _asked(sock, what):
     return struct.unpack("=i", fcntl.ioctl(sock, what, bytes(4)))[0]
 
 
-def _sleeps_on(thread, fd):
-    """Tell whether a thread of this process sleeps in a system call on a file. Source: proc_pid_syscall(5)."""
-    words = Path(f"/proc/self/task/{thread}/syscall").read_text().split()
-    return len(words) > 1 and int(words[1], 16) == fd
+def _sleeps(thread):
+    """Tell whether a thread of this process sleeps in recvfrom() or poll(). Source: proc_pid_syscall(5)."""
+    return Path(f"/proc/self/task/{thread}/syscall").read_text().split()[0] in _WAITS
 
 
 def verdicts(judge, ways, told, connection):

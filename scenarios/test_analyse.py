@@ -339,5 +339,5 @@ def test_a_probe_that_swaps_the_ends_of_packets(judged):
 def test_a_probe_that_loses_returns_without_a_word(judged):
     """A system call whose return is never told is missing from its connection."""
     drop = r"\g<0>    if (call->kind == KIND_SEND)\n        return 0;\n"
-    wrong = judged(("syscalls.h", r"^    if \(!call\)\n        return 0;\n", drop))
+    wrong = judged(("calls.h", r"^    if \(!call\)\n        return 0;\n", drop))
     assert "system calls" in wrong

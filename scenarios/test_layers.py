@@ -39,7 +39,7 @@ def test_a_delay_is_in_its_layer_and_nowhere_else(lab, injected, version):
     ways, told, recording = injected
     judge = Judge(lab.scenario, "layers", ", ".join(recording.attach_points["layers"]), recording.missing("layers"))
     checks = lab.check(verdicts(judge, ways, *told[version]))
-    assert sum(check.quantity.startswith("all but") for check in checks) == len(told[version][0]) == 21
+    assert sum(check.quantity.startswith("all but") for check in checks) == len(told[version][0]) == 24
 
 
 @pytest.mark.parametrize(

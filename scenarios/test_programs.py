@@ -112,7 +112,7 @@ def test_a_full_map_is_a_counted_loss(net, counting):
 def test_interfaces_with_one_index_are_refused(net, counting):
     """An event's ifindex has to tell which interface it was."""
     twins = (net.client.device, net.client.device)
-    with pytest.raises(LabError, match="same index"), counting().attached(twins):
+    with pytest.raises(LabError, match="same index"), record(programs={"counting": counting()}, devices=twins):
         pass
 
 

@@ -62,6 +62,10 @@ VARIANTS = {
         [(r"return report_ready\(.*\);", "return 0;"), (CALL_TOLD, READY_WITH_THE_CALL)],
         {"request queue", "all but queue"},
     ),
+    "sleep in poll() not noticed": (
+        [(r"call->told_ns = bpf_ktime_get_ns\(\);", "call->told_ns = 0;")],
+        {"request wake_up", "all but wake_up"},
+    ),
     "sleep not noticed": ([(r"call->awake_ns = bpf_ktime_get_ns\(\);", "")], {"request wake_up", "all but wake_up"}),
     "every 7th segment not told": (
         [(r"^static inline void report_segment\(.*\n\{\n", NOT_EVERY_ONE)],

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import socket
 import struct
 import time
@@ -57,6 +58,12 @@ class StampedSocket:
                 break
             received += part
         return bytes(received)
+
+    def poll(self) -> None:
+        """Wait until there is something to read."""
+        waiting = select.poll()
+        waiting.register(self._socket, select.POLLIN)
+        self._stamp("poll", lambda: len(waiting.poll()))
 
     def recv_until_end(self) -> None:
         """Read until the peer has closed, or reset."""

@@ -12,7 +12,7 @@ WIRE       driver to driver: also native XDP, and the receiver's backlog before 
 RECEIVE    receiver: from the driver to TC ingress: generic XDP, packet sockets
 IP         receiver: TC ingress to TCP: routing, netfilter
 TCP        receiver: until the socket tells its reader; also waiting for segments in between that are missing
-WAKE-UP    receiver: until a reader that slept in its read() runs again and copies
+WAKE-UP    receiver: until a reader that slept runs again: in its read(), up to copying, or in poll, select or epoll_wait before
 QUEUE      receiver: data is there, and the application has not come for it yet
 READ       receiver: copying, up to the return of the read() that returned the last byte
 ELSEWHERE  what nobody watched: without --peer-netns the other host, and the wire
@@ -24,8 +24,8 @@ sent; - and null are layers that nobody watched. Times are on CLOCK_MONOTONIC, s
 --packets shows each segment instead, a second after it was sent: its own way, what became of it (delivered; duplicate: had come
 before; not accepted: came, and never reached TCP; lost; not seen: nobody watched), and what the read() returned when that was more.
 
-A reply is over when the client writes again, has closed, or has read nothing for a second. A reader that waits in epoll or poll is
-not in read(): its waking up is part of QUEUE. Transmissions of the same millisecond cannot be told apart: the later one counts.
+A reply is over when the client writes again, has closed, or has read nothing for a second. Transmissions of the same millisecond
+cannot be told apart: the later one counts. A thread's first wait in poll, select or epoll_wait is not seen, but as QUEUE.
 Not seen: requests whose reply begins before they were read (pipelining; counted), calls of io_uring, sendfile(), splice(),
 sendmmsg(), recvmmsg() and 32-bit programs, and what a packet with IPv6 extension headers does at the drivers.
 """

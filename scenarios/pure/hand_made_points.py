@@ -20,7 +20,7 @@ MSS = 1000
 PORT = 80
 
 _KINDS = {
-    **dict.fromkeys(("time_ns", "enter_ns", "awake_ns"), "u8"),
+    **dict.fromkeys(("time_ns", "enter_ns", "awake_ns", "told_ns"), "u8"),
     **dict.fromkeys(("netns", "seq", "length", "tsval"), "u4"),
     **dict.fromkeys(("sport", "dport"), "u2"),
     **dict.fromkeys(("at", "flags"), "u1"),
@@ -158,20 +158,21 @@ class Network:
             if expected == before:
                 continue
             waiting_since = self.now_ns - 5 if self.random.random() < 0.5 else 0
+            polls = not waiting_since and self.random.random() < 0.5
             ready_ns = self.later(100)
             self.rows.append(point(ready_ns, At.READY, seq + expected, 0, flow))
             if expected == total:
                 stops[Stop.READY] = ready_ns
             if expected == total or self.random.random() < 0.5:
+                told_ns = self.later() if polls else self.random.choice([0, 1, ready_ns - 1])
                 enter_ns = waiting_since or self.later()
                 awake_ns = self.later() if waiting_since else 0
                 time_ns = self.later()
-                self.rows.append(
-                    point(time_ns, At.READ, seq + read, expected - read, flow, enter_ns=enter_ns, awake_ns=awake_ns)
-                )
+                known = {"enter_ns": enter_ns, "awake_ns": awake_ns, "told_ns": told_ns}
+                self.rows.append(point(time_ns, At.READ, seq + read, expected - read, flow, **known))
                 read = expected
                 stops |= {
-                    Stop.AWAKE: awake_ns or ready_ns,
+                    Stop.AWAKE: awake_ns or (told_ns if polls else ready_ns),
                     Stop.PICKED: awake_ns or enter_ns,
                     Stop.READ: time_ns,
                 }

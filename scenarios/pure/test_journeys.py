@@ -179,7 +179,7 @@ def test_a_million_points_in_two_seconds():
     many = np.tile(once, copies)
     number = np.repeat(np.arange(copies), len(once))
     later_ns = (number // 100 * once["time_ns"].max()).astype(np.uint64)
-    for name in ("time_ns", "enter_ns", "awake_ns"):
+    for name in ("time_ns", "enter_ns", "awake_ns", "told_ns"):
         many[name] += later_ns * (many[name] > 0)
     for end, other in (("sport", "dport"), ("dport", "sport")):
         many[end] = np.where(many[other] == PORT, 20000 + number, many[end])

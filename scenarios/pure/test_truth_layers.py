@@ -1,0 +1,84 @@
+"""Where the time of a request must have gone: brackets from stamps that are written by hand."""
+
+import pytest
+
+from lab.tcp import Flow
+from lab.timeline import Call, Connection, Timeline
+from lab.truth_layers import turns
+from lab.verdict import Bracket
+
+FLOW = Flow("192.0.2.1", 40000, "192.0.2.2", 9999)
+
+
+def connection(client, server):
+    """Return a connection of these calls: (name, enter, exit, result)."""
+    sides = (("client", FLOW, client), ("server", FLOW.reversed(), server))
+    return Connection(*(Timeline(role, flow, calls=[Call(*call) for call in calls]) for role, flow, calls in sides))
+
+
+CLIENT = [
+    ("connect", 0, 50),
+    ("send", 100, 120, 10),
+    ("recv", 130, 400, 5),
+    ("recv", 410, 500, 15),
+    ("close", 600, 610),
+]
+SERVER = [("accept", 10, 60), ("recv", 90, 200, 10), ("send", 250, 280, 20), ("close", 700, 710)]
+
+
+def test_one_request():
+    """Each stop has the stamps of its call, and nothing is read before it was written."""
+    (turn,) = turns(connection(CLIENT, SERVER))
+    assert (turn.request.size, turn.reply.size) == (10, 20)
+    assert turn.request.written[:2] == (100, 120)
+    assert turn.request.returned[:2] == (100, 200)
+    assert turn.reply.returned[:2] == (410, 500)
+    assert turn.request.travel[:2] == (0, 100)
+    assert turn.application[:2] == (50, 180)
+    assert turn.round_trip[:2] == (290, 400)
+    assert turn.thinking == Bracket(0, 0, 0)
+    assert turn.request.waking[:2] == turn.request.reading[:2] == (0, 100)
+    assert turn.reply.waking[:2] == (0, 90)
+    assert turn.others(Bracket(50, 180, 100)) == Bracket(0, 350, 0)
+
+
+def test_requests_in_pieces():
+    """A request in two writes is read in one; the second request has calls of its own."""
+    client = [("send", 0, 5, 3), ("send", 10, 15, 4), ("recv", 20, 80, 6), ("send", 90, 95, 1), ("recv", 96, 120, 1)]
+    server = [("recv", 1, 30, 7), ("send", 40, 45, 2), ("send", 50, 55, 4), ("recv", 60, 99, 1), ("send", 100, 101, 1)]
+    first, second = turns(connection(client, server))
+    assert first.thinking[:2] == (5, 15)
+    assert first.request.written[:2] == (10, 15)
+    assert (first.reply.first.enter_ns, first.reply.last.enter_ns) == (40, 50)
+    assert first.application[:2] == (20, 45)
+    assert second.request.returned[:2] == (90, 99)
+    assert second.round_trip[:2] == (100 - 95, 30)
+
+
+def test_a_reader_that_polls():
+    """Who waits in poll() may wake up there; copying is the read's alone."""
+    server = [SERVER[0], ("poll", 70, 150, 1), ("recv", 160, 200, 10), *SERVER[2:]]
+    (turn,) = turns(connection(CLIENT, server))
+    assert turn.request.waking[:2] == (0, 100)
+    assert turn.request.reading[:2] == (0, 40)
+
+
+@pytest.mark.parametrize(
+    ("client", "server"),
+    [
+        (CLIENT[:1], SERVER[:1]),
+        ([("connect", 0, 1), ("send", 2, 3, 10), ("recv", 4, 5, 0, "ECONNRESET")], [("accept", 0, 1), ("close", 2, 3)]),
+        ([("connect", 0, 1), ("recv", 4, 5, 7)], [("accept", 0, 1), ("send", 2, 3, 7)]),
+    ],
+    ids=["silence", "reset", "a greeting"],
+)
+def test_no_request(client, server):
+    """What nobody asked for, or nobody answered, is no turn; neither is anything of a connection that was never accepted."""
+    there = connection(client, server)
+    assert turns(there) == turns(Connection(there.client, None)) == []
+
+
+def test_a_byte_from_nowhere():
+    """Stamps that contradict each other are an error, and no bracket."""
+    with pytest.raises(LookupError, match="carried byte 9"):
+        turns(connection(CLIENT, [("recv", 90, 200, 5), *SERVER[2:]]))
