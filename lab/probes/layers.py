@@ -31,12 +31,9 @@ sendmmsg(), recvmmsg() and 32-bit programs, and what a packet with IPv6 extensio
 """
 
 import argparse
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from lab import layer_text, live
 from lab.demo.conversation import PORT
@@ -66,7 +63,7 @@ examples:
   lab layers --recording results/latest/recording-1.npz --waterfall
 """
 
-_JOIN_INTERVAL_NS = 200_000_000
+_INTERVAL_S = 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,22 +119,11 @@ def _watch(args: argparse.Namespace, show: Show) -> None:
     inodes = tuple(device.inode for device in devices)
     program = Program.load("layers", (f"PORT={args.port}", f"NETNS={inodes[0]}", f"PEER_NETNS={inodes[-1]}"))
     follow = FollowPackets(inodes) if args.packets else FollowExchanges(args.port, inodes)
-    ring = program.ring
-    if ring is None:
-        raise TypeError("the program has no ring")
-    nothing = np.zeros(0, ring.dtype)
-    waiting: list[np.ndarray] = []
-    joined_ns = 0
-    with live.events_by_time(program, args.seconds, devices, idle=True) as batches:
+    with live.collected(program, _INTERVAL_S, args.seconds, devices) as batches:
         show.start()
-        for batch in batches:
-            waiting.append(batch)
-            now_ns = time.monotonic_ns()
-            if now_ns >= joined_ns + _JOIN_INTERVAL_NS:
-                show.rows(follow.rows(np.concatenate(waiting), now_ns))
-                waiting = []
-                joined_ns = time.monotonic_ns()
-        show.rows(follow.rows(np.concatenate([*waiting, nothing]), time.monotonic_ns(), final=True))
+        for batch, complete_ns in batches:
+            show.rows(follow.rows(batch, complete_ns))
+        show.rows(follow.rows(batch[:0], complete_ns, final=True))
     show.note(follow.end())
 
 
