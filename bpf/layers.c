@@ -145,8 +145,6 @@ static inline void report_call(const struct call *call, s64 result)
     if (!length || length > LONGEST_CALL)
         return;
     read_socket_endpoints(&ends, sk); /* a RST may have come meanwhile */
-    if (!is_watched(ends.netns))
-        return;
     point = new_point(call->at);
     if (!point)
         return;
@@ -243,7 +241,6 @@ static inline u32 netns_of_device(const void *skb)
 static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct packet *packet)
 {
     struct timestamp option = {};
-    u64 skb = (u64)ctx;
     u32 end, netns;
 
     if (packet->problem || packet->protocol != IPPROTO_TCP || !has_port(packet->sport, packet->dport))
@@ -251,8 +248,7 @@ static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct p
     end = packet->ip_length ? packet->ip_at + packet->ip_length : ctx->len;
     if (packet->payload_at >= packet->transport_at + 20 + 12)
         bpf_skb_load_bytes(ctx, packet->transport_at + 20, &option, sizeof(option));
-    /* What has been in memory is a number to the verifier, which can be added to. */
-    netns = netns_of_device((const void *)*(volatile u64 *)&skb);
+    netns = netns_of_device(ctx);
     if (is_watched(netns))
         report_segment(at, packet, end > packet->payload_at ? end - packet->payload_at : 0, tsval_of(&option), netns);
 }

@@ -45,16 +45,6 @@ static inline bool has_port(u16 sport, u16 dport)
     return sport == PORT || dport == PORT;
 }
 
-/* -DNETNS=n -DPEER_NETNS=n: only what happens in these network namespaces; without, everywhere. */
-static inline bool is_watched(u32 netns)
-{
-#if defined(NETNS) && defined(PEER_NETNS)
-    return netns == NETNS || netns == PEER_NETNS;
-#else
-    return true;
-#endif
-}
-
 /* The clock is read when the record has its place in the ring: whoever reads the ring up to its end at a time has every point
  * that was stamped before. */
 static inline struct point *new_point(u8 at)

@@ -8,13 +8,10 @@ import select
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
@@ -23,11 +20,8 @@ from lab.errors import LabError
 from lab.netns import inode_of
 from lab.program import Program
 from lab.recorder import DRAIN_INTERVAL_S
-from lab.ring import Events, Ring
+from lab.ring import Events
 from lab.settle import settle
-
-MOST_COLLECTED = 4_000_000
-"""Events that wait for a tool that is slow, some hundred megabytes."""
 
 _LOOK_INTERVAL_S = 0.2  # between looks at whether the devices are still there
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -145,91 +139,6 @@ def events_by_time(
     with ticks(program, DRAIN_INTERVAL_S, seconds, devices, netns) as times:
         ring.drain()
         yield batches(times)
-
-
-class Collector:
-    """Drains a ring on a thread of its own: what is done with the events may take longer than the ring holds them.
-
-    No more than `MOST_COLLECTED` wait; what comes then is dropped, and counted by `dropped`.
-    """
-
-    def __init__(self, ring: Ring) -> None:
-        self.dropped = 0
-        self._ring = ring
-        self._chunks: list[Events] = []
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._drain_by_timer, name="collect", daemon=True)
-
-    def take(self) -> Events:
-        """Return what has come until now, in the order of the ring."""
-        with self._lock:
-            self._drain()
-            chunks, self._chunks = self._chunks, []
-        if self._failure is not None:
-            raise self._failure
-        return np.concatenate([np.zeros(0, self._ring.dtype), *chunks])
-
-    def __enter__(self) -> Self:
-        self._ring.drain()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _drain(self) -> None:
-        events = self._ring.drain()
-        if sum(map(len, self._chunks)) > MOST_COLLECTED:
-            self.dropped += len(events)
-        elif events.size:
-            self._chunks.append(events)
-
-    def _drain_by_timer(self) -> None:
-        try:
-            while not self._stop.wait(DRAIN_INTERVAL_S):
-                with self._lock:
-                    self._drain()
-        except BaseException as error:  # noqa: BLE001 (raised again by the thread that takes)
-            self._failure = error
-
-
-@contextmanager
-def collected(
-    program: Program, interval_s: float, seconds: float | None = None, devices: Sequence[Device] = ()
-) -> Iterator[Iterator[tuple[Events, int]]]:
-    """Attach a program and hand out its events each interval, sorted by kernel time, and a time up to which they are complete.
-
-    They are drained on a thread of their own (`Collector`). There is a batch each interval, an empty one when nothing has come.
-    """
-    if program.ring is None:
-        raise TypeError("a program without a ring has no events: ask for its totals")
-
-    def batches(times: Iterator[None], collector: Collector) -> Iterator[tuple[Events, int]]:
-        waiting, dropped = collector.take(), 0
-        for _ in times:
-            complete_ns = time.monotonic_ns()
-            settle()  # as for `events_by_time`
-            settle()
-            waiting = np.concatenate([waiting, collector.take()])
-            waiting = waiting[np.argsort(waiting["time_ns"], kind="stable")]
-            complete = int(np.searchsorted(waiting["time_ns"], np.uint64(complete_ns), side="right"))
-            yield waiting[:complete], complete_ns
-            waiting = waiting[complete:]
-            if collector.dropped > dropped:
-                print(
-                    f"lab: {collector.dropped - dropped} events came too fast: the output is not complete",
-                    file=sys.stderr,
-                )
-                dropped = collector.dropped
-        yield waiting, time.monotonic_ns()
-
-    with ticks(program, interval_s, seconds, devices) as times, Collector(program.ring) as collector:
-        yield batches(times, collector)
 
 
 @contextmanager

@@ -80,14 +80,14 @@ def measured(what: str, traffic: Traffic, connections: int, rounds: int = ROUNDS
     chunks: list[Events] = []
     with topology() as net, traffic(net, connections) as ask:
         hosts = net.inodes
-        program = Program.load("layers", (f"PORT={PORT}", f"NETNS={hosts[0]}", f"PEER_NETNS={hosts[1]}"))
+        program = Program.load("layers")
         lost = program.lost()
         ask(0.2)
         for number in range(rounds):
             for attached in (False, True) if number % 2 else (True, False):
                 with ExitStack() as stack:
                     if attached:
-                        stack.enter_context(program.attached(net.devices))
+                        stack.enter_context(program.attached(net.devices, hosts))
                         stack.enter_context(_draining(program, chunks))
                     rates[attached].append(ask(seconds))
         lost = program.lost() - lost

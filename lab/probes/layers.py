@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab import layer_text, live
+from lab.collected import collected
 from lab.demo.conversation import PORT
 from lab.device import Device
 from lab.errors import LabError
@@ -117,9 +118,9 @@ def _watch(args: argparse.Namespace, show: Show) -> None:
     elif args.peer_interface is not None:
         raise LabError("--peer-interface is one of the other host's: give --peer-netns as well")
     inodes = tuple(device.inode for device in devices)
-    program = Program.load("layers", (f"PORT={args.port}", f"NETNS={inodes[0]}", f"PEER_NETNS={inodes[-1]}"))
+    program = Program.load("layers", (f"PORT={args.port}",))
     follow = FollowPackets(inodes) if args.packets else FollowExchanges(args.port, inodes)
-    with live.collected(program, _INTERVAL_S, args.seconds, devices) as batches:
+    with collected(program, _INTERVAL_S, args.seconds, devices, inodes) as batches:
         show.start()
         for batch, complete_ns in batches:
             show.rows(follow.rows(batch, complete_ns))
