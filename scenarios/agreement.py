@@ -8,6 +8,8 @@ from collections import Counter
 import numpy as np
 
 from lab import probes
+from lab.demo.conversation import PORT
+from lab.journeys import At
 from lab.measure import transitions
 from lab.packet import ACK, FIN, RST, SYN, TCP
 from lab.recording import CLOCK
@@ -35,6 +37,7 @@ def seen(recording, inodes):
         "duration": _mine(events["duration"], "ifindex", devices),
         "packets": _mine(events["packets"], "ifindex", devices),
         "flows": _mine(totals["flows"], "ifindex", devices),
+        "layers": _mine(events["layers"], "netns", hosts),
         "inodes": {index: inode for index, (_, inode) in recording.devices.items()},
         "merged": recording.merged(),
     }
@@ -135,6 +138,19 @@ def states_frame_the_segments_on_the_interface(seen):
     assert checked, "neither host has opened or closed a connection"
 
 
+def layers_and_packets_see_the_same_segments(seen):
+    """Each segment with data of the port that both watch comes to the driver, to XDP and to TC ingress, in this order."""
+    xdp = seen["packets"][(seen["packets"]["sport"] == PORT) | (seen["packets"]["dport"] == PORT)]
+    xdp = xdp[xdp["payload_length"] > 0]
+    came, passed = (
+        seen["layers"][(seen["layers"]["at"] == at) & (seen["layers"]["length"] > 0)] for at in (At.DEVICE_IN, At.TC_IN)
+    )
+    where = (*FLOW, "seq")
+    assert counted(came, *where) == counted(xdp, *where) == counted(passed, *where)
+    assert (_times_by_key(came, *where) <= _times_by_key(xdp, *where)).all()
+    assert (_times_by_key(xdp, *where) <= _times_by_key(passed, *where)).all()
+
+
 FACTS = (
     one_order,
     packets_and_flows_count_the_same,
@@ -144,6 +160,7 @@ FACTS = (
     states_and_analyse_see_the_same_changes,
     rtt_and_analyse_see_the_same_segments,
     states_frame_the_segments_on_the_interface,
+    layers_and_packets_see_the_same_segments,
 )
 
 
@@ -166,6 +183,8 @@ def _mine(rows, name, values):
 
 def _keys(rows, *names):
     """Each row's values under these names, as something that can be counted and sorted."""
+    if not len(rows):
+        return np.zeros(0, "V1")
     columns = [np.ascontiguousarray(rows[name]).view(np.uint8).reshape(len(rows), -1) for name in names]
     return np.ascontiguousarray(np.concatenate(columns, axis=1)).view(f"V{sum(c.shape[1] for c in columns)}")[:, 0]
 
