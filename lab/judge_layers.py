@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lab.arrivals import turns as connections_in_time
+from lab.carried import Way
 from lab.exchanges import LEGS, exchanges
 from lab.journeys import LAYERS, Rows, Stop, Ways
 from lab.measure import UNKNOWN
@@ -13,6 +14,7 @@ from lab.observed import Observed
 from lab.tcp import Flow, address_text
 from lab.truth_layers import Leg, Turn, turns
 from lab.verdict import Bracket, Check, Judge
+from lab.wire.segments import Flag, has
 
 
 def judge_all(observed: Observed, judge: Judge) -> Iterator[Check]:
@@ -28,8 +30,13 @@ def judge_all(observed: Observed, judge: Judge) -> Iterator[Check]:
         explained += len(mine)
         expected = turns(connection)
         yield judge.equal(str(flow), "requests with a reply", len(expected), len(mine))
+        ways = []
+        if observed.wire:
+            ways = [observed.wire.way(it, since_ns=since_ns, until_ns=until_ns) for it in (flow, flow.reversed())]
         for turn, row in zip(expected, mine, strict=False):
             yield from judge_request(judge, turn, row)
+            for number, way in enumerate(ways):
+                yield from _judge_on_wire(judge, number, turn, row, way)
     yield judge.equal("all connections", "requests of no connection", 0, len(rows) - explained)
 
 
@@ -44,7 +51,7 @@ def requests_by_flow(rows: Rows) -> dict[Flow, Rows]:
 
 def judge_request(judge: Judge, turn: Turn, row: np.void) -> Iterator[Check]:
     """Yield every check of one request and its reply."""
-    subject = f"{address_text(row['caddr'].tobytes())}:{row['cport']} request {int(row['number']) + 1}"
+    subject = _subject(row)
     layers = row["layers_ns"]
     unseen = [
         f"{leg} {name}"
@@ -63,6 +70,10 @@ def judge_request(judge: Judge, turn: Turn, row: np.void) -> Iterator[Check]:
         )
 
 
+def _subject(row: np.void) -> str:
+    return f"{address_text(row['caddr'].tobytes())}:{row['cport']} request {int(row['number']) + 1}"
+
+
 def _judge_leg(
     judge: Judge, subject: str, name: str, leg: Leg, size: int, stops: np.ndarray, layers: np.ndarray
 ) -> Iterator[Check]:
@@ -74,3 +85,31 @@ def _judge_leg(
     yield judge.duration(subject, f"{name} on its way", leg.travel, int(layers[1:].sum()))
     for layer, truth in (("wake_up", leg.waking), ("read", leg.reading)):
         yield judge.duration(subject, f"{name} {layer.replace('_', '-')}", truth, int(layers[LAYERS.index(layer)]))
+
+
+def _judge_on_wire(judge: Judge, number: int, turn: Turn, row: np.void, way: Way) -> Iterator[Check]:
+    """Judge what the wire's log knows of the last byte: how often it was sent, and what had happened before and after that.
+
+    Which of several transmissions came first to TCP nobody knows: it is one of those that the wire has carried.
+    """
+    subject, name, leg = _subject(row), LEGS[number], (turn.request, turn.reply)[number]
+    isn = way.left["seq"][has(way.left, Flag.SYN)][:1].astype(np.int64)
+    if not len(isn):
+        return
+    last = (isn[0] + leg.end) % 2**32
+    left, arrived = (
+        some[(last - some["seq"].astype(np.int64)) % 2**32 < some["payload"]] for some in (way.left, way.arrived)
+    )
+    yield judge.equal(subject, f"{name} times sent", len(left), int(row["sent"][number]))
+    if not len(left) or not len(arrived):
+        return
+    stops, layers = row["stops"][number], dict(zip(LAYERS, row["layers_ns"][number].tolist(), strict=True))
+    sent_ns, came_ns = int(left["arrived_high_ns"].min()), int(arrived["sent_low_ns"].min())
+    yield judge.duration(subject, f"{name} write", Bracket(0, max(0, sent_ns - leg.last.enter_ns), 0), layers["write"])
+    held_ns = max(0, int((arrived["sent_low_ns"] - arrived["arrived_high_ns"]).min()))
+    longest_ns = leg.returned.high - leg.last.enter_ns
+    yield judge.duration(subject, f"{name} wire", Bracket(held_ns, longest_ns, held_ns), layers["wire"])
+    given = Bracket(leg.last.enter_ns, int(arrived["arrived_high_ns"].max()), sent_ns)
+    yield judge.duration(subject, f"{name} given to the driver at", given, int(stops[Stop.DEVICE_OUT]))
+    taken = Bracket(came_ns, leg.returned.high, came_ns)
+    yield judge.duration(subject, f"{name} taken from the driver at", taken, int(stops[Stop.DEVICE_IN]))

@@ -17,11 +17,13 @@ from lab.verdict import Bracket
 class Leg:
     """A request or a reply: what was sent, and the calls of the two applications that matter.
 
-    `first` is the call that sent its first byte, `last` the one that sent its last; `read` the other side's that returned that, and
-    `wait` the one in which that side can have slept until it was there: the same, or a poll() right before it.
+    `end` is the position behind its last byte, counted from the stream's first. `first` is the call that sent its first byte, `last`
+    the one that sent its last; `read` the other side's that returned that, and `wait` the one in which that side can have slept until
+    it was there: the same, or a poll() right before it.
     """
 
     size: int
+    end: int
     first: Call
     last: Call
     read: Call
@@ -114,8 +116,9 @@ def turns(connection: Connection) -> list[Turn]:
         if request and reply:
             read, returned = server.with_byte("recv", request[-1]), receives[-1]
             first, last = (server.with_byte("send", byte) for byte in (reply[0], reply[-1]))
-            asking = Leg(len(request), sends[0], sends[-1], read, server.waiting(read))
-            found.append(Turn(asking, Leg(len(reply), first, last, returned, client.waiting(returned))))
+            asking = Leg(len(request), request.stop, sends[0], sends[-1], read, server.waiting(read))
+            answering = Leg(len(reply), reply.stop, first, last, returned, client.waiting(returned))
+            found.append(Turn(asking, answering))
     return found
 
 
