@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lab import durations
 from lab.durations import DurationsFile, Histogram, line, read_durations
 from lab.errors import LabError
+from lab.picture import require_drawable
 
 pytestmark = pytest.mark.rootless
 
@@ -143,6 +144,6 @@ def test_nothing_to_draw(tmp_path):
     with pytest.raises(LabError, match="no duration is known"):
         Histogram().draw(tmp_path / "graph.png")
     with pytest.raises(LabError, match="no name for a picture"):
-        durations.require_drawable(tmp_path / "graph.doc")
+        require_drawable(tmp_path / "graph.doc")
     with pytest.raises(LabError, match="cannot be written"):
-        durations.require_drawable(tmp_path / "nowhere" / "graph.png")
+        require_drawable(tmp_path / "nowhere" / "graph.png")
