@@ -62,8 +62,8 @@ def _stack(axes: "Axes", rows: Rows) -> None:
     rows = rows[np.argsort(rows["total_ns"], kind="stable")]
     marks = []
     for bar, rank in enumerate(PERCENTILES):
-        middle = min(len(rows) - 1, len(rows) * rank // 100)
-        reach = max(1, int(len(rows) * _ABOUT))
+        middle = max(0, -(-len(rows) * rank // 100) - 1)  # as the table has it: inverted_cdf
+        reach = int(len(rows) * _ABOUT)
         some = rows[max(0, middle - reach) : middle + reach + 1]
         times = np.where(some["layers_ns"] == UNKNOWN, 0, some["layers_ns"]).mean(axis=0) / 1000
         parts = [(times[leg][layer], _COLOURS[layer], leg) for leg in range(len(LEGS)) for layer in range(len(LAYERS))]
