@@ -142,7 +142,8 @@ def summary_lines(rows: Rows) -> Iterator[str]:
         times = "".join(f" {_us(row[name]):>10}" for name in (*(f"p{rank}_ns" for rank in PERCENTILES), "max_ns"))
         share = row["share"]
         percent = f"{share:.1%}" if isinstance(share, float) else "-"
-        yield f"{row['leg']:<8} {row['layer']:<12} {row['host']:<7}{times} {percent:>7}"
+        layer = str(row["layer"]).replace("_", "-")
+        yield f"{row['leg']:<8} {layer:<12} {row['host']:<7}{times} {percent:>7}"
 
 
 def histograms(rows: Rows) -> Iterator[str]:
@@ -153,7 +154,7 @@ def histograms(rows: Rows) -> Iterator[str]:
             times = times[times != UNKNOWN]
             if times.any():
                 slots = np.minimum(np.log2(np.maximum(times, 1)).astype(int), SLOTS - 1)
-                yield f"\n{name}, {what} ({host_of(leg, layer)})"
+                yield f"\n{name}, {what.replace('_', '-')} ({host_of(leg, layer)})"
                 yield from picture(np.bincount(slots, minlength=SLOTS).tolist(), "nsecs")
 
 
