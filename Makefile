@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools \
 	curl iperf3 redis-tools
+# Scenarios do not meet: each has hosts of its own. A file's share what they have built.
+PARALLEL := --numprocesses 2 --dist loadfile
 # As root also in a folder that apt's own user cannot read.
 DOWNLOAD := apt-get -qq -o APT::Sandbox::User=root download
 SOAK_RUNS := 20
@@ -21,11 +23,11 @@ demo: setup
 	@$(BIN)/lab demo
 
 test: setup
-	@$(BIN)/pytest scenarios
+	@$(BIN)/pytest scenarios $(PARALLEL)
 
 # What needs neither privileges nor a kernel of any kind: seconds.
 rootless: setup
-	@$(BIN)/pytest scenarios -m rootless
+	@$(BIN)/pytest scenarios $(PARALLEL) -m rootless
 
 # What pre-commit runs as well.
 check: setup
@@ -45,7 +47,7 @@ soak: setup
 		load=""; \
 		if [ $$((run % 2)) -eq 0 ]; then stress-ng --quiet --cpu 0 --timeout 1h & load=$$!; fi; \
 		echo "run $$run of $(SOAK_RUNS)$${load:+, all processors busy}"; \
-		$(BIN)/pytest $(SOAK_OF) -q -m "not rootless"; status=$$?; \
+		$(BIN)/pytest $(SOAK_OF) $(PARALLEL) -q -m "not rootless"; status=$$?; \
 		if [ -n "$$load" ]; then kill $$load; wait $$load 2>/dev/null; load=""; fi; \
 		if [ $$status -ne 0 ]; then exit $$status; fi; \
 	done; echo "$(SOAK_RUNS) runs without a failure"

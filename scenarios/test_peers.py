@@ -17,6 +17,9 @@ TCPSTATES = "/usr/sbin/tcpstates"  # of libbpf-tools
 HAND_OVER = {State.TIME_WAIT: "CLOSE"}  # S2: it calls the hand-over to a timewait minisock the end of the connection
 
 
+PORT, LAST_PORT = 20_998, 20_999  # nobody else's: tcpstates sees the whole machine, and so other scenarios under way
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_tcpstates_agrees(lab, version):
     """Every change of state that libbpf-tools' tcpstates prints is one of ours, and its time in ESTABLISHED is true as well.
@@ -24,15 +27,16 @@ def test_tcpstates_agrees(lab, version):
     What it is known to print wrong is left out: the first row's time (S3), SYN_RECV's (S1), the owner (S7), and TIME_WAIT (S2).
     """
     with started("/usr/bin/stdbuf", "-oL", TCPSTATES, ready="SKADDR") as process:
-        observed = lab.converse(Conversation(hold_ns=30 * MS, linger_ns=20 * MS), version=version, connections=5)
+        conversation = Conversation(hold_ns=30 * MS, linger_ns=20 * MS)
+        observed = lab.converse(conversation, version=version, connections=5, port=PORT)
         # The rows of a connection that ends later than these come later too.
-        lab.converse(Conversation(), version=version, port=10_000)
-        printed = until_port(process, 10_000)
+        lab.converse(Conversation(), version=version, port=LAST_PORT)
+        printed = until_port(process, LAST_PORT)
     lab.judge("states", observed)
     ours = changes_of(observed)
     theirs = defaultdict(list)
     for row in printed:
-        if row[0] in ours and "9999" in (row[4], row[6]):  # the second conversation may use the addresses again
+        if row[0] in ours and str(PORT) in (row[4], row[6]):  # the second conversation may use the addresses again
             theirs[row[0]].append(row)
     assert theirs, "tcpstates has printed none of these sockets"
     judge, checks = Judge(lab.scenario, "tcpstates", "tracepoint:inet_sock_set_state"), []
@@ -40,7 +44,7 @@ def test_tcpstates_agrees(lab, version):
         for before, after in pairwise(rows):
             told = f"{after[7]} -> {after[9]}"
             checks.append(judge.one_of(skaddr, "change of state", ours[skaddr], told))
-            if after[7] == "ESTABLISHED" == before[9] and after[6] == "9999":
+            if after[7] == "ESTABLISHED" == before[9] and after[6] == str(PORT):
                 bracket = established(observed, int(after[4]))
                 spent_ns = round(float(after[10]) * MS)
                 checks.append(judge.duration(skaddr, "time in ESTABLISHED", bracket, spent_ns, resolution_ns=1000))
