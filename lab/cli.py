@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import pkgutil
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,12 +13,13 @@ from typing import Any
 
 from lab.errors import LabError
 
+_NEGATIVE = re.compile(r"-\d+(\.\d*)?[a-z%µ]+|-\d{2,}|-\d*\.\d+")  # and not the options -4 and -6
 _PACKAGES = ("lab.commands", "lab.probes")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for a failed verdict, 2 for a user's error, 130 for Ctrl-C."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = _with_negative_values(sys.argv[1:] if arguments is None else arguments)
     parser = _parser(words)
     args = parser.parse_args(words)
     # A kill and a terminal that closes are ends like any other: what was built is taken down. Under nohup it goes on.
@@ -58,6 +60,17 @@ def _add(commands: Any, name: str, module: ModuleType) -> None:
     )
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
+
+
+def _with_negative_values(words: Sequence[str]) -> list[str]:
+    """Join `--delay -5ms` to `--delay=-5ms`: else argparse takes the value for an option, and says that there is no value."""
+    joined: list[str] = []
+    for word in words:
+        if _NEGATIVE.fullmatch(word) and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _folder(package: str) -> str:

@@ -14,7 +14,7 @@ from lab.units import MS
 NOTHING = {"processes": set(), "programs": set(), "namespaces": set(), "runs": set()}
 
 BAD = {
-    "negative delay": (["--delay=-1ms"], "`-1ms` is no duration"),
+    "negative delay": (["--delay", "-1ms"], "`-1ms` is no duration"),
     "loss of 150 %": (["--loss", "150%"], "`150%` is no part of a whole"),
     "rate of zero": (["--rate", "0mbit"], "`0mbit` is no rate that lets anything pass"),
     "limit of zero": (["--limit", "0"], "no frame could pass: give 1 or more"),

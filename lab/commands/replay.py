@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         if args.probes:
             raise LabError("--probes watch the lab's own network only: leave them out, and run the live tools beside")
         return _replay(args, Device.find(args.interface, args.netns), Progress())
-    if args.file.is_file():  # and no pipe, which can be read only once
+    if not args.file.exists() or args.file.is_file():  # and no pipe, which can be read only once
         next(captured(args.file), None)  # before anything is built
     # Not by a bridge: it would learn that both ends of a captured conversation are on the client's side, and keep them there.
     link = Relay()
