@@ -80,16 +80,14 @@ ON_RETURN(tcp_recvmsg)
  * has done it. */
 static inline int report_arrived(const void *skb, u8 point, bool again)
 {
-    void *head, *dev, *net, *sk;
+    void *head, *sk;
     struct endpoints endpoints;
     struct tcphdr tcp;
     struct step *step;
     u16 network, transport;
     u32 length;
 
-    kernel_read(&dev, skb, FIELD(sk_buff, dev));
-    kernel_read(&net, dev, FIELD(net_device, nd_net));
-    endpoints.netns = netns_of(net);
+    endpoints.netns = netns_of_packet(skb);
     if (!is_watched(endpoints.netns))
         return 0;
     step = new_step(KIND_ARRIVED, point);

@@ -42,34 +42,18 @@ ON_RAW_TRACEPOINT(sock_recv_length)
 
 #endif
 
-/* The verifier lets nobody add to a pointer that it knows: what has been in a map is a number to it. */
-BPF_PERCPU_ARRAY(numbers, u64, 1);
-
-static inline const void *as_number(const void *pointer)
-{
-    int first = 0;
-    volatile u64 *number = (volatile u64 *)numbers.lookup(&first);
-
-    if (!number)
-        return NULL;
-    *number = (u64)pointer;
-    return (const void *)*number;
-}
-
 /* Runs inside tcp_v4_rcv() and tcp_v6_rcv(), when they have found the socket: the listener for what a request socket gets,
  * and never for a timewait minisock. */
 ON_CGROUP_SKB(ingress)
 {
     struct packet packet = {.ethertype = bpf_ntohs(ctx->protocol)};
     struct bpf_sock *found = ctx->sk;
-    const void *net = NULL;
     struct step *step;
     u32 netns;
 
     if (!found)
         return 1;
-    kernel_read(&net, as_number(found), FIELD(sock_common, skc_net));
-    netns = netns_of(net);
+    netns = netns_of_packet(ctx);
     if (!is_watched(netns))
         return 1;
     parse_network(ctx, &packet);

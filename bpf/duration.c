@@ -7,10 +7,6 @@
 #define LOAD load_skb
 #include "packet.h"
 
-#define FIN 0x01
-#define SYN 0x02
-#define RST 0x04
-
 struct segment {
     u64 time_ns;
     u8 saddr[16]; /* network order; IPv4 as ::ffff:a.b.c.d */

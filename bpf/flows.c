@@ -11,9 +11,6 @@
 #define LOOPBACK_IFINDEX 1      /* include/net/flow.h */
 #define LOWEST_ETHERTYPE 0x0600 /* a lower one is the length of an IEEE 802.3 frame */
 #define VLAN_TAG_LENGTH 4
-#define TCP_FIN 0x01
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
 
 enum direction { INGRESS, EGRESS };
 
@@ -71,9 +68,9 @@ static __always_inline void measure(struct __sk_buff *ctx, const struct packet *
 
         to->payload_bytes = end > packet->payload_at ? end - packet->payload_at : 0;
     }
-    to->syns = (packet->flags & TCP_SYN) != 0;
-    to->fins = (packet->flags & TCP_FIN) != 0;
-    to->rsts = (packet->flags & TCP_RST) != 0;
+    to->syns = (packet->flags & SYN) != 0;
+    to->fins = (packet->flags & FIN) != 0;
+    to->rsts = (packet->flags & RST) != 0;
 }
 
 static __always_inline int count(struct __sk_buff *ctx, enum direction direction)

@@ -40,9 +40,6 @@
 #include "packet.h"
 #include "syscalls.h"
 
-#define FIN 0x01
-#define SYN 0x02
-#define RST 0x04
 #define LONGEST_CALL 0x7ffff000      /* MAX_RW_COUNT */
 #define NOP_NOP_TIMESTAMP 0x0101080a /* what tcp_options_write() begins the options of an established connection with */
 
@@ -228,15 +225,6 @@ static inline u32 tsval_of(const struct timestamp *option)
     return option->head == bpf_htonl(NOP_NOP_TIMESTAMP) ? bpf_ntohl(option->tsval) : 0;
 }
 
-static inline u32 netns_of_device(const void *skb)
-{
-    void *dev = NULL, *net = NULL;
-
-    kernel_read(&dev, skb, FIELD(sk_buff, dev));
-    kernel_read(&net, dev, FIELD(net_device, nd_net));
-    return netns_of(net);
-}
-
 /* At the hooks of TC and cgroup_skb, whose context is the packet itself. */
 static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct packet *packet)
 {
@@ -248,7 +236,7 @@ static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct p
     end = packet->ip_length ? packet->ip_at + packet->ip_length : ctx->len;
     if (packet->payload_at >= packet->transport_at + 20 + 12)
         bpf_skb_load_bytes(ctx, packet->transport_at + 20, &option, sizeof(option));
-    netns = netns_of_device(ctx);
+    netns = netns_of_packet(ctx);
     if (is_watched(netns))
         report_segment(at, packet, end > packet->payload_at ? end - packet->payload_at : 0, tsval_of(&option), netns);
 }
@@ -297,7 +285,7 @@ static inline int report_skb(const void *skb, u8 at)
     struct timestamp option = {};
     struct tcphdr tcp = {};
     const void *head = NULL, *data = NULL, *ip_header;
-    u32 length = 0, header, netns = netns_of_device(skb);
+    u32 length = 0, header, netns = netns_of_packet(skb);
     u16 protocol = 0, network = 0;
 
     if (!is_watched(netns))

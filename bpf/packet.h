@@ -48,6 +48,9 @@ struct packet {
     u8 problem;
 };
 
+#define FIN 0x01 /* of `flags` */
+#define SYN 0x02
+#define RST 0x04
 #define MOST_EXTENSION_HEADERS 8
 #define MOST_TAGS 2
 #define MOST_HEADERS 0x3fff /* bytes */

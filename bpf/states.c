@@ -140,7 +140,7 @@ static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool agai
     struct state_change *change;
     struct tcphdr tcp = {};
     u16 network = 0, transport = 0, protocol = 0;
-    void *head = NULL, *dev = NULL, *net = NULL;
+    void *head = NULL;
     struct endpoints endpoints = {};
 
     if (!for_minisock(ctx))
@@ -174,9 +174,7 @@ static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool agai
         return 0;
     endpoints.lport = bpf_ntohs(tcp.dest);
     endpoints.rport = bpf_ntohs(tcp.source);
-    kernel_read(&dev, skb, FIELD(sk_buff, dev));
-    kernel_read(&net, dev, FIELD(net_device, nd_net));
-    endpoints.netns = netns_of(net);
+    endpoints.netns = netns_of_packet(skb);
     if (!is_watched(endpoints.netns))
         return 0;
     change = new_change(time_ns, TCP_FIN_WAIT2, tcp.rst ? TCP_CLOSE : TCP_TIME_WAIT, again);

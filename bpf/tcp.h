@@ -41,6 +41,16 @@ static inline u32 netns_of(const void *net)
     return inum;
 }
 
+/* That of the device which a packet comes from or goes to. */
+static inline u32 netns_of_packet(const void *skb)
+{
+    void *dev = NULL, *net = NULL;
+
+    kernel_read(&dev, skb, FIELD(sk_buff, dev));
+    kernel_read(&net, dev, FIELD(net_device, nd_net));
+    return netns_of(net);
+}
+
 /* The beginning of a socket of any kind, full ones, minisocks and request sockets: up to the last member that is read. */
 struct common {
     u8 bytes[offset_of(FIELD(sock_common, skc_v6_rcv_saddr)) + 16];

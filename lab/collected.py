@@ -15,7 +15,6 @@ from lab.device import Device
 from lab.program import Program
 from lab.recorder import DRAIN_INTERVAL_S
 from lab.ring import Events, Ring
-from lab.settle import settle
 
 MOST_COLLECTED = 4_000_000
 """Events that wait for a tool that is slow, some hundred megabytes."""
@@ -90,14 +89,8 @@ def collected(
     def batches(times: Iterator[None], collector: Collector) -> Iterator[tuple[Events, int]]:
         waiting, dropped = collector.take(), 0
         for _ in times:
-            complete_ns = time.monotonic_ns()
-            settle()  # as for `live.events_by_time`
-            settle()
-            waiting = np.concatenate([waiting, collector.take()])
-            waiting = waiting[np.argsort(waiting["time_ns"], kind="stable")]
-            complete = int(np.searchsorted(waiting["time_ns"], np.uint64(complete_ns), side="right"))
-            yield waiting[:complete], complete_ns
-            waiting = waiting[complete:]
+            complete, waiting, complete_ns = live.by_time(waiting, collector.take)
+            yield complete, complete_ns
             if collector.dropped > dropped:
                 print(
                     f"lab: {collector.dropped - dropped} events came too fast: the output is not complete",

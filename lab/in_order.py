@@ -12,7 +12,7 @@ from lab.observed import Observed
 from lab.packet import flags_text
 from lab.probes import analyse, packets
 from lab.steps import joined
-from lab.tcp import Flow, address_text
+from lab.tcp import Flow
 from lab.timeline import Connection
 from lab.truth_layers import turns
 
@@ -67,9 +67,8 @@ def _applications(connection: Connection) -> Iterator[Stamp]:
 def _xdp(observed: Observed, connection: Connection, hosts: dict[int, str]) -> Iterator[Stamp]:
     for row in observed.recording.events["packets"]:
         told = packets.as_dict(row)
-        flow = Flow(str(told["saddr"]), int(row["sport"]), str(told["daddr"]), int(row["dport"]))
         _, inode = observed.recording.devices[int(row["ifindex"])]
-        if _belongs(flow, connection) and inode in hosts:
+        if _belongs(Flow.of(row), connection) and inode in hosts:
             yield Stamp(int(row["time_ns"]), hosts[inode], "XDP", f"{told['flags']}, {told['payload_length']} bytes")
 
 
@@ -84,9 +83,7 @@ def _tcp(observed: Observed, connection: Connection, hosts: dict[int, str]) -> I
 
 def _layers(observed: Observed, connection: Connection, hosts: dict[int, str]) -> Iterator[Stamp]:
     for row in observed.recording.events["layers"]:
-        source, destination = (address_text(row[name].tobytes()) for name in ("saddr", "daddr"))
-        flow = Flow(source, int(row["sport"]), destination, int(row["dport"]))
-        if _belongs(flow, connection) and int(row["netns"]) in hosts and int(row["at"]) in _LAYERS:
+        if _belongs(Flow.of(row), connection) and int(row["netns"]) in hosts and int(row["at"]) in _LAYERS:
             who, what = _LAYERS[At(row["at"])]
             segment = "" if row["at"] == At.READY else f", {flags_text(int(row['flags']))}, {row['length']} bytes"
             yield Stamp(int(row["time_ns"]), hosts[int(row["netns"])], who, what + segment)

@@ -44,8 +44,7 @@ def requests_by_flow(rows: Rows) -> dict[Flow, Rows]:
     """Return the requests of each flow, client first, in order of time."""
     found: dict[Flow, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
-        client, server = (address_text(row[name].tobytes()) for name in ("caddr", "saddr"))
-        found[Flow(client, int(row["cport"]), server, int(row["sport"]))].append(index)
+        found[Flow.of(row, "c", "s")].append(index)
     return {flow: rows[indices] for flow, indices in found.items()}
 
 

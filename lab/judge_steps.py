@@ -14,7 +14,7 @@ from lab.measure import UNKNOWN
 from lab.observed import Observed
 from lab.packet import distinct_bytes
 from lab.steps import Kind, Role, Rows, joined
-from lab.tcp import Flow, State, address_text
+from lab.tcp import Flow, State
 from lab.timeline import Call, Connection, Timeline
 from lab.verdict import Bracket, Check, Judge
 
@@ -67,15 +67,10 @@ def _sockets(rows: Rows) -> dict[tuple[int, int, Flow], list[Rows]]:
     for mine in np.split(order, cuts):
         socket = rows[mine]
         if len(socket):
-            found[int(socket[0]["netns"]), int(socket[0]["role"]), _remote(_flow(socket[0]))].append(socket)
+            found[int(socket[0]["netns"]), int(socket[0]["role"]), _remote(Flow.of(socket[0], "l", "r"))].append(socket)
     for several in found.values():
         several.sort(key=lambda socket: int(socket[0]["begun_ns"]))
     return found
-
-
-def _flow(row: np.void) -> Flow:
-    laddr, raddr = (address_text(row[name].tobytes()) for name in ("laddr", "raddr"))
-    return Flow(laddr, int(row["lport"]), raddr, int(row["rport"]))
 
 
 def _at_listeners(rows: Rows) -> dict[tuple[int, Flow], Rows]:
@@ -84,7 +79,7 @@ def _at_listeners(rows: Rows) -> dict[tuple[int, Flow], Rows]:
     for index in np.flatnonzero(
         (rows["kind"] == Kind.ARRIVED) & (rows["length"] > 0) & (rows["state"] == State.LISTEN)
     ):
-        found[int(rows[index]["netns"]), _flow(rows[index])].append(int(index))
+        found[int(rows[index]["netns"]), Flow.of(rows[index], "l", "r")].append(int(index))
     return {key: rows[indexes] for key, indexes in found.items()}
 
 
@@ -144,7 +139,7 @@ class _Side:
         yield self._judge.equal(
             self._subject, "owner", f"{self._timeline.pid} {self._timeline.comm}", ", ".join(sorted(owners))
         )
-        flows = {_flow(row) for row in np.unique(self._rows[["laddr", "lport", "raddr", "rport"]])}
+        flows = {Flow.of(row, "l", "r") for row in np.unique(self._rows[["laddr", "lport", "raddr", "rport"]])}
         if self._calls[0].error:
             flows = {flow._replace(laddr=self._timeline.flow.laddr) for flow in flows}
         measured = ", ".join(sorted(map(str, flows)))

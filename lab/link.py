@@ -38,6 +38,9 @@ class Link(Protocol):
     def apply(self, to_server: Conditions, to_client: Conditions) -> Change:
         """Make the wire behave like this from now on. Raises `LabError` for what this link cannot do."""
 
+    def waiting(self) -> int:
+        """Count the frames that are on the wire now, and will leave it later."""
+
     def log(self) -> "WireLog | None":
         """Return what the wire has done until now, None if it keeps no log. Raises `LabError` when that is not the whole truth."""
 
@@ -76,6 +79,10 @@ class Bridge:
             raise LabError("this wire is a plain bridge and can neither delay nor drop: leave its conditions out")
         now_ns = monotonic_ns()
         return Change(now_ns, now_ns)
+
+    def waiting(self) -> int:
+        """Nothing is held."""
+        return 0
 
     def log(self) -> None:
         """Nobody has written anything down."""

@@ -22,6 +22,7 @@ from lab.program import Program
 from lab.recorder import DRAIN_INTERVAL_S
 from lab.ring import Events
 from lab.settle import settle
+from lab.units import above_zero
 
 _LOOK_INTERVAL_S = 0.2  # between looks at whether the devices are still there
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -126,19 +127,27 @@ def events_by_time(
             waiting = np.concatenate([waiting, ring.drain()])
             if not waiting.size:
                 continue
-            complete_ns = time.monotonic_ns()
-            settle()  # for what was stamped before that: now it has its place in the ring
-            settle()  # for what has its place before it, since draining stops at a record that is still being written
-            waiting = np.concatenate([waiting, ring.drain()])
-            waiting = waiting[np.argsort(waiting["time_ns"], kind="stable")]
-            complete = int(np.searchsorted(waiting["time_ns"], np.uint64(complete_ns), side="right"))
-            yield waiting[:complete]
-            waiting = waiting[complete:]
+            complete, waiting, _ = by_time(waiting, ring.drain)
+            yield complete
         yield waiting
 
     with ticks(program, DRAIN_INTERVAL_S, seconds, devices, netns) as times:
         ring.drain()
         yield batches(times)
+
+
+def by_time(waiting: Events, drain: Callable[[], Events]) -> tuple[Events, Events, int]:
+    """Take what a ring has by now, and put all in order of time.
+
+    Returns the events up to a moment, to which no older ones will come; the later ones; and that moment (`CLOCK_MONOTONIC`, ns).
+    """
+    complete_ns = time.monotonic_ns()
+    settle()  # for what was stamped before that: now it has its place in the ring
+    settle()  # for what has its place before it, since draining stops at a record that is still being written
+    events = np.concatenate([waiting, drain()])
+    events = events[np.argsort(events["time_ns"], kind="stable")]
+    complete = int(np.searchsorted(events["time_ns"], np.uint64(complete_ns), side="right"))
+    return events[:complete], events[complete:], complete_ns
 
 
 @contextmanager
@@ -259,10 +268,4 @@ def time_of_day(time_ns: object) -> str:
 
 def positive_seconds(text: str) -> float:
     """Parse a time in seconds (argparse type): above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"`{text}` is no time: give a number of seconds above 0")
-    return value
+    return above_zero(text, "no time: give a number of seconds above 0")

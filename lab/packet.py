@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lab.ring import Events
-from lab.tcp import Flow, address_text
+from lab.tcp import Flow
 
 
 class Problem(IntEnum):
@@ -80,7 +80,7 @@ def by_flow(packets: Events) -> dict[tuple[int, Flow], Events]:
     )
     order = np.argsort(number, kind="stable")
     groups = np.split(segments[order], np.searchsorted(number[order], np.arange(1, len(first))))
-    return {(int(group["ifindex"][0]), _flow(group[0])): group for group in groups}
+    return {(int(group["ifindex"][0]), Flow.of(group[0])): group for group in groups}
 
 
 def packets_of(flows: dict[tuple[int, Flow], Events], ifindex: int, flow: Flow) -> list[Events]:
@@ -94,11 +94,6 @@ def packets_of(flows: dict[tuple[int, Flow], Events], ifindex: int, flow: Flow) 
         for (place, seen), packets in flows.items()
         if place == ifindex and all(known in (part, *_UNSPECIFIED) for part, known in zip(seen, flow, strict=True))
     ]
-
-
-def _flow(row: np.void) -> Flow:
-    source, destination = (address_text(row[name].tobytes()) for name in ("saddr", "daddr"))
-    return Flow(source, int(row["sport"]), destination, int(row["dport"]))
 
 
 def distinct_bytes(seq: npt.NDArray[np.uint32], length: npt.NDArray[np.uint32]) -> int:

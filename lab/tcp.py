@@ -2,7 +2,10 @@
 
 import ipaddress
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class State(IntEnum):
@@ -29,6 +32,12 @@ class Flow(NamedTuple):
     lport: int
     raddr: str
     rport: int
+
+    @classmethod
+    def of(cls, row: "np.void", here: str = "s", there: str = "d") -> "Flow":
+        """Read a row's two ends, by what the names of their address and port begin with: the first is the flow's own side."""
+        ends = ((address_text(row[f"{end}addr"].tobytes()), int(row[f"{end}port"])) for end in (here, there))
+        return cls(*next(ends), *next(ends))
 
     def reversed(self) -> "Flow":
         """Return the same connection as the peer sees it."""

@@ -110,11 +110,9 @@ class Topology:
             time.sleep(0.001)
         settle_backlogs()
         # What a wire still holds comes out as it was told to, and may be answered from TIME_WAIT.
-        while (log := self.link.log()) and log.waiting:
+        while waiting := self.link.waiting():
             if time.monotonic() > deadline:
-                raise LabError(
-                    f"{log.waiting} frames were still on the wire after {limit_s:g} s: give it a shorter delay"
-                )
+                raise LabError(f"{waiting} frames were still on the wire after {limit_s:g} s: give it a shorter delay")
             time.sleep(0.001)
             settle_backlogs()
         return time.monotonic_ns()

@@ -37,6 +37,17 @@ def bytes_text(count: int) -> str:
     return f"{size:.1f} {unit}"
 
 
+def above_zero(text: str, complaint: str) -> float:
+    """Parse a number above 0. Raises `argparse.ArgumentTypeError` for anything else, which `complaint` says what to do about."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"`{text}` is {complaint}")
+    return value
+
+
 def fraction(text: str) -> float:
     """Parse `1.5%` or `0.015` (argparse type), from nothing to all. Raises `argparse.ArgumentTypeError` for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text)

@@ -8,11 +8,10 @@ from lab import traffic
 from lab.lifetimes import Ended, Side, lifetimes
 from lab.measure import transitions
 from lab.packet import distinct_bytes
-from lab.probes import rtt
 from lab.round_trips import Kind as Estimate
 from lab.round_trips import folded
 from lab.steps import Kind, joined
-from lab.tcp import Flow, State, address_text
+from lab.tcp import Flow, State
 from lab.traffic import Direction
 from lab.traffic_truth import segments_sent
 from lab.verdict import Bracket
@@ -85,7 +84,7 @@ def _durations(observed, scenario, connections):
     rows = lifetimes(observed.recording.events["duration"], observed.end_ns)
     for told in connections:
         subject, (began_ns, ended_ns) = str(told.flow), told.within
-        mine = rows[[flow_of(row, "s", "d") == told.flow for row in rows]]
+        mine = rows[[Flow.of(row) == told.flow for row in rows]]
         yield judge.equal(subject, "interfaces that saw it", len(observed.recording.devices), len(mine))
         for row in mine:
             yield judge.duration(subject, "first SYN to first FIN or RST", told.duration, int(row["duration_ns"]))
@@ -101,7 +100,7 @@ def _flows(observed, scenario, connections):
     totals = observed.recording.totals["flows"]
     sums = {}
     for row in traffic.merged(totals[totals["version"] > 0], (*traffic.PLACE, *_ENDPOINTS)):
-        sums[int(row["ifindex"]), Direction(row["direction"]), flow_of(row, "s", "d")] = row
+        sums[int(row["ifindex"]), Direction(row["direction"]), Flow.of(row)] = row
     indexes = {inode: index for index, (_, inode) in observed.recording.devices.items()}
     here, there = (indexes[inode] for inode in observed.inodes)
     ways = {"client": (here, there, observed.sent[0]), "server": (there, here, observed.sent[1])}
@@ -172,7 +171,7 @@ def _states(observed, scenario, connections):
 def _round_trips(observed, scenario, connections):
     judge = observed.judge(scenario, "rtt")
     rows = folded(observed.recording.totals["rtt"])
-    samples = {rtt._flow(row): row for row in rows if row["kind"] == Estimate.RTT}  # noqa: SLF001
+    samples = {Flow.of(row, "l", "r"): row for row in rows if row["kind"] == Estimate.RTT}
     for told in connections:
         for _, flow, end, _ in told.sides:
             for name, most_ns in (("min_us", end.opened_ns), ("max_us", observed.end_ns - told.within[0])):
@@ -210,14 +209,8 @@ def _by_flow(rows, inodes):
     found = {}
     for number in np.unique(rows["socket"]):
         mine = rows[rows["socket"] == number]
-        flow = flow_of(mine[0], "l", "r")
+        flow = Flow.of(mine[0], "l", "r")
         if (mine["newstate" if "newstate" in mine.dtype.names else "state"] != State.LISTEN).all():
             assert flow not in found, f"two sockets have been {flow}"
             found[flow] = mine
     return found
-
-
-def flow_of(row, here, there):
-    """Return a row's flow, given what the names of its two ends begin with."""
-    ends = [(address_text(row[f"{end}addr"].tobytes()), int(row[f"{end}port"])) for end in (here, there)]
-    return Flow(*ends[0], *ends[1])

@@ -218,7 +218,7 @@ def told_by_stamps(observed, clients, servers):
         comm, done = next((comm, done) for comm, done in clients if done.began_ns <= row["start_ns"] <= done.ended_ns)
         within_ns = done.ended_ns - done.began_ns
         yield Told(
-            flow=foreign_truth.flow_of(row, "s", "d"),
+            flow=Flow.of(row),
             client=End(comm, {done.pid}, within_ns),
             server=End("redis-server", servers, within_ns),
             within=(done.began_ns, done.ended_ns),

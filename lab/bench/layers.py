@@ -9,7 +9,6 @@ cost, to which the probe's 16 points are added.
 import multiprocessing
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,16 +17,16 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from tabulate import tabulate
 
+from lab.collected import Collector
 from lab.demo.conversation import PORT, Conversation
 from lab.demo.process import converse
 from lab.exchanges import exchanges
 from lab.journeys import Ways
 from lab.netns import inside
 from lab.program import Program
-from lab.recorder import DRAIN_INTERVAL_S
-from lab.ring import Events
 from lab.settle import settle
 from lab.topology import Topology, topology
 from lab.units import SECOND
@@ -77,19 +76,23 @@ def plural(connections: int) -> str:
 def measured(what: str, traffic: Traffic, connections: int, rounds: int = ROUNDS, seconds: float = SECONDS) -> Row:
     """Compare rounds with and without the probe, in turns."""
     rates: dict[bool, list[float]] = {False: [], True: []}
-    chunks: list[Events] = []
+    chunks: list[npt.NDArray[np.void]] = []
     with topology() as net, traffic(net, connections) as ask:
         hosts = net.inodes
         program = Program.load("layers")
+        if program.ring is None:
+            raise TypeError("the program has no ring")
         lost = program.lost()
         ask(0.2)
         for number in range(rounds):
             for attached in (False, True) if number % 2 else (True, False):
-                with ExitStack() as stack:
-                    if attached:
-                        stack.enter_context(program.attached(net.devices, hosts))
-                        stack.enter_context(_draining(program, chunks))
+                if not attached:
                     rates[attached].append(ask(seconds))
+                    continue
+                with program.attached(net.devices, hosts), Collector(program.ring) as collector:
+                    rates[attached].append(ask(seconds))
+                    settle()
+                    chunks.append(collector.take())
         lost = program.lost() - lost
     points = np.concatenate(chunks)
     rows = exchanges(Ways(points[np.argsort(points["time_ns"], kind="stable")], hosts), PORT).rows
@@ -97,29 +100,6 @@ def measured(what: str, traffic: Traffic, connections: int, rounds: int = ROUNDS
     ratio = float(np.median(np.divide(rates[True], rates[False])))
     medians = [float(np.median(rates[key])) for key in (False, True)]
     return Row(what, medians[0], medians[1], ratio, len(points), lost, whole)
-
-
-@contextmanager
-def _draining(program: Program, chunks: list[Events]) -> Iterator[None]:
-    """Take what the probe tells, every few milliseconds, as a live tool does."""
-    ring = program.ring
-    if ring is None:
-        raise TypeError("the program has no ring")
-    stop = threading.Event()
-
-    def drain() -> None:
-        while not stop.wait(DRAIN_INTERVAL_S):
-            chunks.append(ring.drain())
-
-    thread = threading.Thread(target=drain)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        settle()
-        chunks.append(ring.drain())
 
 
 @contextmanager

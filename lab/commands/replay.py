@@ -32,7 +32,7 @@ from lab.recorder import record
 from lab.recording import CLOCK
 from lab.settle import settle_backlogs
 from lab.topology import ETHERNET_MTU, Topology, topology
-from lab.units import bytes_text, duration_text
+from lab.units import above_zero, bytes_text, duration_text
 from lab.wire.relay import Relay
 
 EXAMPLES = """\
@@ -177,13 +177,7 @@ def as_dict(sent: Replayed) -> dict[str, object]:
 
 
 def _speed(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"`{text}` is no speed: give a number above 0, 1 is as captured")
-    return value
+    return above_zero(text, "no speed: give a number above 0, 1 is as captured")
 
 
 def _mtu(text: str) -> int:

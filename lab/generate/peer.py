@@ -23,7 +23,7 @@ import numpy as np
 
 from lab.errors import LabError
 from lab.generate.kernel_end import KernelEnd
-from lab.generate.play import NOBODY, frame
+from lab.generate.play import NOBODY, frame, tap
 from lab.generate.send import Sender, one_processor, wait_until
 from lab.generate.stories import FLAGS, Segment, gap_ns_of
 from lab.netns import inside
@@ -34,7 +34,6 @@ from lab.topology import Topology
 from lab.wire import segments as wire
 
 KERNEL_PORT = 9999
-_ETH_P_ALL = 3
 _LIMIT_S = 20.0
 _RANGE = 1 << 32
 _HEAD = 128
@@ -93,7 +92,7 @@ class Peer:
         self._waiting: dict[int, deque[np.void]] = defaultdict(deque)
         self._listener = inside(there.name, lambda: _listener(self._kernel, backlog)) if self._is_client else None
         self._sender = Sender(here.name)
-        self._tap = inside(here.name, _tap)
+        self._tap = inside(here.name, tap)
 
     def __enter__(self) -> Self:
         return self
@@ -220,13 +219,6 @@ class _Numbers:
         """Count a segment as received."""
         length = int(row["payload"]) + bool(row["flags"] & SYN) + bool(row["flags"] & FIN)
         self.ack = (int(row["seq"]) + length) % _RANGE if length else self.ack
-
-
-def _tap() -> socket.socket:
-    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-    sock.settimeout(_LIMIT_S)
-    sock.bind(("eth0", _ETH_P_ALL))
-    return sock
 
 
 def _listener(address: str, backlog: int) -> socket.socket:

@@ -107,7 +107,7 @@ class _Hop:
 
     def __init__(self, here: Host, there: Host) -> None:
         self._sender = Sender(here.name)
-        self._arrivals = inside(there.name, _listening)
+        self._arrivals = inside(there.name, tap)
 
     def carry(self, data: bytes) -> int:
         """Send a frame; returns a time before that, when it has arrived."""
@@ -124,7 +124,8 @@ class _Hop:
         self._arrivals.close()
 
 
-def _listening() -> socket.socket:
+def tap() -> socket.socket:
+    """Hear what passes `eth0` of the calling thread's namespace."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
     sock.settimeout(_LIMIT_S)
     sock.bind(("eth0", _ETH_P_ALL))

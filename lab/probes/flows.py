@@ -35,7 +35,7 @@ import numpy as np
 from lab import live, traffic, traffic_report
 from lab.carried import Counts, counts
 from lab.program import Program
-from lab.tcp import Flow, address_text
+from lab.tcp import Flow
 from lab.timeline import Connection
 from lab.traffic import Direction, Rows
 from lab.traffic_report import OLDER, Said, as_dict
@@ -202,9 +202,7 @@ def _counts(row: np.void) -> Counts:
 
 
 def _key_of(row: np.void) -> tuple[int, int, Flow]:
-    source, destination = (address_text(row[name].tobytes()) for name in ("saddr", "daddr"))
-    flow = Flow(source, int(row["sport"]), destination, int(row["dport"]))
-    return int(row["ifindex"]), int(row["direction"]), flow
+    return int(row["ifindex"]), int(row["direction"]), Flow.of(row)
 
 
 def _count(text: str) -> int:

@@ -36,7 +36,7 @@ from lab.histogram import picture, slot_of
 from lab.program import Program
 from lab.recording import CLOCK
 from lab.round_trips import Kind, Rows, all_together, as_dict, bucket_us, folded, slots_of
-from lab.tcp import Flow, address_text, endpoint
+from lab.tcp import Flow, endpoint
 from lab.truth_rtt import Samples
 from lab.units import port
 from lab.verdict import Bracket, Check, Judge
@@ -206,7 +206,7 @@ def judge(observed: "Observed", scenario: str, least_ns: int = 0) -> Iterator[Ch
     """
     judge = observed.judge(scenario, "rtt")
     rows = folded(_of_hosts(observed))
-    mine = {(int(row["netns"]), _flow(row), Kind(row["kind"])): row for row in rows}
+    mine = {(int(row["netns"]), Flow.of(row, "l", "r"), Kind(row["kind"])): row for row in rows}
     client, server = observed.inodes
     by_flow = sorted(observed.connections, key=lambda connection: connection.client.flow)
     for flow, group in groupby(by_flow, key=lambda connection: connection.client.flow):
@@ -224,11 +224,6 @@ def judge(observed: "Observed", scenario: str, least_ns: int = 0) -> Iterator[Ch
                 yield from _judge_socket(
                     judge, str(here), srtt, rtt, truth_rtt.samples(sent, shortest_ns), resolution_ns
                 )
-
-
-def _flow(row: np.void) -> Flow:
-    here, there = (address_text(row[name].tobytes()) for name in ("laddr", "raddr"))
-    return Flow(here, int(row["lport"]), there, int(row["rport"]))
 
 
 def _judge_socket(

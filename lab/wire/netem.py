@@ -36,6 +36,10 @@ class Netem:
         """Change both queues; frames that wait keep their delay."""
         return inside(self._wire, lambda: self._shape({"server": to_server, "client": to_client}))
 
+    def waiting(self) -> int:
+        """Nobody asks the kernel's queues what they hold."""
+        return 0
+
     def log(self) -> None:
         """Nobody has written anything down."""
 

@@ -87,6 +87,10 @@ class Relay:
         since_ns = _numbers(self._ask("\n".join([*lines, "apply"]), "applied"))["since_ns"]
         return Change(since_ns, since_ns)
 
+    def waiting(self) -> int:
+        """Count the frames that are held now."""
+        return _numbers(self._ask("status", "status"))["queue.length"]
+
     def log(self, *, lossy: bool = False) -> WireLog:
         """Return what the wire has done until now, or until it was taken down.
 
