@@ -161,9 +161,10 @@ ON_FUNCTION_AGAIN(tcp_rcv_established)
     return report_processed((const void *)ARGUMENT(0), (const void *)ARGUMENT(1), AT_tcp_rcv_established, true);
 }
 
-/* The new state is there at the return. Softirq can interrupt a process in this function and run it on another socket, and
+/* The new state is there at the return, and by then the socket may be gone. Softirq can interrupt a process in this function and run it on another socket, and
  * is done with that before the process goes on. */
 struct before {
+    u64 time_ns[2];
     u64 skaddr[2];
     u64 state[2];
     u64 depth;
@@ -182,7 +183,7 @@ static inline u64 current_context(void)
 ON_FUNCTION(tcp_rcv_state_process)
 {
     const void *sk = (const void *)ARGUMENT(0);
-    u64 context = current_context();
+    u64 context = current_context(), time_ns = bpf_ktime_get_ns();
     struct before nothing = {};
     struct before *before = under_way_processing.lookup_or_try_init(&context, &nothing);
     u8 state = 0;
@@ -192,6 +193,7 @@ ON_FUNCTION(tcp_rcv_state_process)
         return 0;
     }
     kernel_read(&state, sk, FIELD(sock_common, skc_state));
+    before->time_ns[before->depth & 1] = time_ns;
     before->skaddr[before->depth & 1] = (u64)sk;
     before->state[before->depth & 1] = state;
     before->depth++;
@@ -200,7 +202,7 @@ ON_FUNCTION(tcp_rcv_state_process)
 
 ON_RETURN(tcp_rcv_state_process)
 {
-    u64 context = current_context(), skaddr;
+    u64 context = current_context(), enter_ns, skaddr;
     struct before *before = under_way_processing.lookup(&context);
     struct step *step;
     u8 oldstate;
@@ -208,6 +210,7 @@ ON_RETURN(tcp_rcv_state_process)
     if (!before || !before->depth)
         return 0;
     before->depth--;
+    enter_ns = before->time_ns[before->depth & 1];
     skaddr = before->skaddr[before->depth & 1];
     oldstate = before->state[before->depth & 1];
     if (!before->depth)
@@ -218,6 +221,7 @@ ON_RETURN(tcp_rcv_state_process)
     if (!step)
         return 0;
     fill_socket(step, (const void *)skaddr);
+    step->enter_ns = enter_ns; /* the socket may have been destroyed since */
     step->oldstate = oldstate;
     step->state = state_after((const void *)skaddr, oldstate, step->state);
     events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);

@@ -121,7 +121,7 @@ def carried(rows: Rows, forget_ns: int) -> Rows:
 
 
 def _since(rows: Rows) -> npt.NDArray[np.uint64]:
-    """From when on a row's socket was this one: the end of a call, close() above all, can come when it is gone."""
+    """From when on a row's socket was this one: what ends, close() or state processing, can do so when it is gone."""
     accepts = rows["kind"] == Kind.ACCEPT  # what accept() returns may not have been there when it was entered
     return np.where((rows["enter_ns"] > 0) & ~accepts, rows["enter_ns"], rows["time_ns"])
 

@@ -85,6 +85,15 @@ def test_addresses_are_used_again():
         assert len(set(rows["tgid"][rows["socket"] == socket])) == 1
 
 
+def test_processing_that_ends_when_its_socket_is_gone():
+    """S5: the last ACK has the kernel destroy the socket while it is processed; what begins at this address next is another."""
+    gone = step(293, Kind.PROCESSED, enter_ns=285, oldstate="LAST_ACK", state="CLOSE")
+    again = CLIENT._replace(lport=40001)
+    rows = joined(steps(*client(100)[:-1], gone, change(300, "CLOSE -> SYN_SENT", again)))
+    assert rows["socket"].tolist() == [rows["socket"][0]] * 10 + [rows["socket"][-1]]
+    assert flows(rows[-1:]) == {("192.0.2.1 40001", "192.0.2.2 80")}
+
+
 def service(begin_ns=0):
     """Make a listener, its connection, and the accept() that was waiting all the while."""
     listener = SERVER._replace(raddr=UNBOUND.raddr, rport=0)
