@@ -17,6 +17,7 @@ TCPSTATES = "/usr/sbin/tcpstates"  # of libbpf-tools
 HAND_OVER = {State.TIME_WAIT: "CLOSE"}  # S2: it calls the hand-over to a timewait minisock the end of the connection
 
 
+LAST = 20
 PORT, LAST_PORT = 20_998, 20_999  # nobody else's: tcpstates sees the whole machine, and so other scenarios under way
 
 
@@ -29,8 +30,9 @@ def test_tcpstates_agrees(lab, version):
     with started("/usr/bin/stdbuf", "-oL", TCPSTATES, ready="SKADDR") as process:
         conversation = Conversation(hold_ns=30 * MS, linger_ns=20 * MS)
         observed = lab.converse(conversation, version=version, connections=5, port=PORT)
-        # The rows of a connection that ends later than these come later too.
-        lab.converse(Conversation(), version=version, port=LAST_PORT)
+        # The rows of connections that end later than these come later too. One alone might never come: a program at a perf event
+        # is left out while another BPF program runs on its CPU, and nobody counts that.
+        lab.converse(Conversation(), version=version, connections=LAST, port=LAST_PORT)
         printed = until_port(process, LAST_PORT)
     lab.judge("states", observed)
     ours = changes_of(observed)
@@ -53,11 +55,11 @@ def test_tcpstates_agrees(lab, version):
 
 
 def until_port(process, port):
-    """Return its rows, as words, up to the one in which the server of this port is over."""
+    """Return its rows, as words, up to the first in which a socket of this port is over."""
     rows = []
     for line in process.stdout:
         rows.append(line.split())
-        if rows[-1][4] == str(port) and rows[-1][7] == "LISTEN" and rows[-1][9] == "CLOSE":
+        if str(port) in (rows[-1][4], rows[-1][6]) and rows[-1][9] == "CLOSE":
             break
     return rows
 
