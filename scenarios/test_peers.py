@@ -17,6 +17,7 @@ TCPSTATES = "/usr/sbin/tcpstates"  # of libbpf-tools
 HAND_OVER = {State.TIME_WAIT: "CLOSE"}  # S2: it calls the hand-over to a timewait minisock the end of the connection
 
 
+COLUMNS = 11
 LAST = 20
 PORT, LAST_PORT = 20_998, 20_999  # nobody else's: tcpstates sees the whole machine, and so other scenarios under way
 
@@ -58,8 +59,11 @@ def until_port(process, port):
     """Return its rows, as words, up to the first in which a socket of this port is over."""
     rows = []
     for line in process.stdout:
-        rows.append(line.split())
-        if str(port) in (rows[-1][4], rows[-1][6]) and rows[-1][9] == "CLOSE":
+        words = line.split()
+        if len(words) != COLUMNS:  # between its rows it says how many events it has lost
+            continue
+        rows.append(words)
+        if str(port) in (words[4], words[6]) and words[9] == "CLOSE":
             break
     return rows
 
