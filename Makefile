@@ -35,6 +35,8 @@ check: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/clang-format --dry-run --Werror bpf/*.[ch] wire/*.[ch]
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/zizmor --quiet --offline .github
 
 format: setup
 	@$(BIN)/ruff check --fix-only .

@@ -16,7 +16,7 @@ from lab import bpf_syscall, tracefs
 from lab.bpf_syscall import AttachType, ProgType, owned
 from lab.btf import Btf
 from lab.device import Device
-from lab.errors import LabError
+from lab.errors import LabError, Refused
 
 WAYS = ("fentry", "kprobe", "tracepoint")
 """How a kernel function can be observed, best first; a tracepoint is near it and not at it."""
@@ -124,8 +124,23 @@ def load(kind: str, event: str, instructions: bytes) -> int:
     )
 
 
+def refusal(function: Function) -> str | None:
+    """Tell why this kernel has no such place for a loaded function, found by attaching it for a moment; None when it has.
+
+    Not tried is what takes a device: every kernel with BPF has those.
+    """
+    if function.on_device:
+        return None
+    try:
+        with ExitStack() as links:
+            attach(function, (), links)
+    except Refused as error:
+        return str(error)
+    return None
+
+
 def attach(function: Function, devices: Sequence[Device], links: ExitStack) -> list[str]:
-    """Attach a function until `links` is closed. Raises `LabError` when the kernel refuses it.
+    """Attach a function until `links` is closed. Raises `Refused` when the kernel does so.
 
     Returns the attach points, as results name them; at a device with the mechanism that was used: `xdp:frame (generic)`.
     """
@@ -135,7 +150,7 @@ def attach(function: Function, devices: Sequence[Device], links: ExitStack) -> l
             return [f"{function.place} ({to_device(function.fd, function.event, links)})" for to_device in attach_to]
         _ATTACH[function.kind](function, links)
     except OSError as error:
-        raise LabError(f"this kernel refuses the {function.place} ({error.strerror}): see lab doctor") from error
+        raise Refused(f"this kernel refuses the {function.place} ({error.strerror}): see lab doctor") from error
     return [function.place]
 
 

@@ -1,8 +1,18 @@
-"""From the clock of the probes to the clock on the wall: the only place where one is turned into the other."""
+"""What the time is: from the clock of the probes to the clock on the wall, in this one place, and whether it is real."""
 
+import os
 import time
 
 WALL = "CLOCK_REALTIME"
+GUEST = "LAB_CLOCK"
+"""The environment variable that says what the time of a guest is (`lab vm --clock`)."""
+
+REAL, VIRTUAL = "real", "virtual"
+
+
+def of_guest() -> str:
+    """Return `VIRTUAL` where time is counted instructions: then nothing but injected delays takes any. Else `REAL`."""
+    return os.environ.get(GUEST, REAL)
 
 
 def wall_offset_ns() -> int:

@@ -5,6 +5,10 @@ class LabError(Exception):
     """Something the user can put right; the message is one sentence that says how."""
 
 
+class Refused(LabError):  # noqa: N818 (as the kernel's own word for it)
+    """This kernel cannot do what a probe takes. A scenario that meets it is skipped, where the lane may do so: lab/skips.py."""
+
+
 class EventsLost(LabError):  # noqa: N818 (the name the design gives it)
     """A recording is incomplete: the kernel could not deliver `lost` events, by probe."""
 

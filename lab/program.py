@@ -22,7 +22,7 @@ from lab.attach import Function
 from lab.bpf_syscall import map_delete_batch, map_lookup_batch, raw_tracepoint_test_run, recursion_misses
 from lab.btf import Btf
 from lab.device import Device
-from lab.errors import LabError
+from lab.errors import LabError, Refused
 from lab.ring import Events, Ring
 from lab.runs import Run
 from lab.settle import settle
@@ -52,7 +52,7 @@ class Program:
     def __init__(self, source: Path, defines: Sequence[str] = ()) -> None:
         """Compile and load a C file, with `defines` as further `-D` definitions.
 
-        Raises `LabError` when the kernel lacks something that it reads, or refuses it.
+        Raises `Refused` when the kernel lacks something that it reads, or refuses it.
         """
         bcc = _import_bcc()
         text = _with_includes(source.read_text(), source.name)
@@ -70,7 +70,7 @@ class Program:
                 if type(error) is not Exception:
                     raise
                 why = "; ".join(missing) or "see the messages above"
-                raise LabError(f"{source.name} cannot be loaded on this kernel: {why}") from error
+                raise Refused(f"{source.name} cannot be loaded on this kernel: {why}") from error
         self._loaded = _load_functions(bcc, self._bpf, source.name)
         self.attach_points = list(dict.fromkeys(function.place for function in self._loaded))
         self.ring: Ring | None = None
@@ -107,6 +107,11 @@ class Program:
     def fds(self) -> list[int]:
         """File descriptors of the loaded functions, in the order of the source."""
         return [function.fd for function in self._loaded]
+
+    @property
+    def refusal(self) -> str | None:
+        """Why this kernel has no place for one of the functions, None when it has one for each."""
+        return next(filter(None, map(attach.refusal, self._loaded)), None)
 
     @property
     def needs_device(self) -> bool:
@@ -295,7 +300,7 @@ def _load_functions(bcc: Any, bpf: Any, source: str) -> list[Function]:
         try:
             fd = attach.load(kind, event, instructions)
         except OSError as error:
-            raise LabError(
+            raise Refused(
                 f"this kernel refuses the {kind}:{event} of {source} ({error.strerror}): see lab doctor"
             ) from error
         functions.append(Function(kind, event, fd, role))

@@ -11,12 +11,18 @@ from pathlib import Path
 from typing import Self
 from xml.etree import ElementTree as ET
 
+from lab import attach, clock
 from lab.errors import LabError
 from lab.recording import CLOCK
 from lab.verdict import Check
 
 SCHEMA = 1
 ROOT = Path(__file__).parent.parent
+
+
+def parent() -> Path:
+    """Return the folder of all runs: `results/` of the checkout, or what `LAB_RESULTS` names."""
+    return Path(os.environ.get("LAB_RESULTS", ROOT / "results")).absolute()
 
 
 class Results:
@@ -27,25 +33,21 @@ class Results:
 
     @classmethod
     def create(cls) -> Self:
-        """Make a folder named by the time, write what is known of the machine, point `latest` at it.
-
-        The parent folder is `results/` of the checkout, or what `LAB_RESULTS` names.
-        """
-        parent = Path(os.environ.get("LAB_RESULTS", ROOT / "results"))
+        """Make a folder named by the time, write what is known of the machine, point `latest` at it."""
         started = datetime.now(UTC)
-        path = parent / f"{started:%Y%m%dT%H%M%S}-{os.getpid()}"
+        path = parent() / f"{started:%Y%m%dT%H%M%S}-{os.getpid()}"
         try:
             path.mkdir(parents=True)
         except OSError as error:
             raise LabError(
-                f"cannot write results to {parent} ({error.strerror}): set LAB_RESULTS to another folder"
+                f"cannot write results to {parent()} ({error.strerror}): set LAB_RESULTS to another folder"
             ) from error
         results = cls(path)
-        results._write_run({"schema": SCHEMA, "started": started.isoformat(), "clock": CLOCK, **_machine()})
+        results._write_run({"schema": SCHEMA, "started": started.isoformat(), "clock": CLOCK, **_lane(), **_machine()})
         results.path.joinpath("checks.jsonl").touch()
-        pointer = parent / f".latest-{os.getpid()}"
+        pointer = parent() / f".latest-{os.getpid()}"
         pointer.symlink_to(path.name)
-        pointer.replace(parent / "latest")
+        pointer.replace(parent() / "latest")
         return results
 
     def add(self, checks: Iterable[Check]) -> list[Check]:
@@ -66,7 +68,9 @@ class Results:
         checks = self.checks()
         about = json.loads(self.path.joinpath("run.json").read_text())
         about["attach_points"] = {check.probe: check.attach_point for check in checks}
-        about["checks"] = {verdict: sum(c.verdict == verdict for c in checks) for verdict in ("inside", "outside")}
+        about["checks"] = {
+            verdict: sum(c.verdict == verdict for c in checks) for verdict in ("inside", "outside", "far")
+        }
         self._write_run(about)
         return checks
 
@@ -84,6 +88,11 @@ class Results:
 
     def _write_run(self, about: dict[str, object]) -> None:
         self.path.joinpath("run.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def _lane() -> dict[str, object]:
+    """Tell real time from a guest's counted instructions, and the way to attach if one was forced."""
+    return {"time": clock.of_guest(), "attach": attach.forced() or "best"}
 
 
 def _machine() -> dict[str, object]:

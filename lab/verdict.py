@@ -1,8 +1,8 @@
 """A measured value against what is known to be true: inside the bracket, or provably wrong."""
 
 import json
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple, Self
 
 Value = int | str | None
 
@@ -20,7 +20,8 @@ class Check:
     """One comparison of a probe's number with the truth: a row of `checks.jsonl`.
 
     `subject` is what was measured (a flow), `error` measured minus the best estimate of the truth (None where values are
-    not numbers), `lost` the events missing from the recording, `verdict` `inside` or `outside`.
+    not numbers), `lost` the events missing from the recording, `verdict` `inside`, `outside`, or `far`: inside, with an error of
+    more than `tolerance`, which only is set where time is virtual.
     """
 
     scenario: str
@@ -35,11 +36,17 @@ class Check:
     error: int | None
     lost: int
     verdict: str
+    tolerance: int | None = None
 
     @property
     def passed(self) -> bool:
-        """Tell whether the measured value is consistent with the truth."""
+        """Tell whether the measured value is consistent with the truth, and as exact as it has to be."""
         return self.verdict == "inside"
+
+    def within(self, tolerance: int) -> Self:
+        """Return the same check where an error of more than `tolerance` fails as well."""
+        far = self.passed and self.error is not None and abs(self.error) > tolerance
+        return replace(self, tolerance=tolerance, verdict="far" if far else self.verdict)
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -48,7 +55,8 @@ class Check:
     def sentence(self) -> str:
         """Say what was expected and what came."""
         truth = str(self.low) if self.low == self.high else f"between {self.low} and {self.high}"
-        return f"{self.quantity} of {self.subject}: {self.probe} says {self.measured} {self.unit}, the truth is {truth}"
+        said = f"{self.quantity} of {self.subject}: {self.probe} says {self.measured} {self.unit}, the truth is {truth}"
+        return f"{said}, and it is {self.error} {self.unit} from the best estimate" if self.verdict == "far" else said
 
 
 @dataclass(frozen=True)

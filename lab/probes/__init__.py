@@ -8,7 +8,10 @@ There is no list to edit: the files are the list.
 import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Protocol, cast
+
+from lab.errors import Refused
 
 if TYPE_CHECKING:
     from lab.observed import Observed
@@ -31,3 +34,24 @@ def every() -> dict[str, Probe]:
     """Import every probe, by name."""
     names = sorted(info.name for info in pkgutil.iter_modules(__path__))
     return {name: cast("Probe", importlib.import_module(f"{__name__}.{name}")) for name in names}
+
+
+@cache
+def refused() -> dict[str, str]:
+    """Load every probe, and return why this kernel refuses those that it does; the way to attach counts (`LAB_ATTACH`)."""
+    from lab.program import Program  # noqa: PLC0415 (whoever asks for help loads nothing)
+
+    found = {}
+    for name in every():
+        try:
+            why = Program.load(name).refusal
+        except Refused as error:
+            why = str(error)
+        if why:
+            found[name] = why
+    return found
+
+
+def here() -> list[str]:
+    """Name every probe that this kernel does not refuse."""
+    return [name for name in every() if name not in refused()]

@@ -10,11 +10,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from tabulate import tabulate
 
 from lab.attach import FORCED
-from lab.results import ROOT
+from lab.clock import GUEST, VIRTUAL
+from lab.errors import LabError
+from lab.results import ROOT, Results, parent
+from lab.units import duration_text
 from lab.verdict import Check
 from lab.vm import machine
 from lab.vm.machine import Kernel, Machine
@@ -25,6 +29,7 @@ SHORT = ("scenarios/test_exact.py",)
 BEST = "best"
 """The way of attaching that the kernel offers itself, best first."""
 
+_NUMBER = re.compile(r"(?<=\)) \d+")  # send() 2
 _ENDED = "--- lab vm:"
 _STATUS = re.compile(rf"^{_ENDED} (\w+) (\d+)$")
 _RESULTS = re.compile(r"^results: (\S+)$")  # conftest.py prints it
@@ -32,13 +37,24 @@ _RESULTS = re.compile(r"^results: (\S+)$")  # conftest.py prints it
 
 @dataclass
 class Outcome:
-    """One run inside a guest: its exit status, and the verdicts it left."""
+    """One run: on which kernel and in which way, its exit status, and the verdicts it left."""
 
     kernel: str
     way: str
     status: int
     results: Path | None
     checks: list[Check] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, results: Path) -> Self:
+        """Read a run's folder, wherever it was made. Raises `LabError` when there is none."""
+        try:
+            about = json.loads((results / "run.json").read_text())
+            checks = Results(results).checks()
+            column = f"{about['kernel']['release']}{', virtual clock' if about.get('time') == VIRTUAL else ''}"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise LabError(f"{results} is no run's folder ({error}): name one of those in results/") from error
+        return cls(column, about.get("attach", BEST), int(any(not check.passed for check in checks)), results, checks)
 
     @property
     def passed(self) -> bool:
@@ -47,13 +63,17 @@ class Outcome:
 
 
 def script(ways: Sequence[str], clock: str, arguments: Sequence[str]) -> str:
-    """Return the shell commands of one guest: a pytest run for each way, each followed by a line with its exit status."""
+    """Return the shell commands of one guest: a pytest run for each way, each followed by a line with its exit status.
+
+    Where time is virtual each is made twice: the two have to agree (`disagreements`).
+    """
     pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    variables = {GUEST: clock, "PYTHONDONTWRITEBYTECODE": "1", "LAB_RESULTS": str(parent())}
     lines = []
     for way in ways:
-        variables = {"LAB_CLOCK": clock, "PYTHONDONTWRITEBYTECODE": "1"} | ({} if way == BEST else {FORCED: way})
-        words = ["env", *(f"{name}={value}" for name, value in variables.items()), *pytest]
-        lines += [shlex.join(words), f'echo "{_ENDED} {way} $?"']
+        forced = {} if way == BEST else {FORCED: way}
+        words = ["env", *(f"{name}={value}" for name, value in (variables | forced).items()), *pytest]
+        lines += [shlex.join(words), f'echo "{_ENDED} {way} $?"'] * (2 if clock == VIRTUAL else 1)
     return "\n".join(lines)
 
 
@@ -63,20 +83,21 @@ def run(
     ways: Sequence[str],
     arguments: Sequence[str],
     *,
-    folder: Path,
     limit_s: float,
-) -> Iterator[Outcome]:
-    """Run the scenarios on a kernel in each way, and yield what came of each. Raises `LabError` when the guest fails as such."""
+) -> list[Outcome]:
+    """Run the scenarios on a kernel in each way; returns what came of each. Raises `LabError` when the guest fails as such."""
+    folder = parent() / "vm" / f"{kernel.name.replace('/', '_')}-{guest.clock}"
     machine.run(
         guest,
         kernel,
         ["/bin/sh", "-c", script(ways, guest.clock, arguments)],
         folder=folder,
         here=ROOT,
+        writable=parent(),
         limit_s=limit_s,
         show=lambda text: print(text, end="", flush=True),
     )
-    yield from outcomes(kernel.name, (folder / "output.log").read_text())
+    return list(outcomes(kernel.name, (folder / "output.log").read_text()))
 
 
 def outcomes(kernel: str, printed: str) -> Iterator[Outcome]:
@@ -86,34 +107,82 @@ def outcomes(kernel: str, printed: str) -> Iterator[Outcome]:
         if found := _RESULTS.match(line):
             results = Path(found[1])
         elif ended := _STATUS.match(line):
-            lines = (results / "checks.jsonl").read_text().splitlines() if results else []
-            yield Outcome(kernel, ended[1], int(ended[2]), results, [Check(**json.loads(check)) for check in lines])
+            checks = Results(results).checks() if results else []
+            yield Outcome(kernel, ended[1], int(ended[2]), results, checks)
             results = None
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
-    """Return the matrix: kernels and ways across, checks down; in each cell the attach point and how many were outside."""
-    columns = [f"{outcome.kernel}, {outcome.way}" for outcome in outcomes]
-    rows: dict[tuple[str, str], dict[str, str]] = {}
-    for column, outcome in zip(columns, outcomes, strict=True):
-        for (probe, quantity), checks in _grouped(outcome.checks).items():
-            wrong = sum(not check.passed for check in checks)
-            verdict = f"{wrong} of {len(checks)} wrong" if wrong else f"{len(checks)} right"
-            rows.setdefault((probe, quantity), {})[column] = f"{verdict}\n{_short(checks[0].attach_point)}"
-    lines = [
-        [f"{probe}: {quantity}", *(cells.get(column, "-") for column in columns)]
-        for (probe, quantity), cells in rows.items()
+def disagreements(first: Outcome, second: Outcome) -> list[str]:
+    """Compare the exact checks of two runs of the same scenarios: a sentence for each that differs by more than its tolerance."""
+    one, other = (
+        {
+            (it.scenario, it.probe, it.subject, it.quantity): (it.error, it.tolerance)
+            for it in outcome.checks
+            if it.error is not None and it.tolerance is not None
+        }
+        for outcome in (first, second)
+    )
+    found = [f"{key[3]} of {key[2]} was measured in one of two runs only" for key in one.keys() ^ other.keys()]
+    for key in one.keys() & other.keys():
+        (error, tolerance), (again, _) = one[key], other[key]
+        if abs(error - again) > tolerance:
+            found.append(f"{key[3]} of {key[2]}: {key[1]} is {error} ns away in one run, {again} ns in the other")
+    return sorted(found)
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """Return the matrix, what differs between the ways to attach, and a line for each run: how it ended, where its results are."""
+    ended = [
+        f"{it.kernel}, {it.way}: {'passed' if it.passed else f'failed ({it.status})'}, {it.results}" for it in outcomes
     ]
-    return tabulate(lines, ["check", *columns])
+    return "\n".join(["", table(outcomes), "", *differences(outcomes), *ended])
 
 
-def _grouped(checks: Sequence[Check]) -> dict[tuple[str, str], list[Check]]:
-    found: dict[tuple[str, str], list[Check]] = {}
-    for check in checks:
-        found.setdefault((check.probe, check.quantity), []).append(check)
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Return the matrix: kernels and ways across, checks down.
+
+    In each cell: how many checks were right or wrong, the largest error of times that have to be exact, the attach point.
+    """
+    columns = [f"{outcome.kernel}, {outcome.way}" for outcome in outcomes]
+    rows: dict[tuple[str, str], list[str]] = {}
+    for number, outcome in enumerate(outcomes):
+        for what, checks in _grouped(outcome.checks).items():
+            rows.setdefault(what, ["-"] * len(outcomes))[number] = _cell(checks)
+    return tabulate(
+        [[f"{probe}: {quantity}", *cells] for (probe, quantity), cells in rows.items()], ["check", *columns]
+    )
+
+
+def differences(outcomes: Sequence[Outcome]) -> list[str]:
+    """Say what could be judged on a kernel in one way to attach and not in another, probe by probe."""
+    found = []
+    for kernel in dict.fromkeys(outcome.kernel for outcome in outcomes):
+        judged = {outcome.way: set(_grouped(outcome.checks)) for outcome in outcomes if outcome.kernel == kernel}
+        only: dict[tuple[str, str, str], list[str]] = {}
+        for probe, quantity in sorted(set.union(*judged.values())):
+            having = ", ".join(way for way, them in judged.items() if (probe, quantity) in them)
+            without = ", ".join(way for way, them in judged.items() if (probe, quantity) not in them)
+            if without:
+                only.setdefault((probe, having, without), []).append(quantity)
+        found += [
+            f"{kernel}: `{probe}` has by {having}, and not by {without}: {', '.join(quantities)}"
+            for (probe, having, without), quantities in only.items()
+        ]
     return found
 
 
-def _short(places: str) -> str:
-    """Name the kinds of attach points, without what each is attached to."""
-    return ", ".join(dict.fromkeys(place.partition(":")[0] for place in places.split(", ")))
+def _grouped(checks: Sequence[Check]) -> dict[tuple[str, str], list[Check]]:
+    """Group checks by probe and quantity, whatever their number among several of the kind."""
+    found: dict[tuple[str, str], list[Check]] = {}
+    for check in checks:
+        found.setdefault((check.probe, _NUMBER.sub("", check.quantity)), []).append(check)
+    return found
+
+
+def _cell(checks: Sequence[Check]) -> str:
+    wrong = sum(not check.passed for check in checks)
+    verdict = f"{wrong} of {len(checks)} wrong" if wrong else f"{len(checks)} right"
+    errors = [abs(check.error) for check in checks if check.tolerance is not None and check.error is not None]
+    error = f", at most {duration_text(max(errors))} off" if errors else ""
+    kinds = dict.fromkeys(place.partition(":")[0] for place in checks[0].attach_point.split(", "))
+    return f"{verdict}{error}\n{', '.join(kinds)}"

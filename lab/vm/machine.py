@@ -1,7 +1,9 @@
 """One boot of a kernel under QEMU (virtme-ng) over this machine's own root file system, running one command to its end.
 
-The guest sees the host's files, read only but for the folders it is given, and its own /tmp and /run. What its command prints
-and its exit status come back through a folder; the console is for the kernel's own words, which tell why a guest ended early.
+The guest sees the host's files, read only but for the folder that it is given. What it reads often, programs and the checkout, it
+keeps in memory: each file is fetched once, which under emulation takes most of a run's time otherwise, and with a virtual clock
+stalls it. What its command prints and its exit status come back through the folder; the console is for the kernel's own words,
+which tell why a guest ended early.
 """
 
 import os
@@ -15,17 +17,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.clock import REAL, VIRTUAL
 from lab.errors import LabError
 
-CLOCKS = ("real", "virtual")
+CLOCKS = (REAL, VIRTUAL)
 # Guest time is counted instructions, one nanosecond each, and jumps over idle time. It needs a single processor, emulated.
-_VIRTUAL = ["-icount", "shift=0,sleep=off"]
-_HIDDEN = ("/tmp", "/run", "/var/tmp")  # noqa: S108 (the guest has its own)
-_CHANGED = (
-    "/etc",
-    "/lib",
-    "/var",
-)  # the guest's init puts modules and its own settings there; the host's stay as they are
+_COUNTED = ["-icount", "shift=0,sleep=off"]
+_CHANGED = ("/etc", "/lib", "/tmp", "/var")  # noqa: S108 (what is written there stays in the guest's memory)
+_PROGRAMS = "bin sbin lib/python3* lib/*-linux-gnu*"  # below /usr, without the modules, which are the guest's own
+_SCRATCH = "/run/tcp-truth-lab-vm"  # not where the lab keeps its runs
 _LOOK_S = 0.1
 _KVM_TRIAL_S = 8
 _LAST_LINES = 15
@@ -52,29 +52,30 @@ class Kernel:
 class Machine:
     """How the guest is made. `clock` is real, or virtual: with that, one processor and no hardware virtualization."""
 
-    clock: str = "real"
+    clock: str = REAL
     cpus: int = 2
     memory: str = "4G"
     kvm: bool = False
 
-    def command(self, kernel: Kernel, script: str, writable: list[Path]) -> list[str]:
-        """Return the command line that boots a kernel, runs a shell script and powers off."""
-        cpus = 1 if self.clock == "virtual" else self.cpus
+    def command(self, kernel: Kernel, script: str, here: Path, writable: Path) -> list[str]:
+        """Return the command line that boots a kernel, runs a shell script in `here` and powers off.
+
+        The guest can write to `writable`, and has its programs and what is in `here` in its memory.
+        """
+        cpus = 1 if self.clock == VIRTUAL else self.cpus
         words = [str(Path(sys.executable).parent / "virtme-run"), "--kimg", str(kernel.image), "--mods", "auto"]
         words += ["--cpus", str(cpus), "--memory", self.memory, "--force-9p", "--show-boot-console"]
-        words += [f"--rwdir={folder}" for folder in writable]
         words += [f"--overlay-rwdir={folder}" for folder in _CHANGED]
-        words += ["--script-sh", script]
-        if not self.kvm or self.clock == "virtual":
+        words += [f"--rwdir={_SCRATCH}/writable={writable}", "--script-sh", _prepared(here, writable) + script]
+        if not self.kvm or self.clock == VIRTUAL:
             words += ["--disable-kvm"]
-        if self.clock == "virtual":
-            words += ["--qemu-opts", *_VIRTUAL]
-        return words
+        words += ["--qemu-opts", *_exported("usr", Path("/usr")), *_exported("here", here)]
+        return words + (_COUNTED if self.clock == VIRTUAL else [])
 
     @property
     def accelerator(self) -> str:
         """What runs the guest's instructions."""
-        return "KVM" if self.kvm and self.clock == "real" else "software emulation"
+        return "KVM" if self.kvm and self.clock == REAL else "software emulation"
 
 
 def run(
@@ -84,25 +85,22 @@ def run(
     *,
     folder: Path,
     here: Path,
+    writable: Path,
     limit_s: float,
     show: Callable[[str], None],
 ) -> int:
     """Boot, run a command in the folder `here`, and return its exit status; `show` is given what it prints, as it comes.
 
-    `folder` receives `console.log`, `output.log` and `status`. Raises `LabError` with the end of the console when the guest
-    panics, hangs, or ends before the command has; then nothing of it is left running.
+    `folder`, somewhere in `writable`, receives `console.log`, `output.log` and `status`. Raises `LabError` with the end of the
+    console when the guest panics, hangs, or ends before the command has; then nothing of it is left running.
     """
-    _require_visible(here, kernel.image)
     folder.mkdir(parents=True, exist_ok=True)
     output, status, console = folder / "output.log", folder / "status", folder / "console.log"
     status.unlink(missing_ok=True)
     output.write_text("")
-    script = (
-        f"cd {shlex.quote(str(here))}; {shlex.join(command)} >{shlex.quote(str(output))} 2>&1; "
-        f"echo $? >{shlex.quote(str(status))}; sync"
-    )
+    script = f"{shlex.join(command)} >{shlex.quote(str(output))} 2>&1; echo $? >{shlex.quote(str(status))}; sync"
     deadline = time.monotonic() + limit_s
-    with _started(machine.command(kernel, script, [here]), console) as process, output.open() as printed:
+    with _started(machine.command(kernel, script, here, writable), console) as process, output.open() as printed:
         while True:
             over = process.poll() is not None or status.exists()
             show(printed.read())
@@ -171,12 +169,22 @@ def _started(command: list[str], console: Path) -> Iterator[subprocess.Popen[byt
         process.wait()
 
 
-def _require_visible(*paths: Path) -> None:
-    """Refuse what the guest cannot see: it has folders of its own in these places."""
-    for path in paths:
-        hidden = [folder for folder in _HIDDEN if path.resolve().is_relative_to(folder)]
-        if hidden:
-            raise LabError(f"{path} is in {hidden[0]}, which a guest has for itself: move it elsewhere")
+def _exported(tag: str, folder: Path) -> list[str]:
+    """Return QEMU's options that let the guest mount a folder of the host by this tag, read only."""
+    path = str(folder.resolve()).replace(",", ",,")
+    export = f"local,id={tag},path={path},security_model=none,readonly=on,multidevs=remap"
+    return ["-fsdev", export, "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+
+
+def _prepared(here: Path, writable: Path) -> str:
+    """Return the shell commands by which a guest mounts what is exported, each folder where the host has it."""
+    keeping = "mount -t 9p -o ro,version=9p2000.L,trans=virtio,access=any,msize=512000,cache=loose"
+    place, results = shlex.quote(str(here)), shlex.quote(str(writable))
+    return (
+        f"set -e; mkdir -p {_SCRATCH}/usr {place}; {keeping} usr {_SCRATCH}/usr; {keeping} here {place}; "
+        f"cd {_SCRATCH}/usr; for folder in {_PROGRAMS}; do mount --bind $folder /usr/$folder; done; "
+        f"mkdir -p {results}; mount --bind {_SCRATCH}/writable {results}; cd {place}; set +e; "
+    )
 
 
 def _end_of(console: Path) -> str:

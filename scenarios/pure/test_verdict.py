@@ -81,6 +81,7 @@ def test_a_check_says_what_was_measured_where_and_by_whom():
         "error": 81,
         "lost": 2,
         "verdict": "outside",
+        "tolerance": None,
     }
 
 
@@ -88,3 +89,13 @@ def test_a_failure_is_one_sentence():
     """What was measured, of what, by which probe, and what is true."""
     sentence = JUDGE.duration("a -> b", "time in SYN_SENT", BRACKET, 201).sentence()
     assert sentence == "time in SYN_SENT of a -> b: states says 201 ns, the truth is between 100 and 200"
+
+
+@pytest.mark.parametrize(
+    ("measured", "tolerance", "verdict"), [(121, 1, "inside"), (122, 1, "far"), (201, 90, "outside")]
+)
+def test_an_error_that_gates(measured, tolerance, verdict):
+    """Where time is exact, a value inside the bracket may be too far from the best estimate; one outside stays provably wrong."""
+    check = JUDGE.duration("a → b", "a time", BRACKET, measured).within(tolerance)
+    assert (check.verdict, check.passed, check.tolerance) == (verdict, verdict == "inside", tolerance)
+    assert ("from the best estimate" in check.sentence()) is (verdict == "far")

@@ -1,5 +1,6 @@
 """Kernels by name, guests by command line, matrices by checks: what needs no guest to be known."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from lab.errors import LabError
 from lab.verdict import Bracket, Judge
-from lab.vm import archive, lane, machine
+from lab.vm import archive, lane
 from lab.vm.lane import Outcome
 from lab.vm.machine import Kernel, Machine
 
@@ -50,47 +51,91 @@ def test_a_folder_without_a_kernel(tmp_path):
 
 def test_the_virtual_clock_has_one_processor():
     """Guest time is counted instructions: no other processor can run beside, and none of it in hardware."""
-    words = Machine("virtual", cpus=4, kvm=True).command(KERNEL, "true", [])
+    where = Path("/srv/lab"), Path("/srv/lab/results")
+    words = Machine("virtual", cpus=4, kvm=True).command(KERNEL, "true", *where)
     assert words[words.index("--cpus") + 1] == "1"
     assert "--disable-kvm" in words
     assert words[-2:] == ["-icount", "shift=0,sleep=off"]
-    assert "--disable-kvm" not in Machine("real", kvm=True).command(KERNEL, "true", [])
+    words = Machine("real", kvm=True).command(KERNEL, "true", *where)
+    assert "--disable-kvm" not in words
+    assert "-icount" not in words
 
 
-@pytest.mark.parametrize("hidden", ["/tmp/checkout", "/run/x", "/var/tmp/x"])  # noqa: S108 (a guest's own)
-def test_what_a_guest_cannot_see(hidden, tmp_path):
-    """A checkout in a folder that the guest has for itself is refused before anything is booted."""
-    with pytest.raises(LabError, match="move it elsewhere"):
-        machine.run(Machine(), KERNEL, ["true"], folder=tmp_path, here=Path(hidden), limit_s=1, show=print)
+@pytest.mark.parametrize("here", ["/srv/lab", "/tmp/the checkout", "/srv/a,b"])  # noqa: S108 (nothing is written)
+def test_a_guest_has_the_checkout_where_the_host_has_it(here):
+    """By a path that may be odd, whose results alone it can write to."""
+    words = Machine().command(KERNEL, "true", Path(here), Path(here, "results"))
+    script = words[words.index("--script-sh") + 1]
+    assert f"cd {shlex.quote(here)}; set +e; true" in script
+    assert f"mount --bind /run/tcp-truth-lab-vm/writable {shlex.quote(here + '/results')};" in script
+    assert any(f"path={here.replace(',', ',,')}," in word for word in words)
 
 
-def outcome(way, *measured, places="fentry:tcp_recvmsg, fentry:tcp_sendmsg"):
+def outcome(way, *measured, places="fentry:tcp_recvmsg, fentry:tcp_sendmsg", **fields):
     judge = Judge("scenario", "rtt", places)
-    checks = [judge.count("flow", "RTT samples", Bracket(1, 3, 2), it) for it in measured]
-    return Outcome("6.1", way, 0, None, checks)
+    checks = [
+        judge.count("flow", f"RTT samples of send() {number}", Bracket(1, 3, 2), it)
+        for number, it in enumerate(measured)
+    ]
+    return replace(Outcome("6.1", way, 0, None, checks), **fields)
 
 
 def test_the_matrix_has_a_cell_for_each_kernel_and_way():
     """How many checks are right, and how the probe was attached; what is wrong is counted."""
-    table = lane.table(
-        [outcome("fentry", 1, 2), replace(outcome("tracepoint", 2, 9, places="raw tracepoint:x"), kernel="7.2")]
-    )
+    table = lane.table([outcome("fentry", 1, 2), outcome("tracepoint", 2, 9, places="raw tracepoint:x", kernel="7.2")])
     head, _, *rows = table.splitlines()
     assert [column.strip() for column in head.split("  ") if column] == ["check", "6.1, fentry", "7.2, tracepoint"]
+    assert "rtt: RTT samples of send()" in rows[0]
     assert "2 right" in rows[0]
     assert "1 of 2 wrong" in rows[0]
     assert "fentry" in rows[1]
     assert "raw tracepoint" in rows[1]
 
 
+def test_the_matrix_tells_the_error_of_exact_times():
+    """The largest distance from what was injected; where time is real there is none to tell."""
+    judge = Judge("scenario", "states", "raw tracepoint:x")
+    checks = [judge.duration("flow", "time in SYN_SENT", Bracket(0, 9000, 1000), it) for it in (900, 1200)]
+    assert "2 right\n" in lane.table([replace(outcome("fentry"), checks=checks)]).replace(" \n", "\n")
+    exact = [check.within(500) for check in checks]
+    assert "2 right, at most 200 ns off" in lane.table([replace(outcome("fentry"), checks=exact)])
+
+
+def test_what_one_way_cannot_judge():
+    """It is said of the probe that has it in another way; of another kernel nothing follows."""
+    with_one, with_none = outcome("fentry", 1), outcome("tracepoint")
+    assert lane.differences([with_one, with_none]) == [
+        "6.1: `rtt` has by fentry, and not by tracepoint: RTT samples of send()"
+    ]
+    assert lane.differences([with_one, replace(with_none, kernel="7.2")]) == []
+
+
+def test_two_runs_agree():
+    """What has to be exact differs by no more than its tolerance; what was measured once only is told."""
+    judge = Judge("scenario", "states", "raw tracepoint:x")
+
+    def ran(*measured):
+        checks = [
+            judge.duration("flow", f"time {n}", Bracket(0, 900, 0), it).within(100) for n, it in enumerate(measured)
+        ]
+        return replace(
+            outcome("best"), checks=[*checks, judge.duration("flow", "loose", Bracket(0, 900, 0), measured[0])]
+        )
+
+    assert lane.disagreements(ran(0, 100), ran(100, 0)) == []
+    assert lane.disagreements(ran(0, 50), ran(101, 50)) == [
+        "time 0 of flow: states is 0 ns away in one run, 101 ns in the other"
+    ]
+    assert lane.disagreements(ran(0, 50), ran(0)) == ["time 1 of flow was measured in one of two runs only"]
+
+
 def test_a_lane_forces_each_way():
-    """Each run gets its way of attaching and its clock, and says how it ended."""
+    """Each run gets its way of attaching and its clock, and says how it ended; where time is virtual it is made twice."""
     script = lane.script(["best", "kprobe"], "virtual", ["scenarios/test_exact.py", "-k", "not slow"])
     runs = [line for line in script.splitlines() if "pytest" in line]
-    assert len(runs) == 2
-    assert "LAB_ATTACH" not in runs[0]
-    assert "LAB_ATTACH=kprobe" in runs[1]
+    assert ["LAB_ATTACH=kprobe" in run for run in runs] == [False, False, True, True]
     assert all("LAB_CLOCK=virtual" in run and run.endswith("scenarios/test_exact.py -k 'not slow'") for run in runs)
+    assert len([line for line in lane.script(["best"], "real", []).splitlines() if "pytest" in line]) == 1
 
 
 def test_what_a_guest_has_printed(tmp_path):
@@ -101,3 +146,14 @@ def test_what_a_guest_has_printed(tmp_path):
     first, second = lane.outcomes("6.1", printed)
     assert (first.way, first.passed, first.results, len(first.checks)) == ("fentry", True, tmp_path, 1)
     assert (second.way, second.passed, second.results, second.checks) == ("kprobe", False, None, [])
+
+
+def test_runs_of_other_machines(tmp_path):
+    """Their folders tell all that the matrix needs; what is none is refused."""
+    (tmp_path / "run.json").write_text('{"kernel": {"release": "6.12"}, "time": "virtual", "attach": "kprobe"}')
+    check = Judge("scenario", "rtt", "kprobe:x").count("flow", "RTT samples", Bracket(1, 3, 2), 9)
+    (tmp_path / "checks.jsonl").write_text(check.to_json() + "\n")
+    found = Outcome.of(tmp_path)
+    assert (found.kernel, found.way, found.passed) == ("6.12, virtual clock", "kprobe", False)
+    with pytest.raises(LabError, match="is no run's folder"):
+        Outcome.of(tmp_path / "nowhere")
