@@ -82,9 +82,8 @@ def run(args: argparse.Namespace) -> int:
     if differing:
         print("\n".join([f"{len(differing)} exact values differ between two runs:", *differing[:_SHOWN]]))
     if failures:
-        raise LabError(
-            f"{len(failures)} of {len(args.kernel)} kernels did not come to an end, the first: {failures[0].splitlines()[0]}"
-        )
+        first = failures[0].splitlines()[0].rstrip(":")
+        raise LabError(f"{len(failures)} of {len(args.kernel)} kernels did not come to an end, the first: {first}")
     return 0 if all(outcome.passed for outcome in outcomes) and not differing else 1
 
 

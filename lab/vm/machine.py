@@ -28,6 +28,9 @@ _PROGRAMS = "bin sbin lib/python3* lib/*-linux-gnu*"  # below /usr, without the 
 _SCRATCH = "/run/tcp-truth-lab-vm"  # not where the lab keeps its runs
 _LOOK_S = 0.1
 _KVM_TRIAL_S = 8
+_POWER_OFF_S = 10
+_PANIC, _PANIC_END = "Kernel panic", "end Kernel panic"
+_LAST_WORDS_S = 5
 _LAST_LINES = 15
 _LINE_LENGTH = 160
 
@@ -99,22 +102,22 @@ def run(
     status.unlink(missing_ok=True)
     output.write_text("")
     script = f"{shlex.join(command)} >{shlex.quote(str(output))} 2>&1; echo $? >{shlex.quote(str(status))}; sync"
-    deadline = time.monotonic() + limit_s
+    deadline, panicked_at = time.monotonic() + limit_s, None
     with _started(machine.command(kernel, script, here, writable), console) as process, output.open() as printed:
         while True:
             over = process.poll() is not None or status.exists()
             show(printed.read())
             if over:
                 break
-            if "Kernel panic" in console.read_text(errors="replace"):
+            words = console.read_text(errors="replace")
+            panicked_at = panicked_at or (time.monotonic() if _PANIC in words else None)
+            if panicked_at and (_PANIC_END in words or time.monotonic() > panicked_at + _LAST_WORDS_S):
                 raise LabError(f"kernel {kernel.name} panicked:\n{_end_of(console)}")
             if time.monotonic() > deadline:
-                raise LabError(
-                    f"kernel {kernel.name} was not done within {limit_s:g} s; its console ended with\n{_end_of(console)}"
-                )
+                raise LabError(f"kernel {kernel.name} was not done within {limit_s:g} s:\n{_end_of(console)}")
             time.sleep(_LOOK_S)
     if not status.exists() or not (told := status.read_text().strip()):
-        raise LabError(f"kernel {kernel.name} ended before its command did; its console ended with\n{_end_of(console)}")
+        raise LabError(f"kernel {kernel.name} ended before its command did:\n{_end_of(console)}")
     return int(told)
 
 
@@ -139,7 +142,7 @@ def kvm_works(kernel: Kernel) -> bool:
         ended = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_KVM_TRIAL_S, check=False)
     except subprocess.TimeoutExpired:
         return False
-    return b"Kernel panic" in ended.stdout  # for want of a root file system: it came that far
+    return _PANIC.encode() in ended.stdout  # for want of a root file system: it came that far
 
 
 @contextmanager
@@ -162,7 +165,7 @@ def _started(command: list[str], console: Path) -> Iterator[subprocess.Popen[byt
         yield process
         # The command is done: a guest that does not power off is not waited for.
         with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
+            process.wait(_POWER_OFF_S)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -188,4 +191,7 @@ def _prepared(here: Path, writable: Path) -> str:
 
 
 def _end_of(console: Path) -> str:
-    return "\n".join(line[:_LINE_LENGTH] for line in console.read_text(errors="replace").splitlines()[-_LAST_LINES:])
+    """Return the last lines of a console, or what a panic begins with; the file has all of it."""
+    lines = [line[:_LINE_LENGTH] for line in console.read_text(errors="replace").splitlines()]
+    begins = next((number for number, line in enumerate(lines) if _PANIC in line), len(lines) - _LAST_LINES)
+    return "\n".join([*lines[max(0, begins) :][:_LAST_LINES], f"(all of it: {console})"])
