@@ -60,16 +60,18 @@ class Machine:
     memory: str = "4G"
     kvm: bool = False
 
-    def command(self, kernel: Kernel, script: str, here: Path, writable: Path) -> list[str]:
-        """Return the command line that boots a kernel, runs a shell script in `here` and powers off.
+    def command(self, kernel: Kernel, script: Path, here: Path, writable: Path) -> list[str]:
+        """Return the command line that boots a kernel, runs a shell script and powers off.
 
-        The guest can write to `writable`, and has its programs and what is in `here` in its memory.
+        The guest can write to `writable`, where the script is, and is given what it mounts (`_prepared`): its programs and `here`.
         """
         cpus = 1 if self.clock == VIRTUAL else self.cpus
         words = [str(Path(sys.executable).parent / "virtme-run"), "--kimg", str(kernel.image), "--mods", "auto"]
         words += ["--cpus", str(cpus), "--memory", self.memory, "--force-9p", "--show-boot-console"]
         words += [f"--overlay-rwdir={folder}" for folder in _CHANGED]
-        words += [f"--rwdir={_SCRATCH}/writable={writable}", "--script-sh", _prepared(here, writable) + script]
+        # A file, as what stands here goes through the kernel's command line, which is short: a longer one hangs the kernel.
+        place = Path(_SCRATCH, "writable", script.relative_to(writable))
+        words += [f"--rwdir={_SCRATCH}/writable={writable}", "--script-sh", f"sh {shlex.quote(str(place))}"]
         if not self.kvm or self.clock == VIRTUAL:
             words += ["--disable-kvm"]
         words += ["--qemu-opts", *_exported("usr", Path("/usr")), *_exported("here", here)]
@@ -94,14 +96,15 @@ def run(
 ) -> int:
     """Boot, run a command in the folder `here`, and return its exit status; `show` is given what it prints, as it comes.
 
-    `folder`, somewhere in `writable`, receives `console.log`, `output.log` and `status`. Raises `LabError` with the end of the
-    console when the guest panics, hangs, or ends before the command has; then nothing of it is left running.
+    `folder`, somewhere in `writable`, receives `guest.sh`, which is run, `console.log`, `output.log` and `status`. Raises `LabError`
+    with the end of the console when the guest panics, hangs, or ends before the command has; then nothing of it is left running.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    output, status, console = folder / "output.log", folder / "status", folder / "console.log"
+    script, output, status, console = (folder / it for it in ("guest.sh", "output.log", "status", "console.log"))
     status.unlink(missing_ok=True)
     output.write_text("")
-    script = f"{shlex.join(command)} >{shlex.quote(str(output))} 2>&1; echo $? >{shlex.quote(str(status))}; sync"
+    ended = f"{shlex.join(command)} >{shlex.quote(str(output))} 2>&1\necho $? >{shlex.quote(str(status))}\nsync\n"
+    script.write_text(_prepared(here, writable) + ended)
     deadline, panicked_at = time.monotonic() + limit_s, None
     with _started(machine.command(kernel, script, here, writable), console) as process, output.open() as printed:
         while True:
@@ -183,11 +186,18 @@ def _prepared(here: Path, writable: Path) -> str:
     """Return the shell commands by which a guest mounts what is exported, each folder where the host has it."""
     keeping = "mount -t 9p -o ro,version=9p2000.L,trans=virtio,access=any,msize=512000,cache=loose"
     place, results = shlex.quote(str(here)), shlex.quote(str(writable))
-    return (
-        f"set -e; mkdir -p {_SCRATCH}/usr {place}; {keeping} usr {_SCRATCH}/usr; {keeping} here {place}; "
-        f"cd {_SCRATCH}/usr; for folder in {_PROGRAMS}; do mount --bind $folder /usr/$folder; done; "
-        f"mkdir -p {results}; mount --bind {_SCRATCH}/writable {results}; cd {place}; set +e; "
-    )
+    return f"""\
+set -e
+mkdir -p {_SCRATCH}/usr {place}
+{keeping} usr {_SCRATCH}/usr
+{keeping} here {place}
+cd {_SCRATCH}/usr
+for folder in {_PROGRAMS}; do mount --bind $folder /usr/$folder; done
+mkdir -p {results}
+mount --bind {_SCRATCH}/writable {results}
+cd {place}
+set +e
+"""
 
 
 def _end_of(console: Path) -> str:

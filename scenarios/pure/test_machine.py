@@ -17,13 +17,13 @@ KERNEL = Kernel("6.1", Path("/boot/vmlinuz"))
 
 @dataclass(frozen=True)
 class Pretended(Machine):
-    """A machine that is a shell script: `$1` is what a guest would have run."""
+    """A machine that is a shell script: `$1` is what a guest would have run, without the mounts."""
 
     script: str = ""
 
     def command(self, _kernel, script, _here, _writable):
         """Run the script."""
-        return ["/bin/sh", "-c", self.script, "sh", script]
+        return ["/bin/sh", "-c", self.script, "sh", f"sed -i '/^set -e/,/^set +e/d' {script}; sh {script}"]
 
 
 def run(tmp_path, script, limit_s=20, command=("echo", "said")):
