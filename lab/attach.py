@@ -100,12 +100,15 @@ def forced() -> str | None:
 def attempt(name: str) -> str:
     """Observe a kernel function by `fentry` or `kprobe`, entry and return, for a moment; returns what was done.
 
-    `OSError` or `LabError` says why this machine refuses it.
+    Twice, as programs are attached for each recording anew: before Linux 5.13 that is refused by fentry the second time. `OSError` or
+    `LabError` says why this machine refuses it.
     """
     for kind in {"fentry": ("fentry", "fexit"), "kprobe": ("kprobe", "kretprobe")}[name]:
-        with owned(load(kind, _TRIED, bpf_syscall.RETURN_ZERO)) as fd, ExitStack() as links:
-            _ATTACH[kind](Function(kind, _TRIED, fd), links)
-    return f"attached to {_TRIED}, entry and return"
+        with owned(load(kind, _TRIED, bpf_syscall.RETURN_ZERO)) as fd:
+            for _ in range(2):
+                with ExitStack() as links:
+                    _ATTACH[kind](Function(kind, _TRIED, fd), links)
+    return f"attached to {_TRIED}, entry and return, twice"
 
 
 def load(kind: str, event: str, instructions: bytes) -> int:
