@@ -6,11 +6,15 @@ layers add up to the whole way, exactly.
 """
 
 from enum import IntEnum
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from lab.errors import LabError
 from lab.measure import UNKNOWN
+from lab.recording import Recording
 from lab.ring import Events
 from lab.streams import NONE, Cover, Integers, Reach, Streams, streams
 
@@ -97,6 +101,17 @@ class Ways:
         self.streams: Streams = streams(events)
         self.covers = {at: Cover(self.streams, at) for at in At if at is not At.READY}
         self._ready = Reach(self.streams, At.READY)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read those of a saved recording, in the namespaces that it was made in.
+
+        Raises `LabError` when the file is no recording, or the probe was not part of it.
+        """
+        recording = Recording.load(path)
+        if "layers" not in recording.events:
+            raise LabError(f"{path} has nothing of the probe layers: record it again, with that probe")
+        return cls(recording.events["layers"], tuple(inode for _, inode in recording.devices.values()) or None)
 
     @property
     def events(self) -> Events:

@@ -17,6 +17,7 @@ from lab.recording import CLOCK
 from lab.verdict import Check
 
 SCHEMA = 1
+RUN = "run.json"
 ROOT = Path(__file__).parent.parent
 
 
@@ -66,7 +67,7 @@ class Results:
     def finish(self) -> list[Check]:
         """Complete run.json with what the checks tell; returns all checks."""
         checks = self.checks()
-        about = json.loads(self.path.joinpath("run.json").read_text())
+        about = json.loads(self.path.joinpath(RUN).read_text())
         about["attach_points"] = {check.probe: check.attach_point for check in checks}
         about["checks"] = {
             verdict: sum(c.verdict == verdict for c in checks) for verdict in ("inside", "outside", "far")
@@ -87,7 +88,7 @@ class Results:
         ET.ElementTree(suite).write(self.path / "junit.xml", encoding="utf-8", xml_declaration=True)
 
     def _write_run(self, about: dict[str, object]) -> None:
-        self.path.joinpath("run.json").write_text(json.dumps(about, indent=2) + "\n")
+        self.path.joinpath(RUN).write_text(json.dumps(about, indent=2) + "\n")
 
 
 def _lane() -> dict[str, object]:

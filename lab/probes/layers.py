@@ -46,7 +46,6 @@ from lab.journeys import Rows, Ways
 from lab.judge_layers import judge_all
 from lab.picture import require_drawable
 from lab.program import Program
-from lab.recording import Recording
 from lab.show_layers import Show
 from lab.trace_file import require_writable
 from lab.units import port
@@ -103,10 +102,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace, show: Show) -> None:
-    recording = Recording.load(args.recording)
-    if "layers" not in recording.events:
-        raise LabError(f"{args.recording} has nothing of the probe layers: record it again, with that probe")
-    ways = Ways(recording.events["layers"], tuple(inode for _, inode in recording.devices.values()) or None)
+    ways = Ways.load(args.recording)
     show.start()
     show.rows(ways.packets() if args.packets else exchanges(ways, args.port).rows)
 

@@ -1,0 +1,89 @@
+"""A run that is over, read from its folder: what it ran on, its checks, measurements and recordings."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lab import results
+from lab.bench import measurement
+from lab.bench.measurement import Measurement
+from lab.check_columns import FILE, CheckColumns
+from lab.demo.conversation import PORT
+from lab.errors import LabError
+from lab.exchanges import EXCHANGE, exchanges
+from lab.journeys import Rows, Ways
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder of results, and run.json of it (`about`). The rest is read when it is asked for."""
+
+    path: Path
+    about: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path | None = None) -> "RunFolder":
+        """Find a run by its folder, or by its folder's name in the results; the newest where none is named.
+
+        Raises `LabError` when there is none.
+        """
+        if path is None:
+            path = results.parent() / LATEST
+            if not path.exists():
+                raise LabError(f"there are no results in {path.parent} yet: run make demo, make test or make bench")
+        elif not path.exists() and (results.parent() / path).exists():
+            path = results.parent() / path
+        path = path.resolve()
+        try:
+            about = json.loads((path / results.RUN).read_text())
+        except (OSError, ValueError) as error:
+            raise LabError(
+                f"{path} is no run's folder, or {results.RUN} in it is broken: name a folder of {results.parent()}"
+            ) from error
+        if not isinstance(about, dict):
+            raise LabError(f"{path / results.RUN} does not tell of a run: name a folder of {results.parent()}")
+        return cls(path, about)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def kernel(self) -> str:
+        """The kernel's release."""
+        kernel = self.about.get("kernel")
+        return str(kernel.get("release", "unknown")) if isinstance(kernel, dict) else "unknown"
+
+    @property
+    def place(self) -> str:
+        """Where it ran: kernel, clock, and the way of attaching, where it was asked for."""
+        way = self.about.get("attach")
+        clock = str(self.about.get("clock", "")).replace("CLOCK_MONOTONIC", "real")
+        return ", ".join(str(part) for part in (self.kernel, f"{clock} clock" if clock else "", way) if part)
+
+    @cached_property
+    def checks(self) -> CheckColumns:
+        """Every check. Raises `LabError` when the file is not one of these."""
+        return CheckColumns.read(self.path / FILE)
+
+    @cached_property
+    def measurements(self) -> list[Measurement]:
+        """Every measurement of the bench. Raises `LabError` when the file is not one of these."""
+        return measurement.read(self.path)
+
+    @property
+    def recordings(self) -> list[Path]:
+        """The files of its recordings."""
+        return sorted(self.path.glob("recording*.npz"))
+
+    def requests(self) -> Rows:
+        """Return the requests of all recordings, with their layers, in order of time. Raises `LabError` for a file that has none."""
+        rows = [exchanges(Ways.load(path), PORT).rows for path in self.recordings]
+        return np.concatenate([np.zeros(0, EXCHANGE), *rows])
