@@ -104,6 +104,11 @@ class CheckColumns:
                 yield file.readline().decode().rstrip("\n")
 
 
+def decoded(line: str) -> Check:
+    """Read one line of the file."""
+    return _DECODER.decode(line)
+
+
 def position(check: Check) -> float:
     """Return where in its bracket a value is: 0 at the low end, 1 at the high end; NaN where the bracket is no interval."""
     low, high, measured = check.low, check.high, check.measured

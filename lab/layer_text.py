@@ -153,9 +153,14 @@ def histograms(rows: Rows) -> Iterator[str]:
             times = rows["layers_ns"][:, leg, layer]
             times = times[times != UNKNOWN]
             if times.any():
-                slots = np.minimum(np.log2(np.maximum(times, 1)).astype(int), SLOTS - 1)
                 yield f"\n{name}, {what.replace('_', '-')} ({host_of(leg, layer)})"
-                yield from picture(np.bincount(slots, minlength=SLOTS).tolist(), "nsecs")
+                yield from picture(counts(times).tolist(), "nsecs")
+
+
+def counts(times: Integers) -> Integers:
+    """Count times by the slots of `lab.histogram`."""
+    slots = np.minimum(np.log2(np.maximum(times, 1)).astype(int), SLOTS - 1)
+    return np.bincount(slots, minlength=SLOTS)
 
 
 def typical(rows: Rows) -> np.void:

@@ -12,18 +12,25 @@ _LONG = 24
 
 def table(checks: Iterable[Check]) -> str:
     """Every check, one line each: truth, measured, error and verdict. Points in time are shown from the bracket's start."""
-    rows = []
-    for check in checks:
-        # A point in time has nineteen digits that nobody reads: it is shown as seen from the earliest it can have been.
-        origin = check.low if check.quantity.endswith(" at") and isinstance(check.low, int) else 0
-        low, high, measured = (_text(value, check.unit, origin) for value in (check.low, check.high, check.measured))
-        truth = low if check.low == check.high else f"{low} .. {high}"
-        if check.passed and len(measured) > _LONG:
-            measured = "the same"
-        error = "" if check.error is None else _text(check.error, check.unit, 0)
-        rows.append((check.subject, check.quantity, truth, measured, error, check.verdict))
+    rows = [(check.subject, check.quantity, *texts(check), check.verdict) for check in checks]
     headers = ("connection", "quantity", "truth", "measured", "error", "verdict")
     return tabulate(rows, headers, colalign=("left", "left", "right", "right", "right", "left"), disable_numparse=True)
+
+
+def texts(check: Check) -> tuple[str, str, str]:
+    """Write what is true, what was measured, and the error (nothing where values are no numbers)."""
+    # A point in time has nineteen digits that nobody reads: it is shown as seen from the earliest it can have been.
+    origin = check.low if check.quantity.endswith(" at") and isinstance(check.low, int) else 0
+    low, high, measured = (_text(value, check.unit, origin) for value in (check.low, check.high, check.measured))
+    truth = low if check.low == check.high else f"{low} .. {high}"
+    if check.passed and len(measured) > _LONG:
+        measured = "the same"
+    return truth, measured, "" if check.error is None else _text(check.error, check.unit, 0)
+
+
+def kinds(places: str) -> str:
+    """Name the kinds of a check's attach points, without what each is attached to."""
+    return ", ".join(dict.fromkeys(place.partition(":")[0] for place in places.split(", ") if place))
 
 
 def summary(checks: Iterable[Check]) -> str:

@@ -14,6 +14,9 @@ from lab.layer_text import host_of
 from lab.measure import UNKNOWN
 from lab.tcp import address_text, endpoint
 
+TRACE = "layers.json"
+"""Its name in a run's folder."""
+
 HOSTS = ("client", "wire", "server")
 MOST_REQUESTS = 10_000
 """As many go into a trace: some 50 MB."""

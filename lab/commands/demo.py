@@ -23,7 +23,7 @@ from lab.probes import layers
 from lab.results import Results
 from lab.runs import require_root
 from lab.topology import topology
-from lab.trace_file import write_trace
+from lab.trace_file import TRACE, write_trace
 from lab.units import MS
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def _tell_requests(told: dict[str, Observed], folder: Path) -> None:
     print("\nWhere the time of a request went:\n")
     print("\n".join(layer_text.waterfall(layer_text.typical(rows))))
     draw(folder / "layers.png", rows)
-    write_trace(folder / "layers.json", rows)
-    print(f"\nThe same as a picture: {folder / 'layers.png'}; for ui.perfetto.dev: {folder / 'layers.json'}")
+    write_trace(folder / TRACE, rows)
+    print(f"\nThe same as a picture: {folder / 'layers.png'}; for ui.perfetto.dev: {folder / TRACE}")
 
 
 def _told_of(checks: "list[Check]", *, everything: bool) -> str:

@@ -17,6 +17,7 @@ from tabulate import tabulate
 from lab.attach import FORCED
 from lab.clock import GUEST, VIRTUAL
 from lab.errors import LabError
+from lab.report import kinds
 from lab.results import ROOT, Results, parent
 from lab.units import duration_text
 from lab.verdict import Check
@@ -184,5 +185,4 @@ def _cell(checks: Sequence[Check]) -> str:
     verdict = f"{wrong} of {len(checks)} wrong" if wrong else f"{len(checks)} right"
     errors = [abs(check.error) for check in checks if check.tolerance is not None and check.error is not None]
     error = f", at most {duration_text(max(errors))} off" if errors else ""
-    kinds = dict.fromkeys(place.partition(":")[0] for place in checks[0].attach_point.split(", "))
-    return f"{verdict}{error}\n{', '.join(kinds)}"
+    return f"{verdict}{error}\n{kinds(checks[0].attach_point)}"

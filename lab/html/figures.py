@@ -1,0 +1,365 @@
+"""What the bench of a run says, for the page: goals, the truth corpus, errors of probes and peers, and what everything costs."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lab.bench.measurement import FILE, Measurement
+from lab.html.chart import Plot, Scale, compact, cumulative, series, share_scale
+from lab.html.raw import Raw
+from lab.html.table import Column, Table, amount, count
+from lab.run_folder import RunFolder
+from lab.units import duration_text
+
+ACCURACY, CORPUS = "accuracy", "corpus"
+_COSTS = ("kernel cost", "observer effect")
+_OURS = "lab "
+_PLAIN = ("", "ratio", "verdict")  # units that are not written
+
+COLUMNS = (
+    Column("run", hint="where it ran", choose=True),
+    Column("figure", choose=True),
+    Column("tool", choose=True),
+    Column("quantity"),
+    Column("conditions"),
+    Column("median", "number"),
+    Column("95 % interval", hint="of the median"),
+    Column("samples", "number"),
+    Column("goal", hint="what the median must reach"),
+    Column("verdict", hint="whether it does, or why there is nothing to judge", choose=True),
+    Column("note"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measurement, and the key of its raw row."""
+
+    measured: Measurement
+    raw: str
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is a probe of the lab, and not a peer."""
+        return self.measured.tool.startswith(_OURS)
+
+    @property
+    def median(self) -> str:
+        """The median with its unit."""
+        return text(self.measured.median, self.measured.unit)
+
+    @property
+    def interval(self) -> str:
+        """The median's interval with its unit."""
+        low, high = (text(value, self.measured.unit) for value in self.measured.interval)
+        return low if low == high else f"{low} .. {high}"
+
+    @property
+    def conditions(self) -> str:
+        """What was set."""
+        return conditions_text(self.measured.conditions)
+
+    @property
+    def goal(self) -> str:
+        """What the median must reach."""
+        goal = self.measured.goal
+        return f"{'at least' if goal.least else 'at most'} {text(goal.value, self.measured.unit)}" if goal else ""
+
+    @property
+    def missed_by(self) -> str:
+        """By how much the goal is missed."""
+        goal = self.measured.goal
+        if goal is None or self.measured.met is not False:
+            return ""
+        short = text(abs(self.measured.median - goal.value), self.measured.unit)
+        part = f", {abs(self.measured.median - goal.value) / abs(goal.value):.0%}" if goal.value else ""
+        return f"missed by {short}{part}"
+
+    @property
+    def verdict(self) -> str:
+        """Whether the goal is reached; why the tool cannot run; nothing where there is no goal."""
+        if self.measured.refused is not None:
+            return "refused"
+        return {True: "reached", False: "missed", None: ""}[self.measured.met]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A row on its strip: where the interval begins and ends, where the median is."""
+
+    row: Row
+    low: float
+    high: float
+    median: float
+
+
+@dataclass(frozen=True)
+class Strips:
+    """The same quantity under the same conditions, tool by tool on one scale, and where on it the goal is."""
+
+    title: str
+    dots: list[Dot]
+    refused: list[Row]
+    goal: float | None
+    logarithmic: bool
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A quantity against the one condition that varies, tool by tool."""
+
+    title: str
+    against: str
+    plot: Plot
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The errors of every tool that measures a quantity, pooled over the conditions, and tool by tool."""
+
+    title: str
+    plot: Plot | None
+    tools: list[tuple[str, bool, dict[str, Any], list[Row]]]
+    refused: list[Row]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure in large print: what it is of, what stands beside it, which part of the page has more, and whether it is good."""
+
+    value: str
+    of: str
+    beside: str
+    part: str
+    good: bool | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything the bench says."""
+
+    rows: list[Row]
+    slots: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: RunFolder, raw: Raw) -> "Bench":
+        """Read the measurements of a run, and keep their raw rows."""
+        measured = run.measurements
+        lines = (run.path / FILE).read_text().splitlines() if measured else []
+        rows = [
+            Row(one, raw.add(f"{one.figure}: {one.quantity} of {one.tool}", run.path / FILE, [(number, line)]))
+            for number, (one, line) in enumerate(zip(measured, lines, strict=True), 1)
+        ]
+        tools = sorted(dict.fromkeys(row.measured.tool for row in rows), key=lambda tool: not tool.startswith(_OURS))
+        return cls(rows, {tool: slot for slot, tool in enumerate(tools)})
+
+    @property
+    def goals(self) -> list[Row]:
+        """What has a goal: the missed ones first, then what could not be measured."""
+        order = {"missed": 0, "refused": 1, "": 2, "reached": 3}
+        return sorted((row for row in self.rows if row.measured.goal), key=lambda row: order[row.verdict])
+
+    @property
+    def reached(self) -> int:
+        """How many goals are reached."""
+        return sum(row.measured.met is True for row in self.goals)
+
+    @property
+    def costs(self) -> list[Strips | Trend]:
+        """Pictures of everything but errors and verdicts."""
+        pictures: list[Strips | Trend] = []
+        others = [row for row in self.rows if row.measured.figure not in {ACCURACY, CORPUS}]
+        for (figure, quantity, _), rows in _grouped(others, lambda one: (one.figure, one.quantity, one.unit)):
+            title = f"{figure}: {quantity}"
+            if varying := _varying(rows):
+                pictures.append(self._trend(title, varying, rows))
+            else:
+                for conditions, same in _grouped(rows, lambda one: conditions_text(one.conditions)):
+                    pictures.append(_strips(f"{title}{', ' if conditions else ''}{conditions}", same))
+        return pictures
+
+    def _trend(self, title: str, varying: str, rows: list[Row]) -> Trend:
+        points: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            if row.measured.samples:
+                points.setdefault(row.measured.tool, []).append(
+                    (float(row.measured.conditions[varying]), row.measured.median)
+                )
+        unit = rows[0].measured.unit
+        return Trend(f"{title}{f' ({unit})' if unit else ''}", varying, series(points, self.slots), rows)
+
+    @property
+    def errors(self) -> list[Errors]:
+        """Errors by quantity."""
+        found = []
+        accurate = [row for row in self.rows if row.measured.figure == ACCURACY]
+        for (quantity, unit), rows in _grouped(accurate, lambda one: (one.quantity, one.unit)):
+            tools = _grouped([row for row in rows if row.measured.samples], lambda one: one.tool)
+            pooled = {tool: np.concatenate([row.measured.samples for row in mine]) for tool, mine in tools}
+            percentiles = {
+                tool: {name: amount(float(np.percentile(np.abs(values), rank)), unit) for name, rank in _PERCENTILES}
+                | {"samples": count(len(values))}
+                for tool, values in pooled.items()
+            }
+            found.append(
+                Errors(
+                    quantity,
+                    cumulative(pooled, self.slots) if unit == "ns" else None,
+                    [(tool, mine[0].ours, percentiles[tool], mine) for tool, mine in tools],
+                    [row for row in rows if row.measured.refused is not None],
+                )
+            )
+        return found
+
+    @property
+    def corpus(self) -> dict[str, dict[str, list[Row]]]:
+        """Verdicts by row of the corpus and by tool."""
+        found: dict[str, dict[str, list[Row]]] = {}
+        for row in self.rows:
+            if row.measured.figure == CORPUS:
+                found.setdefault(row.measured.quantity, {}).setdefault(row.measured.tool, []).append(row)
+        return found
+
+    @property
+    def corpus_tools(self) -> list[str]:
+        """Whose verdicts there are, the lab's own first."""
+        tools = {row.measured.tool for row in self.rows if row.measured.figure == CORPUS}
+        return [tool for tool in self.slots if tool in tools]
+
+    @property
+    def tiles(self) -> Iterator[Tile]:
+        """What is known in five seconds: goals, known mistakes, and what our own probes cost, each beside the peers'."""
+        if self.goals:
+            yield Tile(
+                f"{self.reached} of {len(self.goals)}", "goals reached", "", "goals", self.reached == len(self.goals)
+            )
+        own, others = (
+            [
+                verdict_of(rows)
+                for tools in self.corpus.values()
+                for tool, rows in tools.items()
+                if tool.startswith(_OURS) is ours
+            ]
+            for ours in (True, False)
+        )
+        if own:
+            yield Tile(
+                _share_right(own),
+                "known mistakes not made",
+                f"peers: {_share_right(others)}" if others else "",
+                "corpus",
+                set(own) == {"right"},
+            )
+        costs = [row for row in self.rows if row.measured.figure in _COSTS and row.measured.samples]
+        for (_, quantity, unit), rows in _grouped(costs, lambda one: (one.figure, one.quantity, one.unit)):
+            ours, peers = (
+                _span([row.measured.median for row in rows if row.ours is own], unit) for own in (True, False)
+            )
+            if ours:
+                yield Tile(ours, quantity, f"peers: {peers}" if peers else "", "cost")
+
+    def told_of(self, probe: str) -> list[Row]:
+        """Return what one of the lab's own probes costs, in the kernel and in what it observes."""
+        return [
+            row
+            for row in self.rows
+            if row.measured.tool == f"{_OURS}{probe}" and row.measured.figure in _COSTS and row.measured.samples
+        ]
+
+    def fill(self, table: Table, label: str) -> None:
+        """Add every measurement to the table of several runs."""
+        for row in self.rows:
+            one = row.measured
+            table.rows.append(
+                (
+                    row.raw,
+                    row.verdict == "missed" or (one.figure == CORPUS and 0 in one.samples),
+                    [
+                        label,
+                        one.figure,
+                        one.tool,
+                        one.quantity,
+                        row.conditions,
+                        (one.median if one.samples else None, row.median),
+                        row.interval if one.samples else "",
+                        count(len(one.samples)),
+                        row.goal,
+                        row.verdict,
+                        one.refused or one.note or row.missed_by,
+                    ],
+                )
+            )
+
+
+CANNOT_RUN = "cannot run"
+_PERCENTILES = (("p50", 50), ("p99", 99), ("max", 100))
+
+
+def verdict_of(rows: Sequence[Row]) -> str:
+    """Return what a tool does with a row of the corpus: `right`, `wrong`, `right in 2 of 3`, `cannot run`."""
+    samples = [sample for row in rows for sample in row.measured.samples]
+    right = sum(sample >= 1 for sample in samples)
+    if not samples:
+        return CANNOT_RUN
+    return "right" if right == len(samples) else "wrong" if not right else f"right in {right} of {len(samples)}"
+
+
+def _share_right(verdicts: list[str]) -> str:
+    known = [verdict for verdict in verdicts if verdict != CANNOT_RUN]
+    return f"{known.count('right')} of {len(known)}"
+
+
+def _span(medians: list[float], unit: str) -> str:
+    if not medians:
+        return ""
+    low, high = text(min(medians), unit), text(max(medians), unit)
+    return low if low == high else f"{low} .. {high}"
+
+
+def text(value: float, unit: str) -> str:
+    """Write a value with its unit; times in the unit that suits them."""
+    if value != value:  # noqa: PLR0124 (NaN is the one that differs from itself)
+        return ""
+    if unit == "ns":
+        return duration_text(round(value))
+    return compact(value) if unit in _PLAIN else f"{compact(value)} {unit}"
+
+
+def conditions_text(conditions: dict[str, Any]) -> str:
+    """Write what was set."""
+    words = {True: "yes", False: "no"}
+    return ", ".join(
+        f"{name} {words[value] if isinstance(value, bool) else value}" for name, value in conditions.items()
+    )
+
+
+def _strips(title: str, rows: list[Row]) -> Strips:
+    known = [row for row in rows if row.measured.samples]
+    goals = [row.measured.goal.value for row in known if row.measured.goal]
+    scale: Scale = share_scale(
+        [value for row in known for value in (*row.measured.interval, row.measured.median)] + goals[:1]
+    )
+    dots = [Dot(row, *(scale.at(value) for value in (*row.measured.interval, row.measured.median))) for row in known]
+    refused = [row for row in rows if row.measured.refused is not None]
+    return Strips(title, dots, refused, scale.at(goals[0]) if goals else None, scale.logarithmic)
+
+
+def _varying(rows: list[Row]) -> str | None:
+    """Return the one condition that varies, by numbers, from row to row of the same tool; None where that is no trend."""
+    names = list(dict.fromkeys(name for row in rows for name in row.measured.conditions))
+    values = {name: {str(row.measured.conditions.get(name)) for row in rows} for name in names}
+    vary = [name for name in names if len(values[name]) > 1]
+    if len(vary) != 1 or len(values[vary[0]]) < 3:
+        return None
+    numbers = all(isinstance(row.measured.conditions.get(vary[0]), int | float) for row in rows if row.measured.samples)
+    return vary[0] if numbers else None
+
+
+def _grouped(rows: Iterable[Row], key: Any) -> list[tuple[Any, list[Row]]]:
+    found: dict[Any, list[Row]] = {}
+    for row in rows:
+        found.setdefault(key(row.measured), []).append(row)
+    return list(found.items())
