@@ -14,9 +14,8 @@ from markupsafe import Markup
 
 from lab.errors import LabError
 from lab.html import layers, verdicts
-from lab.html import matrix as side_by_side
-from lab.html.chart import HEIGHT, WIDTH
 from lab.html.figures import COLUMNS, Bench, Trend, verdict_of
+from lab.html.matrix import matrix
 from lab.html.raw import Raw
 from lab.html.table import Table
 from lab.html.verdicts import MOST_ROWS, CheckTable, Probe
@@ -30,19 +29,23 @@ _MOST_FAILED = 50  # failed checks that are shown one by one, above the table of
 class Run:
     """A run as the page tells of it."""
 
-    name: str
-    label: str
     folder: RunFolder
+    label: str
     environment: str
     probes: list[Probe]
     bench: Bench
     layers: layers.Layers | None
-    torn: bool
+
+    @classmethod
+    def of(cls, folder: RunFolder, label: str, raw: Raw) -> "Run":
+        """Read a run, and keep the raw rows of its figures."""
+        probes = verdicts.probes(folder.checks)
+        return cls(folder, label, raw.link(folder.path / RUN), probes, Bench.of(folder, raw), layers.of(folder, raw))
 
 
 def write(folders: list[RunFolder], path: Path) -> None:
     """Write the report on some runs. Raises `LabError` when a run cannot be read, or the file not be written."""
-    page = _render(folders, path.parent)
+    page = _render(folders, Raw(path.parent.resolve()))
     try:
         path.write_text(page)
     except OSError as error:
@@ -51,50 +54,39 @@ def write(folders: list[RunFolder], path: Path) -> None:
         ) from error
 
 
-def _render(folders: list[RunFolder], beside: Path) -> str:
-    raw = Raw(beside.resolve())
+def _render(folders: list[RunFolder], raw: Raw) -> str:
+    runs = [Run.of(folder, label, raw) for folder, label in zip(folders, _labels(folders), strict=True)]
+    judged = [run for run in runs if run.probes]
     checks, measurements = CheckTable(raw), Table(list(COLUMNS))
-    runs = []
-    for folder, label in zip(folders, _labels(folders), strict=True):
-        bench = Bench.of(folder, raw)
-        bench.fill(measurements, label)
-        checks.add(folder, label)
-        environment = raw.link(folder.path / RUN)
-        probes = verdicts.probes(folder.checks)
-        runs.append(
-            Run(folder.name, label, folder, environment, probes, bench, layers.of(folder, raw), folder.checks.torn)
-        )
-    judged = [run.folder for run in runs if run.probes]
-    tables = {"checks": checks.table.data(), "measurements": measurements.data()}
+    for run in runs:
+        checks.add(run.folder, run.label)
+        run.bench.fill(measurements, run.label)
     style, script = (_source(name) for name in ("style.css", "script.js"))
-    environment = Environment(
-        loader=PackageLoader("lab.html"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["packed"] = _packed
-    environment.tests["trend"] = lambda picture: hasattr(picture, "plot")
-    return environment.get_template("page.html").render(
-        runs=runs,
-        one=runs[0] if len(runs) == 1 else None,
-        checks=checks,
-        wrong=sum(probe.wrong for run in runs for probe in run.probes),
-        lost=sum(probe.lost for run in runs for probe in run.probes),
-        failed=checks.failed[:_MOST_FAILED],
-        matrix=side_by_side.matrix(judged) if len(judged) > 1 else {},
-        matrix_labels=[run.label for run in runs if run.probes],
-        most_rows=MOST_ROWS,
-        curves=verdicts.curves,
-        verdict_of=verdict_of,
-        measurements=len(measurements.rows),
-        data={"tables": tables, "raw": raw.entries},
-        size=(WIDTH, HEIGHT),
-        style=Markup(style),  # noqa: S704 (the page's own)
-        script=Markup(script),  # noqa: S704 (the page's own)
-        style_hash=_hash(style),
-        script_hash=_hash(script),
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            runs=runs,
+            one=runs[0] if len(runs) == 1 else None,
+            wrong=sum(probe.wrong for run in runs for probe in run.probes),
+            lost=max((probe.lost for run in runs for probe in run.probes), default=0),
+            failed=checks.failed[:_MOST_FAILED],
+            checks=checks,
+            measurements=len(measurements.rows),
+            matrix=matrix([run.folder for run in judged]) if len(judged) > 1 else {},
+            matrix_labels=[run.label for run in judged],
+            most_rows=MOST_ROWS,
+            curves=verdicts.curves,
+            verdict_of=verdict_of,
+            data={
+                "tables": {"checks": checks.table.data(), "measurements": measurements.data()},
+                "raw": raw.entries,
+            },
+            style=Markup(style),  # noqa: S704 (the page's own)
+            script=Markup(script),  # noqa: S704 (the page's own)
+            style_hash=_hash(style),
+            script_hash=_hash(script),
+        )
     )
 
 
