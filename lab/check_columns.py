@@ -104,6 +104,12 @@ class CheckColumns:
                 yield file.readline().decode().rstrip("\n")
 
 
+def stream(path: Path) -> Iterator[Check]:
+    """Yield the complete checks of a file, in its order. Raises `LabError` for a line that is no check."""
+    for chunk in _chunks(path):
+        yield from _decoded(path, chunk[: chunk.rfind(b"\n") + 1])
+
+
 def decoded(line: str) -> Check:
     """Read one line of the file."""
     return _DECODER.decode(line)

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Self
-from xml.etree import ElementTree as ET
 
 from lab import attach, clock
 from lab.errors import LabError
+from lab.junit import write_junit
 from lab.recording import CLOCK
 from lab.verdict import Check
 
@@ -78,14 +78,8 @@ class Results:
     def write_junit(self) -> None:
         """Write junit.xml from the checks, for a run that was no pytest run."""
         checks = self.checks()
-        failures = sum(not check.passed for check in checks)
-        suite = ET.Element("testsuite", name="lab", tests=str(len(checks)), failures=str(failures))
-        for check in checks:
-            name = f"{check.quantity} of {check.subject}"
-            case = ET.SubElement(suite, "testcase", classname=f"{check.scenario}.{check.probe}", name=name)
-            if not check.passed:
-                ET.SubElement(case, "failure", message=check.sentence())
-        ET.ElementTree(suite).write(self.path / "junit.xml", encoding="utf-8", xml_declaration=True)
+        with self.path.joinpath("junit.xml").open("w") as file:
+            write_junit(file, checks, len(checks), sum(not check.passed for check in checks))
 
     def _write_run(self, about: dict[str, object]) -> None:
         self.path.joinpath(RUN).write_text(json.dumps(about, indent=2) + "\n")

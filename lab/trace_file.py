@@ -31,15 +31,19 @@ def require_writable(path: Path) -> None:
         raise LabError(f"the trace cannot be written to {path} ({error.strerror}): choose another file") from error
 
 
-def write_trace(path: Path, rows: Rows) -> None:
-    """Write requests in the Trace Event Format (JSON): one track per host and layer, one slice per journey.
+def trace(rows: Rows) -> dict[str, object]:
+    """Return requests in the Trace Event Format: one track per host and layer, one slice per journey.
 
     Times are microseconds on CLOCK_MONOTONIC. Where journeys are in a layer at once, the layer has several tracks: slices of one
-    track follow each other. Raises `LabError` when the file cannot be written.
+    track follow each other. Of many requests it is the first `MOST_REQUESTS`.
     """
-    events = [*_names(), *_slices(rows[:MOST_REQUESTS])]
+    return {"traceEvents": [*_names(), *_slices(rows[:MOST_REQUESTS])], "displayTimeUnit": "ns"}
+
+
+def write_trace(path: Path, rows: Rows) -> None:
+    """Write requests to a file, as JSON. Raises `LabError` when it cannot be written."""
     try:
-        path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}))
+        path.write_text(json.dumps(trace(rows)))
     except OSError as error:
         raise LabError(f"the trace cannot be written to {path} ({error.strerror}): choose another file") from error
 

@@ -1,6 +1,7 @@
 """Times as people write and read them; inside the lab they are integer nanoseconds."""
 
 import argparse
+import math
 import re
 
 _NS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
@@ -35,6 +36,23 @@ def bytes_text(count: int) -> str:
         if size < 999.95 or unit == "PB":  # which would be rounded to 1000.0
             break
     return f"{size:.1f} {unit}"
+
+
+def compact(value: float) -> str:
+    """Write a number in few characters: `12.3 k`, `5 M`, `0.93`."""
+    for size, letter in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if letter == ' k' else size):.3g}{letter}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def amount_text(value: float, unit: str) -> str:
+    """Write a value of any unit, times in the unit that suits them; nothing for NaN. A ratio has no unit that one would write."""
+    if math.isnan(value):
+        return ""
+    if unit == "ns":
+        return duration_text(round(value))
+    return compact(value) if unit in {"", "ratio", "verdict"} else f"{compact(value)} {unit}"
 
 
 def above_zero(text: str, complaint: str) -> float:

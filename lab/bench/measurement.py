@@ -4,8 +4,11 @@ What lives here: the row and what is derived from its raw samples. What does not
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +19,7 @@ FILE = "bench.jsonl"
 
 _CONFIDENCE = 0.95
 _RESAMPLES = 2000
+_MANY = 1000
 
 
 @dataclass(frozen=True)
@@ -55,15 +59,30 @@ class Measurement:
         """The middle of the samples; NaN when there are none."""
         return float(np.median(self.samples)) if self.samples else float("nan")
 
-    @property
+    @cached_property
     def interval(self) -> tuple[float, float]:
-        """The 95 % confidence interval of the median: percentiles of resampled medians (Efron 1979), always the same ones."""
+        """The 95 % confidence interval of the median: percentiles of resampled medians (Efron 1979), always the same ones.
+
+        Of many samples it is read off their order, which says the same in a thousandth of the time.
+        """
         if not self.samples:
             return float("nan"), float("nan")
+        if (count := len(self.samples)) > _MANY:
+            ordered = np.sort(self.samples)
+            reach = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2) * math.sqrt(count) / 2
+            return float(ordered[math.floor(count / 2 - reach)]), float(ordered[math.ceil(count / 2 + reach)])
         drawn = np.random.default_rng(0).choice(np.array(self.samples), (_RESAMPLES, len(self.samples)))
         tail = 50 * (1 - _CONFIDENCE)
         low, high = np.percentile(np.median(drawn, axis=1), [tail, 100 - tail])
         return float(low), float(high)
+
+    @property
+    def conditions_text(self) -> str:
+        """What was set, in words."""
+        words = {True: "yes", False: "no"}
+        return ", ".join(
+            f"{name} {words[value] if isinstance(value, bool) else value}" for name, value in self.conditions.items()
+        )
 
     @property
     def met(self) -> bool | None:

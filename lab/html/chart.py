@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from lab.units import duration_text
+from lab.units import compact, duration_text
 from lab.verdict import Check
 
 Numbers = npt.NDArray[np.float64]
@@ -216,14 +216,6 @@ def round_time(ns: float) -> str:
     """Write a round time without digits that say nothing: `10 us`."""
     number, _, unit = duration_text(round(ns)).partition(" ")
     return f"{float(number):g} {unit}"
-
-
-def compact(value: float) -> str:
-    """Write a number in few characters: `12.3 k`, `5 M`, `0.93`."""
-    for size, letter in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
-        if abs(value) >= size:
-            return f"{value / (1e3 if letter == ' k' else size):.3g}{letter}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _shares(up: Scale) -> list[Tick]:

@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 
 from lab.bench.measurement import FILE, Measurement
-from lab.html.chart import Plot, Scale, compact, cumulative, series, share_scale
+from lab.html.chart import Plot, Scale, cumulative, series, share_scale
 from lab.html.raw import Raw
 from lab.html.table import Column, Table, amount, count
 from lab.run_folder import RunFolder
-from lab.units import duration_text
+from lab.units import amount_text
 
 ACCURACY, CORPUS = "accuracy", "corpus"
 _COSTS = ("kernel cost", "observer effect")
 _OURS = "lab "
-_PLAIN = ("", "ratio", "verdict")  # units that are not written
 
 COLUMNS = (
     Column("run", hint="where it ran", choose=True),
@@ -48,24 +47,21 @@ class Row:
     @property
     def median(self) -> str:
         """The median with its unit."""
-        return text(self.measured.median, self.measured.unit)
+        return amount_text(self.measured.median, self.measured.unit)
 
     @property
     def interval(self) -> str:
         """The median's interval with its unit."""
-        low, high = (text(value, self.measured.unit) for value in self.measured.interval)
+        low, high = (amount_text(value, self.measured.unit) for value in self.measured.interval)
         return low if low == high else f"{low} .. {high}"
-
-    @property
-    def conditions(self) -> str:
-        """What was set."""
-        return conditions_text(self.measured.conditions)
 
     @property
     def goal(self) -> str:
         """What the median must reach."""
         goal = self.measured.goal
-        return f"{'at least' if goal.least else 'at most'} {text(goal.value, self.measured.unit)}" if goal else ""
+        return (
+            f"{'at least' if goal.least else 'at most'} {amount_text(goal.value, self.measured.unit)}" if goal else ""
+        )
 
     @property
     def missed_by(self) -> str:
@@ -73,7 +69,7 @@ class Row:
         goal = self.measured.goal
         if goal is None or self.measured.met is not False:
             return ""
-        short = text(abs(self.measured.median - goal.value), self.measured.unit)
+        short = amount_text(abs(self.measured.median - goal.value), self.measured.unit)
         part = f", {abs(self.measured.median - goal.value) / abs(goal.value):.0%}" if goal.value else ""
         return f"missed by {short}{part}"
 
@@ -177,7 +173,7 @@ class Bench:
             if varying := _varying(rows):
                 pictures.append(self._trend(title, varying, rows))
             else:
-                for conditions, same in _grouped(rows, lambda one: conditions_text(one.conditions)):
+                for conditions, same in _grouped(rows, lambda one: one.conditions_text):
                     pictures.append(_strips(f"{title}{', ' if conditions else ''}{conditions}", same))
         return pictures
 
@@ -282,7 +278,7 @@ class Bench:
                         one.figure,
                         one.tool,
                         one.quantity,
-                        row.conditions,
+                        one.conditions_text,
                         (one.median if one.samples else None, row.median),
                         row.interval if one.samples else "",
                         count(len(one.samples)),
@@ -315,25 +311,8 @@ def _share_right(verdicts: list[str]) -> str:
 def _span(medians: list[float], unit: str) -> str:
     if not medians:
         return ""
-    low, high = text(min(medians), unit), text(max(medians), unit)
+    low, high = amount_text(min(medians), unit), amount_text(max(medians), unit)
     return low if low == high else f"{low} .. {high}"
-
-
-def text(value: float, unit: str) -> str:
-    """Write a value with its unit; times in the unit that suits them."""
-    if value != value:  # noqa: PLR0124 (NaN is the one that differs from itself)
-        return ""
-    if unit == "ns":
-        return duration_text(round(value))
-    return compact(value) if unit in _PLAIN else f"{compact(value)} {unit}"
-
-
-def conditions_text(conditions: dict[str, Any]) -> str:
-    """Write what was set."""
-    words = {True: "yes", False: "no"}
-    return ", ".join(
-        f"{name} {words[value] if isinstance(value, bool) else value}" for name, value in conditions.items()
-    )
 
 
 def _strips(title: str, rows: list[Row]) -> Strips:

@@ -1,10 +1,10 @@
 """Tables that the page's script sorts and filters: columns, rows and the choices above them."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lab.html.chart import compact
-from lab.units import duration_text
+from lab.units import amount_text
 
 Cell = str | tuple[float | None, str] | tuple[float, float, float] | None
 
@@ -42,6 +42,4 @@ def count(value: int) -> Cell:
 
 def amount(value: float, unit: str) -> Cell:
     """Return the cell of a quantity; nothing for NaN."""
-    if value != value:  # noqa: PLR0124 (NaN is the one that differs from itself)
-        return None, ""
-    return value, duration_text(round(value)) if unit == "ns" else f"{compact(value)} {unit}".rstrip()
+    return None if math.isnan(value) else value, amount_text(value, unit)

@@ -1,0 +1,151 @@
+"""Print what changed from one run to another, and whether that is more than chance.
+
+Checks are compared by scenario, probe and quantity: verdicts that changed sides, and the sizes of their errors. Measurements of the
+bench are compared by figure, tool, quantity and conditions: the ratio of the medians, with its 95 % interval.
+
+Two samples are told apart by the test of Mann and Whitney. Of many comparisons some look like a change by chance: the p-values are
+adjusted (Benjamini and Hochberg), so that of the changes shown as significant one in twenty is expected to be none. P(LARGER) is the
+probability that a value of the second run is larger than one of the first: 0.5 is no difference. Significant says that the two
+runs differ; whether the program did it, or the machine, is told by comparing two runs of the same commit.
+
+Exit status: 0 when the runs could be compared, whatever changed.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from lab.compare import CheckChange, Comparison, Shift, compare
+from lab.run_folder import RunFolder
+from lab.units import amount_text
+
+EXAMPLES = """\
+examples:
+  lab compare 20261121T185627-7276 20261121T213741-29163
+  lab compare results/RUN results/latest --json | jq '.checks[] | select(.verdict == "broken")'
+"""
+
+_MOST = 20  # rows of a table, without --all
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("before", type=Path, metavar="RUN", help="the folder of the run that came first")
+    parser.add_argument("after", type=Path, metavar="RUN", help="the folder of the other one")
+    parser.add_argument("-a", "--all", action="store_true", help="print every row, also what did not change")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare two runs, and print what changed."""
+    before, after = RunFolder.open(args.before), RunFolder.open(args.after)
+    found = compare(before, after)
+    if args.json:
+        print(json.dumps(found.as_dict(), indent=2))
+        return 0
+    for when, one in (("before", before), ("after", after)):
+        wrong = len(one.checks.rows) - int(one.checks.rows["inside"].sum())
+        print(f"{when + ':':<7} {one.place}, {one.name}: {len(one.checks.rows):,} checks, {wrong:,} provably wrong")
+    print()
+    most = None if args.all else _MOST
+    parts = (
+        _verdicts(found, most),
+        _errors(found, most, everything=args.all),
+        _bench(found, most, everything=args.all),
+        _alone(found, most),
+    )
+    print("\n\n".join(text for part in parts if (text := "\n".join(part))))
+    return 0
+
+
+def _verdicts(found: Comparison, most: int | None) -> Iterator[str]:
+    changed = [one for one in found.checks if one.verdict in {"broken", "mended"}]
+    if not found.checks:
+        yield "Checks: the runs have none in common."
+        return
+    words = {word: sum(one.verdict == word for one in found.checks) for word in ("broken", "mended", "wrong", "right")}
+    yield (
+        f"Checks: {len(found.checks):,} quantities in both runs: "
+        f"{words['broken']:,} wrong now and right before, {words['mended']:,} right now and wrong before, "
+        f"{words['wrong']:,} wrong in both, {words['right']:,} right in both."
+    )
+    rows = [
+        (*_names(one), one.verdict, *(f"{side.wrong:,} of {side.checks:,}" for side in (one.before, one.after)))
+        for one in changed
+    ]
+    yield from _table(rows, ("scenario", "probe", "quantity", "verdict", "wrong before", "after"), most)
+
+
+def _errors(found: Comparison, most: int | None, *, everything: bool) -> Iterator[str]:
+    known = [(one, one.shift) for one in found.checks if one.shift]
+    tested = sorted(((one, shift) for one, shift in known if shift.p is not None), key=lambda pair: _strength(pair[1]))
+    changed = [(one, shift) for one, shift in tested if shift.significant]
+    if not known:
+        return
+    yield (
+        f"Errors: of {len(known):,} quantities with errors {len(tested):,} can be compared; the others have too few, "
+        f"or all the same. {len(changed):,} changed significantly."
+    )
+    rows = [
+        (
+            *_names(one),
+            amount_text(shift.before, one.group.unit),
+            amount_text(shift.after, one.group.unit),
+            f"{shift.larger:.2f}",
+            _p(shift.p),
+        )
+        for one, shift in (tested if everything else changed)
+    ]
+    yield from _table(rows, ("scenario", "probe", "quantity", "median error before", "after", "P(larger)", "p"), most)
+
+
+def _bench(found: Comparison, most: int | None, *, everything: bool) -> Iterator[str]:
+    if not found.figures:
+        return
+    significant = [one for one in found.figures if one.shift and one.shift.significant]
+    yield f"Bench: {len(found.figures):,} measurements in both runs, {len(significant):,} of them changed significantly."
+    shown = [one for one in found.figures if everything or one in significant or one.verdict]
+    rows = [
+        (
+            one.after.figure,
+            one.after.tool,
+            " ".join(filter(None, (one.after.quantity, one.after.conditions_text))),
+            amount_text(one.before.median, one.after.unit),
+            amount_text(one.after.median, one.after.unit),
+            "" if one.ratio is None else "{:.3f} ({:.3f} .. {:.3f})".format(*one.ratio),
+            _p(one.shift.p) if one.shift else "",
+            one.verdict or ("changed" if one in significant else ""),
+        )
+        for one in shown
+    ]
+    yield from _table(rows, ("figure", "tool", "quantity", "before", "after", "ratio", "p", ""), most)
+
+
+def _alone(found: Comparison, most: int | None) -> Iterator[str]:
+    for when, names in (("before", found.only_before), ("after", found.only_after)):
+        if names:
+            more = f", and {len(names) - most:,} more" if most is not None and len(names) > most else ""
+            yield f"Only {when}: {'; '.join(names[:most])}{more}."
+
+
+def _table(rows: Sequence[Sequence[str]], heads: Sequence[str], most: int | None) -> Iterator[str]:
+    if rows:
+        yield tabulate(rows[:most], heads, disable_numparse=True, maxcolwidths=[36] * len(heads))
+    if most is not None and len(rows) > most:
+        yield f"... and {len(rows) - most:,} more (--all)"
+
+
+def _names(one: CheckChange) -> tuple[str, str, str]:
+    return one.group[:3]
+
+
+def _strength(shift: Shift) -> tuple[float, float]:
+    """Order changes: the clearest first."""
+    return -abs((shift.larger or 0) - 0.5), shift.p or 0
+
+
+def _p(p: float | None) -> str:
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
