@@ -69,7 +69,14 @@ $(VENV)/vm-ready: pyproject.toml | $(VENV)/ready
 	@$(BIN)/pip install --quiet --quiet --editable '.[vm]'
 	@touch $@
 
-setup: $(VENV)/ready $(BIN)/lab-relay $(BIN)/nginx
+setup: $(VENV)/ready $(BIN)/lab-relay $(BIN)/nginx $(VENV)/browser
+
+# The suite opens the report in a browser. Ubuntu has Chromium as a snap only, which sees no file of root's: Playwright brings one.
+$(VENV)/browser: | $(VENV)/ready
+	@{ command -v chromium || command -v google-chrome; } >/dev/null || { apt-get -q update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends chromium fonts-dejavu-core; } || \
+		$(BIN)/playwright install --with-deps chromium
+	@touch $@
 
 # The wire's relay, for kernels without netem and for wires whose every frame is logged.
 $(BIN)/lab-relay: $(wildcard wire/*.[ch]) | $(VENV)/ready

@@ -19,15 +19,13 @@ KINDS = (CHECKS, MEASUREMENTS)
 
 def _jsonl(run: RunFolder, kinds: tuple[str, ...], file: TextIO) -> None:
     if CHECKS in kinds:
-        file.writelines(
-            json.dumps({"kind": "check", "run": run.name, **asdict(check)}, ensure_ascii=False) + "\n"
-            for check in stream(run.checks.path)
-        )
+        file.writelines(_line("check", run, asdict(check)) for check in stream(run.checks.path))
     if MEASUREMENTS in kinds:
-        file.writelines(
-            json.dumps({"kind": "measurement", "run": run.name} | json.loads(row.to_json()), ensure_ascii=False) + "\n"
-            for row in run.measurements
-        )
+        file.writelines(_line("measurement", run, json.loads(row.to_json())) for row in run.measurements)
+
+
+def _line(kind: str, run: RunFolder, row: dict[str, Any]) -> str:
+    return json.dumps({"kind": kind, "run": run.name} | row, ensure_ascii=False) + "\n"
 
 
 def _csv(run: RunFolder, kinds: tuple[str, ...], file: TextIO) -> None:

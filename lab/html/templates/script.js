@@ -39,7 +39,7 @@ class Table {
     this.shown = STEP;
     this.sorted = null;
     this.texts = rows.map(([, , cells]) => cells.filter((cell) => typeof cell === "string").join("\n").toLowerCase());
-    this.words = element("input", { type: "search", placeholder: "any words" });
+    this.words = element("input", { type: "search", placeholder: "any words", "aria-label": "search" });
     this.choices = new Map();
     this.count = element("output", { "aria-live": "polite" });
     this.body = element("tbody");
@@ -48,7 +48,7 @@ class Table {
     columns.forEach((column, number) => {
       if (!column.choose) return;
       const values = [...new Set(rows.map(([, , cells]) => cells[number]))].filter(Boolean);
-      const select = element("select", {}, element("option", { value: "" }, "all"));
+      const select = element("select", { "aria-label": column.name }, element("option", { value: "" }, "all"));
       for (const value of values.sort()) select.append(element("option", { value }, value));
       this.choices.set(column.name, [number, select]);
       select.addEventListener("change", () => this.draw(true));
@@ -157,7 +157,10 @@ async function main() {
   const made = new Map([...document.querySelectorAll(".data")].map((place) =>
     [place.dataset.table, new Table(place, tables[place.dataset.table])]));
   const dialog = document.getElementById("rows");
-  dialog.addEventListener("close", () => { if (location.hash.startsWith("#raw:")) history.replaceState(null, "", location.pathname); });
+  dialog.addEventListener("close", () => {
+    // It may have been opened again since, by going back.
+    if (!dialog.open && location.hash.startsWith("#raw:")) history.replaceState(null, "", location.pathname);
+  });
 
   function go() {
     if (dialog.open) dialog.close();
