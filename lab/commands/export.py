@@ -46,16 +46,25 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _output(path: Path | None) -> Iterator[TextIO]:
-    """Hand out where to write. A file gets its name when it is complete: whoever reads it meanwhile has the old one, or none."""
+    """Hand out where to write. A file gets its name when it is complete: whoever reads it meanwhile has the old one, or none.
+
+    A device or a pipe is written to, and never replaced.
+    """
     if path is None:
         yield sys.stdout
         return
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", newline="") as file:
-            yield file
-        partial.replace(path)
+        if path.exists() and not path.is_file():
+            with path.open("w", newline="") as file:
+                yield file
+            return
+        path = path.resolve()
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            with partial.open("w", newline="") as file:
+                yield file
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise LabError(f"{path} cannot be written ({error.strerror}): choose another file with -o") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from lab.verdict import Check
 Numbers = npt.NDArray[np.float64]
 
 WIDTH, HEIGHT = 380, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 8, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 20, 8, 24
 
 _STRIP = 100.0
 _MARGIN = 10.0  # beside a bracket, for values outside

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections import Counter
 from xml.etree import ElementTree as ET
 
@@ -107,6 +108,23 @@ def test_to_a_file(run, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "run"]
     assert main(["export", str(run), "--format", "jsonl", "-o", str(tmp_path / "missing" / "file")]) == 2
     assert "choose another file with -o" in capsys.readouterr().err
+
+
+def test_to_what_is_no_file(tmp_path):
+    """A pipe, as a device, is written to and stays what it is; a link to a file leads to the file."""
+    run = folder(tmp_path / "run", checks=checks(count=1))
+    pipe, target, link = tmp_path / "pipe", tmp_path / "file", tmp_path / "link"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert main(["export", str(run), "--format", "jsonl", "-o", str(pipe)]) == 0
+    written = os.read(reader, 1 << 16)
+    os.close(reader)
+    assert pipe.is_fifo()
+    link.symlink_to(target)
+    assert main(["export", str(run), "--format", "jsonl", "-o", str(link)]) == 0
+    assert link.is_symlink()
+    assert target.read_bytes() == written
+    assert written.count(b"\n") == len((run / "checks.jsonl").read_text().splitlines())
 
 
 def test_nothing_to_export(tmp_path, capsys):
