@@ -21,6 +21,9 @@ from lab.errors import LabError, Refused
 WAYS = ("fentry", "kprobe", "tracepoint")
 """How a kernel function can be observed, best first; a tracepoint is near it and not at it."""
 
+BEST = "best"
+"""The way that the kernel offers itself, best first."""
+
 FORCED = "LAB_ATTACH"
 """The environment variable that names the way to use instead of the best."""
 

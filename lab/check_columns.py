@@ -31,12 +31,12 @@ class Group(NamedTuple):
     unit: str
 
 
-ROW = np.dtype([("group", "i4"), ("inside", "?"), ("error", "f8"), ("position", "f8"), ("offset", "i8")])
+ROW = np.dtype([("group", "i4"), ("passed", "?"), ("far", "?"), ("error", "f8"), ("position", "f8"), ("offset", "i8")])
 """What is kept of a check.
 
 `group` is the position of its group among all; `error` measured minus the best estimate of the truth, in the group's unit, NaN
 where values are no numbers; `position` where in its bracket the value is, 0 at the low end and 1 at the high one, NaN where the
-bracket is no interval; `inside` the verdict; `offset` the first byte of its line in the file.
+bracket is no interval; `passed` and `far` the verdict; `offset` the first byte of its line in the file.
 """
 
 
@@ -72,6 +72,7 @@ class CheckColumns:
                     (
                         groups.setdefault(Group(check.scenario, check.probe, check.quantity, check.unit), len(groups)),
                         check.passed,
+                        check.verdict == "far",
                         np.nan if check.error is None else check.error,
                         position(check),
                         0,

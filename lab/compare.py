@@ -161,7 +161,7 @@ def _sides(columns: CheckColumns) -> dict[Group, Side]:
     for group, members in zip(columns.groups, columns.members(), strict=True):
         rows = columns.rows[members]
         errors = rows["error"]
-        found[group] = Side(len(rows), int((~rows["inside"]).sum()), np.abs(errors[~np.isnan(errors)]))
+        found[group] = Side(len(rows), int((~rows["passed"]).sum()), np.abs(errors[~np.isnan(errors)]))
     return found
 
 

@@ -34,9 +34,9 @@ def lines(run: RunFolder, *, checks: bool, measurements: bool) -> Iterator[str]:
 def _verdicts(columns: CheckColumns) -> Iterator[Sample]:
     for group, members in zip(columns.groups, columns.members(), strict=True):
         labels = {"scenario": group.scenario, "probe": group.probe, "quantity": group.quantity}
-        inside = int(columns.rows["inside"][members].sum())
-        yield "", labels | {"verdict": "inside"}, inside
-        yield "", labels | {"verdict": "outside"}, len(members) - inside
+        inside, far = (int(columns.rows[name][members].sum()) for name in ("passed", "far"))
+        for verdict, number in (("inside", inside), ("outside", len(members) - inside - far), ("far", far)):
+            yield "", labels | {"verdict": verdict}, number
 
 
 def _errors(columns: CheckColumns) -> Iterator[Sample]:

@@ -1,5 +1,6 @@
 """Checks as people read them: one table, with the times in the unit that suits them."""
 
+import re
 from collections.abc import Iterable
 
 from tabulate import tabulate
@@ -8,6 +9,7 @@ from lab.units import duration_text
 from lab.verdict import Check, Value
 
 _LONG = 24
+_NUMBER = re.compile(r"(?<=\)) \d+")  # send() 2
 
 
 def table(checks: Iterable[Check]) -> str:
@@ -31,6 +33,11 @@ def texts(check: Check) -> tuple[str, str, str]:
 def kinds(places: str) -> str:
     """Name the kinds of a check's attach points, without what each is attached to."""
     return ", ".join(dict.fromkeys(place.partition(":")[0] for place in places.split(", ") if place))
+
+
+def without_number(quantity: str) -> str:
+    """Name a quantity whatever its number among several of the kind: `result of send()` for `result of send() 2`."""
+    return _NUMBER.sub("", quantity)
 
 
 def summary(checks: Iterable[Check]) -> str:

@@ -87,7 +87,7 @@ class Results:
 
 def _lane() -> dict[str, object]:
     """Tell real time from a guest's counted instructions, and the way to attach if one was forced."""
-    return {"time": clock.of_guest(), "attach": attach.forced() or "best"}
+    return {"time": clock.of_guest(), "attach": attach.forced() or attach.BEST}
 
 
 def _machine() -> dict[str, object]:

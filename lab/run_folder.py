@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lab import results
+from lab import attach, clock, results
 from lab.bench import measurement
 from lab.bench.measurement import Measurement
 from lab.check_columns import FILE, CheckColumns
@@ -63,10 +63,9 @@ class RunFolder:
 
     @property
     def place(self) -> str:
-        """Where it ran: kernel, clock, and the way of attaching, where it was asked for."""
-        way = self.about.get("attach")
-        clock = str(self.about.get("clock", "")).replace("CLOCK_MONOTONIC", "real")
-        return ", ".join(str(part) for part in (self.kernel, f"{clock} clock" if clock else "", way) if part)
+        """Where it ran: kernel, time, and the way of attaching where one was asked for. A run that does not say had real time."""
+        time, way = self.about.get("time", clock.REAL), self.about.get("attach", attach.BEST)
+        return ", ".join([self.kernel, f"{time} clock", *([] if way == attach.BEST else [str(way)])])
 
     @cached_property
     def checks(self) -> CheckColumns:

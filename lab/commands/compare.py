@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(found.as_dict(), indent=2))
         return 0
     for when, one in (("before", before), ("after", after)):
-        wrong = len(one.checks.rows) - int(one.checks.rows["inside"].sum())
+        wrong = len(one.checks.rows) - int(one.checks.rows["passed"].sum())
         print(f"{when + ':':<7} {one.place}, {one.name}: {len(one.checks.rows):,} checks, {wrong:,} provably wrong")
     print()
     most = None if args.all else _MOST

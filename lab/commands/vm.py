@@ -8,7 +8,7 @@ Exit status: 0 when every test passed on each kernel, 1 when one failed, 2 when 
 import argparse
 from pathlib import Path
 
-from lab.attach import WAYS
+from lab.attach import BEST, WAYS
 from lab.clock import REAL, VIRTUAL
 from lab.errors import LabError
 from lab.units import duration_ns
@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-a",
         "--attach",
         nargs="+",
-        choices=[lane.BEST, *WAYS],
-        default=[lane.BEST],
+        choices=[BEST, *WAYS],
+        default=[BEST],
         help="ways to attach, in turn (best)",
     )
     parser.add_argument("-c", "--clock", choices=CLOCKS, default=REAL, help="real, or virtual: counted instructions")

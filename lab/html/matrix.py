@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lab.report import kinds
+from lab.report import kinds, without_number
 from lab.run_folder import RunFolder
 
 
@@ -36,10 +36,12 @@ def matrix(runs: list[RunFolder]) -> dict[str, Line]:
     for number, run in enumerate(runs):
         columns = run.checks
         checks = np.bincount(columns.rows["group"], minlength=len(columns.groups)).tolist()
-        right = np.bincount(columns.rows["group"][columns.rows["inside"]], minlength=len(columns.groups)).tolist()
+        right = np.bincount(columns.rows["group"][columns.rows["passed"]], minlength=len(columns.groups)).tolist()
         for group, count, inside in zip(columns.groups, checks, right, strict=True):
             line = lines.setdefault(group.probe, Line([Cell() for _ in runs]))
             line.cells[number].add(count, count - inside)
             line.cells[number].attached = kinds(", ".join(columns.attach_points[group.probe]))
-            line.quantities.setdefault(group.quantity, [Cell() for _ in runs])[number].add(count, count - inside)
+            line.quantities.setdefault(without_number(group.quantity), [Cell() for _ in runs])[number].add(
+                count, count - inside
+            )
     return lines

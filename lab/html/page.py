@@ -21,6 +21,7 @@ from lab.html.table import Table
 from lab.html.verdicts import MOST_ROWS, CheckTable, Probe
 from lab.results import RUN
 from lab.run_folder import RunFolder
+from lab.units import duration_text
 
 _MOST_FAILED = 50  # failed checks that are shown one by one, above the table of all
 
@@ -69,6 +70,7 @@ def _render(folders: list[RunFolder], raw: Raw) -> str:
             runs=runs,
             one=runs[0] if len(runs) == 1 else None,
             wrong=sum(probe.wrong for run in runs for probe in run.probes),
+            far=sum(probe.far for run in runs for probe in run.probes),
             lost=max((probe.lost for run in runs for probe in run.probes), default=0),
             failed=checks.failed[:_MOST_FAILED],
             checks=checks,
@@ -99,6 +101,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     templates.filters["packed"] = _packed
+    templates.filters["time"] = duration_text
     templates.tests["trend"] = lambda picture: isinstance(picture, Trend)
     return templates
 

@@ -24,7 +24,7 @@ COLUMNS = (
     Column("quantity"),
     Column("verdict", hint="right: every value was consistent with the truth", choose=True),
     Column("checks", "number"),
-    Column("wrong", "number", "values that are provably wrong"),
+    Column("wrong", "number", "values that are provably wrong, or further off than they may be"),
     Column("median error", "number", "of the errors' sizes; against the best estimate of the truth"),
     Column("largest error", "number", "of the errors' sizes"),
     Column(
@@ -37,11 +37,15 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Probe:
-    """What a probe's checks come to: how many, how many wrong, the errors of its times (ns), and where in their brackets they are."""
+    """What a probe's checks come to: how many, how many failed, the errors of its times (ns), and where in their brackets those are.
+
+    `wrong` counts all that failed; `far` those among them that are inside their bracket, and further off than they may be.
+    """
 
     name: str
     checks: int
     wrong: int
+    far: int
     lost: int
     attach_points: str
     errors: Numbers
@@ -98,13 +102,14 @@ def probes(columns: CheckColumns) -> list[Probe]:
             Probe(
                 name,
                 len(mine),
-                int((~mine["inside"]).sum()),
+                int((~mine["passed"]).sum()),
+                int(mine["far"].sum()),
                 columns.lost[name],
                 ", ".join(columns.attach_points[name]),
                 timed["error"][~np.isnan(timed["error"])],
                 positions(
                     where[~np.isnan(where)],
-                    *(int((beyond & ~timed["inside"]).sum()) for beyond in (where < 0, where > 1)),
+                    *(int((beyond & ~timed["passed"]).sum()) for beyond in (where < 0, where > 1)),
                 ),
             )
         )
@@ -131,7 +136,7 @@ class CheckTable:
         """Add the checks of a run, what is wrong first."""
         columns = run.checks
         self.checks += len(columns.rows)
-        wrong = np.bincount(columns.rows["group"][~columns.rows["inside"]], minlength=len(columns.groups))
+        wrong = np.bincount(columns.rows["group"][~columns.rows["passed"]], minlength=len(columns.groups))
         members = columns.members()
         for number in np.argsort(-wrong, kind="stable").tolist():
             rows = columns.rows[members[number]]
@@ -142,7 +147,7 @@ class CheckTable:
 
     def _cells(self, label: str, columns: CheckColumns, number: int, rows: Rows, shown: list[Shown]) -> list[Cell]:
         group = columns.groups[number]
-        wrong = int((~rows["inside"]).sum())
+        wrong = int((~rows["passed"]).sum())
         sizes = np.abs(rows["error"][~np.isnan(rows["error"])])
         median, largest = (float(np.median(sizes)), float(sizes.max())) if len(sizes) else (np.nan, np.nan)
         return [
@@ -181,5 +186,5 @@ class CheckTable:
 def _telling(rows: Rows) -> npt.NDArray[np.int64]:
     """Choose rows to keep: all that are wrong, the largest error of those that are right, and the one in their middle."""
     order = np.argsort(np.nan_to_num(-np.abs(rows["error"])), kind="stable")
-    right, wrong = order[rows["inside"][order]], order[~rows["inside"][order]]
+    right, wrong = order[rows["passed"][order]], order[~rows["passed"][order]]
     return np.concatenate([wrong, right[:1], right[1:][len(right) // 2 - 1 :][:1]])

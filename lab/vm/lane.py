@@ -3,7 +3,6 @@
 The results of each run land in `results/` as those of a native one, marked with the kernel, the clock and the way of attaching.
 """
 
-import json
 import re
 import shlex
 import sys
@@ -14,11 +13,12 @@ from typing import Self
 
 from tabulate import tabulate
 
-from lab.attach import FORCED
+from lab.attach import BEST, FORCED
+from lab.check_columns import FILE, stream
 from lab.clock import GUEST, VIRTUAL
-from lab.errors import LabError
-from lab.report import kinds
+from lab.report import kinds, without_number
 from lab.results import ROOT, Results, parent
+from lab.run_folder import RunFolder
 from lab.units import duration_text
 from lab.verdict import Check
 from lab.vm import machine
@@ -27,10 +27,6 @@ from lab.vm.machine import Kernel, Machine
 SHORT = ("scenarios/test_exact.py",)
 """What is run where nothing else is asked for and every instruction is emulated: each probe, both IP versions, injected delays."""
 
-BEST = "best"
-"""The way of attaching that the kernel offers itself, best first."""
-
-_NUMBER = re.compile(r"(?<=\)) \d+")  # send() 2
 _ENDED = "--- lab vm:"
 _STATUS = re.compile(rf"^{_ENDED} (\w+) (\d+)$")
 _RESULTS = re.compile(r"^results: (\S+)$")  # conftest.py prints it
@@ -49,13 +45,11 @@ class Outcome:
     @classmethod
     def of(cls, results: Path) -> Self:
         """Read a run's folder, wherever it was made. Raises `LabError` when there is none."""
-        try:
-            about = json.loads((results / "run.json").read_text())
-            checks = Results(results).checks()
-            column = f"{about['kernel']['release']}{', virtual clock' if about.get('time') == VIRTUAL else ''}"
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise LabError(f"{results} is no run's folder ({error}): name one of those in results/") from error
-        return cls(column, about.get("attach", BEST), int(any(not check.passed for check in checks)), results, checks)
+        run = RunFolder.open(results)
+        checks = list(stream(results / FILE))
+        column = f"{run.kernel}{', virtual clock' if run.about.get('time') == VIRTUAL else ''}"
+        failed = any(not check.passed for check in checks)
+        return cls(column, run.about.get("attach", BEST), int(failed), results, checks)
 
     @property
     def passed(self) -> bool:
@@ -176,7 +170,7 @@ def _grouped(checks: Sequence[Check]) -> dict[tuple[str, str], list[Check]]:
     """Group checks by probe and quantity, whatever their number among several of the kind."""
     found: dict[tuple[str, str], list[Check]] = {}
     for check in checks:
-        found.setdefault((check.probe, _NUMBER.sub("", check.quantity)), []).append(check)
+        found.setdefault((check.probe, without_number(check.quantity)), []).append(check)
     return found
 
 

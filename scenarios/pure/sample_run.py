@@ -20,6 +20,8 @@ ABOUT = {
     "schema": 1,
     "started": "2026-11-21T21:37:41.855863+00:00",
     "clock": "CLOCK_MONOTONIC",
+    "time": "real",
+    "attach": "best",
     "kernel": {"release": "6.18.44", "version": "#1 SMP PREEMPT_DYNAMIC"},
     "machine": {"architecture": "x86_64", "cpus": 2},
     "commit": "5dce6a2394dca035b425fcefcdfc131c96f68699+",

@@ -27,7 +27,7 @@ def test_columns_and_rows_agree(tmp_path, monkeypatch, chunk):
     assert list(stream(columns.path)) == rows
     for check, row in zip(rows, columns.rows, strict=True):
         assert columns.groups[row["group"]] == Group(check.scenario, check.probe, check.quantity, check.unit)
-        assert row["inside"] == check.passed
+        assert row["passed"] == check.passed
         assert row["error"] == check.error or (check.error is None and math.isnan(row["error"]))
     members = columns.members()
     assert np.array_equal(np.sort(np.concatenate(members)), np.arange(len(rows)))

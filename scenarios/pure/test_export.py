@@ -73,7 +73,11 @@ def test_openmetrics(run, capsys):
     verdicts = Counter()
     for sample in families["lab_checks"].samples:
         verdicts[sample.labels["verdict"]] += sample.value
-    assert verdicts == {"outside": WRONG, "inside": len((run / "checks.jsonl").read_text().splitlines()) - WRONG}
+    assert verdicts == {
+        "far": 0,
+        "outside": WRONG,
+        "inside": len((run / "checks.jsonl").read_text().splitlines()) - WRONG,
+    }
     errors = families["lab_error_seconds"]
     assert (errors.type, errors.unit) == ("summary", "seconds")
     largest = {

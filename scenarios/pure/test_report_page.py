@@ -12,11 +12,13 @@ from sample_run import HOSTILE, checks, folder, measurements
 from lab.cli import main
 from lab.html import verdicts
 from lab.html.chart import bracket, cumulative, positions, series, share_scale, signed
+from lab.units import MS
 from lab.verdict import Bracket, Judge
 
 pytestmark = pytest.mark.rootless
 
 JUDGE = Judge("s", "states", "fentry:tcp_v4_rcv")
+TOO_FAR = [JUDGE.duration("a", "q", Bracket(0, 9 * MS, 0), 2 * MS).within(MS)]
 
 
 def page(*runs, output=None):
@@ -52,6 +54,11 @@ def test_a_name_is_only_a_name(tmp_path):
         ({"checks": checks(wrong=0)}, "All 1,280 numbers are consistent with the truth."),
         ({"checks": checks(wrong=1)}, "1 of 1,281 numbers is provably wrong."),
         ({"checks": checks(wrong=9)}, "9 of 1,289 numbers are provably wrong."),
+        ({"checks": TOO_FAR}, "1 of 1 numbers is further off than it may be."),
+        (
+            {"checks": [*checks(wrong=9), *TOO_FAR]},
+            "9 of 1,290 numbers are provably wrong. 1 is further off than it may be.",
+        ),
         ({"measurements": measurements()}, "No number was judged in this run."),
         ({}, "No number was judged in this run."),
     ],
