@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for when, one in (("before", before), ("after", after)):
         wrong = len(one.checks.rows) - int(one.checks.rows["passed"].sum())
-        print(f"{when + ':':<7} {one.place}, {one.name}: {len(one.checks.rows):,} checks, {wrong:,} provably wrong")
+        print(f"{when + ':':<7} {one.place}, {one.name}: {len(one.checks.rows):,} checks, {wrong:,} wrong")
     print()
     most = None if args.all else _MOST
     parts = (

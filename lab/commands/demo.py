@@ -81,7 +81,9 @@ def run(args: argparse.Namespace) -> int:
         _tell_requests(told, results.path)
     results.write_junit()
     results.finish()
-    print(f"\n{report.summary(checks)}\nEvery check and the recordings are in {results.path}")
+    print(
+        f"\n{report.summary(checks)}\nEvery check and the recordings are in {results.path}; lab report makes a page of them"
+    )
     return 0 if all(check.passed for check in checks) else 1
 
 

@@ -72,7 +72,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Shown:
-    """A check as it is shown on its own: its texts, its bracket on a strip, and the key of its raw row."""
+    """A check as it is shown on its own: the run's label, its texts, its bracket on a strip, and the key of its raw row."""
 
     check: Check
     truth: str
@@ -80,12 +80,13 @@ class Shown:
     error: str
     strip: tuple[float, float, float] | None
     raw: str
+    run: str
 
     @classmethod
-    def of(cls, line: str, raw: str) -> "Shown":
+    def of(cls, line: str, raw: str, run: str) -> "Shown":
         """Read a line of the file."""
         check = decoded(line)
-        return cls(check, *report.texts(check), bracket(check), raw)
+        return cls(check, *report.texts(check), bracket(check), raw, run)
 
 
 def probes(columns: CheckColumns) -> list[Probe]:
@@ -141,7 +142,7 @@ class CheckTable:
         for number in np.argsort(-wrong, kind="stable").tolist():
             rows = columns.rows[members[number]]
             kept = members[number][_telling(rows)[: MOST_ROWS - self.rows]]
-            key, shown = self._keep(columns, columns.groups[number].quantity, kept, len(rows))
+            key, shown = self._keep(label, columns, kept, of=len(rows))
             self.failed += [row for row in shown if not row.check.passed]
             self.table.rows.append((key, bool(wrong[number]), self._cells(label, columns, number, rows, shown)))
 
@@ -166,9 +167,9 @@ class CheckTable:
         ]
 
     def _keep(
-        self, columns: CheckColumns, title: str, positions: npt.NDArray[np.int64], of: int
+        self, label: str, columns: CheckColumns, positions: npt.NDArray[np.int64], of: int
     ) -> tuple[str | None, list[Shown]]:
-        """Keep rows of a file, given by their positions; returns their key, and how they are shown."""
+        """Keep rows of one group, given by their positions; returns their key, and how they are shown."""
         if not len(positions):
             self.not_kept += 1
             return None, []
@@ -179,8 +180,13 @@ class CheckTable:
             if of == len(lines)
             else f"{len(lines):,} of {of:,} rows: what is wrong, what is furthest off, and one from the middle"
         )
-        key = self._raw.add(title, columns.path, zip((positions + 1).tolist(), lines, strict=True), note)
-        return key, [Shown.of(line, key) for line in lines]
+        key = self._raw.add(
+            columns.groups[columns.rows["group"][positions[0]]].quantity,
+            columns.path,
+            zip((positions + 1).tolist(), lines, strict=True),
+            note,
+        )
+        return key, [Shown.of(line, key, label) for line in lines]
 
 
 def _telling(rows: Rows) -> npt.NDArray[np.int64]:
