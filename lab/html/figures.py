@@ -1,84 +1,21 @@
 """What the bench of a run says, for the page: goals, the truth corpus, errors of probes and peers, and what everything costs."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from lab.bench.measurement import FILE, Measurement
+from lab.bench.measurement import FILE
 from lab.html.chart import Plot, Scale, cumulative, series, share_scale
+from lab.html.measured import CANNOT_RUN, CORPUS, OURS, Row, verdict_of
 from lab.html.raw import Raw
-from lab.html.table import Column, Table, amount, count
+from lab.html.table import Cell, amount, count
 from lab.run_folder import RunFolder
 from lab.units import amount_text
 
-ACCURACY, CORPUS = "accuracy", "corpus"
+ACCURACY = "accuracy"
 _COSTS = ("kernel cost", "observer effect")
-_OURS = "lab "
-
-COLUMNS = (
-    Column("run", hint="where it ran", choose=True),
-    Column("figure", choose=True),
-    Column("tool", choose=True),
-    Column("quantity"),
-    Column("conditions"),
-    Column("median", "number"),
-    Column("95 % interval", hint="of the median"),
-    Column("samples", "number"),
-    Column("goal", hint="what the median must reach"),
-    Column("verdict", hint="whether it does, or why there is nothing to judge", choose=True),
-    Column("note"),
-)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A measurement, and the key of its raw row."""
-
-    measured: Measurement
-    raw: str
-
-    @property
-    def ours(self) -> bool:
-        """Whether it is a probe of the lab, and not a peer."""
-        return self.measured.tool.startswith(_OURS)
-
-    @property
-    def median(self) -> str:
-        """The median with its unit."""
-        return amount_text(self.measured.median, self.measured.unit)
-
-    @property
-    def interval(self) -> str:
-        """The median's interval with its unit."""
-        low, high = (amount_text(value, self.measured.unit) for value in self.measured.interval)
-        return low if low == high else f"{low} .. {high}"
-
-    @property
-    def goal(self) -> str:
-        """What the median must reach."""
-        goal = self.measured.goal
-        return (
-            f"{'at least' if goal.least else 'at most'} {amount_text(goal.value, self.measured.unit)}" if goal else ""
-        )
-
-    @property
-    def missed_by(self) -> str:
-        """By how much the goal is missed."""
-        goal = self.measured.goal
-        if goal is None or self.measured.met is not False:
-            return ""
-        short = amount_text(abs(self.measured.median - goal.value), self.measured.unit)
-        part = f", {abs(self.measured.median - goal.value) / abs(goal.value):.0%}" if goal.value else ""
-        return f"missed by {short}{part}"
-
-    @property
-    def verdict(self) -> str:
-        """Whether the goal is reached; why the tool cannot run; nothing where there is no goal."""
-        if self.measured.refused is not None:
-            return "refused"
-        return {True: "reached", False: "missed", None: ""}[self.measured.met]
 
 
 @dataclass(frozen=True)
@@ -118,7 +55,7 @@ class Errors:
 
     title: str
     plot: Plot | None
-    tools: list[tuple[str, bool, dict[str, Any], list[Row]]]
+    tools: list[tuple[str, bool, dict[str, Cell], list[Row]]]
     refused: list[Row]
 
 
@@ -149,7 +86,7 @@ class Bench:
             Row(one, raw.add(f"{one.figure}: {one.quantity} of {one.tool}", run.path / FILE, [(number, line)]))
             for number, (one, line) in enumerate(zip(measured, lines, strict=True), 1)
         ]
-        tools = sorted(dict.fromkeys(row.measured.tool for row in rows), key=lambda tool: not tool.startswith(_OURS))
+        tools = sorted(dict.fromkeys(row.measured.tool for row in rows), key=lambda tool: not tool.startswith(OURS))
         return cls(rows, {tool: slot for slot, tool in enumerate(tools)})
 
     @property
@@ -237,7 +174,7 @@ class Bench:
                 verdict_of(rows)
                 for tools in self.corpus.values()
                 for tool, rows in tools.items()
-                if tool.startswith(_OURS) is ours
+                if tool.startswith(OURS) is ours
             ]
             for ours in (True, False)
         )
@@ -262,45 +199,11 @@ class Bench:
         return [
             row
             for row in self.rows
-            if row.measured.tool == f"{_OURS}{probe}" and row.measured.figure in _COSTS and row.measured.samples
+            if row.measured.tool == f"{OURS}{probe}" and row.measured.figure in _COSTS and row.measured.samples
         ]
 
-    def fill(self, table: Table, label: str) -> None:
-        """Add every measurement to the table of several runs."""
-        for row in self.rows:
-            one = row.measured
-            table.rows.append(
-                (
-                    row.raw,
-                    row.verdict == "missed" or (one.figure == CORPUS and 0 in one.samples),
-                    [
-                        label,
-                        one.figure,
-                        one.tool,
-                        one.quantity,
-                        one.conditions_text,
-                        (one.median if one.samples else None, row.median),
-                        row.interval if one.samples else "",
-                        count(len(one.samples)),
-                        row.goal,
-                        row.verdict,
-                        one.refused or one.note or row.missed_by,
-                    ],
-                )
-            )
 
-
-CANNOT_RUN = "cannot run"
 _PERCENTILES = (("p50", 50), ("p99", 99), ("max", 100))
-
-
-def verdict_of(rows: Sequence[Row]) -> str:
-    """Return what a tool does with a row of the corpus: `right`, `wrong`, `right in 2 of 3`, `cannot run`."""
-    samples = [sample for row in rows for sample in row.measured.samples]
-    right = sum(sample >= 1 for sample in samples)
-    if not samples:
-        return CANNOT_RUN
-    return "right" if right == len(samples) else "wrong" if not right else f"right in {right} of {len(samples)}"
 
 
 def _share_right(verdicts: list[str]) -> str:

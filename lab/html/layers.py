@@ -10,7 +10,7 @@ from lab import layer_text
 from lab.errors import LabError
 from lab.exchanges import LEGS
 from lab.histogram import SLOTS, bounds
-from lab.html.chart import Bar, round_time
+from lab.html.chart import Bar
 from lab.html.raw import Raw
 from lab.journeys import LAYERS, Rows
 from lab.measure import UNKNOWN
@@ -40,7 +40,6 @@ class Layer:
 
     told: dict[str, Any]
     bars: list[Bar]
-    span: str
 
 
 @dataclass(frozen=True)
@@ -113,9 +112,7 @@ def _layers(rows: Rows) -> list[Layer]:
             for name, value in told.items()
             if name.endswith("_ns") and isinstance(value, int)
         }
-        some = np.flatnonzero(counts)
-        span = f"{round_time(bounds(int(some[0]))[0])} .. {round_time(bounds(int(some[-1]))[1])}"
-        found.append(Layer(told | texts | {"layer": str(told["layer"]).replace("_", "-")}, _bars(counts), span))
+        found.append(Layer(told | texts | {"layer": str(told["layer"]).replace("_", "-")}, _bars(counts)))
     return found
 
 

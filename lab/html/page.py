@@ -14,8 +14,9 @@ from markupsafe import Markup
 
 from lab.errors import LabError
 from lab.html import layers, verdicts
-from lab.html.figures import COLUMNS, Bench, Trend, verdict_of
+from lab.html.figures import Bench, Trend
 from lab.html.matrix import matrix
+from lab.html.measured import COLUMNS, verdict_of
 from lab.html.raw import Raw
 from lab.html.table import Table
 from lab.html.verdicts import MOST_ROWS, CheckTable, Probe
@@ -61,7 +62,8 @@ def _render(folders: list[RunFolder], raw: Raw) -> str:
     checks, measurements = CheckTable(raw), Table(list(COLUMNS))
     for run in runs:
         checks.add(run.folder, run.label)
-        run.bench.fill(measurements, run.label)
+        for row in run.bench.rows:
+            row.add_to(measurements, run.label)
     style, script = (_source(name) for name in ("style.css", "script.js"))
     return (
         _templates()
