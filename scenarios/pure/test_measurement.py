@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from lab.bench import measurement
@@ -52,3 +53,11 @@ def test_a_file_of_something_else(tmp_path):
     (tmp_path / measurement.FILE).write_text('{"a": 1}\n')
     with pytest.raises(LabError, match="run make bench again"):
         measurement.read(tmp_path)
+
+
+def test_the_interval_of_many_samples():
+    """Read off their order it is about what resampling finds: the same samples, one fewer, give nearly the same interval."""
+    samples = np.random.default_rng(1).lognormal(9, 1, 1001).tolist()
+    ordered, resampled = (Measurement("accuracy", "a", "q", "ns", some).interval for some in (samples, samples[:-1]))
+    width = ordered[1] - ordered[0]
+    assert np.abs(np.subtract(ordered, resampled)).max() < width / 3
