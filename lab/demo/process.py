@@ -9,10 +9,13 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import IO, Self
 
+from lab import clock
 from lab.demo.conversation import PORT, Conversation
 from lab.errors import LabError
 from lab.timeline import Connection, Timeline, pair
 from lab.topology import Host, Topology
+
+_PRIORITY = {"serve": "2", "connect": "1"}
 
 
 class Endpoint:
@@ -22,7 +25,18 @@ class Endpoint:
         self._command = command
         read, write = os.pipe()
         self._ready = os.fdopen(read)
-        line = [sys.executable, "-m", "lab", command, "--netns", host.name, "--json", "--ready-fd", str(write)]
+        line = [
+            *_first(command),
+            sys.executable,
+            "-m",
+            "lab",
+            command,
+            "--netns",
+            host.name,
+            "--json",
+            "--ready-fd",
+            str(write),
+        ]
         try:
             self._process = subprocess.Popen(
                 [*line, "--parent", str(os.getpid()), *arguments],
@@ -145,6 +159,14 @@ def converse(
         if demo.server:
             timelines += demo.server.finish()
         demo.connections = pair(timelines)
+
+
+def _first(command: str) -> list[str]:
+    """Where time is virtual there is one processor, and what has to be exact must not wait there for what can wait.
+
+    That would be the recording, and the client that writes its timeline down while the server is to close.
+    """
+    return ["chrt", "--fifo", _PRIORITY[command]] if clock.of_guest() == clock.VIRTUAL else []
 
 
 def _stdin(process: subprocess.Popen[str]) -> IO[str]:
