@@ -3,7 +3,7 @@
 PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools \
+PACKAGES := libbpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools \
 	curl iperf3 redis-tools
 # Scenarios do not meet: each has hosts of its own. A file's share what they have built.
 PARALLEL := --numprocesses 2 --dist loadfile
@@ -95,16 +95,16 @@ $(BIN)/nginx: | $(VENV)/ready
 $(VENV)/ready: pyproject.toml Makefile
 	@if [ "$$(id -u)" -ne 0 ] && ! dpkg -s $(PACKAGES) >/dev/null 2>&1; then \
 		echo "make: the packages $(PACKAGES) are missing: run as root (sudo make $(MAKECMDGOALS)) once" >&2; exit 2; fi
-	@command -v apt-get >/dev/null || { echo "make: set-up knows Debian and Ubuntu only: install BCC for Python yourself" >&2; exit 2; }
+	@command -v apt-get >/dev/null || { echo "make: set-up knows Debian and Ubuntu only: install BCC's library yourself" >&2; exit 2; }
 	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || { apt-get -q update && \
 		DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $(PACKAGES); }
 	@# bpftool is a package of its own on Debian, and part of the kernel's tools on Ubuntu.
 	@command -v bpftool >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends bpftool || \
 		DEBIAN_FRONTEND=noninteractive apt-get -q install -y linux-tools-common linux-tools-$$(uname -r)
-	@# BCC's module belongs to the distribution's Python: the environment is made with that one, and sees its packages.
-	@test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --quiet --editable '.[test,check]'
 	@touch $@
 
 clean:
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/tcp-truth-lab/programs"

@@ -27,6 +27,7 @@
 #define LOAD load_skb
 
 #include "calls.h"
+#include "functions.h"
 #include "packet.h"
 #include "tcp.h"
 

@@ -26,30 +26,6 @@
 #define ON_XDP(name) int on_xdp__##name(struct xdp_md *ctx)
 #define ON_CGROUP_SKB(direction) int on_cgroup_skb__##direction(struct __sk_buff *ctx)
 
-/* A kernel function's entry and return, by the best way that this kernel allows: exactly one of ATTACH_FENTRY,
- * ATTACH_KPROBE and ATTACH_TRACEPOINT is 1, and under the last the program finds other points to observe. */
-#if ATTACH_FENTRY
-#define ON_FUNCTION(name) int on_fentry__##name(u64 *ctx)
-#define ON_FUNCTION_AGAIN(name) int on_fentry__##name##__again(u64 *ctx)
-#define ON_RETURN(name) int on_fexit__##name(u64 *ctx)
-#define ON_RETURN_AGAIN(name) int on_fexit__##name##__again(u64 *ctx)
-#define ARGUMENT(n) ((u64)ctx[n])
-#define RETURNED(name) ((s64)ctx[FUNCTION_ARGS(name)])
-#elif ATTACH_KPROBE
-/* `struct pt_regs` as an array of registers: arch/x86/include/asm/ptrace.h, arch/arm64/include/asm/ptrace.h. */
-#define ON_FUNCTION(name) int on_kprobe__##name(u64 *ctx)
-#define ON_FUNCTION_AGAIN(name) int on_kprobe__##name##__again(u64 *ctx)
-#define ON_RETURN(name) int on_kretprobe__##name(u64 *ctx)
-#define ON_RETURN_AGAIN(name) int on_kretprobe__##name##__again(u64 *ctx)
-#if MACHINE_aarch64
-#define ARGUMENT(n) ((u64)ctx[n])
-#define RETURNED(name) ((s64)ctx[0])
-#else
-#define ARGUMENT(n) ((u64)ctx[(n) < 4 ? 14 - (n) : 13 - (n)])
-#define RETURNED(name) ((s64)ctx[10])
-#endif
-#endif
-
 /* FIELD(struct, member[, member of the member]) stands for the offset and size that this kernel's BTF gives.
  * The loader finds each mention in the source and passes both numbers on the compiler's command line. */
 #define FIELD(...) FIELD_OF_DEPTH(__VA_ARGS__, FIELD_3, FIELD_2)(__VA_ARGS__)
@@ -84,9 +60,8 @@
 #define has_flag(word, value) (((word) >> (value)) & 1)
 #define ENUM(type, name) ENUM__##type##__##name
 
-/* How many arguments this kernel's tracepoint or function has: later kernels append some. */
+/* How many arguments this kernel's tracepoint has: later kernels append some. */
 #define TRACEPOINT_ARGS(event) TRACEPOINT_ARGS__##event
-#define FUNCTION_ARGS(name) FUNCTION_ARGS__##name
 
 BPF_ARRAY(lost, u64, 1);           /* events that found no room, of all CPUs together */
 BPF_PERCPU_ARRAY(rescued, u64, 1); /* runs of the second programs in place of the first */

@@ -36,6 +36,7 @@
 #define AT(name) 0
 #define LOAD load_skb
 
+#include "functions.h"
 #include "layers.h"
 #include "packet.h"
 #include "syscalls.h"

@@ -9,6 +9,7 @@
  * connection.
  */
 #include "estimate.h"
+#include "functions.h"
 #include "log2.h"
 #include "tcp.h"
 #include "totals.h"

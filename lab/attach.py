@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from lab import bpf_syscall, tracefs
+from lab import bpf_syscall, btf, tracefs
 from lab.bpf_syscall import AttachType, ProgType, owned
-from lab.btf import Btf
+from lab.cache import recall
 from lab.device import Device
 from lab.errors import LabError, Refused
 
@@ -118,7 +118,7 @@ def load(kind: str, event: str, instructions: bytes) -> int:
     """Load one function's instructions; returns the program's file descriptor. `OSError` says why it is refused."""
     expected, target = 0, 0
     if kind in _TRACING:
-        expected, target = _TRACING[kind], Btf.of_kernel().type_id("FUNC", event)
+        expected, target = _TRACING[kind], _type_id(event)
     elif kind == "cgroup_skb":
         expected = _CGROUP[event]
     return bpf_syscall.prog_load(
@@ -143,6 +143,15 @@ def refusal(function: Function) -> str | None:
     except Refused as error:
         return str(error)
     return None
+
+
+def _type_id(function: str) -> int:
+    """Look up by what number the running kernel's types know a function."""
+
+    def look_up() -> bytes:
+        return str(btf.Btf.of_kernel().type_id("FUNC", function)).encode()
+
+    return int(recall("function", f"{btf.kernel_identity()} {function}".encode(), look_up))
 
 
 def attach(function: Function, devices: Sequence[Device], links: ExitStack) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from lab import tracefs
+from lab import cpus, tracefs
 from lab.bpf_syscall import perf_event_open
 from lab.errors import LabError
 
@@ -31,7 +31,7 @@ class Hits:
                 for event in events:
                     number = tracefs.event_id(event)
                     self._counters.append([])
-                    for cpu in _online():
+                    for cpu in cpus.online():
                         fd = perf_event_open(_PERF_TYPE_TRACEPOINT, number, cpu=cpu, counting=True)
                         opened.callback(os.close, fd)
                         self._counters[-1].append(fd)
@@ -53,10 +53,3 @@ class Hits:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-
-
-def _online() -> Iterable[int]:
-    """Numbers of the processors that are online (`/sys/devices/system/cpu/online`: `0-3,5`)."""
-    with open("/sys/devices/system/cpu/online") as file:  # noqa: PTH123 (one line of a pseudo-file)
-        ranges = [part.split("-") for part in file.read().strip().split(",")]
-    return [cpu for first, *last in ranges for cpu in range(int(first), int(last[0] if last else first) + 1)]

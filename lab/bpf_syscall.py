@@ -9,7 +9,6 @@ call of `_bpf` and read its results from what that returns.
 import ctypes
 import fcntl
 import os
-import platform
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -87,9 +86,10 @@ def owned(fd: int) -> Iterator[int]:
 
 def syscall(name: str, *arguments: Any) -> int:
     """Make a system call. `OSError` with its errno; `LabError` on a processor whose numbers are not listed here."""
-    numbers = _NUMBERS.get(platform.machine())
+    machine = os.uname().machine
+    numbers = _NUMBERS.get(machine)
     if numbers is None:
-        raise LabError(f"the lab runs on {' and '.join(_NUMBERS)}, not on {platform.machine()}")
+        raise LabError(f"the lab runs on {' and '.join(_NUMBERS)}, not on {machine}")
     # An integer that is not wrapped would be passed as a 32-bit int.
     wide = (ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments)
     result = int(_LIBC.syscall(ctypes.c_long(numbers[name]), *wide))
@@ -140,9 +140,29 @@ def prog_load(
         raise OSError(refusal.errno, lines[-1] if lines else refusal.strerror) from None
 
 
-def map_create(map_type: int, key_size: int, value_size: int, max_entries: int, *, name: str = "lab_trial") -> int:
+def map_create(
+    map_type: int, key_size: int, value_size: int, max_entries: int, *, flags: int = 0, name: str = "lab_trial"
+) -> int:
     """Create a map and return its fd; sizes in bytes (of a ring buffer, `max_entries` is its size in bytes)."""
-    return _bpf(0, "IIIIIII16s", map_type, key_size, value_size, max_entries, 0, 0, 0, name.encode())[0]
+    sizes = (key_size, value_size, max_entries)
+    return _bpf(0, "IIIIIII16s", map_type, *sizes, flags, 0, 0, name.encode())[0]
+
+
+def map_lookup_elem(map_fd: int, key: bytes, value_size: int) -> bytes:
+    """Read one value. Its size in bytes is, of a per-CPU map, that of all processors' together. `ENOENT`: there is none."""
+    value = ctypes.create_string_buffer(value_size)
+    _map_elem(1, map_fd, key, value)
+    return value.raw
+
+
+def map_update_elem(map_fd: int, key: bytes, value: bytes) -> None:
+    """Write one value, whether or not there was one; of a per-CPU map, all processors'."""
+    _map_elem(2, map_fd, key, ctypes.create_string_buffer(value, len(value)))
+
+
+def _map_elem(command: int, map_fd: int, key: bytes, value: "ctypes.Array[ctypes.c_char]") -> None:
+    wanted = ctypes.create_string_buffer(key, len(key))
+    _bpf(command, "IQQQ", map_fd, ctypes.addressof(wanted), ctypes.addressof(value), 0)
 
 
 def map_lookup_batch(map_fd: int, key_size: int, value_size: int, max_entries: int) -> tuple[bytes, bytes]:

@@ -4,6 +4,7 @@ Format: `Documentation/bpf/btf.rst` of the kernel. Only what the lab asks for is
 members through anonymous and named nesting, and type ids. Nothing of BTF's functions, tags or split modules.
 """
 
+import os
 import struct
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -65,6 +66,22 @@ class Field:
     bit_size: int = 0
 
 
+def kernel_identity() -> str:
+    """Return what no other kernel has: while it stays the same, so do all types. Raises `LabError` for a kernel without BTF."""
+    uname = os.uname()
+    notes = Path("/sys/kernel/notes")  # has the build id, which is a digest of the kernel
+    build = notes.read_bytes().hex() if notes.exists() else ""
+    return f"{uname.release} {uname.version} {uname.machine} {build} {_existing(VMLINUX).stat().st_size}"
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise LabError(
+            f"this kernel has no BTF ({path} does not exist): boot a kernel built with CONFIG_DEBUG_INFO_BTF=y"
+        )
+    return path
+
+
 class Btf:
     """The types in one BTF blob. Raises `LabError` when the blob is not BTF of this machine's byte order."""
 
@@ -79,13 +96,7 @@ class Btf:
     @cache
     def of_kernel(cls, path: Path = VMLINUX) -> Self:
         """Read the running kernel's types; a kernel that has none is a `LabError` that says so."""
-        try:
-            with path.open("rb") as file:
-                return cls(file.read())
-        except FileNotFoundError:
-            raise LabError(
-                f"this kernel has no BTF ({path} does not exist): boot a kernel built with CONFIG_DEBUG_INFO_BTF=y"
-            ) from None
+        return cls(_existing(path).read_bytes())
 
     @cached_property
     def _positions(self) -> list[int]:

@@ -10,8 +10,6 @@ import mmap
 import os
 import platform
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lab import attach, bpf_syscall, net_trials, tracefs
+from lab import attach, bpf_syscall, cache, compiler, net_trials, tracefs
 from lab.audit import Hits
 from lab.bpf_syscall import RETURN_ZERO, AttachType, ProgType, instruction, owned, returning
 from lab.btf import Btf
@@ -66,7 +64,7 @@ WAYS: dict[str, tuple[tuple[str, str], ...]] = {
 INDISPENSABLE = {
     "root": "run it as root, with all capabilities",
     "BTF": "boot a kernel with CONFIG_DEBUG_INFO_BTF=y",
-    "BCC": "install the distribution's python3-bpfcc and make the virtual environment with --system-site-packages",
+    "BCC": "install the package libbpfcc",
     "kernel memory reads": "boot without lockdown=confidentiality",
     "raw tp inet_sock_set_state": "boot a kernel with CONFIG_BPF_EVENTS=y",
     "raw tp kfree_skb": "boot a kernel with CONFIG_BPF_EVENTS=y",
@@ -193,12 +191,7 @@ def _btf() -> str:
 
 
 def _bcc() -> str:
-    # In a process of its own: BCC is imported in one module of the lab only, and takes its time.
-    script = "import bcc; print(bcc.__version__)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LabError((done.stderr.strip() or f"importing it ended with status {done.returncode}").splitlines()[-1])
-    return f"version {done.stdout.strip()}"
+    return f"version {compiler.version()}"
 
 
 def _tracefs() -> str:
@@ -310,6 +303,7 @@ _TRIALS: dict[str, Callable[[], str]] = {
     "kernel": lambda: f"{platform.release()} {platform.machine()}",
     "BTF": _btf,
     "BCC": _bcc,
+    "program cache": cache.examine,
     "no lockdown": _no_lockdown,
     "kernel memory reads": _kernel_reads,
     "ring buffer": _ring_buffer,

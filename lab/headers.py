@@ -7,7 +7,6 @@ distribution's real tree would bring its own struct layouts, silently wrong on a
 
 import os
 import re
-import sysconfig
 from pathlib import Path
 
 from lab.errors import LabError
@@ -42,14 +41,20 @@ _EMPTY = ("uapi/linux/bpf.h", "uapi/linux/if_packet.h", "linux/log2.h", "asm/pag
 USER_INCLUDE = Path("/usr/include")
 
 
-def write_tree(root: Path) -> None:
-    """Write the tree under `root`, in the layout of a kernel source directory."""
+def tree() -> dict[str, str]:
+    """Return the tree's files: text by path, as below `include` in a kernel source directory."""
     numbers = [int(number) for number in re.findall(r"\d+", os.uname().release)[:3]]
     major, minor, patch = [*numbers, 0, 0, 0][:3]
-    files = dict.fromkeys(_EMPTY, "")
-    files["linux/kconfig.h"] = _KCONFIG.format(page_size=os.sysconf("SC_PAGE_SIZE"))
-    files["linux/version.h"] = _VERSION.format(major=major, minor=minor, patch=patch)
-    for name, text in files.items():
+    return {
+        **dict.fromkeys(_EMPTY, ""),
+        "linux/kconfig.h": _KCONFIG.format(page_size=os.sysconf("SC_PAGE_SIZE")),
+        "linux/version.h": _VERSION.format(major=major, minor=minor, patch=patch),
+    }
+
+
+def write_tree(root: Path) -> None:
+    """Write the tree under `root`, in the layout of a kernel source directory."""
+    for name, text in tree().items():
         path = root / "include" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -59,5 +64,5 @@ def user_include_flags() -> list[str]:
     """Compiler flags for the user-space kernel headers. Raises `LabError` when they are not installed."""
     if not (USER_INCLUDE / "linux" / "tcp.h").exists():
         raise LabError(f"{USER_INCLUDE}/linux/tcp.h is missing: install the package linux-libc-dev")
-    multiarch = USER_INCLUDE / str(sysconfig.get_config_var("MULTIARCH"))
+    multiarch = USER_INCLUDE / f"{os.uname().machine}-linux-gnu"
     return ["-idirafter", str(USER_INCLUDE), "-idirafter", str(multiarch)]

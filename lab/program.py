@@ -1,46 +1,33 @@
-"""A C file of `bpf/`, compiled, loaded and attached. The only module that knows BCC.
+"""A C file of `bpf/`, loaded and attached.
 
 A program says everything in its source: which kernel members it reads (`FIELD`), where its functions are attached (their
 names), and what an event looks like (the struct it submits to the ring `events`). Nothing is told twice.
 """
 
-import ctypes
-import os
-import platform
-import re
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from functools import cache, partial
+import struct
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lab import attach, headers
+from lab import attach
 from lab.attach import Function
-from lab.bpf_syscall import map_delete_batch, map_lookup_batch, raw_tracepoint_test_run, recursion_misses
-from lab.btf import Btf
+from lab.bpf_syscall import raw_tracepoint_test_run, recursion_misses
+from lab.compiled import Code, dtype_of
+from lab.compiler import compiled
 from lab.device import Device
 from lab.errors import LabError, Refused
+from lab.maps import Map
 from lab.ring import Events, Ring
 from lab.runs import Run
 from lab.settle import settle
-
-SOURCES = Path(__file__).parent.parent / "bpf"
+from lab.source import SOURCES
 
 _ROLES = ("__again", "__unaudited")  # bpf/lab.h
-_RING_PAGES = re.compile(r"^BPF_RINGBUF_OUTPUT\(events, (\d+)\);", re.MULTILINE)
-_TOTALS = re.compile(r"^BPF_HASH\(totals, ", re.MULTILINE)
-_WATCHED = re.compile(r"^BPF_ARRAY\(watched, ", re.MULTILINE)
-_UNDER_WAY = re.compile(r"^BPF_(?:HASH|TABLE)\(.*\b(under_way\w*), ", re.MULTILINE)
-_INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
-_MACRO = re.compile(r"^#define .*$", re.MULTILINE)
-_FIELD = re.compile(r"\bFIELD\((\w+), ([\w, ]+)\)")
-_ENUM = re.compile(r"\bENUM\((\w+), (\w+)\)")
-_TRACEPOINT_ARGS = re.compile(r"\bTRACEPOINT_ARGS\((\w+)\)")
-_EVENT = re.compile(r"\bEVENT\((\w+)\)")
-_FUNCTION_ARGS = re.compile(r"\b(?:FUNCTION_ARGS|RETURNED)\((\w+)\)")
+_EVENTS, _TOTALS, _WATCHED, _UNDER_WAY = "events", "totals", "watched", "under_way"  # maps that only some programs have
 
 
 class Program:
@@ -54,35 +41,20 @@ class Program:
 
         Raises `Refused` when the kernel lacks something that it reads, or refuses it.
         """
-        bcc = _import_bcc()
-        text = _with_includes(source.read_text(), source.name)
-        known, missing = _kernel_facts(_mentions(text))
-        self._numbers = {event: number for number, event in enumerate(sorted(set(_EVENT.findall(_mentions(text)))))}
-        known += [f"EVENT__{event}={number}" for event, number in self._numbers.items()]
-        ways = [f"ATTACH_{way.upper()}={int(way == attach.way())}" for way in attach.WAYS]
-        flags = [*headers.user_include_flags(), "-Wno-unused-function"]
-        flags += [f"-D{define}" for define in (f"MACHINE_{platform.machine()}=1", *ways, *defines, *known)]
-        with _header_tree():
-            try:
-                self._bpf = bcc.BPF(text=text.encode(), cflags=flags)
-            except Exception as error:
-                # BCC raises nothing narrower, and has printed the compiler's words itself.
-                if type(error) is not Exception:
-                    raise
-                why = "; ".join(missing) or "see the messages above"
-                raise Refused(f"{source.name} cannot be loaded on this kernel: {why}") from error
-        self._loaded = _load_functions(bcc, self._bpf, source.name)
+        Run.current()
+        made = compiled(source, defines)
+        self._numbers = {event: number for number, event in enumerate(made.events)}
+        try:
+            self._maps = {table.name: Map(table) for table in made.tables}
+        except OSError as error:
+            raise Refused(f"this kernel refuses a map of {source.name} ({error.strerror}): see lab doctor") from error
+        self._loaded = [_load(code, self._maps, source.name) for code in made.functions]
         self.attach_points = list(dict.fromkeys(function.place for function in self._loaded))
         self.ring: Ring | None = None
-        if pages := _RING_PAGES.findall(text):
-            events = self._bpf[b"events"]
-            self.ring = Ring(events.map_fd, int(pages[0]) * os.sysconf("SC_PAGE_SIZE"), _event_dtype(events))
-        self._watches = bool(_WATCHED.search(text))
-        self.has_totals = bool(_TOTALS.search(text))
-        self._under_way = []
-        for name in _UNDER_WAY.findall(text):
-            with suppress(KeyError):  # in a branch that the preprocessor has left out
-                self._under_way.append(self._bpf[name.encode()])
+        if events := self._maps.get(_EVENTS):
+            self.ring = Ring(events.fd, events.table.max_entries, dtype_of(events.table.value))
+        self.has_totals = _TOTALS in self._maps
+        self._under_way = [kept for name, kept in self._maps.items() if name.startswith(_UNDER_WAY)]
 
     def lost(self) -> int:
         """Events that were not delivered, or found no room in the totals, since the program was loaded.
@@ -90,12 +62,12 @@ class Program:
         Either the ring or the map was full, or the kernel left a function out because it was already running on that CPU and no
         second one made up for it. (A second one that repeated the first, which is rare, can hide one that was left out.)
         """
-        return int(self._bpf[b"lost"][0].value) + max(0, self._missed() - int(sum(self._bpf[b"rescued"][0])))
+        return self._maps["lost"].number() + max(0, self._missed() - self._maps["rescued"].number())
 
     def runs(self) -> npt.NDArray[np.int64]:
         """How often each of `events` came to the program, counting the times that the kernel says it left it out."""
         audited = [function for function in self._loaded if function.audited]
-        counts = [int(sum(self._bpf[b"runs"][self._numbers[it.event]])) + recursion_misses(it.fd) for it in audited]
+        counts = [self._maps["runs"].number(self._numbers[it.event]) + recursion_misses(it.fd) for it in audited]
         return np.array(counts, np.int64)
 
     @property
@@ -129,25 +101,21 @@ class Program:
         Each row has the members of the key (without the epoch) and of the value. Exact: a new epoch begins for the program, and
         the old one is read when nothing can still be adding to it.
         """
-        table = self._bpf[b"totals"]
-        key, value = _struct_dtype(table.Key), _struct_dtype(table.Leaf)
-        epochs = self._bpf[b"epochs"]
-        epoch = epochs[0].value
-        epochs[0] = ctypes.c_uint32(epoch + 1)
+        totals, epochs = self._maps[_TOTALS], self._maps["epochs"]
+        key, value = dtype_of(totals.table.key), dtype_of(totals.table.value)
+        epoch = epochs.number()
+        epochs.write(struct.pack("=I", epoch + 1))
         settle()
-        keys, values = map_lookup_batch(table.map_fd, key.itemsize, value.itemsize, table.max_entries)
+        keys, values = totals.entries()
         rows = np.frombuffer(keys, key)
         over = rows["epoch"] == epoch
-        count = int(over.sum())
-        if count:
-            as_written = np.frombuffer(keys, np.uint8).reshape(-1, key.itemsize)[over]
-            map_delete_batch(table.map_fd, as_written.tobytes(), count)
+        totals.delete(np.frombuffer(keys, np.uint8).reshape(-1, key.itemsize)[over].tobytes())
         parts = (rows[over], np.frombuffer(values, value)[over])
         columns = {name: part[name] for part in parts for name in part.dtype.names or () if name != "epoch"}
-        totals = np.zeros(count, [(name, column.dtype, column.shape[1:]) for name, column in columns.items()])
+        taken = np.zeros(over.sum(), [(name, column.dtype, column.shape[1:]) for name, column in columns.items()])
         for name, column in columns.items():
-            totals[name] = column
-        return totals
+            taken[name] = column
+        return taken
 
     def _missed(self) -> int:
         return sum(recursion_misses(function.fd) for function in self._loaded if not function.again)
@@ -164,27 +132,23 @@ class Program:
             places = [place for function in self._loaded for place in attach.attach(function, devices, links)]
             self.attach_points = list(dict.fromkeys(places))
             # Until all were attached, the first program at a point may have run without the second behind it.
-            self._bpf[b"noted"].clear()
+            self._maps["noted"].clear()
             yield
 
     def _watch(self, netns: Collection[int]) -> None:
-        if not self._watches:
+        if not (watched := self._maps.get(_WATCHED)):
             return
-        table = self._bpf[b"watched"]
-        watched = table.Leaf()
-        room = len(watched.netns)
+        room = watched.table.value_size // 4
         if len(netns) > room:
             raise LabError(f"a program can be limited to {room} network namespaces, not to {len(netns)}: give fewer")
-        for number, inode in enumerate(netns):
-            watched.netns[number] = inode
-        table[0] = watched
+        watched.write(struct.pack(f"={len(netns)}I", *netns))
 
     def _forget_under_way(self) -> None:
         """Empty the maps in which a program remembers what has begun and is to end: detached, it misses the ends."""
         if self._under_way:
             settle()
-        for table in self._under_way:
-            table.clear()
+        for begun in self._under_way:
+            begun.clear()
 
     @classmethod
     @cache
@@ -193,136 +157,18 @@ class Program:
         return cls(SOURCES / f"{name}.c", defines)
 
 
-def _import_bcc() -> Any:
+def _load(code: Code, maps: dict[str, Map], source: str) -> Function:
+    """Load one of the program's functions; where it belongs is in its name."""
+    instructions = bytearray(code.instructions)
+    for position, name in code.maps:
+        struct.pack_into("=i", instructions, position * 8 + 4, maps[name].fd)
+    # A kernel function's own name may have two underscores in it, but not at its end.
+    kind, _, event = code.name.removeprefix("on_").partition("__")
+    event, _, role = event.rpartition("__") if event.endswith(_ROLES) else (event, "", "")
     try:
-        import bcc  # noqa: PLC0415 (a fifth of a second that `lab --help` need not wait for)
-    except ImportError:
-        raise LabError(
-            "Python's bcc is missing: install the package python3-bpfcc and use an environment made with "
-            "--system-site-packages (make setup does both)"
-        ) from None
-    return bcc
-
-
-@contextmanager
-def _header_tree() -> Iterator[None]:
-    """BCC asks the environment where kernel headers are."""
-    tree = Run.current().path / "headers"
-    headers.write_tree(tree)
-    before = os.environ.get("BCC_KERNEL_SOURCE")
-    os.environ["BCC_KERNEL_SOURCE"] = str(tree)
-    try:
-        yield
-    finally:
-        del os.environ["BCC_KERNEL_SOURCE"]
-        if before is not None:
-            os.environ["BCC_KERNEL_SOURCE"] = before
-
-
-def _with_includes(text: str, name: str, seen: set[str] | None = None) -> str:
-    """Put the lab's own headers into the text where they are first included.
-
-    BCC rewrites map operations in the main text only, so that is where they have to be. `#line` keeps messages true.
-    """
-    seen = set() if seen is None else seen
-
-    def insert(found: re.Match[str]) -> str:
-        header, line = found[1], text.count("\n", 0, found.start()) + 2
-        if header in seen:
-            return ""
-        seen.add(header)
-        inner = _with_includes((SOURCES / header).read_text().replace("#pragma once", ""), header, seen)
-        return f'#line 1 "{header}"\n{inner}\n#line {line} "{name}"'
-
-    return _INCLUDE.sub(insert, text)
-
-
-def _mentions(text: str) -> str:
-    """Return the text without what defines the macros that mention the kernel's types."""
-    return _MACRO.sub("", text)
-
-
-def _kernel_facts(text: str) -> tuple[list[str], list[str]]:
-    """Look up each kernel member, enumerator and tracepoint that the source mentions.
-
-    Returns definitions for the compiler, and a sentence for each that this kernel lacks: those may stand in a branch that
-    the preprocessor leaves out here, so only a failed compilation makes them an error.
-    """
-    btf = Btf.of_kernel()
-    lookups: list[Callable[[], list[str]]] = [
-        *(partial(_field, btf, *found) for found in sorted(set(_FIELD.findall(text)))),
-        *(partial(_enum, btf, *found) for found in sorted(set(_ENUM.findall(text)))),
-        *(partial(_tracepoint_args, btf, event) for event in sorted(set(_TRACEPOINT_ARGS.findall(text)))),
-        *(partial(_function_args, btf, name) for name in sorted(set(_FUNCTION_ARGS.findall(text)))),
-    ]
-    known: list[str] = []
-    missing: list[str] = []
-    for look_up in lookups:
-        try:
-            known += look_up()
-        except LabError as error:
-            missing.append(str(error))
-    return known, missing
-
-
-def _field(btf: Btf, type_name: str, members: str) -> list[str]:
-    path = members.replace(" ", "").split(",")
-    field, name = btf.field(type_name, ".".join(path)), "__".join([type_name, *path])
-    if field.bit_size:
-        raise LabError(
-            f"`{type_name}.{'.'.join(path)}` is a bitfield: a program reads its unit and takes the bits itself"
-        )
-    return [f"OFFSET__{name}={field.offset}", f"SIZE__{name}={field.size}"]
-
-
-def _enum(btf: Btf, enum: str, name: str) -> list[str]:
-    return [f"ENUM__{enum}__{name}={btf.enumerator(enum, name)}"]
-
-
-def _tracepoint_args(btf: Btf, event: str) -> list[str]:
-    return [f"TRACEPOINT_ARGS__{event}={btf.tracepoint_args(event)}"]
-
-
-def _function_args(btf: Btf, name: str) -> list[str]:
-    return [f"FUNCTION_ARGS__{name}={btf.function_args(name)}"]
-
-
-def _load_functions(bcc: Any, bpf: Any, source: str) -> list[Function]:
-    """Load each of the program's functions; where it belongs is in its name."""
-    functions = []
-    for number in range(bcc.lib.bpf_num_functions(bpf.module)):
-        name = bcc.lib.bpf_function_name(bpf.module, number)
-        size = bcc.lib.bpf_function_size(bpf.module, name)
-        instructions = ctypes.string_at(bcc.lib.bpf_function_start(bpf.module, name), size)
-        # A kernel function's own name may have two underscores in it, but not at its end.
-        kind, _, event = name.decode().removeprefix("on_").partition("__")
-        event, _, role = event.rpartition("__") if event.endswith(_ROLES) else (event, "", "")
-        try:
-            fd = attach.load(kind, event, instructions)
-        except OSError as error:
-            raise Refused(
-                f"this kernel refuses the {kind}:{event} of {source} ({error.strerror}): see lab doctor"
-            ) from error
-        functions.append(Function(kind, event, fd, role))
-    return functions
-
-
-def _event_dtype(table: Any) -> np.dtype[np.void]:
-    return _struct_dtype(type(table.event(ctypes.create_string_buffer(1 << 12))))
-
-
-def _struct_dtype(struct: Any) -> np.dtype[np.void]:
-    """NumPy's view of a C struct that BCC has turned into a class; text is of `char[]`."""
-    names = [name for name, _ in struct._fields_]
-    kinds = [kind for _, kind in struct._fields_]
-    texts = [getattr(kind, "_type_", None) is ctypes.c_char for kind in kinds]
-    return np.dtype(
-        {
-            "names": names,
-            "formats": [
-                f"S{ctypes.sizeof(kind)}" if text else np.dtype(kind) for kind, text in zip(kinds, texts, strict=True)
-            ],
-            "offsets": [getattr(struct, name).offset for name in names],
-            "itemsize": ctypes.sizeof(struct),
-        }
-    )
+        fd = attach.load(kind, event, bytes(instructions))
+    except OSError as error:
+        raise Refused(
+            f"this kernel refuses the {kind}:{event} of {source} ({error.strerror}): see lab doctor"
+        ) from error
+    return Function(kind, event, fd, role)

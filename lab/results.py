@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Self
 
-from lab import attach, clock
+from lab import attach, clock, compiler
 from lab.errors import LabError
 from lab.junit import write_junit
 from lab.recording import CLOCK
@@ -98,7 +98,8 @@ def _machine() -> dict[str, object]:
         "commit": _commit(),
         "versions": {
             "python": platform.python_version(),
-            **{name: _version(name) for name in ("bcc", "numpy", "pyroute2")},
+            "bcc": _bcc_version(),
+            **{name: _version(name) for name in ("numpy", "pyroute2")},
         },
     }
 
@@ -107,6 +108,13 @@ def _version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:  # whoever needs it says so
+        return None
+
+
+def _bcc_version() -> str | None:
+    try:
+        return compiler.version()
+    except LabError:  # as above
         return None
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lab.measure import UNKNOWN
-from lab.program import SOURCES
 from lab.ring import Events
+from lab.source import SOURCES
 from lab.tcp import State
 
 Rows = npt.NDArray[np.void]

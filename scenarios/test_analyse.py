@@ -24,8 +24,9 @@ from lab.measure import UNKNOWN
 from lab.netns import inside
 from lab.observed import Observed
 from lab.probes import analyse
-from lab.program import SOURCES, Program
+from lab.program import Program
 from lab.recorder import record
+from lab.source import SOURCES
 from lab.steps import Kind, Role, joined, latency_ns
 from lab.tcp import State, address_text
 from lab.units import MS
@@ -294,7 +295,7 @@ def judged(lab, tmp_path, monkeypatch):
         shutil.copytree(SOURCES, tmp_path, dirs_exist_ok=True)
         for name, pattern, replacement in changes:
             (tmp_path / name).write_text(altered((SOURCES / name).read_text(), (pattern, replacement)))
-        monkeypatch.setattr("lab.program.SOURCES", tmp_path)
+        monkeypatch.setattr("lab.source.SOURCES", tmp_path)
         with record(programs={"analyse": Program(tmp_path / "analyse.c")}, lossy=bool(changes)) as recorder:
             with converse(lab.net, Conversation(think_ns=10 * MS), connections=20, concurrency=4) as demo:
                 pass

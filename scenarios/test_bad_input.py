@@ -72,11 +72,12 @@ def test_without_root(command, tmp_path):
 def test_without_bcc():
     """Without BCC: the package that has it, exit status 2."""
     code = (
-        "import sys; sys.modules['bcc'] = None; from lab.cli import main; sys.exit(main(['states', '--seconds', '1']))"
+        "import sys; from lab import compiler; compiler._PLACES = (); "
+        "from lab.cli import main; sys.exit(main(['states', '--seconds', '1']))"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert process.returncode == 2
-    assert "install the package python3-bpfcc" in process.stderr
+    assert "install the package libbpfcc" in process.stderr
     assert "Traceback" not in process.stderr
 
 

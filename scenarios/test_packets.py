@@ -24,8 +24,9 @@ from lab.netns import inside
 from lab.observed import Observed
 from lab.packet import PROBLEMS
 from lab.probes import packets
-from lab.program import SOURCES, Program
+from lab.program import Program
 from lab.recorder import record
+from lab.source import SOURCES
 from lab.units import MS
 
 both_versions = pytest.mark.parametrize("version", [4, 6])

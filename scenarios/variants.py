@@ -2,7 +2,8 @@
 
 import re
 
-from lab.program import SOURCES, Program
+from lab.program import Program
+from lab.source import SOURCES
 
 
 def altered(text, *changes):

@@ -11,9 +11,9 @@ import subprocess
 import time
 from pathlib import Path
 
+from lab.cache import CACHE
 from lab.errors import LabError
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tcp-truth-lab")
 NEWEST = "newest"
 
 _SUITES = ("bullseye", "bookworm", "trixie", "sid")  # Debian's releases with a kernel each: 5.10, 6.1, 6.12, the newest

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from lab import program
 from lab.btf import KINDS, VMLINUX, Btf, Field
 from lab.errors import LabError
+from lab.source import SOURCES, kernel_facts, mentions, text_of
 
 pytestmark = pytest.mark.rootless
 
@@ -283,13 +283,13 @@ def dump():
 
 
 @pytest.mark.skipif(not VMLINUX.exists(), reason="this kernel has no BTF to compare")
-@pytest.mark.parametrize("source", sorted(program.SOURCES.glob("*.c")), ids=lambda path: path.name)
+@pytest.mark.parametrize("source", sorted(SOURCES.glob("*.c")), ids=lambda path: path.name)
 def test_all_that_a_program_reads_is_where_bpftool_says(dump, source):
     """Each member, constant and tracepoint that a program mentions is the same to two independent readers."""
-    text = program._mentions(program._with_includes(source.read_text(), source.name))  # noqa: SLF001 (the loader's own)
-    known, missing = program._kernel_facts(text)  # noqa: SLF001 (as above)
+    mentioned = mentions(text_of(source))
+    known, missing = kernel_facts(mentioned, Btf.of_kernel())
     expected, lacking = set(), 0
-    for type_name, members in set(program._FIELD.findall(text)):  # noqa: SLF001 (as above)
+    for type_name, members in mentioned.fields:
         path = [member.strip() for member in members.split(",")]
         with suppress(KeyError):
             offset, size = dump.field(type_name, *path)
@@ -297,14 +297,14 @@ def test_all_that_a_program_reads_is_where_bpftool_says(dump, source):
             expected |= {f"OFFSET__{name}={offset}", f"SIZE__{name}={size}"}
             continue
         lacking += 1
-    for enum, name in set(program._ENUM.findall(text)):  # noqa: SLF001 (as above)
+    for enum, name in mentioned.enumerators:
         with suppress(KeyError):
             expected.add(f"ENUM__{enum}__{name}={dump.constant(enum, name)}")
             continue
         lacking += 1
-    for event in set(program._TRACEPOINT_ARGS.findall(text)):  # noqa: SLF001 (as above)
+    for event in mentioned.tracepoint_args:
         expected.add(f"TRACEPOINT_ARGS__{event}={dump.arguments(event)}")
-    for name in set(program._FUNCTION_ARGS.findall(text)):  # noqa: SLF001 (as above)
+    for name in mentioned.function_args:
         expected.add(f"FUNCTION_ARGS__{name}={dump.parameters(name)}")
     assert set(known) == expected
     assert len(missing) == lacking

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lab.exchanges import exchanges
 from lab.journeys import FATES, LAYERS, At, Stop, Ways, elsewhere_ns, layers_ns
 from lab.measure import UNKNOWN
-from lab.program import SOURCES
+from lab.source import SOURCES
 from lab.units import MS
 
 HOSTS = (CLIENT_NETNS, SERVER_NETNS)

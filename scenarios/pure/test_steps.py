@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lab import follow_steps
 from lab.follow_steps import Follow
 from lab.measure import UNKNOWN
-from lab.program import SOURCES
+from lab.source import SOURCES
 from lab.steps import Kind, Role, carried, joined, latency_ns, points
 from lab.tcp import State, address_text
 from lab.units import SECOND
