@@ -18,10 +18,29 @@ from typing import Any
 
 from lab.errors import LabError
 
-# Called by number: the C library wraps neither bpf(2) nor perf_event_open(2). One way for all of them is simplest.
+# Called by number: the C library wraps neither bpf(2) nor perf_event_open(2), and gives all threads the id that setresuid(2) gives
+# one. One way for all of them is simplest.
 _NUMBERS = {
-    "x86_64": {"bpf": 321, "membarrier": 324, "mount": 165, "perf_event_open": 298, "umount2": 166, "unshare": 272},
-    "aarch64": {"bpf": 280, "membarrier": 283, "mount": 40, "perf_event_open": 241, "umount2": 39, "unshare": 97},
+    "x86_64": {
+        "bpf": 321,
+        "membarrier": 324,
+        "mount": 165,
+        "perf_event_open": 298,
+        "prctl": 157,
+        "setresuid": 117,
+        "umount2": 166,
+        "unshare": 272,
+    },
+    "aarch64": {
+        "bpf": 280,
+        "membarrier": 283,
+        "mount": 40,
+        "perf_event_open": 241,
+        "prctl": 167,
+        "setresuid": 147,
+        "umount2": 39,
+        "unshare": 97,
+    },
 }
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long

@@ -82,6 +82,15 @@ def _existing(path: Path) -> Path:
     return path
 
 
+class _Lengths(dict[int, int]):
+    """Bytes of a type record, by its second word; 100,000 records have some thousand different ones."""
+
+    def __missing__(self, info: int) -> int:
+        fixed, entry = _TRAILER.get(KINDS[info >> 24 & 0x1F], (0, 0))
+        self[info] = length = 12 + fixed + entry * (info & 0xFFFF)
+        return length
+
+
 class Btf:
     """The types in one BTF blob. Raises `LabError` when the blob is not BTF of this machine's byte order."""
 
@@ -91,6 +100,7 @@ class Btf:
         header_len, type_off, type_len, str_off, str_len = struct.unpack_from("=5I", blob, 4)
         self._types = blob[header_len + type_off :][:type_len]
         self._strings = blob[header_len + str_off :][:str_len]
+        self._found: dict[str, int | None] = {}
 
     @classmethod
     @cache
@@ -101,15 +111,11 @@ class Btf:
     @cached_property
     def _positions(self) -> list[int]:
         """Byte position of each type record, by type id; id 0 is void and has none."""
-        sizes = [12 + fixed for fixed, _ in (_TRAILER.get(kind, (0, 0)) for kind in KINDS)]
-        entry_sizes = [_TRAILER.get(kind, (0, 0))[1] for kind in KINDS]
-        info_at = struct.Struct("=I").unpack_from
+        words, lengths = memoryview(self._types).cast("I"), _Lengths()
         positions, position, end = [-1], 0, len(self._types)
         while position < end:
             positions.append(position)
-            (info,) = info_at(self._types, position + 4)
-            kind = info >> 24 & 0x1F
-            position += sizes[kind] + entry_sizes[kind] * (info & 0xFFFF)
+            position += lengths[words[position // 4 + 1]]
         return positions
 
     def _record(self, type_id: int) -> tuple[str, int, int, int, int]:
@@ -122,8 +128,10 @@ class Btf:
 
     def _string_offset(self, name: str) -> int | None:
         """Find where the string section has exactly this name; the compiler stores each name once."""
-        found = self._strings.find(b"\0" + name.encode() + b"\0")
-        return None if found < 0 else found + 1
+        if name not in self._found:
+            found = self._strings.find(b"\0" + name.encode() + b"\0")
+            self._found[name] = None if found < 0 else found + 1
+        return self._found[name]
 
     def type_id(self, kind: str, name: str) -> int:
         """Return the id of the first type of this kind and name. `LabError` names what the kernel does not have."""
