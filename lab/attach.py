@@ -8,15 +8,17 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from lab import bpf_syscall, btf, tracefs
 from lab.bpf_syscall import AttachType, ProgType, owned
 from lab.cache import recall
-from lab.device import Device
 from lab.errors import LabError, Refused
+
+if TYPE_CHECKING:
+    from lab.device import Device
 
 WAYS = ("fentry", "kprobe", "tracepoint")
 """How a kernel function can be observed, best first; a tracepoint is near it and not at it."""
@@ -43,8 +45,7 @@ _ON_DEVICES = ("tc", "xdp")
 _TRIED = "tcp_v4_connect"  # a function that every kernel with IPv4 has
 
 
-@dataclass(frozen=True)
-class Function:
+class Function(NamedTuple):
     """A loaded BPF function: the kind of its attach point, the event there, its file descriptor.
 
     `role` is `again` for the one that acts when the first at the same event was left out, `unaudited` where nobody compares how often
@@ -154,7 +155,7 @@ def _type_id(function: str) -> int:
     return int(recall("function", f"{btf.kernel_identity()} {function}".encode(), look_up))
 
 
-def attach(function: Function, devices: Sequence[Device], links: ExitStack) -> list[str]:
+def attach(function: Function, devices: "Sequence[Device]", links: ExitStack) -> list[str]:
     """Attach a function until `links` is closed. Raises `Refused` when the kernel does so.
 
     Returns the attach points, as results name them; at a device with the mechanism that was used: `xdp:frame (generic)`.

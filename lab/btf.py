@@ -8,10 +8,9 @@ import os
 import struct
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from lab.errors import LabError
 
@@ -56,8 +55,7 @@ _ALIASES = ("TYPEDEF", "VOLATILE", "CONST", "RESTRICT", "TYPE_TAG")
 _MAGIC = 0xEB9F
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """Where a member lies in its struct: byte `offset` and `size`; a bitfield also has a bit offset and width."""
 
     offset: int
@@ -100,7 +98,8 @@ class Btf:
         header_len, type_off, type_len, str_off, str_len = struct.unpack_from("=5I", blob, 4)
         self._types = blob[header_len + type_off :][:type_len]
         self._strings = blob[header_len + str_off :][:str_len]
-        self._found: dict[str, int | None] = {}
+        self._offsets: dict[str, int | None] = {}
+        self._ids: dict[tuple[str, str], int] = {}
 
     @classmethod
     @cache
@@ -128,13 +127,15 @@ class Btf:
 
     def _string_offset(self, name: str) -> int | None:
         """Find where the string section has exactly this name; the compiler stores each name once."""
-        if name not in self._found:
+        if name not in self._offsets:
             found = self._strings.find(b"\0" + name.encode() + b"\0")
-            self._found[name] = None if found < 0 else found + 1
-        return self._found[name]
+            self._offsets[name] = None if found < 0 else found + 1
+        return self._offsets[name]
 
     def type_id(self, kind: str, name: str) -> int:
         """Return the id of the first type of this kind and name. `LabError` names what the kernel does not have."""
+        if known := self._ids.get((kind, name)):
+            return known
         wanted = self._string_offset(name)
         if wanted is not None:
             # Searching for the name's bytes and then asking whether a record begins there beats visiting every record.
@@ -144,6 +145,7 @@ class Btf:
                 type_id = bisect_left(self._positions, found)
                 is_record = type_id < len(self._positions) and self._positions[type_id] == found
                 if is_record and struct.unpack_from("=I", self._types, found + 4)[0] >> 24 & 0x1F == number:
+                    self._ids[kind, name] = type_id
                     return type_id
                 found = self._types.find(needle, found + 1)
         raise LabError(f"this kernel has no {kind.lower()} `{name}`: the probe that needs it cannot run here")

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import pkgutil
 import re
 import signal
 import sys
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lab", description="eBPF probes of TCP, judged against known delays.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    found = {info.name: package for package in _PACKAGES for info in pkgutil.iter_modules([_folder(package)])}
+    found = {path.stem: package for package in _PACKAGES for path in _folder(package).glob("[!_]*.py")}
     # Importing only the command that runs keeps start-up short.
     chosen = words[0] if words and words[0] in found else None
     for name in [chosen] if chosen else sorted(found):
@@ -73,5 +72,5 @@ def _with_negative_values(words: Sequence[str]) -> list[str]:
     return joined
 
 
-def _folder(package: str) -> str:
-    return str(Path(__file__).parent / package.removeprefix("lab."))
+def _folder(package: str) -> Path:
+    return Path(__file__).parent / package.removeprefix("lab.")

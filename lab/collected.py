@@ -12,8 +12,7 @@ import numpy as np
 
 from lab import live
 from lab.device import Device
-from lab.program import Program
-from lab.recorder import DRAIN_INTERVAL_S
+from lab.program import DRAIN_INTERVAL_S, Program
 from lab.ring import Events, Ring
 
 MOST_COLLECTED = 4_000_000
@@ -45,7 +44,6 @@ class Collector:
         return np.concatenate([np.zeros(0, self._ring.dtype), *chunks])
 
     def __enter__(self) -> Self:
-        self._ring.drain()
         self._thread.start()
         return self
 

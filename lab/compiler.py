@@ -68,7 +68,8 @@ def compiled(source: Path, defines: Sequence[str] = ()) -> Compiled:
     text = text_of(source)
     ways = [f"ATTACH_{way.upper()}={int(way == attach.way())}" for way in attach.WAYS] if differs_by_way(text) else []
     defines = [f"MACHINE_{os.uname().machine}=1", *ways, *defines]
-    flags = [*headers.user_include_flags(), "-Wno-unused-function", *(f"-D{define}" for define in defines)]
+    # Debug information is for people and for map types: without, the instructions are the same, a tenth sooner.
+    flags = [*headers.user_include_flags(), "-Wno-unused-function", "-g0", *(f"-D{define}" for define in defines)]
     library, identity = _library_path(), btf.kernel_identity()
     made_from = [identity, f"{library} {library.stat().st_mtime_ns}", *_own_code(), headers.tree(), flags, text]
 
@@ -97,9 +98,14 @@ def _own_code() -> list[str]:
 
 
 def _compile(library: Path, name: str, text: str, flags: Sequence[str]) -> Compiled:
+    # BCC's library is large, and so are the kernel's types: one is loaded while the other is looked through. Not by ctypes, which
+    # would let no other thread run meanwhile.
+    loading = threading.Thread(target=ctypes.CDLL(None).dlopen, args=(os.fsencode(library), os.RTLD_NOW), name="load")
+    loading.start()
     mentioned = mentions(text)
     known, missing = kernel_facts(mentioned, btf.Btf.of_kernel())
     known += [f"EVENT__{event}={number}" for number, event in enumerate(mentioned.events)]
+    loading.join()
     bcc = _loaded(library)
     words = [word.encode() for word in (*flags, *(f"-D{fact}" for fact in known))]
     array = (ctypes.c_char_p * len(words))(*words)
@@ -138,7 +144,10 @@ def _not_as_root(work: Callable[[], int]) -> int:
 
 
 def _loaded(path: Path) -> Any:
-    library = ctypes.CDLL(os.fspath(path), use_errno=True)
+    try:
+        library = ctypes.CDLL(os.fspath(path), use_errno=True)
+    except OSError as error:
+        raise LabError(f"BCC cannot be loaded ({error}): install the package libbpfcc again") from error
     create = library.bpf_module_create_c_from_string
     words = ctypes.POINTER(ctypes.c_char_p)
     create.argtypes = [ctypes.c_char_p, ctypes.c_uint, words, ctypes.c_int, ctypes.c_bool, ctypes.c_char_p]

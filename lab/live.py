@@ -12,17 +12,17 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from lab.device import Device
 from lab.errors import LabError
 from lab.netns import inode_of
-from lab.program import Program
-from lab.recorder import DRAIN_INTERVAL_S
+from lab.program import DRAIN_INTERVAL_S, Program
 from lab.ring import Events
 from lab.settle import settle
 from lab.units import above_zero
+
+if TYPE_CHECKING:
+    from lab.device import Device
 
 _LOOK_INTERVAL_S = 0.2  # between looks at whether the devices are still there
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -47,8 +47,10 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def device_of(args: argparse.Namespace) -> Device:
+def device_of(args: argparse.Namespace) -> "Device":
     """Find the interface that the user has named. Raises `LabError` when it cannot be watched."""
+    from lab.device import Device  # noqa: PLC0415 (not all tools watch one)
+
     return Device.find(args.interface, args.netns)
 
 
@@ -91,7 +93,7 @@ class Output:
 
 @contextmanager
 def events(
-    program: Program, seconds: float | None = None, devices: Sequence[Device] = (), netns: Collection[int] = ()
+    program: Program, seconds: float | None = None, devices: "Sequence[Device]" = (), netns: Collection[int] = ()
 ) -> Iterator[Iterator[Events]]:
     """Attach a program and hand out batches of its events; as for `ticks`."""
     ring = program.ring
@@ -104,13 +106,12 @@ def events(
                 yield batch
 
     with ticks(program, DRAIN_INTERVAL_S, seconds, devices, netns) as times:
-        ring.drain()
         yield batches(times)
 
 
 @contextmanager
 def events_by_time(
-    program: Program, seconds: float | None = None, devices: Sequence[Device] = (), netns: Collection[int] = ()
+    program: Program, seconds: float | None = None, devices: "Sequence[Device]" = (), netns: Collection[int] = ()
 ) -> Iterator[Iterator[Events]]:
     """As `events`, sorted by kernel time across all batches: a line that was printed is never followed by an older one.
 
@@ -122,6 +123,8 @@ def events_by_time(
         raise TypeError("a program without a ring has no events: ask for its totals")
 
     def batches(times: Iterator[None]) -> Iterator[Events]:
+        import numpy as np  # noqa: PLC0415 (not before the programs are attached: a third of the start)
+
         waiting = np.empty(0, ring.dtype)
         for _ in times:
             waiting = np.concatenate([waiting, ring.drain()])
@@ -132,7 +135,6 @@ def events_by_time(
         yield waiting
 
     with ticks(program, DRAIN_INTERVAL_S, seconds, devices, netns) as times:
-        ring.drain()
         yield batches(times)
 
 
@@ -141,6 +143,8 @@ def by_time(waiting: Events, drain: Callable[[], Events]) -> tuple[Events, Event
 
     Returns the events up to a moment, to which no older ones will come; the later ones; and that moment (`CLOCK_MONOTONIC`, ns).
     """
+    import numpy as np  # noqa: PLC0415 (as above)
+
     complete_ns = time.monotonic_ns()
     settle()  # for what was stamped before that: now it has its place in the ring
     settle()  # for what has its place before it, since draining stops at a record that is still being written
@@ -155,7 +159,7 @@ def totals(
     program: Program,
     interval_s: float,
     seconds: float | None = None,
-    devices: Sequence[Device] = (),
+    devices: "Sequence[Device]" = (),
     netns: Collection[int] = (),
 ) -> Iterator[Iterator[Events]]:
     """Attach a program and hand out what it adds up in each interval, the last one cut short; as for `ticks`."""
@@ -169,7 +173,7 @@ def ticks(
     program: Program,
     interval_s: float,
     seconds: float | None = None,
-    devices: Sequence[Device] = (),
+    devices: "Sequence[Device]" = (),
     netns: Collection[int] = (),
 ) -> Iterator[Iterator[None]]:
     """Attach a program and give a sign each interval, until Ctrl-C, SIGTERM, SIGHUP or `seconds` have passed.
@@ -222,7 +226,7 @@ class Stop:
 
 
 def _ticks(
-    program: Program, interval_s: float, stop: Stop, seconds: float | None, devices: Sequence[Device]
+    program: Program, interval_s: float, stop: Stop, seconds: float | None, devices: "Sequence[Device]"
 ) -> Iterator[None]:
     deadline = float("inf") if seconds is None else time.monotonic() + seconds
     reported = program.lost()
@@ -249,7 +253,7 @@ def _ticks(
         raise gone
 
 
-def _gone(devices: Sequence[Device]) -> LabError | None:
+def _gone(devices: "Sequence[Device]") -> LabError | None:
     try:
         for device in devices:
             device.require_present()

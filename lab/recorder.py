@@ -9,14 +9,10 @@ import numpy.typing as npt
 
 from lab.audit import Hits
 from lab.device import Device, require_distinct
-from lab.program import Program
+from lab.program import DRAIN_INTERVAL_S, Program
 from lab.recording import Recording
 from lab.ring import Events
 from lab.settle import settle
-
-# Waking the reader for each event costs the traced code 7 to 11 microseconds, a record about 20 ns: nobody is woken, a
-# timer drains the ring. A 16 MiB ring holds 5 ms of more than 30 million records a second.
-DRAIN_INTERVAL_S = 0.005
 
 Counts = npt.NDArray[np.int64]
 
@@ -40,9 +36,9 @@ class Recorder:
         """Begin, with the programs attached and their events counted."""
         self._hits = hits
         for name, program in self._programs.items():
-            # What an earlier recording left behind:
+            # What came while the others were attached:
             if program.ring:
-                program.ring.drain()
+                program.ring.skip()
             if program.has_totals:
                 program.take_totals()
             self._lost_before[name] = program.lost()
@@ -82,11 +78,11 @@ class Recorder:
         program, hits = self._programs[name], self._hits[name]
         bounds = []
         for _ in range(10):
-            before = program.runs()
+            before = np.array(program.runs(), np.int64)
             settle()
             count = hits.count()
             settle()
-            after = program.runs()
+            after = np.array(program.runs(), np.int64)
             bounds.append((count - after, count - before))
             if (before == after).all():
                 break

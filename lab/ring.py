@@ -9,34 +9,53 @@ header is read before the data by many instructions, which is not a guarantee.
 """
 
 import mmap
+import struct
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-_BUSY = np.uint32(1 << 31)
-_DISCARD = np.uint32(1 << 30)
+_BUSY = 1 << 31
+_DISCARD = 1 << 30
 _HEADER = 8
 
-Events = npt.NDArray[np.void]
+Events: TypeAlias = "npt.NDArray[np.void]"
 
 
 class Ring:
     """The consumer's end of one ring buffer map.
 
     `map_fd` is the map's file descriptor (it stays the caller's), `size` the data area in bytes (a power of two of
-    pages), `dtype` that of one record.
+    pages), `record` gives the dtype of one record. A ring can be had, and told to skip, without NumPy.
     """
 
-    def __init__(self, map_fd: int, size: int, dtype: np.dtype[np.void]) -> None:
+    def __init__(self, map_fd: int, size: int, record: Callable[[], "np.dtype[np.void]"]) -> None:
         page = mmap.PAGESIZE
-        self.dtype = dtype
+        self._record = record
         self._size = size
-        self._stride = _HEADER + -(-dtype.itemsize // 8) * 8
-        self._consumer_page = mmap.mmap(map_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._producer_pages = mmap.mmap(map_fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
-        self._consumer = np.frombuffer(self._consumer_page, np.uint64, 1)
-        self._producer = np.frombuffer(self._producer_pages, np.uint64, 1)
-        self._data = np.frombuffer(self._producer_pages, np.uint8, offset=page)
+        consumer_page = mmap.mmap(map_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        producer_pages = mmap.mmap(map_fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        self._consumer = memoryview(consumer_page).cast("Q")
+        self._producer = memoryview(producer_pages)[:page].cast("Q")
+        self._data = memoryview(producer_pages)[page:]
+
+    @cached_property
+    def dtype(self) -> "np.dtype[np.void]":
+        """One record's."""
+        return self._record()
+
+    def skip(self) -> None:
+        """Pass over every finished record, as `drain` would take it."""
+        position, produced = self._consumer[0], self._producer[0]
+        while position < produced:
+            (header,) = struct.unpack_from("=I", self._data, position & (self._size - 1))
+            if header & _BUSY:
+                break
+            position += _stride(header & ~_DISCARD)
+        self._consumer[0] = position
 
     def drain(self) -> Events:
         """Take every finished record, oldest first: a structured array of `dtype`, a copy.
@@ -44,19 +63,26 @@ class Ring:
         Stops at the first record that its writer has not yet submitted. Raises `ValueError` when a record has another
         size than `dtype` says.
         """
-        consumer = int(self._consumer[0])
-        start = consumer & (self._size - 1)
-        area = self._data[start : start + int(self._producer[0]) - consumer].reshape(-1, self._stride)
+        import numpy as np  # noqa: PLC0415 (a third of a live tool's start: programs are attached without it)
+
+        consumer, length = self._consumer[0], self.dtype.itemsize
+        start, stride = consumer & (self._size - 1), _stride(length)
+        area = np.frombuffer(self._data, np.uint8)[start : start + self._producer[0] - consumer].reshape(-1, stride)
         headers = area[:, :4].copy().view(np.uint32)[:, 0]
         busy = np.flatnonzero(headers & _BUSY)
         finished = int(busy[0]) if busy.size else len(headers)
         headers = headers[:finished]
-        if (headers & ~_DISCARD != self.dtype.itemsize).any():
-            raise ValueError(f"a record of the ring is not {self.dtype.itemsize} bytes long")
-        samples = area[:finished, _HEADER : _HEADER + self.dtype.itemsize]
+        if (headers & ~np.uint32(_DISCARD) != length).any():
+            raise ValueError(f"a record of the ring is not {length} bytes long")
+        samples = area[:finished, _HEADER : _HEADER + length]
         # Nothing may point into the ring when it is given back.
         events = samples.copy().view(self.dtype)[:, 0]
         if (headers & _DISCARD).any():
             events = events[headers & _DISCARD == 0]
-        self._consumer[0] = consumer + finished * self._stride
+        self._consumer[0] = consumer + finished * stride
         return events
+
+
+def _stride(length: int) -> int:
+    """Bytes from one record to the next."""
+    return _HEADER + -(-length // 8) * 8

@@ -8,7 +8,6 @@ what bears that run's name is swept by the next one. Nothing of a run that is al
 import atexit
 import fcntl
 import os
-import secrets
 import shutil
 from functools import cache
 from pathlib import Path
@@ -28,7 +27,7 @@ class Run:
         # While the gate is held, no folder exists whose lock is yet to be taken.
         with (RUNS / "gate").open("w") as gate:
             fcntl.flock(gate, fcntl.LOCK_EX)
-            self.name = secrets.token_hex(3)
+            self.name = os.urandom(3).hex()
             self.path = RUNS / self.name
             self.path.mkdir()
             self._lock = (self.path / "lock").open("w")

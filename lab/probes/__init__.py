@@ -6,9 +6,9 @@ There is no list to edit: the files are the list.
 """
 
 import importlib
-import pkgutil
 from collections.abc import Iterable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from lab.errors import Refused
@@ -32,7 +32,7 @@ class Probe(Protocol):
 
 def every() -> dict[str, Probe]:
     """Import every probe, by name."""
-    names = sorted(info.name for info in pkgutil.iter_modules(__path__))
+    names = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
     return {name: cast("Probe", importlib.import_module(f"{__name__}.{name}")) for name in names}
 
 

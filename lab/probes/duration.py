@@ -106,7 +106,6 @@ def run(args: argparse.Namespace) -> int:
         raise TypeError("the program has no ring")
     gone: LabError | None = None
     with live.ticks(program, _INTERVAL_S, args.seconds, [device]) as ticks:
-        ring.drain()
         show.start()
         try:
             for _ in ticks:

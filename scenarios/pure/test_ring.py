@@ -67,7 +67,7 @@ def fake():
     def at(position: int = 0) -> SimpleNamespace:
         kernel = FakeRing(position)
         rings.append(kernel)
-        return SimpleNamespace(kernel=kernel, ring=Ring(kernel.fd, PAGE, RECORD))
+        return SimpleNamespace(kernel=kernel, ring=Ring(kernel.fd, PAGE, lambda: RECORD))
 
     yield at
     for kernel in rings:
