@@ -27,7 +27,9 @@ MOST_ENTRIES = 256
 """When there are more, those go that were not used for longest. A program's entry has some 100 kB."""
 
 _PROGRAMS = "programs"
-_HEAD = struct.Struct("=4sII")  # the form's name, checksum of what follows, length of the first part of that
+_HEAD = struct.Struct(
+    "=4sI"
+)  # the form's name, checksum of what follows: the source, with its length before it, and the result
 _FORM = b"lab1"
 
 
@@ -107,12 +109,15 @@ def _read(folder: int, entry: str, made_from: bytes) -> bytes | None:
     except OSError as refusal:
         _say(f"{folder_path() / entry} is not used ({refusal.strerror})")
         return None
-    form, checksum, length = _HEAD.unpack_from(data) if len(data) >= _HEAD.size else (b"", 0, 0)
-    rest = data[_HEAD.size :]
-    if form != _FORM or zlib.crc32(rest) != checksum:
-        _say(f"{folder_path() / entry} is damaged")
+    rest, source = data[_HEAD.size :], _counted(made_from)
+    if data[: _HEAD.size] != _HEAD.pack(_FORM, zlib.crc32(rest)):
+        _say(f"{folder_path() / entry} is damaged, or of another version")
         return None
-    return rest[length:] if rest[:length] == made_from else None
+    return rest.removeprefix(source) if rest.startswith(source) else None
+
+
+def _counted(made_from: bytes) -> bytes:
+    return struct.pack("=I", len(made_from)) + made_from
 
 
 def _content(folder: int, entry: str) -> bytes:
@@ -129,10 +134,10 @@ def _content(folder: int, entry: str) -> bytes:
 def _write(folder: int, entry: str, made_from: bytes, made: bytes) -> None:
     """Put an entry there at once: who looks sees the old one, or the new one, or none."""
     part = f".{entry}-{os.urandom(4).hex()}"
-    rest = made_from + made
+    rest = _counted(made_from) + made
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder), "wb") as file:
         try:
-            file.write(_HEAD.pack(_FORM, zlib.crc32(rest), len(made_from)) + rest)
+            file.write(_HEAD.pack(_FORM, zlib.crc32(rest)) + rest)
             file.flush()
             os.replace(part, entry, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:

@@ -68,7 +68,7 @@ def dtype_of(members: Members) -> "np.dtype[np.void]":
 
     aligned = np.dtype(
         [
-            (name, f"S{count}") if kind == "S" else (name, kind) if not count else (name, kind, count)
+            (name, f"S{max(count, 1)}") if kind == "S" else (name, kind) if not count else (name, kind, count)
             for name, kind, count in members
         ],
         align=True,

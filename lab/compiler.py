@@ -66,6 +66,7 @@ def compiled(source: Path, defines: Sequence[str] = ()) -> Compiled:
     Raises `Refused` when the kernel lacks something that the file reads, `LabError` when BCC is missing.
     """
     text = text_of(source)
+    attach.forced()  # what is wrong there is said for every program
     ways = [f"ATTACH_{way.upper()}={int(way == attach.way())}" for way in attach.WAYS] if differs_by_way(text) else []
     defines = [f"MACHINE_{os.uname().machine}=1", *ways, *defines]
     # Debug information is for people and for map types: without, the instructions are the same, a tenth sooner.

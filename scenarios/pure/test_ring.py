@@ -170,3 +170,19 @@ def test_taken_records_are_safe_from_the_kernel(fake, count):
     events = it.ring.drain()
     it.kernel.put(0, b"\xee" * PAGE)
     assert events["number"].tolist() == list(range(count))
+
+
+def test_skipping_passes_over_what_is_finished(fake):
+    """Also what was discarded, and up to the record that is still being written; what comes then is read."""
+    it = fake(PAGE - STRIDE)  # the second record wraps
+    it.kernel.reserve(1)
+    it.kernel.reserve(2, DISCARD)
+    it.kernel.reserve(3)
+    under_way = it.kernel.reserve(4, BUSY)
+    it.kernel.reserve(5)
+    it.ring.skip()
+    assert it.kernel.consumed == under_way
+    it.kernel.submit(under_way)
+    assert numbers(it.ring) == [4, 5]
+    it.ring.skip()
+    assert numbers(it.ring) == []

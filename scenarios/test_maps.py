@@ -1,0 +1,73 @@
+"""The maps that programs and the lab share: what is written is read, and empty is empty."""
+
+import os
+import struct
+
+import pytest
+
+from lab import cpus
+from lab.bpf_syscall import map_lookup_elem, map_update_elem
+from lab.compiled import Table
+from lab.maps import Map
+
+HASH, ARRAY, PERCPU_ARRAY, LRU_HASH = 1, 2, 6, 9
+
+
+@pytest.fixture
+def made():
+    """Make a map that is gone afterwards."""
+    maps = []
+
+    def make(map_type, value_size, entries, key_size=4):
+        maps.append(Map(Table("a_name_that_is_longer_than_15", map_type, key_size, value_size, entries, 0, [], [])))
+        return maps[-1]
+
+    yield make
+    for it in maps:
+        os.close(it.fd)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_numbers_of_an_array(made, size):
+    """Each at its place; cleared they are zero."""
+    numbers = made(ARRAY, size, 3)
+    for index in range(3):
+        numbers.write(struct.pack("=B", index + 7), index)
+    assert [numbers.number(index) for index in range(3)] == [7, 8, 9]
+    numbers.clear()
+    assert [numbers.number(index) for index in range(3)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_a_number_of_each_processor(made, size):
+    """The sum of all of them."""
+    counts = made(PERCPU_ARRAY, size, 2)
+    of_each = [5 + number for number in range(len(cpus.possible()))]
+    counts.write(b"".join(number.to_bytes(8, "little") for number in of_each), 1)
+    assert (counts.number(0), counts.number(1)) == (0, sum(of_each))
+    counts.clear()
+    assert counts.number(1) == 0
+
+
+@pytest.mark.parametrize("map_type", [HASH, LRU_HASH])
+def test_entries_of_a_hash_map(made, map_type):
+    """All of them, those that are deleted no more, and none when it is cleared."""
+    table = made(map_type, 16, 1000, key_size=12)
+    there = {struct.pack("=Q4x", number): struct.pack("=QQ", number, ~number & 0xFF) for number in range(100)}
+    for key, value in there.items():
+        map_update_elem(table.fd, key, value)
+
+    def read():
+        keys, values = table.entries()
+        return {keys[12 * row :][:12]: values[16 * row :][:16] for row in range(len(keys) // 12)}
+
+    assert read() == there
+    gone = [there.popitem()[0] for _ in range(30)]
+    table.delete(b"".join(gone))
+    assert read() == there
+    with pytest.raises(FileNotFoundError):
+        map_lookup_elem(table.fd, gone[0], 16)
+    table.clear()
+    assert read() == {}
+    table.clear()
+    table.delete(b"")
