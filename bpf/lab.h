@@ -1,7 +1,7 @@
 /* What every probe shares: how a program names its attach point, reads a member of a kernel struct, and counts what it
  * could not tell.
  *
- * The loader puts the lab's own headers into the text before BCC sees it (lab/program.py), so that functions here may
+ * The loader puts the lab's own headers into the text before BCC sees it (lab/source.py), so that functions here may
  * use maps; macros may not.
  */
 #pragma once
