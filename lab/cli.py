@@ -19,13 +19,12 @@ _PACKAGES = ("lab.commands", "lab.probes")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for a failed verdict, 2 for a user's error, 130 for Ctrl-C."""
     words = _with_negative_values(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser(words)
-    args = parser.parse_args(words)
     # A kill and a terminal that closes are ends like any other: what was built is taken down. Under nohup it goes on.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda received, _: sys.exit(128 + received))
     try:
+        args = _parser(words).parse_args(words)
         return int(args.run(args))
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)

@@ -140,7 +140,10 @@ def _not_as_root(work: Callable[[], int]) -> int:
 
     thread = threading.Thread(target=run, name="compile")
     thread.start()
-    thread.join()
+    try:
+        thread.join()
+    finally:
+        thread.join()  # after Ctrl-C: what it works with is taken away next
     return results[0]
 
 
