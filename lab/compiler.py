@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import re
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -98,6 +99,17 @@ def _own_code() -> list[str]:
     return [Path(__file__).with_name(f"{name}.py").read_text() for name in ("btf", "compiled", "compiler", "source")]
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let Ctrl-C and the like wait: an exception here would leave threads behind that are in the middle of C++."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@_undisturbed()
 def _compile(library: Path, name: str, text: str, flags: Sequence[str]) -> Compiled:
     # BCC's library is large, and so are the kernel's types: one is loaded while the other is looked through. Not by ctypes, which
     # would let no other thread run meanwhile.
@@ -140,10 +152,7 @@ def _not_as_root(work: Callable[[], int]) -> int:
 
     thread = threading.Thread(target=run, name="compile")
     thread.start()
-    try:
-        thread.join()
-    finally:
-        thread.join()  # after Ctrl-C: what it works with is taken away next
+    thread.join()
     return results[0]
 
 
