@@ -3,7 +3,7 @@
 PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := libbpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools \
+PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools \
 	curl iperf3 redis-tools
 # Scenarios do not meet: each has hosts of its own. A file's share what they have built.
 PARALLEL := --numprocesses 2 --dist loadfile
@@ -101,7 +101,8 @@ $(VENV)/ready: pyproject.toml Makefile
 	@# bpftool is a package of its own on Debian, and part of the kernel's tools on Ubuntu.
 	@command -v bpftool >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends bpftool || \
 		DEBIAN_FRONTEND=noninteractive apt-get -q install -y linux-tools-common linux-tools-$$(uname -r)
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# BCC's module belongs to the distribution's Python: the environment is made with that one, and sees its packages.
+	@test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
 	@$(BIN)/pip install --quiet --quiet --editable '.[test,check]'
 	@touch $@
 
