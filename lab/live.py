@@ -217,7 +217,9 @@ class Stop:
 
     def wait(self, limit_s: float) -> bool:
         """Wait at most so many seconds; tells whether to stop."""
-        return bool(select.select([self._waiting], [], [], limit_s)[0])
+        waiting = select.poll()  # select() knows no file descriptors above 1023
+        waiting.register(self._waiting, select.POLLIN)
+        return bool(waiting.poll(limit_s * 1000))
 
     def close(self) -> None:
         """Give back what it is made of, when no signal leads to it any more."""

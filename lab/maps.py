@@ -1,7 +1,9 @@
 """The maps of a loaded program: numbers and structs that the program and the lab share."""
 
+import os
 import resource
 from contextlib import suppress
+from weakref import finalize
 
 from lab import cpus
 from lab.bpf_syscall import (
@@ -18,7 +20,7 @@ _NAME_LENGTH = 15
 
 
 class Map:
-    """A map in the kernel, from now on until this process ends. `OSError` says why the kernel refuses it.
+    """A map in the kernel, for as long as this object lives. `OSError` says why the kernel refuses it.
 
     An array's keys are numbers from 0; of a per-CPU array, each value is the values of all processors in a row.
     """
@@ -32,6 +34,7 @@ class Map:
             with suppress(ValueError):  # not allowed: then the limit has to do
                 resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             self.fd = _create(table)
+        finalize(self, os.close, self.fd)
         self._stride = -(-table.value_size // 8) * 8 if table.map_type == _PERCPU_ARRAY else table.value_size
         self._values = len(cpus.possible()) if table.map_type == _PERCPU_ARRAY else 1
 

@@ -4,12 +4,14 @@ A program says everything in its source: which kernel members it reads (`FIELD`)
 names), and what an event looks like (the struct it submits to the ring `events`). Nothing is told twice.
 """
 
+import os
 import struct
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import finalize
 
 from lab import attach
 from lab.attach import Function
@@ -53,6 +55,8 @@ class Program:
         except OSError as error:
             raise Refused(f"this kernel refuses a map of {source.name} ({error.strerror}): see lab doctor") from error
         self._loaded = [_load(code, self._maps, source.name) for code in made.functions]
+        for function in self._loaded:
+            finalize(self, os.close, function.fd)
         self.attach_points = list(dict.fromkeys(function.place for function in self._loaded))
         self.ring: Ring | None = None
         if events := self._maps.get(_EVENTS):

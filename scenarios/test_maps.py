@@ -1,7 +1,7 @@
 """The maps that programs and the lab share: what is written is read, and empty is empty."""
 
-import os
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -15,16 +15,21 @@ HASH, ARRAY, PERCPU_ARRAY, LRU_HASH = 1, 2, 6, 9
 
 @pytest.fixture
 def made():
-    """Make a map that is gone afterwards."""
-    maps = []
+    """Make a map."""
 
     def make(map_type, value_size, entries, key_size=4):
-        maps.append(Map(Table("a_name_that_is_longer_than_15", map_type, key_size, value_size, entries, 0, [], [])))
-        return maps[-1]
+        return Map(Table("a_name_that_is_longer_than_15", map_type, key_size, value_size, entries, 0, [], []))
 
-    yield make
-    for it in maps:
-        os.close(it.fd)
+    return make
+
+
+def test_a_map_is_gone_with_its_object(made):
+    """A process that loads many programs keeps none of what it has dropped."""
+    table = made(ARRAY, 8, 1)
+    fd = table.fd
+    assert "bpf-map" in Path(f"/proc/self/fd/{fd}").readlink().name
+    del table
+    assert not Path(f"/proc/self/fd/{fd}").is_symlink()
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])

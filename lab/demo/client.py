@@ -2,6 +2,7 @@
 
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from lab.demo.stamped import StampedSocket
 from lab.errors import LabError
 from lab.timeline import Timeline
 from lab.units import SECOND
+
+_LINGER_S = 20
 
 
 def run(
@@ -46,7 +49,7 @@ def run(
             if rate and (early_ns := start_ns + round(next(numbers) * SECOND / rate) - time.monotonic_ns()) > 0:
                 time.sleep(early_ns / SECOND)
             try:
-                timelines.append(_talk(family, address, conversation, source_port, pause))
+                timelines.append(_talk(family, address, conversation, source_port, pause, port_again=share > 1))
             except OSError as error:
                 failures.append(error)
 
@@ -70,10 +73,16 @@ def _talk(
     conversation: Conversation,
     source_port: int,
     pause: Callable[[], None] | None,
+    *,
+    port_again: bool,
 ) -> Timeline:
     raw = socket.socket(family, socket.SOCK_STREAM)
     if source_port:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if (
+            port_again
+        ):  # close() returns when the peer has acknowledged the FIN: before that the next connection cannot have it
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, _LINGER_S))
         raw.bind(("", source_port))
     connection = StampedSocket("client", raw)
     if connection.connect(address):
