@@ -11,13 +11,16 @@ PARALLEL := --numprocesses 2 --dist loadfile
 DOWNLOAD := apt-get -qq -o APT::Sandbox::User=root download
 SOAK_RUNS := 20
 SOAK_OF := scenarios
+# Chapters and options for `make bench`: BENCH="--quick events".
+BENCH :=
+PEERS := libbpf-tools bpfcc-tools bpftrace tcpdump tshark
 VM_PACKAGES := qemu-system-x86 busybox-static kmod
 KERNEL := 6.1
 KERNELS := 5.10 6.1 6.12 newest
 ATTACH := fentry kprobe tracepoint
 CLOCK := real
 
-.PHONY: demo test rootless check soak setup format clean vm vm-matrix vm-setup
+.PHONY: demo test rootless check soak bench bench-setup setup format clean vm vm-matrix vm-setup
 
 demo: setup
 	@$(BIN)/lab demo
@@ -54,6 +57,14 @@ soak: setup
 		if [ $$status -ne 0 ]; then exit $$status; fi; \
 	done; echo "$(SOAK_RUNS) runs without a failure"
 
+# What the probes cost, beside what a user would take instead; best on an idle machine.
+bench: bench-setup
+	@$(BIN)/lab bench $(BENCH)
+
+bench-setup: setup
+	@dpkg -s $(PEERS) >/dev/null 2>&1 || { apt-get -q update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $(PEERS); }
+
 # Another kernel in a virtual machine, by version or by the path of its vmlinuz; the matrix is several, each way of attaching in turn.
 vm: vm-setup
 	@$(BIN)/lab vm --kernel $(KERNEL) --attach $(ATTACH) --clock $(CLOCK)
@@ -69,7 +80,7 @@ $(VENV)/vm-ready: pyproject.toml | $(VENV)/ready
 	@$(BIN)/pip install --quiet --quiet --editable '.[vm]'
 	@touch $@
 
-setup: $(VENV)/ready $(BIN)/lab-relay $(BIN)/nginx $(VENV)/browser
+setup: $(VENV)/ready $(BIN)/lab-relay $(BIN)/lab-load $(BIN)/nginx $(VENV)/browser
 
 # The suite opens the report in a browser. Ubuntu has Chromium as a snap only, which sees no file of root's: Playwright brings one.
 $(VENV)/browser: | $(VENV)/ready
@@ -81,6 +92,10 @@ $(VENV)/browser: | $(VENV)/ready
 # The wire's relay, for kernels without netem and for wires whose every frame is logged.
 $(BIN)/lab-relay: $(wildcard wire/*.[ch]) | $(VENV)/ready
 	@gcc -O2 -std=gnu11 -Wall -Wextra -Werror -o $@ wire/relay.c
+
+# Load for the bench.
+$(BIN)/lab-load: wire/load.c wire/clock.h | $(VENV)/ready
+	@gcc -O2 -std=gnu11 -Wall -Wextra -Werror -pthread -o $@ wire/load.c
 
 # The scenarios' servers must not become services of this machine, running at once and at each boot. iperf3's package asks before
 # it does so, and the answer nobody gives is no. redis-tools has no service, but all of the server: its file redis-check-rdb is

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lab.errors import LabError
 
@@ -49,7 +49,9 @@ RINGBUF = 27  # BPF_MAP_TYPE_RINGBUF
 ALLOW_MULTI = 1 << 1  # BPF_F_ALLOW_MULTI: attach beside the programs of others
 _SET_BPF = 0x40042408  # PERF_EVENT_IOC_SET_BPF
 _OBJ_GET_INFO_BY_FD = 15
-_INFO_MISSES = 208  # offset of recursion_misses in struct bpf_prog_info; kernels before 5.12 leave it zero
+# Of struct bpf_prog_info: name, run_time_ns, run_cnt and recursion_misses, which kernels before 5.12 leave zero.
+_RUNS_IN_INFO = struct.Struct("=64x16s112x3Q")
+_ENABLE_STATS = 32
 _ROOM_TO_GROW = 256  # bytes: more than a program can add to a frame (XDP_PACKET_HEADROOM)
 _LOG_SIZE = 1 << 20  # bytes of verifier log, of which the last line is kept
 
@@ -261,21 +263,47 @@ def prog_ids() -> set[int]:
         found.add(prog_id)
 
 
+class Runs(NamedTuple):
+    """What the kernel has counted of one loaded program: see `enable_stats` for time and number of runs."""
+
+    name: str
+    time_ns: int
+    number: int
+    recursion_misses: int
+
+
+def prog_runs(prog_fd: int) -> Runs:
+    """Read what the kernel has counted of a loaded program since it was loaded."""
+    info = ctypes.create_string_buffer(_RUNS_IN_INFO.size)
+    _bpf(_OBJ_GET_INFO_BY_FD, "=IIQ", prog_fd, len(info), ctypes.addressof(info))
+    name, *counts = _RUNS_IN_INFO.unpack(info.raw)
+    return Runs(name.rstrip(b"\0").decode(), *counts)
+
+
 def recursion_misses(prog_fd: int) -> int:
     """How often the kernel did not run a loaded program because it was already running on that CPU."""
-    info = ctypes.create_string_buffer(_INFO_MISSES + 8)
-    _bpf(_OBJ_GET_INFO_BY_FD, "=IIQ", prog_fd, len(info), ctypes.addressof(info))
-    (misses,) = struct.unpack_from("=Q", info, _INFO_MISSES)
-    return int(misses)
+    return prog_runs(prog_fd).recursion_misses
+
+
+def enable_stats() -> int:
+    """Have the kernel count and time the runs of all programs until the fd is closed (BPF_ENABLE_STATS, Linux 5.8).
+
+    It goes off again with the process that has asked for it, however that ends, unless somebody else has asked as well.
+    """
+    return _bpf(_ENABLE_STATS, "=I", 0)[0]
+
+
+def prog_open(prog_id: int) -> int:
+    """Open the loaded program of this id. `FileNotFoundError` when there is none."""
+    return _bpf(13, "III", prog_id, 0, 0)[0]
 
 
 def prog_exists(prog_id: int) -> bool:
     """Tell whether a program of this id is loaded."""
     try:
-        fd, _ = _bpf(13, "III", prog_id, 0, 0)
+        os.close(prog_open(prog_id))
     except FileNotFoundError:
         return False
-    os.close(fd)
     return True
 
 

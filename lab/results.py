@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from lab import attach, clock, compiler
+from lab.bench.measurement import FILE, Measurement
 from lab.errors import LabError
 from lab.junit import write_junit
 from lab.recording import CLOCK
@@ -59,6 +60,11 @@ class Results:
         with self.path.joinpath("checks.jsonl").open("a") as file:
             file.write(lines)
         return checks
+
+    def measured(self, row: Measurement) -> None:
+        """Append a row of the bench."""
+        with self.path.joinpath(FILE).open("a") as file:
+            file.write(row.to_json() + "\n")
 
     def checks(self) -> list[Check]:
         """Read every check written so far."""

@@ -6,14 +6,10 @@ step by step, and with where its time went. Takes a few seconds.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lab import in_order, layer_text, probes, report
 from lab.demo.conversation import Conversation
@@ -22,6 +18,7 @@ from lab.observed import Observed, observe
 from lab.probes import layers
 from lab.results import Results
 from lab.runs import require_root
+from lab.steps_shown import steps
 from lab.topology import topology
 from lab.trace_file import TRACE, write_trace
 from lab.units import MS
@@ -53,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     require_root()
     results = Results.create()
     told: dict[str, Observed] = {}
-    with _steps() as step:
+    with steps() as step:
         step("compiling the probes")
         refused = probes.refused()
         every = {name: probe for name, probe in probes.every().items() if name not in refused}
@@ -106,17 +103,3 @@ def _told_of(checks: "list[Check]", *, everything: bool) -> str:
     left_out = len(checks) - len(shown)
     more = f"\n... and {left_out} more checks, all inside (lab demo --all)" if left_out else ""
     return report.table(shown or checks[:_MOST_CHECKS]) + more
-
-
-@contextmanager
-def _steps() -> Iterator[Callable[[str], None]]:
-    """Say what is going on now: on a terminal in one line that changes, elsewhere in a line each."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield console.print
-        return
-    with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
-    ) as progress:
-        task = progress.add_task("")
-        yield lambda text: progress.update(task, description=text)

@@ -1,0 +1,57 @@
+"""The chapters of the bench: one module each, named after its figure; `measure` yields its rows as they are found.
+
+There is no list to edit: the files are the list. A chapter's docstring says what its figures mean.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from lab.bench import tools
+from lab.bench.measurement import Measurement
+from lab.bench.tools import Tool
+
+
+@dataclass(frozen=True)
+class Bench:
+    """How thoroughly to measure, and whom to tell what is going on."""
+
+    quick: bool
+    step: Callable[[str], None]
+
+    def times(self, thoroughly: int, quickly: int) -> int:
+        """Return a number of repetitions, connections or the like."""
+        return quickly if self.quick else thoroughly
+
+
+class Chapter(Protocol):
+    """What the bench asks of a chapter's module."""
+
+    __doc__: str
+
+    def measure(self, bench: Bench) -> Iterator[Measurement]:
+        """Yield every row of the chapter."""
+
+
+def names() -> list[str]:
+    """Return the chapters' names, as a user types them."""
+    return sorted(info.name.replace("_", "-") for info in pkgutil.iter_modules(__path__))
+
+
+def chapter(name: str) -> Chapter:
+    """Import one chapter."""
+    return cast("Chapter", importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))
+
+
+def able(*kinds: str) -> list[Tool]:
+    """Tools of these kinds that can run here."""
+    return [tool for tool in tools.of(*kinds) if not tools.refusal(tool)]
+
+
+def refused(figure: str, quantity: str, unit: str, *kinds: str) -> Iterator[Measurement]:
+    """Yield a row for each tool of these kinds that cannot run here, with its own reason."""
+    for tool in tools.of(*kinds):
+        if why := tools.refusal(tool):
+            yield Measurement(figure, tool.name, quantity, unit, refused=why)

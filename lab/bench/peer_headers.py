@@ -1,0 +1,97 @@
+"""The header tree that BCC's own tools compile against: the lab's, and the few kernel structs that they read members of.
+
+The structs hold these members and nothing else, each at the offset that the running kernel's BTF tells: with anybody else's kernel
+headers the tools would print wrong values, and be judged for them.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from lab import headers
+from lab.btf import Btf
+from lab.errors import LabError
+
+_SOCK_COMMON = {
+    "skc_daddr": "__be32",
+    "skc_rcv_saddr": "__be32",
+    "skc_dport": "__be16",
+    "skc_num": "u16",
+    "skc_family": "u16",
+    "skc_state": "volatile unsigned char",
+    "skc_v6_daddr": "struct in6_addr",
+    "skc_v6_rcv_saddr": "struct in6_addr",
+}
+_INET_SOCK = {"inet_saddr": "__be32", "inet_sport": "__be16"}
+_TCP_SOCK = {"bytes_received": "u64", "bytes_acked": "u64", "srtt_us": "u32"}
+
+_SOCKETS = """\
+#pragma once
+#include <linux/types.h>
+#include <linux/socket.h>
+#include <linux/in.h>
+#define IPPROTO_TCP 6
+#define ntohs(x) __builtin_bswap16(x)
+#include <linux/in6.h>
+#include <linux/tcp.h>
+#define AF_INET 2
+#define AF_INET6 10
+#define TASK_COMM_LEN 16
+enum {{ TCP_ESTABLISHED = 1, TCP_SYN_SENT, TCP_SYN_RECV, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_TIME_WAIT, TCP_CLOSE,
+       TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_LISTEN, TCP_CLOSING, TCP_NEW_SYN_RECV }};
+struct msghdr;
+struct page;
+{sock_common}
+struct sock {{ struct sock_common __sk_common; }};
+{inet_sock}
+{tcp_sock}
+#define inet_dport inet_sk_common.skc_dport
+#define inet_daddr inet_sk_common.skc_daddr
+#define inet_sk(sk) ((struct inet_sock *)(sk))
+#define tcp_sk(sk) ((struct tcp_sock *)(sk))
+"""
+_REGISTERS = """\
+#pragma once
+#if defined(__aarch64__)
+struct pt_regs { unsigned long long regs[31], sp, pc, pstate; };
+#else
+struct pt_regs { unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss; };
+#endif
+"""
+
+
+def write_tree(root: Path) -> dict[str, str]:
+    """Write the tree under `root`; returns the environment in which BCC's tools find it, and the user-space headers."""
+    headers.write_tree(root)
+    sockets = _SOCKETS.format(
+        sock_common=_struct("sock_common", _SOCK_COMMON),
+        inet_sock=_struct("inet_sock", _INET_SOCK, "struct sock_common inet_sk_common;"),
+        tcp_sock=_struct("tcp_sock", _TCP_SOCK),
+    )
+    files = {"net/sock.h": sockets, "net/inet_sock.h": "#include <net/sock.h>\n", "uapi/linux/ptrace.h": _REGISTERS}
+    # BCC's own bcc/proto.h includes these, and declares itself what it needs of them.
+    files |= dict.fromkeys((f"uapi/linux/{name}.h" for name in ("if_ether", "in", "ip", "tcp", "udp")), "")
+    for name, text in files.items():
+        path = root / "include" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    folders = headers.user_include_flags()[1::2]
+    return {"BCC_KERNEL_SOURCE": str(root), "CPATH": ":".join(folders)}
+
+
+def _struct(name: str, members: Mapping[str, str], first: str = "") -> str:
+    """Declare a struct that has these members where this kernel's has them, beside what it begins with."""
+    places = {}
+    for member, kind in members.items():
+        with suppress(LabError):  # this kernel lacks it: the compiler names it to whoever runs a tool that reads it
+            places[f"{kind} {member}"] = Btf.of_kernel().field(name, member).offset
+    return laid_out(name, places, first)
+
+
+def laid_out(name: str, places: Mapping[str, int], first: str = "") -> str:
+    """Declare a C struct of which each member has the offset given: a union in which each stands behind so many bytes."""
+    behind = (
+        f"struct __attribute__((packed)) {{ char before_{number}[{offset}]; {member}; }};"
+        for number, (member, offset) in enumerate(places.items())
+    )
+    return f"struct {name} {{ union {{ {first} {' '.join(behind)} }}; }};"

@@ -1,0 +1,82 @@
+"""The bench's rows as people read them: goals met and missed first, then a table for each figure."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+from tabulate import tabulate
+
+from lab.bench.measurement import Measurement
+
+_WIDTH = 60
+_VERDICTS = {1.0: "right", 0.0: "WRONG"}
+
+
+def tables(rows: Iterable[Measurement]) -> Iterator[str]:
+    """Yield lines."""
+    rows = list(rows)
+    goals = [row for row in rows if row.met is not None]
+    if goals:
+        met = sum(bool(row.met) for row in goals)
+        yield f"\ngoals: {met} met, {len(goals) - met} missed"
+        yield tabulate(
+            [["met" if row.met else "MISSED", row.figure, row.tool, _what(row), *_value(row), _goal(row), row.note] for row in goals],
+            ["", "figure", "tool", "quantity", "median", "95 % interval", "goal", ""],
+            disable_numparse=True,
+            maxcolwidths=[None, None, None, 44, None, None, None, _WIDTH],
+        )  # fmt: skip
+    for figure in dict.fromkeys(row.figure for row in rows):
+        mine = [row for row in rows if row.figure == figure and not row.refused]
+        yield f"\n{figure}"
+        if figure == "corpus":
+            yield _corpus([row for row in rows if row.figure == figure])
+            continue
+        yield tabulate(
+            [[_what(row), row.tool, *_value(row), len(row.samples), row.note] for row in sorted(mine, key=_order)],
+            ["quantity", "tool", "median", "95 % interval", "samples", ""],
+            disable_numparse=True,
+            colalign=("left", "left", "right", "right", "right", "left"),
+            maxcolwidths=[44, None, None, None, None, _WIDTH],
+        )
+    if reasons := dict.fromkeys((row.tool, row.refused) for row in rows if row.refused and row.figure != "corpus"):
+        yield "\ncannot run here"
+        yield tabulate([list(reason) for reason in reasons], ["tool", "what it says"], maxcolwidths=[None, 100])
+
+
+def _corpus(rows: list[Measurement]) -> str:
+    """One line a case, one column a tool."""
+    tools = list(dict.fromkeys(row.tool for row in rows))
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        cells.setdefault(row.quantity, {})[row.tool] = (
+            "cannot run" if row.refused else _VERDICTS.get(row.median, f"{row.median:.0%} right")
+        )
+    lines = [[tool, *(cells[case].get(tool, "") for case in sorted(cells))] for tool in tools]
+    return tabulate(lines, ["tool", *sorted(cells)], disable_numparse=True)
+
+
+def _order(row: Measurement) -> tuple[str, str, str]:
+    return row.quantity, str(row.conditions), row.tool
+
+
+def _what(row: Measurement) -> str:
+    conditions = ", ".join(f"{name} {value}" for name, value in row.conditions.items())
+    return f"{row.quantity} ({conditions})" if conditions else row.quantity
+
+
+def _value(row: Measurement) -> tuple[str, str]:
+    low, high = row.interval
+    return f"{number(row.median)} {row.unit}", f"{number(low)} .. {number(high)}"
+
+
+def _goal(row: Measurement) -> str:
+    if not row.goal:
+        return ""
+    return f"{'at least' if row.goal.least else 'at most'} {number(row.goal.value)} {row.unit}"
+
+
+def number(value: float) -> str:
+    """Write a number with three significant digits, and all that stand before the point."""
+    if math.isnan(value) or value == 0:
+        return "0" if value == 0 else "-"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}"

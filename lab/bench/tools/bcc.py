@@ -1,0 +1,35 @@
+"""BCC's own tools, compiled when they start, against a header tree that the bench makes: they run without kernel headers."""
+
+from collections.abc import Mapping
+
+from lab.bench import peer_headers
+from lab.bench.tools import DURATION, FLOWS, RTT, STATES, Tool
+from lab.bench.tools.libbpf import by_lport, lives, nothing, states
+from lab.runs import Run
+
+
+def _environment() -> Mapping[str, str]:
+    return peer_headers.write_tree(Run.current().path / "peer-headers")
+
+
+TOOLS = (
+    Tool(
+        "bcc tcpstates",
+        STATES,
+        lambda scope: ["tcpstates-bpfcc", "-w", *by_lport(scope)],
+        states,
+        ready="SKADDR",
+        environment=_environment,
+    ),
+    Tool(
+        "bcc tcplife",
+        DURATION,
+        lambda _: ["tcplife-bpfcc", "-w"],
+        lives,
+        ready="LADDR",
+        unit_ns=10_000,
+        environment=_environment,
+    ),
+    Tool("bcc tcprtt", RTT, lambda _: ["tcprtt-bpfcc"], nothing, ready="Tracing", environment=_environment),
+    Tool("bcc tcptop", FLOWS, lambda _: ["tcptop-bpfcc", "-C"], nothing, ready="Tracing", environment=_environment),
+)

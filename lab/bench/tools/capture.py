@@ -1,0 +1,109 @@
+"""What captures packets and reads them: tcpdump and tshark, at one interface."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from lab.bench.tools import DURATION, FLOWS, FRAMES, RTT, FlowRow, LifeRow, RttRow, Scope, Tool
+from lab.histogram import slot_of
+from lab.units import SECOND
+
+_PACKET = re.compile(r"ethertype (\S+) .*?length (\d+): (?:\S+ )*?(\S+) > (\S+?): ")
+_PROTOCOLS = {"IPv4": "IP", "IPv6": "IP"}
+_ENDS = ("ip.src", "ipv6.src", "tcp.srcport", "ip.dst", "ipv6.dst", "tcp.dstport")
+_FLAGS = ("tcp.flags.syn", "tcp.flags.ack", "tcp.flags.fin", "tcp.flags.reset")
+
+
+def packets(output: str) -> Iterator[FlowRow]:
+    """Add up what tcpdump prints of packets: each pair of ends, with the bytes of whole frames."""
+    sums: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for line in output.splitlines():
+        if found := _PACKET.search(line):
+            ethertype, length, source, destination = found.groups()
+            row = sums[_PROTOCOLS.get(ethertype, ethertype), _address(source), _address(destination)]
+            row[0] += 1
+            row[1] += int(length)
+    for (protocol, source, destination), (count, size) in sums.items():
+        yield FlowRow(protocol, source, destination, count, size)
+
+
+def _address(end: str) -> str:
+    """Take the port off an address, which tcpdump puts behind a further dot."""
+    address, _, port = end.rpartition(".")
+    return address if port.isdecimal() and (":" in address or address.count(".") == 3) else end
+
+
+def lives(output: str) -> Iterator[LifeRow]:
+    """Read tshark's fields: from each connection's first SYN to its first FIN or RST."""
+    begun: dict[tuple[str, int, str, int], int] = {}
+    for line in output.splitlines():
+        fields = line.split("\t")
+        if len(fields) != 1 + len(_ENDS) + len(_FLAGS):
+            continue
+        at_ns = _ns(fields[0])
+        here, there = ((fields[n] or fields[n + 1], int(fields[n + 2])) for n in (1, 4))
+        syn, ack, fin, rst = (field in ("1", "True") for field in fields[7:])
+        if syn and not ack:
+            begun.setdefault((*here, *there), at_ns)
+        elif fin or rst:
+            for flow in ((*here, *there), (*there, *here)):
+                if flow in begun:
+                    yield LifeRow(*flow, at_ns - begun.pop(flow))
+
+
+def round_trips(output: str) -> Iterator[RttRow]:
+    """Read tshark's times from segment to acknowledgement, by the address of who was waited for."""
+    samples: dict[str, list[int]] = defaultdict(list)
+    for line in output.splitlines():
+        fields = line.split("\t")
+        if len(fields) == 3 and fields[2]:
+            samples[fields[0] or fields[1]].append(_ns(fields[2]))
+    for key, times_ns in samples.items():
+        slots, counts = np.unique([slot_of(ns // 1000) for ns in times_ns], return_counts=True)
+        yield RttRow(
+            key, len(times_ns), float(np.mean(times_ns)), dict(zip(slots.tolist(), counts.tolist(), strict=True))
+        )
+
+
+def _ns(text: str) -> int:
+    """Parse seconds exactly: a time of day in nanoseconds has more digits than a float."""
+    seconds, _, rest = text.partition(".")
+    return int(seconds) * SECOND + int(rest.ljust(9, "0")[:9])
+
+
+def _tshark(scope: Scope, *fields: str) -> list[str]:
+    shown = [word for field in fields for word in ("-e", field)]
+    return ["tshark", "-n", "-l", "-i", scope.ifname, "-f", "tcp", "-T", "fields", *shown]
+
+
+TOOLS = (
+    Tool(
+        "tcpdump",
+        FLOWS,
+        lambda scope: ["tcpdump", "-n", "-l", "-e", "-q", "-i", scope.ifname],
+        packets,
+        FRAMES,
+        ready="listening on",
+        enters=True,
+    ),
+    Tool(
+        "tshark duration",
+        DURATION,
+        lambda scope: _tshark(scope, "frame.time_epoch", *_ENDS, *_FLAGS),
+        lives,
+        FRAMES,
+        ready="Capturing on",
+        enters=True,
+    ),
+    Tool(
+        "tshark rtt",
+        RTT,
+        lambda scope: _tshark(scope, "ip.src", "ipv6.src", "tcp.analysis.ack_rtt"),
+        round_trips,
+        FRAMES,
+        ready="Capturing on",
+        enters=True,
+    ),
+)

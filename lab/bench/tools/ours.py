@@ -1,0 +1,85 @@
+"""This project's own probes, run as a user runs them: `lab <probe> --json`."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from lab.bench.tools import (
+    CHANGES,
+    DURATION,
+    FLOWS,
+    FRAMES,
+    NATIVE,
+    PACKETS,
+    RTT,
+    SEGMENTS,
+    STATES,
+    FlowRow,
+    LifeRow,
+    Row,
+    RttRow,
+    Scope,
+    StateRow,
+    Tool,
+)
+from lab.histogram import slot_of
+
+
+def _words(probe: str, scope: Scope, *, on_device: bool, options: tuple[str, ...]) -> list[str]:
+    """Sockets are observed on the whole machine, as by the peers."""
+    words = [sys.executable, "-m", "lab", probe, "--json", *options]
+    if on_device:
+        words += ["-i", scope.ifname, *(["--netns", scope.netns] if scope.netns else [])]
+    if scope.lport is not None:
+        words += ["-L", str(scope.lport)]
+    return words
+
+
+def _lines(row_of: Callable[[dict[str, Any]], Row], output: str) -> Iterator[Row]:
+    """Read JSON Lines; the last one may be under way."""
+    for line in output.splitlines():
+        if line.endswith("}"):
+            yield row_of(json.loads(line))
+
+
+def _state(row: dict[str, Any]) -> StateRow:
+    return StateRow(
+        row["skaddr"], row["pid"], row["laddr"], row["lport"], row["raddr"], row["rport"],
+        row["oldstate"], row["newstate"], row["duration_ns"],
+    )  # fmt: skip
+
+
+def _life(row: dict[str, Any]) -> LifeRow:
+    return LifeRow(row["saddr"], row["sport"], row["daddr"], row["dport"], row["duration_ns"])
+
+
+def _rtt(row: dict[str, Any]) -> RttRow:
+    slots = {slot_of(bucket["low_us"]): bucket["count"] for bucket in row["buckets"] if bucket["count"]}
+    mean_ns = row["sum_us"] * 1000 / row["count"] if row["count"] else float("nan")
+    return RttRow(row["raddr"] or row["laddr"] or "", row["count"], mean_ns, slots)
+
+
+def _flow(row: dict[str, Any]) -> FlowRow:
+    return FlowRow(row["protocol"], str(row["source"]), str(row["destination"]), row["packets"], row["bytes"])
+
+
+def _nothing(_: str) -> Iterator[Row]:
+    yield from ()
+
+
+def _tool(name: str, kind: str, at: str, read: Callable[[str], Iterator[Row]], *options: str) -> Tool:
+    words = partial(_words, name.split(maxsplit=1)[0], on_device=at == FRAMES, options=(*name.split()[1:], *options))
+    return Tool(f"lab {name}", kind, words, read, at, ours=True, unit_ns=1)
+
+
+TOOLS = (
+    _tool("states", STATES, CHANGES, partial(_lines, _state)),
+    _tool("duration", DURATION, FRAMES, partial(_lines, _life)),
+    _tool("rtt", RTT, SEGMENTS, partial(_lines, _rtt), "-B", "-i", "3600"),
+    _tool("rtt --raw", RTT, SEGMENTS, partial(_lines, _rtt), "-B", "-i", "3600"),
+    _tool("flows", FLOWS, FRAMES, partial(_lines, _flow), "--interval", "3600"),
+    _tool("packets", PACKETS, FRAMES, _nothing),
+    _tool("packets --mode native", NATIVE, FRAMES, _nothing),
+)
