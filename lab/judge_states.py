@@ -26,7 +26,7 @@ def judge_all(observed: Observed, scenario: str) -> Iterator[Check]:
         for timeline, inode, paths in zip(both, observed.inodes, (truth.client_paths, truth.server_paths), strict=True):
             if timeline is not None:
                 mine = _find(sockets, inode, timeline)
-                waits = _Waits(its, by_client=timeline is connection.client)
+                waits = Waits(its, by_client=timeline is connection.client)
                 yield from _judge_socket(
                     judge, str(timeline.flow), timeline.pid, mine, paths(connection, observed.end_ns), waits
                 )
@@ -63,7 +63,7 @@ def _find(
     return found[0] if found else None
 
 
-class _Waits:
+class Waits:
     """What the wire says of the times that one side waited for the other; nothing where the wire keeps no log."""
 
     def __init__(self, carried: Carried | None, *, by_client: bool) -> None:
@@ -91,7 +91,7 @@ def _judge_socket(
     pid: int,
     rows: npt.NDArray[np.void] | None,
     paths: list[truth.Path],
-    waits: _Waits,
+    waits: Waits,
 ) -> Iterator[Check]:
     possible = {" ".join(entered.state.name for entered in path): path for path in paths}
     measured = "" if rows is None else " ".join(State(state).name for state in rows["newstate"])

@@ -10,8 +10,7 @@ from lab.bench.tools import DURATION, FLOWS, FRAMES, RTT, FlowRow, LifeRow, RttR
 from lab.histogram import slot_of
 from lab.units import SECOND
 
-_PACKET = re.compile(r"ethertype (\S+) .*?length (\d+): (?:\S+ )*?(\S+) > (\S+?): ")
-_PROTOCOLS = {"IPv4": "IP", "IPv6": "IP"}
+_PACKET = re.compile(r", (\w+), length (\d+): (?:(\S+) > (\S+): )?")
 _ENDS = ("ip.src", "ipv6.src", "tcp.srcport", "ip.dst", "ipv6.dst", "tcp.dstport")
 _FLAGS = ("tcp.flags.syn", "tcp.flags.ack", "tcp.flags.fin", "tcp.flags.reset")
 
@@ -21,8 +20,8 @@ def packets(output: str) -> Iterator[FlowRow]:
     sums: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
     for line in output.splitlines():
         if found := _PACKET.search(line):
-            ethertype, length, source, destination = found.groups()
-            row = sums[_PROTOCOLS.get(ethertype, ethertype), _address(source), _address(destination)]
+            protocol, length, source, destination = found.groups(default="")
+            row = sums[protocol, _address(source), _address(destination)]
             row[0] += 1
             row[1] += int(length)
     for (protocol, source, destination), (count, size) in sums.items():
