@@ -95,7 +95,7 @@ $(BIN)/lab-relay: $(wildcard wire/*.[ch]) | $(VENV)/ready
 
 # Load for the bench.
 $(BIN)/lab-load: wire/load.c wire/clock.h | $(VENV)/ready
-	@gcc -O2 -std=gnu11 -Wall -Wextra -Werror -pthread -o $@ wire/load.c
+	@gcc -O2 -std=gnu11 -Wall -Wextra -Werror -o $@ wire/load.c
 
 # The scenarios' servers must not become services of this machine, running at once and at each boot. iperf3's package asks before
 # it does so, and the answer nobody gives is no. redis-tools has no service, but all of the server: its file redis-check-rdb is

@@ -1,4 +1,4 @@
-/* Load for the bench, from one process that is both ends: what it does is the same each time, and nothing else is in the way.
+/* Load for the bench, from a client and a server that do nothing else: what they do is the same each time.
  *
  *     lab-load connections <number> <of what it speaks to: see below>
  *     lab-load requests    <number> ...
@@ -6,7 +6,7 @@
  *     ... <connections> <addresses> <first address> <port> <server's network namespace> <client's>
  *
  * `connections` are opened and closed one after the other, on one processor. `requests` of 64 bytes go to and fro over so many
- * connections in turn, `bulk` in one direction; there each end has a processor. Connections are made to so many addresses,
+ * connections in turn, `bulk` in one direction; there each end is a process with a processor. Connections are made to so many addresses,
  * counted up from the first. Namespaces are paths of files. On standard output come 64-bit integers in the machine's order,
  * nanoseconds: how long everything took, how long of that the client had a processor, and then how long each connection or
  * request took. */
@@ -14,7 +14,6 @@
 #include <arpa/inet.h>
 #include <err.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -23,6 +22,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -34,6 +34,7 @@ static uint64_t number;
 static int connections, addresses, listener;
 static struct sockaddr_in to;
 static int *clients, *servers;
+static pid_t lab;
 static char buffers[2][CHUNK];
 
 static void enter(const char *netns)
@@ -44,11 +45,11 @@ static void enter(const char *netns)
     close(fd);
 }
 
-/* The first processor that this process may use, or the last. */
+/* The first processor that the lab may use, or the last. */
 static void stay_on(bool last)
 {
     cpu_set_t may, one;
-    if (sched_getaffinity(getppid(), sizeof(may), &may))
+    if (sched_getaffinity(lab, sizeof(may), &may))
         err(1, "sched_getaffinity");
     CPU_ZERO(&one);
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
@@ -75,13 +76,17 @@ static void listen_in(const char *netns)
         err(1, "listen");
 }
 
-static void open_connection(int at)
+static void begin(int at)
 {
     struct sockaddr_in address = to;
     address.sin_addr.s_addr = htonl(ntohl(to.sin_addr.s_addr) + at % addresses);
     clients[at] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (clients[at] < 0 || connect(clients[at], (struct sockaddr *)&address, sizeof(address)))
         err(1, "connect");
+}
+
+static void receive(int at)
+{
     servers[at] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
     if (servers[at] < 0)
         err(1, "accept");
@@ -102,29 +107,54 @@ static ssize_t send_some(int fd, void *buffer, size_t size, int flags)
     return send(fd, buffer, size, flags | MSG_NOSIGNAL);
 }
 
-static void *answer(void *unused)
+static void answer(void)
 {
-    stay_on(false);
     for (uint64_t i = 0; i < number; i++) {
         exactly(recv, servers[i % connections], buffers[0], REQUEST);
         exactly(send_some, servers[i % connections], buffers[0], REQUEST);
     }
-    return unused;
 }
 
-static void *swallow(void *unused)
+static void swallow(void)
 {
-    stay_on(false);
     while (recv(servers[0], buffers[0], CHUNK, 0) > 0)
         continue;
-    return unused;
+}
+
+/* The server as a process of its own, since a process can have so many files only; returns when it has all connections. */
+static pid_t serve(void (*role)(void))
+{
+    int ready[2];
+    char byte = 0;
+    if (pipe2(ready, O_CLOEXEC))
+        err(1, "pipe2");
+    pid_t pid = fork();
+    if (pid < 0)
+        err(1, "fork");
+    if (!pid) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        stay_on(false);
+        for (int i = 0; i < connections; i++)
+            receive(i);
+        if (write(ready[1], &byte, 1) != 1)
+            err(1, "write");
+        role();
+        _exit(0);
+    }
+    close(ready[1]);
+    for (int i = 0; i < connections; i++)
+        begin(i);
+    if (read(ready[0], &byte, 1) != 1)
+        errx(1, "the server has ended");
+    return pid;
 }
 
 static void connect_and_close(int64_t *took_ns)
 {
     for (uint64_t i = 0; i < number; i++) {
         int64_t before_ns = now_ns();
-        open_connection(0);
+        begin(0);
+        receive(0);
         close(clients[0]);
         close(servers[0]);
         took_ns[i] = now_ns() - before_ns;
@@ -158,12 +188,16 @@ int main(int count, char **words)
         fprintf(stderr, "lab-load is started by the lab\n");
         return 2;
     }
+    lab = getppid();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     to.sin_family = AF_INET;
     to.sin_port = htons(atoi(words[6]));
-    struct rlimit files = {2 * connections + 64, 2 * connections + 64};
-    if (setrlimit(RLIMIT_NOFILE, &files))
-        err(1, "setrlimit");
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    if (files.rlim_max < (rlim_t)connections + 16)
+        errx(1, "%d connections are more than the limit of open files (ulimit -Hn)", connections);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
     bool churn = !strcmp(words[1], "connections"), bulk = !strcmp(words[1], "bulk");
     uint64_t results = bulk ? 0 : number;
     int64_t *told_ns = calloc(results + 2, sizeof(*told_ns));
@@ -175,11 +209,7 @@ int main(int count, char **words)
     listen_in(words[7]);
     enter(words[8]);
     stay_on(true);
-    for (int i = 0; i < connections && !churn; i++)
-        open_connection(i);
-    pthread_t other;
-    if (!churn && pthread_create(&other, NULL, bulk ? swallow : answer, NULL))
-        errx(1, "pthread_create");
+    pid_t server = churn ? 0 : serve(bulk ? swallow : answer);
     int64_t begin_ns = now_ns(), busy_ns = read_clock(CLOCK_THREAD_CPUTIME_ID);
     if (churn)
         connect_and_close(told_ns + 2);
@@ -187,8 +217,9 @@ int main(int count, char **words)
         pour();
     else
         ask(told_ns + 2);
-    if (!churn)
-        pthread_join(other, NULL);
+    int status = 0;
+    if (server && (waitpid(server, &status, 0) < 0 || status))
+        errx(1, "the server has failed");
     told_ns[0] = now_ns() - begin_ns;
     told_ns[1] = read_clock(CLOCK_THREAD_CPUTIME_ID) - busy_ns;
     return fwrite(told_ns, sizeof(*told_ns), results + 2, stdout) == results + 2 ? 0 : 1;

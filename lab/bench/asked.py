@@ -1,7 +1,7 @@
 """Tools asked about traffic whose truth is known: what each has told, and which of it is true.
 
-The truth is that of the scenarios (`lab.truth`, `lab.truth_rtt`, the wire's log): a value outside its bracket is provably wrong. It is
-the same one for every tool, since all of a kind have watched the same traffic.
+The truth is that of the scenarios (`lab.truth`, `lab.truth_rtt`, the wire's log): a value outside its bracket is provably wrong. It
+is the same one for every tool, since all of a kind have watched the same traffic.
 """
 
 from collections.abc import Iterator, Sequence

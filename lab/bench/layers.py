@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from tabulate import tabulate
 
+from lab.bench import turns
 from lab.collected import Collector
 from lab.demo.conversation import PORT, Conversation
 from lab.demo.process import converse
@@ -84,20 +85,19 @@ def measured(what: str, traffic: Traffic, connections: int, rounds: int = ROUNDS
             raise TypeError("the program has no ring")
         lost = program.lost()
         ask(0.2)
-        for number in range(rounds):
-            for attached in (False, True) if number % 2 else (True, False):
-                if not attached:
-                    rates[attached].append(ask(seconds))
-                    continue
-                with program.attached(net.devices, hosts), Collector(program.ring) as collector:
-                    rates[attached].append(ask(seconds))
-                    settle()
-                    chunks.append(collector.take())
+        for attached in turns.order((False, True), rounds):
+            if not attached:
+                rates[attached].append(ask(seconds))
+                continue
+            with program.attached(net.devices, hosts), Collector(program.ring) as collector:
+                rates[attached].append(ask(seconds))
+                settle()
+                chunks.append(collector.take())
         lost = program.lost() - lost
     points = np.concatenate(chunks)
     rows = exchanges(Ways(points[np.argsort(points["time_ns"], kind="stable")], hosts), PORT).rows
     whole = float((rows["layers_ns"] >= 0).all(axis=(1, 2)).mean()) * 100
-    ratio = float(np.median(np.divide(rates[True], rates[False])))
+    ratio = float(np.median(turns.ratios(rates[True], rates[False])))
     medians = [float(np.median(rates[key])) for key in (False, True)]
     return Row(what, medians[0], medians[1], ratio, len(points), lost, whole)
 

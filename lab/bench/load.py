@@ -10,6 +10,7 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from lab import probes
+from lab.bench import turns
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.recorder import record
@@ -78,17 +79,23 @@ def main() -> None:
 
 def measured(load: Load) -> Row:
     """Measure one load, `TURNS` times without and with the probes."""
-    alone, probed, lost, withheld = [], [], 0, 0
-    for _ in range(TURNS):
+    lost = withheld = 0
+
+    def turn(probed: bool) -> float:  # noqa: FBT001 (one of the subjects that take turns)
+        nonlocal lost, withheld
         # A network of its own each time: a client that has used most of its ports needs ever longer to find a free one.
         with topology() as net:
-            alone.append(rate(net, load))
-        with topology() as net, record(*probes.every(), devices=net.devices, lossy=True) as recorder:
-            probed.append(rate(net, load))
+            if not probed:
+                return rate(net, load)
+            with record(*probes.every(), devices=net.devices, lossy=True) as recorder:
+                reached = rate(net, load)
         lost += sum(recorder.recording.lost.values())
         withheld += sum(recorder.recording.withheld.values())
-    ratio = median(with_probes / without for with_probes, without in zip(probed, alone, strict=True))
-    return Row(load.what, load.unit, median(alone), median(probed), ratio, lost, withheld)
+        return reached
+
+    rates = turns.in_turns((False, True), TURNS, turn)
+    ratio = median(turns.ratios(rates[True], rates[False]))
+    return Row(load.what, load.unit, median(rates[False]), median(rates[True]), ratio, lost, withheld)
 
 
 def rate(net: Topology, load: Load) -> float:

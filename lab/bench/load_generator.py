@@ -79,9 +79,7 @@ class Place:
         except FileNotFoundError:
             raise LabError(f"{program} is missing: run make setup") from None
         except subprocess.CalledProcessError as error:
-            raise LabError(
-                f"the load ended early ({error.stderr.decode().strip()}): is the machine out of ports?"
-            ) from error
+            raise LabError(f"the load ended early ({error.stderr.decode().strip()}): see what it says") from error
         told = np.frombuffer(done.stdout, np.int64)
         return Load(int(told[0]), int(told[1]), told[2:])
 

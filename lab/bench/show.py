@@ -31,7 +31,10 @@ def tables(rows: Iterable[Measurement]) -> Iterator[str]:
             yield _corpus([row for row in rows if row.figure == figure])
             continue
         yield tabulate(
-            [[_what(row), row.tool, *_value(row), len(row.samples), row.note] for row in sorted(mine, key=_order)],
+            [
+                [_what(row), row.tool, *_value(row), len(row.samples), row.note]
+                for row in sorted(mine, key=lambda row: row.quantity)
+            ],
             ["quantity", "tool", "median", "95 % interval", "samples", ""],
             disable_numparse=True,
             colalign=("left", "left", "right", "right", "right", "left"),
@@ -52,10 +55,6 @@ def _corpus(rows: list[Measurement]) -> str:
         )
     lines = [[tool, *(cells[case].get(tool, "") for case in sorted(cells))] for tool in tools]
     return tabulate(lines, ["tool", *sorted(cells)], disable_numparse=True)
-
-
-def _order(row: Measurement) -> tuple[str, str, str]:
-    return row.quantity, str(row.conditions), row.tool
 
 
 def _what(row: Measurement) -> str:

@@ -6,7 +6,7 @@ There is no list to edit: the files are the list. A chapter's docstring says wha
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 from lab.bench import tools
@@ -33,6 +33,14 @@ class Chapter(Protocol):
 
     def measure(self, bench: Bench) -> Iterator[Measurement]:
         """Yield every row of the chapter."""
+
+
+def explained(row: Measurement, why: str) -> Measurement:
+    """Say of a row that misses its goal by how much it does, and why."""
+    if row.met is not False or row.goal is None:
+        return row
+    by = f"{row.median / row.goal.value:.2f} times the goal" if row.goal.value else f"{row.median:.2g} and not 0"
+    return replace(row, note=f"{by}: {why}")
 
 
 def names() -> list[str]:

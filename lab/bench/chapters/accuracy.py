@@ -1,10 +1,10 @@
 """How true each tool's numbers are, over a sweep of delays on a wire whose log is the truth.
 
 All tools of a kind watch the same conversations at the same time. `error` is how far a value provably is from the truth, in
-microseconds or, for packets and bytes, in per cent: 0 inside the bracket. `distance` is that from the best estimate of the truth, which
-is as sharp as the bracket is narrow. `right` is the share of values with no error, `told` of those that the tool does not call unknown.
-A tool is asked what its users take it for, whatever it calls that: of a connection's duration the truth is from the first SYN to the
-first FIN, of an RTT what the wire and the hosts took.
+microseconds or, for packets and bytes, in per cent: 0 inside the bracket. `distance` is that from the best estimate of the truth,
+which is as sharp as the bracket is narrow. `right` is the share of values with no error, `told` of those that the tool does not call
+unknown. A tool is asked what its users take it for, whatever it calls that: of a connection's duration the truth is from the first
+SYN to the first FIN, of an RTT what the wire and the hosts took.
 """
 
 from collections import defaultdict
@@ -14,7 +14,7 @@ import numpy as np
 
 from lab.bench import tools
 from lab.bench.asked import Answer, answers, ask
-from lab.bench.chapters import Bench, able, refused
+from lab.bench.chapters import Bench, able, explained, refused
 from lab.bench.measurement import Goal, Measurement
 from lab.bench.tools import Tool
 from lab.conditions import Conditions
@@ -46,7 +46,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
             for tool in able(kind):
                 told = list(answers(tool, asked))
                 known = [answer for answer in told if answer.told is not None]
-                where = {"of": kind, "delay, ms": delay_ms}
+                where = {"of": kind, "delay_ms": delay_ms}
                 errors = [_scaled(answer, answer.error, kind) for answer in known]
                 distances = [_scaled(answer, answer.distance, kind) for answer in known]
                 right = float(np.mean([answer.right for answer in told])) if told else 0.0
@@ -69,4 +69,5 @@ def _p99(p99: dict[Tool, list[float]], unit: str) -> Iterator[Measurement]:
     for tool, values in p99.items():
         goal = Goal(least=False, value=peers[best]) if tool.ours and best else None
         note = f"the goal is {best.name}'s" if goal and best else ""
-        yield Measurement(FIGURE, tool.name, "error, p99", unit, values, {"of": tool.kind}, goal, note=note)
+        row = Measurement(FIGURE, tool.name, "error, p99", unit, values, {"of": tool.kind}, goal, note=note)
+        yield explained(row, f"{note}, who has watched the same traffic")

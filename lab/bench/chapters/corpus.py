@@ -1,9 +1,9 @@
 """The truth corpus: cases in which probes of this kind are known to print a wrong number, put to every tool that claims to answer.
 
 Each case is caused on purpose, on a wire whose log is the truth, several times over; `verdict` is 1 for right and 0 for wrong. What a
-tool calls unknown is not wrong, a connection that it does not tell of is. O1 and X2 are told by the observer effect. Not put, since
-nobody can cause them for a tool that is a process of its own: R3 (sums without atomics) and R4 (edges of buckets) need values that only
-the kernel sets, F3 and F4 frames and tables of the programs themselves; the scenarios prove those for this project's probes.
+tool calls unknown is not wrong, a connection that it does not tell of is. O1 and X2 are told by the observer effect. Not put here,
+and proved for this project's probes by the scenarios: R3 (sums without atomics), R4 (edges of buckets), R5 (a step in the delay),
+F3 (headers that are misread) and F4 (a full table), for which a tool would have to be fed from inside or to be told apart by ports.
 """
 
 from collections.abc import Callable, Iterator
@@ -108,7 +108,7 @@ def _owner(row: StateRow, connection: Connection) -> int:
 
 
 def _by_port(_: Bench) -> Verdicts:
-    """S4: limited to the client's port, which connect() chooses after SYN_SENT; no row is missing, and the next one's time is right."""
+    """S4: limited to the client's port, which connect() chooses after SYN_SENT: that row is there, and its time is right."""
     with _wire() as net:
         net.client.sysctl("ipv4/ip_local_port_range", f"{_ONLY_PORT} {_ONLY_PORT}")
         asked = ask(net, able(STATES), Conversation(), lport=_ONLY_PORT, port=_DPORT)

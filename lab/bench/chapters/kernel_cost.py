@@ -11,24 +11,30 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from lab.bench import tools, turns
-from lab.bench.chapters import Bench, able, refused
+from lab.bench.chapters import Bench, able, explained, refused
 from lab.bench.load_generator import loopback
 from lab.bench.measurement import Goal, Measurement
 from lab.bench.run_time import Cost, Watch, counted
 from lab.bench.tools import CHANGES, FRAMES, RTT, SEGMENTS, Scope, Tool, running
 
 FIGURE = "kernel cost"
-_KINDS = (tools.STATES, tools.DURATION, tools.RTT, tools.FLOWS, tools.PACKETS)
 _GOALS = {"lab states": 100.0, "lab rtt": 100.0, "lab duration": 100.0}
+_WHY = {
+    tools.STATES: "each change runs two programs, the second of which makes up for what the kernel leaves out; see each one's row",
+    tools.DURATION: "every frame is read, on its way out and in, to find the few that open and end connections",
+    tools.RTT: "each segment's histogram is found by its peer, and a second program makes up for what the kernel leaves out",
+    tools.FLOWS: "",
+    tools.PACKETS: "",
+}
 _COUNTING = "of counting, per run"
 _WITHOUT_PROGRAM = "it has no BPF program of its own but a filter, whose runs the kernel does not count"
 
 
 def measure(bench: Bench) -> Iterator[Measurement]:
     """Compare tools by the same load: connections, and for those that look at segments requests."""
-    yield from refused(FIGURE, "per event", "ns", *_KINDS)
-    watched = [tool for tool in able(*_KINDS) if tool.ours or tool.at != FRAMES]
-    for tool in able(*_KINDS):
+    yield from refused(FIGURE, "per event", "ns", *tools.KINDS)
+    watched = [tool for tool in able(*tools.KINDS) if tool.ours or tool.at != FRAMES]
+    for tool in able(*tools.KINDS):
         if tool not in watched:
             yield Measurement(FIGURE, tool.name, "per event", "ns", refused=_WITHOUT_PROGRAM)
     samples: dict[tuple[Tool, str], list[float]] = defaultdict(list)
@@ -52,8 +58,9 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     best = _best_peers(samples)
     for (tool, quantity), values in samples.items():
         goal = Goal(least=False, value=_GOALS[tool.name]) if quantity == "per event" and tool.name in _GOALS else None
-        row = Measurement(FIGURE, tool.name, quantity, "ns", values, _conditions(tool), goal)
-        yield row
+        yield explained(
+            Measurement(FIGURE, tool.name, quantity, "ns", values, _conditions(tool), goal), _WHY[tool.kind]
+        )
         peer = best.get((tool.kind, quantity))
         if tool.ours and peer and quantity != _COUNTING:
             yield Measurement(

@@ -13,15 +13,13 @@ from contextlib import ExitStack
 import numpy as np
 
 from lab.bench import tools, turns
-from lab.bench.chapters import Bench, able, refused
+from lab.bench.chapters import Bench, able, explained, refused
 from lab.bench.load_generator import CHANGES, PORT, Place, across, loopback
 from lab.bench.measurement import Goal, Measurement
 from lab.bench.tools import (
     DURATION,
-    FLOWS,
     NATIVE,
     PACKETS,
-    RTT,
     STATES,
     LifeRow,
     Running,
@@ -33,7 +31,6 @@ from lab.bench.tools import (
 from lab.topology import topology
 
 FIGURE = "observer effect"
-_KINDS = (STATES, DURATION, RTT, FLOWS, PACKETS)
 _LEAST = 0.9
 _UNITS = {"connections": "1/s", "bulk": "GB/s"}
 
@@ -42,9 +39,9 @@ Samples = dict[tuple[str, Tool | None], list[float]]
 
 def measure(bench: Bench) -> Iterator[Measurement]:
     """Compare every tool that can run with none."""
-    yield from refused(FIGURE, "connections", "ratio", *_KINDS)
+    yield from refused(FIGURE, "connections", "ratio", *tools.KINDS)
     samples: Samples = defaultdict(list)
-    subjects = [None, *able(*_KINDS)]
+    subjects = [None, *able(*tools.KINDS)]
     for tool in turns.order(subjects, bench.times(7, 3)):
         bench.step(f"observer effect: {tool.name if tool else 'none'}")
         _small(tool, bench.times(10_000, 2000), samples)
@@ -102,7 +99,7 @@ def _rows(samples: Samples) -> Iterator[Measurement]:
         row = Measurement(
             FIGURE, tool.name, quantity, "ratio", turns.ratios(values, samples[quantity, None]), goal=goal
         )
-        yield row
+        yield explained(row, "what the programs take is told by the kernel cost; its reader has a processor of its own")
         if quantity == "connections":
             yield _seen("O1", row)
         if quantity == "bulk" and tool.kind in (PACKETS, NATIVE):

@@ -28,6 +28,9 @@ from lab.runs import Run
 STATES, DURATION, RTT, FLOWS, PACKETS, NATIVE = "states", "duration", "rtt", "flows", "packets", "packets, native XDP"
 """What a tool can claim to tell: a tool is compared with those that claim the same."""
 
+KINDS = (STATES, DURATION, RTT, FLOWS, PACKETS)
+"""Those that every tool is measured for; native XDP is there only where it can be attached."""
+
 CHANGES, SEGMENTS, FRAMES = "inet_sock_set_state", "tcp_probe", ""
 """What a tool's program runs for: a hit of a tracepoint, or a frame at an interface."""
 
@@ -99,8 +102,8 @@ class Tool:
 
     `words` is its command line for a scope. It observes when its output has `ready` in it (None: when it says so on the file
     descriptor of `--ready-fd`). `read` makes rows of everything it has printed. `at` is what its program runs for: a tracepoint's
-    name, or `FRAMES`. `enters` has it started inside the scope's namespace. `ours` tells this project's probes from its peers, `unit_ns` is the finest
-    time that it prints.
+    name, or `FRAMES`. `enters` has it started inside the scope's namespace. `ours` tells this project's probes from its peers,
+    `unit_ns` is the finest time that it prints.
     """
 
     name: str

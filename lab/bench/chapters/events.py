@@ -1,0 +1,104 @@
+"""How many events user space takes, what each of them costs it, and when some are lost.
+
+`taken` is how fast a full ring is emptied by one processor; the rates are those of the path that every recording goes, fed by the
+probe `duration` run on a SYN again and again, with a processor for the producer and one for the rest. `lost` is the share of events
+that found no room. What the tools need for each event, their rows printed to a file, is measured under connections as fast as one
+processor can make them: there nobody has a rate to choose, and a tool that wakes up for each event slows the traffic down instead.
+"""
+
+import time
+from collections.abc import Iterator
+
+from lab.bench import process, tools, turns
+from lab.bench.chapters import Bench, able, explained, refused
+from lab.bench.load_generator import CHANGES, PORT, loopback
+from lab.bench.measurement import Goal, Measurement
+from lab.bench.producer import produce, producing
+from lab.bench.tools import Scope, running
+from lab.program import Program
+from lab.recorder import record
+
+FIGURE = "events"
+_PATH = "lab (recording)"
+_FILLING = 50_000
+_LOSSLESS = 1_000_000
+_TAKEN = 5_000_000.0
+
+
+def measure(bench: Bench) -> Iterator[Measurement]:
+    """Measure the path of recordings, then every tool that prints each change of state."""
+    program = Program.load("duration")
+    bench.step("events: taken from a full ring")
+    taken = _taken(program, bench.times(50, 10))
+    row = Measurement(FIGURE, _PATH, "taken", "1/s", taken, goal=Goal(least=True, value=_TAKEN))
+    yield explained(row, "that is the copying of records out of the ring")
+    bench.step("events: at rates")
+    yield from _at_rates(program, bench)
+    yield from refused(FIGURE, "processor time per event", "ns", tools.STATES)
+    samples: dict[tuple[str, str, str], list[float]] = {}
+    number = bench.times(10_000, 2000)
+    for tool in turns.order(able(tools.STATES), bench.times(5, 2)):
+        bench.step(f"events: {tool.name}")
+        with loopback() as place, running(tool, Scope(place.client)) as run:
+            before_ns = process.busy_ns(run.pid)
+            load = place.connections(number)
+            run.await_quiet()
+            used_ns = process.busy_ns(run.pid) - before_ns
+            run.end()
+            told = sum(PORT in (row.lport, row.rport) for row in run.rows())
+        changes = number * CHANGES
+        for quantity, unit, value in (
+            ("processor time per event, printed", "ns", used_ns / changes),
+            ("changes of state while it watches", "1/s", changes * 1e9 / load.took_ns),
+            ("lost of them", "fraction", max(0.0, 1 - told / changes)),
+        ):
+            samples.setdefault((tool.name, quantity, unit), []).append(value)
+    for (name, quantity, unit), values in samples.items():
+        yield Measurement(FIGURE, name, quantity, unit, values)
+
+
+def _taken(program: Program, repetitions: int) -> list[float]:
+    """Empty a ring that holds many events, again and again; returns events per second of each time."""
+    ring = program.ring
+    if ring is None:
+        raise TypeError("the program has no ring")
+    ring.drain()
+    rates = []
+    for _ in range(repetitions):
+        produce(program, _FILLING)
+        begin_ns = time.perf_counter_ns()
+        events = ring.drain()
+        rates.append(len(events) * 1e9 / (time.perf_counter_ns() - begin_ns))
+    return rates
+
+
+def _at_rates(program: Program, bench: Bench) -> Iterator[Measurement]:
+    """Record at a million a second, then at rates that double until events are lost."""
+    repetitions, rate = bench.times(5, 2), _LOSSLESS
+    best = Measurement(FIGURE, _PATH, "taken without loss", "1/s")
+    while True:
+        taken, lost, cost_ns = zip(*(_recorded(program, rate) for _ in range(repetitions)), strict=True)
+        conditions = {"events asked for, 1/s": rate}
+        goal = Goal(least=False, value=0) if rate == _LOSSLESS else None
+        row = Measurement(FIGURE, _PATH, "lost", "fraction", list(lost), conditions, goal)
+        yield explained(row, "the reader was kept from its processor for longer than the ring holds")
+        yield Measurement(FIGURE, _PATH, "came", "1/s", list(taken), conditions)
+        yield Measurement(FIGURE, _PATH, "processor time per event", "ns", list(cost_ns), conditions)
+        if any(lost) or taken[0] < rate / 2:
+            break
+        best = Measurement(FIGURE, _PATH, "taken without loss", "1/s", list(taken), conditions)
+        rate *= 2
+    yield best
+
+
+def _recorded(program: Program, per_second: int, seconds: float = 0.5) -> tuple[float, float, float]:
+    """Record events at a rate; returns how many came a second, the share that was lost, and processor time for each (ns)."""
+    with record(programs={"duration": program}, lossy=True) as recorder:
+        before_ns, begin_ns = time.process_time_ns(), time.monotonic_ns()
+        with producing(program, seconds, per_second):
+            pass
+        took_ns = time.monotonic_ns() - begin_ns
+        used_ns = time.process_time_ns() - before_ns
+    recorded, lost = len(recorder.recording.events["duration"]), recorder.recording.lost["duration"]
+    came = recorded + lost
+    return came * 1e9 / took_ns, lost / max(1, came), used_ns / max(1, recorded)

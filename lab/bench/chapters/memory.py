@@ -1,0 +1,77 @@
+"""How much memory each tool takes: when it has just begun to observe, and at most while thousands of connections pass.
+
+Resident memory, with the ring that is mapped, of a tool and whatever it has started. A recording of a million events is measured in
+a process that does nothing else: what it takes beyond what it had with the program loaded.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+
+from lab.bench import process, tools, turns
+from lab.bench.chapters import Bench, able, explained, refused
+from lab.bench.load_generator import loopback
+from lab.bench.measurement import Goal, Measurement
+from lab.bench.producer import produce
+from lab.bench.tools import Scope, running
+from lab.program import Program
+from lab.recorder import record
+
+FIGURE = "memory"
+_MB = 1_000_000
+_MOST_MB = 150.0
+_MOST_OF_RECORDING_MB = 100.0
+_MILLION = 1_000_000
+_BATCH = 20_000
+_FORK = multiprocessing.get_context("fork")
+
+
+def measure(bench: Bench) -> Iterator[Measurement]:
+    """Measure every tool, and a recording."""
+    yield from refused(FIGURE, "idle", "MB", *tools.KINDS)
+    samples: dict[tuple[str, str, bool], list[float]] = {}
+    for tool in turns.order(able(*tools.KINDS), bench.times(3, 1)):
+        bench.step(f"memory: {tool.name}")
+        with loopback() as place, running(tool, Scope(place.client)) as run:
+            idle = process.family_memory(run.pid)
+            place.connections(bench.times(10_000, 2000))
+            place.requests(bench.times(10_000, 2000), 100, 100)
+            run.await_quiet()
+            loaded = process.family_memory(run.pid, "VmHWM")
+        samples.setdefault((tool.name, "idle", tool.ours), []).append(idle / _MB)
+        samples.setdefault((tool.name, "at most, under load", tool.ours), []).append(loaded / _MB)
+    for (name, quantity, ours), values in samples.items():
+        goal = Goal(least=False, value=_MOST_MB) if ours else None
+        row = Measurement(FIGURE, name, quantity, "MB", values, goal=goal)
+        yield explained(
+            row, "the compiler stays in memory, and a ring of 16 MiB is mapped twice in a row and counts twice"
+        )
+    bench.step("memory: a recording of a million events")
+    recordings = [_recording() / _MB for _ in range(bench.times(3, 1))]
+    goal = Goal(least=False, value=_MOST_OF_RECORDING_MB)
+    row = Measurement(FIGURE, "lab (recording)", "a recording of a million events", "MB", recordings, goal=goal)
+    yield explained(row, "at its end each event is there three times: as it came, joined with all others, and sorted")
+
+
+def _recording() -> int:
+    """Record a million events in a process of its own; returns the bytes that it took at most."""
+    ours, theirs = _FORK.Pipe()
+    child = _FORK.Process(target=lambda: theirs.send(_record_a_million()), daemon=True)
+    child.start()
+    try:
+        return int(ours.recv())
+    finally:
+        child.kill()
+        child.join()
+
+
+def _record_a_million() -> int:
+    program = Program.load("duration")
+    process.forget_peak(os.getpid())
+    before = process.memory(os.getpid())
+    with record(programs={"duration": program}) as recorder:
+        for _ in range(_MILLION // _BATCH):
+            produce(program, _BATCH)
+    if len(recorder.recording.events["duration"]) != _MILLION:
+        raise AssertionError("a recording that is complete has every event")
+    return process.memory(os.getpid(), "VmHWM") - before

@@ -1,0 +1,40 @@
+"""What a process and those that it has started use, as the kernel tells it in /proc."""
+
+import os
+from pathlib import Path
+
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and everything that it has started, by id."""
+    found = [pid]
+    for parent in found:
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            found += map(int, children.read_text().split())
+    return found
+
+
+def memory(pid: int, what: str = "VmRSS") -> int:
+    """Bytes of a process that are in memory now (`VmRSS`), or were at most (`VmHWM`)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(what)), 0)
+
+
+def family_memory(pid: int, what: str = "VmRSS") -> int:
+    """As `memory`, of a whole family; what they share counts for each."""
+    return sum(memory(member, what) for member in family(pid))
+
+
+def forget_peak(pid: int) -> None:
+    """Have `VmHWM` begin anew (proc(5), clear_refs)."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def busy_ns(pid: int) -> int:
+    """How long a family has had processors, in nanoseconds; to the tick of the kernel's accounting."""
+    total = 0
+    for member in family(pid):
+        fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) * _TICK_NS
+    return total

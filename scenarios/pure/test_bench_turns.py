@@ -1,0 +1,75 @@
+"""The order of turns, goals that are missed, and the bench's tables."""
+
+from itertools import pairwise
+
+import pytest
+
+from lab.bench import turns
+from lab.bench.asked import Answer
+from lab.bench.chapters import chapter, explained, names
+from lab.bench.measurement import Goal, Measurement
+from lab.bench.show import number, tables
+from lab.verdict import Bracket
+
+pytestmark = pytest.mark.rootless
+
+
+def test_everyone_has_a_turn_in_each_repetition():
+    """And each repetition begins with another one."""
+    order = list(turns.order("abc", 4))
+    repetitions = [order[at : at + 3] for at in range(0, len(order), 3)]
+    assert all(sorted(them) == ["a", "b", "c"] for them in repetitions)
+    assert all(before[0] != after[0] for before, after in pairwise(repetitions))
+
+
+def test_results_stand_at_their_repetition():
+    """Ratios are taken within one."""
+    paces = {"bare": iter([10.0, 20.0]), "tool": iter([5.0, 18.0])}
+    measured = turns.in_turns(("bare", "tool"), 2, lambda subject: next(paces[subject]))
+    assert turns.ratios(measured["tool"], measured["bare"]) == [0.5, 0.9]
+
+
+def test_a_missed_goal_says_by_how_much_and_why():
+    """One that is met says nothing."""
+    row = Measurement("start", "a", "q", "ms", [300.0], goal=Goal(least=False, value=150))
+    assert explained(row, "it compiles").note == "2.00 times the goal: it compiles"
+    met = Measurement("start", "a", "q", "ms", [100.0], goal=Goal(least=False, value=150))
+    assert explained(met, "it compiles") is met
+
+
+@pytest.mark.parametrize(
+    ("told", "error", "right"), [(None, None, True), (15, 0, True), (21, 0, True), (25, 4, False), (4, 5, False)]
+)
+def test_an_answer_is_as_wrong_as_can_be_proved(told, error, right):
+    """From the bracket's end, with the tool's own unit taken off; what is unknown is not wrong."""
+    answer = Answer("time", Bracket(10, 20, 12), told, unit_ns=1)
+    assert (answer.error, answer.right) == (error, right)
+
+
+def test_tables_begin_with_the_goals():
+    """Missed ones are told as such, who cannot run is told at the end with the reason, and the corpus is a table of verdicts."""
+    rows = [
+        Measurement("start", "lab states", "ready", "ms", [300.0], goal=Goal(least=False, value=150), note="why"),
+        Measurement("start", "peer", "ready", "ms", refused="needs kprobes"),
+        Measurement("corpus", "peer", "S1", "verdict", [0.0, 0.0]),
+        Measurement("corpus", "lab states", "S1", "verdict", [1.0, 1.0]),
+    ]
+    text = "\n".join(tables(rows))
+    assert text.index("0 met, 1 missed") < text.index("MISSED") < text.index("corpus") < text.index("needs kprobes")
+    assert [line.split() for line in text.splitlines() if "WRONG" in line] == [["peer", "WRONG"]]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "0"), (123456.7, "123,457"), (0.0123, "0.0123"), (9.87, "9.87"), (float("nan"), "-")]
+)
+def test_numbers_have_three_digits(value, text):
+    """And all that stand before the point."""
+    assert number(value) == text
+
+
+def test_every_chapter_can_be_measured():
+    """Each file is a chapter, with a docstring that says what its figures mean."""
+    assert {"accuracy", "corpus", "kernel-cost", "observer-effect", "events", "start", "memory", "scale"} == set(
+        names()
+    )
+    assert all(callable(chapter(name).measure) and chapter(name).__doc__ for name in names())

@@ -1,0 +1,65 @@
+"""The bench on this machine: tools are read as they run, kernel statistics end with it, and Ctrl-C leaves nothing."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from processes import belongings, end, lab_command, left_of, started
+
+from lab.bench import tools
+from lab.bench.load_generator import CHANGES, PORT, loopback
+from lab.bench.run_time import Watch, counted
+from lab.bench.tools import RefusedError, Scope, Tool, running
+from lab.recorder import record
+
+
+def tool(name):
+    (found,) = [tool for tool in tools.every() if tool.name == name]
+    return found
+
+
+@pytest.mark.parametrize("name", ["lab states", "libbpf-tools tcpstates"])
+def test_a_tool_is_read_as_it_runs(name):
+    """Every change of twenty connections, ours and a peer's."""
+    with loopback() as place, running(tool(name), Scope(place.client)) as run:
+        place.connections(20)
+        run.await_quiet()
+        run.end()
+        rows = [row for row in run.rows() if PORT in (row.lport, row.rport) and row.laddr == "127.0.0.1"]
+    assert len(rows) == 20 * CHANGES
+
+
+def test_a_refusal_is_the_tools_own():
+    """A tool that ends before it observes is not waited for."""
+    broken = Tool("broken", tools.STATES, lambda _: ["ls", "/nowhere/at/all"], lambda _: iter(()), ready="never said")
+    with pytest.raises(RefusedError, match="No such file"), running(broken):
+        pass
+
+
+def test_run_time_is_counted_only_while_watched():
+    """The kernel's switch is off again, and the empty program was run for every change."""
+    switch = Path("/proc/sys/kernel/bpf_stats_enabled")
+    before = switch.read_text()
+    with loopback() as place, counted("inet_sock_set_state") as empty, record("states", lossy=True):
+        watch = Watch(int(Path("/proc/self").readlink().name), empty)
+        place.connections(100)
+        cost = watch.cost()
+    assert cost.empty.number >= 100 * CHANGES
+    assert cost.most_runs >= 100 * CHANGES
+    assert cost.counting_ns > 0
+    assert switch.read_text() == before
+
+
+def test_interrupted():
+    """Ctrl-C ends the bench and every tool that it runs."""
+    with started(sys.executable, "-m", "lab", "bench", "--quick", "start", ready="start: ") as process:
+        held = belongings(process.pid)
+        assert end(process) == 130
+    assert not any(left_of(held).values())
+
+
+def test_an_unknown_chapter():
+    """It is named, with those that there are."""
+    done = lab_command("bench", "speed")
+    assert done.returncode == 2
+    assert done.stderr.startswith("lab: there is no chapter `speed`: choose from accuracy")
