@@ -1,6 +1,6 @@
 """libbpf-tools: BCC's tools written anew in C, compiled once for all kernels with BTF."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lab.bench.tools import DURATION, FLOWS, RTT, STATES, LifeRow, Row, Scope, StateRow, Tool
 from lab.units import MS
@@ -9,11 +9,14 @@ _LINES = ("stdbuf", "-oL")  # what it prints shall be seen when it is printed
 _FOLDER = "/usr/sbin"
 
 
-def states(output: str) -> Iterator[StateRow]:
-    """Read a table of tcpstates, of libbpf-tools or of BCC. A process's name may contain spaces; an unknown time is 0.000 too."""
-    for line in output.splitlines():
+def states(output: str | Iterable[str]) -> Iterator[StateRow]:
+    """Read a table of tcpstates, of libbpf-tools or of BCC, as a text or line by line.
+
+    A process's name may contain spaces; a time that is not known is 0.000 too.
+    """
+    for line in output.splitlines() if isinstance(output, str) else output:
         words = line.split()
-        if len(words) < 11 or words[-3] != "->" or not line.endswith(tuple("0123456789")):
+        if len(words) < 11 or words[-3] != "->" or not words[1].isdigit():
             continue
         laddr, lport, raddr, rport, old, _, new, spent = words[-8:]
         yield StateRow(
