@@ -61,6 +61,11 @@ class Results:
             file.write(lines)
         return checks
 
+    def note(self, **facts: object) -> None:
+        """Add facts to run.json."""
+        about = json.loads(self.path.joinpath(RUN).read_text())
+        self._write_run(about | facts)
+
     def measured(self, row: Measurement) -> None:
         """Append a row of the bench."""
         with self.path.joinpath(FILE).open("a") as file:
@@ -73,12 +78,10 @@ class Results:
     def finish(self) -> list[Check]:
         """Complete run.json with what the checks tell; returns all checks."""
         checks = self.checks()
-        about = json.loads(self.path.joinpath(RUN).read_text())
-        about["attach_points"] = {check.probe: check.attach_point for check in checks}
-        about["checks"] = {
-            verdict: sum(c.verdict == verdict for c in checks) for verdict in ("inside", "outside", "far")
-        }
-        self._write_run(about)
+        self.note(
+            attach_points={check.probe: check.attach_point for check in checks},
+            checks={verdict: sum(c.verdict == verdict for c in checks) for verdict in ("inside", "outside", "far")},
+        )
         return checks
 
     def write_junit(self) -> None:

@@ -34,6 +34,7 @@ KINDS = (STATES, DURATION, RTT, FLOWS, PACKETS)
 CHANGES, SEGMENTS, FRAMES = "inet_sock_set_state", "tcp_probe", ""
 """What a tool's program runs for: a hit of a tracepoint, or a frame at an interface."""
 
+_PACKAGES = ("libbpf-tools", "bpfcc-tools", "bpftrace", "tcpdump", "tshark")
 _TELLING = re.compile(r"error|fail|cannot|not available|could not|no such|refuse", re.IGNORECASE)
 _MOST_TELLING = re.compile(r"k(ret)?probe|fentry|fatal|verifier", re.IGNORECASE)
 _PATH = f"{Path(sys.prefix) / 'bin'}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -243,6 +244,13 @@ def every() -> tuple[Tool, ...]:
 def of(*kinds: str) -> list[Tool]:
     """Tools that claim to tell one of these."""
     return [tool for tool in every() if tool.kind in kinds]
+
+
+def versions() -> dict[str, str]:
+    """Versions of the peers' packages, of those that are installed."""
+    query = ["dpkg-query", "--show", "--showformat", "${Package} ${Version}\n", *_PACKAGES]
+    told = subprocess.run(query, capture_output=True, text=True, check=False).stdout
+    return dict(line.split(maxsplit=1) for line in told.splitlines() if len(line.split()) == 2)
 
 
 @cache
