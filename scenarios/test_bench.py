@@ -7,7 +7,7 @@ import pytest
 from processes import belongings, end, lab_command, left_of, started
 
 from lab.bench import tools
-from lab.bench.load_generator import CHANGES, PORT, loopback
+from lab.bench.load_generator import CHANGES_EACH, PORT, loopback
 from lab.bench.run_time import Watch, counted
 from lab.bench.tools import RefusedError, Scope, Tool, running
 from lab.recorder import record
@@ -26,7 +26,7 @@ def test_a_tool_is_read_as_it_runs(name):
         run.await_quiet()
         run.end()
         rows = [row for row in run.rows() if PORT in (row.lport, row.rport) and row.laddr == "127.0.0.1"]
-    assert len(rows) == 20 * CHANGES
+    assert len(rows) == 20 * CHANGES_EACH
 
 
 def test_a_refusal_is_the_tools_own():
@@ -44,8 +44,8 @@ def test_run_time_is_counted_only_while_watched():
         watch = Watch(int(Path("/proc/self").readlink().name), empty)
         place.connections(100)
         cost = watch.cost()
-    assert cost.empty.number >= 100 * CHANGES
-    assert cost.most_runs >= 100 * CHANGES
+    assert cost.empty.number >= 100 * CHANGES_EACH
+    assert cost.most_runs >= 100 * CHANGES_EACH
     assert cost.counting_ns > 0
     assert switch.read_text() == before
 

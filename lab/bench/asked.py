@@ -6,6 +6,7 @@ is the same one for every tool, since all of a kind have watched the same traffi
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from lab import truth, truth_rtt
@@ -19,19 +20,22 @@ from lab.observed import Observed, observing
 from lab.tcp import Flow
 from lab.timeline import Connection
 from lab.topology import Topology
-from lab.units import SECOND
 from lab.verdict import Bracket
 
 _UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 (compared with, not bound)
 
 
 class Answer(NamedTuple):
-    """What a tool says of one quantity of one connection (or peer), None when it does not know; and what is true."""
+    """What a tool says of one quantity of one connection (or peer), None when it does not know; and what is true.
+
+    `missing`: it has not told of the connection at all, which is not true either.
+    """
 
     quantity: str
     truth: Bracket
     told: float | None
     unit_ns: int = 0
+    missing: bool = False
 
     @property
     def error(self) -> float | None:
@@ -48,7 +52,7 @@ class Answer(NamedTuple):
     @property
     def right(self) -> bool:
         """Tell whether it is consistent with the truth. Whoever says that he does not know is not wrong."""
-        return not self.error
+        return not self.missing and not self.error
 
 
 class Asked:
@@ -92,18 +96,18 @@ def answers(tool: Tool, asked: Asked) -> Iterator[Answer]:
 
 
 def times_in_states(tool: Tool, asked: Asked) -> Iterator[Answer]:
-    """Compare the time that each socket has spent in each state; what is not told is left out."""
+    """Compare the time that each socket has spent in each state; a state that it may not have been in is left out."""
     observed = asked.observed
     for connection, its in observed.carried():
         for flow, paths, by_client in _sides(connection, observed.end_ns):
             mine = rows_of(asked.rows[tool], flow)
             spent = {row.oldstate: row.spent_ns for row in mine}
             waits = Waits(its, by_client=by_client)
-            for left, entered in zip(paths[0], paths[0][1:], strict=False):
-                if left.state.name in spent:
-                    role = "client" if by_client else "server"
-                    bracket = waits.bracket(left, entered)
-                    yield Answer(f"{role}'s {left.state.name}", bracket, spent[left.state.name], tool.unit_ns)
+            role = "client" if by_client else "server"
+            for left, entered in pairwise(paths[0]):
+                if left.state.name in spent or not mine:
+                    bracket, told = waits.bracket(left, entered), spent.get(left.state.name)
+                    yield Answer(f"{role}'s {left.state.name}", bracket, told, tool.unit_ns, missing=not mine)
 
 
 def _sides(connection: Connection, end_ns: int) -> Iterator[tuple[Flow, list[truth.Path], bool]]:
@@ -122,11 +126,11 @@ def rows_of(rows: Sequence[StateRow | LifeRow], flow: Flow) -> list[Any]:
 
 
 def durations(tool: Tool, asked: Asked) -> Iterator[Answer]:
-    """Compare how long each connection has lasted, from its first SYN to its first FIN or RST; none told counts as wrong."""
+    """Compare how long each connection has lasted, from its first SYN to its first FIN or RST."""
     for connection, its in asked.observed.carried():
         told = rows_of(asked.rows[tool], connection.client.flow)
-        lasted_ns = told[0].lasted_ns if told else -SECOND
-        yield Answer("first SYN to first FIN", lasted(connection, its), lasted_ns, tool.unit_ns)
+        lasted_ns = told[0].lasted_ns if told else None
+        yield Answer("first SYN to first FIN", lasted(connection, its), lasted_ns, tool.unit_ns, missing=not told)
 
 
 def lasted(connection: Connection, its: Carried | None) -> Bracket:
@@ -162,9 +166,8 @@ def round_trips(tool: Tool, asked: Asked) -> Iterator[Answer]:
         least_ns = min(observed.wire.shortest_round_trip_ns(it.client.flow) for it in observed.connections)
     samples = truth_rtt.samples(sent, least_ns)
     bracket = Bracket(samples.smallest.low, samples.largest.high, samples.smallest.best)
-    for row in asked.rows[tool]:
-        if isinstance(row, RttRow) and row.key == server:
-            yield Answer("mean RTT", bracket, row.mean_ns, tool.unit_ns)
+    told = [row.mean_ns for row in asked.rows[tool] if isinstance(row, RttRow) and row.key == server]
+    yield Answer("mean RTT", bracket, told[0] if told else None, tool.unit_ns, missing=not told)
 
 
 def traffic(tool: Tool, asked: Asked) -> Iterator[Answer]:

@@ -14,14 +14,14 @@ import numpy.typing as npt
 from pyroute2 import IPRoute
 
 from lab.errors import LabError
-from lab.netns import create, inode_of, inside, path_of, remove
+from lab.netns import create, inside, path_of, remove
 from lab.runs import Run
 from lab.topology import Topology
 
 PORT = 20_997
 """Nobody else's: peers see the whole machine, and their rows are told by this port."""
 
-CHANGES = 10
+CHANGES_EACH = 10
 """Changes of state of a connection that the client closes first, both ends together."""
 
 _LOOPBACK = "127.0.0.1"
@@ -48,11 +48,6 @@ class Place:
     client: str
     server: str
     address: str
-
-    @property
-    def inode(self) -> int:
-        """The client's namespace, as events name it."""
-        return inode_of(self.client)
 
     def connections(self, number: int, addresses: int = 1) -> Load:
         """Open and close connections one after the other."""

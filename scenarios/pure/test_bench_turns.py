@@ -44,6 +44,7 @@ def test_an_answer_is_as_wrong_as_can_be_proved(told, error, right):
     """From the bracket's end, with the tool's own unit taken off; what is unknown is not wrong."""
     answer = Answer("time", Bracket(10, 20, 12), told, unit_ns=1)
     assert (answer.error, answer.right) == (error, right)
+    assert not answer._replace(missing=True).right
 
 
 def test_tables_begin_with_the_goals():

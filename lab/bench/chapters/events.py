@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from lab.bench import process, tools, turns
 from lab.bench.chapters import Bench, able, explained, refused
-from lab.bench.load_generator import CHANGES, PORT, loopback
+from lab.bench.load_generator import CHANGES_EACH, PORT, loopback
 from lab.bench.measurement import Goal, Measurement
 from lab.bench.producer import produce, producing
 from lab.bench.tools import Scope, running
@@ -46,7 +46,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
             used_ns = process.busy_ns(run.pid) - before_ns
             run.end()
             told = sum(PORT in (row.lport, row.rport) for row in run.rows())
-        changes = number * CHANGES
+        changes = number * CHANGES_EACH
         for quantity, unit, value in (
             ("processor time per event, printed", "ns", used_ns / changes),
             ("changes of state while it watches", "1/s", changes * 1e9 / load.took_ns),

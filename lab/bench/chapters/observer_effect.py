@@ -14,7 +14,7 @@ import numpy as np
 
 from lab.bench import tools, turns
 from lab.bench.chapters import Bench, able, explained, refused
-from lab.bench.load_generator import CHANGES, PORT, Place, across, loopback
+from lab.bench.load_generator import CHANGES_EACH, PORT, Place, across, loopback
 from lab.bench.measurement import Goal, Measurement
 from lab.bench.tools import (
     DURATION,
@@ -65,7 +65,7 @@ def _small(tool: Tool | None, number: int, samples: Samples) -> None:
         if run and run.tool.kind in (STATES, DURATION):
             run.await_quiet()
             run.end()
-            per_connection = CHANGES if run.tool.kind == STATES else 1 if run.tool.at == tools.FRAMES else 2
+            per_connection = CHANGES_EACH if run.tool.kind == STATES else 1 if run.tool.at == tools.FRAMES else 2
             told = sum(PORT in (row.lport, row.rport) and not _is_listeners(row) for row in run.rows())
             # The requests' one connection is told as well.
             samples["events lost", tool].append(max(0.0, 1 - told / ((number + 1) * per_connection)))

@@ -50,7 +50,14 @@ def by_lport(scope: Scope) -> list[str]:
 
 TOOLS = (
     Tool("libbpf-tools tcpstates", STATES, _tcpstates, states, ready="SKADDR"),
-    Tool("libbpf-tools tcplife", DURATION, lambda _: [*_LINES, f"{_FOLDER}/tcplife", "-w"], lives, ready="LADDR"),
+    Tool(
+        "libbpf-tools tcplife",
+        DURATION,
+        lambda _: [*_LINES, f"{_FOLDER}/tcplife", "-w"],
+        lives,
+        ready="LADDR",
+        unit_ns=10_000,
+    ),
     Tool("libbpf-tools tcprtt", RTT, lambda _: [*_LINES, f"{_FOLDER}/tcprtt"], nothing, ready="Tracing"),
     Tool("libbpf-tools tcptop", FLOWS, lambda _: [*_LINES, f"{_FOLDER}/tcptop", "-C", "1"], nothing, ready="LADDR"),
 )
