@@ -1,14 +1,15 @@
 """What a tool does to what it observes: connections per second, latency of requests, and bulk, with it and without, in turns.
 
-Each figure is a ratio to the same load without the tool in the same repetition: 1 is no effect. Connections are opened and closed
-one after the other over a loopback of their own, as fast as one processor can, ten changes of state each: nothing hides what a tool
-adds. Bulk goes from host to host over a veth pair each, since that is where XDP is attached. `events lost` are those of the tool's
-rows that were missing when it had caught up.
+Each figure is a ratio to the same load without the tool, which stands beside it, before or after in turns: 1 is no effect.
+Connections are opened and closed one after the other over a loopback of their own, as fast as one processor can, ten changes of
+state each: nothing hides what a tool adds. Bulk goes from host to host over a veth pair each, since that is where XDP is attached.
+`events lost` are those of the tool's rows that were missing when it had caught up.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,45 +35,76 @@ FIGURE = "observer effect"
 _LEAST = 0.9
 _UNITS = {"connections": "1/s", "bulk": "GB/s"}
 
-Samples = dict[tuple[str, Tool | None], list[float]]
+Values = dict[str, float]
+"""What one turn has measured, by quantity."""
+
+
+@dataclass
+class Pairs:
+    """What was measured with each tool and, beside that, without it, by tool and quantity."""
+
+    with_tool: dict[tuple[Tool, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    without: dict[tuple[Tool, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, tools_in_turn: Sequence[Tool], repetitions: int, load: Callable[[Tool | None], Values]) -> None:
+        """Measure every tool so many times, each time beside none."""
+        for number, tool in enumerate(turns.order(tools_in_turn, repetitions)):
+            for subject in (None, tool) if number % 2 else (tool, None):
+                for quantity, value in load(subject).items():
+                    (self.with_tool if subject else self.without)[tool, quantity].append(value)
 
 
 def measure(bench: Bench) -> Iterator[Measurement]:
     """Compare every tool that can run with none."""
     yield from refused(FIGURE, "connections", "ratio", *tools.KINDS)
-    samples: Samples = defaultdict(list)
-    subjects = [None, *able(*tools.KINDS)]
-    for tool in turns.order(subjects, bench.times(7, 3)):
-        bench.step(f"observer effect: {tool.name if tool else 'none'}")
-        _small(tool, bench.times(10_000, 2000), samples)
+    pairs, subjects = Pairs(), able(*tools.KINDS)
+
+    def small(tool: Tool | None) -> Values:
+        if tool:
+            bench.step(f"observer effect: {tool.name}")
+        return _small(tool, bench.times(10_000, 2000))
+
+    pairs.add(subjects, bench.times(7, 3), small)
     with topology() as net:
-        for tool in turns.order([*subjects, *tools.of(NATIVE)], bench.times(5, 3)):
-            bench.step(f"observer effect, bulk: {tool.name if tool else 'none'}")
-            _bulk(tool, across(net), bench.times(300_000_000, 50_000_000), samples)
-    yield from _rows(samples)
+
+        def bulk(tool: Tool | None) -> Values:
+            if tool:
+                bench.step(f"observer effect, bulk: {tool.name}")
+            return _bulk(tool, across(net), bench.times(300_000_000, 50_000_000))
+
+        for tool in tools.of(NATIVE):
+            if why := tools.refusal(tool, Scope(net.client.name, "eth0")):
+                yield Measurement(FIGURE, tool.name, "bulk", "ratio", refused=why)
+            else:
+                subjects.append(tool)
+        pairs.add(subjects, bench.times(5, 3), bulk)
+    yield from _rows(pairs)
 
 
 def _observing(tool: Tool | None, scope: Scope, stack: ExitStack) -> Running | None:
     return stack.enter_context(running(tool, scope)) if tool else None
 
 
-def _small(tool: Tool | None, number: int, samples: Samples) -> None:
+def _small(tool: Tool | None, number: int) -> Values:
     """Make requests, then connections, over one loopback."""
     with loopback() as place, ExitStack() as stack:
         run = _observing(tool, Scope(place.client), stack)
         each_ns = place.requests(number).each_ns
         load = place.connections(number)
+        values = {
+            "connections": load.per_second,
+            "processor time of a connection": load.busy_ns / number,
+            "request latency, p50": float(np.percentile(each_ns, 50)),
+            "request latency, p99": float(np.percentile(each_ns, 99)),
+        }
         if run and run.tool.kind in (STATES, DURATION):
             run.await_quiet()
             run.end()
             per_connection = CHANGES_EACH if run.tool.kind == STATES else 1 if run.tool.at == tools.FRAMES else 2
             told = sum(PORT in (row.lport, row.rport) and not _is_listeners(row) for row in run.rows())
             # The requests' one connection is told as well.
-            samples["events lost", tool].append(max(0.0, 1 - told / ((number + 1) * per_connection)))
-    samples["connections", tool].append(load.per_second)
-    samples["processor time of a connection", tool].append(load.busy_ns / number)
-    for percent in (50, 99):
-        samples[f"request latency, p{percent}", tool].append(float(np.percentile(each_ns, percent)))
+            values["events lost"] = max(0.0, 1 - told / ((number + 1) * per_connection))
+    return values
 
 
 def _is_listeners(row: StateRow | LifeRow) -> bool:
@@ -81,24 +113,25 @@ def _is_listeners(row: StateRow | LifeRow) -> bool:
     )
 
 
-def _bulk(tool: Tool | None, place: Place, size: int, samples: Samples) -> None:
+def _bulk(tool: Tool | None, place: Place, size: int) -> Values:
     with ExitStack() as stack:
         _observing(tool, Scope(place.client, "eth0"), stack)
-        samples["bulk", tool].append(size / place.bulk(size).took_ns)
+        return {"bulk": size / place.bulk(size).took_ns}
 
 
-def _rows(samples: Samples) -> Iterator[Measurement]:
-    for (quantity, tool), values in samples.items():
-        if tool is None:
-            yield Measurement(FIGURE, "none", f"{quantity}, without", _UNITS.get(quantity, "ns"), values)
-            continue
+def _rows(pairs: Pairs) -> Iterator[Measurement]:
+    bare: dict[str, list[float]] = defaultdict(list)
+    for (_, quantity), values in pairs.without.items():
+        bare[quantity] += values
+    for quantity, values in bare.items():
+        yield Measurement(FIGURE, "none", f"{quantity}, without", _UNITS.get(quantity, "ns"), values)
+    for (tool, quantity), values in pairs.with_tool.items():
         if quantity == "events lost":
             yield Measurement(FIGURE, tool.name, quantity, "fraction", values)
             continue
         goal = Goal(least=True, value=_LEAST) if (tool.name, quantity) == ("lab states", "connections") else None
-        row = Measurement(
-            FIGURE, tool.name, quantity, "ratio", turns.ratios(values, samples[quantity, None]), goal=goal
-        )
+        ratios = turns.ratios(values, pairs.without[tool, quantity])
+        row = Measurement(FIGURE, tool.name, quantity, "ratio", ratios, goal=goal)
         yield explained(row, "what the programs take is told by the kernel cost; its reader has a processor of its own")
         if quantity == "connections":
             yield _seen("O1", row)

@@ -254,10 +254,10 @@ def versions() -> dict[str, str]:
 
 
 @cache
-def refusal(tool: Tool) -> str | None:
+def refusal(tool: Tool, scope: Scope | None = None) -> str | None:
     """Why a tool cannot run on this machine, found by running it; None when it can."""
     try:
-        with running(tool):
+        with running(tool, scope):
             return None
     except RefusedError as error:
         return str(error)
