@@ -29,6 +29,7 @@
 
 #define REQUEST 64
 #define CHUNK (1 << 18)
+#define BACKLOG 65535 /* a handshake that finds no room in it goes on a second later; net.core.somaxconn limits it */
 
 static uint64_t number;
 static int connections, addresses, listener;
@@ -72,7 +73,7 @@ static void listen_in(const char *netns)
     enter(netns);
     listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (listener < 0 || setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) ||
-        bind(listener, (struct sockaddr *)&any, sizeof(any)) || listen(listener, 128))
+        bind(listener, (struct sockaddr *)&any, sizeof(any)) || listen(listener, BACKLOG))
         err(1, "listen");
 }
 

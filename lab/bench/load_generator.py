@@ -101,4 +101,5 @@ def across(net: Topology) -> Place:
 def _set_up() -> None:
     with IPRoute() as netlink:
         netlink.link("set", index=netlink.link_lookup(ifname="lo")[0], state="up")
-    Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("1024 65535")
+    for path, value in (("ipv4/ip_local_port_range", "1024 65535"), ("core/somaxconn", "65535")):
+        Path("/proc/sys/net", path).write_text(value)

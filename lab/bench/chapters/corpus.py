@@ -42,7 +42,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     """Put every case, and yield a row for each case and tool."""
     found: dict[tuple[str, Tool], list[float]] = {}
     for case in (_one_connection, _by_port, _durations, _ipv6_peers, _traffic, _churn, _many_peers):
-        for _ in range(bench.times(3, 1)):
+        for _ in range(bench.times(2, 1)):
             bench.step(f"corpus: {case.__name__.strip('_').replace('_', ' ')}")
             for name, tool, right in case(bench):
                 found.setdefault((name, tool), []).append(float(right))

@@ -30,7 +30,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     """Measure every tool, and a recording."""
     yield from refused(FIGURE, "idle", "MB", *tools.KINDS)
     samples: dict[tuple[str, str, bool], list[float]] = {}
-    for tool in turns.order(able(*tools.KINDS), bench.times(3, 1)):
+    for tool in turns.order(able(*tools.KINDS), bench.times(2, 1)):
         bench.step(f"memory: {tool.name}")
         with loopback() as place, running(tool, Scope(place.client)) as run:
             idle = process.family_memory(run.pid)

@@ -64,7 +64,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
             bench.step(f"observer effect: {tool.name}")
         return _small(tool, bench.times(10_000, 2000))
 
-    pairs.add(subjects, bench.times(7, 3), small)
+    pairs.add(subjects, bench.times(5, 2), small)
     with topology() as net:
 
         def bulk(tool: Tool | None) -> Values:
@@ -77,7 +77,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
                 yield Measurement(FIGURE, tool.name, "bulk", "ratio", refused=why)
             else:
                 subjects.append(tool)
-        pairs.add(subjects, bench.times(5, 3), bulk)
+        pairs.add(subjects, bench.times(4, 2), bulk)
     yield from _rows(pairs)
 
 

@@ -23,7 +23,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     kept = [tool for tool in able(RTT, FLOWS) if tool.ours or tool.at != FRAMES]
     costs: dict[tuple[Tool, int], list[float]] = {}
     cases = [(tool, connections) for connections in _CONNECTIONS for tool in kept]
-    for tool, connections in turns.order(cases, bench.times(3, 1)):
+    for tool, connections in turns.order(cases, bench.times(2, 1)):
         bench.step(f"scale: {tool.name}, {connections} connections")
         with loopback() as place, counted(SEGMENTS) as empty, running(tool, Scope(place.client)) as run:
             watch = Watch(run.pid, empty)
@@ -47,7 +47,9 @@ def _together(bench: Bench) -> Iterator[Measurement]:
                 stack.enter_context(running(tool, Scope(place.client)))
             return place.connections(number).per_second
 
-    measured = turns.in_turns(range(len(ours) + 1), bench.times(5, 2), pace)
+    # None, one, half of them, all.
+    numbers = sorted({0, 1, len(ours) // 2, len(ours)})
+    measured = turns.in_turns(numbers, bench.times(5, 2), pace)
     for probes, values in measured.items():
         if probes:
             names = ", ".join(tool.name.removeprefix("lab ") for tool in ours[:probes])

@@ -33,7 +33,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     yield from refused(FIGURE, "ready", "ms", *tools.KINDS)
     started = able(*tools.KINDS)
     samples: dict[tuple[str, str], list[float]] = {}
-    for tool in turns.order(started, bench.times(9, 3)):
+    for tool in turns.order(started, bench.times(7, 3)):
         bench.step(f"start: {tool.name}")
         with loopback() as place, _listening(place) as told:
             begin_ns = time.monotonic_ns()
