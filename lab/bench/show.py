@@ -1,11 +1,11 @@
 """The bench's rows as people read them: goals met and missed first, then a table for each figure."""
 
-import math
 from collections.abc import Iterable, Iterator
 
 from tabulate import tabulate
 
 from lab.bench.measurement import Measurement
+from lab.units import amount_text
 
 _WIDTH = 60
 _VERDICTS = {1.0: "right", 0.0: "WRONG"}
@@ -63,19 +63,9 @@ def _what(row: Measurement) -> str:
 
 
 def _value(row: Measurement) -> tuple[str, str]:
-    low, high = row.interval
-    return f"{number(row.median)} {row.unit}", f"{number(low)} .. {number(high)}"
+    low, high = (amount_text(value, row.unit) for value in row.interval)
+    return amount_text(row.median, row.unit), f"{low} .. {high}"
 
 
 def _goal(row: Measurement) -> str:
-    if not row.goal:
-        return ""
-    return f"{'at least' if row.goal.least else 'at most'} {number(row.goal.value)} {row.unit}"
-
-
-def number(value: float) -> str:
-    """Write a number with three significant digits, and all that stand before the point."""
-    if math.isnan(value) or value == 0:
-        return "0" if value == 0 else "-"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{digits}f}"
+    return f"{'at least' if row.goal.least else 'at most'} {amount_text(row.goal.value, row.unit)}" if row.goal else ""

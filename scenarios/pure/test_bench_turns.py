@@ -8,7 +8,7 @@ from lab.bench import turns
 from lab.bench.asked import Answer
 from lab.bench.chapters import chapter, explained, names
 from lab.bench.measurement import Goal, Measurement
-from lab.bench.show import number, tables
+from lab.bench.show import tables
 from lab.verdict import Bracket
 
 pytestmark = pytest.mark.rootless
@@ -58,14 +58,6 @@ def test_tables_begin_with_the_goals():
     text = "\n".join(tables(rows))
     assert text.index("0 met, 1 missed") < text.index("MISSED") < text.index("corpus") < text.index("needs kprobes")
     assert [line.split() for line in text.splitlines() if "WRONG" in line] == [["peer", "WRONG"]]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.0, "0"), (123456.7, "123,457"), (0.0123, "0.0123"), (9.87, "9.87"), (float("nan"), "-")]
-)
-def test_numbers_have_three_digits(value, text):
-    """And all that stand before the point."""
-    assert number(value) == text
 
 
 def test_every_chapter_can_be_measured():

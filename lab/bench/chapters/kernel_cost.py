@@ -67,7 +67,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
                 FIGURE,
                 tool.name,
                 f"{quantity}, ratio to the cheapest peer ({peer.name})",
-                "1",
+                "ratio",
                 turns.ratios(values, samples[peer, quantity]),
                 _conditions(tool),
                 Goal(least=False, value=1) if tool.name in _GOALS and quantity != "per event" else None,

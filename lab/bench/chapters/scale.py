@@ -54,4 +54,6 @@ def _together(bench: Bench) -> Iterator[Measurement]:
         if probes:
             names = ", ".join(tool.name.removeprefix("lab ") for tool in ours[:probes])
             ratios = turns.ratios(values, measured[0])
-            yield Measurement(FIGURE, "lab", "connections, together", "ratio", ratios, {"probes": probes}, note=names)
+            yield Measurement(
+                FIGURE, "lab (several probes)", "connections, together", "ratio", ratios, {"probes": probes}, note=names
+            )
