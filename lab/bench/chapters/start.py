@@ -2,7 +2,7 @@
 
 Sockets begin to listen, one each millisecond, each on the next port: the first port in what a tool prints says which event was the
 first that it could see. That is asked of those that print every change of state; of all tools it is measured when they say that they
-are ready, which some say before they are. Every tool is started once before, so that its files are in memory.
+are ready, which bpftrace says a tenth of a second late. Every tool is started once before, so that its files are in memory.
 """
 
 import multiprocessing

@@ -9,7 +9,8 @@ from lab.bench.tools import DURATION, RTT, SEGMENTS, STATES, LifeRow, RttRow, Sc
 from lab.histogram import slot_of
 from lab.tcp import State
 
-_READY = 'BEGIN { printf("ready\\n"); } '
+# BEGIN comes before anything is attached. A timer's first sign comes a tenth of a second after it was attached, and so were the others.
+_READY = 'interval:ms:100 /!@ready/ { @ready = 1; printf("ready\\n"); } '
 _STATES = """\
 tracepoint:sock:inet_sock_set_state /args->protocol == 6 %(filter)s/ {
     $spent = @last[args->skaddr] ? nsecs - @last[args->skaddr] : 0;

@@ -93,7 +93,7 @@ TOOLS = (
         lambda scope: _tshark(scope, "frame.time_epoch", *_ENDS, *_FLAGS),
         lives,
         FRAMES,
-        ready="Capturing on",
+        ready="Capture started",
         enters=True,
     ),
     Tool(
@@ -102,7 +102,7 @@ TOOLS = (
         lambda scope: _tshark(scope, "ip.src", "ipv6.src", "tcp.analysis.ack_rtt"),
         round_trips,
         FRAMES,
-        ready="Capturing on",
+        ready="Capture started",
         enters=True,
     ),
 )
