@@ -9,7 +9,7 @@ from lab.bench.tools import DURATION, RTT, SEGMENTS, STATES, LifeRow, RttRow, Sc
 from lab.histogram import slot_of
 from lab.tcp import State
 
-# BEGIN comes before anything is attached. A timer's first sign comes a tenth of a second after it was attached, and so were the others.
+# BEGIN comes before anything is attached, a timer's first sign a tenth of a second later than that: by then all is.
 _READY = 'interval:ms:100 /!@ready/ { @ready = 1; printf("ready\\n"); } '
 _STATES = """\
 tracepoint:sock:inet_sock_set_state /args->protocol == 6 %(filter)s/ {
