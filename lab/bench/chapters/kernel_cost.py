@@ -26,6 +26,7 @@ _WHY = {
     tools.FLOWS: "",
     tools.PACKETS: "",
 }
+_COMPARED = ("per connection", "per request")  # an event is another one for another tool
 _COUNTING = "of counting, per run"
 _WITHOUT_PROGRAM = "it has no BPF program of its own but a filter, whose runs the kernel does not count"
 
@@ -62,7 +63,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
             Measurement(FIGURE, tool.name, quantity, "ns", values, _conditions(tool), goal), _WHY[tool.kind]
         )
         peer = best.get((tool.kind, quantity))
-        if tool.ours and peer and quantity != _COUNTING:
+        if tool.ours and peer and quantity in _COMPARED:
             yield Measurement(
                 FIGURE,
                 tool.name,
@@ -70,7 +71,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
                 "ratio",
                 turns.ratios(values, samples[peer, quantity]),
                 _conditions(tool),
-                Goal(least=False, value=1) if tool.name in _GOALS and quantity != "per event" else None,
+                Goal(least=False, value=1) if tool.name in _GOALS else None,
             )
 
 
