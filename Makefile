@@ -20,7 +20,7 @@ KERNELS := 5.10 6.1 6.12 newest
 ATTACH := fentry kprobe tracepoint
 CLOCK := real
 
-.PHONY: demo test rootless check soak bench bench-setup setup format clean vm vm-matrix vm-setup
+.PHONY: demo test rootless check soak bench bench-setup bench-gate setup format clean vm vm-matrix vm-setup
 
 demo: setup
 	@$(BIN)/lab demo
@@ -64,6 +64,10 @@ bench: bench-setup
 bench-setup: setup
 	@dpkg -s $(PEERS) >/dev/null 2>&1 || { apt-get -q update && \
 		DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $(PEERS); }
+
+# Whether a program takes more instructions than the baseline says: the same numbers on every machine.
+bench-gate: vm-setup
+	@$(BIN)/lab gate
 
 # Another kernel in a virtual machine, by version or by the path of its vmlinuz; the matrix is several, each way of attaching in turn.
 vm: vm-setup

@@ -83,6 +83,11 @@ class Program:
         return [function.event for function in self._loaded if function.audited]
 
     @property
+    def functions(self) -> list[str]:
+        """Names of the loaded functions, in the order of the source: the place of each, and its role if it has one."""
+        return [f"{function.place} {function.role}".strip() for function in self._loaded]
+
+    @property
     def fds(self) -> list[int]:
         """File descriptors of the loaded functions, in the order of the source."""
         return [function.fd for function in self._loaded]

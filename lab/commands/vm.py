@@ -6,14 +6,13 @@ Exit status: 0 when every test passed on each kernel, 1 when one failed, 2 when 
 """
 
 import argparse
-from pathlib import Path
 
 from lab.attach import BEST, WAYS
 from lab.clock import REAL, VIRTUAL
 from lab.errors import LabError
 from lab.units import duration_ns
 from lab.vm import archive, lane
-from lab.vm.machine import CLOCKS, Kernel, Machine, kvm_works
+from lab.vm.machine import CLOCKS, Machine, kvm_works
 
 EXAMPLES = """\
 examples:
@@ -65,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     failures: list[str] = []
     differing: list[str] = []
     for name in args.kernel:
-        kernel = _kernel(name)
+        kernel = lane.kernel(name)
         guest = Machine(args.clock, args.cpus, args.memory, kvm=args.clock == REAL and kvm_works(kernel))
         print(f"lab: kernel {kernel.name} ({kernel.image.name}), {guest.accelerator}, {args.clock} clock", flush=True)
         try:
@@ -85,12 +84,3 @@ def run(args: argparse.Namespace) -> int:
         first = failures[0].splitlines()[0].rstrip(":")
         raise LabError(f"{len(failures)} of {len(args.kernel)} kernels did not come to an end, the first: {first}")
     return 0 if all(outcome.passed for outcome in outcomes) and not differing else 1
-
-
-def _kernel(name: str) -> Kernel:
-    path = Path(name)
-    if path.is_file():
-        return Kernel(path.name, path.resolve())
-    if "/" in name:
-        raise LabError(f"there is no kernel {name}: give the path of a vmlinuz, or a version such as 6.1")
-    return Kernel.within(name, archive.unpacked(name))

@@ -16,12 +16,13 @@ from tabulate import tabulate
 from lab.attach import BEST, FORCED
 from lab.check_columns import FILE, stream
 from lab.clock import GUEST, VIRTUAL
+from lab.errors import LabError
 from lab.report import kinds, without_number
 from lab.results import ROOT, Results, parent
 from lab.run_folder import RunFolder
 from lab.units import duration_text
 from lab.verdict import Check
-from lab.vm import machine
+from lab.vm import archive, machine
 from lab.vm.machine import Kernel, Machine
 
 SHORT = ("scenarios/test_exact.py",)
@@ -62,15 +63,45 @@ def script(ways: Sequence[str], clock: str, arguments: Sequence[str]) -> str:
 
     Where time is virtual each is made twice: the two have to agree (`disagreements`).
     """
-    pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    variables = {GUEST: clock, "PYTHONDONTWRITEBYTECODE": "1", "LAB_RESULTS": str(parent())}
-    variables["XDG_CACHE_HOME"] = "/tmp"  # noqa: S108 (the guest's own: home is read only there, and compiling takes seconds)
+    pytest = ["-m", "pytest", "-p", "no:cacheprovider", *arguments]
     lines = []
     for way in ways:
-        forced = {} if way == BEST else {FORCED: way}
-        words = ["env", *(f"{name}={value}" for name, value in (variables | forced).items()), *pytest]
+        words = python(clock, *pytest, **({} if way == BEST else {FORCED: way}))
         lines += [shlex.join(words), f'echo "{_ENDED} {way} $?"'] * (2 if clock == VIRTUAL else 1)
     return "\n".join(lines)
+
+
+def python(clock: str, *arguments: str, **variables: str) -> list[str]:
+    """Return the command that runs this Python in a guest, with what it has to know in its environment."""
+    # The cache is the guest's own: home is read only there, and compiling takes seconds.
+    fixed = {GUEST: clock, "PYTHONDONTWRITEBYTECODE": "1", "LAB_RESULTS": str(parent()), "XDG_CACHE_HOME": "/tmp"}  # noqa: S108
+    return ["env", *(f"{name}={value}" for name, value in (fixed | variables).items()), sys.executable, *arguments]
+
+
+def kernel(name: str) -> Kernel:
+    """Find a kernel by the path of its image, or by its version in the archive. Raises `LabError` when there is none."""
+    path = Path(name)
+    if path.is_file():
+        return Kernel(path.name, path.resolve())
+    if "/" in name:
+        raise LabError(f"there is no kernel {name}: give the path of a vmlinuz, or a version such as 6.1")
+    return Kernel.within(name, archive.unpacked(name))
+
+
+def in_guest(kernel: Kernel, guest: Machine, command: list[str], *, limit_s: float) -> tuple[int, str]:
+    """Run a command in a guest and show what it prints; returns its exit status and that. Raises `LabError` as `machine.run`."""
+    folder = parent() / "vm" / f"{kernel.name.replace('/', '_')}-{guest.clock}"
+    status = machine.run(
+        guest,
+        kernel,
+        command,
+        folder=folder,
+        here=ROOT,
+        writable=parent(),
+        limit_s=limit_s,
+        show=lambda text: print(text, end="", flush=True),
+    )
+    return status, (folder / "output.log").read_text()
 
 
 def run(
@@ -82,18 +113,8 @@ def run(
     limit_s: float,
 ) -> list[Outcome]:
     """Run the scenarios on a kernel in each way; returns what came of each. Raises `LabError` when the guest fails as such."""
-    folder = parent() / "vm" / f"{kernel.name.replace('/', '_')}-{guest.clock}"
-    machine.run(
-        guest,
-        kernel,
-        ["/bin/sh", "-c", script(ways, guest.clock, arguments)],
-        folder=folder,
-        here=ROOT,
-        writable=parent(),
-        limit_s=limit_s,
-        show=lambda text: print(text, end="", flush=True),
-    )
-    return list(outcomes(kernel.name, (folder / "output.log").read_text()))
+    _, printed = in_guest(kernel, guest, ["/bin/sh", "-c", script(ways, guest.clock, arguments)], limit_s=limit_s)
+    return list(outcomes(kernel.name, printed))
 
 
 def outcomes(kernel: str, printed: str) -> Iterator[Outcome]:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -199,8 +199,9 @@ def running(tool: Tool, scope: Scope | None = None) -> Iterator[Running]:
                 raise RefusedError(reason(run.complaints + run.output) or f"it is not ready after {_READY_LIMIT_S:g} s")
             yield run
         finally:
-            if process.poll() is None:
-                process.kill()
+            # Of its session, which is its own: tshark leaves dumpcap behind when it is not given the time to end it.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             shutil.rmtree(folder, ignore_errors=True)
 
