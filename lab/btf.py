@@ -96,8 +96,8 @@ class Btf:
         if len(blob) < 24 or struct.unpack_from("=H", blob)[0] != _MAGIC:
             raise LabError("the kernel's type information is not BTF: use a kernel built with CONFIG_DEBUG_INFO_BTF=y")
         header_len, type_off, type_len, str_off, str_len = struct.unpack_from("=5I", blob, 4)
-        self._types = blob[header_len + type_off :][:type_len]
-        self._strings = blob[header_len + str_off :][:str_len]
+        types, strings = header_len + type_off, header_len + str_off
+        self._types, self._strings = blob[types : types + type_len], blob[strings : strings + str_len]
         self._offsets: dict[str, int | None] = {}
         self._ids: dict[tuple[str, str], int] = {}
 
