@@ -6,6 +6,7 @@ a process that does nothing else: what it takes beyond what it had with the prog
 
 import multiprocessing
 import os
+import time
 from collections.abc import Iterator
 
 from lab.bench import process, tools, turns
@@ -14,7 +15,8 @@ from lab.bench.load_generator import loopback
 from lab.bench.measurement import Goal, Measurement
 from lab.bench.producer import produce
 from lab.bench.tools import Scope, running
-from lab.program import Program
+from lab.errors import LabError
+from lab.program import DRAIN_INTERVAL_S, Program
 from lab.recorder import record
 
 FIGURE = "memory"
@@ -60,8 +62,11 @@ def _recording() -> int:
     ours, theirs = _FORK.Pipe()
     child = _FORK.Process(target=lambda: theirs.send(_record_a_million()), daemon=True)
     child.start()
+    theirs.close()  # so that the child's end is the end of the pipe as well
     try:
         return int(ours.recv())
+    except EOFError:
+        raise LabError("the recording of a million events failed: what it said is above") from None
     finally:
         child.kill()
         child.join()
@@ -74,6 +79,7 @@ def _record_a_million() -> int:
     with record(programs={"duration": program}) as recorder:
         for _ in range(_MILLION // _BATCH):
             produce(program, _BATCH)
+            time.sleep(2 * DRAIN_INTERVAL_S)  # how fast they can come is another chapter
     if len(recorder.recording.events["duration"]) != _MILLION:
         raise AssertionError("a recording that is complete has every event")
     return process.memory(os.getpid(), "VmHWM") - before
