@@ -209,7 +209,7 @@ def share_scale(values: Sequence[float]) -> Scale:
     least = min((value for value in values if value > 0), default=1.0)
     if min(values, default=0.0) > 0 and largest / least > _FAR:
         return Scale(least / 1.5, largest * 1.5, 0, _STRIP, logarithmic=True)
-    return Scale(min(0.0, *values), largest * 1.05 or 1.0, 0, _STRIP)
+    return Scale(min([0.0, *values]), largest * 1.05 or 1.0, 0, _STRIP)
 
 
 def round_time(ns: float) -> str:

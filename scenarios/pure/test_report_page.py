@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sample_run import HOSTILE, checks, folder, measurements
 
+from lab.bench.measurement import Measurement
 from lab.cli import main
 from lab.html import verdicts
 from lab.html.chart import bracket, cumulative, positions, series, share_scale, signed
@@ -74,6 +75,13 @@ def test_goals_that_are_missed_say_by_how_much_and_why(tmp_path):
     text, _ = page(folder(tmp_path / "run", measurements=measurements()))
     assert re.search(r"missed by \d+ ns, \d+%: each segment is a sample", text)
     assert "Goals: 5 of 7 reached" in text
+
+
+def test_a_figure_that_nobody_could_measure(tmp_path):
+    """Where each tool was refused there is no value to draw, and the page has their reasons."""
+    refused = [Measurement("instructions", "lab states", "per run", "instructions", refused="time is real here")]
+    text, _ = page(folder(tmp_path / "run", measurements=refused))
+    assert "time is real here" in text
 
 
 def test_every_wrong_check_is_kept(tmp_path, monkeypatch):
