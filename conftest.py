@@ -63,13 +63,7 @@ def pytest_runtest_setup():
         pytest.skip(str(error))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call():
-    """As at set-up."""
-    try:
-        return (yield)
-    except Refused as error:
-        pytest.skip(str(error))
+pytest_runtest_call = pytest_runtest_setup
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -82,10 +76,10 @@ def pytest_sessionfinish(session):
 def _skipped(config) -> list[skips.Skipped]:
     """Count what was skipped, by reason, beside what this lane may skip."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    reports = reporter.stats.get("skipped", []) if reporter else []
-    if not reports:
+    left_out = reporter.stats.get("skipped", []) if reporter else []
+    if not left_out:
         return []
-    reasons = [report.longrepr[2].removeprefix("Skipped: ") for report in reports]
+    reasons = [it.longrepr[2].removeprefix("Skipped: ") for it in left_out]
     lane = skips.Lane(os.uname().release, attach.way(), clock.of_guest())
     return skips.compared(reasons, skips.allowed(ALLOWED_SKIPS), lane)
 
@@ -150,7 +144,7 @@ class Lab:
         )
 
     def _judged(self, probe: str, observed: Observed) -> list[Check]:
-        if why := probes.refused().get(probe):
+        if why := probes.refusal(probe):
             raise Refused(why)
         return list(import_module(f"lab.probes.{probe}").judge(observed, self.scenario))
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Self
 
 from lab import attach, clock, compiler
-from lab.bench.measurement import FILE, Measurement
+from lab.bench import measurement
+from lab.bench.measurement import Measurement
+from lab.check_columns import FILE, stream
 from lab.errors import LabError
 from lab.junit import write_junit
 from lab.recording import CLOCK
@@ -46,7 +48,7 @@ class Results:
             ) from error
         results = cls(path)
         results._write_run({"schema": SCHEMA, "started": started.isoformat(), "clock": CLOCK, **_lane(), **_machine()})
-        results.path.joinpath("checks.jsonl").touch()
+        results.path.joinpath(FILE).touch()
         pointer = parent() / f".latest-{os.getpid()}"
         pointer.symlink_to(path.name)
         pointer.replace(parent() / "latest")
@@ -57,7 +59,7 @@ class Results:
         checks = list(checks)
         lines = "".join(check.to_json() + "\n" for check in checks)
         # One write to a file opened for appending: parallel test processes do not tear each other's lines.
-        with self.path.joinpath("checks.jsonl").open("a") as file:
+        with self.path.joinpath(FILE).open("a") as file:
             file.write(lines)
         return checks
 
@@ -68,12 +70,12 @@ class Results:
 
     def measured(self, row: Measurement) -> None:
         """Append a row of the bench."""
-        with self.path.joinpath(FILE).open("a") as file:
+        with self.path.joinpath(measurement.FILE).open("a") as file:
             file.write(row.to_json() + "\n")
 
     def checks(self) -> list[Check]:
         """Read every check written so far."""
-        return [Check(**json.loads(line)) for line in self.path.joinpath("checks.jsonl").read_text().splitlines()]
+        return list(stream(self.path / FILE))
 
     def finish(self) -> list[Check]:
         """Complete run.json with what the checks tell; returns all checks."""

@@ -45,7 +45,7 @@ class Watch:
 
     def cost(self) -> Cost:
         """Return what has been counted since it was made."""
-        *programs, empty = (_since(now, before) for now, before in zip(self._read(), self._before, strict=True))
+        *programs, empty = (since(now, before) for now, before in zip(self._read(), self._before, strict=True))
         return Cost(programs, empty)
 
     def _read(self) -> list[Runs]:
@@ -73,5 +73,6 @@ def counted(event: str) -> Iterator[int]:
             os.close(link)
 
 
-def _since(now: Runs, before: Runs) -> Runs:
+def since(now: Runs, before: Runs) -> Runs:
+    """Return what was counted between two readings."""
     return Runs(now.name, *(a - b for a, b in zip(now[1:], before[1:], strict=True)))

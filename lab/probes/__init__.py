@@ -37,21 +37,21 @@ def every() -> dict[str, Probe]:
 
 
 @cache
-def refused() -> dict[str, str]:
-    """Load every probe, and return why this kernel refuses those that it does; the way to attach counts (`LAB_ATTACH`)."""
+def refusal(name: str) -> str | None:
+    """Load a probe, and return why this kernel refuses it, None when it does not; the way to attach counts (`LAB_ATTACH`)."""
     from lab.program import Program  # noqa: PLC0415 (whoever asks for help loads nothing)
 
-    found = {}
-    for name in every():
-        try:
-            why = Program.load(name).refusal
-        except Refused as error:
-            why = str(error)
-        if why:
-            found[name] = why
-    return found
+    try:
+        return Program.load(name).refusal
+    except Refused as error:
+        return str(error)
+
+
+def refused() -> dict[str, str]:
+    """Return why this kernel refuses those probes that it does, by name."""
+    return {name: why for name in every() if (why := refusal(name))}
 
 
 def here() -> list[str]:
     """Name every probe that this kernel does not refuse."""
-    return [name for name in every() if name not in refused()]
+    return [name for name in every() if not refusal(name)]

@@ -14,7 +14,6 @@ from typing import Self
 from tabulate import tabulate
 
 from lab.attach import BEST, FORCED
-from lab.check_columns import FILE, stream
 from lab.clock import GUEST, VIRTUAL
 from lab.errors import LabError
 from lab.report import kinds, without_number
@@ -47,7 +46,7 @@ class Outcome:
     def of(cls, results: Path) -> Self:
         """Read a run's folder, wherever it was made. Raises `LabError` when there is none."""
         run = RunFolder.open(results)
-        checks = list(stream(results / FILE))
+        checks = Results(results).checks()
         column = f"{run.kernel}{', virtual clock' if run.about.get('time') == VIRTUAL else ''}"
         failed = any(not check.passed for check in checks)
         return cls(column, run.about.get("attach", BEST), int(failed), results, checks)

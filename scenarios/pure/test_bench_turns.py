@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from lab.bench import turns
+from lab.bench import tools, turns
 from lab.bench.asked import Answer
-from lab.bench.chapters import chapter, explained, names
+from lab.bench.chapters import chapter, explained, names, observer_effect
 from lab.bench.measurement import Goal, Measurement
 from lab.bench.show import tables
 from lab.verdict import Bracket
@@ -45,6 +45,23 @@ def test_an_answer_is_as_wrong_as_can_be_proved(told, error, right):
     answer = Answer("time", Bracket(10, 20, 12), told, unit_ns=1)
     assert (answer.error, answer.right) == (error, right)
     assert not answer._replace(missing=True).right
+
+
+@pytest.mark.parametrize(
+    ("case", "quantity", "name"), [("O1", "connections", "lab rtt"), ("X2", "bulk", "lab packets")]
+)
+@pytest.mark.parametrize(("kept", "verdict"), [(0.46, 0.0), (0.97, 1.0)])
+def test_a_tool_that_changes_what_it_observes(case, quantity, name, kept, verdict):
+    """O1, X2: a tool, also one at XDP, that provably leaves less than nine tenths of the load's pace is wrong in the corpus."""
+    pairs = observer_effect.Pairs()
+    (tool,) = (it for it in tools.every() if it.name == name)
+    for pace in (100.0, 110.0, 90.0):
+        pairs.without[tool, quantity].append(pace)
+        pairs.with_tool[tool, quantity].append(pace * kept)
+    rows = list(observer_effect.rows(pairs))
+    (effect,) = (row for row in rows if row.figure == "observer effect" and row.tool == name)
+    assert effect.median == pytest.approx(kept)
+    assert [(row.quantity, row.samples) for row in rows if row.figure == "corpus"] == [(case, [verdict])]
 
 
 def test_tables_begin_with_the_goals():

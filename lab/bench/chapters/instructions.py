@@ -11,7 +11,7 @@ from lab import bpf_syscall, clock, probes
 from lab.bench.chapters import Bench
 from lab.bench.load_generator import across
 from lab.bench.measurement import Measurement
-from lab.bench.run_time import counted
+from lab.bench.run_time import counted, since
 from lab.bench.tools import CHANGES
 from lab.bpf_syscall import Runs
 from lab.program import Program
@@ -44,7 +44,7 @@ def _taken(program: Program, repetitions: int) -> dict[str, list[float]]:
             place.connections(_CONNECTIONS)
             place.requests(_REQUESTS)
             net.quiesce()
-            *runs, idle = (_mean(now, then) for now, then in zip(_read([*program.fds, empty]), before, strict=True))
+            *runs, idle = map(_mean, map(since, _read([*program.fds, empty]), before))
         for function, mean in zip(program.functions, runs, strict=True):
             if mean is not None and idle is not None:
                 found.setdefault(function, []).append(mean - idle)
@@ -55,7 +55,6 @@ def _read(fds: list[int]) -> list[Runs]:
     return [bpf_syscall.prog_runs(fd) for fd in fds]
 
 
-def _mean(now: Runs, before: Runs) -> float | None:
+def _mean(runs: Runs) -> float | None:
     """Return the time of a run, None when there was none."""
-    number = now.number - before.number
-    return (now.time_ns - before.time_ns) / number if number else None
+    return runs.time_ns / runs.number if runs.number else None

@@ -78,7 +78,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
             else:
                 subjects.append(tool)
         pairs.add(subjects, bench.times(4, 2), bulk)
-    yield from _rows(pairs)
+    yield from rows(pairs)
 
 
 def _observing(tool: Tool | None, scope: Scope, stack: ExitStack) -> Running | None:
@@ -119,7 +119,8 @@ def _bulk(tool: Tool | None, place: Place, size: int) -> Values:
         return {"bulk": size / place.bulk(size).took_ns}
 
 
-def _rows(pairs: Pairs) -> Iterator[Measurement]:
+def rows(pairs: Pairs) -> Iterator[Measurement]:
+    """Yield the ratios of what was measured, and the verdicts of O1 and X2 that follow from them."""
     bare: dict[str, list[float]] = defaultdict(list)
     for (_, quantity), values in pairs.without.items():
         bare[quantity] += values
