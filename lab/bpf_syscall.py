@@ -52,6 +52,7 @@ _OBJ_GET_INFO_BY_FD = 15
 # Of struct bpf_prog_info: name, run_time_ns, run_cnt and recursion_misses, which kernels before 5.12 leave zero.
 _RUNS_IN_INFO = struct.Struct("=64x16s112x3Q")
 _ENABLE_STATS = 32
+_TEST_RUN_ON_CPU = 1  # BPF_F_TEST_RUN_ON_CPU
 _ROOM_TO_GROW = 256  # bytes: more than a program can add to a frame (XDP_PACKET_HEADROOM)
 _LOG_SIZE = 1 << 20  # bytes of verifier log, of which the last line is kept
 
@@ -227,14 +228,15 @@ def prog_detach(target_fd: int, prog_fd: int, attach_type: int) -> None:
     _bpf(9, "IIII", target_fd, prog_fd, attach_type, 0)
 
 
-def raw_tracepoint_test_run(prog_fd: int, *arguments: int) -> int:
+def raw_tracepoint_test_run(prog_fd: int, *arguments: int, cpu: int | None = None) -> int:
     """Run a raw tracepoint program as if its event had come with these arguments; returns what it returned (Linux 5.10).
 
-    There must be at least as many as it reads.
+    There must be at least as many as it reads. With `cpu` it is run there, in an interrupt unless this is the caller's.
     """
     packed = struct.pack(f"={len(arguments)}Q", *arguments)
     context = ctypes.create_string_buffer(packed, len(packed))
-    where = (0, 0, len(packed), 0, ctypes.addressof(context), 0, 0, 0)
+    on_cpu = (0, 0) if cpu is None else (_TEST_RUN_ON_CPU, cpu)
+    where = (0, 0, len(packed), 0, ctypes.addressof(context) if packed else 0, 0, *on_cpu)
     _, fields = _bpf(10, "IIIIQQIIIIQQII", prog_fd, 0, 0, 0, 0, 0, *where)
     return int(fields[1])
 

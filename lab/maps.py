@@ -38,9 +38,13 @@ class Map:
         self._stride = -(-table.value_size // 8) * 8 if table.map_type == _PERCPU_ARRAY else table.value_size
         self._values = len(cpus.possible()) if table.map_type == _PERCPU_ARRAY else 1
 
+    def read(self, index: int = 0) -> bytes:
+        """Read an array's value."""
+        return map_lookup_elem(self.fd, _key(index), self._stride * self._values)
+
     def number(self, index: int = 0) -> int:
         """Read a number from an array, from a per-CPU one the sum of all processors'."""
-        data = map_lookup_elem(self.fd, _key(index), self._stride * self._values)
+        data = self.read(index)
         starts = range(0, len(data), self._stride)
         return sum(int.from_bytes(data[start : start + self.table.value_size], "little") for start in starts)
 

@@ -6,9 +6,9 @@ names), and what an event looks like (the struct it submits to the ring `events`
 
 import os
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import finalize
@@ -42,8 +42,8 @@ class Program:
     `attach_points` names the places it is attached to while it records, and at devices the mechanism too.
     """
 
-    def __init__(self, source: Path, defines: Sequence[str] = ()) -> None:
-        """Compile and load a C file, with `defines` as further `-D` definitions.
+    def __init__(self, source: Path, defines: Sequence[str] = (), maps: Mapping[str, Map] | None = None) -> None:
+        """Compile and load a C file, with `defines` as further `-D` definitions; `maps` of another program take the place of its own.
 
         Raises `Refused` when the kernel lacks something that it reads, or refuses it.
         """
@@ -51,18 +51,18 @@ class Program:
         made = compiled(source, defines)
         self._numbers = {event: number for number, event in enumerate(made.events)}
         try:
-            self._maps = {table.name: Map(table) for table in made.tables}
+            self.maps = {table.name: Map(table) for table in made.tables} | dict(maps or {})
         except OSError as error:
             raise Refused(f"this kernel refuses a map of {source.name} ({error.strerror}): see lab doctor") from error
-        self._loaded = [_load(code, self._maps, source.name) for code in made.functions]
+        self._loaded = [_load(code, self.maps, source.name) for code in made.functions]
         for function in self._loaded:
             finalize(self, os.close, function.fd)
         self.attach_points = list(dict.fromkeys(function.place for function in self._loaded))
         self.ring: Ring | None = None
-        if events := self._maps.get(_EVENTS):
+        if events := self.maps.get(_EVENTS):
             self.ring = Ring(events.fd, events.table.max_entries, partial(dtype_of, events.table.value))
-        self.has_totals = _TOTALS in self._maps
-        self._under_way = [kept for name, kept in self._maps.items() if name.startswith(_UNDER_WAY)]
+        self.has_totals = _TOTALS in self.maps
+        self._under_way = [kept for name, kept in self.maps.items() if name.startswith(_UNDER_WAY)]
 
     def lost(self) -> int:
         """Events that were not delivered, or found no room in the totals, since the program was loaded.
@@ -70,17 +70,21 @@ class Program:
         Either the ring or the map was full, or the kernel left a function out because it was already running on that CPU and no
         second one made up for it. (A second one that repeated the first, which is rare, can hide one that was left out.)
         """
-        return self._maps["lost"].number() + max(0, self._missed() - self._maps["rescued"].number())
-
-    def runs(self) -> list[int]:
-        """How often each of `events` came to the program, counting the times that the kernel says it left it out."""
-        audited = [function for function in self._loaded if function.audited]
-        return [self._maps["runs"].number(self._numbers[it.event]) + recursion_misses(it.fd) for it in audited]
+        return self.maps["lost"].number() + max(0, self._missed() - self.maps["rescued"].number())
 
     @property
-    def events(self) -> list[str]:
-        """Names of the raw tracepoints that the program is attached to and counts its runs at."""
-        return [function.event for function in self._loaded if function.audited]
+    def audited(self) -> dict[str, int]:
+        """The raw tracepoints at which the program counts its runs, each with its number: its index in the map `runs`."""
+        return {it.event: self._numbers[it.event] for it in self._loaded if it.audited}
+
+    def left_out(self) -> list[int]:
+        """How often the kernel says that it has left the program out at each of `audited`."""
+        return [recursion_misses(it.fd) for it in self._loaded if it.audited]
+
+    @cached_property
+    def auditor(self) -> "Program":
+        """What reads the program's runs beside the kernel's own count (lab/audit.py)."""
+        return Program(SOURCES / "audit.c", maps={"runs": self.maps["runs"]})
 
     @property
     def functions(self) -> list[str]:
@@ -102,10 +106,13 @@ class Program:
         """Tell whether it observes at network interfaces, which `attached` must be given then."""
         return any(function.on_device for function in self._loaded)
 
-    def fire(self, event: str, *arguments: int) -> int:
-        """Run the function at a raw tracepoint as if the event had come with these arguments; returns what it returned."""
+    def fire(self, event: str, *arguments: int, cpu: int | None = None) -> int:
+        """Run the function at a raw tracepoint as if the event had come with these arguments; returns what it returned.
+
+        With `cpu`, as if it had come there.
+        """
         (fd,) = (it.fd for it in self._loaded if it.audited and it.event == event)
-        return raw_tracepoint_test_run(fd, *arguments)
+        return raw_tracepoint_test_run(fd, *arguments, cpu=cpu)
 
     def take_totals(self) -> Events:
         """Take what the program has added up since the last call: its map `totals`, emptied, one row for each entry.
@@ -114,7 +121,7 @@ class Program:
         """
         from lab.totals import take  # noqa: PLC0415 (with NumPy, a third of a live tool's start)
 
-        return take(self._maps[_TOTALS], self._maps["epochs"])
+        return take(self.maps[_TOTALS], self.maps["epochs"])
 
     def _missed(self) -> int:
         return sum(recursion_misses(function.fd) for function in self._loaded if not function.again)
@@ -132,13 +139,13 @@ class Program:
             self.attach_points = list(dict.fromkeys(places))
             # Until all were attached, the first program at a point may have run without the second behind it. What it has told, and
             # what an earlier recording has left, is of no use.
-            self._maps["noted"].clear()
+            self.maps["noted"].clear()
             if self.ring:
                 self.ring.skip()
             yield
 
     def _watch(self, netns: Collection[int]) -> None:
-        if not (watched := self._maps.get(_WATCHED)):
+        if not (watched := self.maps.get(_WATCHED)):
             return
         room = watched.table.value_size // 4
         if len(netns) > room:

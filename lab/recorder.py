@@ -5,16 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
-import numpy.typing as npt
 
-from lab.audit import Hits
+from lab.audit import Audit, Counts
 from lab.device import Device, require_distinct
 from lab.program import DRAIN_INTERVAL_S, Program
 from lab.recording import Recording
 from lab.ring import Events
 from lab.settle import settle
-
-Counts = npt.NDArray[np.int64]
 
 
 class Recorder:
@@ -26,15 +23,15 @@ class Recorder:
         self._chunks: dict[str, list[Events]] = {name: [] for name in programs}
         self._lost_before: dict[str, int] = {}
         self._unseen_before: dict[str, Counts] = {}
-        self._hits: dict[str, Hits] = {}
+        self._audits: dict[str, Audit] = {}
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._drain_by_timer, name="drain", daemon=True)
         self.recording: Recording
 
-    def start(self, hits: dict[str, Hits]) -> None:
+    def start(self, audits: dict[str, Audit]) -> None:
         """Begin, with the programs attached and their events counted."""
-        self._hits = hits
+        self._audits = audits
         for name, program in self._programs.items():
             # What came while the others were attached:
             if program.ring:
@@ -42,12 +39,13 @@ class Recorder:
             if program.has_totals:
                 program.take_totals()
             self._lost_before[name] = program.lost()
-            _, self._unseen_before[name] = self._unseen(name)
+            self._unseen_before[name] = audits[name].unseen()
         self._thread.start()
 
     def finish(self) -> None:
         """Wait for what is under way, and make the recording."""
-        unseen = {name: self._unseen(name)[0] for name in self._programs}
+        settle()
+        unseen = {name: audit.unseen() for name, audit in self._audits.items()}
         self.stop()
         if self._failure is not None:
             raise self._failure
@@ -68,25 +66,6 @@ class Recorder:
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
-
-    def _unseen(self, name: str) -> tuple[Counts, Counts]:
-        """Bounds of the hits of each of a program's tracepoints that did not come to it so far.
-
-        An event is counted and seen at two moments, so each reading stands a grace period apart from the next. Both bounds are
-        exact when nothing happens meanwhile; on a machine that is never quiet the tightest of several are taken.
-        """
-        program, hits = self._programs[name], self._hits[name]
-        bounds = []
-        for _ in range(10):
-            before = np.array(program.runs(), np.int64)
-            settle()
-            count = hits.count()
-            settle()
-            after = np.array(program.runs(), np.int64)
-            bounds.append((count - after, count - before))
-            if (before == after).all():
-                break
-        return np.max([least for least, _ in bounds], axis=0), np.min([most for _, most in bounds], axis=0)
 
     def _sorted(self, name: str) -> Events:
         ring = self._programs[name].ring
@@ -128,9 +107,9 @@ def record(
     with ExitStack() as attached:
         for program in loaded.values():
             attached.enter_context(program.attached(devices, netns))
-        hits = {name: attached.enter_context(Hits(program.events)) for name, program in loaded.items()}
+        audits = {name: attached.enter_context(Audit(program)) for name, program in loaded.items()}
         try:
-            recorder.start(hits)
+            recorder.start(audits)
             yield recorder
             recorder.finish()
         finally:

@@ -1,0 +1,37 @@
+/* How often, on the CPU where it is run, each raw tracepoint was hit by the kernel's own count and not by a program's: both are read
+ * at one moment, in an interrupt. Attached nowhere: lab/audit.py has the kernel run it, on each CPU. */
+#include "lab.h"
+
+#define EVENTS 8 /* as many as `runs` has */
+
+/* As in include/uapi/linux/bpf.h. */
+struct count {
+    u64 counter;
+    u64 enabled;
+    u64 running;
+};
+
+struct unseen {
+    s64 events[EVENTS];
+};
+
+/* Perf's counters of the CPU that is read, numbered as `runs`, which is the audited program's own. */
+BPF_PERF_ARRAY(hits, EVENTS);
+BPF_ARRAY(unseen, struct unseen, 1);
+
+ON_RAW_TRACEPOINT(audit)
+{
+    int only = 0;
+    struct unseen *found = unseen.lookup(&only);
+
+    if (!found)
+        return 0;
+    for (int event = 0; event < EVENTS; event++) {
+        struct count count = {};
+        u64 *seen = runs.lookup(&event);
+
+        if (seen && !hits.perf_counter_value(event, &count, sizeof(count)))
+            found->events[event] = count.counter - *seen;
+    }
+    return 0;
+}
