@@ -47,11 +47,16 @@ def compact(value: float) -> str:
 
 
 def amount_text(value: float, unit: str) -> str:
-    """Write a value of any unit, times in the unit that suits them; nothing for NaN. A ratio has no unit that one would write."""
+    """Write a value of any unit, times in the unit that suits them, fractions in percent; nothing for NaN.
+
+    A ratio has no unit that one would write.
+    """
     if math.isnan(value):
         return ""
     if unit == "ns":
         return duration_text(round(value))
+    if unit == "fraction":
+        return f"{compact(100 * value)} %"
     return compact(value) if unit in {"", "ratio", "verdict"} else f"{compact(value)} {unit}"
 
 

@@ -1,6 +1,6 @@
 """Load by our own client, with all probes attached: nothing is lost, every number is judged, and whoever sees a fact agrees on it.
 
-How much load there was is told by `python -m lab.bench.load`; a machine's pace is no promise.
+How much load there was is told by `lab bench load`; a machine's pace is no promise.
 """
 
 import time

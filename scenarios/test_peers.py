@@ -4,66 +4,56 @@ from collections import defaultdict
 from itertools import pairwise
 
 import pytest
-from processes import started
 
 from lab.bench import tools
-from lab.bench.tools import libbpf
+from lab.bench.tools import libbpf, running
 from lab.demo.conversation import Conversation
 from lab.measure import transitions
 from lab.tcp import State
 from lab.units import MS
 from lab.verdict import Bracket, Judge
 
-TCPSTATES = "/usr/sbin/tcpstates"  # of libbpf-tools
+TCPSTATES, TCPRTT = (tool for tool in libbpf.TOOLS if tool.name.endswith(("tcpstates", "tcprtt")))
 HAND_OVER = {State.TIME_WAIT: "CLOSE"}  # S2: it calls the hand-over to a timewait minisock the end of the connection
-
-
-LAST = 20
-PORT, LAST_PORT = 20_998, 20_999  # nobody else's: tcpstates sees the whole machine, and so other scenarios under way
+PORT = 20_998  # nobody else's: tcpstates sees the whole machine, and so other scenarios under way
+ROUNDS = 10
 
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_tcpstates_agrees(lab, version):
     """Every change of state that libbpf-tools' tcpstates prints is one of ours, and its time in ESTABLISHED is true as well.
 
-    What it is known to print wrong is left out: the first row's time (S3), SYN_RECV's (S1), the owner (S7), and TIME_WAIT (S2).
+    What it is known to print wrong is left out: the first row's time (S3), SYN_RECV's (S1), the owner (S7), and TIME_WAIT (S2). And
+    it loses rows, nearly all of them while somebody else on the machine opens connections by the thousand: then there is nothing to
+    compare, and another conversation is held.
     """
-    with started("/usr/bin/stdbuf", "-oL", TCPSTATES, ready="SKADDR") as process:
-        conversation = Conversation(hold_ns=30 * MS, linger_ns=20 * MS)
-        observed = lab.converse(conversation, version=version, connections=5, port=PORT)
-        # The rows of connections that end later than these come later too. One alone might never come: a program at a perf event
-        # is left out while another BPF program runs on its CPU, and nobody counts that.
-        lab.converse(Conversation(), version=version, connections=LAST, port=LAST_PORT)
-        printed = until_port(process, LAST_PORT)
-    lab.judge("states", observed)
-    ours = changes_of(observed)
-    theirs = defaultdict(list)
-    for row in printed:
-        if row.socket in ours and PORT in (row.lport, row.rport):  # the second conversation may use the addresses again
-            theirs[row.socket].append(row)
-    assert theirs, "tcpstates has printed none of these sockets"
-    judge, checks = Judge(lab.scenario, "tcpstates", "tracepoint:inet_sock_set_state"), []
-    for skaddr, rows in theirs.items():
-        for before, after in pairwise(rows):
-            told = f"{after.oldstate} -> {after.newstate}"
-            checks.append(judge.one_of(skaddr, "change of state", ours[skaddr], told))
-            if after.oldstate == "ESTABLISHED" == before.newstate and after.rport == PORT:
-                bracket = established(observed, after.lport)
-                checks.append(
-                    judge.duration(skaddr, "time in ESTABLISHED", bracket, after.spent_ns, resolution_ns=1000)
-                )
+    conversation, checks = Conversation(hold_ns=30 * MS, linger_ns=20 * MS), []
+    with running(TCPSTATES) as run:
+        for _ in range(ROUNDS):
+            observed = lab.converse(conversation, version=version, connections=5, port=PORT)
+            lab.judge("states", observed)
+            run.await_quiet(5.0)
+            checks += compared(observed, run.rows(), lab.scenario)
+            if any(check.unit == "ns" for check in checks):
+                break
     lab.check(checks)
     assert any(check.unit == "ns" for check in checks)
 
 
-def until_port(process, port):
-    """Return its rows, up to the first in which a socket of this port is over."""
-    rows = []
-    for row in libbpf.states(process.stdout):
-        rows.append(row)
-        if port in (row.lport, row.rport) and row.newstate == "CLOSE":
-            break
-    return rows
+def compared(observed, printed, scenario):
+    """Yield a check for each change of the observed sockets' states that it has printed with the one before."""
+    ours, theirs = changes_of(observed), defaultdict(list)
+    for row in printed:
+        if row.socket in ours and PORT in (row.lport, row.rport):
+            theirs[row.socket].append(row)
+    judge = Judge(scenario, TCPSTATES.name, "tracepoint:inet_sock_set_state")
+    for skaddr, rows in theirs.items():
+        for before, after in pairwise(rows):
+            told = f"{after.oldstate} -> {after.newstate}"
+            yield judge.one_of(skaddr, "change of state", ours[skaddr], told)
+            if after.oldstate == "ESTABLISHED" == before.newstate and after.rport == PORT:
+                bracket = established(observed, after.lport)
+                yield judge.duration(skaddr, "time in ESTABLISHED", bracket, after.spent_ns, resolution_ns=1000)
 
 
 def changes_of(observed):
@@ -88,6 +78,5 @@ def established(observed, lport):
 
 def test_tcprtt_says_why_it_cannot_run():
     """libbpf-tools' tcprtt needs fentry or kprobes: where it runs, `lab rtt` has the same attach points, here it has none."""
-    (tcprtt,) = [tool for tool in libbpf.TOOLS if tool.name.endswith("tcprtt")]
-    why = tools.refusal(tcprtt)
+    why = tools.refusal(TCPRTT)
     assert why is None or "kprobe" in why

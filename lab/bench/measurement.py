@@ -38,10 +38,10 @@ class Goal:
 class Measurement:
     """One quantity of one probe or peer, in all repetitions of a run.
 
-    `figure` is the chapter of the bench (`accuracy`, `corpus`, `kernel cost`, `observer effect`, `events`, `start`, `memory`,
-    `scale`), `tool` who was measured (`lab states`, `libbpf-tools tcpstates`), `conditions` what was set (delay, connections),
-    `samples` the raw values, one for each repetition, in `unit`. `refused` is why a tool cannot run here: it has no samples then.
-    Ratios are taken pair by pair, each repetition by the one without that stands beside it.
+    `figure` is the chapter of the bench (`accuracy`, `kernel cost`: lab/bench/chapters has all), `tool` who was measured
+    (`lab states`, `libbpf-tools tcpstates`), `conditions` what was set (delay, connections), `samples` the raw values, one for each
+    repetition, in `unit`. `refused` is why a tool cannot run here: it has no samples then. Ratios are taken pair by pair, each
+    repetition by the one without that stands beside it.
     """
 
     figure: str

@@ -58,8 +58,7 @@ def _corpus(rows: list[Measurement]) -> str:
 
 
 def _what(row: Measurement) -> str:
-    conditions = ", ".join(f"{name} {value}" for name, value in row.conditions.items())
-    return f"{row.quantity} ({conditions})" if conditions else row.quantity
+    return f"{row.quantity} ({row.conditions_text})" if row.conditions else row.quantity
 
 
 def _value(row: Measurement) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.units import bytes_text, duration_ns, duration_text, port
+from lab.units import amount_text, bytes_text, duration_ns, duration_text, port
 
 pytestmark = pytest.mark.rootless
 
@@ -89,3 +89,19 @@ def test_what_is_no_port_is_refused(text):
     """Zero, too large a number and text are answered with the range."""
     with pytest.raises(argparse.ArgumentTypeError, match="1 to 65535"):
         port(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (1500, "ns", "1.500 us"),
+        (0.0184, "fraction", "1.84 %"),
+        (0, "fraction", "0 %"),
+        (0.853, "ratio", "0.853"),
+        (94_400, "1/s", "94.4 k 1/s"),
+        (float("nan"), "ns", ""),
+    ],
+)
+def test_an_amount_is_written_with_its_unit(value, unit, text):
+    """Times in the unit that suits them, fractions in percent, ratios alone."""
+    assert amount_text(value, unit) == text

@@ -1,9 +1,9 @@
-"""What it costs to watch every layer of every request: `python -m lab.bench.layers`, as root, on an idle machine.
+"""What it costs to watch every layer of every request.
 
-Requests and replies go to and fro over the lab's own wire, as fast as they can, for a while without the probe and for a while with
-it, in turns; and the points that were lost are counted. First between the demo's client and server; then between loops that do
-nothing else but send() and recv() 64 bytes, with a processor for each host, and with one for both: the least that a request can
-cost, to which the probe's 16 points are added.
+Requests and replies of 64 bytes go to and fro over the lab's own wire, as fast as they can, for a while without the probe `layers`
+and for a while with it, in turns. First between the demo's client and server; then between loops that do nothing else but send() and
+recv(), with a processor for each host, and with one for both: the least that a request can cost, to which the probe's 16 points are
+added. `whole` is the share of the requests of which every layer is known, `lost` counts points.
 """
 
 import multiprocessing
@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tabulate import tabulate
 
 from lab.bench import turns
+from lab.bench.chapters import Bench, explained
+from lab.bench.measurement import Goal, Measurement
 from lab.collected import Collector
 from lab.demo.conversation import PORT, Conversation
 from lab.demo.process import converse
@@ -32,10 +32,12 @@ from lab.settle import settle
 from lab.topology import Topology, topology
 from lab.units import SECOND
 
+FIGURE = "layers"
 SIZE = 64
-ROUNDS = 16
-SECONDS = 0.3
-CONNECTIONS = (1, 4)
+_TOOL = "lab layers"
+_KEPT = Goal(least=True, value=0.85)
+_NONE = Goal(least=False, value=0)
+_CONNECTIONS = (1, 4)
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -43,38 +45,21 @@ Traffic = Callable[[Topology, int], AbstractContextManager[Callable[[float], flo
 """Makes connections, and hands out what has requests made on them for so many seconds, which returns their rate."""
 
 
-class Row(NamedTuple):
-    """One measurement: requests per second without the probe and with it (medians of all rounds), and what became of the points.
-
-    The ratio is the median of the rounds' own: what else the machine does changes from one to the next.
-    """
-
-    what: str
-    without: float
-    attached: float
-    ratio: float
-    points: int
-    lost: int
-    whole: float  # share of the requests of which every layer is known
-
-
-def main() -> None:
-    """Measure everything and print a table."""
+def measure(bench: Bench) -> Iterator[Measurement]:
+    """Measure every kind of traffic."""
     cpus = sorted(os.sched_getaffinity(0))
-    rows = [measured(f"demo, {plural(connections)}", _conversing, connections) for connections in CONNECTIONS]
-    for where, of in (("a processor each", cpus), ("one for both", cpus[:1])):
-        loops = partial(_asking, cpus=of)
-        rows += [measured(f"loop, {plural(connections)}, {where}", loops, connections) for connections in CONNECTIONS]
-    head = ["requests", "/s without", "/s attached", "ratio", "points", "lost", "whole %"]
-    print(tabulate(rows, headers=head, floatfmt=(".0f", ",.0f", ",.0f", ".3f", ",.0f", ".0f", ".3f")))
+    kinds: dict[str, Traffic] = {
+        "demo": _conversing,
+        "loop, a processor each": partial(_asking, cpus=cpus),
+        "loop, one processor for both": partial(_asking, cpus=cpus[:1]),
+    }
+    for what, traffic in kinds.items():
+        for connections in _CONNECTIONS:
+            bench.step(f"layers: {what}, {connections}")
+            yield from _measured(what, traffic, connections, bench)
 
 
-def plural(connections: int) -> str:
-    """Say how many."""
-    return f"{connections} connection{'s' if connections > 1 else ''}"
-
-
-def measured(what: str, traffic: Traffic, connections: int, rounds: int = ROUNDS, seconds: float = SECONDS) -> Row:
+def _measured(what: str, traffic: Traffic, connections: int, bench: Bench) -> Iterator[Measurement]:
     """Compare rounds with and without the probe, in turns."""
     rates: dict[bool, list[float]] = {False: [], True: []}
     chunks: list[npt.NDArray[np.void]] = []
@@ -85,21 +70,28 @@ def measured(what: str, traffic: Traffic, connections: int, rounds: int = ROUNDS
             raise TypeError("the program has no ring")
         lost = program.lost()
         ask(0.2)
-        for attached in turns.order((False, True), rounds):
+        for attached in turns.order((False, True), bench.times(16, 4)):
             if not attached:
-                rates[attached].append(ask(seconds))
+                rates[attached].append(ask(0.3))
                 continue
             with program.attached(net.devices, hosts), Collector(program.ring) as collector:
-                rates[attached].append(ask(seconds))
+                rates[attached].append(ask(0.3))
                 settle()
                 chunks.append(collector.take())
         lost = program.lost() - lost
     points = np.concatenate(chunks)
     rows = exchanges(Ways(points[np.argsort(points["time_ns"], kind="stable")], hosts), PORT).rows
-    whole = float((rows["layers_ns"] >= 0).all(axis=(1, 2)).mean()) * 100
-    ratio = float(np.median(turns.ratios(rates[True], rates[False])))
-    medians = [float(np.median(rates[key])) for key in (False, True)]
-    return Row(what, medians[0], medians[1], ratio, len(points), lost, whole)
+    whole = float((rows["layers_ns"] >= 0).all(axis=(1, 2)).mean())
+    conditions = {"connections": connections}
+    ratio = Measurement(FIGURE, _TOOL, what, "ratio", turns.ratios(rates[True], rates[False]), conditions, _KEPT)
+    request_ns, added_ns = (SECOND / float(np.median(rates[key])) for key in (False, True))
+    yield explained(
+        ratio, f"a request that takes {request_ns / 1000:.0f} us takes {(added_ns - request_ns) / 1000:.1f} us longer"
+    )
+    yield Measurement(FIGURE, "none", f"{what}, requests", "1/s", rates[False], conditions)
+    yield Measurement(FIGURE, _TOOL, f"{what}, requests", "1/s", rates[True], conditions)
+    yield Measurement(FIGURE, _TOOL, f"{what}, lost", "points", [float(lost)], conditions, _NONE)
+    yield Measurement(FIGURE, _TOOL, f"{what}, whole", "fraction", [whole], conditions)
 
 
 @contextmanager
@@ -170,7 +162,3 @@ def _ask(cpu: int, client: socket.socket, pipe: Connection) -> None:
             asked += 1
             now = time.monotonic()
         pipe.send(asked / (now - begin))
-
-
-if __name__ == "__main__":
-    main()

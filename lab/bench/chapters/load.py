@@ -1,0 +1,107 @@
+"""How much the demo's client and server can do, alone and under all probes at once.
+
+Connections, requests and bulk, in turns without the probes and with all of them attached; `with all probes` is the ratio of a turn's
+pair. `lost` are the probes' events that found no room, `withheld` those that the kernel did not run a probe for (lab/audit.py).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from lab import probes
+from lab.bench import turns
+from lab.bench.chapters import Bench
+from lab.bench.measurement import Goal, Measurement
+from lab.demo.conversation import Conversation
+from lab.demo.process import converse
+from lab.recorder import record
+from lab.timeline import Connection
+from lab.topology import Topology, topology
+from lab.units import SECOND
+
+FIGURE = "load"
+_DEMO = "lab (demo)"
+_PROBES = "lab (all probes)"
+_SUSTAINED = Goal(least=True, value=2000)
+_NONE = Goal(least=False, value=0)
+
+
+class Load(NamedTuple):
+    """A kind of load: what is done, how often and how many at a time, and what is counted of it in `unit`."""
+
+    what: str
+    unit: str
+    conversation: Conversation
+    connections: int
+    concurrency: int
+    amount: Callable[[list[Connection]], float]
+    goal: Goal | None = None
+
+
+def measure(bench: Bench) -> Iterator[Measurement]:
+    """Apply each load without and with the probes."""
+    for load in _loads(bench.times(1, 5)):
+        yield from _measured(load, bench)
+
+
+def _loads(divisor: int) -> list[Load]:
+    """Return the kinds of load, each a `divisor`-th of what it is when measured thoroughly."""
+    connections, exchanges, megabytes = 4000 // divisor, 4000 // divisor, 50 // divisor
+    size_bits = megabytes * 8_000_000
+    return [
+        Load("connections", "1/s", Conversation(), connections, 4, len, _SUSTAINED),
+        Load("requests", "1/s", Conversation(exchanges=exchanges), 2, 2, lambda them: exchanges * len(them)),
+        Load(
+            f"{megabytes} MB to the server",
+            "Gbit/s",
+            Conversation(size_bits=size_bits, reply_bits=8),
+            1,
+            1,
+            lambda them: megabytes * 8e-3 * len(them),
+        ),
+        Load(
+            f"{megabytes} MB each way, in turn",
+            "Gbit/s",
+            Conversation(size_bits=size_bits),
+            1,
+            1,
+            lambda them: 2 * megabytes * 8e-3 * len(them),
+        ),
+    ]
+
+
+def _measured(load: Load, bench: Bench) -> Iterator[Measurement]:
+    """Measure one load in turns."""
+    lost: list[float] = []
+    withheld: list[float] = []
+
+    def turn(probed: bool) -> float:  # noqa: FBT001 (one of the subjects that take turns)
+        bench.step(f"load: {load.what}{', all probes attached' if probed else ''}")
+        # A network of its own each time: a client that has used most of its ports needs ever longer to find a free one.
+        with topology() as net:
+            if not probed:
+                return _rate(net, load)
+            with record(*probes.here(), devices=net.devices, lossy=True) as recorder:
+                reached = _rate(net, load)
+        lost.append(sum(recorder.recording.lost.values()))
+        withheld.append(sum(recorder.recording.withheld.values()))
+        return reached
+
+    rates = turns.in_turns((False, True), bench.times(5, 2), turn)
+    yield Measurement(FIGURE, _DEMO, load.what, load.unit, rates[False], goal=load.goal)
+    yield Measurement(FIGURE, _PROBES, load.what, load.unit, rates[True])
+    yield Measurement(
+        FIGURE, _PROBES, f"{load.what}, with all probes", "ratio", turns.ratios(rates[True], rates[False])
+    )
+    yield Measurement(FIGURE, _PROBES, f"{load.what}, lost", "events", lost, goal=_NONE)
+    yield Measurement(FIGURE, _PROBES, f"{load.what}, withheld", "events", withheld)
+
+
+def _rate(net: Topology, load: Load) -> float:
+    """Apply a load once; returns its amount for each second from the first call of the client to its last."""
+    net.server.sysctl("core/somaxconn", load.connections)
+    with converse(net, load.conversation, connections=load.connections, concurrency=load.concurrency) as demo:
+        pass
+    net.quiesce()
+    calls = [call for connection in demo.connections for call in connection.client.calls]
+    took_ns = max(call.exit_ns for call in calls) - min(call.enter_ns for call in calls)
+    return load.amount(demo.connections) * SECOND / took_ns

@@ -1,0 +1,194 @@
+"""How true the relay's delays are, and how much it can carry.
+
+`late` is the achieved minus the configured one-way delay, to the frame's handing over, of the frames of a run: p50, p99 and most.
+UDP frames of 64 bytes go at an even rate, from the client or from both hosts; then one TCP stream, as fast as it goes. `awake` is the
+relay's own way to keep the processor from sleeping. `lost` is the share of frames that were dropped without having been told to.
+"""
+
+import multiprocessing
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lab.bench.chapters import Bench, explained
+from lab.bench.measurement import Goal, Measurement
+from lab.conditions import Conditions
+from lab.netns import inside
+from lab.topology import Host, Topology, topology
+from lab.units import MS, SECOND
+from lab.wire.log import Direction, hold_ns
+from lab.wire.relay import Relay
+
+FIGURE = "wire"
+PORT = 9
+_RELAY = "lab (relay)"
+_DELAYS_MS = (0, 1, 5, 20, 100)
+_GOALS = {"late, p50": Goal(least=False, value=10_000), "late, p99": Goal(least=False, value=150_000)}
+_ALL_CARRIED = Goal(least=False, value=0)
+_GIGABIT = Goal(least=True, value=1.0)
+_LONG_NS = 200_000
+_FORK = multiprocessing.get_context("fork")
+
+
+class Paced(NamedTuple):
+    """Frames at an even rate, by one host or both, over a wire of this delay each way."""
+
+    delay_ms: int
+    per_second: int = 1000
+    both_ways: bool = False
+    awake: bool = False
+
+    @property
+    def conditions(self) -> dict[str, object]:
+        """What was set, in words."""
+        told: dict[str, object] = {"delay": f"{self.delay_ms} ms", "frames a second": self.per_second}
+        return told | {word: True for word, so in (("both ways", self.both_ways), ("awake", self.awake)) if so}
+
+
+_CASES = (
+    Paced(0, awake=True),
+    *(Paced(delay_ms) for delay_ms in _DELAYS_MS),
+    Paced(1, both_ways=True),
+    Paced(1, 100_000),
+    Paced(1, 50_000, both_ways=True),
+)
+
+
+class Carried(NamedTuple):
+    """What the log tells of one run: how late frames were (ns), how many there were, how many were dropped unasked; and the times."""
+
+    late_ns: npt.NDArray[np.int64]
+    frames: int
+    dropped: int
+    took_ns: int
+    cpu_ns: int  # the relay's own
+
+
+def measure(bench: Bench) -> Iterator[Measurement]:
+    """Measure every rate and delay several times over, each time all of them."""
+    repetitions, seconds = bench.times(3, 1), 2.0 if not bench.quick else 0.5
+    runs: dict[Paced, list[Carried]] = {case: [] for case in _CASES}
+    streams: dict[int, list[float]] = {0: [], 1: []}
+    for _ in range(repetitions):
+        for case, found in runs.items():
+            bench.step(f"wire: {case.delay_ms} ms, {case.per_second:,} frames/s")
+            found.append(_paced(case, seconds))
+        for delay_ms, rates in streams.items():
+            bench.step(f"wire: {delay_ms} ms, one TCP stream")
+            rates.append(_stream(delay_ms, seconds))
+    for case, found in runs.items():
+        yield from _rows(case, found)
+    for delay_ms, rates in streams.items():
+        yield Measurement(FIGURE, _RELAY, "one TCP stream", "Gbit/s", rates, {"delay": f"{delay_ms} ms"}, _GIGABIT)
+
+
+def _rows(case: Paced, runs: list[Carried]) -> Iterator[Measurement]:
+    """Yield what was found of one case; the delays are promised for a thousand frames a second, that none is dropped for all."""
+    promised = _GOALS if case.per_second == 1000 else {}
+    for quantity, percentile in (("late, p50", 50), ("late, p99", 99), ("late, most", 100)):
+        late_ns = [float(np.percentile(run.late_ns, percentile)) for run in runs]
+        row = Measurement(FIGURE, _RELAY, quantity, "ns", late_ns, case.conditions, promised.get(quantity))
+        yield explained(row, "the relay had to wait for its processor, or for an interrupt")
+    for quantity, unit, values, goal in (
+        ("carried", "1/s", [run.frames * SECOND / run.took_ns for run in runs], None),
+        ("lost", "fraction", [run.dropped / max(1, run.frames) for run in runs], _ALL_CARRIED),
+        ("processor time of the relay", "fraction", [run.cpu_ns / run.took_ns for run in runs], None),
+    ):
+        yield Measurement(FIGURE, _RELAY, quantity, unit, values, case.conditions, goal)
+
+
+def _paced(case: Paced, seconds: float) -> Carried:
+    """Send at an even rate."""
+
+    def traffic(net: Topology, stack: ExitStack) -> None:
+        ends = [stack.enter_context(_bound(host)) for host in (net.client, net.server)]
+        addresses = [end.getsockname() for end in ends]
+        for end, peer in zip(ends, reversed(addresses), strict=True):
+            end.connect(peer)
+        senders = [
+            _FORK.Process(target=_send, args=(end, case.per_second, seconds)) for end in ends[: 1 + case.both_ways]
+        ]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+
+    frames = int((1 + case.both_ways) * case.per_second * seconds)
+    return _carried(Relay(log_frames=frames + 1000, awake=case.awake), case.delay_ms, traffic)
+
+
+def _stream(delay_ms: int, seconds: float) -> float:
+    """Send one TCP stream from the client to the server as fast as it goes; returns Gbit/s."""
+    received = 0
+
+    def drain(listener: socket.socket) -> None:
+        nonlocal received
+        connection, _ = listener.accept()
+        buffer = bytearray(1 << 20)
+        with connection:
+            while size := connection.recv_into(buffer):
+                received += size
+
+    def traffic(net: Topology, stack: ExitStack) -> None:
+        create = partial(socket.create_server, (net.server.ipv4, PORT))
+        listener = stack.enter_context(inside(net.server.name, create))
+        client = stack.enter_context(inside(net.client.name, socket.socket))
+        # The only one that is allowed in every namespace and does not pace itself.
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+        thread = threading.Thread(target=drain, args=(listener,))
+        thread.start()
+        client.connect(listener.getsockname())
+        end, chunk = time.monotonic() + seconds, bytes(1 << 18)
+        while time.monotonic() < end:
+            client.sendall(chunk)
+        client.close()
+        thread.join()
+
+    took_ns = _carried(Relay(log_frames=4_000_000), delay_ms, traffic).took_ns
+    return received * 8 / took_ns
+
+
+def _carried(relay: Relay, delay_ms: int, traffic: Callable[[Topology, ExitStack], None]) -> Carried:
+    conditions = Conditions(delay_ns=delay_ms * MS)
+    with topology(relay) as net:
+        net.conditions(conditions, conditions)
+        start_ns, cpu_ns = time.monotonic_ns(), _cpu_ns(relay.pid)
+        with ExitStack() as stack:
+            traffic(net, stack)
+        took_ns, cpu_ns = time.monotonic_ns() - start_ns, _cpu_ns(relay.pid) - cpu_ns
+        while relay.log(lossy=True).waiting:
+            time.sleep(0.01)
+        log = relay.log(lossy=True)
+    late_ns = hold_ns(log.going(Direction.TO_SERVER))[0] - delay_ms * MS
+    return Carried(late_ns, len(log.frames), sum(log.faults.values()), took_ns, cpu_ns)
+
+
+def _bound(host: Host) -> socket.socket:
+    """Return a UDP socket on its host. Nobody needs to read from it: the log of the wire tells what came through."""
+    end = inside(host.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    end.bind((host.ipv4, PORT))
+    return end
+
+
+def _send(end: socket.socket, per_second: int, seconds: float) -> None:
+    payload, gap_ns = bytes(64 - 14 - 20 - 8), SECOND // per_second
+    start_ns = time.monotonic_ns()
+    for number in range(int(per_second * seconds)):
+        while (wait_ns := start_ns + number * gap_ns - time.monotonic_ns()) > 0:
+            # Two processors have to do for senders and relay: whoever has time sleeps.
+            if wait_ns > _LONG_NS:
+                time.sleep(wait_ns / SECOND)
+        end.send(payload)
+
+
+def _cpu_ns(pid: int) -> int:
+    """How long a process has run. Source: schedstat, nanoseconds on a processor."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
