@@ -3,6 +3,10 @@
  */
 #pragma once
 
+#ifndef TYPED
+#define TYPED !ATTACH_KPROBE /* what a kprobe finds in registers has no type */
+#endif
+
 #include "lab.h"
 
 /* A kernel function's entry and return, by the best way that this kernel allows: exactly one of ATTACH_FENTRY,

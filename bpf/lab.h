@@ -16,6 +16,20 @@
  * second program, attached behind the first, which acts when the first was left out, sees it all. */
 #define ON_RAW_TRACEPOINT_AGAIN(event) int on_raw_tracepoint__##event##__again(struct bpf_raw_tracepoint_args *ctx)
 
+/* The same, where the verifier knows the types of the arguments (BPF_TRACE_RAW_TP): members of what they point to are loaded, by
+ * typed_read(), where a copy takes a call of a helper. With -DTYPED=0 these are plain raw tracepoints, and members are copied. Not for
+ * arguments that can be NULL: kernels before 6.13 take them all for valid. */
+#ifndef TYPED
+#define TYPED 1
+#endif
+#if TYPED
+#define ON_TP_BTF(event) int on_tp_btf__##event(struct bpf_raw_tracepoint_args *ctx)
+#define ON_TP_BTF_AGAIN(event) int on_tp_btf__##event##__again(struct bpf_raw_tracepoint_args *ctx)
+#else
+#define ON_TP_BTF ON_RAW_TRACEPOINT
+#define ON_TP_BTF_AGAIN ON_RAW_TRACEPOINT_AGAIN
+#endif
+
 /* For events of which hardly any is of interest: what a kernel withholds of them (lab/audit.py) is no reason to record again.
  * Not for those that can interrupt their own program: nothing makes up for what is left out then. */
 #define ON_RAW_TRACEPOINT_UNAUDITED(event)                                                                             \
@@ -41,6 +55,19 @@
         _Static_assert(sizeof(*(to)) == (size), "the variable is not as wide as the kernel's member");                 \
         bpf_probe_read_kernel((to), (size), (const void *)(base) + (offset));                                          \
     })
+
+/* The same, of an object whose type the verifier knows: the argument of a tracepoint (ON_TP_BTF) or, by fentry, of a function, and
+ * what a member of those points to. */
+#define typed_read(to, base, field) TYPED_READ(to, base, field)
+#if TYPED
+#define TYPED_READ(to, base, offset, size)                                                                             \
+    ({                                                                                                                 \
+        _Static_assert(sizeof(*(to)) == (size), "the variable is not as wide as the kernel's member");                 \
+        *(to) = *(const volatile typeof(*(to)) *)((const void *)(base) + (offset));                                    \
+    })
+#else
+#define TYPED_READ KERNEL_READ
+#endif
 
 /* The same out of a part of the object that has been copied as a whole, which costs less than a copy for each member: the array
  * `from` holds the bytes from offset `at` on. */

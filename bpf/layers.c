@@ -70,9 +70,9 @@ static inline bool is_observed(const void *sk, struct common *common)
 {
     u16 lport = 0, rport = 0;
 
-    bpf_probe_read_kernel(common, sizeof(*common), sk);
-    read_copied(&lport, common->bytes, 0, FIELD(sock_common, skc_num));
-    read_copied(&rport, common->bytes, 0, FIELD(sock_common, skc_dport));
+    copy_common(common, sk);
+    common_read(&lport, common, FIELD(sock_common, skc_num));
+    common_read(&rport, common, FIELD(sock_common, skc_dport));
     return has_port(lport, bpf_ntohs(rport));
 }
 
@@ -364,10 +364,10 @@ static inline int report_ready(const void *sk)
 
     if (!is_observed(sk, &common) || !is_tcp(sk))
         return 0;
-    read_copied(&state, common.bytes, 0, FIELD(sock_common, skc_state));
+    common_read(&state, &common, FIELD(sock_common, skc_state));
     if (state == TCP_LISTEN)
         return 0;
-    read_copied_endpoints(&ends, &common);
+    read_endpoints(&ends, &common);
     if (!is_watched(ends.netns))
         return 0;
     point = new_point(POINT_READY);

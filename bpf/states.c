@@ -7,6 +7,7 @@
  *   skb:kfree_skb is where that can be seen.
  * - Or no FIN comes and the minisock's timer runs out (tw_timer_handler()): timer:timer_expire_entry.
  */
+#define READ typed_read
 #include "tcp.h"
 #include <linux/ip.h>
 #include <linux/ipv6.h>
@@ -62,42 +63,46 @@ static inline void fill_endpoints(struct state_change *change, const struct endp
 static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
 {
     u64 time_ns = bpf_ktime_get_ns();
-    const void *sk = (const void *)ctx->args[0];
-    u8 oldstate = ctx->args[1];
-    u8 newstate = state_after(sk, oldstate, ctx->args[2]);
+    const void *tcp = tcp_of((const void *)ctx->args[0]);
+    u8 oldstate = ctx->args[1], newstate;
     struct endpoints endpoints = {};
     struct state_change *change;
     int owned = 0;
 
+    if (!tcp)
+        return 0;
+    read_socket_endpoints(&endpoints, tcp);
+    if (!is_watched(endpoints.netns))
+        return 0;
+    newstate = state_after(tcp, oldstate, ctx->args[2]);
     /* A minisock goes on in FIN_WAIT2, and close() after shutdown() repeats it: no change of the connection's state. */
-    if (oldstate == newstate || !is_watched_tcp(sk))
+    if (oldstate == newstate)
         return 0;
     change = new_change(time_ns, oldstate, newstate, again);
     if (!change)
         return 0;
-    change->skaddr = (u64)sk;
-    read_socket_endpoints(&endpoints, sk);
+    change->skaddr = (u64)tcp;
     fill_endpoints(change, &endpoints);
     /* lock_sock() marks the socket while a process works on it. Softirq code touches it only when that mark is not
      * set, so with the mark the current task is the owner at work and without it any bystander. */
-    kernel_read(&owned, sk, FIELD(sock, sk_lock, owned));
+    typed_read(&owned, tcp, FIELD(sock, sk_lock, owned));
     if (owned) {
         change->tgid = bpf_get_current_pid_tgid() >> 32;
         bpf_get_current_comm(change->comm, sizeof(change->comm));
     }
     if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED)
-        change->handshake_rtt_us = handshake_rtt_us(sk);
+        change->handshake_rtt_us = handshake_rtt_us(tcp);
     events.ringbuf_submit(change, BPF_RB_NO_WAKEUP);
     return 0;
 }
 
-ON_RAW_TRACEPOINT(inet_sock_set_state)
+ON_TP_BTF(inet_sock_set_state)
 {
     first_run(EVENT(inet_sock_set_state), AT_CHANGE, change_key(ctx));
     return report_change(ctx, false);
 }
 
-ON_RAW_TRACEPOINT_AGAIN(inet_sock_set_state)
+ON_TP_BTF_AGAIN(inet_sock_set_state)
 {
     return rescues(AT_CHANGE, change_key(ctx)) ? report_change(ctx, true) : 0;
 }
@@ -128,14 +133,17 @@ static inline bool ends_wait(struct bpf_raw_tracepoint_args *ctx, const struct t
     u8 substate = TCP_TIME_WAIT;
 
 #if TRACEPOINT_ARGS(kfree_skb) >= 4
-    kernel_read(&substate, (const void *)ctx->args[3], FIELD(inet_timewait_sock, tw_substate));
+    const void *sk = (const void *)ctx->args[3];
+
+    if (sk)
+        kernel_read(&substate, sk, FIELD(inet_timewait_sock, tw_substate));
 #endif
     return tcp->rst || (tcp->fin && substate == TCP_TIME_WAIT);
 }
 
 static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool again)
 {
-    u64 time_ns = bpf_ktime_get_ns();
+    u64 time_ns;
     const void *skb = (const void *)ctx->args[0];
     struct state_change *change;
     struct tcphdr tcp = {};
@@ -145,10 +153,11 @@ static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool agai
 
     if (!for_minisock(ctx))
         return 0;
-    kernel_read(&protocol, skb, FIELD(sk_buff, protocol));
-    kernel_read(&head, skb, FIELD(sk_buff, head));
-    kernel_read(&network, skb, FIELD(sk_buff, network_header));
-    kernel_read(&transport, skb, FIELD(sk_buff, transport_header));
+    time_ns = bpf_ktime_get_ns();
+    typed_read(&protocol, skb, FIELD(sk_buff, protocol));
+    typed_read(&head, skb, FIELD(sk_buff, head));
+    typed_read(&network, skb, FIELD(sk_buff, network_header));
+    typed_read(&transport, skb, FIELD(sk_buff, transport_header));
     if (protocol == bpf_htons(ETH_P_IP)) {
         struct iphdr ip = {};
 
@@ -185,13 +194,13 @@ static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool agai
     return 0;
 }
 
-ON_RAW_TRACEPOINT(kfree_skb)
+ON_TP_BTF(kfree_skb)
 {
     first_run(EVENT(kfree_skb), AT_FREE, ctx->args[0]);
     return report_minisock(ctx, false);
 }
 
-ON_RAW_TRACEPOINT_AGAIN(kfree_skb)
+ON_TP_BTF_AGAIN(kfree_skb)
 {
     return rescues(AT_FREE, ctx->args[0]) ? report_minisock(ctx, true) : 0;
 }
@@ -202,17 +211,21 @@ ON_RAW_TRACEPOINT_UNAUDITED(timer_expire_entry)
 {
     u64 time_ns = bpf_ktime_get_ns();
     const void *sk = (const void *)ctx->args[0] - offset_of(FIELD(inet_timewait_sock, tw_timer));
+    struct common common;
     struct endpoints endpoints = {};
     struct state_change *change;
     u16 family = 0;
     u8 state = 0, substate = 0;
 
     kernel_read(&state, sk, FIELD(sock_common, skc_state));
-    kernel_read(&substate, sk, FIELD(inet_timewait_sock, tw_substate));
-    kernel_read(&family, sk, FIELD(sock_common, skc_family));
-    if (state != TCP_TIME_WAIT || substate != TCP_FIN_WAIT2 || (family != AF_INET && family != AF_INET6))
+    if (state != TCP_TIME_WAIT)
         return 0;
-    read_common_endpoints(&endpoints, sk);
+    kernel_read(&substate, sk, FIELD(inet_timewait_sock, tw_substate));
+    copy_common(&common, sk);
+    common_read(&family, &common, FIELD(sock_common, skc_family));
+    if (substate != TCP_FIN_WAIT2 || (family != AF_INET && family != AF_INET6))
+        return 0;
+    read_endpoints(&endpoints, &common);
     if (!is_watched(endpoints.netns))
         return 0;
     change = new_change(time_ns, TCP_FIN_WAIT2, TCP_CLOSE, false);

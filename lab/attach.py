@@ -31,6 +31,7 @@ FORCED = "LAB_ATTACH"
 
 _PROG_TYPES = {
     "raw_tracepoint": ProgType.RAW_TRACEPOINT,
+    "tp_btf": ProgType.TRACING,
     "fentry": ProgType.TRACING,
     "fexit": ProgType.TRACING,
     "kprobe": ProgType.KPROBE,
@@ -39,9 +40,15 @@ _PROG_TYPES = {
     "xdp": ProgType.XDP,
     "cgroup_skb": ProgType.CGROUP_SKB,
 }
-_TRACING = {"fentry": AttachType.TRACE_FENTRY, "fexit": AttachType.TRACE_FEXIT}
+# How such a program is attached, and what in the kernel's types is what it is attached to.
+_TRACING = {
+    "tp_btf": (AttachType.TRACE_RAW_TP, "TYPEDEF", "btf_trace_"),
+    "fentry": (AttachType.TRACE_FENTRY, "FUNC", ""),
+    "fexit": (AttachType.TRACE_FEXIT, "FUNC", ""),
+}
 _CGROUP = {"ingress": AttachType.CGROUP_INET_INGRESS, "egress": AttachType.CGROUP_INET_EGRESS}
 _ON_DEVICES = ("tc", "xdp")
+_AT_TRACEPOINTS = ("raw_tracepoint", "tp_btf")  # one place: the second knows the types of the arguments
 _TRIED = "tcp_v4_connect"  # a function that every kernel with IPv4 has
 
 
@@ -60,7 +67,8 @@ class Function(NamedTuple):
     @property
     def place(self) -> str:
         """The attach point, as results name it."""
-        return f"{self.kind.replace('_', ' ')}:{self.event}"
+        kind = "raw_tracepoint" if self.kind in _AT_TRACEPOINTS else self.kind
+        return f"{kind.replace('_', ' ')}:{self.event}"
 
     @property
     def again(self) -> bool:
@@ -70,7 +78,7 @@ class Function(NamedTuple):
     @property
     def audited(self) -> bool:
         """Tell whether it counts its runs, so that they can be compared with the event's hits."""
-        return self.kind == "raw_tracepoint" and not self.role
+        return self.kind in _AT_TRACEPOINTS and not self.role
 
     @property
     def on_device(self) -> bool:
@@ -119,7 +127,8 @@ def load(kind: str, event: str, instructions: bytes) -> int:
     """Load one function's instructions; returns the program's file descriptor. `OSError` says why it is refused."""
     expected, target = 0, 0
     if kind in _TRACING:
-        expected, target = _TRACING[kind], _type_id(event)
+        expected, type_kind, prefix = _TRACING[kind]
+        target = _type_id(type_kind, prefix + event)
     elif kind == "cgroup_skb":
         expected = _CGROUP[event]
     return bpf_syscall.prog_load(
@@ -146,13 +155,13 @@ def refusal(function: Function) -> str | None:
     return None
 
 
-def _type_id(function: str) -> int:
-    """Look up by what number the running kernel's types know a function."""
+def _type_id(kind: str, name: str) -> int:
+    """Look up by what number the running kernel's types know a function or tracepoint."""
 
     def look_up() -> bytes:
-        return str(btf.Btf.of_kernel().type_id("FUNC", function)).encode()
+        return str(btf.Btf.of_kernel().type_id(kind, name)).encode()
 
-    return int(recall("function", f"{btf.kernel_identity()} {function}".encode(), look_up))
+    return int(recall("function", f"{btf.kernel_identity()} {kind} {name}".encode(), look_up))
 
 
 def attach(function: Function, devices: "Sequence[Device]", links: ExitStack) -> list[str]:
@@ -202,6 +211,7 @@ def _cgroup_skb(function: Function, links: ExitStack) -> None:
 
 _ATTACH: dict[str, Callable[[Function, ExitStack], None]] = {
     "raw_tracepoint": _raw_tracepoint,
+    "tp_btf": _tracing,
     "fentry": _tracing,
     "fexit": _tracing,
     "kprobe": partial(_kprobe, at_return=0),
