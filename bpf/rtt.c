@@ -11,6 +11,7 @@
 #include "estimate.h"
 #include "functions.h"
 #include "log2.h"
+#define READ typed_read
 #include "tcp.h"
 #include "totals.h"
 
@@ -160,11 +161,11 @@ static inline void add(struct key *key, enum kind kind, u32 rtt_us)
     __sync_fetch_and_add(&value->slots[log2_slot(rtt_us / BUCKET_UNIT_US) % LOG2_SLOTS], 1);
 }
 
-static inline void read_estimate(struct estimate *now, const void *sk)
+static inline void read_estimate(struct estimate *now, const void *tcp)
 {
-    kernel_read(&now->srtt_us, sk, FIELD(tcp_sock, srtt_us));
-    kernel_read(&now->mdev_us, sk, FIELD(tcp_sock, mdev_us));
-    kernel_read(&now->delivered, sk, FIELD(tcp_sock, delivered));
+    typed_read(&now->srtt_us, tcp, FIELD(tcp_sock, srtt_us));
+    typed_read(&now->mdev_us, tcp, FIELD(tcp_sock, mdev_us));
+    typed_read(&now->delivered, tcp, FIELD(tcp_sock, delivered));
 }
 
 #if KEEP_RTT
@@ -196,19 +197,20 @@ static inline void remember(u64 skaddr, struct estimate *now)
 static inline int change(struct bpf_raw_tracepoint_args *ctx, bool again)
 {
     u64 skaddr = ctx->args[0];
-    const void *sk = (const void *)skaddr;
     struct estimate now = {}, unborn = {}, *before = &unborn;
     struct endpoints ends = {};
     struct key key = {};
+    const void *tcp;
 
     if (ctx->args[1] != TCP_ESTABLISHED && ctx->args[2] != TCP_ESTABLISHED)
         return 0;
-    if (!is_tcp(sk))
+    tcp = tcp_of((const void *)skaddr);
+    if (!tcp)
         return 0;
-    read_socket_endpoints(&ends, sk);
+    read_socket_endpoints(&ends, tcp);
     if (!wanted(&ends))
         return 0;
-    read_estimate(&now, sk);
+    read_estimate(&now, tcp);
     fill_key(&key, &ends, again);
     if (ctx->args[1] == TCP_ESTABLISHED) {
         before = sockets.lookup(&skaddr);
@@ -228,15 +230,17 @@ static inline int change(struct bpf_raw_tracepoint_args *ctx, bool again)
 
 static inline int segment(u64 skaddr, bool again)
 {
-    const void *sk = (const void *)skaddr;
+    const void *tcp = tcp_of((const void *)skaddr);
     struct estimate now = {};
     struct endpoints ends = {};
     struct key key = {};
 
-    read_socket_endpoints(&ends, sk);
+    if (!tcp)
+        return 0;
+    read_socket_endpoints(&ends, tcp);
     if (!wanted(&ends))
         return 0;
-    read_estimate(&now, sk);
+    read_estimate(&now, tcp);
     fill_key(&key, &ends, again);
 #if KEEP_SRTT
     if (now.srtt_us)
@@ -260,13 +264,13 @@ enum point { AT_CHANGE, AT_SEGMENT };
 #if ATTACH_TRACEPOINT
 
 /* It fires at the entry of tcp_rcv_established(). */
-ON_RAW_TRACEPOINT(tcp_probe)
+ON_TP_BTF(tcp_probe)
 {
     first_run(EVENT(tcp_probe), AT_SEGMENT, ctx->args[1]);
     return segment(ctx->args[0], false);
 }
 
-ON_RAW_TRACEPOINT_AGAIN(tcp_probe)
+ON_TP_BTF_AGAIN(tcp_probe)
 {
     return rescues(AT_SEGMENT, ctx->args[1]) ? segment(ctx->args[0], true) : 0;
 }
@@ -288,13 +292,13 @@ ON_FUNCTION_AGAIN(tcp_rcv_established)
 
 #if KEEP_RTT
 
-ON_RAW_TRACEPOINT(inet_sock_set_state)
+ON_TP_BTF(inet_sock_set_state)
 {
     first_run(EVENT(inet_sock_set_state), AT_CHANGE, change_key(ctx));
     return change(ctx, false);
 }
 
-ON_RAW_TRACEPOINT_AGAIN(inet_sock_set_state)
+ON_TP_BTF_AGAIN(inet_sock_set_state)
 {
     return rescues(AT_CHANGE, change_key(ctx)) ? change(ctx, true) : 0;
 }

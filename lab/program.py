@@ -109,7 +109,7 @@ class Program:
     def fire(self, event: str, *arguments: int, cpu: int | None = None) -> int:
         """Run the function at a raw tracepoint as if the event had come with these arguments; returns what it returned.
 
-        With `cpu`, as if it had come there.
+        With `cpu`, as if it had come there. The kernel does not do so for arguments whose types it knows (ON_TP_BTF in bpf/lab.h).
         """
         (fd,) = (it.fd for it in self._loaded if it.audited and it.event == event)
         return raw_tracepoint_test_run(fd, *arguments, cpu=cpu)
