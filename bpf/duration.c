@@ -25,12 +25,38 @@ struct segment {
 
 BPF_RINGBUF_OUTPUT(events, 4096);
 
+/* Tells of most segments that they open and end nothing: where no other header is between the device's, IP's and TCP's, and all are in
+ * the packet's first part of memory, what the parser would find can be seen at once. */
+static __always_inline bool is_plain_and_in_between(struct __sk_buff *ctx)
+{
+    const struct ethhdr *ethernet = (const void *)(long)ctx->data;
+    const void *end = (const void *)(long)ctx->data_end;
+    const struct iphdr *ipv4 = (const void *)(ethernet + 1);
+    const struct ipv6hdr *ipv6 = (const void *)(ethernet + 1);
+    const u8 *tcp;
+
+    if ((const void *)(ipv4 + 1) > end)
+        return false;
+    if (ethernet->h_proto == bpf_htons(ETH_P_IP) && *(const u8 *)ipv4 == 0x45 && ipv4->protocol == IPPROTO_TCP) {
+        tcp = (const void *)(ipv4 + 1);
+    } else if (ethernet->h_proto == bpf_htons(ETH_P_IPV6)) {
+        if ((const void *)(ipv6 + 1) > end || ipv6->nexthdr != IPPROTO_TCP)
+            return false;
+        tcp = (const void *)(ipv6 + 1);
+    } else {
+        return false;
+    }
+    return (const void *)(tcp + sizeof(struct tcphdr)) <= end && !(tcp[13] & (FIN | SYN | RST));
+}
+
 static __always_inline int report_segment(struct __sk_buff *ctx, u8 ingress)
 {
     struct packet packet = {};
     struct segment *segment;
     u32 end;
 
+    if (is_plain_and_in_between(ctx))
+        return TC_ACT_UNSPEC;
     if (ctx->vlan_present)
         add_tag(&packet, ctx->vlan_tci);
     parse_frame(ctx, &packet);
