@@ -53,7 +53,7 @@ ON_CGROUP_SKB(ingress)
 
     if (!found)
         return 1;
-    netns = netns_of_packet(ctx);
+    netns = netns_of_context(ctx);
     if (!is_watched(netns))
         return 1;
     parse_network(ctx, &packet);

@@ -21,10 +21,11 @@ static inline int enters(u32 fd, u8 kind, u8 point)
 {
     struct call call = {.kind = kind, .point = point, .fd = fd};
     u64 thread = bpf_get_current_pid_tgid();
+    struct common common;
     struct step *step;
     const void *sk;
 
-    sk = socket_of(fd);
+    sk = socket_of(fd, &common);
     if (!sk || !is_64_bit())
         return 0;
     call.skaddr = (u64)sk;
@@ -47,6 +48,7 @@ static inline int returns(s64 result)
     u64 thread = bpf_get_current_pid_tgid();
     struct call *call = under_way.lookup(&thread);
     const void *sk;
+    struct common common;
     struct step *step;
 
     if (!call)
@@ -60,12 +62,12 @@ static inline int returns(s64 result)
         step->skaddr = call->skaddr;
         /* close() has let go of the socket, and so may another thread have: what is at its address now can be another. */
         if (call->kind == KIND_ACCEPT && result >= 0) {
-            sk = socket_of(result);
+            sk = socket_of(result, &common);
             step->listener = call->skaddr;
             if (sk)
                 fill_socket(step, sk);
         } else if (call->kind != KIND_CLOSE) {
-            sk = socket_of(call->fd);
+            sk = socket_of(call->fd, &common);
             if ((u64)sk == call->skaddr)
                 fill_socket(step, sk);
         }

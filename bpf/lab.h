@@ -25,9 +25,11 @@
 #if TYPED
 #define ON_TP_BTF(event) int on_tp_btf__##event(struct bpf_raw_tracepoint_args *ctx)
 #define ON_TP_BTF_AGAIN(event) int on_tp_btf__##event##__again(struct bpf_raw_tracepoint_args *ctx)
+#define ON_TP_BTF_UNAUDITED(event) int on_tp_btf__##event##__unaudited(struct bpf_raw_tracepoint_args *ctx)
 #else
 #define ON_TP_BTF ON_RAW_TRACEPOINT
 #define ON_TP_BTF_AGAIN ON_RAW_TRACEPOINT_AGAIN
+#define ON_TP_BTF_UNAUDITED ON_RAW_TRACEPOINT_UNAUDITED
 #endif
 
 /* For events of which hardly any is of interest: what a kernel withholds of them (lab/audit.py) is no reason to record again.

@@ -36,6 +36,8 @@
 #define AT(name) 0
 #define LOAD load_skb
 
+#define READ typed_read
+
 #include "functions.h"
 #include "layers.h"
 #include "packet.h"
@@ -48,29 +50,31 @@
 enum slot { SLOT_READY };
 
 /* What a thread is at: a call on a socket (`skaddr`), a wait for one (`waits`), or nothing of interest. `told_ns` is when it last came
- * out of such a wait in which it had slept. */
+ * out of such a wait in which it had slept. The ends are noted at the entry: a RST may come meanwhile, and clears the local port. */
 struct call {
     u64 enter_ns;
     u64 skaddr;
     u64 awake_ns;
     u64 told_ns;
     u64 sleeps;
+    u32 ends[10]; /* struct endpoints: of a map's values BCC knows no inner structs */
     u32 seq;
     u8 at;
     u8 waits;
     u8 unused[2];
 };
 
+_Static_assert(sizeof(((struct call *)0)->ends) == sizeof(struct endpoints), "the ends of a socket do not fit");
+
 /* By thread, which keeps its entry from call to call: that costs less than making one for each. The loader empties maps of this
  * name when the programs are detached. */
 BPF_TABLE("lru_hash", u64, struct call, under_way, 65536);
 
-/* Tells whether a socket has the port: most end here. `common` is then its beginning. */
-static inline bool is_observed(const void *sk, struct common *common)
+/* Tells whether a socket has the port: most end here. */
+static inline bool is_observed(const struct common *common)
 {
     u16 lport = 0, rport = 0;
 
-    copy_common(common, sk);
     common_read(&lport, common, FIELD(sock_common, skc_num));
     common_read(&rport, common, FIELD(sock_common, skc_dport));
     return has_port(lport, bpf_ntohs(rport));
@@ -93,7 +97,7 @@ static inline u64 sleeps_so_far(void)
 {
     unsigned long count = 0;
 
-    kernel_read(&count, bpf_get_current_task(), FIELD(task_struct, nvcsw));
+    task_read(&count, current_task(), FIELD(task_struct, nvcsw));
     return count;
 }
 
@@ -112,8 +116,8 @@ static inline int enters(u32 fd, u8 kind, u8 point)
         }
         return 0;
     }
-    sk = socket_of(fd);
-    if (!sk || !is_observed(sk, &common) || !is_64_bit())
+    sk = socket_of(fd, &common);
+    if (!sk || !is_observed(&common) || !is_64_bit())
         return 0;
     call = under_way.lookup_or_try_init(&thread, &none);
     if (!call) {
@@ -121,6 +125,7 @@ static inline int enters(u32 fd, u8 kind, u8 point)
         return 0;
     }
     call->skaddr = (u64)sk;
+    read_endpoints((struct endpoints *)call->ends, &common);
     call->at = kind;
     call->seq = stream_position(sk, kind);
     call->awake_ns = 0;
@@ -133,20 +138,17 @@ static inline int enters(u32 fd, u8 kind, u8 point)
  * so much further. */
 static inline void report_call(const struct call *call, s64 result)
 {
-    const void *sk = (const void *)call->skaddr;
-    u32 length = stream_position(sk, call->at) - call->seq;
-    struct endpoints ends = {};
+    u32 length = stream_position((const void *)call->skaddr, call->at) - call->seq;
     struct point *point;
 
     if (call->at == POINT_READ && length == result + 1) /* with the last data the peer's FIN, which has a number too */
         length = result;
     if (!length || length > LONGEST_CALL)
         return;
-    read_socket_endpoints(&ends, sk); /* a RST may have come meanwhile */
     point = new_point(call->at);
     if (!point)
         return;
-    fill_ends(point, &ends, call->at == POINT_WRITE);
+    fill_ends(point, (const struct endpoints *)call->ends, call->at == POINT_WRITE);
     point->enter_ns = call->enter_ns;
     if (call->at == POINT_READ) {
         point->awake_ns = call->awake_ns;
@@ -179,7 +181,7 @@ static inline int returns(s64 result)
 }
 
 /* The reader runs, and takes what has come: in its own system call, never in an interrupt. */
-ON_RAW_TRACEPOINT_UNAUDITED(skb_copy_datagram_iovec)
+ON_TP_BTF_UNAUDITED(skb_copy_datagram_iovec)
 {
     u64 thread = bpf_get_current_pid_tgid(), sleeps;
     struct call *call = under_way.lookup(&thread);
@@ -226,18 +228,19 @@ static inline u32 tsval_of(const struct timestamp *option)
     return option->head == bpf_htonl(NOP_NOP_TIMESTAMP) ? bpf_ntohl(option->tsval) : 0;
 }
 
-/* At the hooks of TC and cgroup_skb, whose context is the packet itself. */
-static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct packet *packet)
+/* At the hooks of TC and cgroup_skb, whose context is the packet itself; `netns` is where it is, 0: that of its device. */
+static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct packet *packet, u32 netns)
 {
     struct timestamp option = {};
-    u32 end, netns;
+    u32 end;
 
     if (packet->problem || packet->protocol != IPPROTO_TCP || !has_port(packet->sport, packet->dport))
         return;
     end = packet->ip_length ? packet->ip_at + packet->ip_length : ctx->len;
     if (packet->payload_at >= packet->transport_at + 20 + 12)
         bpf_skb_load_bytes(ctx, packet->transport_at + 20, &option, sizeof(option));
-    netns = netns_of_packet(ctx);
+    if (!netns)
+        netns = netns_of_context(ctx);
     if (is_watched(netns))
         report_segment(at, packet, end > packet->payload_at ? end - packet->payload_at : 0, tsval_of(&option), netns);
 }
@@ -247,7 +250,7 @@ static __always_inline int at_tc(struct __sk_buff *ctx, u8 at)
     struct packet packet = {};
 
     parse_frame(ctx, &packet);
-    report_packet(ctx, at, &packet);
+    report_packet(ctx, at, &packet, 0);
     return TC_ACT_UNSPEC;
 }
 
@@ -265,91 +268,114 @@ ON_TC(ingress)
 ON_CGROUP_SKB(ingress)
 {
     struct packet packet = {.ethertype = bpf_ntohs(ctx->protocol)};
+    struct bpf_sock *found = ctx->sk;
+    const void *tcp = found ? bpf_skc_to_tcp_sock(found) : NULL, *net = NULL;
+    struct common common;
+    u8 state = 0;
 
+    if (!tcp)
+        return 1;
+    see_common(&common, tcp);
+    common_read(&state, &common, FIELD(sock_common, skc_state));
+    if (state != TCP_LISTEN && !is_observed(&common)) /* a listener has no remote port */
+        return 1;
+    common_read(&net, &common, FIELD(sock_common, skc_net));
     parse_network(ctx, &packet);
-    report_packet(ctx, POINT_TCP_IN, &packet);
+    report_packet(ctx, POINT_TCP_IN, &packet, netns_of(net));
     return 1;
 }
 
-/* The part of a packet's description that tells where its headers are. */
-#define SKB_PART offset_of(FIELD(sk_buff, protocol))
-struct skb_part {
-    u8 bytes[offset_of(FIELD(sk_buff, data)) + 8 - SKB_PART];
+/* Where IP's header and TCP's are in a packet, as far as they are looked at, when nothing is between them. */
+struct ipv4_headers {
+    struct iphdr ip;
+    struct tcphdr tcp;
+    struct timestamp option;
+};
+
+struct ipv6_headers {
+    struct ipv6hdr ip;
+    struct tcphdr tcp;
+    struct timestamp option;
 };
 
 /* At a tracepoint, by what the packet's own memory says; its headers are not in pages, as the kernel sees to (eth_type_trans(),
- * ip_output()). A packet with IPv6 extension headers is passed over. */
+ * ip_output()). They are copied together: what is behind the packet's end does no harm. A packet with IPv6 extension headers is passed
+ * over. */
 static inline int report_skb(const void *skb, u8 at)
 {
-    struct skb_part part;
     struct packet packet = {};
-    struct timestamp option = {};
-    struct tcphdr tcp = {};
+    struct timestamp option;
+    struct tcphdr tcp;
     const void *head = NULL, *data = NULL, *ip_header;
     u32 length = 0, header, netns = netns_of_packet(skb);
     u16 protocol = 0, network = 0;
 
     if (!is_watched(netns))
         return 0;
-    bpf_probe_read_kernel(&part, sizeof(part), (const void *)skb + SKB_PART);
-    read_copied(&protocol, part.bytes, SKB_PART, FIELD(sk_buff, protocol));
-    read_copied(&network, part.bytes, SKB_PART, FIELD(sk_buff, network_header));
-    read_copied(&head, part.bytes, SKB_PART, FIELD(sk_buff, head));
-    read_copied(&data, part.bytes, SKB_PART, FIELD(sk_buff, data));
-    /* What comes in begins with the network header, which is not noted yet. */
-    ip_header = at == POINT_DEVICE_IN ? data : head + network;
+    typed_read(&protocol, skb, FIELD(sk_buff, protocol));
+    typed_read(&data, skb, FIELD(sk_buff, data));
+    if (at == POINT_DEVICE_IN) { /* what comes in begins with the network header, which is not noted yet */
+        ip_header = data;
+    } else {
+        typed_read(&head, skb, FIELD(sk_buff, head));
+        typed_read(&network, skb, FIELD(sk_buff, network_header));
+        ip_header = head + network;
+    }
     if (protocol == bpf_htons(ETH_P_IP)) {
-        struct iphdr ip = {};
+        struct ipv4_headers all = {};
 
-        bpf_probe_read_kernel(&ip, sizeof(ip), ip_header);
-        if (ip.protocol != IPPROTO_TCP)
+        bpf_probe_read_kernel(&all, sizeof(all), ip_header);
+        if (all.ip.protocol != IPPROTO_TCP)
             return 0;
-        header = ip.ihl * 4;
-        packet.ip_length = bpf_ntohs(ip.tot_len);
-        map_ipv4(&packet.saddr, ip.saddr);
-        map_ipv4(&packet.daddr, ip.daddr);
+        header = all.ip.ihl * 4;
+        if (header > sizeof(all.ip)) /* IP has options */
+            bpf_probe_read_kernel(&all.tcp, sizeof(all.tcp) + sizeof(all.option), ip_header + header);
+        tcp = all.tcp;
+        option = all.option;
+        packet.ip_length = bpf_ntohs(all.ip.tot_len);
+        map_ipv4(&packet.saddr, all.ip.saddr);
+        map_ipv4(&packet.daddr, all.ip.daddr);
     } else if (protocol == bpf_htons(ETH_P_IPV6)) {
-        struct ipv6hdr ip = {};
+        struct ipv6_headers all = {};
 
-        bpf_probe_read_kernel(&ip, sizeof(ip), ip_header);
-        if (ip.nexthdr != IPPROTO_TCP)
+        bpf_probe_read_kernel(&all, sizeof(all), ip_header);
+        if (all.ip.nexthdr != IPPROTO_TCP)
             return 0;
-        header = sizeof(ip);
-        packet.ip_length = bpf_ntohs(ip.payload_len);
-        packet.ip_length += packet.ip_length ? sizeof(ip) : 0;
-        __builtin_memcpy(&packet.saddr, &ip.saddr, sizeof(packet.saddr));
-        __builtin_memcpy(&packet.daddr, &ip.daddr, sizeof(packet.daddr));
+        header = sizeof(all.ip);
+        tcp = all.tcp;
+        option = all.option;
+        packet.ip_length = bpf_ntohs(all.ip.payload_len);
+        packet.ip_length += packet.ip_length ? sizeof(all.ip) : 0;
+        __builtin_memcpy(&packet.saddr, &all.ip.saddr, sizeof(packet.saddr));
+        __builtin_memcpy(&packet.daddr, &all.ip.daddr, sizeof(packet.daddr));
     } else {
         return 0;
     }
-    bpf_probe_read_kernel(&tcp, sizeof(tcp), ip_header + header);
     packet.sport = bpf_ntohs(tcp.source);
     packet.dport = bpf_ntohs(tcp.dest);
     if (!has_port(packet.sport, packet.dport))
         return 0;
     packet.seq = bpf_ntohl(tcp.seq);
     packet.flags = ((u8 *)&tcp)[13];
-    if (tcp.doff >= 8)
-        bpf_probe_read_kernel(&option, sizeof(option), ip_header + header + sizeof(tcp));
     length = packet.ip_length;
     if (!length) { /* longer than its header can say */
-        kernel_read(&length, skb, FIELD(sk_buff, len));
+        typed_read(&length, skb, FIELD(sk_buff, len));
         length -= ip_header - data;
     }
     header += tcp.doff * 4;
-    report_segment(at, &packet, length > header ? length - header : 0, tsval_of(&option), netns);
+    report_segment(at, &packet, length > header ? length - header : 0, tcp.doff >= 8 ? tsval_of(&option) : 0, netns);
     return 0;
 }
 
 /* With softirqs off, so that nothing can interrupt it that comes here too. */
-ON_RAW_TRACEPOINT(net_dev_start_xmit)
+ON_TP_BTF(net_dev_start_xmit)
 {
     runs.increment(EVENT(net_dev_start_xmit));
     return report_skb((const void *)ctx->args[0], POINT_DEVICE_OUT);
 }
 
 /* In softirq, or with softirqs off. */
-ON_RAW_TRACEPOINT(netif_receive_skb)
+ON_TP_BTF(netif_receive_skb)
 {
     runs.increment(EVENT(netif_receive_skb));
     return report_skb((const void *)ctx->args[0], POINT_DEVICE_IN);
@@ -360,9 +386,14 @@ static inline int report_ready(const void *sk)
     struct endpoints ends = {};
     struct common common;
     struct point *point;
+    const void *tcp;
     u8 state = 0;
 
-    if (!is_observed(sk, &common) || !is_tcp(sk))
+    see_common(&common, sk);
+    if (!is_observed(&common))
+        return 0;
+    tcp = tcp_of(sk);
+    if (!tcp)
         return 0;
     common_read(&state, &common, FIELD(sock_common, skc_state));
     if (state == TCP_LISTEN)
@@ -374,20 +405,20 @@ static inline int report_ready(const void *sk)
     if (!point)
         return 0;
     fill_ends(point, &ends, false);
-    kernel_read(&point->seq, sk, FIELD(tcp_sock, rcv_nxt));
+    typed_read(&point->seq, tcp, FIELD(tcp_sock, rcv_nxt));
     events.ringbuf_submit(point, BPF_RB_NO_WAKEUP);
     return 0;
 }
 
 /* Mostly in softirq, but in a process that has kept the socket to itself when that is let go. */
 #if ATTACH_TRACEPOINT
-ON_RAW_TRACEPOINT(sk_data_ready)
+ON_TP_BTF(sk_data_ready)
 {
     first_run(EVENT(sk_data_ready), SLOT_READY, ctx->args[0]);
     return report_ready((const void *)ctx->args[0]);
 }
 
-ON_RAW_TRACEPOINT_AGAIN(sk_data_ready)
+ON_TP_BTF_AGAIN(sk_data_ready)
 {
     return rescues(SLOT_READY, ctx->args[0]) ? report_ready((const void *)ctx->args[0]) : 0;
 }

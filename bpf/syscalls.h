@@ -15,25 +15,35 @@
 
 /* The registers of the process, as the kernel keeps them during a system call (`struct pt_regs`). */
 #if MACHINE_aarch64
-#define FIRST_ARGUMENT 0
+#define FIRST_ARGUMENT 0, 8 /* offset and size, as of FIELD() */
 #else
-#define FIRST_ARGUMENT 14 /* rdi */
+#define FIRST_ARGUMENT 14 * 8, 8 /* rdi */
 #endif
 
-/* The TCP socket behind a file descriptor of the current process, NULL for any other file: those end here as soon as can be,
- * since every read() and write() on the machine comes this way. */
-static inline const void *socket_of(u32 fd)
-{
-    void *files = NULL, *table = NULL, *descriptors = NULL, *file = NULL, *inode = NULL, *socket = NULL, *sk = NULL;
-    u32 limit = 0;
-    u16 mode = 0;
+/* The current task, and how members of it are read: a type that the verifier knows it has since Linux 5.11. */
+#if TYPED && ENUM(bpf_func_id, BPF_FUNC_get_current_task_btf)
+#define current_task() ((const void *)bpf_get_current_task_btf())
+#define task_read typed_read
+#else
+#define current_task() ((const void *)bpf_get_current_task())
+#define task_read kernel_read
+#endif
 
-    kernel_read(&files, bpf_get_current_task(), FIELD(task_struct, files));
-    kernel_read(&table, files, FIELD(files_struct, fdt));
-    kernel_read(&limit, table, FIELD(fdtable, max_fds));
+/* The TCP socket behind a file descriptor of the current process, and the beginning of it; NULL for any other file: those end here as
+ * soon as can be, since every read() and write() on the machine comes this way. */
+static inline const void *socket_of(u32 fd, struct common *common)
+{
+    const void *files = NULL, *table = NULL, *descriptors = NULL, *file = NULL, *inode = NULL, *socket = NULL,
+               *sk = NULL, *net = NULL;
+    u32 limit = 0, netns = 0;
+    u16 mode = 0, family = 0, protocol = 0;
+
+    task_read(&files, current_task(), FIELD(task_struct, files));
+    task_read(&table, files, FIELD(files_struct, fdt));
+    task_read(&limit, table, FIELD(fdtable, max_fds));
     if (fd >= limit)
         return NULL;
-    kernel_read(&descriptors, table, FIELD(fdtable, fd));
+    task_read(&descriptors, table, FIELD(fdtable, fd));
     bpf_probe_read_kernel(&file, sizeof(file), descriptors + fd * sizeof(file));
     kernel_read(&inode, file, FIELD(file, f_inode));
     kernel_read(&mode, inode, FIELD(inode, i_mode));
@@ -41,7 +51,16 @@ static inline const void *socket_of(u32 fd)
         return NULL;
     kernel_read(&socket, file, FIELD(file, private_data));
     kernel_read(&sk, socket, FIELD(socket, sk));
-    return sk && is_watched_tcp(sk) ? sk : NULL;
+    if (!sk)
+        return NULL;
+    copy_common(common, sk);
+    common_read(&family, common, FIELD(sock_common, skc_family));
+    if (family != AF_INET && family != AF_INET6)
+        return NULL;
+    kernel_read(&protocol, sk, FIELD(sock, sk_protocol));
+    common_read(&net, common, FIELD(sock_common, skc_net));
+    kernel_read(&netns, net, FIELD(net, ns, inum));
+    return protocol == IPPROTO_TCP && is_watched(netns) ? sk : NULL;
 }
 
 /* A 32-bit program's calls have other numbers: they are not looked at. */
@@ -50,12 +69,12 @@ static inline bool is_64_bit(void)
 #if MACHINE_aarch64
     unsigned long flags = 0;
 
-    kernel_read(&flags, bpf_get_current_task(), FIELD(task_struct, thread_info, flags));
+    task_read(&flags, current_task(), FIELD(task_struct, thread_info, flags));
     return !has_flag(flags, TIF_32BIT);
 #else
     u32 status = 0;
 
-    kernel_read(&status, bpf_get_current_task(), FIELD(task_struct, thread_info, status));
+    task_read(&status, current_task(), FIELD(task_struct, thread_info, status));
     return !(status & TS_COMPAT);
 #endif
 }
@@ -73,7 +92,7 @@ static inline int returns(s64 result);
 /* Every system call on the machine comes this way. Programs at the tracepoints of single calls would meet only theirs, but the
  * kernel leaves those out, one by one, while another program of the kind or a map's update is under way on the CPU
  * (bpf_prog_active); this one it never does, as no system call is made in an interrupt. */
-ON_RAW_TRACEPOINT_UNAUDITED(sys_enter)
+ON_TP_BTF_UNAUDITED(sys_enter)
 {
     u64 fd = 0;
     u8 kind, point;
@@ -83,11 +102,11 @@ ON_RAW_TRACEPOINT_UNAUDITED(sys_enter)
     default:
         return 0;
     }
-    bpf_probe_read_kernel(&fd, sizeof(fd), (const u64 *)ctx->args[0] + FIRST_ARGUMENT);
+    typed_read(&fd, ctx->args[0], FIRST_ARGUMENT);
     return enters(fd, kind, point);
 }
 
-ON_RAW_TRACEPOINT_UNAUDITED(sys_exit)
+ON_TP_BTF_UNAUDITED(sys_exit)
 {
     return returns(ctx->args[1]);
 }

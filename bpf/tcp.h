@@ -60,6 +60,18 @@ static inline u32 netns_of_packet(const void *skb)
     return netns_of(net);
 }
 
+/* The same of a packet that is a program's context, whose members have no types there. */
+static inline u32 netns_of_context(const void *skb)
+{
+    void *dev = NULL, *net = NULL;
+    u32 inum = 0;
+
+    kernel_read(&dev, skb, FIELD(sk_buff, dev));
+    kernel_read(&net, dev, FIELD(net_device, nd_net));
+    kernel_read(&inum, net, FIELD(net, ns, inum));
+    return inum;
+}
+
 /* The beginning of a socket of any kind, full ones, minisocks and request sockets: a copy up to the last member that is read, which
  * costs less than a copy for each member, or where the verifier knows its type the socket itself. */
 struct common {

@@ -44,7 +44,7 @@ def test_a_probe_whose_clock_is_2_ms_late(judged):
 def test_a_probe_that_adds_2_ms(judged):
     """The time in ESTABLISHED is reported 2 ms longer than it was."""
     late = r"\g<0>    if (oldstate == TCP_ESTABLISHED)\n        change->time_ns += 2000000;\n"
-    wrong = caught(judged((r"^    change->skaddr = \(u64\)sk;\n", late)))
+    wrong = caught(judged((r"^    change->skaddr = \(u64\)tcp;\n", late)))
     assert "time in ESTABLISHED" in wrong
 
 
