@@ -67,8 +67,7 @@ class Function(NamedTuple):
     @property
     def place(self) -> str:
         """The attach point, as results name it."""
-        kind = "raw_tracepoint" if self.kind in _AT_TRACEPOINTS else self.kind
-        return f"{kind.replace('_', ' ')}:{self.event}"
+        return place(self.kind, self.event)
 
     @property
     def again(self) -> bool:
@@ -84,6 +83,12 @@ class Function(NamedTuple):
     def on_device(self) -> bool:
         """Tell whether it is attached to network interfaces."""
         return self.kind in _ON_DEVICES
+
+
+def place(kind: str, event: str) -> str:
+    """Name an attach point as results do."""
+    kind = "raw_tracepoint" if kind in _AT_TRACEPOINTS else kind
+    return f"{kind.replace('_', ' ')}:{event}"
 
 
 @cache
@@ -128,7 +133,10 @@ def load(kind: str, event: str, instructions: bytes) -> int:
     expected, target = 0, 0
     if kind in _TRACING:
         expected, type_kind, prefix = _TRACING[kind]
-        target = _type_id(type_kind, prefix + event)
+        try:
+            target = _type_id(type_kind, prefix + event)
+        except LabError as error:
+            raise OSError(errno.ENOENT, str(error)) from error
     elif kind == "cgroup_skb":
         expected = _CGROUP[event]
     return bpf_syscall.prog_load(

@@ -178,6 +178,6 @@ def _load(code: Code, maps: dict[str, Map], source: str) -> Function:
         fd = attach.load(kind, event, bytes(instructions))
     except OSError as error:
         raise Refused(
-            f"this kernel refuses the {kind}:{event} of {source} ({error.strerror}): see lab doctor"
+            f"this kernel refuses the {attach.place(kind, event)} of {source} ({error.strerror}): see lab doctor"
         ) from error
     return Function(kind, event, fd, role)
