@@ -28,7 +28,7 @@ READY_WITH_THE_CALL = r"""\g<0>    if (call->at == POINT_READ) {
         struct point *ready = new_point(POINT_READY);
 
         if (ready) {
-            fill_ends(ready, &ends, false);
+            fill_ends(ready, (const struct endpoints *)call->ends, false);
             ready->time_ns = call->enter_ns;
             ready->seq = call->seq + length;
             events.ringbuf_submit(ready, BPF_RB_NO_WAKEUP);
