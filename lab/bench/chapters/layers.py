@@ -37,6 +37,7 @@ SIZE = 64
 _TOOL = "lab layers"
 _KEPT = Goal(least=True, value=0.85)
 _NONE = Goal(least=False, value=0)
+_JOINED = Goal(least=False, value=2000)  # a million points in two seconds
 _CONNECTIONS = (1, 4)
 _FORK = multiprocessing.get_context("fork")
 
@@ -80,7 +81,10 @@ def _measured(what: str, traffic: Traffic, connections: int, bench: Bench) -> It
                 chunks.append(collector.take())
         lost = program.lost() - lost
     points = np.concatenate(chunks)
-    rows = exchanges(Ways(points[np.argsort(points["time_ns"], kind="stable")], hosts), PORT).rows
+    points = points[np.argsort(points["time_ns"], kind="stable")]
+    begin_ns = time.process_time_ns()
+    rows = exchanges(Ways(points, hosts), PORT).rows
+    joined_ns = (time.process_time_ns() - begin_ns) / len(points)
     whole = float((rows["layers_ns"] >= 0).all(axis=(1, 2)).mean())
     conditions = {"connections": connections}
     ratio = Measurement(FIGURE, _TOOL, what, "ratio", turns.ratios(rates[True], rates[False]), conditions, _KEPT)
@@ -91,6 +95,7 @@ def _measured(what: str, traffic: Traffic, connections: int, bench: Bench) -> It
     yield Measurement(FIGURE, "none", f"{what}, requests", "1/s", rates[False], conditions)
     yield Measurement(FIGURE, _TOOL, f"{what}, requests", "1/s", rates[True], conditions)
     yield Measurement(FIGURE, _TOOL, f"{what}, lost", "points", [float(lost)], conditions, _NONE)
+    yield Measurement(FIGURE, _TOOL, f"{what}, joining a point", "ns", [joined_ns], conditions, _JOINED)
     yield Measurement(FIGURE, _TOOL, f"{what}, whole", "fraction", [whole], conditions)
 
 
