@@ -10,8 +10,8 @@ from lab.audit import Audit, Counts
 from lab.device import Device, require_distinct
 from lab.program import DRAIN_INTERVAL_S, Program
 from lab.recording import Recording
-from lab.ring import Events
 from lab.settle import settle
+from lab.store import Store
 
 
 class Recorder:
@@ -20,7 +20,8 @@ class Recorder:
     def __init__(self, programs: Mapping[str, Program], devices: Sequence[Device]) -> None:
         self._programs = programs
         self._devices = devices
-        self._chunks: dict[str, list[Events]] = {name: [] for name in programs}
+        no_events = np.dtype([("time_ns", "u8")])
+        self._stores = {name: Store(it.ring.dtype if it.ring else no_events) for name, it in programs.items()}
         self._lost_before: dict[str, int] = {}
         self._unseen_before: dict[str, Counts] = {}
         self._audits: dict[str, Audit] = {}
@@ -51,7 +52,7 @@ class Recorder:
             raise self._failure
         self._drain()
         self.recording = Recording(
-            events={name: self._sorted(name) for name in self._programs},
+            events={name: store.in_order() for name, store in self._stores.items()},
             lost={name: program.lost() - self._lost_before[name] for name, program in self._programs.items()},
             totals={name: program.take_totals() for name, program in self._programs.items() if program.has_totals},
             attach_points={name: program.attach_points for name, program in self._programs.items()},
@@ -67,17 +68,10 @@ class Recorder:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def _sorted(self, name: str) -> Events:
-        ring = self._programs[name].ring
-        nothing = np.empty(0, ring.dtype if ring else [("time_ns", "u8")])
-        events = np.concatenate(self._chunks[name] or [nothing])
-        # CPUs reserve their records a few nanoseconds after they have read the clock: order in the ring is not order in time.
-        return events[np.argsort(events["time_ns"], kind="stable")]
-
     def _drain(self) -> None:
         for name, program in self._programs.items():
             if program.ring and (events := program.ring.drain()).size:
-                self._chunks[name].append(events)
+                self._stores[name].add(events)
 
     def _drain_by_timer(self) -> None:
         try:

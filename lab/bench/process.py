@@ -1,6 +1,7 @@
 """What a process and those that it has started use, as the kernel tells it in /proc."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -24,6 +25,20 @@ def memory(pid: int, what: str = "VmRSS") -> int:
 def family_memory(pid: int, what: str = "VmRSS") -> int:
     """As `memory`, of a whole family; what they share counts for each."""
     return sum(memory(member, what) for member in family(pid))
+
+
+def largest_mappings(pid: int, number: int = 3) -> str:
+    """Name what takes most of a family's resident memory now, with its megabytes: mapped files, the heap, and the rest together."""
+    sizes: Counter[str] = Counter()
+    for member in family(pid):
+        name = ""
+        for line in Path(f"/proc/{member}/smaps").read_text().splitlines():
+            words = line.split()
+            if not words[0].endswith(":"):  # a mapping's head: addresses, permissions, offset, device, inode, name
+                name = words[5].rpartition("/")[2] if len(words) > 5 else "[anonymous]"
+            elif words[0] == "Rss:":
+                sizes[name] += int(words[1]) * 1024
+    return ", ".join(f"{size / 1e6:.0f} MB {name}" for name, size in sizes.most_common(number))
 
 
 def forget_peak(pid: int) -> None:
