@@ -65,11 +65,13 @@ class Asked:
 
 
 @contextmanager
-def asking(net: Topology, wanted: Sequence[Tool], lport: int | None = None) -> Iterator[Asked]:
+def asking(
+    net: Topology, wanted: Sequence[Tool], lport: int | None = None, rport: int | None = None
+) -> Iterator[Asked]:
     """Run tools around a block, at the client's interface; `observed` of what is yielded takes the block's connections."""
     asked = Asked()
     with ExitStack() as stack:
-        runs = [stack.enter_context(running(tool, Scope(net.client.name, "eth0", lport))) for tool in wanted]
+        runs = [stack.enter_context(running(tool, Scope(net.client.name, "eth0", lport, rport))) for tool in wanted]
         with observing(net) as asked.observed:
             yield asked
         for run in runs:
@@ -79,10 +81,16 @@ def asking(net: Topology, wanted: Sequence[Tool], lport: int | None = None) -> I
 
 
 def ask(
-    net: Topology, wanted: Sequence[Tool], conversation: Conversation, *, lport: int | None = None, **how: Any
+    net: Topology,
+    wanted: Sequence[Tool],
+    conversation: Conversation,
+    *,
+    lport: int | None = None,
+    rport: int | None = None,
+    **how: Any,
 ) -> Asked:
     """Hold conversations (`how`: as for `converse`) while tools watch."""
-    with asking(net, wanted, lport) as asked:
+    with asking(net, wanted, lport, rport) as asked:
         with converse(net, conversation, **how) as demo:
             pass
         asked.observed.connections += demo.connections

@@ -48,6 +48,7 @@ class Place:
     client: str
     server: str
     address: str
+    port: int = PORT
 
     def connections(self, number: int, addresses: int = 1) -> Load:
         """Open and close connections one after the other."""
@@ -67,7 +68,7 @@ class Place:
         program = str(Path(sys.prefix) / "bin" / "lab-load")
         try:
             done = subprocess.run(
-                [program, mode, number, connections, addresses, self.address, str(PORT), *ends],
+                [program, mode, number, connections, addresses, self.address, str(self.port), *ends],
                 capture_output=True,
                 check=True,
             )
@@ -80,17 +81,18 @@ class Place:
 
 
 @contextmanager
-def loopback() -> Iterator[Place]:
+def loopback(address: str = _LOOPBACK) -> Iterator[Place]:
     """Make a network namespace whose loopback carries the load: the least that a connection can cost, and nobody else's traffic.
 
-    One a load: what a kernel still keeps of thousands of closed connections is not to be in the way of the next.
+    One a load: what a kernel still keeps of thousands of closed connections is not to be in the way of the next. Both ends of a
+    connection have the `address`, which the loopback is given if it is not its own.
     """
     name = f"lab-{Run.current().name}-load-{next(_places)}"
     with ExitStack() as undo:
         undo.callback(remove, name)
         create(name)
-        inside(name, _set_up)
-        yield Place(name, name, _LOOPBACK)
+        inside(name, lambda: _set_up(address))
+        yield Place(name, name, address)
 
 
 def across(net: Topology) -> Place:
@@ -98,8 +100,11 @@ def across(net: Topology) -> Place:
     return Place(net.client.name, net.server.name, net.server.ipv4)
 
 
-def _set_up() -> None:
+def _set_up(address: str) -> None:
     with IPRoute() as netlink:
-        netlink.link("set", index=netlink.link_lookup(ifname="lo")[0], state="up")
+        (lo,) = netlink.link_lookup(ifname="lo")
+        netlink.link("set", index=lo, state="up")
+        if address != _LOOPBACK:
+            netlink.addr("add", index=lo, address=address, prefixlen=32)
     for path, value in (("ipv4/ip_local_port_range", "1024 65535"), ("core/somaxconn", "65535")):
         Path("/proc/sys/net", path).write_text(value)

@@ -4,7 +4,7 @@ import pytest
 
 from lab.bench import tools
 from lab.bench.peer_headers import laid_out
-from lab.bench.tools import FlowRow, LifeRow, StateRow, bpftrace, capture, libbpf, reason
+from lab.bench.tools import FlowRow, LifeRow, RttRow, StateRow, bpftrace, capture, libbpf, reason
 
 pytestmark = pytest.mark.rootless
 
@@ -71,6 +71,27 @@ def test_bpftrace_histograms():
     assert (six.key, six.number, six.mean_ns, six.slots) == ("2001:db8::2", 2, 20_000_500, {14: 2})
 
 
+@pytest.mark.parametrize("words", ["Remote Address = 192.0.2.2 [AVG 20145]", "Remote Addres = 192.0.2.2 [AVG 20145]"])
+def test_tcprtt(words):
+    """Both of libbpf-tools and of BCC: one histogram a peer, an address ends where the next begins."""
+    output = f"""\
+Tracing TCP RTT... Hit Ctrl-C to end.
+
+{words}
+     usecs               : count    distribution
+         0 -> 1          : 2        |****                                    |
+         2 -> 3          : 0        |                                        |
+     16384 -> 32767      : 20       |****************************************|
+Remote Address = 2001:db8::2 [AVG 7]
+     usecs               : count    distribution
+         4 -> 7          : 1        |****************************************|
+"""
+    assert list(libbpf.round_trips(output)) == [
+        RttRow("192.0.2.2", 22, 20_145_000, {0: 2, 14: 20}),
+        RttRow("2001:db8::2", 1, 7000, {2: 1}),
+    ]
+
+
 def test_tcpdump():
     """Ports are taken off addresses, frames of one pair added up, and ARP is under its own name."""
     output = """\
@@ -80,10 +101,33 @@ def test_tcpdump():
 12:00:00.4 02:00:00:00:00:c1 > ff:ff:ff:ff:ff:ff, ARP, length 60: Request who-has 192.0.2.77 tell 192.0.2.1, length 46
 """
     assert list(capture.packets(output)) == [
-        FlowRow("IPv4", "192.0.2.1", "192.0.2.2", 2, 140),
-        FlowRow("IPv6", "2001:db8::1", "2001:db8::2", 1, 94),
+        FlowRow("IPv4", "192.0.2.1", "192.0.2.2", 2, 140, (40000, 9999)),
+        FlowRow("IPv6", "2001:db8::1", "2001:db8::2", 1, 94, (40000, 9999)),
         FlowRow("ARP", "", "", 1, 60),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        (
+            "802.1Q-QinQ, length 80: vlan 10, p 0, 802.1Q, vlan 20, p 0, IPv4, 192.0.2.1.20 > 192.0.2.2.80: UDP, length 3",
+            FlowRow("IPv4", "192.0.2.1", "192.0.2.2", 1, 80, (20, 80)),
+        ),
+        (
+            "IPv6, length 90: 2001:db8::6 > 2001:db8::1: HBH DSTOPT 20485 > 80: tcp 0",
+            FlowRow("IPv6", "2001:db8::6", "2001:db8::1", 1, 90, (20485, 80)),
+        ),
+        (
+            "IPv6, length 90: 2001:db8::7 > 2001:db8::1: frag (24|40)",
+            FlowRow("IPv6", "2001:db8::7", "2001:db8::1", 1, 90),
+        ),
+        ("IPv4, length 74: 192.0.2.9 > 192.0.2.1: ip-proto-17", FlowRow("IPv4", "192.0.2.9", "192.0.2.1", 1, 74)),
+    ],
+)
+def test_tcpdump_of_unusual_headers(text, row):
+    """Behind tags the protocol is the inner one; ports are read where they stand, and fragments have none."""
+    assert list(capture.packets(f"12:00:00.1 02:00:00:00:00:5e > 02:00:00:00:00:c1, {text}\n")) == [row]
 
 
 def test_tshark():

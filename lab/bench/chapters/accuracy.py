@@ -42,7 +42,8 @@ def measure(bench: Bench) -> Iterator[Measurement]:
             conditions = Conditions(delay_ns=delay_ms * MS)
             with topology(Relay()) as net:
                 net.conditions(conditions, conditions)
-                asked = ask(net, able(kind), conversation, port=_PORT, connections=bench.times(40, 10), concurrency=4)
+                number = bench.times(40, 10)
+                asked = ask(net, able(kind), conversation, rport=_PORT, port=_PORT, connections=number, concurrency=4)
             for tool in able(kind):
                 told = list(answers(tool, asked))
                 known = [answer for answer in told if answer.told is not None]

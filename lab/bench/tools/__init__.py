@@ -77,24 +77,29 @@ class RttRow(NamedTuple):
 
 
 class FlowRow(NamedTuple):
-    """What went from one end to the other; ports of 0 where the tool does not tell them apart."""
+    """What went from one end to the other; `ports` are None where the tool does not tell them."""
 
     protocol: str
     source: str
     destination: str
     packets: int
     size: int
+    ports: tuple[int, int] | None = None
 
 
 Row = StateRow | LifeRow | RttRow | FlowRow
 
 
 class Scope(NamedTuple):
-    """Where a tool looks: a network namespace and interface, for those that watch one, and a local port to filter by."""
+    """Where a tool looks: a network namespace and interface, for those that watch one, and a local port to filter by.
+
+    Tools of round-trip times filter by the remote port, `rport`, which others do not look at.
+    """
 
     netns: str | None = None
     ifname: str = "lo"
     lport: int | None = None
+    rport: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,8 @@ class Tool:
 
     `words` is its command line for a scope. It observes when its output has `ready` in it (None: when it says so on the file
     descriptor of `--ready-fd`). `read` makes rows of everything it has printed. `at` is what its program runs for: a tracepoint's
-    name, or `FRAMES`. `enters` has it started inside the scope's namespace. `ours` tells this project's probes from its peers,
-    `unit_ns` is the finest time that it prints.
+    name, or `FRAMES`. `samples`: an RTT that it tells is a single one, not the kernel's smoothed one. `enters` has it started inside
+    the scope's namespace. `ours` tells this project's probes from its peers, `unit_ns` is the finest time that it prints.
     """
 
     name: str
@@ -113,6 +118,7 @@ class Tool:
     read: Callable[[str], Iterator[Row]]
     at: str = CHANGES
     ready: str | None = None
+    samples: bool = False
     ours: bool = False
     enters: bool = False
     unit_ns: int = 1000

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from lab.bench import peer_headers
-from lab.bench.tools import DURATION, FLOWS, RTT, STATES, Tool
-from lab.bench.tools.libbpf import by_lport, lives, nothing, states
+from lab.bench.tools import DURATION, FLOWS, RTT, SEGMENTS, STATES, Tool
+from lab.bench.tools.libbpf import by_lport, by_rport, lives, nothing, round_trips, states
 from lab.runs import Run
 
 
@@ -30,6 +30,14 @@ TOOLS = (
         unit_ns=10_000,
         environment=_environment,
     ),
-    Tool("bcc tcprtt", RTT, lambda _: ["tcprtt-bpfcc"], nothing, ready="Tracing", environment=_environment),
+    Tool(
+        "bcc tcprtt",
+        RTT,
+        lambda scope: ["tcprtt-bpfcc", "-B", "-e", *by_rport(scope)],
+        round_trips,
+        SEGMENTS,
+        ready="Tracing",
+        environment=_environment,
+    ),
     Tool("bcc tcptop", FLOWS, lambda _: ["tcptop-bpfcc", "-C"], nothing, ready="Tracing", environment=_environment),
 )

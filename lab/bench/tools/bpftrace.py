@@ -47,7 +47,7 @@ _OCTETS = {
     for family, begin, end in ((2, 4, 8), (10, 8, 24))
 }
 _RTT = "".join(
-    f"tracepoint:tcp:tcp_probe /args->family == {family}/ {{\n"
+    f"tracepoint:tcp:tcp_probe /args->family == {family} %(filter)s/ {{\n"
     f"    @rtt{family}[{octets}] = hist(args->srtt);\n    @all{family}[{octets}] = stats(args->srtt);\n}}\n"
     for family, octets in _OCTETS.items()
 )
@@ -92,6 +92,10 @@ def _script(text: str) -> list[str]:
     return ["bpftrace", "-q", "-e", _READY + text]
 
 
+def _rtt(scope: Scope) -> list[str]:
+    return _script(_RTT % {"filter": "" if scope.rport is None else f"&& args->dport == {scope.rport}"})
+
+
 def _states(scope: Scope) -> list[str]:
     return _script(_STATES % {"filter": "" if scope.lport is None else f"&& args->sport == {scope.lport}"})
 
@@ -99,5 +103,5 @@ def _states(scope: Scope) -> list[str]:
 TOOLS = (
     Tool("bpftrace states", STATES, _states, states, ready="ready", unit_ns=1),
     Tool("bpftrace duration", DURATION, lambda _: _script(_LIVES), lives, ready="ready", unit_ns=1),
-    Tool("bpftrace rtt", RTT, lambda _: _script(_RTT), round_trips, SEGMENTS, ready="ready"),
+    Tool("bpftrace rtt", RTT, _rtt, round_trips, SEGMENTS, ready="ready"),
 )

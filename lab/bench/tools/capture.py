@@ -10,28 +10,35 @@ from lab.bench.tools import DURATION, FLOWS, FRAMES, RTT, FlowRow, LifeRow, RttR
 from lab.histogram import slot_of
 from lab.units import SECOND
 
-_PACKET = re.compile(r", (\w+), length (\d+): (?:(\S+) > (\S+): )?")
+_PACKET = re.compile(
+    r", (?P<outer>[\w.-]+), length (?P<length>\d+): (?:vlan \d+, p \d+(?:, DEI)?, (?P<inner>[\w.-]+), )*"
+    r"(?:(?P<source>\S+) > (?P<destination>\S+): )?(?:[^>]* (?P<sport>\d+) > (?P<dport>\d+): )?"
+)
 _ENDS = ("ip.src", "ipv6.src", "tcp.srcport", "ip.dst", "ipv6.dst", "tcp.dstport")
 _FLAGS = ("tcp.flags.syn", "tcp.flags.ack", "tcp.flags.fin", "tcp.flags.reset")
 
 
 def packets(output: str) -> Iterator[FlowRow]:
     """Add up what tcpdump prints of packets: each pair of ends, with the bytes of whole frames."""
-    sums: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
+    sums: dict[tuple[str, str, str, tuple[int, int] | None], list[int]] = defaultdict(lambda: [0, 0])
     for line in output.splitlines():
         if found := _PACKET.search(line):
-            protocol, length, source, destination = found.groups(default="")
-            row = sums[protocol, _address(source), _address(destination)]
+            source, sport = _end(found["source"] or "")
+            destination, dport = _end(found["destination"] or "")
+            if found["sport"]:  # behind extension headers they stand apart from the addresses
+                sport, dport = found["sport"], found["dport"]
+            ports = (int(sport), int(dport)) if sport and dport else None
+            row = sums[found["inner"] or found["outer"], source, destination, ports]
             row[0] += 1
-            row[1] += int(length)
-    for (protocol, source, destination), (count, size) in sums.items():
-        yield FlowRow(protocol, source, destination, count, size)
+            row[1] += int(found["length"])
+    for (protocol, source, destination, ports), (count, size) in sums.items():
+        yield FlowRow(protocol, source, destination, count, size, ports)
 
 
-def _address(end: str) -> str:
+def _end(text: str) -> tuple[str, str]:
     """Take the port off an address, which tcpdump puts behind a further dot."""
-    address, _, port = end.rpartition(".")
-    return address if port.isdecimal() and (":" in address or address.count(".") == 3) else end
+    address, _, port = text.rpartition(".")
+    return (address, port) if port.isdecimal() and (":" in address or address.count(".") == 3) else (text, "")
 
 
 def lives(output: str) -> Iterator[LifeRow]:
@@ -74,7 +81,8 @@ def _ns(text: str) -> int:
 
 def _tshark(scope: Scope, *fields: str) -> list[str]:
     shown = [word for field in fields for word in ("-e", field)]
-    return ["tshark", "-n", "-l", "-i", scope.ifname, "-f", "tcp", "-T", "fields", *shown]
+    wanted = "tcp" if scope.rport is None else f"tcp.port == {scope.rport}"
+    return ["tshark", "-n", "-l", "-i", scope.ifname, "-Y", wanted, "-T", "fields", *shown]
 
 
 TOOLS = (
@@ -103,6 +111,7 @@ TOOLS = (
         round_trips,
         FRAMES,
         ready="Capture started",
+        samples=True,
         enters=True,
     ),
 )

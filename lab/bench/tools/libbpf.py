@@ -1,12 +1,17 @@
 """libbpf-tools: BCC's tools written anew in C, compiled once for all kernels with BTF."""
 
+import re
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 
-from lab.bench.tools import DURATION, FLOWS, RTT, STATES, LifeRow, Row, Scope, StateRow, Tool
+from lab.bench.tools import DURATION, FLOWS, RTT, SEGMENTS, STATES, LifeRow, Row, RttRow, Scope, StateRow, Tool
+from lab.histogram import slot_of
 from lab.units import MS
 
 _LINES = ("stdbuf", "-oL")  # what it prints shall be seen when it is printed
 _FOLDER = "/usr/sbin"
+_PEER = re.compile(r"^Remote Addres\w* = (\S+) *\[AVG (\d+)\]", re.MULTILINE)
+_BUCKET = re.compile(r"^ *(\d+) -> \d+ *: (\d+) ", re.MULTILINE)
 
 
 def states(output: str | Iterable[str]) -> Iterator[StateRow]:
@@ -34,8 +39,17 @@ def lives(output: str) -> Iterator[LifeRow]:
         yield LifeRow(laddr, int(lport), raddr, int(rport), round(float(lasted) * MS))
 
 
+def round_trips(output: str) -> Iterator[RttRow]:
+    """Read histograms of tcprtt by remote address, with averages (whole microseconds), of libbpf-tools or of BCC."""
+    found = list(_PEER.finditer(output))
+    for peer, following in zip_longest(found, found[1:]):
+        histogram = output[peer.end() : following.start() if following else None]
+        slots = {slot_of(int(low)): int(count) for low, count in _BUCKET.findall(histogram) if int(count)}
+        yield RttRow(peer[1], sum(slots.values()), int(peer[2]) * 1000, slots)
+
+
 def nothing(_: str) -> Iterator[Row]:
-    """Read nothing: of a tool that has not run anywhere where this was written, nobody knows what it prints."""
+    """Read nothing: who counts what applications ask for, in kilobytes, has not told of packets or frames."""
     yield from ()
 
 
@@ -48,6 +62,11 @@ def by_lport(scope: Scope) -> list[str]:
     return [] if scope.lport is None else ["-L", str(scope.lport)]
 
 
+def by_rport(scope: Scope) -> list[str]:
+    """Return those for a remote port."""
+    return [] if scope.rport is None else ["-P", str(scope.rport)]
+
+
 TOOLS = (
     Tool("libbpf-tools tcpstates", STATES, _tcpstates, states, ready="SKADDR"),
     Tool(
@@ -58,6 +77,13 @@ TOOLS = (
         ready="LADDR",
         unit_ns=10_000,
     ),
-    Tool("libbpf-tools tcprtt", RTT, lambda _: [*_LINES, f"{_FOLDER}/tcprtt"], nothing, ready="Tracing"),
+    Tool(
+        "libbpf-tools tcprtt",
+        RTT,
+        lambda scope: [*_LINES, f"{_FOLDER}/tcprtt", "-B", "-e", *by_rport(scope)],
+        round_trips,
+        SEGMENTS,
+        ready="Tracing",
+    ),
     Tool("libbpf-tools tcptop", FLOWS, lambda _: [*_LINES, f"{_FOLDER}/tcptop", "-C", "1"], nothing, ready="LADDR"),
 )

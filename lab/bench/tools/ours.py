@@ -34,6 +34,8 @@ def _words(probe: str, scope: Scope, *, on_device: bool, options: tuple[str, ...
         words += ["-i", scope.ifname, *(["--netns", scope.netns] if scope.netns else [])]
     if scope.lport is not None:
         words += ["-L", str(scope.lport)]
+    if scope.rport is not None and probe == RTT:
+        words += ["-P", str(scope.rport)]
     return words
 
 
@@ -65,21 +67,26 @@ def _flow(row: dict[str, Any]) -> FlowRow:
     return FlowRow(row["protocol"], str(row["source"]), str(row["destination"]), row["packets"], row["bytes"])
 
 
-def _nothing(_: str) -> Iterator[Row]:
-    yield from ()
+def _packet(row: dict[str, Any]) -> FlowRow:
+    ports = None if row["sport"] is None else (row["sport"], row["dport"])
+    return FlowRow(
+        row["protocol"] or row["ethertype"], row["saddr"] or "", row["daddr"] or "", 1, row["frame_length"], ports
+    )
 
 
-def _tool(name: str, kind: str, at: str, read: Callable[[str], Iterator[Row]], *options: str) -> Tool:
+def _tool(
+    name: str, kind: str, at: str, read: Callable[[str], Iterator[Row]], *options: str, samples: bool = False
+) -> Tool:
     words = partial(_words, name.split(maxsplit=1)[0], on_device=at == FRAMES, options=(*name.split()[1:], *options))
-    return Tool(f"lab {name}", kind, words, read, at, ours=True, unit_ns=1)
+    return Tool(f"lab {name}", kind, words, read, at, samples=samples, ours=True, unit_ns=1)
 
 
 TOOLS = (
     _tool("states", STATES, CHANGES, partial(_lines, _state)),
     _tool("duration", DURATION, FRAMES, partial(_lines, _life)),
     _tool("rtt", RTT, SEGMENTS, partial(_lines, _rtt), "-B", "-i", "3600"),
-    _tool("rtt --raw", RTT, SEGMENTS, partial(_lines, _rtt), "-B", "-i", "3600"),
+    _tool("rtt --raw", RTT, SEGMENTS, partial(_lines, _rtt), "-B", "-i", "3600", samples=True),
     _tool("flows", FLOWS, FRAMES, partial(_lines, _flow), "--interval", "3600"),
-    _tool("packets", PACKETS, FRAMES, _nothing),
-    _tool("packets --mode native", NATIVE, FRAMES, _nothing),
+    _tool("packets", PACKETS, FRAMES, partial(_lines, _packet), "--all"),
+    _tool("packets --mode native", NATIVE, FRAMES, partial(_lines, _packet), "--all"),
 )

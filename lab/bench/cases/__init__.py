@@ -1,0 +1,49 @@
+"""The cases of the truth corpus, a module for each subject, each case a function that causes it and asks every tool that answers.
+
+There is no list to edit: whatever case a module has in its `CASES` is put. Each says in its docstring which rows of the corpus it
+is, and what must have been told.
+"""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from lab.bench.chapters import Bench
+from lab.bench.tools import Tool
+from lab.conditions import Conditions
+from lab.topology import Topology, topology
+from lab.units import MS
+from lab.wire.relay import Relay
+
+Verdicts = Iterator[tuple[str, Tool, bool]]
+"""Row of the corpus, tool, whether what it told was right."""
+
+Case = Callable[[Bench], Verdicts]
+
+SPORT, DPORT = 20480, 80  # each other's byte swap
+DELAY = Conditions(delay_ns=20 * MS)
+MANY = 12_000
+"""Peers, flows or connections: more than the 10,240 entries that a map of BCC has when nothing is said."""
+
+_LOST = re.compile(r"\blost (\d+)|\b(\d+) (?:\w+ )?(?:lost|dropped)\b", re.IGNORECASE)
+
+
+def every() -> list[Case]:
+    """All cases, by subject."""
+    names = sorted(info.name for info in pkgutil.iter_modules(__path__))
+    return [case for name in names for case in importlib.import_module(f"{__name__}.{name}").CASES]
+
+
+@contextmanager
+def wire(to_server: Conditions = DELAY, to_client: Conditions = DELAY) -> Iterator[Topology]:
+    """Build a network whose wire keeps a log."""
+    with topology(Relay()) as net:
+        net.conditions(to_server, to_client)
+        yield net
+
+
+def lost(complaints: str) -> int:
+    """How much a tool itself has said to be missing: events, packets, or what it counts."""
+    return sum(int(before or behind) for before, behind in _LOST.findall(complaints))

@@ -1,0 +1,212 @@
+"""Cases of round-trip times (R): who has a histogram, what is in it, and how many.
+
+A histogram may hold what the truth lets it hold (`Held`): so many values, each from an interval. That is decided at each edge of
+the buckets, by what lies below it and what above.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+from lab.bench.asked import ask, asking
+from lab.bench.cases import DPORT, MANY, Verdicts, lost, wire
+from lab.bench.chapters import Bench, able
+from lab.bench.load_generator import loopback
+from lab.bench.tools import RTT, RttRow, Scope, Tool, running
+from lab.carried import Carried
+from lab.conditions import FOREVER_NS, Conditions
+from lab.counters import tcp_sent
+from lab.demo.conversation import Conversation
+from lab.demo.process import converse
+from lab.errors import LabError
+from lab.histogram import SLOTS, bounds, slot_of
+from lab.netns import tcp_sockets
+from lab.tcp import State
+from lab.timeline import Connection
+from lab.topology import Topology
+from lab.units import MS
+from lab.wire import segments
+from lab.wire.segments import Flag
+
+_OWN = "198.18.77.1"  # for benchmarks (RFC 2544): no other traffic of the machine is counted with it
+_PORT = 20_995  # nobody else's, as the address
+_UNIT_NS = 1000
+_OF_HANDSHAKE, _OF_CONNECTION = 3, 7  # segments that no socket in ESTABLISHED receives, at the least and at most
+_DELAYS_NS = (550_000, 2_100_000, 17 * MS)  # twice that is a little above the lower edge of a bucket
+_STEP_NS = (1 * MS, 33 * MS)
+
+
+class Held(NamedTuple):
+    """From `least` to `most` values, each of them from `low_ns` to `high_ns`."""
+
+    low_ns: int
+    high_ns: int
+    least: int
+    most: int
+
+
+def consistent(row: RttRow, held: Sequence[Held]) -> bool:
+    """Tell whether a histogram can hold what it holds, and its number and mean are those of its own buckets."""
+    counts = [row.slots.get(slot, 0) for slot in range(SLOTS)]
+    lows, highs = zip(*(bounds(slot) for slot in range(SLOTS)), strict=True)
+    low_ns, high_ns = (
+        sum(count * us for count, us in zip(counts, edges, strict=True)) * _UNIT_NS / max(1, row.number)
+        for edges in (lows, highs)
+    )
+    slots = [(_slot(it.low_ns - _UNIT_NS), _slot(it.high_ns), it) for it in held]
+    return (
+        row.number == sum(counts)
+        and low_ns - _UNIT_NS <= row.mean_ns <= high_ns + _UNIT_NS
+        and all(
+            sum(it.least for first, _, it in slots if first >= edge)
+            <= sum(counts[edge:])
+            <= sum(it.most for _, last, it in slots if last >= edge)
+            and sum(it.least for _, last, it in slots if last < edge)
+            <= sum(counts[:edge])
+            <= sum(it.most for first, _, it in slots if first < edge)
+            for edge in range(SLOTS + 1)
+        )
+    )
+
+
+def _slot(ns: int) -> int:
+    return min(SLOTS - 1, slot_of(max(0, ns) // _UNIT_NS))
+
+
+def ipv6_peers(_: Bench) -> Verdicts:
+    """R1: client and server are two IPv6 peers, of each other; each has an RTT of its own."""
+    with wire() as net:
+        asked = ask(net, able(RTT), Conversation(exchanges=5), version=6, port=DPORT)
+        peers = {net.client.ipv6, net.server.ipv6}
+    for tool in able(RTT):
+        yield "R1", tool, peers <= {row.key for row in asked.rows[tool] if row.number}
+
+
+def many_peers(_: Bench) -> Verdicts:
+    """R2: thousands of peers; each is told, or the tool says how many are missing."""
+    for tool in able(RTT):
+        with loopback() as place, running(tool, Scope(place.client)) as run:
+            place.requests(2 * MANY, MANY, MANY)
+            run.await_quiet()
+            run.end(60.0)
+            told = sum(row.key.startswith("127.") and row.number > 0 for row in run.rows())
+            yield "R2", tool, told + lost(run.complaints) >= MANY
+
+
+def two_processors(bench: Bench) -> Verdicts:
+    """R3: requests of two clients at once, on two processors, all into one histogram, whose number and mean are exact.
+
+    Segments received are those that the namespace has sent, over its loopback, but for those that open and close a connection. Single
+    samples are one of each message, and one of each SYN, SYN-ACK and FIN at most. What a tool says that it has lost is not missing.
+    """
+    requests = bench.times(20_000, 5_000)
+    for tool in able(RTT):
+        with loopback(_OWN) as place, running(tool, Scope(place.client)) as run:
+            places = [place, replace(place, port=place.port + 1)]
+            before = tcp_sent(place.client)
+            with ThreadPoolExecutor(len(places)) as at_once:
+                list(at_once.map(lambda it: it.requests(requests), places))
+            sent = tcp_sent(place.client).since(before)
+            run.await_quiet()
+            run.end(60.0)
+            mine = [row for row in run.rows() if row.key == _OWN]
+            if tool.samples:
+                messages = 2 * requests * len(places)
+                least, most = messages - sent.retransmitted, messages + 4 * len(places)
+            else:
+                most = sent.segments + sent.retransmitted - _OF_HANDSHAKE * len(places)
+                least = sent.segments - sent.retransmitted - _OF_CONNECTION * len(places)
+            held = [Held(0, FOREVER_NS, least - lost(run.complaints), most)]
+            yield "R3", tool, len(mine) == 1 and consistent(mine[0], held)
+
+
+def buckets(_: Bench) -> Verdicts:
+    """R4: connections over delays that are a little longer than half an edge; each value is in a bucket in which it can be."""
+    with wire() as net:
+        with asking(net, able(RTT), rport=_PORT) as asked:
+            for delay_ns in _DELAYS_NS:
+                net.conditions(Conditions(delay_ns=delay_ns), Conditions(delay_ns=delay_ns))
+                with converse(net, Conversation(exchanges=5), port=_PORT) as demo:
+                    pass
+                asked.observed.connections += demo.connections
+        carried = list(asked.observed.carried())
+        for tool in able(RTT):
+            held = [
+                one
+                for (connection, its), delay_ns in zip(carried, _DELAYS_NS, strict=True)
+                for one in _held(tool, connection, its, partial(_always, 2 * delay_ns))
+            ]
+            yield "R4", tool, _right(asked.rows[tool], net.server.ipv4, held)
+
+
+def a_step(_: Bench) -> Verdicts:
+    """R5: the delay steps while a connection is open: single samples show all of it at once, a smoothed RTT what is due by then."""
+    before, after = (Conditions(delay_ns=ns) for ns in _STEP_NS)
+    with wire(before, before) as net:
+        with asking(net, able(RTT), rport=_PORT) as asked:
+            with converse(net, Conversation(exchanges=8, think_ns=60 * MS), port=_PORT) as demo:
+                _await_established(net)
+                since_ns = net.conditions(after, after).latest_ns
+            asked.observed.connections += demo.connections
+        ((connection, its),) = asked.observed.carried()
+        for tool in able(RTT):
+            held = list(_held(tool, connection, its, lambda ns: 2 * _STEP_NS[ns >= since_ns]))
+            yield "R5", tool, _right(asked.rows[tool], net.server.ipv4, held)
+
+
+def _always(ns: int, _: int) -> int:
+    return ns
+
+
+def _await_established(net: Topology, limit_s: float = 20.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not any(socket.state == State.ESTABLISHED for socket in tcp_sockets(net.client.name)):
+        if time.monotonic() > deadline:
+            raise LabError(
+                f"the client has not connected within {limit_s:g} s: try again on a machine that is less busy"
+            )
+        time.sleep(0.001)
+
+
+def _right(rows: Sequence[RttRow], key: str, held: Sequence[Held]) -> bool:
+    mine = [row for row in rows if row.key == key]
+    return len(mine) == 1 and consistent(mine[0], held)
+
+
+def _held(tool: Tool, connection: Connection, its: Carried | None, least_ns: Callable[[int], int]) -> Iterator[Held]:
+    """Yield what the histogram of the client's socket can hold; `least_ns` is what the wire takes for what was sent at a time.
+
+    The kernel takes one sample of each message, which is acknowledged by the reply at the latest, and shows with each segment
+    that comes in ESTABLISHED what the samples before it, or with it, have made of the smoothed RTT.
+    """
+    if its is None:
+        raise TypeError("the relay keeps a log")
+    connect = connection.client.find("connect")
+    sends, recvs = ([it for it in connection.client.calls if it.name == name] for name in ("send", "recv"))
+    samples = [(least_ns(connect.enter_ns), connect.exit_ns - connect.enter_ns)]
+    samples += [
+        (least_ns(send.enter_ns), recv.exit_ns - send.enter_ns) for send, recv in zip(sends, recvs, strict=False)
+    ]
+    if tool.samples:
+        yield from (Held(low, high, 1, 1) for low, high in samples)
+        yield Held(least_ns(connect.enter_ns), FOREVER_NS, 0, 1)  # that of the FIN
+        return
+    lows, highs = (list(accumulate(side, _smoothed)) for side in zip(*samples, strict=True))
+    cut_ns = _UNIT_NS * len(samples)
+    for low, high in zip(pairwise(lows), pairwise(highs), strict=True):
+        yield Held(min(low) - cut_ns, max(high), 1, 1)
+    came = its.to_client.arrived
+    further = int((~segments.has(came, Flag.SYN)).sum()) - len(sends)
+    yield Held(min(lows) - cut_ns, max(highs), 0, further)
+
+
+def _smoothed(so_far_ns: int, sample_ns: int) -> int:
+    """RFC 6298 (2.3); the kernel cuts each sample to microseconds."""
+    return (7 * so_far_ns + sample_ns) // 8
+
+
+CASES = (ipv6_peers, many_peers, two_processors, buckets, a_step)
