@@ -31,8 +31,11 @@
 #include "packet.h"
 #include "tcp.h"
 
+/* Functions that threads come to are not observed by fentry where that would lose some. */
+#define SENDS_AT_TRACEPOINTS (ATTACH_FENTRY && AT_PLAIN_TRACEPOINTS)
+
 /* Which of the probe's points is under way on this CPU (first_run() in lab.h). */
-enum slot { SLOT_CHANGED, SLOT_PROCESSED, SLOT_DESTROYED, SLOT_SENT, SLOT_RECEIVED, SLOT_ARRIVED };
+enum slot { SLOT_CHANGED, SLOT_PROCESSED, SLOT_DESTROYED, SLOT_ARRIVED };
 
 static inline int report_destroyed(const void *sk, bool again)
 {
@@ -146,6 +149,9 @@ static inline int report_done(const void *sk, u8 kind, u8 point, u64 enter_ns, i
     return 0;
 }
 
+#if ATTACH_TRACEPOINT || SENDS_AT_TRACEPOINTS
+#include "analyse_lengths.h"
+#endif
 #if ATTACH_TRACEPOINT
 #include "analyse_tracepoints.h"
 #else

@@ -56,6 +56,8 @@ ON_RETURN(tcp_v6_connect)
     return returns_from_function(KIND_OPENED, AT_tcp_v6_connect, RETURNED(tcp_v6_connect));
 }
 
+#if !SENDS_AT_TRACEPOINTS
+
 ON_FUNCTION(tcp_sendmsg)
 {
     return enters_function((const void *)ARGUMENT(0));
@@ -75,6 +77,8 @@ ON_RETURN(tcp_recvmsg)
 {
     return returns_from_function(KIND_RECEIVED, AT_tcp_recvmsg, RETURNED(tcp_recvmsg));
 }
+
+#endif
 
 /* The argument is a packet. Its own header tells whose it is; the socket is not looked up yet, unless early demultiplexing
  * has done it. */

@@ -1,8 +1,6 @@
 /* The steps of a connection where kernel functions cannot be observed: at the tracepoints and the hook nearest to them. */
 #pragma once
 
-#define MSG_PEEK 2
-
 /* Fires in tcp_rcv_established(). */
 ON_RAW_TRACEPOINT(tcp_probe)
 {
@@ -16,31 +14,6 @@ ON_RAW_TRACEPOINT_AGAIN(tcp_probe)
         return 0;
     return report_processed((const void *)ctx->args[0], (const void *)ctx->args[1], AT_tcp_probe, true);
 }
-
-#ifdef TRACEPOINT_ARGS__sock_send_length /* since Linux 6.3; before, only the system calls tell of sending and receiving */
-
-_Static_assert(TRACEPOINT_ARGS(sock_send_length) == 3, "they have other arguments");
-
-/* Behind the protocol's sendmsg() and recvmsg(), in the process that called: never in an interrupt. */
-ON_RAW_TRACEPOINT(sock_send_length)
-{
-    const void *sk = (const void *)ctx->args[0];
-
-    first_run(EVENT(sock_send_length), SLOT_SENT, ctx->args[0]);
-    return report_done(sk, KIND_SENT, AT_sock_send_length, entered_ns(sk), ctx->args[1]);
-}
-
-ON_RAW_TRACEPOINT(sock_recv_length)
-{
-    const void *sk = (const void *)ctx->args[0];
-
-    first_run(EVENT(sock_recv_length), SLOT_RECEIVED, ctx->args[0]);
-    if (ctx->args[2] & MSG_PEEK) /* the data stays where it is, and the tracepoint says 0 */
-        return 0;
-    return report_done(sk, KIND_RECEIVED, AT_sock_recv_length, entered_ns(sk), ctx->args[1]);
-}
-
-#endif
 
 /* Runs inside tcp_v4_rcv() and tcp_v6_rcv(), when they have found the socket: the listener for what a request socket gets,
  * and never for a timewait minisock. */

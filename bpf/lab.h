@@ -37,6 +37,10 @@
 #define ON_RAW_TRACEPOINT_UNAUDITED(event)                                                                             \
     int on_raw_tracepoint__##event##__unaudited(struct bpf_raw_tracepoint_args *ctx)
 
+/* The same by way of perf events, which disable preemption; `ctx` is the event as its format says. Not beside others of the kind, nor
+ * kprobes, that an interrupt can come to: the kernel leaves out all of them while one is under way (bpf_prog_active). */
+#define ON_TRACEPOINT(event) int on_tracepoint__##event(u64 *ctx)
+
 /* Frames of the interfaces that the program is attached to, and packets of the sockets of every cgroup. */
 #define ON_TC(direction) int on_tc__##direction(struct __sk_buff *ctx)
 #define ON_XDP(name) int on_xdp__##name(struct xdp_md *ctx)
@@ -132,12 +136,9 @@ static inline void note_run(int point, u64 key)
 
     if (!here)
         return;
-    if (here->key) {
-        here->nested = key;
-    } else {
-        here->nested = 0; /* left by a softirq whose second program was left out */
-        here->key = key;
-    }
+    /* What has been left here, by whoever's second program was left out or ran on another CPU, is pushed out in time. */
+    here->nested = here->key;
+    here->key = key;
 }
 
 /* The same at a raw tracepoint, where the runs are counted: the kernel's own count of hits is compared with them.
@@ -156,7 +157,8 @@ static inline bool rescues(int point, u64 key)
 
     /* What is done is forgotten: the next packet often has the same address. */
     if (here && here->key == key) {
-        here->key = 0;
+        here->key = here->nested;
+        here->nested = 0;
         return false;
     }
     if (here && here->nested == key) {

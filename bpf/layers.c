@@ -181,7 +181,11 @@ static inline int returns(s64 result)
 }
 
 /* The reader runs, and takes what has come: in its own system call, never in an interrupt. */
+#if AT_PLAIN_TRACEPOINTS
+ON_TRACEPOINT(skb_copy_datagram_iovec)
+#else
 ON_TP_BTF_UNAUDITED(skb_copy_datagram_iovec)
+#endif
 {
     u64 thread = bpf_get_current_pid_tgid(), sleeps;
     struct call *call = under_way.lookup(&thread);

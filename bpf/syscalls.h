@@ -6,6 +6,7 @@
 #pragma once
 
 #include "tcp.h"
+#include "threads.h"
 #include <asm/unistd.h>
 
 #define TS_COMPAT 0x0002 /* arch/x86/include/asm/thread_info.h */
@@ -89,19 +90,47 @@ static inline int returns(s64 result);
         point = AT(name);                                                                                              \
         break;
 
-/* Every system call on the machine comes this way. Programs at the tracepoints of single calls would meet only theirs, but the
- * kernel leaves those out, one by one, while another program of the kind or a map's update is under way on the CPU
- * (bpf_prog_active); this one it never does, as no system call is made in an interrupt. */
+static inline bool observes(u64 number, u8 *its_kind, u8 *its_point)
+{
+    u8 kind, point;
+
+    switch (number) {
+        SYSTEM_CALLS(OBSERVE)
+    default:
+        return false;
+    }
+    *its_kind = kind;
+    *its_point = point;
+    return true;
+}
+
+/* Every system call on the machine comes this way, and none is made in an interrupt. */
+#if AT_PLAIN_TRACEPOINTS
+
+/* The event is a struct trace_event_raw_sys_enter, trace_event_raw_sys_exit. */
+ON_TRACEPOINT(sys_enter)
+{
+    u8 kind, point;
+
+    return observes(ctx[1], &kind, &point) ? enters(ctx[2], kind, point) : 0;
+}
+
+ON_TRACEPOINT(sys_exit)
+{
+    return returns(ctx[2]);
+}
+
+#else
+
+/* Programs at plain tracepoints the kernel leaves out, one by one, while another of the kind or somebody's call on a map is under way
+ * on the CPU (bpf_prog_active); these it never does. */
 ON_TP_BTF_UNAUDITED(sys_enter)
 {
     u64 fd = 0;
     u8 kind, point;
 
-    switch (ctx->args[1]) {
-        SYSTEM_CALLS(OBSERVE)
-    default:
+    if (!observes(ctx->args[1], &kind, &point))
         return 0;
-    }
     typed_read(&fd, ctx->args[0], FIRST_ARGUMENT);
     return enters(fd, kind, point);
 }
@@ -110,3 +139,5 @@ ON_TP_BTF_UNAUDITED(sys_exit)
 {
     return returns(ctx->args[1]);
 }
+
+#endif

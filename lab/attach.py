@@ -32,6 +32,7 @@ FORCED = "LAB_ATTACH"
 _PROG_TYPES = {
     "raw_tracepoint": ProgType.RAW_TRACEPOINT,
     "tp_btf": ProgType.TRACING,
+    "tracepoint": ProgType.TRACEPOINT,
     "fentry": ProgType.TRACING,
     "fexit": ProgType.TRACING,
     "kprobe": ProgType.KPROBE,
@@ -49,6 +50,8 @@ _TRACING = {
 _CGROUP = {"ingress": AttachType.CGROUP_INET_INGRESS, "egress": AttachType.CGROUP_INET_EGRESS}
 _ON_DEVICES = ("tc", "xdp")
 _AT_TRACEPOINTS = ("raw_tracepoint", "tp_btf")  # one place: the second knows the types of the arguments
+_LATEST_FIRST = ("fentry", "fexit", "kprobe")  # bpf_trampoline_link_prog(), add_new_kprobe()
+_PERF_TYPE_TRACEPOINT = 2
 _TRIED = "tcp_v4_connect"  # a function that every kernel with IPv4 has
 
 
@@ -73,6 +76,11 @@ class Function(NamedTuple):
     def again(self) -> bool:
         """Tell whether it makes up for another one."""
         return self.role == "again"
+
+    @property
+    def attached_late(self) -> bool:
+        """Tell whether it is attached after others, so that one that makes up for another is run behind it."""
+        return self.again != (self.kind in _LATEST_FIRST)
 
     @property
     def audited(self) -> bool:
@@ -191,6 +199,10 @@ def _raw_tracepoint(function: Function, links: ExitStack) -> None:
     links.callback(os.close, bpf_syscall.raw_tracepoint_open(function.event, function.fd))
 
 
+def _tracepoint(function: Function, links: ExitStack) -> None:
+    _perf_event(function, links, _PERF_TYPE_TRACEPOINT, tracefs.event_id(function.event), None)
+
+
 def _tracing(function: Function, links: ExitStack) -> None:
     links.callback(os.close, bpf_syscall.raw_tracepoint_open(None, function.fd))
 
@@ -220,6 +232,7 @@ def _cgroup_skb(function: Function, links: ExitStack) -> None:
 _ATTACH: dict[str, Callable[[Function, ExitStack], None]] = {
     "raw_tracepoint": _raw_tracepoint,
     "tp_btf": _tracing,
+    "tracepoint": _tracepoint,
     "fentry": _tracing,
     "fexit": _tracing,
     "kprobe": partial(_kprobe, at_return=0),

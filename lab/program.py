@@ -135,7 +135,8 @@ class Program:
         with ExitStack() as links:
             links.callback(self._forget_under_way)
             self._watch(netns)
-            places = [place for function in self._loaded for place in attach.attach(function, devices, links)]
+            functions = sorted(self._loaded, key=lambda function: function.attached_late)
+            places = [place for function in functions for place in attach.attach(function, devices, links)]
             self.attach_points = list(dict.fromkeys(places))
             # Until all were attached, the first program at a point may have run without the second behind it. What it has told, and
             # what an earlier recording has left, is of no use.

@@ -46,6 +46,27 @@ static inline int add(struct __sk_buff *ctx)
 
 ON_TC(egress) { return add(ctx); }
 """
+# Each segment that its second program finds undone is a loss.
+IN_ORDER = """
+#include "functions.h"
+
+static inline int first(const u64 skb) { note_run(0, skb); return 0; }
+
+static inline int second(const u64 skb)
+{
+    if (rescues(0, skb))
+        count_lost();
+    return 0;
+}
+
+#if ATTACH_TRACEPOINT
+ON_RAW_TRACEPOINT_UNAUDITED(tcp_probe) { return first(ctx->args[1]); }
+ON_RAW_TRACEPOINT_AGAIN(tcp_probe) { return second(ctx->args[1]); }
+#else
+ON_FUNCTION(tcp_rcv_established) { return first(ARGUMENT(1)); }
+ON_FUNCTION_AGAIN(tcp_rcv_established) { return second(ARGUMENT(1)); }
+#endif
+"""
 ETHERNET = 14 + 20 + 8
 
 
@@ -107,6 +128,19 @@ def test_a_full_map_is_a_counted_loss(net, counting):
     (row,) = program.take_totals()
     assert row["ifindex"] == net.client.ifindex
     assert program.lost() - before >= 5
+
+
+def test_a_second_program_runs_behind_the_first(net, tmp_path):
+    """What the first was run for, the second does not take for left out: whichever the kernel runs first of those at one place."""
+    source = tmp_path / "in_order.c"
+    source.write_text(IN_ORDER)
+    exchanges = 50
+    with (
+        record(programs={"in order": Program(source)}, lossy=True) as recorder,
+        converse(net, Conversation(exchanges=exchanges)),
+    ):
+        pass
+    assert recorder.recording.lost["in order"] < exchanges // 5, "of at least 100 segments"
 
 
 def test_interfaces_with_one_index_are_refused(net, counting):

@@ -18,8 +18,9 @@ receiving for it, the change to ESTABLISHED (with the connect time). Other rows 
 
 Where kernel functions can be observed, steps are seen at tcp_v4_connect, tcp_v6_connect, tcp_sendmsg, tcp_recvmsg (returns),
 tcp_v4_rcv, tcp_v6_rcv (the packet's own addresses), tcp_rcv_established and tcp_rcv_state_process (returns: old and new state);
-else at the tracepoints and the hook near them (of sending and receiving, before Linux 6.3, the system calls alone tell). All
-changes of state are told by their tracepoint. The hook sees what reaches a socket: not what a timewait minisock takes, and of a
+else at the tracepoints and the hook near them (of sending and receiving, before Linux 6.3, the system calls alone tell). Since
+Linux 7 fentry would miss some of what threads send and receive: there it is seen at the tracepoints. All changes of state are told
+by their tracepoint. The hook sees what reaches a socket: not what a timewait minisock takes, and of a
 handshake the SYN and the ACK at the listener. Receiving is stamped when data is returned, so the wait is part of its time. Not
 seen: the calls of io_uring, sendfile(), splice() and 32-bit programs; what a minisock does (lab states tells).
 """

@@ -1,0 +1,59 @@
+/* What TCP has sent and received for a thread, at the tracepoints behind the protocol's sendmsg() and recvmsg(). They came with
+ * Linux 6.3; before, only the system calls tell of it.
+ */
+#pragma once
+
+#define MSG_PEEK 2
+
+static inline int report_sent(const void *sk, int result)
+{
+    return report_done(sk, KIND_SENT, AT_sock_send_length, entered_ns(sk), result);
+}
+
+static inline int report_received(const void *sk, int result, int flags)
+{
+    if (flags & MSG_PEEK) /* the data stays where it is, and the tracepoint says 0 */
+        return 0;
+    return report_done(sk, KIND_RECEIVED, AT_sock_recv_length, entered_ns(sk), result);
+}
+
+#if AT_PLAIN_TRACEPOINTS
+
+ON_TRACEPOINT(sock_send_length)
+{
+    void *sk = NULL;
+    int result = 0;
+
+    kernel_read(&sk, ctx, FIELD(trace_event_raw_sock_msg_length, sk));
+    kernel_read(&result, ctx, FIELD(trace_event_raw_sock_msg_length, ret));
+    return report_sent(sk, result);
+}
+
+ON_TRACEPOINT(sock_recv_length)
+{
+    void *sk = NULL;
+    int result = 0, flags = 0;
+
+    kernel_read(&sk, ctx, FIELD(trace_event_raw_sock_msg_length, sk));
+    kernel_read(&result, ctx, FIELD(trace_event_raw_sock_msg_length, ret));
+    kernel_read(&flags, ctx, FIELD(trace_event_raw_sock_msg_length, flags));
+    return report_received(sk, result, flags);
+}
+
+#elif defined(TRACEPOINT_ARGS__sock_send_length)
+
+_Static_assert(TRACEPOINT_ARGS(sock_send_length) == 3, "they have other arguments");
+
+ON_RAW_TRACEPOINT(sock_send_length)
+{
+    runs.increment(EVENT(sock_send_length));
+    return report_sent((const void *)ctx->args[0], ctx->args[1]);
+}
+
+ON_RAW_TRACEPOINT(sock_recv_length)
+{
+    runs.increment(EVENT(sock_recv_length));
+    return report_received((const void *)ctx->args[0], ctx->args[1], ctx->args[2]);
+}
+
+#endif
