@@ -19,6 +19,16 @@ struct unseen {
 BPF_PERF_ARRAY(hits, EVENTS);
 BPF_ARRAY(unseen, struct unseen, 1);
 
+static __always_inline void compare(struct unseen *found, int event)
+{
+    struct count count = {};
+    int number = event; /* what a helper is given a pointer to is no constant any more */
+    u64 *seen = runs.lookup(&number);
+
+    if (seen && !hits.perf_counter_value(event, &count, sizeof(count)))
+        found->events[event] = count.counter - *seen;
+}
+
 ON_RAW_TRACEPOINT(audit)
 {
     int only = 0;
@@ -26,12 +36,14 @@ ON_RAW_TRACEPOINT(audit)
 
     if (!found)
         return 0;
-    for (int event = 0; event < EVENTS; event++) {
-        struct count count = {};
-        u64 *seen = runs.lookup(&event);
-
-        if (seen && !hits.perf_counter_value(event, &count, sizeof(count)))
-            found->events[event] = count.counter - *seen;
-    }
+    /* No loop: the verifier of 5.10 would lose sight of where it is. */
+    compare(found, 0);
+    compare(found, 1);
+    compare(found, 2);
+    compare(found, 3);
+    compare(found, 4);
+    compare(found, 5);
+    compare(found, 6);
+    compare(found, 7);
     return 0;
 }

@@ -96,9 +96,10 @@
 /* How many arguments this kernel's tracepoint has: later kernels append some. */
 #define TRACEPOINT_ARGS(event) TRACEPOINT_ARGS__##event
 
-BPF_ARRAY(lost, u64, 1);           /* events that found no room, of all CPUs together */
-BPF_PERCPU_ARRAY(rescued, u64, 1); /* runs of the second programs in place of the first */
-BPF_PERCPU_ARRAY(runs, u64, 8);    /* of the first program at each raw tracepoint, whatever it then made of the event */
+BPF_ARRAY(lost, u64, 1); /* events that found no room, of all CPUs together */
+BPF_PERCPU_ARRAY(rescued, u64,
+                 1); /* runs of the second programs in place of the first; a softirq's interrupts a process's */
+BPF_PERCPU_ARRAY(runs, u64, 8); /* of the first program at each raw tracepoint, whatever it then made of the event */
 
 /* What the first program at a point has run for and the second not yet, on this CPU: a process can be interrupted between the two
  * by a softirq, for which both are run. 0: nothing. */
@@ -111,13 +112,13 @@ BPF_PERCPU_ARRAY(noted, struct noted, 8);
 
 static inline void count_lost(void)
 {
-    lost.increment(0);
+    lost.atomic_increment(0);
 }
 
 /* For an event that stands for several. */
 static inline void count_lost_many(u64 events)
 {
-    lost.increment(0, events);
+    lost.atomic_increment(0, events);
 }
 
 static inline u64 lost_so_far(void)
@@ -165,6 +166,6 @@ static inline bool rescues(int point, u64 key)
         here->nested = 0;
         return false;
     }
-    rescued.increment(0);
+    rescued.atomic_increment(0);
     return true;
 }

@@ -3,6 +3,9 @@
 A full ring is counted by the program, a recursion by the kernel. But a kernel can also leave a program out without a word
 (some machines do not run BPF for what happens while certain tasks are current, softirqs included). Events counted by perf
 and not seen by the program are such events: nobody's fault here, and no recording is complete without them.
+
+While a BPF program of somebody else is attached to the same tracepoint by way of perf (as those of libbpf-tools are), the kernel may
+not count (perf_trace_run_bpf_submit()): what is withheld then goes unseen.
 """
 
 import os
