@@ -11,9 +11,9 @@ from scapy.packet import Packet, Raw
 
 from lab.bench.asked import ask, asking, between, rows_of
 from lab.bench.cases import DPORT, MANY, SPORT, Verdicts, lost, wire
-from lab.bench.chapters import Bench, able
+from lab.bench.chapters import Bench, seeing_frames
 from lab.bench.load_generator import loopback
-from lab.bench.tools import DURATION, FLOWS, FRAMES, PACKETS, FlowRow, Scope, Tool, running
+from lab.bench.tools import DURATION, FLOWS, PACKETS, FlowRow, Scope, running
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.generate.frames import Frame, made
@@ -29,20 +29,16 @@ _LIKE_PORTS = (9999).to_bytes(2) * 20
 _UDP_NUMBER = 17
 
 
-def _seeing_frames(*kinds: str) -> list[Tool]:
-    return [tool for tool in able(*kinds) if tool.at == FRAMES]
-
-
 def counted(_: Bench) -> Verdicts:
     """F1: super-packets, offloads on. F2: each packet once. F5: what is not IP has a name of its own."""
     bulk = Conversation(size_bits=64_000_000, reply_bits=8)
     with topology() as net:
-        asked = ask(net, _seeing_frames(FLOWS), bulk, port=DPORT)
+        asked = ask(net, seeing_frames(FLOWS), bulk, port=DPORT)
         low, high, _best = segments_sent(asked.observed.sent[0])
-        for tool in _seeing_frames(FLOWS):
+        for tool in seeing_frames(FLOWS):
             packets, _size = between(asked.rows[tool], net.client.ipv4, net.server.ipv4)
             yield "F1", tool, low <= packets <= high
-    with wire() as net, asking(net, _seeing_frames(FLOWS)) as asked:
+    with wire() as net, asking(net, seeing_frames(FLOWS)) as asked:
         with converse(net, Conversation(exchanges=5), port=DPORT) as demo:
             pass
         asked.observed.connections += demo.connections
@@ -52,7 +48,7 @@ def counted(_: Bench) -> Verdicts:
         raise TypeError("the relay keeps a log")
     (flow,) = (connection.client.flow for connection in asked.observed.connections)
     left = log.way(flow).left
-    for tool in _seeing_frames(FLOWS):
+    for tool in seeing_frames(FLOWS):
         yield "F2", tool, between(asked.rows[tool], flow.laddr, flow.raddr) == (len(left), int(left["length"].sum()))
         yield "F5", tool, any("ARP" in row.protocol for row in asked.rows[tool])
 
@@ -67,14 +63,14 @@ def _arp_request() -> bytes:
 def unusual_headers(_: Bench) -> Verdicts:
     """F3: VLANs, IP options, fragments and extension headers: each packet is told under its own flow, and none with a wrong port."""
     frames = list(_unusual_datagrams())
-    with topology() as net, asking(net, _seeing_frames(FLOWS, PACKETS)) as asked:
+    with topology() as net, asking(net, seeing_frames(FLOWS, PACKETS)) as asked:
         send(net.server.name, [frame.data for frame in frames], gap_ns=MS)
-    for tool in _seeing_frames(FLOWS, PACKETS):
+    for tool in seeing_frames(FLOWS, PACKETS):
         yield "F3", tool, all(_told_as_it_is(frame, asked.rows[tool]) for frame in frames)
     talks = list(_unusual_connections())
-    with topology() as net, asking(net, _seeing_frames(DURATION)) as asked:
+    with topology() as net, asking(net, seeing_frames(DURATION)) as asked:
         send(net.server.name, [frame.data for talk in talks for frame in talk], gap_ns=MS)
-    for tool in _seeing_frames(DURATION):
+    for tool in seeing_frames(DURATION):
         flows = {Flow(syn.source, syn.sport, syn.destination, syn.dport) for syn, *_ in talks}
         rows = asked.rows[tool]
         nobodys = [row for row in rows if (row.laddr, row.lport, row.raddr, row.rport) not in flows]
@@ -151,7 +147,7 @@ def _back(ends: Ends) -> Ends:
 
 def many_flows(_: Bench) -> Verdicts:
     """F4: thousands of flows; both directions of each are told, or the tool says how much is missing."""
-    for tool in _seeing_frames(FLOWS):
+    for tool in seeing_frames(FLOWS):
         with loopback() as place, running(tool, Scope(place.client)) as run:
             place.requests(MANY, MANY, MANY)
             run.await_quiet()

@@ -58,6 +58,11 @@ def able(*kinds: str) -> list[Tool]:
     return [tool for tool in tools.of(*kinds) if not tools.refusal(tool)]
 
 
+def seeing_frames(*kinds: str) -> list[Tool]:
+    """Those of them that see whole frames: who counts what applications send and read is not asked for packets."""
+    return [tool for tool in able(*kinds) if tool.at == tools.FRAMES]
+
+
 def refused(figure: str, quantity: str, unit: str, *kinds: str) -> Iterator[Measurement]:
     """Yield a row for each tool of these kinds that cannot run here, with its own reason."""
     for tool in tools.of(*kinds):

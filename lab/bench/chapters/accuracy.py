@@ -14,7 +14,7 @@ import numpy as np
 
 from lab.bench import tools
 from lab.bench.asked import Answer, answers, ask
-from lab.bench.chapters import Bench, able, explained, refused
+from lab.bench.chapters import Bench, able, explained, refused, seeing_frames
 from lab.bench.measurement import Goal, Measurement
 from lab.bench.tools import Tool
 from lab.conditions import Conditions
@@ -36,6 +36,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     for kind in _KINDS:
         p99: dict[Tool, list[float]] = defaultdict(list)
         unit = _UNITS.get(kind, "ns")
+        asked_of = seeing_frames(kind) if kind == tools.FLOWS else able(kind)
         yield from refused(FIGURE, f"error of {kind}", unit, kind)
         for delay_ms in _DELAYS_MS[:: bench.times(1, 3)]:
             bench.step(f"accuracy: {kind} over {delay_ms} ms")
@@ -43,8 +44,8 @@ def measure(bench: Bench) -> Iterator[Measurement]:
             with topology(Relay()) as net:
                 net.conditions(conditions, conditions)
                 number = bench.times(40, 10)
-                asked = ask(net, able(kind), conversation, rport=_PORT, port=_PORT, connections=number, concurrency=4)
-            for tool in able(kind):
+                asked = ask(net, asked_of, conversation, rport=_PORT, port=_PORT, connections=number, concurrency=4)
+            for tool in asked_of:
                 told = list(answers(tool, asked))
                 known = [answer for answer in told if answer.told is not None]
                 where = {"delay_ms": delay_ms}

@@ -8,7 +8,9 @@ frames into a capture for example, is in no program's time: the observer effect 
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+import numpy as np
 
 from lab.bench import tools, turns
 from lab.bench.chapters import Bench, able, explained, refused
@@ -19,15 +21,9 @@ from lab.bench.tools import CHANGES, FRAMES, RTT, SEGMENTS, Scope, Tool, running
 
 FIGURE = "kernel cost"
 _GOALS = {"lab states": 100.0, "lab rtt": 100.0, "lab duration": 100.0}
-_WHY = {
-    tools.STATES: "each change runs two programs, the second of which makes up for what the kernel leaves out; see each one's row",
-    tools.DURATION: "every frame is read, on its way out and in, to find the few that open and end connections",
-    tools.RTT: "each segment's histogram is found by its peer, and a second program makes up for what the kernel leaves out",
-    tools.FLOWS: "",
-    tools.PACKETS: "",
-}
 _COMPARED = ("per connection", "per request")  # an event is another one for another tool
 _COUNTING = "of counting, per run"
+_OF_PROGRAM = "per event, of its "
 _WITHOUT_PROGRAM = "it has no BPF program of its own but a filter, whose runs the kernel does not count"
 
 
@@ -55,13 +51,12 @@ def measure(bench: Bench) -> Iterator[Measurement]:
         samples[tool, "per request" if tool.kind == RTT else "per connection"].append(cost.net_ns / number)
         samples[tool, _COUNTING].append(cost.counting_ns)
         for name, net_ns in _by_name(cost):
-            samples[tool, f"per event, of its {name}"].append(net_ns / events)
+            samples[tool, _OF_PROGRAM + name].append(net_ns / events)
     best = _best_peers(samples)
     for (tool, quantity), values in samples.items():
         goal = Goal(least=False, value=_GOALS[tool.name]) if quantity == "per event" and tool.name in _GOALS else None
-        yield explained(
-            Measurement(FIGURE, tool.name, quantity, "ns", values, _conditions(tool), goal), _WHY[tool.kind]
-        )
+        row = Measurement(FIGURE, tool.name, quantity, "ns", values, _conditions(tool), goal)
+        yield explained(row, f"of its programs {_shares(tool, samples)}")
         peer = best.get((tool.kind, quantity))
         if tool.ours and peer and quantity in _COMPARED:
             yield Measurement(
@@ -73,6 +68,17 @@ def measure(bench: Bench) -> Iterator[Measurement]:
                 _conditions(tool),
                 Goal(least=False, value=1) if tool.name in _GOALS else None,
             )
+
+
+def _shares(tool: Tool, samples: Mapping[tuple[Tool, str], list[float]]) -> str:
+    """Say what each of a tool's programs takes for an event, the dearest first."""
+    medians = {
+        quantity.removeprefix(_OF_PROGRAM): float(np.median(values))
+        for (its, quantity), values in samples.items()
+        if its == tool and quantity.startswith(_OF_PROGRAM)
+    }
+    dearest_first = sorted(medians.items(), key=lambda share: -share[1])
+    return ", ".join(f"{name} takes {net_ns:.0f} ns" for name, net_ns in dearest_first)
 
 
 def _by_name(cost: Cost) -> Iterator[tuple[str, float]]:

@@ -133,7 +133,8 @@ def rows(pairs: Pairs) -> Iterator[Measurement]:
         goal = Goal(least=True, value=_LEAST) if (tool.name, quantity) == ("lab states", "connections") else None
         ratios = turns.ratios(values, pairs.without[tool, quantity])
         row = Measurement(FIGURE, tool.name, quantity, "ratio", ratios, goal=goal)
-        yield explained(row, "what the programs take is told by the kernel cost; its reader has a processor of its own")
+        with_us, without_us = (1e6 / float(np.median(them)) for them in (values, pairs.without[tool, quantity]))
+        yield explained(row, f"what takes {without_us:.2f} us without it takes {with_us:.2f} us with it")
         if quantity == "connections":
             yield _seen("O1", row)
         if quantity == "bulk" and tool.kind in (PACKETS, NATIVE):

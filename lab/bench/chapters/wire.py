@@ -96,13 +96,22 @@ def _rows(case: Paced, runs: list[Carried]) -> Iterator[Measurement]:
     for quantity, percentile in (("late, p50", 50), ("late, p99", 99), ("late, most", 100)):
         late_ns = [float(np.percentile(run.late_ns, percentile)) for run in runs]
         row = Measurement(FIGURE, _RELAY, quantity, "ns", late_ns, case.conditions, promised.get(quantity))
-        yield explained(row, "the relay had to wait for its processor, or for an interrupt")
+        latest_us = max(run.late_ns.max() for run in runs) / 1000
+        yield explained(
+            row,
+            f"the latest frame of all was {latest_us:.0f} us late, while the relay ran {_busy(runs):.0%} of the time",
+        )
     for quantity, unit, values, goal in (
         ("carried", "1/s", [run.frames * SECOND / run.took_ns for run in runs], None),
         ("lost", "fraction", [run.dropped / max(1, run.frames) for run in runs], _ALL_CARRIED),
-        ("processor time of the relay", "fraction", [run.cpu_ns / run.took_ns for run in runs], None),
+        ("processor time of the relay", "fraction", [_busy([run]) for run in runs], None),
     ):
         yield Measurement(FIGURE, _RELAY, quantity, unit, values, case.conditions, goal)
+
+
+def _busy(runs: list[Carried]) -> float:
+    """How much of the time the relay ran."""
+    return sum(run.cpu_ns for run in runs) / sum(run.took_ns for run in runs)
 
 
 def _paced(case: Paced, seconds: float) -> Carried:
