@@ -32,7 +32,7 @@
 #include "tcp.h"
 
 /* Functions that threads come to are not observed by fentry where that would lose some. */
-#define SENDS_AT_TRACEPOINTS (ATTACH_FENTRY && AT_PLAIN_TRACEPOINTS)
+#define SENDS_AT_TRACEPOINTS (ATTACH_FENTRY && PLAIN_TRACEPOINTS)
 
 /* Which of the probe's points is under way on this CPU (first_run() in lab.h). */
 enum slot { SLOT_CHANGED, SLOT_PROCESSED, SLOT_DESTROYED, SLOT_ARRIVED };

@@ -17,7 +17,7 @@ static inline int report_received(const void *sk, int result, int flags)
     return report_done(sk, KIND_RECEIVED, AT_sock_recv_length, entered_ns(sk), result);
 }
 
-#if AT_PLAIN_TRACEPOINTS
+#if PLAIN_TRACEPOINTS
 
 ON_TRACEPOINT(sock_send_length)
 {

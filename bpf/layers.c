@@ -181,7 +181,7 @@ static inline int returns(s64 result)
 }
 
 /* The reader runs, and takes what has come: in its own system call, never in an interrupt. */
-#if AT_PLAIN_TRACEPOINTS
+#if PLAIN_TRACEPOINTS
 ON_TRACEPOINT(skb_copy_datagram_iovec)
 #else
 ON_TP_BTF_UNAUDITED(skb_copy_datagram_iovec)

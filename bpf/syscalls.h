@@ -105,7 +105,7 @@ static inline bool observes(u64 number, u8 *its_kind, u8 *its_point)
 }
 
 /* Every system call on the machine comes this way, and none is made in an interrupt. */
-#if AT_PLAIN_TRACEPOINTS
+#if PLAIN_TRACEPOINTS
 
 /* The event is a struct trace_event_raw_sys_enter, trace_event_raw_sys_exit. */
 ON_TRACEPOINT(sys_enter)

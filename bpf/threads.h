@@ -11,7 +11,7 @@
 
 /* Since then, tracepoints have a grace period of their own: FIELD(tp_transition_snapshot, srcu_gp). */
 #if defined(OFFSET__tp_transition_snapshot__srcu_gp) && !ATTACH_KPROBE
-#define AT_PLAIN_TRACEPOINTS 1
+#define PLAIN_TRACEPOINTS 1
 #else
-#define AT_PLAIN_TRACEPOINTS 0
+#define PLAIN_TRACEPOINTS 0
 #endif

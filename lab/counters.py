@@ -10,12 +10,13 @@ class Sent(NamedTuple):
     """TCP segments that a host has sent, each segment of a super-packet counted.
 
     `segments` leaves out retransmissions of data, SYN and FIN; retransmitted SYN-ACKs are in it and in `retransmitted`
-    (tcpOutSegs, tcpRetransSegs of RFC 4022). `retransmitted_syns` counts SYN and SYN-ACK.
+    (tcpOutSegs, tcpRetransSegs of RFC 4022). `retransmitted_syns` counts SYN and SYN-ACK, `resets` segments with RST (tcpOutRsts).
     """
 
     segments: int = 0
     retransmitted: int = 0
     retransmitted_syns: int = 0
+    resets: int = 0
 
     def since(self, before: "Sent") -> "Sent":
         """Return what was sent between two readings."""
@@ -27,7 +28,7 @@ def tcp_sent(netns: str) -> Sent:
 
     def read() -> Sent:
         tcp, extended = _table("snmp", "Tcp:"), _table("netstat", "TcpExt:")
-        return Sent(tcp["OutSegs"], tcp["RetransSegs"], extended["TCPSynRetrans"])
+        return Sent(tcp["OutSegs"], tcp["RetransSegs"], extended["TCPSynRetrans"], tcp["OutRsts"])
 
     return inside(netns, read)
 

@@ -190,7 +190,8 @@ def table(observed: "Observed") -> Iterator[str]:
 def judge(observed: "Observed", scenario: str) -> Iterator[Check]:
     """Compare the packets that both hosts have received with what both applications know; yields every check.
 
-    Where the wire keeps a log, each packet that left it has arrived, once, and not before.
+    Where the wire keeps a log, each packet that left it has arrived, once, and not before. Elsewhere a kernel may have answered what
+    came after the end with a RST, which no application knows of: then it has counted one.
     """
     judge = observed.judge(scenario, "packets")
     frames = observed.recording.events["packets"]
@@ -201,7 +202,8 @@ def judge(observed: "Observed", scenario: str) -> Iterator[Check]:
     for connection, since_ns, until_ns in turns(observed.connections):
         to_server, to_client = journeys(connection, observed.end_ns)
         arrived = []
-        for journey, ifindex, opening in ((to_server, at_server, SYN), (to_client, at_client, SYN | ACK)):
+        ways = ((to_server, at_server, SYN), (to_client, at_client, SYN | ACK))
+        for (journey, ifindex, opening), sent in zip(ways, observed.sent, strict=True):
             rows = np.concatenate([frames[:0], *packets_of(flows, ifindex, journey.flow)])
             rows = rows[(rows["time_ns"] >= since_ns) & (rows["time_ns"] < until_ns)]
             yield from _judge_journey(judge, journey, rows, opening)
@@ -209,7 +211,8 @@ def judge(observed: "Observed", scenario: str) -> Iterator[Check]:
                 way = observed.wire.way(journey.flow, since_ns=since_ns, until_ns=until_ns)
                 yield from _judge_arrivals(judge, str(journey.flow), rows, way.arrived)
             else:
-                yield judge.one_of(str(journey.flow), "ends with", journey.ends, ",".join(_ends(rows["flags"])))
+                late = ["FIN,RST"] if sent.resets and "FIN" in journey.ends else []
+                yield judge.one_of(str(journey.flow), "ends with", journey.ends + late, ",".join(_ends(rows["flags"])))
             arrived.append(rows)
         explained += sum(len(rows) for rows in arrived)
         if all(len(rows) for rows in arrived):
@@ -218,6 +221,10 @@ def judge(observed: "Observed", scenario: str) -> Iterator[Check]:
             connect = connection.client.find("connect")
             at_most = Bracket(0, connect.exit_ns - connect.enter_ns, 0)
             yield judge.duration(str(to_server.flow), "SYN to answer", at_most, took_ns)
+    if not observed.wire:
+        for end, ifindex, sent in zip(("server", "client"), (at_server, at_client), observed.sent, strict=True):
+            resets = int(np.count_nonzero(frames["flags"][frames["ifindex"] == ifindex] & RST))
+            yield judge.count(f"to the {end}", "resets", Bracket(0, sent.resets, sent.resets), resets)
     strangers = len(frames) - explained
     yield judge.count("all connections", "packets of no connection", Bracket(0, 0, 0), strangers)
 

@@ -56,7 +56,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     for (tool, quantity), values in samples.items():
         goal = Goal(least=False, value=_GOALS[tool.name]) if quantity == "per event" and tool.name in _GOALS else None
         row = Measurement(FIGURE, tool.name, quantity, "ns", values, _conditions(tool), goal)
-        yield explained(row, f"of its programs {_shares(tool, samples)}")
+        yield explained(row, _shares(tool, samples))
         peer = best.get((tool.kind, quantity))
         if tool.ours and peer and quantity in _COMPARED:
             yield Measurement(
@@ -78,7 +78,7 @@ def _shares(tool: Tool, samples: Mapping[tuple[Tool, str], list[float]]) -> str:
         if its == tool and quantity.startswith(_OF_PROGRAM)
     }
     dearest_first = sorted(medians.items(), key=lambda share: -share[1])
-    return ", ".join(f"{name} takes {net_ns:.0f} ns" for name, net_ns in dearest_first)
+    return ", ".join(f"{name} takes {net_ns:.0f} ns" for name, net_ns in dearest_first) or "one program takes it all"
 
 
 def _by_name(cost: Cost) -> Iterator[tuple[str, float]]:
