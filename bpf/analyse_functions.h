@@ -158,12 +158,25 @@ ON_FUNCTION(tcp_rcv_established)
     return report_processed((const void *)ARGUMENT(0), (const void *)ARGUMENT(1), AT_tcp_rcv_established, false);
 }
 
+#if ATTACH_FENTRY
+
 ON_FUNCTION_AGAIN(tcp_rcv_established)
 {
     if (!rescues(SLOT_PROCESSED, ARGUMENT(1)))
         return 0;
     return report_processed((const void *)ARGUMENT(0), (const void *)ARGUMENT(1), AT_tcp_rcv_established, true);
 }
+
+#else
+
+ON_RAW_TRACEPOINT_AGAIN(tcp_probe)
+{
+    if (!rescues(SLOT_PROCESSED, ctx->args[1]))
+        return 0;
+    return report_processed((const void *)ctx->args[0], (const void *)ctx->args[1], AT_tcp_rcv_established, true);
+}
+
+#endif
 
 /* The new state is there at the return, and by then the socket may be gone. Softirq can interrupt a process in this function and run it on another socket, and
  * is done with that before the process goes on. */

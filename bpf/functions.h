@@ -19,6 +19,8 @@
 #define ARGUMENT(n) ((u64)ctx[n])
 #define RETURNED(name) ((s64)ctx[FUNCTION_ARGS(name)])
 #elif ATTACH_KPROBE
+/* While a program of a kprobe runs, a softirq that interrupts it runs no other of the kind, the second ones neither (bpf_prog_active).
+ * Where the function has a tracepoint, the second program is at that, which knows no such bar. */
 /* `struct pt_regs` as an array of registers: arch/x86/include/asm/ptrace.h, arch/arm64/include/asm/ptrace.h. */
 #define ON_FUNCTION(name) int on_kprobe__##name(u64 *ctx)
 #define ON_FUNCTION_AGAIN(name) int on_kprobe__##name##__again(u64 *ctx)

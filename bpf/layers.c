@@ -422,17 +422,21 @@ ON_TP_BTF(sk_data_ready)
     return report_ready((const void *)ctx->args[0]);
 }
 
-ON_TP_BTF_AGAIN(sk_data_ready)
-{
-    return rescues(SLOT_READY, ctx->args[0]) ? report_ready((const void *)ctx->args[0]) : 0;
-}
 #else
 ON_FUNCTION(sock_def_readable)
 {
     note_run(SLOT_READY, ARGUMENT(0));
     return report_ready((const void *)ARGUMENT(0));
 }
+#endif
 
+/* Linux 6.2 has the tracepoint in that function: FIELD(trace_event_raw_sk_data_ready, skaddr). */
+#if ATTACH_TRACEPOINT || (ATTACH_KPROBE && defined(OFFSET__trace_event_raw_sk_data_ready__skaddr))
+ON_TP_BTF_AGAIN(sk_data_ready)
+{
+    return rescues(SLOT_READY, ctx->args[0]) ? report_ready((const void *)ctx->args[0]) : 0;
+}
+#else
 ON_FUNCTION_AGAIN(sock_def_readable)
 {
     return rescues(SLOT_READY, ARGUMENT(0)) ? report_ready((const void *)ARGUMENT(0)) : 0;

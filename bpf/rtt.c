@@ -270,11 +270,6 @@ ON_TP_BTF(tcp_probe)
     return segment(ctx->args[0], false);
 }
 
-ON_TP_BTF_AGAIN(tcp_probe)
-{
-    return rescues(AT_SEGMENT, ctx->args[1]) ? segment(ctx->args[0], true) : 0;
-}
-
 #else
 
 ON_FUNCTION(tcp_rcv_established)
@@ -283,9 +278,20 @@ ON_FUNCTION(tcp_rcv_established)
     return segment(ARGUMENT(0), false);
 }
 
+#endif
+
+#if ATTACH_FENTRY
+
 ON_FUNCTION_AGAIN(tcp_rcv_established)
 {
     return rescues(AT_SEGMENT, ARGUMENT(1)) ? segment(ARGUMENT(0), true) : 0;
+}
+
+#else
+
+ON_TP_BTF_AGAIN(tcp_probe)
+{
+    return rescues(AT_SEGMENT, ctx->args[1]) ? segment(ctx->args[0], true) : 0;
 }
 
 #endif
