@@ -56,8 +56,11 @@ class Endpoint:
         """The process's id."""
         return self._process.pid
 
-    def await_ready(self, limit_s: float = 20.0) -> None:
-        """Wait until the process says that it listens, or that every connection has paused."""
+    def await_ready(self, limit_s: float = 60.0) -> None:
+        """Wait until the process says that it listens, or that every connection has paused.
+
+        The limit is for what hangs: in a guest whose instructions are emulated, on a busy machine, 20 s have been too few.
+        """
         with selectors.DefaultSelector() as selector:
             selector.register(self._ready, selectors.EVENT_READ)
             if not selector.select(limit_s):
