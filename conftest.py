@@ -84,7 +84,7 @@ def _skipped(config) -> list[skips.Skipped]:
     return skips.compared(reasons, skips.allowed(ALLOWED_SKIPS), lane)
 
 
-def pytest_terminal_summary(terminalreporter, config):
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
     """Show what this lane left out, and the verdicts, the failed ones in full."""
     if RESULTS_KEY not in config.stash:
         return
@@ -92,6 +92,7 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section("what this lane cannot do")
         terminalreporter.write_line("\n".join(map(str, skipped)))
     results = config.stash[RESULTS_KEY]
+    results.note(status=int(exitstatus))
     checks = results.finish()
     terminalreporter.section("checks against the truth")
     if failed := [check for check in checks if not check.passed]:

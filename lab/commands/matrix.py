@@ -1,6 +1,6 @@
 """Show the results of several runs as one table: kernels and ways to attach across, checks down.
 
-The runs may come from other machines: of each, only its folder in results/ is read. Exit status: 1 when a check of one failed.
+The runs may come from other machines: of each, only its folder in results/ is read. Exit status: 1 when one of them failed.
 """
 
 import argparse

@@ -44,12 +44,16 @@ class Outcome:
 
     @classmethod
     def of(cls, results: Path) -> Self:
-        """Read a run's folder, wherever it was made. Raises `LabError` when there is none."""
+        """Read a run's folder, wherever it was made. Raises `LabError` when there is none.
+
+        A run that did not note how it ended has failed when a check did, or when it has none.
+        """
         run = RunFolder.open(results)
         checks = Results(results).checks()
         column = f"{run.kernel}{', virtual clock' if run.about.get('time') == VIRTUAL else ''}"
-        failed = any(not check.passed for check in checks)
-        return cls(column, run.about.get("attach", BEST), int(failed), results, checks)
+        wrong = any(not check.passed for check in checks)
+        status = int(run.about.get("status", not checks)) or int(wrong)
+        return cls(column, run.about.get("attach", BEST), status, results, checks)
 
     @property
     def passed(self) -> bool:

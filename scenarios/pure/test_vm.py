@@ -1,5 +1,6 @@
 """Kernels by name, guests by command line, matrices by checks: what needs no guest to be known."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,3 +157,15 @@ def test_runs_of_other_machines(tmp_path):
     assert (found.kernel, found.way, found.passed) == ("6.12, virtual clock", "kprobe", False)
     with pytest.raises(LabError, match="is no run's folder"):
         Outcome.of(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("noted", "checks", "passed"), [(0, 1, True), (1, 1, False), (None, 1, True), (None, 0, False)]
+)
+def test_a_run_whose_tests_failed_before_their_checks_has_not_passed(tmp_path, noted, checks, passed):
+    """An error in a fixture leaves no check that is wrong, only the status that the run has noted."""
+    about = {"kernel": {"release": "6.12"}} | ({} if noted is None else {"status": noted})
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    check = Judge("scenario", "rtt", "kprobe:x").count("flow", "RTT samples", Bracket(1, 3, 2), 2)
+    (tmp_path / "checks.jsonl").write_text(f"{check.to_json()}\n" * checks)
+    assert Outcome.of(tmp_path).passed == passed
