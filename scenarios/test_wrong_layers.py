@@ -45,6 +45,8 @@ NOT_EVERY_ONE = r"""BPF_ARRAY(told, u64, 1);
         return;
 """
 
+CONVERSATIONS = 10  # at most
+
 VARIANTS = {
     # What is changed, and where it must show.
     "nothing": ([], set()),
@@ -83,15 +85,21 @@ def place():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variant(place, tmp_path, variant):
-    """What is wrong with the probe shows in its numbers, and when nothing is, nothing does."""
+    """What is wrong with the probe shows in its numbers, and when nothing is, nothing does.
+
+    On a busy machine the truth of one conversation can be wider than the probe is wrong: then another one is held.
+    """
     net, it = place
     changes, expected = VARIANTS[variant]
-    program = changed(tmp_path, "layers", *changes)
-    with record(programs={"layers": program}, devices=net.devices, lossy=True) as recorder:
-        told, connection = inject(net, 4, it, delays_ns=(5 * MS,))
-        net.quiesce()
-    recorder.recording.require_complete()
-    ways = Ways(recorder.recording.events["layers"], net.inodes)
-    wrong = caught(verdicts(Judge(variant, "layers", ""), ways, told, connection))
+    program, wrong = changed(tmp_path, "layers", *changes), set()
+    for _ in range(CONVERSATIONS):
+        with record(programs={"layers": program}, devices=net.devices, lossy=True) as recorder:
+            told, connection = inject(net, 4, it, delays_ns=(5 * MS,))
+            net.quiesce()
+        recorder.recording.require_complete()
+        ways = Ways(recorder.recording.events["layers"], net.inodes)
+        wrong |= caught(verdicts(Judge(variant, "layers", ""), ways, told, connection))
+        if expected <= wrong:
+            break
     assert expected <= wrong
     assert bool(wrong) == bool(changes)

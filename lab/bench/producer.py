@@ -3,12 +3,12 @@
 BPF_PROG_TEST_RUN repeats it inside the kernel: each run writes the record that a SYN at an interface would.
 """
 
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lab.bench.forked import forked
 from lab.bpf_syscall import prog_test_run
 from lab.generate.unusual import unusual
 from lab.program import Program
@@ -16,7 +16,6 @@ from lab.units import SECOND
 
 _BATCHES = 500  # a second: as many as a timer would wake
 _FLAT_OUT = 20_000
-_FORK = multiprocessing.get_context("fork")
 
 
 def syn() -> bytes:
@@ -32,8 +31,7 @@ def produce(program: Program, number: int) -> None:
 @contextmanager
 def producing(program: Program, seconds: float, per_second: int | None) -> Iterator[None]:
     """Write events on the last processor around a block, at a rate or flat out; ends with the block, which waits for it."""
-    process = _FORK.Process(target=_at_rate, args=(program.fds[-1], seconds, per_second), daemon=True)
-    process.start()
+    process = forked(_at_rate, program.fds[-1], seconds, per_second)
     try:
         yield
         process.join()

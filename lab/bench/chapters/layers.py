@@ -6,7 +6,6 @@ recv(), with a processor for each host, and with one for both: the least that a 
 added. `whole` is the share of the requests of which every layer is known, `lost` counts points.
 """
 
-import multiprocessing
 import os
 import socket
 import time
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from lab.bench import turns
 from lab.bench.chapters import Bench, explained
+from lab.bench.forked import forked, pipe
 from lab.bench.measurement import Goal, Measurement
 from lab.collected import Collector
 from lab.demo.conversation import PORT, Conversation
@@ -39,7 +39,6 @@ _KEPT = Goal(least=True, value=0.85)
 _NONE = Goal(least=False, value=0)
 _JOINED = Goal(least=False, value=2000)  # a million points in two seconds
 _CONNECTIONS = (1, 4)
-_FORK = multiprocessing.get_context("fork")
 
 
 Traffic = Callable[[Topology, int], AbstractContextManager[Callable[[float], float]]]
@@ -131,18 +130,17 @@ def _asking(net: Topology, connections: int, cpus: Sequence[int]) -> Iterator[Ca
                 inside(net.client.name, lambda: socket.create_connection(listener.getsockname()))
             )
             server = stack.enter_context(listener.accept()[0])
-            ours, theirs = _FORK.Pipe()
+            ours, theirs = pipe()
             pipes.append(ours)
             for role, *arguments in ((_answer, cpus[0], server), (_ask, cpus[-1], client, theirs)):
-                process = _FORK.Process(target=role, args=arguments, daemon=True)
-                process.start()
+                process = forked(role, *arguments)
                 stack.callback(process.join)
                 stack.callback(process.terminate)
 
         def ask(seconds: float) -> float:
-            for pipe in pipes:
-                pipe.send(seconds)
-            return sum(float(pipe.recv()) for pipe in pipes)
+            for end in pipes:
+                end.send(seconds)
+            return sum(float(end.recv()) for end in pipes)
 
         yield ask
 
@@ -154,11 +152,11 @@ def _answer(cpu: int, server: socket.socket) -> None:
         server.send(reply)
 
 
-def _ask(cpu: int, client: socket.socket, pipe: Connection) -> None:
+def _ask(cpu: int, client: socket.socket, end: Connection) -> None:
     os.sched_setaffinity(0, {cpu})
     request = bytes(SIZE)
     while True:
-        seconds = pipe.recv()
+        seconds = end.recv()
         begin = now = time.monotonic()
         asked = 0
         while now < begin + seconds:
@@ -166,4 +164,4 @@ def _ask(cpu: int, client: socket.socket, pipe: Connection) -> None:
             client.recv(SIZE)
             asked += 1
             now = time.monotonic()
-        pipe.send(asked / (now - begin))
+        end.send(asked / (now - begin))

@@ -5,7 +5,6 @@ a process that does nothing else: what it takes beyond what it had with the prog
 which is 64 to 136 bytes by the probe; here it is that of `duration`, told with the figure.
 """
 
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 from lab.bench import process, tools, turns
 from lab.bench.chapters import Bench, able, explained, refused
+from lab.bench.forked import forked, pipe
 from lab.bench.load_generator import loopback
 from lab.bench.measurement import Goal, Measurement
 from lab.bench.producer import produce
@@ -27,7 +27,6 @@ _MOST_MB = 150.0
 _MOST_OF_RECORDING_MB = 100.0
 _MILLION = 1_000_000
 _BATCH = 20_000
-_FORK = multiprocessing.get_context("fork")
 
 
 def measure(bench: Bench) -> Iterator[Measurement]:
@@ -74,9 +73,8 @@ class _Recorded(NamedTuple):
 
 def _recording() -> _Recorded:
     """Record a million events in a process of its own."""
-    ours, theirs = _FORK.Pipe()
-    child = _FORK.Process(target=lambda: theirs.send(_record_a_million()), daemon=True)
-    child.start()
+    ours, theirs = pipe()
+    child = forked(lambda: theirs.send(_record_a_million()))
     theirs.close()  # so that the child's end is the end of the pipe as well
     try:
         return _Recorded(*ours.recv())

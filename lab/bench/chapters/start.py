@@ -6,7 +6,6 @@ are ready, which bpftrace says a tenth of a second late. Every tool is started o
 project keeps of an earlier start, its compiled programs, is there as well (`cache: kept`) or, for `lab states`, not (`cache: empty`).
 """
 
-import multiprocessing
 import socket
 import tempfile
 import time
@@ -18,6 +17,7 @@ from multiprocessing.connection import Connection
 
 from lab.bench import tools, turns
 from lab.bench.chapters import Bench, able, refused
+from lab.bench.forked import forked, pipe
 from lab.bench.load_generator import Place, loopback
 from lab.bench.measurement import Goal, Measurement
 from lab.bench.tools import Scope, Tool, running
@@ -31,7 +31,6 @@ _EVERY_NS = MS
 _TOLD = "first event possible"
 _GOALS_MS = {"kept": 150.0, "empty": 300.0}
 _GOALS_OF = "lab states"
-_FORK = multiprocessing.get_context("fork")
 
 
 def measure(bench: Bench) -> Iterator[Measurement]:
@@ -68,8 +67,8 @@ def _started(tool: Tool, cache: str) -> dict[str, float]:
 class _Told:
     """When each socket began to listen; asked once."""
 
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
+    def __init__(self, end: Connection) -> None:
+        self._pipe = end
 
     def __call__(self) -> list[int]:
         self._pipe.send(None)
@@ -79,9 +78,8 @@ class _Told:
 @contextmanager
 def _listening(place: Place) -> Iterator[_Told]:
     """Have sockets begin to listen around a block; what is yielded returns when each did (`CLOCK_MONOTONIC`, ns)."""
-    ours, theirs = _FORK.Pipe()
-    process = _FORK.Process(target=inside, args=(place.client, lambda: _listen(theirs)), daemon=True)
-    process.start()
+    ours, theirs = pipe()
+    process = forked(inside, place.client, lambda: _listen(theirs))
     ours.recv()
     try:
         yield _Told(ours)
@@ -90,12 +88,12 @@ def _listening(place: Place) -> Iterator[_Told]:
         process.join()
 
 
-def _listen(pipe: Connection) -> None:
+def _listen(end: Connection) -> None:
     times_ns: list[int] = []
-    pipe.send(None)
-    while not pipe.poll(_EVERY_NS / 1e9):
+    end.send(None)
+    while not end.poll(_EVERY_NS / 1e9):
         with socket.socket() as listener:
             listener.bind((_ADDRESS, _FIRST_PORT + len(times_ns)))
             listener.listen()
             times_ns.append(time.monotonic_ns())
-    pipe.send(times_ns)
+    end.send(times_ns)

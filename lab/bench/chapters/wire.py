@@ -5,7 +5,6 @@ UDP frames of 64 bytes go at an even rate, from the client or from both hosts; t
 relay's own way to keep the processor from sleeping. `lost` is the share of frames that were dropped without having been told to.
 """
 
-import multiprocessing
 import socket
 import threading
 import time
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lab.bench.chapters import Bench, explained
+from lab.bench.forked import forked
 from lab.bench.measurement import Goal, Measurement
 from lab.conditions import Conditions
 from lab.netns import inside
@@ -35,7 +35,6 @@ _GOALS = {"late, p50": Goal(least=False, value=10_000), "late, p99": Goal(least=
 _ALL_CARRIED = Goal(least=False, value=0)
 _GIGABIT = Goal(least=True, value=1.0)
 _LONG_NS = 200_000
-_FORK = multiprocessing.get_context("fork")
 
 
 class Paced(NamedTuple):
@@ -122,11 +121,7 @@ def _paced(case: Paced, seconds: float) -> Carried:
         addresses = [end.getsockname() for end in ends]
         for end, peer in zip(ends, reversed(addresses), strict=True):
             end.connect(peer)
-        senders = [
-            _FORK.Process(target=_send, args=(end, case.per_second, seconds)) for end in ends[: 1 + case.both_ways]
-        ]
-        for sender in senders:
-            sender.start()
+        senders = [forked(_send, end, case.per_second, seconds) for end in ends[: 1 + case.both_ways]]
         for sender in senders:
             sender.join()
 
