@@ -96,10 +96,9 @@
 /* How many arguments this kernel's tracepoint has: later kernels append some. */
 #define TRACEPOINT_ARGS(event) TRACEPOINT_ARGS__##event
 
-BPF_ARRAY(lost, u64, 1); /* events that found no room, of all CPUs together */
-BPF_PERCPU_ARRAY(rescued, u64,
-                 1); /* runs of the second programs in place of the first; a softirq's interrupts a process's */
-BPF_PERCPU_ARRAY(runs, u64, 8); /* of the first program at each raw tracepoint, whatever it then made of the event */
+BPF_ARRAY(lost, u64, 1);           /* events that found no room, of all CPUs together */
+BPF_PERCPU_ARRAY(rescued, u64, 1); /* runs of the second programs in place of the first; one can interrupt another */
+BPF_PERCPU_ARRAY(runs, u64, 8);    /* of the first program at each raw tracepoint, whatever it then made of the event */
 
 /* What the first program at a point has run for and the second not yet, on this CPU: a process can be interrupted between the two
  * by a softirq, for which both are run. 0: nothing. */

@@ -234,7 +234,8 @@ static inline bool is_watched_tcp(const void *sk)
 }
 
 /* What sock:inet_sock_set_state is at work on (note_run() in lab.h): the process that was interrupted holds its own socket, so no
- * two changes under way on one CPU are of the same one. Added, since that is what the verifier allows with a pointer; the states are below 16, the sockets further apart. */
+ * two changes under way on one CPU are of the same one. Added, since that is what the verifier allows with a pointer; the states are
+ * below 16, the sockets further apart. */
 static inline u64 change_key(struct bpf_raw_tracepoint_args *ctx)
 {
     return ctx->args[0] + ((ctx->args[1] & 15) << 4 | (ctx->args[2] & 15));
