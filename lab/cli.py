@@ -3,12 +3,13 @@
 import argparse
 import importlib
 import re
+import select
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 from lab.errors import LabError
 
@@ -32,12 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
-        sys.stderr.close()
+    except BrokenPipeError:
+        if not any(map(_abandoned, (sys.stdout, sys.stderr))):
+            raise  # a pipe of the lab's own is a defect
+        sys.stderr.close()  # the reader, `head` perhaps, has seen enough
         return 0
     finally:  # whoever calls this as a function may have children that are ended by these signals
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _abandoned(stream: TextIO) -> bool:
+    """Whether nobody reads this stream any more: it is a pipe whose other end is closed. Source: poll(2)."""
+    looking = select.poll()
+    looking.register(stream, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in looking.poll(0))
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

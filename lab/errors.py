@@ -27,3 +27,13 @@ class EventsWithheld(LabError):  # noqa: N818 (as above)
         self.withheld = withheld
         counts = ", ".join(f"{count} of {probe}" for probe, count in withheld.items())
         super().__init__(f"this kernel did not run the probe for some events ({counts}): record again")
+
+
+class FramesDropped(LabError):  # noqa: N818 (as above)
+    """The kernel dropped frames of a wire between two namespaces, as it does when a processor cannot keep up with what it is sent."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        super().__init__(
+            f"this kernel dropped frames between the namespaces, {count} of them: record again, with less traffic"
+        )

@@ -7,7 +7,7 @@ import sys
 import pytest
 from processes import lab_command
 
-from lab import btf
+from lab import btf, cli
 from lab.conditions import Conditions
 from lab.errors import LabError
 from lab.topology import topology
@@ -92,3 +92,30 @@ def test_conditions_a_bridge_cannot_have():
     """A wire that can only carry refuses to delay, instead of forgetting about it."""
     with topology() as net, pytest.raises(LabError, match="can neither delay nor drop"):
         net.conditions(Conditions(delay_ns=1), Conditions())
+
+
+def test_a_reader_that_has_seen_enough():
+    """`lab doctor | head -1`: a pipe that nobody reads any more is a quiet end, even of a reader that took nothing."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as abandoned:
+        command = [sys.executable, "-m", "lab", "doctor"]
+        ended = subprocess.run(command, stdout=abandoned, stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_a_broken_pipe_of_its_own_is_no_quiet_end(monkeypatch):
+    """A pipe of the lab's own that breaks is a defect, and not taken for success."""
+    monkeypatch.setattr("lab.commands.doctor.run", broken)
+    with pytest.raises(BrokenPipeError):
+        cli.main(["doctor"])
+
+
+def broken(_):
+    """Write to a pipe that nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        os.write(write, b"x")
+    finally:
+        os.close(write)

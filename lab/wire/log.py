@@ -6,12 +6,15 @@ from enum import IntEnum, IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.errors import LabError
+from lab.errors import FramesDropped, LabError
 from lab.tcp import Flow
 from lab.wire import segments
 
 HEAD_BYTES = 128
 NEVER = -1
+
+DROPPED_BETWEEN = "frames that the kernel dropped between the namespaces"
+"""The one fault that is nobody's doing: a busy processor's backlog was full."""
 
 # One record for each frame and each copy, in the order in which their fates were sealed. Equal to wire/record.h, which is
 # checked when a relay starts. Times are CLOCK_MONOTONIC in nanoseconds; `low` and `high` are the earliest and latest possible.
@@ -72,7 +75,12 @@ class WireLog:
     faults: dict[str, int] = field(default_factory=dict)
 
     def require_whole(self) -> None:
-        """Raise `LabError` naming what happened on the wire that it was not told to do, or what is not in the log."""
+        """Raise `LabError` naming what happened on the wire that it was not told to do, or what is not in the log.
+
+        It is `FramesDropped` when all of it is the kernel's doing: then the same traffic, sent again, may well be carried whole.
+        """
+        if self.faults.keys() == {DROPPED_BETWEEN}:
+            raise FramesDropped(self.faults[DROPPED_BETWEEN])
         if self.faults:
             told = ", ".join(f"{count} {fault}" for fault, count in self.faults.items())
             raise LabError(

@@ -19,7 +19,7 @@ from lab.conditions import Change, Conditions
 from lab.errors import LabError
 from lab.link import SIDES, Place
 from lab.netns import inside
-from lab.wire.log import FRAME, WireLog
+from lab.wire.log import DROPPED_BETWEEN, FRAME, WireLog
 from lab.wire.offloads import DEVICE, turn_off
 
 PROGRAM = Path(sys.prefix, "bin", "lab-relay")
@@ -33,7 +33,7 @@ _FAULTS = {
     "unfinished": "frames without a checksum, from a host with offloads",
     "down": "times that a device went away",
     "clock_sets": "times that the wall clock was set",
-    "lost_in_kernel": "frames that the kernel dropped between the namespaces",
+    "lost_in_kernel": DROPPED_BETWEEN,
 }
 
 
@@ -95,11 +95,12 @@ class Relay:
         """Return what the wire has done until now, or until it was taken down.
 
         Raises `LabError` when that is not the whole truth, unless the caller asks for a `lossy` log and looks at its faults.
+        What it has told once it does not raise for again: who goes on after it, with new connections, has those whole.
         """
         if self._process:
             self._last = self._read(self._ask("status", "status"))
-        self._told = self._last.faults
-        if not lossy:
+        told, self._told = self._told, self._last.faults
+        if not lossy and self._last.faults != told:
             self._last.require_whole()
         return self._last
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lab.errors import LabError
-from lab.wire.log import FRAME, NEVER, Direction, Fate, WireLog, hold_ns
+from lab.errors import FramesDropped, LabError
+from lab.wire.log import DROPPED_BETWEEN, FRAME, NEVER, Direction, Fate, WireLog, hold_ns
 
 pytestmark = pytest.mark.rootless
 
@@ -50,6 +50,16 @@ def test_faults_are_told_by_name():
     log = WireLog(MIXED, faults={"frames that a device did not take": 2, "times that a device went away": 1})
     with pytest.raises(LabError, match=r"\(2 frames that a device did not take, 1 times that a device went away\)"):
         log.require_whole()
+
+
+def test_what_only_the_kernel_did_is_told_apart():
+    """A frame that it dropped, and nothing else: then the same may be sent again. Beside another fault it is one of them."""
+    with pytest.raises(FramesDropped, match="3 of them") as raised:
+        WireLog(MIXED, faults={DROPPED_BETWEEN: 3}).require_whole()
+    assert raised.value.count == 3
+    with pytest.raises(LabError, match=r"\(3 frames .*, 1 times") as also:
+        WireLog(MIXED, faults={DROPPED_BETWEEN: 3, "times that a device went away": 1}).require_whole()
+    assert not isinstance(also.value, FramesDropped)
 
 
 def test_a_record_is_as_large_as_it_says():
