@@ -138,6 +138,12 @@ def test_a_lane_forces_each_way():
     assert len([line for line in lane.script(["best"], "real", []).splitlines() if "pytest" in line]) == 1
 
 
+def test_packets_go_first_where_time_is_virtual():
+    """There they wait for no program, which has to be arranged before the first run; on a real clock everything is as it is."""
+    assert "chrt --fifo --pid 3" in lane.script(["best"], "virtual", []).splitlines()[0]
+    assert "chrt" not in lane.script(["best"], "real", [])
+
+
 def test_what_a_guest_has_printed(tmp_path):
     """A run's results are those that it names; one that ended before it had any has none."""
     judge = Judge("scenario", "rtt", "fentry:x")
