@@ -159,33 +159,41 @@ def disagreements(first: Outcome, second: Outcome) -> list[str]:
 def summary(outcomes: Sequence[Outcome]) -> str:
     """Return the matrix, what differs between the ways to attach, and a line for each run: how it ended, where its results are."""
     ended = [
-        f"{it.kernel}, {it.way}: {'passed' if it.passed else f'failed ({it.status})'}, {it.results}" for it in outcomes
+        f"{it.kernel}, {it.way}: {'passed' if it.passed else f'failed ({it.status})'}, {it.results or 'without results'}"
+        for it in outcomes
     ]
     return "\n".join(["", table(outcomes), "", *differences(outcomes), *ended])
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Return the matrix: kernels and ways across, checks down.
+    """Return the matrix: kernels and ways across, probes down with where each was attached, and below each its checks.
 
-    In each cell: how many checks were right or wrong, the largest error of times that have to be exact, the attach point.
+    In each cell: how many checks were right or wrong, and the largest error of times that have to be exact.
     """
     columns = [f"{outcome.kernel}, {outcome.way}" for outcome in outcomes]
-    rows: dict[tuple[str, str], list[str]] = {}
+    probes: dict[str, list[str]] = {}
+    rows: dict[str, dict[str, list[str]]] = {}
     for number, outcome in enumerate(outcomes):
-        for what, checks in _grouped(outcome.checks).items():
-            rows.setdefault(what, ["-"] * len(outcomes))[number] = _cell(checks)
-    return tabulate(
-        [[f"{probe}: {quantity}", *cells] for (probe, quantity), cells in rows.items()], ["check", *columns]
-    )
+        for (probe, quantity), checks in _grouped(outcome.checks).items():
+            probes.setdefault(probe, ["-"] * len(outcomes))[number] = kinds(checks[0].attach_point)
+            of_probe = rows.setdefault(probe, {})
+            of_probe.setdefault(quantity, ["-"] * len(outcomes))[number] = _cell(checks)
+    lines = []
+    for probe, places in probes.items():
+        lines += [[probe, "attached to", *places], *(["", quantity, *cells] for quantity, cells in rows[probe].items())]
+    return tabulate(lines, ["probe", "check", *columns])
 
 
 def differences(outcomes: Sequence[Outcome]) -> list[str]:
-    """Say what could be judged on a kernel in one way to attach and not in another, probe by probe."""
+    """Say what could be judged on a kernel in one way to attach and not in another, probe by probe.
+
+    A run that came to no check at all says nothing about its way.
+    """
     found = []
     for kernel in dict.fromkeys(outcome.kernel for outcome in outcomes):
-        judged = {outcome.way: set(_grouped(outcome.checks)) for outcome in outcomes if outcome.kernel == kernel}
+        judged = {it.way: set(_grouped(it.checks)) for it in outcomes if it.kernel == kernel and it.checks}
         only: dict[tuple[str, str, str], list[str]] = {}
-        for probe, quantity in sorted(set.union(*judged.values())):
+        for probe, quantity in sorted(set().union(*judged.values())):
             having = ", ".join(way for way, them in judged.items() if (probe, quantity) in them)
             without = ", ".join(way for way, them in judged.items() if (probe, quantity) not in them)
             if without:
@@ -209,5 +217,4 @@ def _cell(checks: Sequence[Check]) -> str:
     wrong = sum(not check.passed for check in checks)
     verdict = f"{wrong} of {len(checks)} wrong" if wrong else f"{len(checks)} right"
     errors = [abs(check.error) for check in checks if check.tolerance is not None and check.error is not None]
-    error = f", at most {duration_text(max(errors))} off" if errors else ""
-    return f"{verdict}{error}\n{kinds(checks[0].attach_point)}"
+    return f"{verdict}, at most {duration_text(max(errors))} off" if errors else verdict

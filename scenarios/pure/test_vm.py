@@ -1,6 +1,7 @@
 """Kernels by name, guests by command line, matrices by checks: what needs no guest to be known."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lab.vm.machine import Kernel, Machine
 pytestmark = pytest.mark.rootless
 SCRIPT = Path("/srv/lab/results/vm/guest.sh")
 KERNEL = Kernel("6.1", Path("/boot/vmlinuz-6.1.0-9-amd64"))
+OTHER = Judge("scenario", "states", "raw tracepoint:x").count("flow", "time in LISTEN", Bracket(1, 3, 2), 2)
 
 
 @pytest.fixture
@@ -81,33 +83,36 @@ def outcome(way, *measured, places="fentry:tcp_recvmsg, fentry:tcp_sendmsg", **f
 
 
 def test_the_matrix_has_a_cell_for_each_kernel_and_way():
-    """How many checks are right, and how the probe was attached; what is wrong is counted."""
-    table = lane.table([outcome("fentry", 1, 2), outcome("tracepoint", 2, 9, places="raw tracepoint:x", kernel="7.2")])
-    head, _, *rows = table.splitlines()
-    assert [column.strip() for column in head.split("  ") if column] == ["check", "6.1, fentry", "7.2, tracepoint"]
-    assert "rtt: RTT samples of send()" in rows[0]
-    assert "2 right" in rows[0]
-    assert "1 of 2 wrong" in rows[0]
-    assert "fentry" in rows[1]
-    assert "raw tracepoint" in rows[1]
+    """How many checks are right, below how the probe was attached; what is wrong is counted, what there is not is a dash."""
+    none = replace(outcome("kprobe"), status=2)
+    with_both = [outcome("fentry", 1, 2), outcome("tracepoint", 2, 9, places="raw tracepoint:x", kernel="7.2"), none]
+    head, _, *rows = (re.split(r"  +", line.strip()) for line in lane.table(with_both).splitlines())
+    assert head == ["probe", "check", "6.1, fentry", "7.2, tracepoint", "6.1, kprobe"]
+    assert rows == [
+        ["rtt", "attached to", "fentry", "raw tracepoint", "-"],
+        ["RTT samples of send()", "2 right", "1 of 2 wrong", "-"],
+    ]
 
 
 def test_the_matrix_tells_the_error_of_exact_times():
     """The largest distance from what was injected; where time is real there is none to tell."""
     judge = Judge("scenario", "states", "raw tracepoint:x")
     checks = [judge.duration("flow", "time in SYN_SENT", Bracket(0, 9000, 1000), it) for it in (900, 1200)]
-    assert "2 right\n" in lane.table([replace(outcome("fentry"), checks=checks)]).replace(" \n", "\n")
+    assert lane.table([replace(outcome("fentry"), checks=checks)]).rstrip().endswith("2 right")
     exact = [check.within(500) for check in checks]
     assert "2 right, at most 200 ns off" in lane.table([replace(outcome("fentry"), checks=exact)])
 
 
 def test_what_one_way_cannot_judge():
     """It is said of the probe that has it in another way; of another kernel nothing follows."""
-    with_one, with_none = outcome("fentry", 1), outcome("tracepoint")
-    assert lane.differences([with_one, with_none]) == [
-        "6.1: `rtt` has by fentry, and not by tracepoint: RTT samples of send()"
+    with_one, without = outcome("fentry", 1), replace(outcome("tracepoint"), checks=[OTHER])
+    assert lane.differences([with_one, without]) == [
+        "6.1: `rtt` has by fentry, and not by tracepoint: RTT samples of send()",
+        "6.1: `states` has by tracepoint, and not by fentry: time in LISTEN",
     ]
-    assert lane.differences([with_one, replace(with_none, kernel="7.2")]) == []
+    assert lane.differences([with_one, replace(without, kernel="7.2")]) == []
+    assert lane.differences([with_one, outcome("kprobe")]) == []  # of which nothing is known
+    assert lane.differences([outcome("kprobe")]) == []
 
 
 def test_two_runs_agree():
