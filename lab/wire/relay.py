@@ -59,6 +59,7 @@ class Relay:
         self._dropped_before = 0
         self._last = WireLog(np.zeros(0, FRAME))
         self._told: dict[str, int] = {}
+        self._raised: dict[str, int] = {}
         self.scheduling = ""
 
     def install(self, place: Place) -> None:
@@ -95,12 +96,13 @@ class Relay:
         """Return what the wire has done until now, or until it was taken down.
 
         Raises `LabError` when that is not the whole truth, unless the caller asks for a `lossy` log and looks at its faults.
-        What it has told once it does not raise for again: who goes on after it, with new connections, has those whole.
+        What it has raised for once it does not raise for again: who goes on after it, with new connections, has those whole.
         """
         if self._process:
             self._last = self._read(self._ask("status", "status"))
-        told, self._told = self._told, self._last.faults
-        if not lossy and self._last.faults != told:
+        self._told = self._last.faults
+        if not lossy and self._last.faults != self._raised:
+            self._raised = self._last.faults
             self._last.require_whole()
         return self._last
 
