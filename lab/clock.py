@@ -3,7 +3,9 @@
 import os
 import time
 
-WALL = "CLOCK_REALTIME"
+CLOCK, WALL = "CLOCK_MONOTONIC", "CLOCK_REALTIME"
+"""Of all times that are recorded; and of those that a user has asked for instead."""
+
 GUEST = "LAB_CLOCK"
 """The environment variable that says what the time of a guest is (`lab vm --clock`)."""
 

@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from lab.clock import CLOCK
 from lab.measure import UNKNOWN, superseded, transitions
-from lab.recording import CLOCK
 from lab.ring import Events
 from lab.tcp import State, address_text
 

@@ -7,10 +7,10 @@ Everything is on one clock, so that stamps of the applications, of the probe `pa
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from lab import packet_text, steps_text
 from lab.journeys import At
 from lab.observed import Observed
 from lab.packet import flags_text
-from lab.probes import analyse, packets
 from lab.steps import joined
 from lab.tcp import Flow
 from lab.timeline import Connection
@@ -66,17 +66,17 @@ def _applications(connection: Connection) -> Iterator[Stamp]:
 
 def _xdp(observed: Observed, connection: Connection, hosts: dict[int, str]) -> Iterator[Stamp]:
     for row in observed.recording.events["packets"]:
-        told = packets.as_dict(row)
+        told = packet_text.as_dict(row)
         _, inode = observed.recording.devices[int(row["ifindex"])]
         if _belongs(Flow.of(row), connection) and inode in hosts:
             yield Stamp(int(row["time_ns"]), hosts[inode], "XDP", f"{told['flags']}, {told['payload_length']} bytes")
 
 
 def _tcp(observed: Observed, connection: Connection, hosts: dict[int, str]) -> Iterator[Stamp]:
-    for row in analyse.as_dicts(joined(observed.recording.events["analyse"])):
+    for row in steps_text.as_dicts(joined(observed.recording.events["analyse"])):
         flow = Flow(str(row["saddr"]), _number(row["sport"]), str(row["daddr"]), _number(row["dport"]))
         if _belongs(flow, connection) and _number(row["netns"]) in hosts:
-            what = f"{row['func']}: {analyse.description(row)}"
+            what = f"{row['func']}: {steps_text.description(row)}"
             who = "system call" if row["returns"] is not None else "TCP"
             yield Stamp(_number(row["time_ns"]), hosts[_number(row["netns"])], who, what)
 

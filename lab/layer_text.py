@@ -4,19 +4,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lab.clock import CLOCK
 from lab.exchanges import LEGS
 from lab.histogram import SLOTS, STARS, picture
 from lab.journeys import FATES, LAYERS, Rows, layers_ns
 from lab.measure import UNKNOWN
-from lab.recording import CLOCK
 from lab.streams import Integers
 from lab.tcp import address_text, endpoint
 from lab.units import duration_text
 
 PERCENTILES = (50, 90, 99)
-
-HEADINGS = ("APP", "WRITE", "RESEND", "QDISC", "WIRE", "RECEIVE", "IP", "TCP", "WAKE-UP", "QUEUE", "READ")
-"""Columns of the table, in the order of `LAYERS`."""
 
 USUALLY_NOTHING = ("application", "resend")
 """Layers that one request is not said to have, where they took no time."""
@@ -73,12 +70,6 @@ def _layers(times: Integers, prefix: str) -> dict[str, object]:
     return {f"{prefix}{name}_ns": None if ns == UNKNOWN else int(ns) for name, ns in zip(names, times, strict=True)}
 
 
-def header() -> str:
-    """Return the head line of the table of requests."""
-    layers = "".join(f" {name:>8}" for name in HEADINGS)
-    return f"{'CLIENT':<21} {'(us)':<7} {'BYTES':>8}{layers} {'ELSEWHERE':>10} {'TOTAL':>10}"
-
-
 def line(row: dict[str, object]) -> str:
     """One request in two lines: the request's layers, and the reply's with the sum of all."""
     lines = []
@@ -86,12 +77,6 @@ def line(row: dict[str, object]) -> str:
         layers = "".join(f" {_us(row[f'{leg}_{name}_ns']):>8}" for name in LAYERS)
         lines.append(f"{who:<21} {leg:<7} {row[f'{leg}_bytes']:>8}{layers}")
     return f"{lines[0]}\n{lines[1]} {_us(row['elsewhere_ns']):>10} {_us(row['total_ns']):>10}"
-
-
-def packet_header() -> str:
-    """Return the head line of the table of segments."""
-    layers = "".join(f" {name:>8}" for name in HEADINGS[1:])
-    return f"{'FROM':<21} {'TO':<21} {'SEQ':>10} {'BYTES':>6}{layers} FATE (times in us)"
 
 
 def packet_line(row: dict[str, object]) -> str:

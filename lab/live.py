@@ -164,7 +164,6 @@ def totals(
 ) -> Iterator[Iterator[Events]]:
     """Attach a program and hand out what it adds up in each interval, the last one cut short; as for `ticks`."""
     with ticks(program, interval_s, seconds, devices, netns) as times:
-        program.take_totals()
         yield (program.take_totals() for _ in times)
 
 

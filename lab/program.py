@@ -143,6 +143,8 @@ class Program:
             self.maps["noted"].clear()
             if self.ring:
                 self.ring.skip()
+            if self.has_totals:
+                self.maps[_TOTALS].clear()
             yield
 
     def _watch(self, netns: Collection[int]) -> None:

@@ -10,11 +10,11 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from lab.clock import CLOCK
 from lab.errors import EventsLost, EventsWithheld, LabError
 from lab.ring import Events
 
 SCHEMA = 2
-CLOCK = "CLOCK_MONOTONIC"
 _ARRAYS = ("events", "totals")
 _ABOUT = ("lost", "attach_points", "withheld")
 

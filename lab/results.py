@@ -14,9 +14,9 @@ from lab import attach, clock, compiler
 from lab.bench import measurement
 from lab.bench.measurement import Measurement
 from lab.check_columns import FILE, stream
+from lab.clock import CLOCK
 from lab.errors import LabError
 from lab.junit import write_junit
-from lab.recording import CLOCK
 from lab.verdict import Check
 
 SCHEMA = 1

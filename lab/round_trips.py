@@ -28,6 +28,11 @@ class Kind(IntEnum):
     RTT = 1
 
 
+def of_hosts(totals: Events, inodes: tuple[int, int]) -> Events:
+    """Choose what belongs to two network namespaces, given by their inode numbers."""
+    return totals[np.isin(totals["netns"], inodes)]
+
+
 def folded(totals: Events) -> Rows:
     """Put together what different processors have added up for the same group; sorted by addresses, ports and kind."""
     if not len(totals):

@@ -1,7 +1,6 @@
 """What `lab layers` shows: rows as they come, and at the end percentiles, the waterfall, and the files that were asked for."""
 
 import argparse
-import ipaddress
 from collections import deque
 
 import numpy as np
@@ -21,18 +20,12 @@ _ANY = 0
 class Show:
     """Where rows go: standard output, percentiles, and the files that were asked for."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self._args = args
-        self._flow = _flow(args.flow)
+    def __init__(self, args: argparse.Namespace, output: live.Output, flow: tuple[str, int] | None) -> None:
+        """`flow` is the only client that is shown, by address and port; port 0 is any."""
+        self._args, self._output, self._flow = args, output, flow
         self._seen: set[str] = set()
         self._kept: deque[Rows] = deque()
         self._shown = self._dropped = 0
-        head = "" if args.summary else layer_text.packet_header() if args.packets else layer_text.header()
-        self._output = live.Output(args, head, layer_text.packet_line if args.packets else layer_text.line)
-
-    def start(self) -> None:
-        """Show that the probe is attached."""
-        self._output.start()
 
     def note(self, text: str) -> None:
         """Say something that is not a row."""
@@ -90,14 +83,3 @@ class Show:
                 self._seen.add(endpoint(*here))
                 wanted[index] |= self._flow in (here, (here[0], _ANY))
         return rows[wanted]
-
-
-def _flow(text: str | None) -> tuple[str, int] | None:
-    """Parse `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]:4711`."""
-    if text is None:
-        return None
-    address, _, number = text.rpartition(":") if text.count(":") == 1 or "]:" in text else (text, "", str(_ANY))
-    try:
-        return str(ipaddress.ip_address(address.strip("[]"))), int(number)
-    except ValueError:
-        raise LabError(f"`{text}` is no client: write it like 192.0.2.1:4711 or [2001:db8::1]:4711") from None

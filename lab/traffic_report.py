@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from lab import live
+from lab.clock import CLOCK
 from lab.packet import Problem
-from lab.recording import CLOCK
 from lab.tcp import address_text, endpoint
 from lab.traffic import NEVER_NS, Direction, protocol_name
 from lab.units import SECOND, bytes_text

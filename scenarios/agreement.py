@@ -8,11 +8,11 @@ from collections import Counter
 import numpy as np
 
 from lab import probes
+from lab.clock import CLOCK
 from lab.demo.conversation import PORT
 from lab.journeys import At
 from lab.measure import transitions
 from lab.packet import ACK, FIN, RST, SYN, TCP
-from lab.recording import CLOCK
 from lab.round_trips import Kind as Estimate
 from lab.round_trips import folded
 from lab.steps import Kind, joined, points

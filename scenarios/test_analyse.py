@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from variants import altered, caught
 
+from lab import steps_text
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.measure import UNKNOWN
@@ -53,7 +54,7 @@ def of(rows, kind, role=None):
 def test_every_step_of_a_connection(lab, version, closer):
     """Each system call enters and returns with the application's own result, inside its stamps, on both sides."""
     rows, observed = watch(lab, Conversation(closer=closer, hold_ns=10 * MS), version=version)
-    texts = [analyse.description(row) for row in analyse.as_dicts(rows[rows["role"] == Role.CLIENT])]
+    texts = [steps_text.description(row) for row in steps_text.as_dicts(rows[rows["role"] == Role.CLIENT])]
     assert "connect() entered by the application" in texts
     assert "transfer from SYN_SENT to ESTABLISHED" in texts
     assert any(
@@ -83,11 +84,11 @@ def test_packets_are_read_as_packets(lab, version):
 def test_an_active_open_names_its_destination(lab, version):
     """A4: the step that opens a connection says where to, also when nobody answers there."""
     rows, _ = watch(lab, Conversation(), version=version, serve=False, source_port=40404)
-    (opened,) = analyse.as_dicts(of(rows, Kind.OPENED))
+    (opened,) = steps_text.as_dicts(of(rows, Kind.OPENED))
     assert (opened["daddr"], opened["dport"], opened["sport"]) == (lab.net.server.address(version), 9999, 40404)
-    (failed,) = [row for row in analyse.as_dicts(of(rows, Kind.CONNECT)) if row["returns"]]
+    (failed,) = [row for row in steps_text.as_dicts(of(rows, Kind.CONNECT)) if row["returns"]]
     assert failed["result"] == -111
-    assert "ECONNREFUSED" in analyse.description(failed)
+    assert "ECONNREFUSED" in steps_text.description(failed)
     assert failed["connect_time_ns"] is None
 
 
@@ -146,7 +147,7 @@ def test_reset(lab, version, closer):
 def test_mapped_addresses(lab):
     """An IPv6 socket that serves IPv4 is told under its IPv4 addresses, version 4."""
     rows, _ = watch(lab, Conversation(), version=4, listen="::")
-    assert {row["ip"] for row in analyse.as_dicts(rows[(rows["role"] == Role.SERVICE) & (rows["rport"] > 0)])} == {4}
+    assert {row["ip"] for row in steps_text.as_dicts(rows[(rows["role"] == Role.SERVICE) & (rows["rport"] > 0)])} == {4}
 
 
 def test_many_connections_at_once(lab):
@@ -210,7 +211,7 @@ def test_the_whole_family_of_calls(lab, version):
         file.write(b"a")
     rows = joined(recorder.recording.events["analyse"])
     rows = rows[np.isin(rows["netns"], net.inodes) & (rows["returns"] == 1)]
-    told = [(row["func"], row["result"]) for row in analyse.as_dicts(rows) if row["step"] in {"send", "receive"}]
+    told = [(row["func"], row["result"]) for row in steps_text.as_dicts(rows) if row["step"] in {"send", "receive"}]
     sent = [("write", 1), ("writev", 2), ("sendmsg", 3), ("sendto", 4)]
     assert told == [*sent, ("recvfrom", 10), ("read", 1), ("readv", 2), ("recvmsg", 3), ("recvfrom", 4)]
     # A peek returns data to nobody: it takes none away.

@@ -18,12 +18,12 @@ from processes import belongings, end, lab_command, left_of, parsed, watching
 from pyroute2 import IPRoute
 from sniffing import await_that, dumpcap, tshark
 
+from lab import packet_text
 from lab.bpf_syscall import AttachType, ProgType, link_create, owned, prog_load, returning
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.netns import inside
 from lab.packet import distinct_bytes
-from lab.probes import packets
 from lab.units import MS
 
 XDP_PASS = 2
@@ -153,7 +153,7 @@ def test_all(net):
     assert "packets whose ports cannot be read, and which are not shown: 2 later fragment" in errors
     rows = [row for row in parsed(all_frames) if row["protocol"] == "UDP"]
     assert [(row["dport"], row["problem"]) for row in rows] == [(9999, None)] + 2 * [(None, "later fragment")]
-    assert packets.line(rows[1]).endswith("  (later fragment)")
+    assert packet_text.line(rows[1]).endswith("  (later fragment)")
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -16,6 +16,7 @@ from scapy.packet import Raw
 from sniffing import received_by
 from variants import caught, changed
 
+from lab import packet_text
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.device import Device
@@ -232,7 +233,7 @@ def test_fragments_that_the_kernel_made(lab, version):
         lab.net.quiesce()
     (first,) = recorder.recording.events["packets"]
     assert (first["dport"], first["fragment"], first["frame_length"]) == (9999, 1, MTU_FRAME if version == 4 else 1510)
-    assert packets.unreadable(recorder.recording.totals["packets"]).count(": 2 later fragment (") == 1
+    assert packet_text.unreadable(recorder.recording.totals["packets"]).count(": 2 later fragment (") == 1
 
 
 WRONG = {

@@ -13,11 +13,10 @@ from datagrams import log_of
 from parser_frames import broken, ports_by_scapy
 from sniffing import received_by
 
-from lab import probes, traffic
+from lab import packet_text, probes, traffic
 from lab.generate.send import send
 from lab.generate.unusual import LONGEST, Ends, lacks_tag, unusual
 from lab.packet import FIN, PROBLEMS, RST, SYN, Problem
-from lab.probes import packets
 from lab.program import Program
 from lab.recorder import record
 from lab.tcp import address_text
@@ -86,7 +85,7 @@ def test_packets(net, seen):
     for frame in frames:
         if lacks_tag(frame.data):
             continue
-        row = packets.as_dict(rows.pop(beginning(frame.data)))
+        row = packet_text.as_dict(rows.pop(beginning(frame.data)))
         is_tcp = not frame.problem and frame.protocol == "TCP"
         expected = {
             "sport": None if frame.problem else frame.sport,

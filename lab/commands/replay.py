@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import live, probes
+from lab.clock import CLOCK
 from lab.device import Device
 from lab.errors import LabError
 from lab.generate.pcap import captured
@@ -29,7 +30,6 @@ from lab.generate.unusual import lacks_tag
 from lab.observed import Observed
 from lab.program import Program
 from lab.recorder import record
-from lab.recording import CLOCK
 from lab.settle import settle_backlogs
 from lab.topology import ETHERNET_MTU, Topology, topology
 from lab.units import above_zero, bytes_text, duration_text

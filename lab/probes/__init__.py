@@ -39,7 +39,7 @@ def every() -> dict[str, Probe]:
 @cache
 def refusal(name: str) -> str | None:
     """Load a probe, and return why this kernel refuses it, None when it does not; the way to attach counts (`LAB_ATTACH`)."""
-    from lab.program import Program  # noqa: PLC0415 (whoever asks for help loads nothing)
+    from lab.program import Program
 
     try:
         return Program.load(name).refusal

@@ -31,28 +31,25 @@ sendmmsg(), recvmmsg() and 32-bit programs, and what a packet with IPv6 extensio
 """
 
 import argparse
-from collections.abc import Iterator
+import ipaddress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import layer_text, live
+from lab import live
 from lab.collected import collected
 from lab.demo.conversation import PORT
 from lab.device import Device
 from lab.errors import LabError
-from lab.exchanges import exchanges
-from lab.follow_exchanges import FollowExchanges, FollowPackets
-from lab.journeys import Rows, Ways
-from lab.judge_layers import judge_all
 from lab.picture import require_drawable
 from lab.program import Program
-from lab.show_layers import Show
-from lab.trace_file import require_writable
 from lab.units import port
-from lab.verdict import Check
 
 if TYPE_CHECKING:
-    from lab.observed import Observed  # brings the topology, which a live tool does not need
+    from collections.abc import Iterator
+
+    from lab.journeys import Rows
+    from lab.observed import Observed
+    from lab.verdict import Check
 
 EXAMPLES = """\
 examples:
@@ -64,6 +61,7 @@ examples:
 """
 
 _INTERVAL_S = 0.2
+_HEADINGS = ("APP", "WRITE", "RESEND", "QDISC", "WIRE", "RECEIVE", "IP", "TCP", "WAKE-UP", "QUEUE", "READ")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,53 +89,100 @@ def run(args: argparse.Namespace) -> int:
     if args.plot is not None:
         require_drawable(args.plot)
     if args.perfetto is not None:
+        from lab.trace_file import require_writable
+
         require_writable(args.perfetto)
-    show = Show(args)
+    flow = None if args.flow is None else _flow(args.flow)
     if args.recording is not None:
-        _read(args, show)
+        _read(args, flow)
     else:
-        _watch(args, show)
-    show.end()
+        _watch(args, flow)
     return 0
 
 
-def _read(args: argparse.Namespace, show: Show) -> None:
-    ways = Ways.load(args.recording)
-    show.start()
+def _read(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
+    from lab.exchanges import exchanges
+    from lab.journeys import Ways
+    from lab.show_layers import Show
+
+    ways, output = Ways.load(args.recording), _output(args)
+    show = Show(args, output, flow)
+    output.start()
     show.rows(ways.packets() if args.packets else exchanges(ways, args.port).rows)
+    show.end()
 
 
-def _watch(args: argparse.Namespace, show: Show) -> None:
+def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
     devices = [Device.find(args.interface, args.netns)]
     if args.peer_netns is not None:
         devices.append(Device.find(args.peer_interface, args.peer_netns))
     elif args.peer_interface is not None:
         raise LabError("--peer-interface is one of the other host's: give --peer-netns as well")
     inodes = tuple(device.inode for device in devices)
-    program = Program.load("layers", (f"PORT={args.port}",))
-    follow = FollowPackets(inodes) if args.packets else FollowExchanges(args.port, inodes)
-    with collected(program, _INTERVAL_S, args.seconds, devices, inodes) as batches:
-        show.start()
+    output = _output(args)
+    with collected(
+        Program.load("layers", (f"PORT={args.port}",)), _INTERVAL_S, args.seconds, devices, inodes
+    ) as batches:
+        output.start()
+        from lab.follow_exchanges import FollowExchanges, FollowPackets
+        from lab.show_layers import Show
+
+        show = Show(args, output, flow)
+        follow = FollowPackets(inodes) if args.packets else FollowExchanges(args.port, inodes)
         for batch, complete_ns in batches:
             show.rows(follow.rows(batch, complete_ns))
         show.rows(follow.rows(batch[:0], complete_ns, final=True))
-    show.note(follow.end())
+    output.note(follow.end())
+    show.end()
 
 
-def table(observed: "Observed") -> Iterator[str]:
+def _output(args: argparse.Namespace) -> live.Output:
+    def line(row: dict[str, object]) -> str:
+        from lab import layer_text
+
+        return layer_text.packet_line(row) if args.packets else layer_text.line(row)
+
+    return live.Output(args, "" if args.summary else header(packets=args.packets), line)
+
+
+def header(*, packets: bool = False) -> str:
+    """Return the head line of the table of requests, or of segments."""
+    if packets:
+        layers = "".join(f" {name:>8}" for name in _HEADINGS[1:])
+        return f"{'FROM':<21} {'TO':<21} {'SEQ':>10} {'BYTES':>6}{layers} FATE (times in us)"
+    layers = "".join(f" {name:>8}" for name in _HEADINGS)
+    return f"{'CLIENT':<21} {'(us)':<7} {'BYTES':>8}{layers} {'ELSEWHERE':>10} {'TOTAL':>10}"
+
+
+def _flow(text: str) -> tuple[str, int]:
+    """Parse `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]:4711`; port 0 is any. Raises `LabError`."""
+    address, _, number = text.rpartition(":") if text.count(":") == 1 or "]:" in text else (text, "", "0")
+    try:
+        return str(ipaddress.ip_address(address.strip("[]"))), int(number)
+    except ValueError:
+        raise LabError(f"`{text}` is no client: write it like 192.0.2.1:4711 or [2001:db8::1]:4711") from None
+
+
+def table(observed: "Observed") -> "Iterator[str]":
     """Yield what the live tool would have printed for both hosts."""
-    rows = requests(observed)
-    yield layer_text.header()
-    for row in rows:
+    from lab import layer_text
+
+    yield header()
+    for row in requests(observed):
         yield layer_text.line(layer_text.as_dict(row))
 
 
-def requests(observed: "Observed") -> Rows:
+def requests(observed: "Observed") -> "Rows":
     """Return the requests of the observed connections, with their layers."""
+    from lab.exchanges import exchanges
+    from lab.journeys import Ways
+
     server_port = observed.connections[0].client.flow.rport if observed.connections else PORT
     return exchanges(Ways(observed.recording.events["layers"], observed.inodes), server_port).rows
 
 
-def judge(observed: "Observed", scenario: str) -> Iterator[Check]:
+def judge(observed: "Observed", scenario: str) -> "Iterator[Check]":
     """Compare each request's layers with what both applications know; yields every check."""
-    yield from judge_all(observed, observed.judge(scenario, "layers"))
+    from lab.judge_layers import judge_all
+
+    return judge_all(observed, observed.judge(scenario, "layers"))

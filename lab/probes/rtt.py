@@ -24,25 +24,20 @@ cannot be told from its traces, because the probe was left out meanwhile, is cou
 
 import argparse
 import ipaddress
+import struct
 import time
-from collections.abc import Iterator
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from lab import live, round_trips, truth_rtt
-from lab.histogram import picture, slot_of
+from lab import live
+from lab.clock import CLOCK
 from lab.program import Program
-from lab.recording import CLOCK
-from lab.round_trips import Kind, Rows, all_together, as_dict, bucket_us, folded, slots_of
-from lab.tcp import Flow, endpoint
-from lab.truth_rtt import Samples
 from lab.units import port
-from lab.verdict import Bracket, Check, Judge
 
 if TYPE_CHECKING:
-    from lab.observed import Observed  # brings the topology, which a live tool does not need
+    from collections.abc import Iterator
+
+    from lab.observed import Observed
+    from lab.verdict import Check
 
 EXAMPLES = """\
 examples:
@@ -51,8 +46,6 @@ examples:
   lab rtt --raw --by-connection --json    single samples, not smoothed, as JSON Lines
 """
 
-_RESOLUTION_NS = 1000  # the kernel subtracts times that it has cut to whole microseconds
-_BY_TIME_STAMPS_NS = 1_000_000  # the tick of TCP's time stamps, which measure what was sent again (RFC 7323, 4)
 _FEW, _MANY = 1024, 65536  # groups, on all processors
 
 
@@ -96,14 +89,18 @@ def run(args: argparse.Namespace) -> int:
     unit_us = 1000 if args.ms else 1
     what = "RTT, not smoothed" if args.raw else "smoothed RTT"
     header = f"TCP {what}, each {args.interval:g} s until Ctrl-C"
-    output = live.Output(args, header, lambda values: "\n".join(_block(values, args, unit_us)))
+    shown = {"show_ext": args.show_ext, "timestamp": args.timestamp}
+    output = live.Output(args, header, lambda values: "\n".join(block(values, unit_us, **shown)))
     with live.totals(program, args.interval, args.seconds, netns=live.netns_of(args)) as intervals:
         output.start()
+        from lab.round_trips import as_dict, folded
+        from lab.rtt_text import block, csv_row
+
         for totals in intervals:
             about = {"time_ns": time.monotonic_ns(), "clock": CLOCK}
             for row in folded(totals):
                 values = {**about, **as_dict(row, unit_us)}
-                output.row(_one_line(values, unit_us) if args.csv else values)
+                output.row(csv_row(values, unit_us) if args.csv else values)
     return 0
 
 
@@ -137,125 +134,21 @@ def _address(text: str) -> str:
             f"`{text}` is no address: give one of IPv4 or IPv6, such as 192.0.2.1"
         ) from None
     packed = b"\xff\xff".rjust(12, b"\0") + address.packed if address.version == 4 else address.packed
-    return ",".join(map(str, np.frombuffer(packed, np.uint32)))
+    return ",".join(map(str, struct.unpack("=4I", packed)))
 
 
-def _one_line(values: dict[str, Any], unit_us: int) -> dict[str, object]:
-    """Return a row whose buckets are columns of their own, named by their bounds."""
-    counts = enumerate(slots_of(values["buckets"], unit_us))
-    columns = {"{}-{}_us".format(*bucket_us(slot, unit_us)): count for slot, count in counts}
-    return {name: value for name, value in values.items() if name != "buckets"} | columns
-
-
-def _block(values: dict[str, Any], args: argparse.Namespace, unit_us: int) -> Iterator[str]:
-    if args.timestamp:
-        yield live.time_of_day(values["time_ns"])
-    yield from block(values, unit_us, show_ext=args.show_ext)
-
-
-def block(values: dict[str, Any], unit_us: int = 1, *, show_ext: bool = False) -> Iterator[str]:
-    """Yield the lines of one histogram."""
-    unit = "msecs" if unit_us > 1 else "usecs"
-    yield f"Key: {_who(values)}"
-    if values["count"]:
-        figures = {name: _time(values[name], unit_us) for name in values if name.endswith("_us")}
-        yield f"Latency = {values['sum_us'] / values['count'] / unit_us:.3f} {unit}, Cnt = {values['count']}"
-        if show_ext:
-            yield f"Sum = {figures['sum_us']} {unit}, Max = {figures['max_us']} {unit}"
-        quantiles = (
-            f"{name} {figures[f'{name}_low_us']} -> {figures[f'{name}_high_us']}" for name in round_trips.QUANTILES
-        )
-        yield f"min {figures['min_us']}, {', '.join(quantiles)} {unit}"
-    if values["unclear"]:
-        yield f"unclear: {values['unclear']} samples"
-    yield from picture(slots_of(values["buckets"], unit_us), unit)
-    yield ""
-
-
-def _time(value_us: int, unit_us: int) -> str:
-    return f"{value_us / unit_us:.3f}" if unit_us > 1 else str(value_us)
-
-
-def _who(values: dict[str, Any]) -> str:
-    netns_text = f" in netns {values['netns']}"
-    if values["lport"]:
-        here, there = (endpoint(values[f"{side}addr"], values[f"{side}port"]) for side in "lr")
-        return f"{here} -> {there}{netns_text}"
-    for side, name in (("l", "local"), ("r", "remote")):
-        if values[f"{side}addr"]:
-            return f"{name} {values[f'{side}addr']}{netns_text}"
-    return "all connections"
-
-
-def table(observed: "Observed") -> Iterator[str]:
+def table(observed: "Observed") -> "Iterator[str]":
     """Yield what the live tool would have printed for both hosts, without and with --raw."""
-    for row in all_together(_of_hosts(observed)):
-        yield f"{'smoothed RTT' if row['kind'] == Kind.SRTT else 'RTT samples (--raw)'}, both hosts"
-        yield from block(as_dict(row))
+    from lab import rtt_text
+
+    return rtt_text.table(observed)
 
 
-def _of_hosts(observed: "Observed") -> Rows:
-    totals = observed.recording.totals["rtt"]
-    return totals[np.isin(totals["netns"], observed.inodes)]
-
-
-def judge(observed: "Observed", scenario: str, least_ns: int = 0) -> Iterator[Check]:
+def judge(observed: "Observed", scenario: str, least_ns: int = 0) -> "Iterator[Check]":
     """Compare what the probe added up for each socket with what both applications know; yields every check.
 
     `least_ns` is what the wire alone takes for a round trip, in nanoseconds; a wire's log tells it for each connection.
     """
-    judge = observed.judge(scenario, "rtt")
-    rows = folded(_of_hosts(observed))
-    mine = {(int(row["netns"]), Flow.of(row, "l", "r"), Kind(row["kind"])): row for row in rows}
-    client, server = observed.inodes
-    by_flow = sorted(observed.connections, key=lambda connection: connection.client.flow)
-    for flow, group in groupby(by_flow, key=lambda connection: connection.client.flow):
-        same = list(group)  # connections that have used the same ports in turn are one group to the probe
-        sides = ((client, flow, truth_rtt.sent_by_client), (server, flow.reversed(), truth_rtt.sent_by_server))
-        for inode, here, sent_by in sides:
-            sent = [one for connection in same for one in sent_by(connection, observed.end_ns)]
-            if sent:
-                srtt, rtt = (mine.get((inode, here, kind), np.zeros((), rows.dtype)[()]) for kind in Kind)
-                shortest_ns, resolution_ns = least_ns, _RESOLUTION_NS
-                if observed.wire:
-                    shortest_ns = observed.wire.shortest_round_trip_ns(flow)
-                    if observed.wire.way(here).again:
-                        resolution_ns = _BY_TIME_STAMPS_NS
-                yield from _judge_socket(
-                    judge, str(here), srtt, rtt, truth_rtt.samples(sent, shortest_ns), resolution_ns
-                )
+    from lab.judge_round_trips import judge_all
 
-
-def _judge_socket(
-    judge: Judge, subject: str, srtt: np.void, rtt: np.void, truth: Samples, resolution_ns: int
-) -> Iterator[Check]:
-    def time(quantity: str, truth: Bracket, us: int, samples: int = 1) -> Check:
-        return judge.duration(subject, quantity, truth, us * 1000, resolution_ns * samples)
-
-    yield judge.count(subject, "RTT samples", truth.number, int(rtt["count"]))
-    yield judge.equal(subject, "unclear RTT samples", 0, int(rtt["unclear"]))
-    # Each message that was certainly acknowledged was so by a segment of its own. How many others came nobody can tell.
-    received, least = int(srtt["count"]), max(0, truth.number.low - 1)
-    yield judge.count(subject, "segments with an srtt", Bracket(least, max(least, received), least), received)
-    if rtt["count"]:
-        yield time("smallest RTT sample", truth.smallest, int(rtt["min_us"]))
-        yield time("largest RTT sample", truth.largest, int(rtt["max_us"]))
-        if truth.total and rtt["count"] == truth.number.high:
-            yield time("sum of RTT samples", truth.total, int(rtt["sum_us"]), int(rtt["count"]))
-        yield _judge_buckets(judge, subject, "RTT", rtt)
-    if srtt["count"]:
-        yield time("smallest srtt", truth.largest, int(srtt["min_us"]))
-        yield time("largest srtt", truth.largest, int(srtt["max_us"]))
-        yield _judge_buckets(judge, subject, "srtt", srtt)
-        if rtt["count"]:
-            # An average lies among what it is made of; tcp_rtt_estimator() rounds in a way that keeps this exact.
-            among = Bracket(int(rtt["min_us"]), int(rtt["max_us"]), int(rtt["max_us"]))
-            yield judge.count(subject, "smallest srtt among the samples, us", among, int(srtt["min_us"]))
-            yield judge.count(subject, "largest srtt among the samples, us", among, int(srtt["max_us"]))
-
-
-def _judge_buckets(judge: Judge, subject: str, kind: str, row: np.void) -> Check:
-    """Judge whether the histogram holds as many values as were counted, from the smallest one's slot to the largest one's."""
-    held, ends = np.flatnonzero(row["slots"]), [slot_of(int(row[name])) for name in ("min_us", "max_us")]
-    expected = f"{row['count']} in slots {ends[0]} to {ends[1]}"
-    return judge.equal(subject, f"{kind} histogram", expected, f"{row['slots'].sum()} in slots {held[0]} to {held[-1]}")
+    return judge_all(observed, scenario, least_ns)

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     )
     with live.events(Program.load("states"), args.seconds, netns=live.netns_of(args)) as batches:
         output.start()
-        from lab.follow_states import Follow, as_dict  # noqa: PLC0415 (with NumPy, half of the start: events can come meanwhile)
+        from lab.follow_states import Follow, as_dict
 
         follow = Follow(args.localport, args.remoteport, args.version)
         for batch in batches:
@@ -71,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
 def table(observed: "Observed") -> Iterator[str]:
     """Yield what the live tool would have printed for both hosts."""
-    from lab.follow_states import as_dict  # noqa: PLC0415 (the live tool comes without, as above)
-    from lab.measure import transitions  # noqa: PLC0415 (as above)
+    from lab.follow_states import as_dict
+    from lab.measure import transitions
 
     wide = any(":" in connection.client.flow.laddr for connection in observed.connections)
     yield header(wide=wide)
@@ -106,6 +106,6 @@ def line(row: dict[str, object], *, wide: bool = False, timestamp: bool = False)
 
 def judge(observed: "Observed", scenario: str) -> "Iterator[Check]":
     """Compare what the probe recorded of the connections with what both applications know; yields every check."""
-    from lab.judge_states import judge_all  # noqa: PLC0415 (as above)
+    from lab.judge_states import judge_all
 
     return judge_all(observed, scenario)

@@ -1,0 +1,63 @@
+"""Packets as programs and people read them: a row each, a line each, and what of them could not be read."""
+
+import numpy as np
+
+from lab.clock import CLOCK, WALL
+from lab.packet import PROBLEMS, TCP, flags_text, protocol_text
+from lab.ring import Events
+from lab.tcp import address_text
+
+_NO_IP = 0
+
+
+def unreadable(totals: Events) -> str:
+    """Say how many packets may have had the port, and why nobody can tell."""
+    reasons = ", ".join(f"{row['frames']} {PROBLEMS[row['problem']]}" for row in np.sort(totals, order="problem"))
+    return (
+        f"packets whose ports cannot be read, and which are not shown: {reasons} (--all shows them)" if reasons else ""
+    )
+
+
+def as_dict(row: np.void, offset_ns: int | None = None) -> dict[str, object]:
+    """One row under the names that `--json` and `--csv` use; None is what the packet does not have.
+
+    With `offset_ns` the time is one of the wall clock.
+    """
+    version, protocol, problem = int(row["version"]), int(row["protocol"]), int(row["problem"])
+    is_ip, has_ports = version != _NO_IP, problem == 0
+    is_tcp = has_ports and protocol == TCP
+    return {
+        "time_ns": int(row["time_ns"]) + (offset_ns or 0),
+        "clock": CLOCK if offset_ns is None else WALL,
+        "ifindex": int(row["ifindex"]),
+        "saddr": address_text(row["saddr"].tobytes()) if is_ip else None,
+        "sport": int(row["sport"]) if has_ports else None,
+        "daddr": address_text(row["daddr"].tobytes()) if is_ip else None,
+        "dport": int(row["dport"]) if has_ports else None,
+        "ethertype": f"0x{int(row['ethertype']):04x}",
+        "vlan": int(row["vlan"]) or None,
+        "inner_vlan": int(row["inner_vlan"]) or None,
+        "version": version or None,
+        "protocol": protocol_text(protocol) if is_ip else None,
+        "flags": flags_text(int(row["flags"])) if is_tcp else None,
+        "seq": int(row["seq"]) if is_tcp else None,
+        "ack": int(row["ack"]) if is_tcp else None,
+        "payload_length": int(row["payload_length"]) if has_ports else None,
+        "frame_length": int(row["frame_length"]),
+        "fragment": bool(row["fragment"]),
+        "problem": PROBLEMS[problem] or None,
+    }
+
+
+def line(row: dict[str, object]) -> str:
+    """One row of the table."""
+    names = ("saddr", "sport", "daddr", "dport")
+    saddr, sport, daddr, dport = ("-" if row[name] is None else row[name] for name in names)
+    time_ns = row["time_ns"]
+    if not isinstance(time_ns, int):
+        raise TypeError("a time is an integer of nanoseconds")
+    why = f"  ({row['problem']})" if row["problem"] else ""
+    return (
+        f"Packet Data - src_ip: {saddr},  src_port: {sport}, dst_ip: {daddr},  dst_port: {dport}, "
+        f"timestamp(us): {time_ns // 1000}{why}"
+    )
