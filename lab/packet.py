@@ -41,17 +41,30 @@ FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
 """TCP's control bits (RFC 9293, 3.1)."""
 
 _FLAGS = {SYN: "SYN", FIN: "FIN", RST: "RST", PSH: "PSH", ACK: "ACK", URG: "URG", ECE: "ECE", CWR: "CWR"}
-_PROTOCOLS = {
+PROTOCOLS = {
     1: "ICMP",
+    2: "IGMP",
+    4: "IPIP",
     6: "TCP",
     17: "UDP",
+    33: "DCCP",
     41: "IPv6",
     47: "GRE",
     50: "ESP",
+    51: "AH",
     58: "ICMPv6",
+    59: "NoNext",
+    89: "OSPF",
+    94: "IPIP",
+    103: "PIM",
+    108: "IPComp",
+    112: "VRRP",
+    115: "L2TP",
     132: "SCTP",
-    136: "UDPLITE",
+    136: "UDPLite",
+    137: "MPLS",
 }
+"""IANA's registry of protocol numbers: what is met often."""
 
 TCP = 6
 _UNSPECIFIED: set[str | int] = {"0.0.0.0", "::", 0}  # noqa: S104 (of a socket that was never connected)
@@ -64,7 +77,7 @@ def flags_text(flags: int) -> str:
 
 def protocol_text(protocol: int) -> str:
     """Name a protocol behind IP (IANA's assigned numbers), or give its number."""
-    return _PROTOCOLS.get(protocol, str(protocol))
+    return PROTOCOLS.get(protocol, str(protocol))
 
 
 def by_flow(packets: Events) -> dict[tuple[int, Flow], Events]:

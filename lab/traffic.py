@@ -10,7 +10,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from lab.packet import Problem
+from lab.packet import PROTOCOLS, Problem
 
 Rows = npt.NDArray[np.void]
 
@@ -39,30 +39,7 @@ _SIDES = (("saddr", "daddr"), ("sport", "dport"), ("smac", "dmac"))
 _UNREADABLE = (Problem.TRUNCATED, Problem.MALFORMED, Problem.TOO_MANY_HEADERS)
 _IPV4, _IPV6 = 0x0800, 0x86DD
 
-# IANA's registries of protocol numbers and of ethertypes: what is met often.
-_PROTOCOLS = {
-    1: "ICMP",
-    2: "IGMP",
-    4: "IPIP",
-    6: "TCP",
-    17: "UDP",
-    33: "DCCP",
-    41: "IPv6",
-    47: "GRE",
-    50: "ESP",
-    51: "AH",
-    58: "ICMPv6",
-    59: "NoNext",
-    89: "OSPF",
-    94: "IPIP",
-    103: "PIM",
-    108: "IPComp",
-    112: "VRRP",
-    115: "L2TP",
-    132: "SCTP",
-    136: "UDPLite",
-    137: "MPLS",
-}
+# IANA's registry of ethertypes: what is met often.
 _ETHERTYPES = {
     0: "LLC",
     0x0806: "ARP",
@@ -89,7 +66,7 @@ def protocol_name(ethertype: int, protocol: int, problem: int) -> str:
     if problem in _UNREADABLE:
         return f"other ({Problem(problem).name.lower().replace('_', ' ')})"
     if ethertype in {_IPV4, _IPV6}:
-        return _PROTOCOLS.get(protocol, f"IP-{protocol}")
+        return PROTOCOLS.get(protocol, f"IP-{protocol}")
     return _ETHERTYPES.get(ethertype, f"0x{ethertype:04x}")
 
 

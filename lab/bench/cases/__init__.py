@@ -9,9 +9,11 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from lab.bench.chapters import Bench
-from lab.bench.tools import Tool
+from lab.bench.load_generator import loopback
+from lab.bench.tools import Scope, Tool, running
 from lab.conditions import Conditions
 from lab.topology import Topology, topology
 from lab.units import MS
@@ -42,6 +44,18 @@ def wire(to_server: Conditions = DELAY, to_client: Conditions = DELAY) -> Iterat
     with topology(Relay()) as net:
         net.conditions(to_server, to_client)
         yield net
+
+
+def with_many(tool: Tool, requests: int = MANY) -> tuple[str, list[Any], int]:
+    """Hold as many requests, on `MANY` connections that are all open at once, beside a tool that is watching.
+
+    Returns their address, the rows that the tool has told by the end, and how many it says are missing.
+    """
+    with loopback() as place, running(tool, Scope(place.client)) as run:
+        place.requests(requests, MANY, MANY)
+        run.await_quiet()
+        run.end(60.0)
+        return place.address, run.rows(), lost(run.complaints)
 
 
 def lost(complaints: str) -> int:

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from lab.bench.asked import Answer, Asked, ask, asking, lasted, rows_of, to_second_fin
-from lab.bench.cases import DELAY, DPORT, MANY, SPORT, Verdicts, lost, wire
+from lab.bench.cases import DELAY, DPORT, MANY, SPORT, Verdicts, wire, with_many
 from lab.bench.chapters import Bench, able
-from lab.bench.load_generator import PORT, loopback
-from lab.bench.tools import DURATION, Scope, running
+from lab.bench.load_generator import PORT
+from lab.bench.tools import DURATION
 from lab.carried import Carried
 from lab.conditions import Conditions
 from lab.demo.conversation import Conversation
@@ -48,12 +48,9 @@ def _lasting(case: str, asked: Asked, *truths: Callable[[Connection, Carried | N
 def many_open(_: Bench) -> Verdicts:
     """F4: thousands of connections are open at once; each is told of when it ends, or the tool says how many are missing."""
     for tool in able(DURATION):
-        with loopback() as place, running(tool, Scope(place.client)) as run:
-            place.requests(MANY, MANY, MANY)
-            run.await_quiet()
-            run.end(60.0)
-            told = {row.raddr for row in run.rows() if row.rport == PORT and row.laddr == place.address}
-            yield "F4", tool, len(told) + lost(run.complaints) >= MANY
+        address, rows, missing = with_many(tool)
+        told = {row.raddr for row in rows if row.rport == PORT and row.laddr == address}
+        yield "F4", tool, len(told) + missing >= MANY
 
 
 CASES = (ends, many_open)

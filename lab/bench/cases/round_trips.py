@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from lab.bench.asked import ask, asking
-from lab.bench.cases import DPORT, MANY, Verdicts, lost, wire
+from lab.bench.cases import DPORT, MANY, Verdicts, lost, wire, with_many
 from lab.bench.chapters import Bench, able
 from lab.bench.load_generator import loopback
 from lab.bench.tools import RTT, RttRow, Scope, Tool, running
@@ -89,12 +89,9 @@ def ipv6_peers(_: Bench) -> Verdicts:
 def many_peers(_: Bench) -> Verdicts:
     """R2: thousands of peers; each is told, or the tool says how many are missing."""
     for tool in able(RTT):
-        with loopback() as place, running(tool, Scope(place.client)) as run:
-            place.requests(2 * MANY, MANY, MANY)
-            run.await_quiet()
-            run.end(60.0)
-            told = sum(row.key.startswith("127.") and row.number > 0 for row in run.rows())
-            yield "R2", tool, told + lost(run.complaints) >= MANY
+        _address, rows, missing = with_many(tool, 2 * MANY)
+        told = sum(row.key.startswith("127.") and row.number > 0 for row in rows)
+        yield "R2", tool, told + missing >= MANY
 
 
 def two_processors(bench: Bench) -> Verdicts:

@@ -10,10 +10,9 @@ from scapy.layers.l2 import Dot1AD, Dot1Q
 from scapy.packet import Packet, Raw
 
 from lab.bench.asked import ask, asking, between, rows_of
-from lab.bench.cases import DPORT, MANY, SPORT, Verdicts, lost, wire
+from lab.bench.cases import DPORT, MANY, SPORT, Verdicts, wire, with_many
 from lab.bench.chapters import Bench, seeing_frames
-from lab.bench.load_generator import loopback
-from lab.bench.tools import DURATION, FLOWS, PACKETS, FlowRow, Scope, running
+from lab.bench.tools import DURATION, FLOWS, PACKETS, FlowRow
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.generate.frames import Frame, made
@@ -148,14 +147,9 @@ def _back(ends: Ends) -> Ends:
 def many_flows(_: Bench) -> Verdicts:
     """F4: thousands of flows; both directions of each are told, or the tool says how much is missing."""
     for tool in seeing_frames(FLOWS):
-        with loopback() as place, running(tool, Scope(place.client)) as run:
-            place.requests(MANY, MANY, MANY)
-            run.await_quiet()
-            run.end(60.0)
-            told = {
-                (row.source, row.destination) for row in run.rows() if place.address in (row.source, row.destination)
-            }
-            yield "F4", tool, len(told) + lost(run.complaints) >= 2 * MANY - 1
+        address, rows, missing = with_many(tool)
+        told = {(row.source, row.destination) for row in rows if address in (row.source, row.destination)}
+        yield "F4", tool, len(told) + missing >= 2 * MANY - 1
 
 
 CASES = (counted, unusual_headers, many_flows)
