@@ -10,7 +10,7 @@ class Refused(LabError):  # noqa: N818 (as the kernel's own word for it)
 
 
 class EventsLost(LabError):  # noqa: N818 (the name the design gives it)
-    """A recording is incomplete: the kernel could not deliver `lost` events, by probe."""
+    """A recording is incomplete: `lost` events, by probe, found no room."""
 
     def __init__(self, lost: dict[str, int]) -> None:
         self.lost = lost
@@ -21,7 +21,7 @@ class EventsLost(LabError):  # noqa: N818 (the name the design gives it)
 
 
 class EventsWithheld(LabError):  # noqa: N818 (as above)
-    """The kernel did not run a probe for `withheld` events, by probe, and said so nowhere: see lab/audit.py."""
+    """The kernel did not run a probe for `withheld` events, by probe (`lab.recording.Recording`)."""
 
     def __init__(self, withheld: dict[str, int]) -> None:
         self.withheld = withheld

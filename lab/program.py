@@ -65,12 +65,20 @@ class Program:
         self._under_way = [kept for name, kept in self.maps.items() if name.startswith(_UNDER_WAY)]
 
     def lost(self) -> int:
-        """Events that were not delivered, or found no room in the totals, since the program was loaded.
+        """Events that were not delivered since the program was loaded, for whatever reason the kernel tells."""
+        return self.without_room() + max(0, self.passed_over())
 
-        Either the ring or the map was full, or the kernel left a function out because it was already running on that CPU and no
-        second one made up for it. (A second one that repeated the first, which is rare, can hide one that was left out.)
+    def without_room(self) -> int:
+        """Events that found no room in the ring or in the totals, since the program was loaded."""
+        return self.maps["lost"].number()
+
+    def passed_over(self) -> int:
+        """How often the kernel has left a function out because one was already running on that CPU, and no second one made up for it.
+
+        Only differences above 0 mean something: a second one that repeats the first, which is rare, counts against it.
         """
-        return self.maps["lost"].number() + max(0, self._missed() - self.maps["rescued"].number())
+        missed = sum(recursion_misses(function.fd) for function in self._loaded if not function.again)
+        return missed - self.maps["rescued"].number()
 
     @property
     def audited(self) -> dict[str, int]:
@@ -122,9 +130,6 @@ class Program:
         from lab.totals import take  # noqa: PLC0415 (with NumPy, a third of a live tool's start)
 
         return take(self.maps[_TOTALS], self.maps["epochs"])
-
-    def _missed(self) -> int:
-        return sum(recursion_misses(function.fd) for function in self._loaded if not function.again)
 
     @contextmanager
     def attached(self, devices: "Sequence[Device]" = (), netns: Collection[int] = ()) -> Iterator[None]:

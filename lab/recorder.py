@@ -23,6 +23,7 @@ class Recorder:
         no_events = np.dtype([("time_ns", "u8")])
         self._stores = {name: Store(it.ring.dtype if it.ring else no_events) for name, it in programs.items()}
         self._lost_before: dict[str, int] = {}
+        self._passed_over_before: dict[str, int] = {}
         self._unseen_before: dict[str, Counts] = {}
         self._audits: dict[str, Audit] = {}
         self._stop = threading.Event()
@@ -39,7 +40,8 @@ class Recorder:
                 program.ring.skip()
             if program.has_totals:
                 program.take_totals()
-            self._lost_before[name] = program.lost()
+            self._lost_before[name] = program.without_room()
+            self._passed_over_before[name] = program.passed_over()
             self._unseen_before[name] = audits[name].unseen()
         self._thread.start()
 
@@ -53,11 +55,13 @@ class Recorder:
         self._drain()
         self.recording = Recording(
             events={name: store.in_order() for name, store in self._stores.items()},
-            lost={name: program.lost() - self._lost_before[name] for name, program in self._programs.items()},
+            lost={name: program.without_room() - self._lost_before[name] for name, program in self._programs.items()},
             totals={name: program.take_totals() for name, program in self._programs.items() if program.has_totals},
             attach_points={name: program.attach_points for name, program in self._programs.items()},
             withheld={
-                name: int(np.maximum(0, count - self._unseen_before[name]).sum()) for name, count in unseen.items()
+                name: int(np.maximum(0, unseen[name] - self._unseen_before[name]).sum())
+                + max(0, program.passed_over() - self._passed_over_before[name])
+                for name, program in self._programs.items()
             },
             devices={device.ifindex: (device.ifname, device.inode) for device in self._devices},
         )

@@ -26,8 +26,8 @@ class Recording:
     `totals` is what a probe has added up in the kernel, one row for each key. `devices` gives for each ifindex in an event the
     interface's name and the inode number of its network namespace.
 
-    `lost` counts by probe the events that the kernel could not deliver, `withheld` the hits of its tracepoints for which the
-    kernel did not run it (lab/audit.py); `attach_points` says where each was attached.
+    `lost` counts by probe the events that found no room, `withheld` those for which the kernel did not run it: without a word
+    (lab/audit.py), or since one of its programs was already running on that CPU; `attach_points` says where each was attached.
     """
 
     events: dict[str, Events]

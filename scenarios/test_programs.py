@@ -140,7 +140,7 @@ def test_a_second_program_runs_behind_the_first(net, tmp_path):
         converse(net, Conversation(exchanges=exchanges)),
     ):
         pass
-    assert recorder.recording.lost["in order"] < exchanges // 5, "of at least 100 segments"
+    assert recorder.recording.missing("in order") < exchanges // 5, "of at least 100 segments"
 
 
 def test_interfaces_with_one_index_are_refused(net, counting):
