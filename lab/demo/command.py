@@ -8,8 +8,6 @@ import sys
 import threading
 from collections.abc import Callable
 
-from tabulate import tabulate
-
 from lab import netns
 from lab.demo import conversation
 from lab.timeline import Timeline
@@ -70,6 +68,8 @@ def show(args: argparse.Namespace, timelines: list[Timeline]) -> None:
         if args.json:
             print(timeline.to_json())
             continue
+        from tabulate import tabulate  # noqa: PLC0415 (not for the thousands of programs that a run of the suite starts)
+
         print(f"\n{timeline.role} {timeline.flow}, socket cookie {timeline.cookie}")
         start_ns = timeline.calls[0].enter_ns
         rows = [
