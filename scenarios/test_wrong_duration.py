@@ -95,7 +95,7 @@ def judged_as(monkeypatch, lab):
             change(rows)
             return rows
 
-        monkeypatch.setattr(duration, "lifetimes", wrong)
+        monkeypatch.setattr("lab.lifetimes.lifetimes", wrong)
         return caught(duration.judge(observed, lab.scenario))
 
     return judge
