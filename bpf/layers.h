@@ -45,6 +45,16 @@ static inline bool has_port(u16 sport, u16 dport)
     return sport == PORT || dport == PORT;
 }
 
+/* Tells whether a socket has the port: most end here. */
+static inline bool is_observed(const struct common *common)
+{
+    u16 lport = 0, rport = 0;
+
+    common_read(&lport, common, FIELD(sock_common, skc_num));
+    common_read(&rport, common, FIELD(sock_common, skc_dport));
+    return has_port(lport, bpf_ntohs(rport));
+}
+
 /* The clock is read when the record has its place in the ring: whoever reads the ring up to its end at a time has every point
  * that was stamped before. */
 static inline struct point *new_point(u8 at)

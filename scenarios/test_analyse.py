@@ -7,7 +7,6 @@ import os
 import platform
 import queue
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from variants import altered, caught
+from variants import caught, changed
 
 from lab import steps_text
 from lab.demo.conversation import Conversation
@@ -25,9 +24,7 @@ from lab.measure import UNKNOWN
 from lab.netns import inside
 from lab.observed import Observed
 from lab.probes import analyse
-from lab.program import Program
 from lab.recorder import record
-from lab.source import SOURCES
 from lab.steps import Kind, Role, joined, latency_ns
 from lab.tcp import State, address_text
 from lab.units import MS
@@ -289,15 +286,12 @@ def test_a_call_that_outlasts_a_recording():
 
 
 @pytest.fixture
-def judged(lab, tmp_path, monkeypatch):
+def judged(lab, tmp_path):
     """Change the probe's source, let it watch 20 connections, and return the quantities that were found wrong."""
 
     def judge(*changes):
-        shutil.copytree(SOURCES, tmp_path, dirs_exist_ok=True)
-        for name, pattern, replacement in changes:
-            (tmp_path / name).write_text(altered((SOURCES / name).read_text(), (pattern, replacement)))
-        monkeypatch.setattr("lab.source.SOURCES", tmp_path)
-        with record(programs={"analyse": Program(tmp_path / "analyse.c")}, lossy=bool(changes)) as recorder:
+        program = changed(tmp_path, "analyse", *changes)
+        with record(programs={"analyse": program}, lossy=bool(changes)) as recorder:
             with converse(lab.net, Conversation(think_ns=10 * MS), connections=20, concurrency=4) as demo:
                 pass
             end_ns = lab.net.quiesce()
@@ -315,31 +309,31 @@ def test_the_right_probe_passes(judged):
 def test_a_probe_that_stamps_data_when_recv_is_entered(judged):
     """A5: the stamp of recvmsg's entry is before the data; both the point in time and the wait are caught."""
     early = r"\g<0>    if (kind == KIND_RECEIVED)\n        step->time_ns = enter_ns;\n"
-    wrong = judged(("analyse.c", r"^    step->enter_ns = enter_ns;\n", early))
+    wrong = judged((r"^    step->enter_ns = enter_ns;\n", early))
     assert {"TCP done in recv() 2 at", "wait in recv() 2"} & wrong
 
 
 def test_a_probe_that_names_a_bystander(judged):
     """S7, A6: whoever is current in softirq is named: caught by the connection, and by the host as a whole."""
     named = r"\g<0>    fill_owner(step);\n"
-    wrong = judged(("analyse.c", r"^    fill_socket\(step, sk\);\n", named))
+    wrong = judged((r"^    fill_socket\(step, sk\);\n", named))
     assert "owner" in wrong
 
 
 def test_a_probe_that_takes_the_old_state_for_the_new_one(judged):
     """A3: the state that the kernel leaves is reported as the one it enters."""
-    wrong = judged(("analyse.c", r"^    step->state = newstate;\n", "    step->state = oldstate;\n"))
+    wrong = judged((r"^    step->state = newstate;\n", "    step->state = oldstate;\n"))
     assert "state sequence" in wrong
 
 
 def test_a_probe_that_swaps_the_ends_of_packets(judged):
     """A1: a packet's source taken for the local end."""
-    wrong = judged(("analyse_tracepoints.h", r"step->lport = packet.dport;", "step->lport = packet.sport;"))
+    wrong = judged((r"step->lport = packet.dport;", "step->lport = packet.sport;"))
     assert "addresses and ports" in wrong
 
 
 def test_a_probe_that_loses_returns_without_a_word(judged):
     """A system call whose return is never told is missing from its connection."""
     drop = r"\g<0>    if (call->kind == KIND_SEND)\n        return 0;\n"
-    wrong = judged(("calls.h", r"^    if \(!call\)\n        return 0;\n", drop))
+    wrong = judged((r"^    if \(!call\)\n        return 0;\n", drop))
     assert "system calls" in wrong

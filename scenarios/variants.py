@@ -3,7 +3,7 @@
 import re
 
 from lab.program import Program
-from lab.source import SOURCES
+from lab.source import SOURCES, text_of
 
 
 def altered(text, *changes):
@@ -15,9 +15,9 @@ def altered(text, *changes):
 
 
 def changed(tmp_path, probe, *changes, defines=()):
-    """Change a probe's source and load it."""
-    source = tmp_path / "wrong.c"
-    source.write_text(altered((SOURCES / f"{probe}.c").read_text(), *changes))
+    """Change a probe's source, with all of its headers, and load it."""
+    source = tmp_path / f"wrong_{probe}.c"
+    source.write_text(altered(text_of(SOURCES / f"{probe}.c"), *changes))
     return Program(source, defines)
 
 

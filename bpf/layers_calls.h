@@ -1,0 +1,178 @@
+/* The system calls by which data comes and goes, as the probe `layers` tells them, and whether a reader slept before it got some. */
+#pragma once
+
+/* clang-format off */
+#define SYSTEM_CALLS(each)                                                                                             \
+    each(sendto, POINT_WRITE)                                                                                          \
+    each(sendmsg, POINT_WRITE)                                                                                         \
+    each(write, POINT_WRITE)                                                                                           \
+    each(writev, POINT_WRITE)                                                                                          \
+    each(recvfrom, POINT_READ)                                                                                         \
+    each(recvmsg, POINT_READ)                                                                                          \
+    each(read, POINT_READ)                                                                                             \
+    each(readv, POINT_READ)                                                                                            \
+    each(ppoll, WAITS)                                                                                                 \
+    each(pselect6, WAITS)                                                                                              \
+    each(epoll_pwait, WAITS)                                                                                           \
+    each(epoll_pwait2, WAITS)                                                                                          \
+    OLDER_CALLS(each)
+
+#if MACHINE_aarch64
+#define OLDER_CALLS(each)
+#else
+#define OLDER_CALLS(each)                                                                                              \
+    each(poll, WAITS)                                                                                                  \
+    each(select, WAITS)                                                                                                \
+    each(epoll_wait, WAITS)
+#endif
+/* clang-format on */
+
+#define WAITS 255 /* no point on the way: a call in which a reader may sleep until it is told of data */
+
+#define AT(name) 0
+
+#include "layers.h"
+#include "syscalls.h"
+
+#define LONGEST_CALL 0x7ffff000 /* MAX_RW_COUNT */
+
+/* What a thread is at: a call on a socket (`skaddr`), a wait for one (`waits`), or nothing of interest. `told_ns` is when it last came
+ * out of such a wait in which it had slept. The ends are noted at the entry: a RST may come meanwhile, and clears the local port. */
+struct call {
+    u64 enter_ns;
+    u64 skaddr;
+    u64 awake_ns;
+    u64 told_ns;
+    u64 sleeps;
+    u32 ends[10]; /* struct endpoints: of a map's values BCC knows no inner structs */
+    u32 seq;
+    u8 at;
+    u8 waits;
+    u8 unused[2];
+};
+
+_Static_assert(sizeof(((struct call *)0)->ends) == sizeof(struct endpoints), "the ends of a socket do not fit");
+
+/* By thread, which keeps its entry from call to call: that costs less than making one for each. The loader empties maps of this
+ * name when the programs are detached. */
+BPF_TABLE("lru_hash", u64, struct call, under_way, 65536);
+
+/* How far the application has written, or read. */
+static inline u32 stream_position(const void *sk, u8 at)
+{
+    u32 seq = 0;
+
+    if (at == POINT_WRITE)
+        kernel_read(&seq, sk, FIELD(tcp_sock, write_seq));
+    else
+        kernel_read(&seq, sk, FIELD(tcp_sock, copied_seq));
+    return seq;
+}
+
+/* How often the current task has given up its processor to wait for something. */
+static inline u64 sleeps_so_far(void)
+{
+    unsigned long count = 0;
+
+    task_read(&count, current_task(), FIELD(task_struct, nvcsw));
+    return count;
+}
+
+static inline int enters(u32 fd, u8 kind, u8 point)
+{
+    struct call none = {}, *call;
+    struct common common;
+    u64 thread = bpf_get_current_pid_tgid();
+    const void *sk;
+
+    if (kind == WAITS) {
+        call = under_way.lookup(&thread);
+        if (call) {
+            call->waits = 1;
+            call->sleeps = sleeps_so_far();
+        }
+        return 0;
+    }
+    sk = socket_of(fd, &common);
+    if (!sk || !is_observed(&common) || !is_64_bit())
+        return 0;
+    call = under_way.lookup_or_try_init(&thread, &none);
+    if (!call) {
+        count_lost();
+        return 0;
+    }
+    call->skaddr = (u64)sk;
+    read_endpoints((struct endpoints *)call->ends, &common);
+    call->at = kind;
+    call->seq = stream_position(sk, kind);
+    call->awake_ns = 0;
+    call->sleeps = kind == POINT_READ ? sleeps_so_far() : 0;
+    call->enter_ns = bpf_ktime_get_ns();
+    return 0;
+}
+
+/* The file may have been closed meanwhile by another thread, and what is at the socket's address be another one: then it has not got
+ * so much further. */
+static inline void report_call(const struct call *call, s64 result)
+{
+    u32 length = stream_position((const void *)call->skaddr, call->at) - call->seq;
+    struct point *point;
+
+    if (call->at == POINT_READ && length == result + 1) /* with the last data the peer's FIN, which has a number too */
+        length = result;
+    if (!length || length > LONGEST_CALL)
+        return;
+    point = new_point(call->at);
+    if (!point)
+        return;
+    fill_ends(point, (const struct endpoints *)call->ends, call->at == POINT_WRITE);
+    point->enter_ns = call->enter_ns;
+    if (call->at == POINT_READ) {
+        point->awake_ns = call->awake_ns;
+        point->told_ns = call->told_ns;
+    }
+    point->seq = call->seq;
+    point->length = length;
+    events.ringbuf_submit(point, BPF_RB_NO_WAKEUP);
+}
+
+static inline int returns(s64 result)
+{
+    u64 thread = bpf_get_current_pid_tgid();
+    struct call *call = under_way.lookup(&thread);
+
+    if (!call)
+        return 0;
+    if (call->waits) {
+        call->waits = 0;
+        if (sleeps_so_far() != call->sleeps)
+            call->told_ns = bpf_ktime_get_ns();
+        return 0;
+    }
+    if (!call->skaddr)
+        return 0;
+    if (result > 0)
+        report_call(call, result);
+    call->skaddr = 0;
+    return 0;
+}
+
+/* The reader runs, and takes what has come: in its own system call, never in an interrupt. */
+#if PLAIN_TRACEPOINTS
+ON_TRACEPOINT(skb_copy_datagram_iovec)
+#else
+ON_TP_BTF_UNAUDITED(skb_copy_datagram_iovec)
+#endif
+{
+    u64 thread = bpf_get_current_pid_tgid(), sleeps;
+    struct call *call = under_way.lookup(&thread);
+
+    if (!call || !call->skaddr || call->at != POINT_READ)
+        return 0;
+    sleeps = sleeps_so_far();
+    if (sleeps == call->sleeps)
+        return 0;
+    call->sleeps = sleeps;
+    call->awake_ns = bpf_ktime_get_ns();
+    return 0;
+}

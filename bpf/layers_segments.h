@@ -1,0 +1,192 @@
+/* The segments on their way through both hosts' stacks, as the probe `layers` tells them. */
+#pragma once
+
+#include "layers.h"
+#include "packet.h"
+
+#define NOP_NOP_TIMESTAMP 0x0101080a /* what tcp_options_write() begins the options of an established connection with */
+
+/* What TCP's header says, with `length` bytes of data behind it; `netns` is where the segment is. */
+static inline void report_segment(u8 at, const struct packet *packet, u32 length, u32 tsval, u32 netns)
+{
+    struct point *point;
+
+    if (!length && !(packet->flags & (FIN | SYN | RST)))
+        return;
+    point = new_point(at);
+    if (!point)
+        return;
+    __builtin_memcpy(point->saddr, &packet->saddr, sizeof(point->saddr));
+    __builtin_memcpy(point->daddr, &packet->daddr, sizeof(point->daddr));
+    point->sport = packet->sport;
+    point->dport = packet->dport;
+    point->netns = netns;
+    point->seq = packet->seq;
+    point->length = length;
+    point->flags = packet->flags;
+    point->tsval = tsval;
+    events.ringbuf_submit(point, BPF_RB_NO_WAKEUP);
+}
+
+struct timestamp {
+    u32 head;
+    u32 tsval;
+};
+
+static inline u32 tsval_of(const struct timestamp *option)
+{
+    return option->head == bpf_htonl(NOP_NOP_TIMESTAMP) ? bpf_ntohl(option->tsval) : 0;
+}
+
+/* At the hooks of TC and cgroup_skb, whose context is the packet itself; `netns` is where it is, 0: that of its device. */
+static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct packet *packet, u32 netns)
+{
+    struct timestamp option = {};
+    u32 end;
+
+    if (packet->problem || packet->protocol != IPPROTO_TCP || !has_port(packet->sport, packet->dport))
+        return;
+    end = packet->ip_length ? packet->ip_at + packet->ip_length : ctx->len;
+    if (packet->payload_at >= packet->transport_at + 20 + 12)
+        bpf_skb_load_bytes(ctx, packet->transport_at + 20, &option, sizeof(option));
+    if (!netns)
+        netns = netns_of_context(ctx);
+    if (is_watched(netns))
+        report_segment(at, packet, end > packet->payload_at ? end - packet->payload_at : 0, tsval_of(&option), netns);
+}
+
+static __always_inline int at_tc(struct __sk_buff *ctx, u8 at)
+{
+    struct packet packet = {};
+
+    parse_frame(ctx, &packet);
+    report_packet(ctx, at, &packet, 0);
+    return TC_ACT_UNSPEC;
+}
+
+ON_TC(egress)
+{
+    return at_tc(ctx, POINT_TC_OUT);
+}
+
+ON_TC(ingress)
+{
+    return at_tc(ctx, POINT_TC_IN);
+}
+
+/* Runs inside tcp_v4_rcv() and tcp_v6_rcv(), when they have found the socket. */
+ON_CGROUP_SKB(ingress)
+{
+    struct packet packet = {.ethertype = bpf_ntohs(ctx->protocol)};
+    struct bpf_sock *found = ctx->sk;
+    const void *tcp = found ? bpf_skc_to_tcp_sock(found) : NULL, *net = NULL;
+    struct common common;
+    u8 state = 0;
+
+    if (!tcp)
+        return 1;
+    see_common(&common, tcp);
+    common_read(&state, &common, FIELD(sock_common, skc_state));
+    if (state != TCP_LISTEN && !is_observed(&common)) /* a listener has no remote port */
+        return 1;
+    common_read(&net, &common, FIELD(sock_common, skc_net));
+    parse_network(ctx, &packet);
+    report_packet(ctx, POINT_TCP_IN, &packet, netns_of(net));
+    return 1;
+}
+
+/* Where IP's header and TCP's are in a packet, as far as they are looked at, when nothing is between them. */
+struct ipv4_headers {
+    struct iphdr ip;
+    struct tcphdr tcp;
+    struct timestamp option;
+};
+
+struct ipv6_headers {
+    struct ipv6hdr ip;
+    struct tcphdr tcp;
+    struct timestamp option;
+};
+
+/* At a tracepoint, by what the packet's own memory says; its headers are not in pages, as the kernel sees to (eth_type_trans(),
+ * ip_output()). They are copied together: what is behind the packet's end does no harm. A packet with IPv6 extension headers is passed
+ * over. */
+static inline int report_skb(const void *skb, u8 at)
+{
+    struct packet packet = {};
+    struct timestamp option;
+    struct tcphdr tcp;
+    const void *head = NULL, *data = NULL, *ip_header;
+    u32 length = 0, header, netns = netns_of_packet(skb);
+    u16 protocol = 0, network = 0;
+
+    if (!is_watched(netns))
+        return 0;
+    typed_read(&protocol, skb, FIELD(sk_buff, protocol));
+    typed_read(&data, skb, FIELD(sk_buff, data));
+    if (at == POINT_DEVICE_IN) { /* what comes in begins with the network header, which is not noted yet */
+        ip_header = data;
+    } else {
+        typed_read(&head, skb, FIELD(sk_buff, head));
+        typed_read(&network, skb, FIELD(sk_buff, network_header));
+        ip_header = head + network;
+    }
+    if (protocol == bpf_htons(ETH_P_IP)) {
+        struct ipv4_headers all = {};
+
+        bpf_probe_read_kernel(&all, sizeof(all), ip_header);
+        if (all.ip.protocol != IPPROTO_TCP)
+            return 0;
+        header = all.ip.ihl * 4;
+        if (header > sizeof(all.ip)) /* IP has options */
+            bpf_probe_read_kernel(&all.tcp, sizeof(all.tcp) + sizeof(all.option), ip_header + header);
+        tcp = all.tcp;
+        option = all.option;
+        packet.ip_length = bpf_ntohs(all.ip.tot_len);
+        map_ipv4(&packet.saddr, all.ip.saddr);
+        map_ipv4(&packet.daddr, all.ip.daddr);
+    } else if (protocol == bpf_htons(ETH_P_IPV6)) {
+        struct ipv6_headers all = {};
+
+        bpf_probe_read_kernel(&all, sizeof(all), ip_header);
+        if (all.ip.nexthdr != IPPROTO_TCP)
+            return 0;
+        header = sizeof(all.ip);
+        tcp = all.tcp;
+        option = all.option;
+        packet.ip_length = bpf_ntohs(all.ip.payload_len);
+        packet.ip_length += packet.ip_length ? sizeof(all.ip) : 0;
+        __builtin_memcpy(&packet.saddr, &all.ip.saddr, sizeof(packet.saddr));
+        __builtin_memcpy(&packet.daddr, &all.ip.daddr, sizeof(packet.daddr));
+    } else {
+        return 0;
+    }
+    packet.sport = bpf_ntohs(tcp.source);
+    packet.dport = bpf_ntohs(tcp.dest);
+    if (!has_port(packet.sport, packet.dport))
+        return 0;
+    packet.seq = bpf_ntohl(tcp.seq);
+    packet.flags = ((u8 *)&tcp)[13];
+    length = packet.ip_length;
+    if (!length) { /* longer than its header can say */
+        typed_read(&length, skb, FIELD(sk_buff, len));
+        length -= ip_header - data;
+    }
+    header += tcp.doff * 4;
+    report_segment(at, &packet, length > header ? length - header : 0, tcp.doff >= 8 ? tsval_of(&option) : 0, netns);
+    return 0;
+}
+
+/* With softirqs off, so that nothing can interrupt it that comes here too. */
+ON_TP_BTF(net_dev_start_xmit)
+{
+    runs.increment(EVENT(net_dev_start_xmit));
+    return report_skb((const void *)ctx->args[0], POINT_DEVICE_OUT);
+}
+
+/* In softirq, or with softirqs off. */
+ON_TP_BTF(netif_receive_skb)
+{
+    runs.increment(EVENT(netif_receive_skb));
+    return report_skb((const void *)ctx->args[0], POINT_DEVICE_IN);
+}
