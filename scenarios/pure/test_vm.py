@@ -59,9 +59,11 @@ def test_the_virtual_clock_has_one_processor():
     assert words[words.index("--cpus") + 1] == "1"
     assert "--disable-kvm" in words
     assert words[-2:] == ["-icount", "shift=0,sleep=off"]
+    assert words[words.index("preempt=full") - 1] == "--kopt"
     words = Machine("real", kvm=True).command(KERNEL, *where)
     assert "--disable-kvm" not in words
     assert "-icount" not in words
+    assert "--kopt" not in words
 
 
 @pytest.mark.parametrize("here", ["/srv/lab", "/tmp/the checkout", "/srv/a,b"])  # noqa: S108 (nothing is written)
