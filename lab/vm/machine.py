@@ -23,8 +23,8 @@ from lab.errors import LabError
 CLOCKS = (REAL, VIRTUAL)
 # Guest time is counted instructions, one nanosecond each, and jumps over idle time. It needs a single processor, emulated.
 _COUNTED = ["-icount", "shift=0,sleep=off"]
-# What is woken on that processor runs at once, also in the middle of somebody's system call, and callbacks of RCU are left to a thread:
-# each could hold it for half a millisecond. Kernels that do not know the options pass them over.
+# What is woken on that processor runs at once, also amid somebody's system call, and callbacks of RCU are left to a thread: each
+# could hold it for half a millisecond and more. Kernels that do not know the options pass them over.
 _AT_ONCE = ("preempt=full", "rcutree.use_softirq=0")
 _CHANGED = ("/etc", "/lib", "/tmp", "/var")  # noqa: S108 (what is written there stays in the guest's memory)
 _PROGRAMS = "bin sbin lib/python3* lib/*-linux-gnu*"  # below /usr, without the modules, which are the guest's own
