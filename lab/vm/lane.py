@@ -3,10 +3,12 @@
 The results of each run land in `results/` as those of a native one, marked with the kernel, the clock and the way of attaching.
 """
 
+import fcntl
 import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -98,19 +100,37 @@ def kernel(name: str) -> Kernel:
 
 
 def in_guest(kernel: Kernel, guest: Machine, command: list[str], *, limit_s: float) -> tuple[int, str]:
-    """Run a command in a guest and show what it prints; returns its exit status and that. Raises `LabError` as `machine.run`."""
+    """Run a command in a guest and show what it prints; returns its exit status and that.
+
+    Raises `LabError` as `machine.run`, and when there is another guest of the kind, whose files these would be.
+    """
     folder = parent() / "vm" / f"{kernel.name.replace('/', '_')}-{guest.clock}"
-    status = machine.run(
-        guest,
-        kernel,
-        command,
-        folder=folder,
-        here=ROOT,
-        writable=parent(),
-        limit_s=limit_s,
-        show=lambda text: print(text, end="", flush=True),
-    )
-    return status, (folder / "output.log").read_text()
+    with _alone(folder):
+        status = machine.run(
+            guest,
+            kernel,
+            command,
+            folder=folder,
+            here=ROOT,
+            writable=parent(),
+            limit_s=limit_s,
+            show=lambda text: print(text, end="", flush=True),
+        )
+        return status, (folder / "output.log").read_text()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Have a guest's folder for oneself; whoever has it lets go of it with the process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LabError(
+                f"another guest uses {folder} now: wait for its end, or keep its results elsewhere (LAB_RESULTS)"
+            ) from None
+        yield
 
 
 def run(

@@ -1,5 +1,6 @@
 """Kernels by name, guests by command line, matrices by checks: what needs no guest to be known."""
 
+import fcntl
 import json
 import re
 from dataclasses import replace
@@ -149,6 +150,16 @@ def test_packets_go_first_where_time_is_virtual():
     """There they wait for no program, which has to be arranged before the first run; on a real clock everything is as it is."""
     assert "chrt --fifo --pid 3" in lane.script(["best"], "virtual", []).splitlines()[0]
     assert "chrt" not in lane.script(["best"], "real", [])
+
+
+def test_guests_do_not_share_a_folder(tmp_path, monkeypatch):
+    """Two of a kernel and clock at once would read each other's output: the second is refused before it boots."""
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
+    (folder := tmp_path / "vm" / "6.1-virtual").mkdir(parents=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(LabError, match="another guest uses"):
+            lane.in_guest(KERNEL, Machine("virtual"), ["true"], limit_s=1)
 
 
 def test_what_a_guest_has_printed(tmp_path):
