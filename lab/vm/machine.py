@@ -26,6 +26,8 @@ _COUNTED = ["-icount", "shift=0,sleep=off"]
 # What is woken on that processor runs at once, also amid somebody's system call, and callbacks of RCU are left to a thread: each
 # could hold it for half a millisecond and more. Kernels that do not know the options pass them over.
 _AT_ONCE = ("preempt=full", "rcutree.use_softirq=0")
+# QEMU is a child of virtme-run's: only a namespace of their own ends both when this process is killed.
+_DYING_WITH_US = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "/usr/bin/unshare", "--pid", "--fork", "--kill-child")
 _CHANGED = ("/etc", "/lib", "/tmp", "/var")  # noqa: S108 (what is written there stays in the guest's memory)
 _PROGRAMS = "bin sbin lib/python3* lib/*-linux-gnu*"  # below /usr, without the modules, which are the guest's own
 _SCRATCH = "/run/tcp-truth-lab-vm"  # not where the lab keeps its runs
@@ -160,7 +162,7 @@ def _started(command: list[str], console: Path) -> Iterator[subprocess.Popen[byt
     with console.open("wb") as log:
         try:
             process = subprocess.Popen(
-                ["/usr/bin/setpriv", "--pdeathsig", "KILL", *command],
+                [*_DYING_WITH_US, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
