@@ -26,8 +26,10 @@ _COUNTED = ["-icount", "shift=0,sleep=off"]
 # What is woken on that processor runs at once, also amid somebody's system call, and callbacks of RCU are left to a thread: each
 # could hold it for half a millisecond and more. Kernels that do not know the options pass them over.
 _AT_ONCE = ("preempt=full", "rcutree.use_softirq=0")
-# QEMU is a child of virtme-run's: only a namespace of their own ends both when this process is killed.
-_DYING_WITH_US = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "/usr/bin/unshare", "--pid", "--fork", "--kill-child")
+_DYING_WITH_ITS_PARENT = ("/usr/bin/setpriv", "--pdeathsig", "KILL")
+# QEMU is a child of virtme-run's, which does not pass that on: so virtme-run is given this to run as QEMU.
+_QEMU_NAME = "qemu"
+_QEMU = f'#!/bin/sh\nexec {shlex.join(_DYING_WITH_ITS_PARENT)} qemu-system-x86_64 "$@"\n'
 _CHANGED = ("/etc", "/lib", "/tmp", "/var")  # noqa: S108 (what is written there stays in the guest's memory)
 _PROGRAMS = "bin sbin lib/python3* lib/*-linux-gnu*"  # below /usr, without the modules, which are the guest's own
 _SCRATCH = "/run/tcp-truth-lab-vm"  # not where the lab keeps its runs
@@ -73,6 +75,7 @@ class Machine:
         cpus = 1 if self.clock == VIRTUAL else self.cpus
         words = [str(Path(sys.executable).parent / "virtme-run"), "--kimg", str(kernel.image), "--mods", "auto"]
         words += ["--cpus", str(cpus), "--memory", self.memory, "--force-9p", "--show-boot-console"]
+        words += ["--qemu-bin", str(script.with_name(_QEMU_NAME))]
         words += [f"--overlay-rwdir={folder}" for folder in _CHANGED]
         # A file, as what stands here goes through the kernel's command line, which is short: a longer one hangs the kernel.
         place = Path(_SCRATCH, "writable", script.relative_to(writable))
@@ -103,8 +106,9 @@ def run(
 ) -> int:
     """Boot, run a command in the folder `here`, and return its exit status; `show` is given what it prints, as it comes.
 
-    `folder`, somewhere in `writable`, receives `guest.sh`, which is run, `console.log`, `output.log` and `status`. Raises `LabError`
-    with the end of the console when the guest panics, hangs, or ends before the command has; then nothing of it is left running.
+    `folder`, somewhere in `writable`, receives `guest.sh`, which is run, `qemu`, which starts QEMU, `console.log`, `output.log` and
+    `status`. Raises `LabError` with the end of the console when the guest panics, hangs, or ends before the command has; then nothing
+    of it is left running.
     """
     folder.mkdir(parents=True, exist_ok=True)
     script, output, status, console = (folder / it for it in ("guest.sh", "output.log", "status", "console.log"))
@@ -112,6 +116,9 @@ def run(
     output.write_text("")
     ended = f"{shlex.join(command)} >{shlex.quote(str(output))} 2>&1\necho $? >{shlex.quote(str(status))}\nsync\n"
     script.write_text(_prepared(here, writable) + ended)
+    qemu = folder / _QEMU_NAME
+    qemu.write_text(_QEMU)
+    qemu.chmod(0o755)
     deadline, panicked_at = time.monotonic() + limit_s, None
     with _started(machine.command(kernel, script, here, writable), console) as process, output.open() as printed:
         while True:
@@ -162,7 +169,7 @@ def _started(command: list[str], console: Path) -> Iterator[subprocess.Popen[byt
     with console.open("wb") as log:
         try:
             process = subprocess.Popen(
-                [*_DYING_WITH_US, *command],
+                [*_DYING_WITH_ITS_PARENT, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.bench.forked import forked
 from lab.errors import LabError
 from lab.vm import machine
 from lab.vm.machine import Kernel, Machine
@@ -41,8 +42,8 @@ def run(tmp_path, script, limit_s=20, command=("echo", "said")):
     return ended, "".join(said)
 
 
-def is_gone(tmp_path):
-    pid = int((tmp_path / "pid").read_text())
+def is_gone(tmp_path, name="pid"):
+    pid = int((tmp_path / name).read_text())
     return not Path(f"/proc/{pid}").exists() and pid != os.getpid()
 
 
@@ -84,3 +85,19 @@ def test_a_guest_that_hangs(tmp_path):
     with pytest.raises(LabError, match=r"was not done within 0.3 s:\nbooting"):
         run(tmp_path, "echo booting; exec sleep 60", 0.3)
     assert is_gone(tmp_path)
+
+
+def test_a_guest_ends_with_a_lab_that_is_killed(tmp_path, monkeypatch):
+    """Also where QEMU is not the process that was started, but one that this has started: it is neither's to end by then."""
+    (qemu := tmp_path / "qemu-system-x86_64").write_text(f"#!/bin/sh\necho $$ >{tmp_path}/qemu; exec sleep 60")
+    qemu.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    lab = forked(run, tmp_path, f"{tmp_path}/vm/qemu & wait", 60)
+    deadline_s = time.monotonic() + 20
+    while not (tmp_path / "qemu").exists() or not (tmp_path / "qemu").read_text():
+        assert time.monotonic() < deadline_s
+    assert not is_gone(tmp_path, "qemu")
+    lab.kill()
+    lab.join()
+    while not is_gone(tmp_path, "qemu"):
+        assert time.monotonic() < deadline_s
