@@ -6,9 +6,10 @@ only connections that something has happened to are looked at again.
 
 import numpy as np
 
-from lab.lifetimes import SYN_TIMEOUT_NS, Ended, Followed, Rows, follow
+from lab.lifetimes import Ended, Followed, Rows, follow
 from lab.ring import Events
 from lab.segments import Index, Mask, counted
+from lab.tcp import SYN_TIMEOUT_NS
 
 MOST_CONNECTIONS = 100_000
 LINGER_NS = 60_000_000_000

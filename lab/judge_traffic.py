@@ -8,15 +8,14 @@ import numpy as np
 from lab import traffic
 from lab.carried import Counts, counts
 from lab.observed import Observed
-from lab.tcp import Flow
+from lab.packet import TCP
+from lab.tcp import UNSPECIFIED, Flow
 from lab.timeline import Connection
 from lab.traffic import Direction, Rows
 from lab.traffic_truth import Way, segments_sent
 from lab.verdict import Bracket, Check, Judge
 
 _FLOW = ("ifindex", "direction", "saddr", "daddr", "sport", "dport")
-_TCP = 6
-_UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 (as getsockname() tells it)
 
 
 def judge_all(observed: Observed, scenario: str) -> Iterator[Check]:
@@ -29,7 +28,7 @@ def judge_all(observed: Observed, scenario: str) -> Iterator[Check]:
     indexes = {inode: index for index, (_, inode) in observed.recording.devices.items()}
     client, server = (indexes[inode] for inode in observed.inodes)
     totals = observed.recording.totals["flows"]
-    tcp = totals[(totals["protocol"] == _TCP) & (totals["version"] > 0)]
+    tcp = totals[(totals["protocol"] == TCP) & (totals["version"] > 0)]
     for name, index, sent in zip(("client", "server"), (client, server), observed.sent, strict=True):
         mine = tcp[(tcp["ifindex"] == index) & (tcp["direction"] == Direction.EGRESS)]
         yield judge.count(f"the {name}'s host", "TCP packets sent", segments_sent(sent), int(mine["packets"].sum()))
@@ -57,7 +56,7 @@ def judge_all(observed: Observed, scenario: str) -> Iterator[Check]:
 
 def _known(flow: Flow, seen: list[Flow], others: Container[Flow]) -> list[Flow]:
     """Return the flow, or what it may have been if its owner never knew its address (a refused connection)."""
-    if flow.laddr not in _UNSPECIFIED:
+    if flow.laddr not in UNSPECIFIED:
         return [flow]
     ends = (flow.raddr, flow.rport)
     return [it for it in seen if (it.raddr, it.rport) == ends and flow.lport in (0, it.lport) and it not in others]

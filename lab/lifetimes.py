@@ -14,11 +14,9 @@ from lab.measure import UNKNOWN
 from lab.packet import ACK
 from lab.ring import Events
 from lab.segments import Grouped, Index, Kind, Mask, counted, group
+from lab.tcp import SYN_TIMEOUT_NS
 
 Rows = npt.NDArray[np.void]
-
-SYN_TIMEOUT_NS = 130_000_000_000
-"""An attempt has failed when it has sent no SYN for so long: no kernel waits longer than TCP_RTO_MAX, 120 s, for its next one."""
 
 
 class Ended(IntEnum):

@@ -60,10 +60,10 @@ def netns_of(args: argparse.Namespace) -> list[int]:
 
 
 class Output:
-    """Prints rows as a table, as JSON Lines or as CSV; `header` ("": none) and `line` make the table."""
+    """Prints rows as a table with a `header` ("": none), as JSON Lines or as CSV."""
 
-    def __init__(self, args: argparse.Namespace, header: str, line: Callable[[dict[str, object]], str]) -> None:
-        self._args, self._header, self._line = args, header, line
+    def __init__(self, args: argparse.Namespace, header: str = "") -> None:
+        self._args, self._header = args, header
         self._csv: csv.DictWriter[str] | None = None
 
     def start(self) -> None:
@@ -73,8 +73,8 @@ class Output:
         if self._header and not self._args.json and not self._args.csv:
             print(self._header, flush=True)
 
-    def row(self, row: dict[str, object]) -> None:
-        """Print one row."""
+    def row(self, row: dict[str, object], line: Callable[[dict[str, object]], str]) -> None:
+        """Print one row; `line` makes the table's line of it, where it is a table that is printed."""
         if self._args.json:
             print(json.dumps(row))
         elif self._args.csv:
@@ -83,7 +83,7 @@ class Output:
                 self._csv.writeheader()
             self._csv.writerow(row)
         else:
-            print(self._line(row))
+            print(line(row))
 
     def note(self, text: str) -> None:
         """Say something that is not a row, apart from the rows."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lab.ring import Events
-from lab.tcp import Flow
+from lab.tcp import UNSPECIFIED, Flow
 
 
 class Problem(IntEnum):
@@ -67,7 +67,7 @@ PROTOCOLS = {
 """IANA's registry of protocol numbers: what is met often."""
 
 TCP = 6
-_UNSPECIFIED: set[str | int] = {"0.0.0.0", "::", 0}  # noqa: S104 (of a socket that was never connected)
+_UNSPECIFIED: set[str | int] = {*UNSPECIFIED, 0}  # of a socket that was never connected
 
 
 def flags_text(flags: int) -> str:

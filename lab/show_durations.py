@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -19,6 +20,7 @@ class Show:
 
     def __init__(self, args: argparse.Namespace, ifname: str, output: live.Output, file: DurationsFile | None) -> None:
         self._args, self._ifname, self._output, self._file = args, ifname, output, file
+        self._line = partial(text, verbose=args.verbose)
         self._histogram = Histogram()
         self._forgotten = 0
 
@@ -26,9 +28,9 @@ class Show:
         """Show connections that have ended."""
         wanted = [row for row in self._as_dicts(rows) if self._wanted(row)]
         if self._file and wanted:
-            self._output.note(self._file.append([text(row, verbose=self._args.verbose) for row in wanted]))
+            self._output.note(self._file.append([self._line(row) for row in wanted]))
         for row in wanted:
-            self._output.row(row)
+            self._output.row(row, self._line)
         self._histogram.add(row["duration_ns"] for row in wanted if isinstance(row["duration_ns"], int))
 
     def forgotten(self, count: int) -> None:
@@ -43,7 +45,7 @@ class Show:
         remaining = [row for row in self._as_dicts(still_open) if self._wanted(row)]
         if self._args.open:
             for row in remaining:
-                self._output.row(row)
+                self._output.row(row, self._line)
         elif remaining:
             self._output.note(f"connections still open: {len(remaining)} (--open lists them)")
         if self._forgotten:

@@ -42,7 +42,10 @@ class Show:
                 self._dropped += len(self._kept.popleft())
         if not self._args.summary:
             for row in rows:
-                self._output.row(layer_text.packet_dict(row) if self._args.packets else layer_text.as_dict(row))
+                if self._args.packets:
+                    self._output.row(layer_text.packet_dict(row), layer_text.packet_line)
+                else:
+                    self._output.row(layer_text.as_dict(row), layer_text.line)
 
     def end(self) -> None:
         """Show what is told at the end, and write the files. Raises `LabError` when the flow that was asked for was never seen."""
@@ -65,7 +68,7 @@ class Show:
         args = self._args
         if args.summary and (args.json or args.csv):
             for row in layer_text.summary(rows):
-                self._output.row(row)
+                self._output.row(row, str)
         elif not args.packets and not args.json and not args.csv:
             print("\n".join(["", *layer_text.summary_lines(rows)]))
         if args.histogram:

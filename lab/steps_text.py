@@ -8,10 +8,9 @@ import numpy as np
 from lab.clock import CLOCK
 from lab.measure import UNKNOWN
 from lab.steps import Kind, Role, latency_ns, points
-from lab.tcp import State, address_text
+from lab.tcp import UNSPECIFIED, State, address_text
 
 _FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293, 3.1
-_NOWHERE = ("::", "0.0.0.0")  # noqa: S104 (an address that is not known yet)
 
 
 def as_dicts(rows: np.ndarray) -> Iterator[dict[str, object]]:
@@ -30,7 +29,7 @@ def as_dicts(rows: np.ndarray) -> Iterator[dict[str, object]]:
             "netns": int(row["netns"]),
             "skaddr": f"{int(row['skaddr']):x}",
             "ip": 6 if ":" in laddr else 4,
-            "saddr": laddr if row["lport"] or laddr not in _NOWHERE else None,
+            "saddr": laddr if row["lport"] or laddr not in UNSPECIFIED else None,
             "sport": int(row["lport"]) or None,
             "daddr": raddr if row["rport"] else None,
             "dport": int(row["rport"]) or None,

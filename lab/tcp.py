@@ -8,6 +8,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 (compared with, not bound)
+"""The address of a socket that has none yet, as getsockname() tells it."""
+
+SYN_TIMEOUT_NS = 130_000_000_000
+"""An attempt has failed when it has sent no SYN for so long: no kernel waits longer than TCP_RTO_MAX, 120 s, for its next one."""
+
+
 class State(IntEnum):
     """`include/net/tcp_states.h`."""
 

@@ -15,7 +15,7 @@ from kernel_stories import CLIENT_BY_HAND, SERVER_BY_HAND, SLOW
 from lab import probes
 from lab.generate.peer import Peer
 from lab.generate.stories import FLAGS
-from lab.lifetimes import SYN_TIMEOUT_NS, UNKNOWN, Ended, Side, lifetimes
+from lab.lifetimes import UNKNOWN, Ended, Side, lifetimes
 from lab.measure import transitions
 from lab.observed import Observed
 from lab.packet import ACK, SYN
@@ -24,7 +24,7 @@ from lab.round_trips import Kind as Estimate
 from lab.round_trips import folded
 from lab.settle import settle_backlogs
 from lab.steps import Kind
-from lab.tcp import State, address_text
+from lab.tcp import SYN_TIMEOUT_NS, State, address_text
 from lab.topology import Host, topology
 from lab.traffic import Direction, merged
 from lab.verdict import Bracket

@@ -17,12 +17,10 @@ from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.judge_states import Waits
 from lab.observed import Observed, observing
-from lab.tcp import Flow
+from lab.tcp import UNSPECIFIED, Flow
 from lab.timeline import Connection
 from lab.topology import Topology
 from lab.verdict import Bracket
-
-_UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 (compared with, not bound)
 
 
 class Answer(NamedTuple):
@@ -129,7 +127,7 @@ def rows_of(rows: Sequence[StateRow | LifeRow], flow: Flow) -> list[Any]:
     return [
         row
         for row in rows
-        if (row.lport, row.raddr, row.rport) == flow[1:] and (row.laddr == flow.laddr or flow.laddr in _UNSPECIFIED)
+        if (row.lport, row.raddr, row.rport) == flow[1:] and (row.laddr == flow.laddr or flow.laddr in UNSPECIFIED)
     ]
 
 

@@ -111,7 +111,7 @@ class Progress:
 
 def _replay(args: argparse.Namespace, device: Device, progress: Progress) -> int:
     """Send the file's frames from an interface, and say how it went, whatever happens; returns the exit status."""
-    note = live.Output(args, "", str).note
+    note = live.Output(args).note
     with Sender(device.netns, device.ifname) as sender, live.stopping() as stop:
         note(f"sending {args.file} from {device.ifname}" + (f" in {device.netns}" if device.netns else ""))
 

@@ -28,6 +28,7 @@ seen: the calls of io_uring, sendfile(), splice() and 32-bit programs; what a mi
 import argparse
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     """Print steps until Ctrl-C, or for `--seconds`."""
     if args.pid is not None and not Path(f"/proc/{args.pid}").exists():
         raise LabError(f"there is no process {args.pid}: give the PID of one that runs (`pgrep` finds it by name)")
-    output = live.Output(args, header(wide=args.wide), lambda row: line(row, wide=args.wide))
+    output = live.Output(args, header(wide=args.wide))
     with live.events_by_time(Program.load("analyse"), args.seconds, netns=live.netns_of(args)) as batches:
         output.start()
         from lab.follow_steps import Follow
@@ -77,10 +78,11 @@ def run(args: argparse.Namespace) -> int:
         from lab.steps_text import as_dicts, line
 
         role = Role[args.side.upper()]
+        line_of = partial(line, wide=args.wide)
         follow = Follow(role, tgid=args.pid, lports=args.localport, least_ns=args.minimum)
         for batch in batches:
             for row in as_dicts(follow.rows(batch)):
-                output.row(row)
+                output.row(row, line_of)
     output.note(follow.end())
     return 0
 

@@ -33,6 +33,7 @@ from lab import live
 from lab.errors import LabError
 from lab.picture import require_drawable
 from lab.program import Program
+from lab.tcp import SYN_TIMEOUT_NS
 from lab.units import duration_ns, port
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ examples:
 """
 
 _INTERVAL_S = 0.1
-HEAD = f"{'client':>15}:{'port':<5} -> {'server':>15}:{'port':<5} | first SYN to first FIN"
+_HEAD = f"{'client':>15}:{'port':<5} -> {'server':>15}:{'port':<5} | first SYN to first FIN"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--syn-timeout",
         type=duration_ns,
-        default=duration_ns("130s"),
+        default=SYN_TIMEOUT_NS,
         metavar="TIME",
         help="an attempt has failed when it has sent no SYN for so long (130s: TCP waits at most 120 s for its next SYN)",
     )
@@ -96,12 +97,12 @@ def run(args: argparse.Namespace) -> int:
     ring = program.ring
     if ring is None:
         raise TypeError("the program has no ring")
-    output = live.Output(args, HEAD, lambda row: text(row, verbose=args.verbose))
+    output = live.Output(args, _HEAD)
     gone: LabError | None = None
     with live.ticks(program, _INTERVAL_S, args.seconds, [device]) as ticks:
         output.start()
         from lab.connection_table import ConnectionTable
-        from lab.show_durations import Show, text
+        from lab.show_durations import Show
 
         show, table = Show(args, device.ifname, output, file), ConnectionTable(args.syn_timeout)
         try:
@@ -144,7 +145,7 @@ def table(observed: "Observed") -> "Iterator[str]":
     rows = lifetimes(observed.recording.events["duration"], observed.end_ns)
     for ifindex, (ifname, inode) in observed.recording.devices.items():
         who = ("client", "server")[observed.inodes.index(inode)] if inode in observed.inodes else "another host"
-        yield f"{HEAD}, at {ifname} of the {who}"
+        yield f"{_HEAD}, at {ifname} of the {who}"
         for row in rows[rows["ifindex"] == ifindex]:
             yield text(as_dict(row, ifname))
 

@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a report each interval until Ctrl-C, or for `--seconds`."""
     device = live.device_of(args)
-    output = live.Output(args, "", str)
+    output = live.Output(args)
     with live.totals(Program.load("flows"), args.interval, args.seconds, [device]) as batches:
         output.start()
         from lab import traffic, traffic_report
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
             if args.json or args.csv:
                 time_ns = time.monotonic_ns()
                 for row in shown:
-                    output.row({"time_ns": time_ns} | row)
+                    output.row({"time_ns": time_ns} | row, str)
             else:
                 print(_separator(number), end="")
                 _print_report(shown, len(rows), args)

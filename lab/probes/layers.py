@@ -137,12 +137,7 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
 
 
 def _output(args: argparse.Namespace) -> live.Output:
-    def line(row: dict[str, object]) -> str:
-        from lab import layer_text
-
-        return layer_text.packet_line(row) if args.packets else layer_text.line(row)
-
-    return live.Output(args, "" if args.summary else header(packets=args.packets), line)
+    return live.Output(args, "" if args.summary else header(packets=args.packets))
 
 
 def header(*, packets: bool = False) -> str:

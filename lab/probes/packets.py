@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     """Print packets until Ctrl-C, or for `--seconds`."""
     device = Device.find(args.interface, args.netns, args.mode)
     defines = [f"PORT={0 if args.all else args.port}"]
-    output = live.Output(args, "", _line)
+    output = live.Output(args)
     with ExitStack() as open_files:
         capture = open_files.enter_context(Capture(args.pcap, device.ifname, _SNAPLEN)) if args.pcap else None
         if capture:
@@ -83,25 +83,19 @@ def run(args: argparse.Namespace) -> int:
         try:
             with live.events_by_time(program, args.seconds, [device]) as batches:
                 output.start()
-                from lab.packet_text import as_dict
+                from lab.packet_text import as_dict, line
 
                 for batch in batches:
                     offset_ns = wall_offset_ns()
                     if capture and not _captured(capture, batch, offset_ns, output):
                         capture = None
                     for row in batch:
-                        output.row(as_dict(row, offset_ns if args.wall else None))
+                        output.row(as_dict(row, offset_ns if args.wall else None), line)
         finally:
             from lab.packet_text import unreadable
 
             output.note(unreadable(program.take_totals()))
     return 0
-
-
-def _line(row: dict[str, object]) -> str:
-    from lab.packet_text import line
-
-    return line(row)
 
 
 def _captured(capture: Capture, batch: "Events", offset_ns: int, output: live.Output) -> bool:
@@ -118,9 +112,9 @@ def _captured(capture: Capture, batch: "Events", offset_ns: int, output: live.Ou
 
 def table(observed: "Observed") -> "Iterator[str]":
     """Yield what the live tool would have printed for both hosts."""
-    from lab.packet_text import as_dict
+    from lab.packet_text import as_dict, line
 
-    return (_line(as_dict(row)) for row in observed.recording.events["packets"])
+    return (line(as_dict(row)) for row in observed.recording.events["packets"])
 
 
 def judge(observed: "Observed", scenario: str) -> "Iterator[Check]":

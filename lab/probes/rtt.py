@@ -89,18 +89,20 @@ def run(args: argparse.Namespace) -> int:
     unit_us = 1000 if args.ms else 1
     what = "RTT, not smoothed" if args.raw else "smoothed RTT"
     header = f"TCP {what}, each {args.interval:g} s until Ctrl-C"
-    shown = {"show_ext": args.show_ext, "timestamp": args.timestamp}
-    output = live.Output(args, header, lambda values: "\n".join(block(values, unit_us, **shown)))
+    output = live.Output(args, header)
     with live.totals(program, args.interval, args.seconds, netns=live.netns_of(args)) as intervals:
         output.start()
         from lab.round_trips import as_dict, folded
         from lab.rtt_text import block, csv_row
 
+        def lines(values: dict[str, object]) -> str:
+            return "\n".join(block(values, unit_us, show_ext=args.show_ext, timestamp=args.timestamp))
+
         for totals in intervals:
             about = {"time_ns": time.monotonic_ns(), "clock": CLOCK}
             for row in folded(totals):
                 values = {**about, **as_dict(row, unit_us)}
-                output.row(csv_row(values, unit_us) if args.csv else values)
+                output.row(csv_row(values, unit_us) if args.csv else values, lines)
     return 0
 
 

@@ -16,6 +16,7 @@ or when there is no room for one more minisock (tcp_max_tw_buckets).
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lab import live
@@ -52,11 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print changes until Ctrl-C, or for `--seconds`."""
-    output = live.Output(
-        args,
-        header(wide=args.wide, timestamp=args.timestamp),
-        lambda row: line(row, wide=args.wide, timestamp=args.timestamp),
-    )
+    shown = {"wide": args.wide, "timestamp": args.timestamp}
+    output, line_of = live.Output(args, header(**shown)), partial(line, **shown)
     with live.events(Program.load("states"), args.seconds, netns=live.netns_of(args)) as batches:
         output.start()
         from lab.follow_states import Follow, as_dict
@@ -64,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         follow = Follow(args.localport, args.remoteport, args.version)
         for batch in batches:
             for row in follow.rows(batch):
-                output.row(as_dict(row))
+                output.row(as_dict(row), line_of)
     output.note(follow.end())
     return 0
 

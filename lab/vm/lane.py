@@ -192,16 +192,17 @@ def table(outcomes: Sequence[Outcome]) -> str:
     In each cell: how many checks were right or wrong, and the largest error of times that have to be exact.
     """
     columns = [f"{outcome.kernel}, {outcome.way}" for outcome in outcomes]
-    probes: dict[str, list[str]] = {}
-    rows: dict[str, dict[str, list[str]]] = {}
+    probes: dict[str, dict[str, list[str]]] = {}
     for number, outcome in enumerate(outcomes):
         for (probe, quantity), checks in _grouped(outcome.checks).items():
-            probes.setdefault(probe, ["-"] * len(outcomes))[number] = kinds(checks[0].attach_point)
-            of_probe = rows.setdefault(probe, {})
-            of_probe.setdefault(quantity, ["-"] * len(outcomes))[number] = _cell(checks)
-    lines = []
-    for probe, places in probes.items():
-        lines += [[probe, "attached to", *places], *(["", quantity, *cells] for quantity, cells in rows[probe].items())]
+            rows = probes.setdefault(probe, {})
+            for what, cell in (("attached to", kinds(checks[0].attach_point)), (quantity, _cell(checks))):
+                rows.setdefault(what, ["-"] * len(outcomes))[number] = cell
+    lines = [
+        ["" if line else probe, what, *cells]
+        for probe, rows in probes.items()
+        for line, (what, cells) in enumerate(rows.items())
+    ]
     return tabulate(lines, ["probe", "check", *columns])
 
 

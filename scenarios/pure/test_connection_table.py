@@ -7,8 +7,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from lab.connection_table import LINGER_NS, ConnectionTable
-from lab.lifetimes import SYN_TIMEOUT_NS, Ended, lifetimes
-from lab.tcp import Flow
+from lab.lifetimes import Ended, lifetimes
+from lab.tcp import SYN_TIMEOUT_NS, Flow
 from lab.units import MS, SECOND
 
 pytestmark = pytest.mark.rootless
