@@ -14,13 +14,6 @@
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
 
-/* The registers of the process, as the kernel keeps them during a system call (`struct pt_regs`). */
-#if MACHINE_aarch64
-#define FIRST_ARGUMENT 0, 8 /* offset and size, as of FIELD() */
-#else
-#define FIRST_ARGUMENT 14 * 8, 8 /* rdi */
-#endif
-
 /* The current task, and how members of it are read: a type that the verifier knows it has since Linux 5.11. */
 #if TYPED && ENUM(bpf_func_id, BPF_FUNC_get_current_task_btf)
 #define current_task() ((const void *)bpf_get_current_task_btf())
@@ -80,6 +73,19 @@ static inline bool is_64_bit(void)
 #endif
 }
 
+/* The first argument of a system call, in the registers of the process as the kernel keeps them meanwhile. */
+static inline u64 first_argument(const void *registers)
+{
+    u64 argument = 0;
+
+#if MACHINE_aarch64
+    TYPED_READ(&argument, registers, offset_of(FIELD(pt_regs, regs)), sizeof(argument), TYPE__pt_regs);
+#else
+    typed_read(&argument, registers, FIELD(pt_regs, di));
+#endif
+    return argument;
+}
+
 /* A call with the first argument `fd` is entered by the current thread; some call, observed or not, is left. */
 static inline int enters(u32 fd, u8 kind, u8 point);
 static inline int returns(s64 result);
@@ -126,13 +132,9 @@ ON_TRACEPOINT(sys_exit)
  * on the CPU (bpf_prog_active); these it never does. */
 ON_TP_BTF_UNAUDITED(sys_enter)
 {
-    u64 fd = 0;
     u8 kind, point;
 
-    if (!observes(ctx->args[1], &kind, &point))
-        return 0;
-    typed_read(&fd, ctx->args[0], FIRST_ARGUMENT);
-    return enters(fd, kind, point);
+    return observes(ctx->args[1], &kind, &point) ? enters(first_argument((const void *)ctx->args[0]), kind, point) : 0;
 }
 
 ON_TP_BTF_UNAUDITED(sys_exit)

@@ -81,18 +81,23 @@ struct common {
 };
 
 #define common_read(to, common, field) COMMON_READ(to, common, field)
-#define COMMON_READ(to, common, offset, size)                                                                          \
+#define COMMON_READ(to, common, offset, size, type)                                                                    \
     ({                                                                                                                 \
         if ((common)->copied)                                                                                          \
-            READ_COPIED(to, (common)->bytes, 0, offset, size);                                                         \
+            READ_COPIED(to, (common)->bytes, 0, offset, size, type);                                                   \
         else                                                                                                           \
-            TYPED_READ(to, (common)->sk, offset, size);                                                                \
+            TYPED_READ(to, (common)->sk, offset, size, type);                                                          \
     })
 
 static inline void copy_common(struct common *common, const void *sk)
 {
+#if LOADS
+    common->sk = rdonly_cast(sk, TYPE__sock_common);
+    common->copied = false;
+#else
     bpf_probe_read_kernel(common->bytes, sizeof(common->bytes), sk);
     common->copied = true; /* behind the call, which could change it for all that the compiler knows */
+#endif
 }
 
 static inline void see_common(struct common *common, const void *sk)

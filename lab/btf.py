@@ -150,12 +150,24 @@ class Btf:
                 found = self._types.find(needle, found + 1)
         raise LabError(f"this kernel has no {kind.lower()} `{name}`: the probe that needs it cannot run here")
 
+    def composite(self, name: str) -> int:
+        """Return the id of a struct or union, or of the one that a typedef stands for. `LabError` names the missing one."""
+        for kind in ("STRUCT", "UNION"):
+            try:
+                return self.type_id(kind, name)
+            except LabError:
+                continue
+        try:
+            return self._resolve(self.type_id("TYPEDEF", name))
+        except LabError:
+            raise LabError(f"this kernel has no struct `{name}`: the probe that needs it cannot run here") from None
+
     def field(self, type_name: str, path: str) -> Field:
         """Find a member by its path (`skc_dport`, `sk_lock.owned`), looking through anonymous structs and unions.
 
         `type_name` is a struct, a union or a typedef of one. `LabError` names the member that this kernel lacks.
         """
-        type_id = self._composite(type_name)
+        type_id = self.composite(type_name)
         bits, width = 0, 0
         for name in path.split("."):
             found = self._member(self._resolve(type_id), name)
@@ -190,17 +202,6 @@ class Btf:
         """Return how many arguments a kernel function takes. `LabError` names the missing function."""
         prototype = self._record(self.type_id("FUNC", name))[3]
         return self._record(prototype)[1]
-
-    def _composite(self, name: str) -> int:
-        for kind in ("STRUCT", "UNION"):
-            try:
-                return self.type_id(kind, name)
-            except LabError:
-                continue
-        try:
-            return self.type_id("TYPEDEF", name)
-        except LabError:
-            raise LabError(f"this kernel has no struct `{name}`: the probe that needs it cannot run here") from None
 
     def _resolve(self, type_id: int) -> int:
         """Follow typedefs and qualifiers to the type behind them."""

@@ -25,6 +25,9 @@ from lab.source import differs_by_way, kernel_facts, mentions, text_of
 _LIBRARY = "libbcc.so.0"
 _PLACES = (f"/usr/lib/{os.uname().machine}-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
 _LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1  # an instruction that takes a map has its file descriptor for a value
+_CALL, _PSEUDO_KFUNC_CALL = 0x85, 2  # one that calls a function of the kernel has its number in BTF for a value
+KFUNCS = 0x10000000
+"""What the numbers of kernel functions begin behind, as the source gives them: `KFUNC` in bpf/lab.h."""
 
 # C's names of types, as the source spells them in events and the compiler in keys and values, and NumPy's.
 _TYPES = {
@@ -200,6 +203,12 @@ def _function(bcc: Any, module: int, number: int, maps_by_fd: dict[int, str]) ->
             code[fd] = bytes(4)
         elif wide and code[position + 1] >> 4:
             raise TypeError(f"{name.decode()} refers to something that is no map: that is not known here")
+        elif (
+            code[position] == _CALL
+            and (called := int.from_bytes(code[position + 4 : position + 8], "little", signed=True)) >= KFUNCS
+        ):
+            code[position + 1] = _PSEUDO_KFUNC_CALL << 4
+            code[position + 4 : position + 8] = (called - KFUNCS).to_bytes(4, "little")
         position += 16 if wide else 8
     return Code(name.decode(), bytes(code), maps)
 

@@ -19,6 +19,7 @@ _FIELD = re.compile(r"\bFIELD\((\w+), ([\w, ]+)\)")
 _ENUM = re.compile(r"\bENUM\((\w+), (\w+)\)")
 _TRACEPOINT_ARGS = re.compile(r"\bTRACEPOINT_ARGS\((\w+)\)")
 _FUNCTION_ARGS = re.compile(r"\b(?:FUNCTION_ARGS|RETURNED)\((\w+)\)")
+_KFUNC = re.compile(r"\bKFUNC\((\w+)\)")
 _EVENT = re.compile(r"\bEVENT\((\w+)\)")
 
 
@@ -30,6 +31,7 @@ class Mentions(NamedTuple):
     enumerators: list[tuple[str, str]]
     tracepoint_args: list[str]
     function_args: list[str]
+    kfuncs: list[str]
     events: list[str]
     """Raw tracepoints that get a number, which is their position here."""
 
@@ -57,7 +59,7 @@ def _with_includes(text: str, name: str, seen: set[str]) -> str:
 def mentions(text: str) -> Mentions:
     """Find what a text mentions, but for what defines the macros to do so."""
     used = _MACRO.sub("", text)
-    patterns = (_FIELD, _ENUM, _TRACEPOINT_ARGS, _FUNCTION_ARGS, _EVENT)
+    patterns = (_FIELD, _ENUM, _TRACEPOINT_ARGS, _FUNCTION_ARGS, _KFUNC, _EVENT)
     return Mentions(*(sorted(set(pattern.findall(used))) for pattern in patterns))
 
 
@@ -77,6 +79,7 @@ def kernel_facts(mentioned: Mentions, btf: Btf) -> tuple[list[str], list[str]]:
         *(partial(_enumerator, btf, *enumerator) for enumerator in mentioned.enumerators),
         *(partial(_tracepoint_args, btf, event) for event in mentioned.tracepoint_args),
         *(partial(_function_args, btf, name) for name in mentioned.function_args),
+        *(partial(_kfunc, btf, name) for name in mentioned.kfuncs),
     ]
     known: list[str] = []
     missing: list[str] = []
@@ -95,7 +98,11 @@ def _field(btf: Btf, type_name: str, members: str) -> list[str]:
         raise LabError(
             f"`{type_name}.{'.'.join(path)}` is a bitfield: a program reads its unit and takes the bits itself"
         )
-    return [f"OFFSET__{name}={field.offset}", f"SIZE__{name}={field.size}"]
+    return [
+        f"OFFSET__{name}={field.offset}",
+        f"SIZE__{name}={field.size}",
+        f"TYPE__{type_name}={btf.composite(type_name)}",
+    ]
 
 
 def _enumerator(btf: Btf, enum: str, name: str) -> list[str]:
@@ -108,3 +115,7 @@ def _tracepoint_args(btf: Btf, event: str) -> list[str]:
 
 def _function_args(btf: Btf, name: str) -> list[str]:
     return [f"FUNCTION_ARGS__{name}={btf.function_args(name)}"]
+
+
+def _kfunc(btf: Btf, name: str) -> list[str]:
+    return [f"KFUNC__{name}={btf.type_id('FUNC', name)}"]

@@ -67,6 +67,18 @@ ON_FUNCTION(tcp_rcv_established) { return first(ARGUMENT(1)); }
 ON_FUNCTION_AGAIN(tcp_rcv_established) { return second(ARGUMENT(1)); }
 #endif
 """
+READING = """
+#include "lab.h"
+
+ON_RAW_TRACEPOINT(reading)
+{
+    u64 address = ctx->args[0] ? ctx->args[0] : bpf_get_current_task();
+    u32 pid = 7;
+
+    kernel_read(&pid, address, FIELD(task_struct, pid));
+    return pid;
+}
+"""
 ETHERNET = 14 + 20 + 8
 
 
@@ -91,6 +103,17 @@ def send(host, peer, count, size=100):
                 sock.sendto(bytes(size), (peer.ipv4, 9))
 
     inside(host.name, sending)
+
+
+@pytest.mark.parametrize("defines", [(), ("LOADS=0",)], ids=["as this kernel can", "copied"])
+def test_a_member_is_read_or_zero(tmp_path, defines):
+    """Of the task that runs, and of what is at no address, at a user's, and at one that no processor knows."""
+    source = tmp_path / "reading.c"
+    source.write_text(READING)
+    program = Program(source, defines)
+    assert program.fire("reading", 0) == threading.get_native_id()
+    for address in (1, id(program), 1 << 47, 1 << 62, 1 << 63, (1 << 64) - (1 << 20)):
+        assert program.fire("reading", address) == 0
 
 
 def test_totals_are_exact_while_they_are_taken(net, counting):

@@ -222,7 +222,7 @@ class Dump:
         for line in text.splitlines():
             if match := self._TYPE.match(line):
                 number, kind, name, rest = match.groups()
-                this = SimpleNamespace(kind=kind, entries=[], **self._numbers(rest))
+                this = SimpleNamespace(kind=kind, entries=[], number=int(number), **self._numbers(rest))
                 self.types[int(number)] = this
                 self.named.setdefault((kind, name), this)
             elif match := self._ENTRY.match(line):
@@ -268,6 +268,10 @@ class Dump:
         pointer = self.types[self.named["TYPEDEF", f"btf_trace_{event}"].type_id]
         return self.types[pointer.type_id].vlen - 1
 
+    def number(self, kind: str, name: str) -> int:
+        """Return the id of a named type."""
+        return self.named[kind, name].number
+
     def parameters(self, function: str) -> int:
         """Return how many arguments a kernel function takes."""
         return self.types[self.named["FUNC", function].type_id].vlen
@@ -285,7 +289,7 @@ def dump():
 @pytest.mark.skipif(not VMLINUX.exists(), reason="this kernel has no BTF to compare")
 @pytest.mark.parametrize("source", sorted(SOURCES.glob("*.c")), ids=lambda path: path.name)
 def test_all_that_a_program_reads_is_where_bpftool_says(dump, source):
-    """Each member, constant and tracepoint that a program mentions is the same to two independent readers."""
+    """Each member, constant, tracepoint and function that a program mentions is the same to two independent readers."""
     mentioned = mentions(text_of(source))
     known, missing = kernel_facts(mentioned, Btf.of_kernel())
     expected, lacking = set(), 0
@@ -295,6 +299,7 @@ def test_all_that_a_program_reads_is_where_bpftool_says(dump, source):
             offset, size = dump.field(type_name, *path)
             name = "__".join([type_name, *path])
             expected |= {f"OFFSET__{name}={offset}", f"SIZE__{name}={size}"}
+            expected.add(f"TYPE__{type_name}={dump.number('STRUCT', type_name)}")
             continue
         lacking += 1
     for enum, name in mentioned.enumerators:
@@ -306,5 +311,10 @@ def test_all_that_a_program_reads_is_where_bpftool_says(dump, source):
         expected.add(f"TRACEPOINT_ARGS__{event}={dump.arguments(event)}")
     for name in mentioned.function_args:
         expected.add(f"FUNCTION_ARGS__{name}={dump.parameters(name)}")
+    for name in mentioned.kfuncs:
+        with suppress(KeyError):
+            expected.add(f"KFUNC__{name}={dump.number('FUNC', name)}")
+            continue
+        lacking += 1
     assert set(known) == expected
     assert len(missing) == lacking
