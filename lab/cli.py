@@ -1,7 +1,9 @@
 """The command `lab`: finds the commands, parses, runs one, and turns errors into one sentence and exit status 2."""
 
 import argparse
+import errno
 import importlib
+import os
 import re
 import select
 import signal
@@ -14,6 +16,7 @@ from typing import Any, TextIO
 from lab.errors import LabError
 
 _NEGATIVE = re.compile(r"-\d+(\.\d*)?[a-z%µ]+|-\d{2,}|-\d*\.\d+")  # and not the options -4 and -6
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PACKAGES = ("lab.commands", "lab.probes")
 
 
@@ -26,8 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if handler is not signal.SIG_IGN:
             signal.signal(number, lambda received, _: sys.exit(128 + received))
     try:
-        args = _parser(words).parse_args(words)
-        return int(args.run(args))
+        return _ran(words)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 2
@@ -38,9 +40,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise  # a pipe of the lab's own is a defect
         sys.stderr.close()  # the reader, `head` perhaps, has seen enough
         return 0
+    except OSError as error:
+        if error.filename or error.errno not in _FULL:
+            raise
+        print(f"lab: the output cannot be written ({error.strerror}): make room, or send it elsewhere", file=sys.stderr)
+        _give_up(sys.stdout)
+        return 2
     finally:  # whoever calls this as a function may have children that are ended by these signals
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _ran(words: Sequence[str]) -> int:
+    args = _parser(words).parse_args(words)
+    status = int(args.run(args))
+    sys.stdout.flush()
+    return status
 
 
 def _abandoned(stream: TextIO) -> bool:
@@ -48,6 +63,15 @@ def _abandoned(stream: TextIO) -> bool:
     looking = select.poll()
     looking.register(stream, 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in looking.poll(0))
+
+
+def _give_up(stream: TextIO) -> None:
+    """Let a stream's last words go nowhere, if its file still does not take them: Python would try at its end, and complain."""
+    try:
+        stream.flush()
+    except OSError:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

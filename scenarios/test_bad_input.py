@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from processes import lab_command
@@ -102,6 +103,17 @@ def test_a_reader_that_has_seen_enough():
         command = [sys.executable, "-m", "lab", "doctor"]
         ended = subprocess.run(command, stdout=abandoned, stderr=subprocess.PIPE, check=False)
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk(unbuffered):
+    """What cannot be written is an error of one sentence, whether the first line of it was refused or the last."""
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "lab", "doctor"]
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True, env=environment)
+    said = "lab: the output cannot be written (No space left on device): make room, or send it elsewhere\n"
+    assert (ended.returncode, ended.stderr) == (2, said)
 
 
 def test_a_broken_pipe_of_its_own_is_no_quiet_end(monkeypatch):
