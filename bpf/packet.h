@@ -88,18 +88,6 @@ static __always_inline int load_skb(struct __sk_buff *ctx, u32 offset, void *to,
     return bpf_skb_load_bytes(ctx, offset, to, size);
 }
 
-/* The same without the call of a helper, where it is in the frame's linear data. Not for all headers: each that may come one way or the
- * other doubles what the verifier looks through, and takes its time for when a program is loaded. */
-static __always_inline int load_skb_first(struct __sk_buff *ctx, u32 offset, void *to, u32 size)
-{
-    void *data = (void *)(long)ctx->data + offset;
-
-    if (offset > MOST_HEADERS || data + size > (void *)(long)ctx->data_end)
-        return bpf_skb_load_bytes(ctx, offset, to, size);
-    __builtin_memcpy(to, data, size);
-    return 0;
-}
-
 static __always_inline u32 load_skb_length(struct __sk_buff *ctx)
 {
     return ctx->len;
@@ -125,18 +113,10 @@ static __always_inline u32 load_xdp_length(struct xdp_md *ctx)
     return ctx->data_end - ctx->data;
 }
 
-#define load_xdp_first load_xdp
-
-/* The functions for the file's kind of context, which are named after LOAD. */
-#define LOAD_AS(kind) LOAD_OF(LOAD, kind)
-#define LOAD_OF(load, kind) LOAD_NAMED(load, kind)
-#define LOAD_NAMED(load, kind) load##_##kind
-
 /* Bytes of the frame. */
-#define FRAME_LENGTH(ctx) LOAD_AS(length)(ctx)
-
-/* Copy one of the headers that are in every packet. */
-#define LOAD_FIRST LOAD_AS(first)
+#define FRAME_LENGTH(ctx) FRAME_LENGTH_BY(LOAD, ctx)
+#define FRAME_LENGTH_BY(load, ctx) FRAME_LENGTH_OF(load, ctx)
+#define FRAME_LENGTH_OF(load, ctx) load##_length(ctx)
 
 static __always_inline bool is_vlan(u16 ethertype)
 {
@@ -204,7 +184,7 @@ static __always_inline u8 parse_ipv4(void *ctx, struct packet *packet)
     struct iphdr ip;
     u16 fragment;
 
-    if (LOAD_FIRST(ctx, packet->ip_at, &ip, sizeof(ip)))
+    if (LOAD(ctx, packet->ip_at, &ip, sizeof(ip)))
         return TRUNCATED;
     if (ip.version != 4 || ip.ihl < 5)
         return MALFORMED;
@@ -239,7 +219,7 @@ static __always_inline u8 parse_ipv6(void *ctx, struct packet *packet)
     u32 payload_length;
     u8 next;
 
-    if (LOAD_FIRST(ctx, packet->ip_at, &ip, sizeof(ip)))
+    if (LOAD(ctx, packet->ip_at, &ip, sizeof(ip)))
         return TRUNCATED;
     if (ip.version != 6)
         return MALFORMED;
@@ -298,7 +278,7 @@ static __always_inline void parse_frame(void *ctx, struct packet *packet)
     struct vlan_tag tag;
 
     packet->problem = TRUNCATED;
-    if (LOAD_FIRST(ctx, 0, &ethernet, sizeof(ethernet)))
+    if (LOAD(ctx, 0, &ethernet, sizeof(ethernet)))
         return;
     packet->ethertype = bpf_ntohs(ethernet.h_proto);
     packet->ip_at = sizeof(ethernet);

@@ -65,6 +65,13 @@ KINDS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def net():
+    """One network for all: what is judged here was recorded on others."""
+    with topology() as net:
+        yield net
+
+
 @pytest.fixture(scope="module", params=enumerate(KINDS), ids=lambda numbered: str(numbered[1]))
 def swept(request):
     """Talk on one kind of wire; a recording for each, since what the kernel withholds from one has it made again."""
