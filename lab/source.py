@@ -4,6 +4,7 @@ What lives here: reading the text, and looking up in the kernel's types what it 
 """
 
 import re
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,7 @@ class Mentions(NamedTuple):
     tracepoint_args: list[str]
     function_args: list[str]
     kfuncs: list[str]
+    """Functions that programs may call. A text does without those that a kernel lacks."""
     events: list[str]
     """Raw tracepoints that get a number, which is their position here."""
 
@@ -79,7 +81,6 @@ def kernel_facts(mentioned: Mentions, btf: Btf) -> tuple[list[str], list[str]]:
         *(partial(_enumerator, btf, *enumerator) for enumerator in mentioned.enumerators),
         *(partial(_tracepoint_args, btf, event) for event in mentioned.tracepoint_args),
         *(partial(_function_args, btf, name) for name in mentioned.function_args),
-        *(partial(_kfunc, btf, name) for name in mentioned.kfuncs),
     ]
     known: list[str] = []
     missing: list[str] = []
@@ -88,6 +89,9 @@ def kernel_facts(mentioned: Mentions, btf: Btf) -> tuple[list[str], list[str]]:
             known += look_up()
         except LabError as error:
             missing.append(str(error))
+    for name in mentioned.kfuncs:
+        with suppress(LabError):
+            known.append(f"KFUNC__{name}={btf.type_id('FUNC', name)}")
     return known, missing
 
 
@@ -115,7 +119,3 @@ def _tracepoint_args(btf: Btf, event: str) -> list[str]:
 
 def _function_args(btf: Btf, name: str) -> list[str]:
     return [f"FUNCTION_ARGS__{name}={btf.function_args(name)}"]
-
-
-def _kfunc(btf: Btf, name: str) -> list[str]:
-    return [f"KFUNC__{name}={btf.type_id('FUNC', name)}"]
