@@ -170,7 +170,7 @@ static inline void read_estimate(struct estimate *now, const void *tcp)
 
 #if KEEP_RTT
 
-BPF_HASH(sockets, u64, struct estimate, MOST_SOCKETS); /* what each was like when last looked at */
+BPF_HASH(under_way_sockets, u64, struct estimate, MOST_SOCKETS); /* what each was like when last looked at */
 
 static inline void add_sample(struct key *key, const struct estimate *before, const struct estimate *now)
 {
@@ -189,7 +189,7 @@ static inline void add_sample(struct key *key, const struct estimate *before, co
 
 static inline void remember(u64 skaddr, struct estimate *now)
 {
-    if (sockets.update(&skaddr, now))
+    if (under_way_sockets.update(&skaddr, now))
         count_lost();
 }
 
@@ -213,11 +213,11 @@ static inline int change(struct bpf_raw_tracepoint_args *ctx, bool again)
     read_estimate(&now, tcp);
     fill_key(&key, &ends, again);
     if (ctx->args[1] == TCP_ESTABLISHED) {
-        before = sockets.lookup(&skaddr);
+        before = under_way_sockets.lookup(&skaddr);
         if (!before)
             return 0;
         add_sample(&key, before, &now);
-        sockets.delete(&skaddr);
+        under_way_sockets.delete(&skaddr);
         return 0;
     }
     if (now.srtt_us) /* 0: the SYN or SYN-ACK was retransmitted, so that its answer tells nothing */
@@ -247,7 +247,7 @@ static inline int segment(u64 skaddr, bool again)
         add(&key, SRTT, now.srtt_us >> 3);
 #endif
 #if KEEP_RTT
-    struct estimate *before = sockets.lookup(&skaddr);
+    struct estimate *before = under_way_sockets.lookup(&skaddr);
 
     if (before) {
         add_sample(&key, before, &now);
