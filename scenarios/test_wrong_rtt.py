@@ -60,7 +60,10 @@ def test_without_the_handshake(judged):
 def test_without_the_last_sample(judged):
     """R5: the sample that comes with the FIN is left out, since no segment follows in ESTABLISHED."""
     assert "RTT samples" in judged(
-        (r"^        add_sample\(&key, before, &now\);\n        under_way_sockets.delete", "        under_way_sockets.delete")
+        (
+            r"^        add_sample\(&key, before, &now\);\n        under_way_sockets.delete",
+            "        under_way_sockets.delete",
+        )
     )
 
 
