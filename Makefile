@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools \
 	curl iperf3 redis-tools
 # Scenarios do not meet: each has hosts of its own. A file's share what they have built.
-PARALLEL := --numprocesses 2 --dist loadfile
+PARALLEL := --numprocesses 4 --dist loadfile
 # As root also in a folder that apt's own user cannot read.
 DOWNLOAD := apt-get -qq -o APT::Sandbox::User=root download
 SOAK_RUNS := 20

@@ -84,8 +84,12 @@ def script(ways: Sequence[str], clock: str, arguments: Sequence[str]) -> str:
 
 def python(clock: str, *arguments: str, **variables: str) -> list[str]:
     """Return the command that runs this Python in a guest, with what it has to know in its environment."""
-    # Caches are the guest's own: home and the checkout are read only there, and compiling takes seconds.
-    caches = {"XDG_CACHE_HOME": "/tmp", "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis"}  # noqa: S108
+    # Home and the checkout are read only there. What is compiled in one guest serves the next of its kernel: it takes seconds, and
+    # minutes where instructions are counted.
+    caches = {
+        "XDG_CACHE_HOME": str(parent() / "vm" / "cache"),
+        "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis",  # noqa: S108
+    }
     fixed = {GUEST: clock, "PYTHONDONTWRITEBYTECODE": "1", "LAB_RESULTS": str(parent()), **caches}
     return ["env", *(f"{name}={value}" for name, value in (fixed | variables).items()), sys.executable, *arguments]
 
