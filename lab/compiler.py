@@ -8,7 +8,6 @@ import ctypes
 import json
 import os
 import re
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from lab.compiled import Code, Compiled, Members, Table
 from lab.errors import LabError, Refused
 from lab.runs import Run
 from lab.source import differs_by_way, kernel_facts, mentions, text_of
+from lab.undisturbed import undisturbed
 
 _LIBRARY = "libbcc.so.0"
 _PLACES = (f"/usr/lib/{os.uname().machine}-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
@@ -102,18 +102,9 @@ def _own_code() -> list[str]:
     return [Path(__file__).with_name(f"{name}.py").read_text() for name in ("btf", "compiled", "compiler", "source")]
 
 
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let Ctrl-C and the like wait: an exception here would leave threads behind that are in the middle of C++."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@_undisturbed()
+@undisturbed()
 def _compile(library: Path, name: str, text: str, flags: Sequence[str]) -> Compiled:
+    # Not to be broken off: an exception would leave threads behind that are in the middle of C++.
     # BCC's library is large, and so are the kernel's types: one is loaded while the other is looked through. Not by ctypes, which
     # would let no other thread run meanwhile.
     loading = threading.Thread(target=ctypes.CDLL(None).dlopen, args=(os.fsencode(library), os.RTLD_NOW), name="load")

@@ -1,6 +1,7 @@
 """The bench on this machine: tools are read as they run, what the kernel counts of them is read, and Ctrl-C leaves nothing."""
 
 import os
+import subprocess
 import sys
 
 import pytest
@@ -14,6 +15,17 @@ from lab.recorder import record
 
 OPENING = {"SYN_SENT", "SYN_RECV", "ESTABLISHED"}
 CLOSING = {"FIN_WAIT1", "FIN_WAIT2", "CLOSE_WAIT", "LAST_ACK", "CLOSE"}
+INTERRUPTED_FORK = """
+import os, signal, sys
+from lab.bench.forked import forked
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGINT))
+try:
+    forked(print)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
 
 
 def tool(name):
@@ -57,6 +69,12 @@ def test_interrupted():
         held = belongings(process.pid)
         assert end(process) == 130
     assert not any(left_of(held).values())
+
+
+def test_no_interrupt_is_lost_to_a_fork():
+    """Ctrl-C that comes while a process is made is not dropped with what Python does after a fork."""
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED_FORK], check=False)
+    assert done.returncode == 130
 
 
 def test_an_unknown_chapter():

@@ -7,6 +7,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from lab.undisturbed import WAITING, undisturbed
+
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -21,10 +23,13 @@ def forked(function: Callable[..., object], *arguments: object) -> BaseProcess:
     A terminal's Ctrl-C is left to the bench: whoever waits for a process that is gone would take that for a failure.
     """
     process = _FORK.Process(target=_deaf_to_interrupts, args=(function, *arguments), daemon=True)
-    process.start()
+    # What Python's own modules do after a fork comes first, and an exception there is dropped: Ctrl-C would be lost.
+    with undisturbed():
+        process.start()
     return process
 
 
 def _deaf_to_interrupts(function: Callable[..., object], *arguments: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, WAITING)
     function(*arguments)
