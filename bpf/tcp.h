@@ -73,7 +73,7 @@ static inline u32 netns_of_context(const void *skb)
 }
 
 /* The beginning of a socket of any kind, full ones, minisocks and request sockets: a copy up to the last member that is read, which
- * costs less than a copy for each member, or where the verifier knows its type the socket itself. */
+ * costs less than a copy for each member, or where the verifier knows its type, or can be told, the socket itself. */
 struct common {
     const void *sk;
     bool copied;

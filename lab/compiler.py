@@ -19,15 +19,13 @@ from lab.bpf_syscall import RINGBUF, syscall
 from lab.compiled import Code, Compiled, Members, Table
 from lab.errors import LabError, Refused
 from lab.runs import Run
-from lab.source import differs_by_way, kernel_facts, mentions, text_of
+from lab.source import KFUNCS, differs_by_way, kernel_facts, mentions, text_of
 from lab.undisturbed import undisturbed
 
 _LIBRARY = "libbcc.so.0"
 _PLACES = (f"/usr/lib/{os.uname().machine}-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
 _LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1  # an instruction that takes a map has its file descriptor for a value
 _CALL, _PSEUDO_KFUNC_CALL = 0x85, 2  # one that calls a function of the kernel has its number in BTF for a value
-KFUNCS = 0x10000000
-"""What the numbers of kernel functions begin behind, as the source gives them: `KFUNC` in bpf/lab.h."""
 
 # C's names of types, as the source spells them in events and the compiler in keys and values, and NumPy's.
 _TYPES = {
@@ -187,19 +185,16 @@ def _function(bcc: Any, module: int, number: int, maps_by_fd: dict[int, str]) ->
     maps = []
     position = 0
     while position < len(code):
-        wide = code[position] == _LD_IMM64
+        wide, taken = code[position] == _LD_IMM64, slice(position + 4, position + 8)
+        value = int.from_bytes(code[taken], "little", signed=True)
         if wide and code[position + 1] >> 4 == _PSEUDO_MAP_FD:
-            fd = slice(position + 4, position + 8)
-            maps.append((position // 8, maps_by_fd[int.from_bytes(code[fd], "little")]))
-            code[fd] = bytes(4)
+            maps.append((position // 8, maps_by_fd[value]))
+            code[taken] = bytes(4)
         elif wide and code[position + 1] >> 4:
             raise TypeError(f"{name.decode()} refers to something that is no map: that is not known here")
-        elif (
-            code[position] == _CALL
-            and (called := int.from_bytes(code[position + 4 : position + 8], "little", signed=True)) >= KFUNCS
-        ):
+        elif code[position] == _CALL and value >= KFUNCS:
             code[position + 1] = _PSEUDO_KFUNC_CALL << 4
-            code[position + 4 : position + 8] = (called - KFUNCS).to_bytes(4, "little")
+            code[taken] = (value - KFUNCS).to_bytes(4, "little")
         position += 16 if wide else 8
     return Code(name.decode(), bytes(code), maps)
 

@@ -19,13 +19,13 @@ from lab.netns import inode_of
 from lab.program import DRAIN_INTERVAL_S, Program
 from lab.ring import Events
 from lab.settle import settle
+from lab.undisturbed import ENDING
 from lab.units import above_zero
 
 if TYPE_CHECKING:
     from lab.device import Device
 
 _LOOK_INTERVAL_S = 0.2  # between looks at whether the devices are still there
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -189,9 +189,7 @@ def ticks(
 def stopping() -> Iterator["Stop"]:
     """Have Ctrl-C, SIGTERM and SIGHUP ask to stop, inside the block, instead of cutting anything off in the middle."""
     stop = Stop()
-    heard = [
-        number for number in _STOPPING if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
-    ]
+    heard = [number for number in ENDING if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, lambda *_: stop.now()) for number in heard}
     try:
         yield stop

@@ -12,6 +12,9 @@ from typing import NamedTuple
 from lab.btf import Btf
 from lab.errors import LabError
 
+KFUNCS = 0x10000000
+"""What the numbers of kernel functions are counted from, beyond those of all helpers: the compiler takes one for the other."""
+
 SOURCES = Path(__file__).parent.parent / "bpf"
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
@@ -91,7 +94,7 @@ def kernel_facts(mentioned: Mentions, btf: Btf) -> tuple[list[str], list[str]]:
             missing.append(str(error))
     for name in mentioned.kfuncs:
         with suppress(LabError):
-            known.append(f"KFUNC__{name}={btf.type_id('FUNC', name)}")
+            known.append(f"KFUNC__{name}={KFUNCS + btf.type_id('FUNC', name)}")
     return known, missing
 
 

@@ -4,13 +4,14 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-WAITING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that end the lab."""
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let the signals that end the lab wait until the block is over. What is forked inside has them blocked too."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, WAITING)
+    """Let those signals wait until the block is over. What is forked inside has them blocked too."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from lab.undisturbed import WAITING, undisturbed
+from lab.undisturbed import ENDING, undisturbed
 
 _FORK = multiprocessing.get_context("fork")
 
@@ -31,5 +31,5 @@ def forked(function: Callable[..., object], *arguments: object) -> BaseProcess:
 
 def _deaf_to_interrupts(function: Callable[..., object], *arguments: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, WAITING)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     function(*arguments)

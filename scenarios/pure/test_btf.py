@@ -11,7 +11,7 @@ import pytest
 
 from lab.btf import KINDS, VMLINUX, Btf, Field
 from lab.errors import LabError
-from lab.source import SOURCES, kernel_facts, mentions, text_of
+from lab.source import KFUNCS, SOURCES, kernel_facts, mentions, text_of
 
 pytestmark = pytest.mark.rootless
 
@@ -313,6 +313,6 @@ def test_all_that_a_program_reads_is_where_bpftool_says(dump, source):
         expected.add(f"FUNCTION_ARGS__{name}={dump.parameters(name)}")
     for name in mentioned.kfuncs:
         with suppress(KeyError):
-            expected.add(f"KFUNC__{name}={dump.number('FUNC', name)}")
+            expected.add(f"KFUNC__{name}={KFUNCS + dump.number('FUNC', name)}")
     assert set(known) == expected
     assert len(missing) == lacking
