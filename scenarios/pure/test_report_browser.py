@@ -20,6 +20,9 @@ SCREENS = {
 }
 
 
+ARM = """() => {
+    window.told = new Promise((done) => addEventListener("hashchange", () => done(), { once: true }));
+}"""
 FOLLOW = """link => new Promise((done) => {
     addEventListener("hashchange", done, { once: true });
     location.hash = link;
@@ -63,6 +66,12 @@ class Opened:
         """Follow a link within the page."""
         self.page.goto(f"file://{self.path}{fragment}")
         self.page.wait_for_selector("body[data-ready]")
+
+    def follow(self, link):
+        """Click a link within the page, which the browser tells the page of only later, and wait until it has been told."""
+        self.page.evaluate(ARM)
+        link.click()
+        self.page.evaluate("() => window.told")
 
     def column(self, table, name):
         """Return the texts of a column, as shown."""
@@ -225,12 +234,13 @@ def check_raw_rows(page, beside: Path):
 
 def test_raw_rows_hide_nothing(opened):
     """A name that turns the direction of writing is shown as what it is; the window closes, and leaves the page as it was."""
-    opened.page.locator("#wrong .raw").first.click()
+    opened.follow(opened.page.locator("#wrong .raw").first)
     rows = opened.page.locator("#rows")
     assert "\\u202e" in rows.inner_text()
     assert "\u202e" not in rows.inner_text()
     rows.get_by_role("button", name="close").click()
     assert not rows.is_visible()
+    opened.page.wait_for_function("location.hash === ''")  # that it has closed is told later as well
     assert opened.page.evaluate("location.hash") == ""
 
 
@@ -242,6 +252,6 @@ def test_side_by_side(opened):
     assert not quantity.is_visible()
     matrix.get_by_role("button", name="quantities").first.click()
     assert quantity.is_visible()
-    matrix.get_by_role("link", name="3 of 323 wrong").click()
+    opened.follow(matrix.get_by_role("link", name="3 of 323 wrong"))
     assert set(opened.column("checks", "probe")) == {"duration"}
     assert set(opened.column("checks", "run")) == {"6.18.44, real clock"}
