@@ -29,16 +29,19 @@ def judge_all(observed: Observed, scenario: str, least_ns: int = 0) -> Iterator[
     by_flow = sorted(observed.connections, key=lambda connection: connection.client.flow)
     for flow, group in groupby(by_flow, key=lambda connection: connection.client.flow):
         same = list(group)  # connections that have used the same ports in turn are one group to the probe
-        sides = ((client, flow, truth_rtt.sent_by_client), (server, flow.reversed(), truth_rtt.sent_by_server))
-        for inode, here, sent_by in sides:
+        sides = (
+            (client, flow, truth_rtt.sent_by_client, observed.sent[0]),
+            (server, flow.reversed(), truth_rtt.sent_by_server, observed.sent[1]),
+        )
+        for inode, here, sent_by, counted in sides:
             sent = [one for connection in same for one in sent_by(connection, observed.end_ns)]
             if sent:
                 srtt, rtt = (mine.get((inode, here, kind), np.zeros((), rows.dtype)[()]) for kind in Kind)
-                shortest_ns, resolution_ns = least_ns, _RESOLUTION_NS
+                # Nothing need have been lost: a kernel that waits too long for an acknowledgement sends the end again (RFC 8985, 7).
+                again, shortest_ns = counted.retransmitted, least_ns
                 if observed.wire:
-                    shortest_ns = observed.wire.shortest_round_trip_ns(flow)
-                    if observed.wire.way(here).again:
-                        resolution_ns = _BY_TIME_STAMPS_NS
+                    again, shortest_ns = observed.wire.way(here).again, observed.wire.shortest_round_trip_ns(flow)
+                resolution_ns = _BY_TIME_STAMPS_NS if again else _RESOLUTION_NS
                 yield from _judge_socket(
                     judge, str(here), srtt, rtt, truth_rtt.samples(sent, shortest_ns), resolution_ns
                 )

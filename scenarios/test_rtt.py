@@ -13,7 +13,7 @@ from conversing import TcpInfo, conversing
 from throttle import throttle
 
 from lab.demo.conversation import Conversation
-from lab.observed import Observed
+from lab.observed import Observed, observing
 from lab.probes import rtt
 from lab.program import Program
 from lab.recorder import record
@@ -97,13 +97,11 @@ def test_refused(lab):
 @both_versions
 def test_a_pure_receiver_keeps_its_handshake(lab, version):
     """R5: who only receives takes no sample after the handshake, so its srtt stays what that was, however much comes."""
-    with record("rtt", devices=lab.net.devices) as recorder:
-        with conversing(lab.net, version) as talk:
-            for _ in range(20):
-                talk.client.send(bytes(1000))
-                talk.server.recv(1000)
-        end_ns = lab.net.quiesce()
-    observed = Observed(lab.net.inodes, recorder.recording, talk.connections, end_ns)
+    with observing(lab.net, probes=["rtt"]) as observed, conversing(lab.net, version) as talk:
+        for _ in range(20):
+            talk.client.send(bytes(1000))
+            talk.server.recv(1000)
+    observed.connections += talk.connections
     lab.judge("rtt", observed)
     srtt, samples = (row_of(observed, lab.net.server.inode, kind) for kind in (Kind.SRTT, Kind.RTT))
     assert samples["count"] == 1
@@ -121,17 +119,15 @@ def test_a_step_in_the_delay(lab, version):
     frame, rate, burst, slow = SIZE + 32 + 20 + 14, 10_000, 500, 8  # options and header of TCP, IPv4, Ethernet
     for host in (lab.net.client, lab.net.server):
         host.sysctl("ipv4/tcp_congestion_control", "reno")
-    with record("rtt", devices=lab.net.devices) as recorder:
-        with conversing(lab.net, version) as talk:
-            for _ in range(3):
-                talk.exchange(SIZE)
-            throttle(lab.net.client, rate, burst)
-            for _ in range(slow):
-                talk.exchange(SIZE)
-            talk.server.send(b"!")  # what the last sample makes of the srtt shows with one more segment
-            talk.client.recv(1)
-        end_ns = lab.net.quiesce()
-    observed = Observed(lab.net.inodes, recorder.recording, talk.connections, end_ns)
+    with observing(lab.net, probes=["rtt"]) as observed, conversing(lab.net, version) as talk:
+        for _ in range(3):
+            talk.exchange(SIZE)
+        throttle(lab.net.client, rate, burst)
+        for _ in range(slow):
+            talk.exchange(SIZE)
+        talk.server.send(b"!")  # what the last sample makes of the srtt shows with one more segment
+        talk.client.recv(1)
+    observed.connections += talk.connections
     calls = [call for call in talk.client.timeline.calls if call.result == SIZE]
     sends, recvs = ([call for call in calls if call.name == name][-slow:] for name in ("send", "recv"))
     left_ns = [sends[0].enter_ns + (number * frame - burst) * SECOND // rate for number in range(1, slow + 1)]

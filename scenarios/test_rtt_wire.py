@@ -5,9 +5,8 @@ from conversing import conversing
 
 from lab.conditions import Conditions
 from lab.demo.conversation import Conversation
-from lab.observed import Observed
+from lab.observed import observing
 from lab.probes import rtt
-from lab.recorder import record
 from lab.round_trips import Kind, folded
 from lab.topology import topology
 from lab.units import MS
@@ -37,15 +36,13 @@ def test_no_sample_is_shorter_than_the_wire(lab, version):
 @both_versions
 def test_a_step_on_the_wire(lab, version):
     """R5: from the step on every single sample has all of it, however the smoothed RTT lags."""
-    with record("rtt", devices=lab.net.devices) as recorder:
-        with conversing(lab.net, version) as talk:
-            for _ in range(3):
-                talk.exchange(SIZE)
-            lab.net.conditions(ONE_WAY, ONE_WAY)
-            for _ in range(6):
-                talk.exchange(SIZE)
-        end_ns = lab.net.quiesce()
-    observed = Observed(lab.net.inodes, recorder.recording, talk.connections, end_ns)
+    with observing(lab.net, probes=["rtt"]) as observed, conversing(lab.net, version) as talk:
+        for _ in range(3):
+            talk.exchange(SIZE)
+        lab.net.conditions(ONE_WAY, ONE_WAY)
+        for _ in range(6):
+            talk.exchange(SIZE)
+    observed.connections += talk.connections
     rows = folded(observed.recording.totals["rtt"])
     srtt, samples = (rows[(rows["netns"] == lab.net.client.inode) & (rows["kind"] == kind)][0] for kind in Kind)
     calls = [call for call in talk.client.timeline.calls if call.result == SIZE]
@@ -69,15 +66,13 @@ def test_a_lost_request(lab, version, time_stamps):
     """A request that is retransmitted has a sample by its time stamps, and without them none; none is invented or unclear."""
     for host in (lab.net.client, lab.net.server):
         host.sysctl("ipv4/tcp_timestamps", time_stamps)
-    with record("rtt", devices=lab.net.devices) as recorder:
-        with conversing(lab.net, version) as talk:
-            talk.exchange(SIZE)
-            # One of the two may be an acknowledgement that the client had delayed.
-            lab.net.conditions(Conditions(drop=(1, 2)), Conditions())
-            talk.exchange(SIZE)
-            talk.exchange(SIZE)
-        end_ns = lab.net.quiesce()
-    observed = Observed(lab.net.inodes, recorder.recording, talk.connections, end_ns)
+    with observing(lab.net, probes=["rtt"]) as observed, conversing(lab.net, version) as talk:
+        talk.exchange(SIZE)
+        # One of the two may be an acknowledgement that the client had delayed.
+        lab.net.conditions(Conditions(drop=(1, 2)), Conditions())
+        talk.exchange(SIZE)
+        talk.exchange(SIZE)
+    observed.connections += talk.connections
     judged = list(rtt.judge(observed, lab.scenario))
     flow = str(talk.client.timeline.flow)
     (number,) = (it.measured for it in judged if it.quantity == "RTT samples" and it.subject == flow)

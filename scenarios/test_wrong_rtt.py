@@ -5,9 +5,8 @@ from conversing import conversing
 from throttle import throttle
 from variants import caught, changed
 
-from lab.observed import Observed
+from lab.observed import observing
 from lab.probes import rtt
-from lab.recorder import record
 
 
 @pytest.fixture
@@ -15,13 +14,12 @@ def judged(lab, tmp_path):
     """Change the probe's source, let it watch requests that wait 44 ms in the client's queue, and return the verdicts on it."""
 
     def judge(*changes, version=4):
-        with record(programs={"rtt": changed(tmp_path, "rtt", *changes)}) as recorder:
-            with conversing(lab.net, version) as talk:
-                throttle(lab.net.client, rate=10_000, burst=500)
-                for _ in range(6):
-                    talk.exchange(375)
-            end_ns = lab.net.quiesce()
-        observed = Observed(lab.net.inodes, recorder.recording, talk.connections, end_ns)
+        programs = {"rtt": changed(tmp_path, "rtt", *changes)}
+        with observing(lab.net, programs=programs) as observed, conversing(lab.net, version) as talk:
+            throttle(lab.net.client, rate=10_000, burst=500)
+            for _ in range(6):
+                talk.exchange(375)
+        observed.connections += talk.connections
         return caught(rtt.judge(observed, lab.scenario))
 
     return judge

@@ -2,47 +2,13 @@
 
 import numpy as np
 import pytest
+from hand_made_totals import PEERS, TOTAL, total
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.histogram import SLOTS, slot_of
 from lab.round_trips import Kind, all_together, as_dict, bucket_us, folded, quantile_us, slots_of
 
 pytestmark = pytest.mark.rootless
-
-TOTAL = np.dtype(
-    [
-        ("netns", "u4"),
-        ("laddr", "u1", 16),
-        ("raddr", "u1", 16),
-        ("lport", "u2"),
-        ("rport", "u2"),
-        ("cpu", "u2"),
-        ("again", "u1"),
-        ("kind", "u1"),
-        ("count", "u8"),
-        ("sum_us", "u8"),
-        ("unclear", "u8"),
-        ("min_us", "u4"),
-        ("max_us", "u4"),
-        ("slots", "u8", SLOTS),
-    ]
-)
-PEERS = [b"\0" * 10 + b"\xff\xff" + bytes([192, 0, 2, 1]), bytes(15) + b"\1", b" \1\r\xb8" + bytes(11) + b"\1"]
-
-
-def total(values, peer=0, cpu=0, kind=Kind.RTT, unclear=0):
-    """Return what one processor has added up for one peer."""
-    row = np.zeros(1, TOTAL)
-    row["raddr"] = np.frombuffer(PEERS[peer], "u1")
-    row["cpu"], row["kind"], row["unclear"] = cpu, kind, unclear
-    row["count"], row["sum_us"] = len(values), sum(values)
-    if values:
-        row["min_us"], row["max_us"] = min(values), max(values)
-    for value in values:
-        row["slots"][0, slot_of(value)] += 1
-    return row
-
 
 TIMES = st.lists(st.integers(0, 1 << 20), max_size=5)
 ADDED = st.lists(st.tuples(TIMES, st.integers(0, 2), st.integers(0, 3), st.sampled_from(Kind)), max_size=12)

@@ -1,28 +1,12 @@
 """Which RTT samples there must be, from what both applications did."""
 
 import pytest
+from hand_made_talk import END, FLOW, REPLY, REQUEST, connection
 
-from lab.tcp import Flow
 from lab.timeline import Call, Connection, Timeline
 from lab.truth_rtt import Sent, samples, sent_by_client, sent_by_server
 
 pytestmark = pytest.mark.rootless
-
-FLOW = Flow("192.0.2.1", 40000, "192.0.2.2", 9999)
-END = 10_000
-
-
-def connection(client, server):
-    """Both ends of a connection, given by their calls after the opening."""
-    opened, accepted = Call("connect", 0, 100), Call("accept", 50, 130)
-    return Connection(
-        Timeline("client", FLOW, calls=[opened, *client]),
-        Timeline("server", FLOW.reversed(), calls=[accepted, *server]),
-    )
-
-
-REQUEST = [Call("send", 200, 210, 300), Call("recv", 220, 400, 300), Call("close", 500, 510)]
-REPLY = [Call("recv", 140, 250, 300), Call("send", 300, 320, 300), Call("recv", 330, 600, 0), Call("close", 700, 710)]
 
 
 def test_request_and_reply():
