@@ -37,7 +37,7 @@
 #define LONGEST_CALL 0x7ffff000 /* MAX_RW_COUNT */
 
 /* What a thread is at: a call on a socket (`skaddr`), a wait for one (`waits`), or nothing of interest. `told_ns` is when it last came
- * out of such a wait in which it had slept. The ends are noted at the entry: a RST may come meanwhile, and clears the local port. */
+ * out of such a wait in which it had slept. The ends are noted at the entry: another thread may close the socket meanwhile. */
 struct call {
     u64 enter_ns;
     u64 skaddr;
@@ -84,6 +84,7 @@ static inline int enters(u32 fd, u8 kind, u8 point)
     struct common common;
     u64 thread = bpf_get_current_pid_tgid();
     const void *sk;
+    u16 lport = 0, rport = 0;
 
     if (kind == WAITS) {
         call = under_way.lookup(&thread);
@@ -94,7 +95,12 @@ static inline int enters(u32 fd, u8 kind, u8 point)
         return 0;
     }
     sk = socket_of(fd, &common);
-    if (!sk || !is_observed(&common) || !is_64_bit())
+    if (!sk || !is_64_bit())
+        return 0;
+    /* Not skc_num, which a RST clears: what had come before that can still be read. */
+    kernel_read(&lport, sk, FIELD(inet_sock, inet_sport));
+    common_read(&rport, &common, FIELD(sock_common, skc_dport));
+    if (!has_port(bpf_ntohs(lport), bpf_ntohs(rport)))
         return 0;
     call = under_way.lookup_or_try_init(&thread, &none);
     if (!call) {
@@ -103,6 +109,7 @@ static inline int enters(u32 fd, u8 kind, u8 point)
     }
     call->skaddr = (u64)sk;
     read_endpoints((struct endpoints *)call->ends, &common);
+    ((struct endpoints *)call->ends)->lport = bpf_ntohs(lport);
     call->at = kind;
     call->seq = stream_position(sk, kind);
     call->awake_ns = 0;

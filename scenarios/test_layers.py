@@ -10,7 +10,7 @@ from injected import SIZE, inject, verdicts
 from lab.conditions import Conditions
 from lab.demo.conversation import Conversation
 from lab.exchanges import exchanges
-from lab.journeys import FATES, LAYERS, Ways
+from lab.journeys import FATES, LAYERS, Stop, Ways
 from lab.judge_layers import judge_request
 from lab.recorder import record
 from lab.topology import topology
@@ -89,3 +89,39 @@ def test_a_lost_request(lab):
     packets = ways.packets()
     fates = [FATES[fate] for fate in packets["fate"][(packets["sport"] == flow.lport)]]
     assert fates == ["delivered", *["lost"] * (len(mine) - 1), "delivered"]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("late", ["client", "server"])
+def test_what_is_read_after_a_reset(lab, version, late):
+    """Data that came before a RST can be read after it, when the socket has no port of its own any more: its way has an end."""
+    with record("layers", devices=lab.net.devices) as recorder:
+        with conversing(lab.net, version) as talk:
+            reader, other = (talk.client, talk.server) if late == "client" else (talk.server, talk.client)
+            if late == "client":
+                talk.client.send(bytes(SIZE))
+                talk.server.recv(SIZE)
+            other.send(bytes(SIZE))
+            other.reset_on_close()
+            other.close()
+            lab.net.quiesce()
+            reader.recv(SIZE)
+        lab.net.quiesce()
+    ways = Ways(recorder.recording.events["layers"], lab.net.inodes)
+    sent, read = (next(it for it in of.timeline.calls[::-1] if it.result == SIZE) for of in (other, reader))
+    row = ways.packets()[-1]
+    judge, flow = Judge(lab.scenario, "layers", ""), str(other.timeline.flow)
+    lab.check(
+        [
+            judge.equal(flow, "bytes of the last read()", SIZE, int(row["read_length"])),
+            judge.duration(
+                flow, "written at", Bracket(sent.enter_ns, sent.exit_ns, sent.exit_ns), int(row["stops"][Stop.WRITTEN])
+            ),
+            judge.duration(
+                flow, "read at", Bracket(read.enter_ns, read.exit_ns, read.exit_ns), int(row["stops"][Stop.READ])
+            ),
+        ]
+    )
+    if late == "client":
+        ((turn,), rows) = turns(*talk.connections), exchanges(ways, talk.client.timeline.flow.rport).rows
+        lab.check(judge_request(judge, turn, rows[0]))
