@@ -41,7 +41,7 @@ class StampedSocket:
         self.timeline.flow = Flow(_plain(here[0]), here[1], *address)
         self._stamp("connect", lambda: self._socket.connect(address))
         if not self.failed:
-            self.identify(self._socket.getpeername())
+            self.identify(self._peer() or address)
         return not self.failed
 
     def send(self, data: bytes) -> None:
@@ -87,6 +87,15 @@ class StampedSocket:
         """Do nothing for a while, on purpose."""
         if delay_ns:
             self._stamp("sleep", lambda: time.sleep(delay_ns / 1e9))
+
+    def _peer(self) -> tuple[Any, ...] | None:
+        """Ask who is at the other end; None when a RST has already taken the connection away."""
+        try:
+            return self._socket.getpeername()
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+            return None
 
     def _recv_some(self, size: int) -> bytes:
         received = b""
