@@ -112,10 +112,11 @@ class Carried:
 
 
 class Wire:
-    """A wire's log by flow."""
+    """A wire's log by flow, of what came to the wire since a time (ns): before that, the same flow was another's."""
 
-    def __init__(self, log: WireLog) -> None:
+    def __init__(self, log: WireLog, since_ns: int = 0) -> None:
         parsed = log.tcp()
+        parsed = parsed[log.frames["arrived_high_ns"][parsed["frame"]] >= since_ns]
         carried = np.zeros(len(parsed), _CARRIED)
         for name in SEGMENT.names or ():
             carried[name] = parsed[name]

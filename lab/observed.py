@@ -1,5 +1,6 @@
 """Traffic under observation: what the probes recorded, beside what those who caused it know."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ class Observed:
 
     `inodes` are those of the client's and the server's network namespace, `end_ns` a time at which all of the connections were
     over (`Topology.quiesce`, nanoseconds on `CLOCK_MONOTONIC`), `sent` what the kernels of client and server count as sent, `wire`
-    what was carried between them, if the link keeps a log.
+    what was carried between them meanwhile, if the link keeps a log.
     """
 
     inodes: tuple[int, int]
@@ -59,13 +60,13 @@ def observing(
     """
     observed = Observed(net.inodes)
     with record(*probes, programs=programs, devices=net.devices, lossy=lossy) as recorder:
-        before = [tcp_sent(host.name) for host in (net.client, net.server)]
+        before, begun_ns = [tcp_sent(host.name) for host in (net.client, net.server)], time.monotonic_ns()
         yield observed
         observed.end_ns = net.quiesce()
         client, server = (tcp_sent(host.name) for host in (net.client, net.server))
         observed.sent = client.since(before[0]), server.since(before[1])
         if log := net.link.log():
-            observed.wire = Wire(log)
+            observed.wire = Wire(log, begun_ns)
     observed.recording = recorder.recording
 
 

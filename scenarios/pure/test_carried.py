@@ -100,6 +100,15 @@ def test_connections_do_not_mix():
     assert its.to_client.left["arrived_low_ns"].tolist() == [1_010_300, 1_050_300, 1_060_300]
 
 
+def test_what_came_before_is_another_recordings():
+    """A flow that had been used before begins anew."""
+    flow, later_ns = flow_of(4), 5_000_000_000
+    log = WireLog(np.array([*story(flow), *story(flow, later_ns)]))
+    assert len(Wire(log).way(flow).left) == 10
+    assert Wire(log, later_ns).way(flow).left["arrived_low_ns"].tolist()[0] >= later_ns
+    assert len(Wire(log, later_ns).way(flow).left) == 5
+
+
 def test_nothing_was_carried():
     """A flow that is not in the log, or a log of nothing, has no segments and claims nothing."""
     for log in (WireLog(np.zeros(0, FRAME)), WireLog(np.array(story(flow_of(6))))):
