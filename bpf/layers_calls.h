@@ -69,6 +69,18 @@ static inline u32 stream_position(const void *sk, u8 at)
     return seq;
 }
 
+/* In host order. A RST has cleared skc_num, and what had come before can still be read: then the port is where it was bound. */
+static inline u16 local_port(const void *sk, const struct common *common)
+{
+    u16 port = 0;
+
+    common_read(&port, common, FIELD(sock_common, skc_num));
+    if (port)
+        return port;
+    kernel_read(&port, sk, FIELD(inet_sock, inet_sport));
+    return bpf_ntohs(port);
+}
+
 /* How often the current task has given up its processor to wait for something. */
 static inline u64 sleeps_so_far(void)
 {
@@ -84,7 +96,7 @@ static inline int enters(u32 fd, u8 kind, u8 point)
     struct common common;
     u64 thread = bpf_get_current_pid_tgid();
     const void *sk;
-    u16 lport = 0, rport = 0;
+    u16 lport, rport = 0;
 
     if (kind == WAITS) {
         call = under_way.lookup(&thread);
@@ -97,10 +109,9 @@ static inline int enters(u32 fd, u8 kind, u8 point)
     sk = socket_of(fd, &common);
     if (!sk || !is_64_bit())
         return 0;
-    /* Not skc_num, which a RST clears: what had come before that can still be read. */
-    kernel_read(&lport, sk, FIELD(inet_sock, inet_sport));
+    lport = local_port(sk, &common);
     common_read(&rport, &common, FIELD(sock_common, skc_dport));
-    if (!has_port(bpf_ntohs(lport), bpf_ntohs(rport)))
+    if (!has_port(lport, bpf_ntohs(rport)))
         return 0;
     call = under_way.lookup_or_try_init(&thread, &none);
     if (!call) {
@@ -109,7 +120,7 @@ static inline int enters(u32 fd, u8 kind, u8 point)
     }
     call->skaddr = (u64)sk;
     read_endpoints((struct endpoints *)call->ends, &common);
-    ((struct endpoints *)call->ends)->lport = bpf_ntohs(lport);
+    ((struct endpoints *)call->ends)->lport = lport;
     call->at = kind;
     call->seq = stream_position(sk, kind);
     call->awake_ns = 0;
