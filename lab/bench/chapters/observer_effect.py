@@ -82,7 +82,11 @@ def measure(bench: Bench) -> Iterator[Measurement]:
 
 
 def _observing(tool: Tool | None, scope: Scope, stack: ExitStack) -> Running | None:
-    return stack.enter_context(running(tool, scope)) if tool else None
+    if tool is None:
+        return None
+    run = stack.enter_context(running(tool, scope))
+    run.await_rest()
+    return run
 
 
 def _small(tool: Tool | None, number: int) -> Values:

@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lab.bench.process import busy_ns
 from lab.errors import LabError
 from lab.netns import inside
 from lab.runs import Run
@@ -40,6 +41,7 @@ _MOST_TELLING = re.compile(r"k(ret)?probe|fentry|fatal|verifier", re.IGNORECASE)
 _PATH = f"{Path(sys.prefix) / 'bin'}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _READY_LIMIT_S = 60.0
 _QUIET_S = 0.3
+_REST_S, _RESTING = 0.2, 0.1  # a tenth of a processor is no start any more
 _LONGEST_REASON = 250
 
 
@@ -173,6 +175,14 @@ class Running:
             if (now := self._out.stat().st_size) != size:
                 size, since = now, time.monotonic()
             time.sleep(0.005)
+
+    def await_rest(self, limit_s: float = 20.0) -> None:
+        """Wait until it is idle: some observe before they have finished starting, and what that takes is another figure."""
+        deadline, used_ns = time.monotonic() + limit_s, _REST_S * 1e9
+        while time.monotonic() < deadline and used_ns > _RESTING * _REST_S * 1e9:
+            before_ns = busy_ns(self.pid)
+            time.sleep(_REST_S)
+            used_ns = busy_ns(self.pid) - before_ns
 
     def end(self, limit_s: float = 20.0) -> None:
         """Have it end as by Ctrl-C, and wait for that."""
