@@ -37,7 +37,7 @@ def judge_all(observed: Observed, scenario: str, least_ns: int = 0) -> Iterator[
             sent = [one for connection in same for one in sent_by(connection, observed.end_ns)]
             if sent:
                 srtt, rtt = (mine.get((inode, here, kind), np.zeros((), rows.dtype)[()]) for kind in Kind)
-                # Nothing need have been lost: a kernel that waits too long for an acknowledgement sends the end again (RFC 8985, 7).
+                # Nothing need have been lost: on a busy machine TCP takes for lost what is only late (RFC 8985).
                 again, shortest_ns = counted.retransmitted, least_ns
                 if observed.wire:
                     again, shortest_ns = observed.wire.way(here).again, observed.wire.shortest_round_trip_ns(flow)

@@ -14,7 +14,7 @@ from lab.bench.chapters import Bench, able, explained, refused
 from lab.bench.load_generator import CHANGES_EACH, PORT, loopback
 from lab.bench.measurement import Goal, Measurement
 from lab.bench.producer import produce, producing
-from lab.bench.tools import Scope, running
+from lab.bench.tools import Scope, at_rest
 from lab.program import Program
 from lab.recorder import record
 
@@ -39,7 +39,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     number = bench.times(10_000, 2000)
     for tool in turns.order(able(tools.STATES), bench.times(5, 2)):
         bench.step(f"events: {tool.name}")
-        with loopback() as place, running(tool, Scope(place.client)) as run:
+        with loopback() as place, at_rest(tool, Scope(place.client)) as run:
             before_ns = process.busy_ns(run.pid)
             load = place.connections(number)
             run.await_quiet()

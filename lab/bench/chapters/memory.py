@@ -16,7 +16,7 @@ from lab.bench.forked import forked, pipe
 from lab.bench.load_generator import loopback
 from lab.bench.measurement import Goal, Measurement
 from lab.bench.producer import produce
-from lab.bench.tools import Scope, running
+from lab.bench.tools import Scope, at_rest
 from lab.errors import LabError
 from lab.program import DRAIN_INTERVAL_S, Program
 from lab.recorder import record
@@ -36,7 +36,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     largest: dict[str, str] = {}
     for tool in turns.order(able(*tools.KINDS), bench.times(2, 1)):
         bench.step(f"memory: {tool.name}")
-        with loopback() as place, running(tool, Scope(place.client)) as run:
+        with loopback() as place, at_rest(tool, Scope(place.client)) as run:
             idle = process.family_memory(run.pid)
             place.connections(bench.times(10_000, 2000))
             place.requests(bench.times(10_000, 2000), 100, 100)

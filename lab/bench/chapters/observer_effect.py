@@ -27,7 +27,7 @@ from lab.bench.tools import (
     Scope,
     StateRow,
     Tool,
-    running,
+    at_rest,
 )
 from lab.topology import topology
 
@@ -82,11 +82,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
 
 
 def _observing(tool: Tool | None, scope: Scope, stack: ExitStack) -> Running | None:
-    if tool is None:
-        return None
-    run = stack.enter_context(running(tool, scope))
-    run.await_rest()
-    return run
+    return stack.enter_context(at_rest(tool, scope)) if tool else None
 
 
 def _small(tool: Tool | None, number: int) -> Values:

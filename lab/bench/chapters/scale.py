@@ -12,7 +12,7 @@ from lab.bench.chapters import Bench, able
 from lab.bench.load_generator import loopback
 from lab.bench.measurement import Measurement
 from lab.bench.run_time import Watch, counted
-from lab.bench.tools import FLOWS, FRAMES, RTT, SEGMENTS, Scope, Tool, running
+from lab.bench.tools import FLOWS, FRAMES, RTT, SEGMENTS, Scope, Tool, at_rest, running
 
 FIGURE = "scale"
 _CONNECTIONS = (10, 100, 1000, 10_000)
@@ -44,7 +44,7 @@ def _together(bench: Bench) -> Iterator[Measurement]:
         bench.step(f"scale: {probes} probes together")
         with loopback() as place, ExitStack() as stack:
             for tool in ours[:probes]:
-                stack.enter_context(running(tool, Scope(place.client)))
+                stack.enter_context(at_rest(tool, Scope(place.client)))
             return place.connections(number).per_second
 
     # None, one, half of them, all.

@@ -177,7 +177,7 @@ class Running:
             time.sleep(0.005)
 
     def await_rest(self, limit_s: float = 20.0) -> None:
-        """Wait until it is idle: some observe before they have finished starting, and what that takes is another figure."""
+        """Wait until it takes next to nothing of a processor."""
         deadline, used_ns = time.monotonic() + limit_s, _REST_S * 1e9
         while time.monotonic() < deadline and used_ns > _RESTING * _REST_S * 1e9:
             before_ns = busy_ns(self.pid)
@@ -220,6 +220,14 @@ def running(tool: Tool, scope: Scope | None = None) -> Iterator[Running]:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def at_rest(tool: Tool, scope: Scope | None = None) -> Iterator[Running]:
+    """As `running`, from when the tool has finished starting too: some observe before, and what a start takes is another figure."""
+    with running(tool, scope) as run:
+        run.await_rest()
+        yield run
 
 
 def _start(tool: Tool, scope: Scope, ready_fd: int, **options: Any) -> "subprocess.Popen[bytes]":
