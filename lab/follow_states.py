@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from lab.clock import CLOCK
 from lab.measure import UNKNOWN, superseded, transitions
-from lab.ring import Events
+from lab.ring import Events, Row
 from lab.tcp import State, address_text
 
 _ENDED = (State.CLOSE, State.TIME_WAIT)
@@ -84,7 +84,7 @@ class Follow:
         self._open["carried"] = 1
 
 
-def as_dict(row: np.void) -> dict[str, object]:
+def as_dict(row: Row) -> dict[str, object]:
     """One row under the names that `--json` and `--csv` use; None is unknown."""
     known = int(row["tgid"]) != 0
     duration_ns = int(row["duration_ns"])
@@ -95,9 +95,9 @@ def as_dict(row: np.void) -> dict[str, object]:
         "netns": int(row["netns"]),
         "pid": int(row["tgid"]) if known else None,
         "comm": row["comm"].decode(errors="replace") if known else None,
-        "laddr": address_text(row["laddr"].tobytes()),
+        "laddr": address_text(bytes(row["laddr"])),
         "lport": int(row["lport"]) or None,
-        "raddr": address_text(row["raddr"].tobytes()),
+        "raddr": address_text(bytes(row["raddr"])),
         "rport": int(row["rport"]) or None,
         "oldstate": State(row["oldstate"]).name,
         "newstate": State(row["newstate"]).name,

@@ -4,7 +4,7 @@ import numpy as np
 
 from lab.clock import CLOCK, WALL
 from lab.packet import PROBLEMS, TCP, flags_text, protocol_text
-from lab.ring import Events
+from lab.ring import Events, Row
 from lab.tcp import address_text
 
 _NO_IP = 0
@@ -18,7 +18,7 @@ def unreadable(totals: Events) -> str:
     )
 
 
-def as_dict(row: np.void, offset_ns: int | None = None) -> dict[str, object]:
+def as_dict(row: Row, offset_ns: int | None = None) -> dict[str, object]:
     """One row under the names that `--json` and `--csv` use; None is what the packet does not have.
 
     With `offset_ns` the time is one of the wall clock.
@@ -30,9 +30,9 @@ def as_dict(row: np.void, offset_ns: int | None = None) -> dict[str, object]:
         "time_ns": int(row["time_ns"]) + (offset_ns or 0),
         "clock": CLOCK if offset_ns is None else WALL,
         "ifindex": int(row["ifindex"]),
-        "saddr": address_text(row["saddr"].tobytes()) if is_ip else None,
+        "saddr": address_text(bytes(row["saddr"])) if is_ip else None,
         "sport": int(row["sport"]) if has_ports else None,
-        "daddr": address_text(row["daddr"].tobytes()) if is_ip else None,
+        "daddr": address_text(bytes(row["daddr"])) if is_ip else None,
         "dport": int(row["dport"]) if has_ports else None,
         "ethertype": f"0x{int(row['ethertype']):04x}",
         "vlan": int(row["vlan"]) or None,

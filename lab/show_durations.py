@@ -4,14 +4,13 @@ import argparse
 from collections.abc import Iterator
 from functools import partial
 
-import numpy as np
-
 from lab import live
 from lab.clock import CLOCK
 from lab.connection_table import MOST_CONNECTIONS
 from lab.durations import DurationsFile, Histogram, line
 from lab.lifetimes import TIMES, Ended, Rows, Side
 from lab.measure import UNKNOWN
+from lab.ring import Row, plain
 from lab.tcp import address_text
 
 
@@ -59,7 +58,7 @@ class Show:
 
     def _as_dicts(self, rows: Rows | None) -> Iterator[dict[str, object]]:
         if rows is not None:
-            yield from (as_dict(row, self._ifname) for row in rows)
+            yield from (as_dict(row, self._ifname) for row in plain(rows))
 
     def _wanted(self, row: dict[str, object]) -> bool:
         """Apply the port filters; where the roles are not known, either side may be the client."""
@@ -70,7 +69,7 @@ class Show:
         return any((not sports or client in sports) and (not dports or server in dports) for client, server in sides)
 
 
-def as_dict(row: np.void, ifname: str) -> dict[str, object]:
+def as_dict(row: Row, ifname: str) -> dict[str, object]:
     """One row under the names that `--json` and `--csv` use; None is unknown."""
     known = {name: None if row[name] == UNKNOWN else int(row[name]) for name in TIMES}
     side = Side(row["closed_first"])
@@ -78,9 +77,9 @@ def as_dict(row: np.void, ifname: str) -> dict[str, object]:
         "interface": ifname,
         "vlan": int(row["vlan"]) or None,
         "inner_vlan": int(row["inner_vlan"]) or None,
-        "saddr": address_text(row["saddr"].tobytes()),
+        "saddr": address_text(bytes(row["saddr"])),
         "sport": int(row["sport"]),
-        "daddr": address_text(row["daddr"].tobytes()),
+        "daddr": address_text(bytes(row["daddr"])),
         "dport": int(row["dport"]),
         "roles_known": bool(row["roles_known"]),
         "clock": CLOCK,

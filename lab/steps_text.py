@@ -7,6 +7,7 @@ import numpy as np
 
 from lab.clock import CLOCK
 from lab.measure import UNKNOWN
+from lab.ring import plain
 from lab.steps import Kind, Role, latency_ns, points
 from lab.tcp import UNSPECIFIED, State, address_text
 
@@ -15,10 +16,10 @@ _FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293, 3.1
 
 def as_dicts(rows: np.ndarray) -> Iterator[dict[str, object]]:
     """Yield rows under the names that `--json` and `--csv` use; None is unknown."""
-    for row, latency in zip(rows, latency_ns(rows).tolist(), strict=True):
+    for row, latency in zip(plain(rows), latency_ns(rows).tolist(), strict=True):
         kind, owned = Kind(row["kind"]), int(row["tgid"]) != 0
         packet = kind in (Kind.ARRIVED, Kind.PROCESSED)
-        laddr, raddr = (address_text(row[name].tobytes()) for name in ("laddr", "raddr"))
+        laddr, raddr = (address_text(bytes(row[name])) for name in ("laddr", "raddr"))
         connect_ns = int(row["connect_ns"])
         yield {
             "time_ns": int(row["time_ns"]),

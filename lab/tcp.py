@@ -2,6 +2,7 @@
 
 import ipaddress
 from enum import IntEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def endpoint(address: str, port: int | str) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
+@lru_cache(16_384)
 def address_text(packed: bytes) -> str:
     """16 bytes in network order as text; an IPv4-mapped address as plain IPv4 (RFC 4291, 2.5.5.2)."""
     address = ipaddress.IPv6Address(packed)

@@ -34,6 +34,7 @@ from lab.demo.conversation import PORT
 from lab.device import MODES, Device
 from lab.errors import LabError
 from lab.program import Program
+from lab.ring import plain
 from lab.units import port
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
                     offset_ns = wall_offset_ns()
                     if capture and not _captured(capture, batch, offset_ns, output):
                         capture = None
-                    for row in batch:
+                    for row in plain(batch):
                         output.row(as_dict(row, offset_ns if args.wall else None), line)
         finally:
             from lab.packet_text import unreadable

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from lab import live
 from lab.program import Program
+from lab.ring import plain
 from lab.units import port
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
         follow = Follow(args.localport, args.remoteport, args.version)
         for batch in batches:
-            for row in follow.rows(batch):
+            for row in plain(follow.rows(batch)):
                 output.row(as_dict(row), line_of)
     output.note(follow.end())
     return 0
