@@ -26,6 +26,8 @@ def tables(rows: Iterable[Measurement]) -> Iterator[str]:
         )  # fmt: skip
     for figure in dict.fromkeys(row.figure for row in rows):
         mine = [row for row in rows if row.figure == figure and not row.refused]
+        if not mine:
+            continue
         yield f"\n{figure}"
         if figure == "corpus":
             yield _corpus([row for row in rows if row.figure == figure])

@@ -16,6 +16,8 @@ from lab.units import amount_text
 
 ACCURACY = "accuracy"
 _COSTS = ("kernel cost", "observer effect")
+_SIZES = ("error", "distance")  # of what has a size for each value, lab/bench/chapters/accuracy.py
+_SHARES = ("told", "right")  # which stand beside the errors
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,6 @@ class Strips:
 
     title: str
     dots: list[Dot]
-    refused: list[Row]
     goal: float | None
     logarithmic: bool
 
@@ -50,13 +51,40 @@ class Trend:
 
 
 @dataclass(frozen=True)
-class Errors:
-    """The errors of every tool that measures a quantity, pooled over the conditions, and tool by tool."""
+class Chapter:
+    """What a chapter of the bench has measured: pictures of what can be compared, and the rows of what stands alone."""
 
     title: str
+    pictures: list[Strips | Trend]
+    alone: list[Row]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The errors of every tool that measures a quantity, pooled over the conditions, and tool by tool.
+
+    `columns` names what there is of each tool: percentiles, and shares of its values.
+    """
+
+    title: str
+    columns: list[str]
     plot: Plot | None
     tools: list[tuple[str, bool, dict[str, Cell], list[Row]]]
     refused: list[Row]
+
+
+@dataclass(frozen=True)
+class Unmeasured:
+    """Why there is no value of a tool, and of which figures."""
+
+    tool: str
+    reason: str
+    rows: list[Row]
+
+    @property
+    def figures(self) -> str:
+        """The figures, each once."""
+        return ", ".join(dict.fromkeys(row.measured.figure for row in self.rows))
 
 
 @dataclass(frozen=True)
@@ -101,18 +129,39 @@ class Bench:
         return sum(row.measured.met is True for row in self.goals)
 
     @property
-    def costs(self) -> list[Strips | Trend]:
-        """Pictures of everything but errors and verdicts."""
+    def costs(self) -> list[Chapter]:
+        """Everything but errors and verdicts, chapter by chapter."""
+        others = [
+            row for row in self.rows if row.measured.figure not in {ACCURACY, CORPUS} and row.measured.refused is None
+        ]
+        return [self._chapter(figure, rows) for figure, rows in _grouped(others, lambda one: one.figure)]
+
+    def _chapter(self, figure: str, rows: list[Row]) -> Chapter:
         pictures: list[Strips | Trend] = []
-        others = [row for row in self.rows if row.measured.figure not in {ACCURACY, CORPUS}]
-        for (figure, quantity, _), rows in _grouped(others, lambda one: (one.figure, one.quantity, one.unit)):
-            title = f"{figure}: {quantity}"
-            if varying := _varying(rows):
-                pictures.append(self._trend(title, varying, rows))
-            else:
-                for conditions, same in _grouped(rows, lambda one: one.conditions_text):
-                    pictures.append(_strips(f"{title}{', ' if conditions else ''}{conditions}", same))
-        return pictures
+        alone: list[Row] = []
+        for (quantity, _), same in _grouped(rows, lambda one: (one.quantity, one.unit)):
+            if varying := _varying(same):
+                pictures.append(self._trend(quantity, varying, same))
+                continue
+            for conditions, several in _grouped(same, lambda one: one.conditions_text):
+                if len(several) > 1:
+                    pictures.append(_strips(f"{quantity} ({conditions})" if conditions else quantity, several))
+                else:
+                    alone += several
+        return Chapter(figure, pictures, alone)
+
+    @property
+    def unmeasured(self) -> list[Unmeasured]:
+        """What the pictures do not show, by tool and reason."""
+        refused = [
+            row
+            for row in self.rows
+            if row.measured.figure not in {ACCURACY, CORPUS} and row.measured.refused is not None
+        ]
+        return [
+            Unmeasured(tool, reason, rows)
+            for (tool, reason), rows in _grouped(refused, lambda one: (one.tool, one.refused))
+        ]
 
     def _trend(self, title: str, varying: str, rows: list[Row]) -> Trend:
         points: dict[str, list[tuple[float, float]]] = {}
@@ -129,17 +178,26 @@ class Bench:
         """Errors by quantity."""
         found = []
         accurate = [row for row in self.rows if row.measured.figure == ACCURACY]
+        shares: dict[tuple[str, str], dict[str, Cell]] = {}
+        for (tool, (share, _, of)), rows in _grouped(accurate, lambda one: (one.tool, one.quantity.partition(" of "))):
+            if share in _SHARES:
+                mean = float(np.mean([sample for row in rows for sample in row.measured.samples]))
+                shares.setdefault((tool, of), {})[share] = amount(mean, "fraction")
         for (quantity, unit), rows in _grouped(accurate, lambda one: (one.quantity, one.unit)):
+            size, _, of = quantity.partition(" of ")
+            if size not in _SIZES:
+                continue
             tools = _grouped([row for row in rows if row.measured.samples], lambda one: one.tool)
             pooled = {tool: np.concatenate([row.measured.samples for row in mine]) for tool, mine in tools}
             percentiles = {
                 tool: {name: amount(float(np.percentile(np.abs(values), rank)), unit) for name, rank in _PERCENTILES}
-                | {"samples": count(len(values))}
+                | ((size == _SIZES[0] and shares.get((tool, of))) or {"samples": count(len(values))})
                 for tool, values in pooled.items()
             }
             found.append(
                 Errors(
                     quantity,
+                    list(dict.fromkeys(name for cells in percentiles.values() for name in cells)) or ["samples"],
                     cumulative(pooled, self.slots) if unit == "ns" else None,
                     [(tool, mine[0].ours, percentiles[tool], mine) for tool, mine in tools],
                     [row for row in rows if row.measured.refused is not None],
@@ -187,12 +245,12 @@ class Bench:
                 set(own) == {"right"},
             )
         costs = [row for row in self.rows if row.measured.figure in _COSTS and row.measured.samples]
-        for (_, quantity, unit), rows in _grouped(costs, lambda one: (one.figure, one.quantity, one.unit)):
+        for (figure, quantity, unit), rows in _grouped(costs, lambda one: (one.figure, one.quantity, one.unit)):
             ours, peers = (
                 _span([row.measured.median for row in rows if row.ours is own], unit) for own in (True, False)
             )
-            if ours:
-                yield Tile(ours, quantity, f"peers: {peers}" if peers else "", "cost")
+            if ours and peers:
+                yield Tile(ours, f"{figure}, {quantity}", f"peers: {peers}", "cost")
 
     def told_of(self, probe: str) -> list[Row]:
         """Return what one of the lab's own probes costs, in the kernel and in what it observes."""
@@ -225,8 +283,7 @@ def _strips(title: str, rows: list[Row]) -> Strips:
         [value for row in known for value in (*row.measured.interval, row.measured.median)] + goals[:1]
     )
     dots = [Dot(row, *(scale.at(value) for value in (*row.measured.interval, row.measured.median))) for row in known]
-    refused = [row for row in rows if row.measured.refused is not None]
-    return Strips(title, dots, refused, scale.at(goals[0]) if goals else None, scale.logarithmic)
+    return Strips(title, dots, scale.at(goals[0]) if goals else None, scale.logarithmic)
 
 
 def _varying(rows: list[Row]) -> str | None:

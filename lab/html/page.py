@@ -76,6 +76,8 @@ def _render(folders: list[RunFolder], raw: Raw) -> str:
             lost=max((probe.lost for run in runs for probe in run.probes), default=0),
             failed=checks.failed[:_MOST_FAILED],
             checks=checks,
+            goals=sum(len(run.bench.goals) for run in runs),
+            reached=sum(run.bench.reached for run in runs),
             measurements=len(measurements.rows),
             matrix=matrix([run.folder for run in judged]) if len(judged) > 1 else {},
             matrix_labels=[run.label for run in judged],

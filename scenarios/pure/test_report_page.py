@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from lab.bench.measurement import Measurement
 from lab.cli import main
 from lab.html import verdicts
 from lab.html.chart import bracket, cumulative, positions, series, share_scale, signed
+from lab.html.figures import Bench
+from lab.html.measured import Row
 from lab.units import MS
 from lab.verdict import Bracket, Judge
 
@@ -60,12 +63,14 @@ def test_a_name_is_only_a_name(tmp_path):
             {"checks": [*checks(wrong=9), *TOO_FAR]},
             "9 of 1,290 numbers are provably wrong. 1 is further off than it may be.",
         ),
-        ({"measurements": measurements()}, "No number was judged in this run."),
+        ({"measurements": measurements()}, "5 of 7 goals are reached."),
+        ({"measurements": [row for row in measurements() if row.met]}, "All 5 goals are reached."),
+        ({"measurements": [replace(row, goal=None) for row in measurements()]}, "No number was judged in this run."),
         ({}, "No number was judged in this run."),
     ],
 )
 def test_the_verdict_comes_first(tmp_path, what, headline):
-    """One sentence; a run without checks is not called right."""
+    """One sentence; a run without checks is not called right, and of the bench alone it is the goals'."""
     text, _ = page(folder(tmp_path / "run", **what))
     assert re.sub(r"<[^>]*>|[✓✗]", "", re.search("<h1.*?</h1>", text)[0]).strip() == headline
 
@@ -81,7 +86,29 @@ def test_a_figure_that_nobody_could_measure(tmp_path):
     """Where each tool was refused there is no value to draw, and the page has their reasons."""
     refused = [Measurement("instructions", "lab states", "per run", "instructions", refused="time is real here")]
     text, _ = page(folder(tmp_path / "run", measurements=refused))
-    assert "time is real here" in text
+    listed = re.search("What could not be measured.*?</section>", text, re.DOTALL)[0]
+    assert re.findall(r">([^<\n]+)</t[hd]>", listed)[-3:] == ["lab states", "time is real here", "instructions"]
+    assert "What asking costs" not in text
+
+
+def test_how_much_of_the_values_is_right():
+    """Of each tool's errors the table has the percentiles, and the share of the values that are right, and of those that it told."""
+    rows = [
+        Measurement("accuracy", tool, f"{what} of states", unit, values, {"delay_ms": delay})
+        for delay in (0, 20)
+        for tool, right in (("lab states", 1.0), ("bcc tcpstates", 0.5 + delay / 100))
+        for what, unit, values in (
+            ("error", "ns", [0.0, 5e6]),
+            ("right", "fraction", [right]),
+            ("told", "fraction", [1.0]),
+        )
+    ]
+    (errors,) = Bench([Row(row, "raw") for row in rows], {"lab states": 0, "bcc tcpstates": 1}).errors
+    assert errors.columns == ["p50", "p99", "max", "right", "told"]
+    assert {tool: (cells["told"][1], cells["right"][1]) for tool, _, cells, _ in errors.tools} == {
+        "lab states": ("100 %", "100 %"),
+        "bcc tcpstates": ("100 %", "60 %"),
+    }
 
 
 def test_every_wrong_check_is_kept(tmp_path, monkeypatch):

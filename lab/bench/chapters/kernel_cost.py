@@ -24,6 +24,7 @@ _GOALS = {"lab states": 100.0, "lab rtt": 100.0, "lab duration": 100.0}
 _COMPARED = ("per connection", "per request")  # an event is another one for another tool
 _COUNTING = "of counting, per run"
 _OF_PROGRAM = "per event, of its "
+_TOLD_NS = 0.5  # less is nothing that a reason would name
 _WITHOUT_PROGRAM = "it has no BPF program of its own but a filter, whose runs the kernel does not count"
 
 
@@ -35,6 +36,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
         if tool not in watched:
             yield Measurement(FIGURE, tool.name, "per event", "ns", refused=_WITHOUT_PROGRAM)
     samples: dict[tuple[Tool, str], list[float]] = defaultdict(list)
+    counting: dict[str, list[float]] = defaultdict(list)
     number = bench.times(5000, 1500)
     for tool in turns.order(watched, bench.times(5, 2)):
         bench.step(f"kernel cost: {tool.name}")
@@ -49,15 +51,19 @@ def measure(bench: Bench) -> Iterator[Measurement]:
         events = cost.empty.number if tool.at != FRAMES else cost.most_runs
         samples[tool, "per event"].append(cost.net_ns / events)
         samples[tool, "per request" if tool.kind == RTT else "per connection"].append(cost.net_ns / number)
-        samples[tool, _COUNTING].append(cost.counting_ns)
+        counting[_conditions(tool)["event"]].append(cost.counting_ns)
         for name, net_ns in _by_name(cost):
             samples[tool, _OF_PROGRAM + name].append(net_ns / events)
+    for event, values in counting.items():
+        yield Measurement(FIGURE, "none", _COUNTING, "ns", values, {"event": event})
     best = _best_peers(samples)
     for (tool, quantity), values in samples.items():
         goal = Goal(least=False, value=_GOALS[tool.name]) if quantity == "per event" and tool.name in _GOALS else None
         row = Measurement(FIGURE, tool.name, quantity, "ns", values, _conditions(tool), goal)
-        yield explained(row, _shares(tool, samples))
         peer = best.get((tool.kind, quantity))
+        yield explained(
+            row, _shares(tool, samples) + _beside(tool, peer, samples.get((peer, quantity)) if peer else None)
+        )
         if tool.ours and peer and quantity in _COMPARED:
             yield Measurement(
                 FIGURE,
@@ -78,13 +84,21 @@ def _shares(tool: Tool, samples: Mapping[tuple[Tool, str], list[float]]) -> str:
         if its == tool and quantity.startswith(_OF_PROGRAM)
     }
     dearest_first = sorted(medians.items(), key=lambda share: -share[1])
-    return ", ".join(f"{name} takes {net_ns:.0f} ns" for name, net_ns in dearest_first) or "one program takes it all"
+    return ", ".join(f"{name} takes {net_ns:.0f} ns" for name, net_ns in dearest_first if net_ns >= _TOLD_NS)
+
+
+def _beside(tool: Tool, peer: Tool | None, values: list[float] | None) -> str:
+    """Say what the cheapest peer takes for the same event, if there is one."""
+    return (
+        f"; {peer.name}, the cheapest peer, {np.median(values):.0f} ns"
+        if peer and values and peer.at == tool.at
+        else ""
+    )
 
 
 def _by_name(cost: Cost) -> Iterator[tuple[str, float]]:
-    """Yield each program's time, of those with one name together; a tool with a single program has told it already."""
-    names = dict.fromkeys(program.name for program in cost.programs if program.number)
-    for name in names if len(names) > 1 else ():
+    """Yield each program's time, of those with one name together."""
+    for name in dict.fromkeys(program.name for program in cost.programs if program.number):
         yield name, sum(cost.net_ns_of(program) for program in cost.programs if program.name == name)
 
 

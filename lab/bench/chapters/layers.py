@@ -30,7 +30,7 @@ from lab.netns import inside
 from lab.program import Program
 from lab.settle import settle
 from lab.topology import Topology, topology
-from lab.units import SECOND
+from lab.units import MS, SECOND
 
 FIGURE = "layers"
 SIZE = 64
@@ -94,7 +94,11 @@ def _measured(what: str, traffic: Traffic, connections: int, bench: Bench) -> It
     yield Measurement(FIGURE, "none", f"{what}, requests", "1/s", rates[False], conditions)
     yield Measurement(FIGURE, _TOOL, f"{what}, requests", "1/s", rates[True], conditions)
     yield Measurement(FIGURE, _TOOL, f"{what}, lost", "points", [float(lost)], conditions, _NONE)
-    yield Measurement(FIGURE, _TOOL, f"{what}, joining a point", "ns", [joined_ns], conditions, _JOINED)
+    joining = Measurement(FIGURE, _TOOL, f"{what}, joining a point", "ns", [joined_ns], conditions, _JOINED)
+    took_ms = joined_ns * len(points) / MS
+    yield explained(
+        joining, f"{len(points):,} points were joined to {len(rows):,} requests in {took_ms:.0f} ms of processor time"
+    )
     yield Measurement(FIGURE, _TOOL, f"{what}, whole", "fraction", [whole], conditions)
 
 

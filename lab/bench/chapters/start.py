@@ -10,13 +10,15 @@ import socket
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
+import numpy as np
+
 from lab.bench import tools, turns
-from lab.bench.chapters import Bench, able, refused
+from lab.bench.chapters import Bench, able, explained, refused
 from lab.bench.forked import forked, pipe
 from lab.bench.load_generator import Place, loopback
 from lab.bench.measurement import Goal, Measurement
@@ -45,7 +47,22 @@ def measure(bench: Bench) -> Iterator[Measurement]:
             samples[tool.name, cache, quantity].append(took_ms)
     for (name, cache, quantity), values in samples.items():
         goal = Goal(least=False, value=_GOALS_MS[cache]) if (name, quantity) == (_GOALS_OF, _TOLD) else None
-        yield Measurement(FIGURE, name, quantity, "ms", values, {"cache": cache} if cache else {}, goal)
+        row = Measurement(FIGURE, name, quantity, "ms", values, {"cache": cache} if cache else {}, goal)
+        yield explained(row, _why(samples, quantity, cache))
+
+
+def _why(samples: Mapping[tuple[str, str, str], list[float]], quantity: str, cache: str) -> str:
+    """Say what of a start the compiler takes: that is all the difference between an empty cache and a kept one."""
+    kept = float(np.median(samples[_GOALS_OF, "kept", quantity]))
+    if cache == "kept":
+        return f"that is Python, and the kernel's own look through the programs: {kept:.0f} ms with nothing to compile"
+    compiling = float(np.median(samples[_GOALS_OF, cache, quantity])) - kept
+    others = (
+        f"{name} {np.median(values):.0f} ms"
+        for (name, its, asked), values in samples.items()
+        if (its, asked) == ("", quantity)
+    )
+    return f"compiling takes {compiling:.0f} ms, without it is {kept:.0f} ms; others: {', '.join(others)}"
 
 
 def _started(tool: Tool, cache: str) -> dict[str, float]:
