@@ -1,4 +1,4 @@
-"""How much memory each tool takes: when it has just begun to observe, and at most while thousands of connections pass.
+"""How much memory each tool takes, idle and at most while thousands of connections pass; how much of a processor, idle.
 
 Resident memory, with the ring that is mapped, of a tool and whatever it has started. A recording of a million events is measured in
 a process that does nothing else: what it takes beyond what it had with the program loaded. That grows with the size of an event,
@@ -7,6 +7,7 @@ which is 64 to 136 bytes by the probe; here it is that of `duration`, told with 
 
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,10 +17,11 @@ from lab.bench.forked import forked, pipe
 from lab.bench.load_generator import loopback
 from lab.bench.measurement import Goal, Measurement
 from lab.bench.producer import produce
-from lab.bench.tools import Scope, at_rest
+from lab.bench.tools import Scope, Tool, at_rest
 from lab.errors import LabError
 from lab.program import DRAIN_INTERVAL_S, Program
 from lab.recorder import record
+from lab.units import SECOND
 
 FIGURE = "memory"
 _MB = 1_000_000
@@ -27,6 +29,8 @@ _MOST_MB = 150.0
 _MOST_OF_RECORDING_MB = 100.0
 _MILLION = 1_000_000
 _BATCH = 20_000
+_MOST_WAITING = 0.02
+_WAITING_S = 1.0
 
 
 def measure(bench: Bench) -> Iterator[Measurement]:
@@ -34,10 +38,14 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     yield from refused(FIGURE, "idle", "MB", *tools.KINDS)
     samples: dict[tuple[str, str, bool], list[float]] = {}
     largest: dict[str, str] = {}
+    processor: dict[Tool, list[float]] = defaultdict(list)
     for tool in turns.order(able(*tools.KINDS), bench.times(2, 1)):
         bench.step(f"memory: {tool.name}")
         with loopback() as place, at_rest(tool, Scope(place.client)) as run:
             idle = process.family_memory(run.pid)
+            before_ns = process.busy_ns(run.pid)
+            time.sleep(_WAITING_S)
+            waiting = (process.busy_ns(run.pid) - before_ns) / (_WAITING_S * SECOND)
             place.connections(bench.times(10_000, 2000))
             place.requests(bench.times(10_000, 2000), 100, 100)
             run.await_quiet()
@@ -45,10 +53,15 @@ def measure(bench: Bench) -> Iterator[Measurement]:
             largest[tool.name] = process.largest_mappings(run.pid)
         samples.setdefault((tool.name, "idle", tool.ours), []).append(idle / _MB)
         samples.setdefault((tool.name, "at most, under load", tool.ours), []).append(loaded / _MB)
+        processor[tool].append(waiting)
     for (name, quantity, ours), values in samples.items():
         goal = Goal(least=False, value=_MOST_MB) if ours else None
         row = Measurement(FIGURE, name, quantity, "MB", values, goal=goal)
         yield explained(row, f"most of it is {largest[name]} (a ring is mapped twice in a row and counts twice)")
+    for tool, values in processor.items():
+        goal = Goal(least=False, value=_MOST_WAITING) if tool.ours else None
+        row = Measurement(FIGURE, tool.name, "processor, idle", "fraction", values, goal=goal)
+        yield explained(row, "that is looking for events that have not come")
     bench.step("memory: a recording of a million events")
     recorded = [_recording() for _ in range(bench.times(3, 1))]
     alone = recorded[0].events
