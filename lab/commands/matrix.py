@@ -22,5 +22,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the table."""
     outcomes = [lane.Outcome.of(folder) for folder in args.runs]
-    print(lane.summary(outcomes))
+    print(lane.summary(outcomes, lane.columns()))
     return 0 if all(outcome.passed for outcome in outcomes) else 1

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         if args.clock == VIRTUAL:
             differing += [it for pair in zip(found[::2], found[1::2], strict=True) for it in lane.disagreements(*pair)]
     if outcomes:
-        print(lane.summary(outcomes))
+        print(lane.summary(outcomes, lane.columns()))
     if differing:
         print("\n".join([f"{len(differing)} exact values differ between two runs:", *differing[:_SHOWN]]))
     if failures:

@@ -4,6 +4,7 @@ The results of each run land in `results/` as those of a native one, marked with
 """
 
 import fcntl
+import os
 import re
 import shlex
 import sys
@@ -181,13 +182,34 @@ def disagreements(first: Outcome, second: Outcome) -> list[str]:
     return sorted(found)
 
 
-def summary(outcomes: Sequence[Outcome]) -> str:
-    """Return the matrix, what differs between the ways to attach, and a line for each run: how it ended, where its results are."""
+def summary(outcomes: Sequence[Outcome], width: int | None = None) -> str:
+    """Return the matrix, what differs between the ways to attach, and a line for each run: how it ended, where its results are.
+
+    Where a table of all is wider than so many letters, each kernel has one of its own.
+    """
     ended = [
         f"{it.kernel}, {it.way}: {'passed' if it.passed else f'failed ({it.status})'}, {it.results or 'without results'}"
         for it in outcomes
     ]
-    return "\n".join(["", table(outcomes), "", *differences(outcomes), *ended])
+    return "\n".join(["", *_tables(outcomes, width), *differences(outcomes), *ended])
+
+
+def _tables(outcomes: Sequence[Outcome], width: int | None) -> Iterator[str]:
+    whole = table(outcomes)
+    kernels = dict.fromkeys(outcome.kernel for outcome in outcomes)
+    if width is None or len(kernels) < 2 or max(map(len, whole.splitlines())) <= width:
+        yield f"{whole}\n"
+        return
+    for kernel in kernels:
+        yield f"{table([outcome for outcome in outcomes if outcome.kernel == kernel])}\n"
+
+
+def columns() -> int | None:
+    """Return how wide the terminal is that standard output goes to; None where it goes elsewhere."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    except OSError:
+        return None
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

@@ -97,6 +97,17 @@ def test_the_matrix_has_a_cell_for_each_kernel_and_way():
     ]
 
 
+def test_a_matrix_that_is_wider_than_the_terminal():
+    """There each kernel has a table of its own, and nothing else changes."""
+    ran = [outcome(way, 1, kernel=kernel) for kernel in ("6.1", "7.2") for way in ("fentry", "kprobe")]
+    heads = {
+        width: [line.split()[2::2] for line in lane.summary(ran, width).splitlines() if line.startswith("probe ")]
+        for width in (None, 400, 80)
+    }
+    assert heads == {None: [["6.1,"] * 2 + ["7.2,"] * 2], 400: heads[None], 80: [["6.1,"] * 2, ["7.2,"] * 2]}
+    assert lane.summary(ran, 80).splitlines()[-1] == "7.2, kprobe: passed, without results"
+
+
 def test_the_matrix_tells_the_error_of_exact_times():
     """The largest distance from what was injected; where time is real there is none to tell."""
     judge = Judge("scenario", "states", "raw tracepoint:x")
