@@ -44,16 +44,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename or error.errno not in _FULL:
             raise
         print(f"lab: the output cannot be written ({error.strerror}): make room, or send it elsewhere", file=sys.stderr)
-        _give_up(sys.stdout)
         return 2
-    finally:  # whoever calls this as a function may have children that are ended by these signals
+    finally:
+        _give_up(sys.stdout)
+        # Whoever calls this as a function may have children that are ended by these signals.
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _ran(words: Sequence[str]) -> int:
-    args = _parser(words).parse_args(words)
-    status = int(args.run(args))
+    status = 0
+    try:
+        args = _parser(words).parse_args(words)
+        status = int(args.run(args))
+    except SystemExit as end:  # the parser's, when it has printed its help
+        if end.code:
+            raise
     sys.stdout.flush()
     return status
 

@@ -95,21 +95,28 @@ def test_conditions_a_bridge_cannot_have():
         net.conditions(Conditions(delay_ns=1), Conditions())
 
 
-def test_a_reader_that_has_seen_enough():
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("word", "status"), [("doctor", 0), ("--help", 0), ("nonsense", 2)])
+def test_a_reader_that_has_seen_enough(word, status, unbuffered):
     """`lab doctor | head -1`: a pipe that nobody reads any more is a quiet end, even of a reader that took nothing."""
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "wb") as abandoned:
-        command = [sys.executable, "-m", "lab", "doctor"]
-        ended = subprocess.run(command, stdout=abandoned, stderr=subprocess.PIPE, check=False)
-    assert (ended.returncode, ended.stderr) == (0, b"")
+        command = [sys.executable, "-m", "lab", word]
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        ended = subprocess.run(
+            command, stdout=abandoned, stderr=subprocess.PIPE, check=False, text=True, env=environment
+        )
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (status, status)  # usage, and what is wrong
+    assert "pipe" not in ended.stderr
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_full_disk(unbuffered):
+@pytest.mark.parametrize("word", ["doctor", "--help"])
+def test_a_full_disk(word, unbuffered):
     """What cannot be written is an error of one sentence, whether the first line of it was refused or the last."""
     with Path("/dev/full").open("wb") as full:
-        command = [sys.executable, "-m", "lab", "doctor"]
+        command = [sys.executable, "-m", "lab", word]
         environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True, env=environment)
     said = "lab: the output cannot be written (No space left on device): make room, or send it elsewhere\n"

@@ -66,16 +66,23 @@ def test_a_bridge_works_exactly_when_ip_can_make_it(works):
 
 
 def test_a_kprobe_works_exactly_when_tracefs_can_make_one(works):
-    events, name = TRACEFS / "kprobe_events", f"lab/doctor_{os.getpid()}"
+    name = f"lab/doctor_{os.getpid()}"
     try:
-        with events.open("a") as file:
-            file.write(f"p:{name} tcp_v4_connect\n")
+        add_kprobe_event(f"p:{name} tcp_v4_connect\n")
     except OSError:
         assert not works["kprobe"]
     else:
-        with events.open("a") as file:
-            file.write(f"-:{name}\n")
+        add_kprobe_event(f"-:{name}\n")
         assert works["kprobe"]
+
+
+def add_kprobe_event(line):
+    """Append a line, without looking for the file's end as Python does: older kernels refuse that here."""
+    fd = os.open(TRACEFS / "kprobe_events", os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(fd, line.encode())
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.skipif(not (shutil.which("bpftool") and succeeds("bpftool", "version")), reason="bpftool: not installed")
@@ -103,7 +110,7 @@ def test_numbers_are_those_of_this_kernel(enum):
         bpf_syscall.AttachType: ("bpf_attach_type", "BPF_"),
     }[enum]
     for one in enum:
-        if one.name != "TCX_INGRESS":  # younger than the oldest kernel of the lab
+        if not one.name.startswith("TCX_"):  # younger than the oldest kernel of the lab
             assert Btf.of_kernel().enumerator(kernel_enum, prefix + one.name) == one, one.name
 
 
