@@ -13,11 +13,14 @@ from lab import bpf_syscall
 from lab.netns import NAMED
 from lab.runs import RUNS
 
+HUNG_S = 120
+"""What takes longer than this many seconds is taken for hung: where every instruction is emulated, what takes 5 s takes 60."""
+
 
 def lab_command(*arguments, **options):
     """Run a `lab` command to its end; returns the completed process with its output as text."""
     command = [sys.executable, "-m", "lab", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S, check=False, **options)
 
 
 @contextmanager
@@ -60,7 +63,10 @@ def watching(command, *arguments):
         yield output
     finally:
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        try:
+            out, err = process.communicate(timeout=HUNG_S)
+        finally:
+            process.kill()
         output += [err, out]
     assert process.returncode == 0, err
 
@@ -76,7 +82,7 @@ def end(process, number=signal.SIGINT):
     """Send a signal as a terminal's Ctrl-C does, to the whole session, and return the exit status."""
     os.killpg(process.pid, number)
     process.stdout.read()
-    return process.wait(timeout=30)
+    return process.wait(timeout=HUNG_S)
 
 
 def descendants(pid):
@@ -112,12 +118,20 @@ def open_files(pid):
     return inodes
 
 
+def lives(pid):
+    """Tell whether a process is alive. A dead one that nobody asks for stays in /proc: not every first process asks."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def left_of(held, limit_s=20.0):
     """Return what is still there of `held`, when nothing is or the time is up: the kernel frees programs a little later."""
     deadline = time.monotonic() + limit_s
     while True:
         left = {
-            "processes": {pid for pid in held["processes"] if Path(f"/proc/{pid}").exists()},
+            "processes": {pid for pid in held["processes"] if lives(pid)},
             "programs": {program for program in held["programs"] if bpf_syscall.prog_exists(program)},
             "namespaces": {name for name in held["namespaces"] if (NAMED / name).exists()},
             "runs": {name for name in held["runs"] if (RUNS / name).exists()},

@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from processes import started
+from processes import HUNG_S, started
 
 from lab.generate.send import send
 from lab.generate.unusual import EXPERIMENTAL
@@ -85,7 +85,7 @@ def captured(netns, ifname, path, sender):
                 size[pair] += int(length)
         process.terminate()
         process.stdout.read()
-        process.wait(timeout=30)
+        process.wait(timeout=HUNG_S)
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def dumpcap(host, path):
     def finish(count, display_filter, fields):
         await_that(lambda: len(tshark(path, display_filter, ["frame.number"])) >= count)
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=20)
+        process.wait(timeout=HUNG_S)
         return tshark(path, display_filter, fields)
 
     try:
@@ -115,7 +115,7 @@ def tshark(path, display_filter, fields):
     """Read fields of packets in a capture file; a list of rows of text. A file that is cut short is read as far as it goes."""
     command = ["tshark", "-r", str(path), "-Y", display_filter, "-T", "fields"]
     command += [word for field in fields for word in ("-e", field)]
-    read = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    read = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HUNG_S)
     return [line.split("\t") for line in read.stdout.splitlines()]
 
 

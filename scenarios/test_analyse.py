@@ -245,7 +245,7 @@ def test_an_accept_that_waits(lab, version):
     (accepted,) = rows[(rows["kind"] == Kind.ACCEPT) & (rows["returns"] == 1)]
     assert stamps[0] <= accepted["enter_ns"] <= accepted["time_ns"] <= stamps[1]
     assert accepted["time_ns"] >= connecting_ns
-    (born,) = rows[rows["oldstate"] == State.LISTEN][:1]
+    (born,) = rows[(rows["kind"] == Kind.CHANGED) & (rows["oldstate"] == State.LISTEN)][:1]
     assert (born["socket"], born["tgid"], born["role"]) == (accepted["socket"], os.getpid(), Role.SERVICE)
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import lab_command
+from processes import HUNG_S, lab_command
 
 from lab import btf, cli
 from lab.conditions import Conditions
@@ -63,7 +63,7 @@ def test_without_root(command, tmp_path):
     # Nobody in a user namespace of its own: it can read what root may read, and is not root.
     command = ["/usr/bin/unshare", "--user", "--map-user=65534", sys.executable, *command]
     environment = {**os.environ, "LAB_RESULTS": str(tmp_path)}
-    process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    process = subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S, check=False, env=environment)
     said = process.stdout + process.stderr
     assert process.returncode == 2, said
     assert "run it as root (sudo)" in said
@@ -76,7 +76,7 @@ def test_without_bcc():
         "import sys; from lab import compiler; compiler._PLACES = (); "
         "from lab.cli import main; sys.exit(main(['states', '--seconds', '1']))"
     )
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HUNG_S, check=False)
     assert process.returncode == 2
     assert "install the package libbpfcc" in process.stderr
     assert "Traceback" not in process.stderr

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 
 import pytest
+from processes import HUNG_S
 
 from lab.demo.conversation import Conversation
 from lab.lifetimes import Ended, lifetimes
@@ -54,7 +55,7 @@ def streams(path):
     fields = [word for name in FIELDS for word in ("-e", name)]
     only = "tcp.flags.syn == 1 or tcp.flags.fin == 1 or tcp.flags.reset == 1"
     command = ["tshark", "-r", path, "-Y", only, "-T", "fields", *fields]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    process = subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S, check=True)
     found = defaultdict(list)
     for line in process.stdout.splitlines():
         stream, port, epoch, flags, seq, again = line.split("\t")

@@ -11,7 +11,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from processes import lab_command, parsed, watching
+from processes import HUNG_S, lab_command, parsed, watching
 from pyroute2 import IPRoute
 
 from lab.demo.conversation import Conversation
@@ -215,7 +215,7 @@ def test_a_disk_that_becomes_full(net, tmp_path):
         with open(f"/proc/{process.pid}/root{tmp_path}/statistics.dat") as file:  # noqa: PTH123 (in its mount namespace)
             text = file.read()
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=HUNG_S)
     assert process.returncode == 0, errors
     whole = [line for line in text.splitlines(keepends=True) if line in printed]
     assert whole == printed[: len(whole)]
@@ -235,7 +235,7 @@ def test_picture(net, tmp_path):
     tmp_path.chmod(0o777)
     nobody = ["/usr/bin/unshare", "--user", "--map-user=65534", sys.executable, "-m", "lab", "duration"]
     drawn = subprocess.run(
-        [*nobody, "--plot", later, "--from", path], capture_output=True, text=True, timeout=60, check=False
+        [*nobody, "--plot", later, "--from", path], capture_output=True, text=True, timeout=HUNG_S, check=False
     )
     assert (drawn.returncode, drawn.stderr) == (0, "")
     bars = [re.search(r'<g id="patch_3">.*?</g>', picture.read_text(), re.DOTALL)[0] for picture in (now, later)]
@@ -249,7 +249,7 @@ def test_interface_that_disappears(net, tmp_path):
         talk(net, connections=3)
         with inside(net.client.name, IPRoute) as netlink:
             netlink.link("del", index=net.client.ifindex)
-        out, errors = process.communicate(timeout=30)
+        out, errors = process.communicate(timeout=HUNG_S)
     assert process.returncode == 2
     assert "the interface `eth0` has gone" in errors
     assert "Traceback" not in errors

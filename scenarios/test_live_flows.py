@@ -14,7 +14,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from processes import lab_command, parsed, watching
+from processes import HUNG_S, lab_command, parsed, watching
 from pyroute2 import IPRoute
 
 from lab.counters import tcp_sent
@@ -167,7 +167,7 @@ def test_terminal(net):
         shown = b""
         while b"more\r\n" not in shown:
             shown += screen.read(1 << 16)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=HUNG_S) == 0
     *_, last = shown.decode().split("\033[H\033[J")
     assert len(last.splitlines()) <= 10
     assert "... and 14 more" in last
@@ -180,7 +180,7 @@ def test_interface_that_goes_away(net):
         send(net.client.name, datagrams(range(3)))
         with IPRoute(netns=net.client.name) as netlink:
             netlink.link("del", index=net.client.ifindex)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=HUNG_S)
     assert process.returncode == 2
     assert err == "lab: the interface `eth0` has gone: start again when it is back\n"
     assert sum(json.loads(line)["packets"] for line in out.splitlines() if '"UDP"' in line) == 3

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from processes import belongings, end, lab_command, left_of, parsed, watching
+from processes import HUNG_S, belongings, end, lab_command, left_of, parsed, watching
 from pyroute2 import IPRoute
 from sniffing import await_that, dumpcap, tshark
 
@@ -267,7 +267,7 @@ def test_interface_that_disappears(net, tmp_path):
                 netlink.link("del", index=net.server.ifindex)
 
         inside(net.server.name, unplug)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=HUNG_S)
     assert process.returncode == 2
     assert "the interface `eth0` has gone" in err
     assert len(out.splitlines()) == len(tshark(path, "tcp", ["tcp.seq_raw"])) >= 5

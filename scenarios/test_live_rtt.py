@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 from conversing import conversing
-from processes import lab_command, parsed, started, watching
+from processes import HUNG_S, lab_command, parsed, started, watching
 from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
 
@@ -161,7 +161,7 @@ def test_each_interval_on_its_own(net):
         net.quiesce()
         os.killpg(process.pid, signal.SIGINT)
         output = "".join([*printed, process.stdout.read()])
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=HUNG_S) == 0
     counts = [int(count) for count in re.findall(r"Cnt = (\d+)", output)]
     assert len(counts) > 1
     assert sum(counts) == exchanges + 1

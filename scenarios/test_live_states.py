@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from processes import parsed, watching
+from processes import HUNG_S, parsed, watching
 
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
@@ -113,7 +113,7 @@ def test_csv(net):
 def test_seconds_end_it():
     """`--seconds` ends the tool by itself, with status 0."""
     command = [sys.executable, "-m", "lab", "states", "--seconds", "0.2"]
-    assert subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0
+    assert subprocess.run(command, capture_output=True, timeout=HUNG_S, check=False).returncode == 0
 
 
 def test_broken_pipe_is_no_error():
@@ -121,6 +121,6 @@ def test_broken_pipe_is_no_error():
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "lab", "states", "--seconds", "1"]
-    process = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    process = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=HUNG_S, check=False)
     os.close(write)
     assert process.stderr == ""

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import HUNG_S
 
 from lab import attach, btf, cache, compiler
 from lab.errors import LabError
@@ -38,7 +39,7 @@ def watched(folder):
     """Run `lab states` with a cache of its own; returns what it said."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder)}
     return subprocess.run(
-        [sys.executable, "-c", WATCHED], capture_output=True, text=True, timeout=60, check=True, env=environment
+        [sys.executable, "-c", WATCHED], capture_output=True, text=True, timeout=HUNG_S, check=True, env=environment
     )
 
 

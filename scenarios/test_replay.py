@@ -6,7 +6,7 @@ import sys
 from itertools import pairwise
 
 import pytest
-from processes import belongings, lab_command, left_of, started
+from processes import HUNG_S, belongings, lab_command, left_of, started
 from pyroute2 import IPRoute
 from sniffing import received_by
 
@@ -130,7 +130,7 @@ def test_an_interface_that_goes_away(net, tmp_path):
     with started(*command, ready='"frame": 3,') as process:
         inside(net.client.name, take_away)
         said = process.stdout.read()
-        assert process.wait(timeout=30) == 2
+        assert process.wait(timeout=HUNG_S) == 2
     assert re.search(r"lab: \d+ frames sent, ", said)
     assert re.search(
         r"lab: frame \d+ of .* was not sent: the interface `eth0` has gone: start again when it is back", said
@@ -145,7 +145,7 @@ def test_stopped(tmp_path):
         held = belongings(process.pid)
         process.send_signal(2)
         said = process.stdout.read()
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=HUNG_S) == 130
     assert re.search(r"lab: stopped: \d+ frames sent, ", said)
     assert "Traceback" not in said
     assert left_of(held) == NOTHING

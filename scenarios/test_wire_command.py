@@ -5,7 +5,7 @@ import signal
 import sys
 
 import pytest
-from processes import belongings, lab_command, left_of, started
+from processes import HUNG_S, belongings, lab_command, left_of, started
 from pyroute2 import IPRoute
 
 from lab.netns import inside
@@ -79,5 +79,5 @@ def _end(process):
     """Press Ctrl-C and return what the command says then."""
     process.send_signal(signal.SIGINT)
     said = process.stdout.read()
-    process.wait(timeout=30)
+    process.wait(timeout=HUNG_S)
     return said

@@ -141,6 +141,19 @@ def test_packets_without_a_socket():
     assert stranger["skaddr"].tolist().count(0) == 1
 
 
+def test_packets_that_make_a_socket():
+    """A1: a SYN whose socket was not looked up, and the ACK of a request that is no socket yet, are the service's."""
+    syn, ack = step(8, Kind.ARRIVED, SERVER, 0), step(15, Kind.ARRIVED, SERVER, 0xD0, state="NEW_SYN_RECV")
+    rows = joined(steps(syn, ack, *(it for it in service() if it["time_ns"] != 10)))
+    packets = rows[np.isin(rows["time_ns"], (8, 15))]
+    assert packets["skaddr"].tolist() == [0xC0, 0xC0]
+    assert set(packets["socket"]) == set(rows["socket"][rows["skaddr"] == 0xC0])
+    assert [State(state).name for state in packets["state"]] == ["LISTEN", "LISTEN"]
+    assert (set(packets["role"]), set(packets["tgid"])) == ({Role.SERVICE}, {9})
+    unanswered = joined(steps(ack))
+    assert (unanswered["skaddr"].tolist(), unanswered["state"].tolist()) == ([0], [0])
+
+
 def test_a_step_that_both_programs_report():
     """The second program's repetition is dropped, and what it reports alone is kept."""
     once = client()
