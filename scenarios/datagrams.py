@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import numpy as np
+from processes import HUNG_S
 
 from lab.netns import inside
 from lab.wire.log import Fate
@@ -14,7 +15,6 @@ from lab.wire.log import Fate
 PORT = 7777
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 PAYLOAD_AT = {4: 14 + 20 + 8, 6: 14 + 40 + 8}
-LIMIT_S = 20.0
 
 
 class Ping(NamedTuple):
@@ -55,7 +55,7 @@ class Ends:
         except BlockingIOError:
             return numbers
         finally:
-            self.server.settimeout(LIMIT_S)
+            self.server.settimeout(HUNG_S)
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def ends(net, version=4):
         sockets = []
         for host in (net.client, net.server):
             end = stack.enter_context(inside(host.name, lambda: socket.socket(FAMILY[version], socket.SOCK_DGRAM)))
-            end.settimeout(LIMIT_S)
+            end.settimeout(HUNG_S)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
             end.bind((host.address(version), PORT))
             sockets.append(end)
@@ -76,7 +76,7 @@ def ends(net, version=4):
 
 def log_of(net, arrived, *, waiting=0):
     """Return the wire's log when `arrived` frames have got there and no more than `waiting` are still on their way."""
-    deadline = time.monotonic() + LIMIT_S
+    deadline = time.monotonic() + HUNG_S
     while True:
         log = net.link.log()
         # A copy is a record of its own, and no other frame.

@@ -15,6 +15,7 @@ from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.device import Device
 from lab.errors import LabError
+from lab.measure import transitions
 from lab.netns import inside
 from lab.program import Program
 from lab.recorder import record
@@ -263,7 +264,7 @@ def test_a_recording_of_two_hosts_is_of_nobody_else(net):
         here.send(b"x")
         there.recv(1)
     recording = recorder.recording
-    for rows in (joined(recording.events["analyse"]), recording.totals["rtt"], recording.events["states"]):
+    for rows in (joined(recording.events["analyse"]), recording.totals["rtt"], transitions(recording.events["states"])):
         assert set(rows["netns"].tolist()) == set(net.inodes)
 
 

@@ -141,8 +141,9 @@ def fire(cpu, program, skaddr, times):
 
 
 @pytest.fixture
-def fired(net):
+def fired(net, monkeypatch):
     """Let two processors at once add 100,000 values each for one open connection; returns the totals, and the value."""
+    monkeypatch.setattr("lab.attach.way", lambda: "tracepoint")  # what stands at a function cannot be fired
 
     def add(program):
         with ExitStack() as open_connection:

@@ -7,7 +7,8 @@ import time
 
 import numpy as np
 import pytest
-from datagrams import LIMIT_S, ends, log_of, numbers_of, with_fate
+from datagrams import ends, log_of, numbers_of, with_fate
+from processes import HUNG_S
 
 from lab.conditions import Conditions
 from lab.demo.conversation import Conversation
@@ -130,7 +131,7 @@ def test_a_corrupt_frame_has_one_bit_flipped(net):
     listening = inside(net.server.name, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)))
     with listening, ends(net) as pair:
         listening.bind(("eth0", 0x0800))
-        listening.settimeout(LIMIT_S)
+        listening.settimeout(HUNG_S)
         net.conditions(Conditions(corrupt=1), PERFECT)
         pair.send(20)
         frames = log_of(net, 20).frames

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from datagrams import LIMIT_S, ends, log_of
-from processes import belongings, end, left_of, started
+from datagrams import ends, log_of
+from processes import HUNG_S, belongings, end, left_of, started
 from pyroute2 import IPRoute
 
 from lab.conditions import Conditions
@@ -80,7 +80,7 @@ def test_vlan_tags_pass(net):
     with sender, receiver:
         for end_of_wire in (sender, receiver):
             end_of_wire.bind(("eth0", 3))
-        receiver.settimeout(LIMIT_S)
+        receiver.settimeout(HUNG_S)
         receiver.setsockopt(263, 8, 1)  # SOL_PACKET, PACKET_AUXDATA
         sender.send(TAGGED)
         data, ((_, _, aux),), _, _ = receiver.recvmsg(2000, 256)
@@ -111,7 +111,7 @@ def test_what_the_kernel_drops_is_counted(net):
         os.kill(net.link.pid, signal.SIGSTOP)
         pair.send(sent)
         os.kill(net.link.pid, signal.SIGCONT)
-        deadline, accounted = time.monotonic() + LIMIT_S, 0
+        deadline, accounted = time.monotonic() + HUNG_S, 0
         while accounted < sent and time.monotonic() < deadline:  # the last ones may be on their way still
             log = net.link.log(lossy=True)
             accounted = len(log.frames) + log.waiting + sum(log.faults.values())
@@ -181,7 +181,7 @@ def test_offloads_that_were_turned_on_again(net):
     inside(net.client.name, lambda: set_offloads("eth0", "tx", on=True))
     with ends(net) as pair:
         pair.client.send(b"x" * 100)
-        deadline = time.monotonic() + LIMIT_S
+        deadline = time.monotonic() + HUNG_S
         while not net.link.log(lossy=True).faults:
             assert time.monotonic() < deadline
         with pytest.raises(LabError, match="1 frames without a checksum"):

@@ -15,6 +15,10 @@ from lab.errors import LabError
 from lab.timeline import Connection, Timeline, pair
 from lab.topology import Host, Topology
 
+_LIMIT_S, _EACH_S = (
+    60.0,
+    0.02,
+)  # for anything, and beyond that for a connection: where instructions are emulated, each takes 5 ms
 _PRIORITY = {"serve": "2", "connect": "1"}
 
 
@@ -74,7 +78,7 @@ class Endpoint:
         _stdin(self._process).write("\n")
         _stdin(self._process).flush()
 
-    def finish(self, limit_s: float = 60.0) -> list[Timeline]:
+    def finish(self, limit_s: float = _LIMIT_S) -> list[Timeline]:
         """Wait for the end; return the timelines. Raises `LabError` with what the process said when it failed."""
         try:
             out, err = self._process.communicate(timeout=limit_s)
@@ -158,9 +162,10 @@ def converse(
             arguments += ["--rate", str(rate)]
         demo.client = stack.enter_context(Endpoint("connect", net.client, arguments))
         yield demo
-        timelines = demo.client.finish()
+        limit_s = _LIMIT_S + connections * _EACH_S
+        timelines = demo.client.finish(limit_s)
         if demo.server:
-            timelines += demo.server.finish()
+            timelines += demo.server.finish(limit_s)
         demo.connections = pair(timelines)
 
 
