@@ -48,7 +48,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     for (name, cache, quantity), values in samples.items():
         goal = Goal(least=False, value=_GOALS_MS[cache]) if (name, quantity) == (_GOALS_OF, _TOLD) else None
         row = Measurement(FIGURE, name, quantity, "ms", values, {"cache": cache} if cache else {}, goal)
-        yield explained(row, _why(samples, quantity, cache))
+        yield explained(row, _why(samples, quantity, cache)) if goal else row
 
 
 def _why(samples: Mapping[tuple[str, str, str], list[float]], quantity: str, cache: str) -> str:
