@@ -89,6 +89,7 @@ def python(clock: str, *arguments: str, **variables: str) -> list[str]:
     # minutes where instructions are counted.
     caches = {
         "XDG_CACHE_HOME": str(parent() / "vm" / "cache"),
+        "MPLCONFIGDIR": str(parent() / "vm" / "cache" / "matplotlib"),
         "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis",  # noqa: S108
     }
     fixed = {GUEST: clock, "PYTHONDONTWRITEBYTECODE": "1", "LAB_RESULTS": str(parent()), **caches}
