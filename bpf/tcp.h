@@ -212,7 +212,7 @@ static inline const void *tcp_of(const void *sk)
 #endif
 }
 
-/* Network namespaces to which the program is limited while it records, by inode number, 0 behind the last; none: it sees all. */
+/* Network namespaces to which the program is limited while it records, by inode number, some of them again; 0: it sees all. */
 struct watched {
     u32 netns[4];
 };

@@ -78,15 +78,13 @@ class Output:
 
     def row(self, row: dict[str, object], line: Callable[[dict[str, object]], str]) -> None:
         """Print one row; `line` makes the table's line of it, where it is a table that is printed."""
-        if self._args.json:
-            sys.stdout.write(json.dumps(row) + "\n")
-        elif self._args.csv:
+        if self._args.csv:
             if self._csv is None:
                 self._csv = csv.DictWriter(sys.stdout, list(row))
                 self._csv.writeheader()
             self._csv.writerow(row)
-        else:
-            sys.stdout.write(line(row) + "\n")
+        else:  # at once: print() writes a line's end on its own where nothing is buffered
+            sys.stdout.write(f"{json.dumps(row) if self._args.json else line(row)}\n")
 
     def note(self, text: str) -> None:
         """Say something that is not a row, apart from the rows."""

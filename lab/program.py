@@ -9,6 +9,7 @@ import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, cached_property, partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import finalize
@@ -158,7 +159,8 @@ class Program:
         room = watched.table.value_size // 4
         if len(netns) > room:
             raise LabError(f"a program can be limited to {room} network namespaces, not to {len(netns)}: give fewer")
-        watched.write(struct.pack(f"={len(netns)}I", *netns))
+        # No place is left at 0 but where there is no limit: 0 is what the namespace of a packet without a device reads as.
+        watched.write(struct.pack(f"={room}I", *islice(cycle(netns or (0,)), room)))
 
     def _forget_under_way(self) -> None:
         """Empty the maps in which a program remembers what has begun and is to end: detached, it misses the ends."""

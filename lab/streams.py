@@ -141,9 +141,8 @@ class Cover:
         start, end = streams.start[chosen], streams.end[chosen]
         chosen, start, end = (values[end > start] for values in (chosen, start, end))
         # Between two edges all bytes are the same events' concern: a cell. Events of many segments concern many cells.
-        edges = np.sort(
-            np.concatenate([start, end])
-        )  # np.unique() hashes, which takes ten times as long where most are different
+        # Not by np.unique(): it hashes, which takes longer where most are different.
+        edges = np.sort(np.concatenate([start, end]))
         self._edges = edges[_changes(edges)]
         first, last = np.searchsorted(self._edges, start), np.searchsorted(self._edges, end)
         count = last - first

@@ -78,11 +78,8 @@ def test_a_kprobe_works_exactly_when_tracefs_can_make_one(works):
 
 def add_kprobe_event(line):
     """Append a line, without looking for the file's end as Python does: older kernels refuse that here."""
-    fd = os.open(TRACEFS / "kprobe_events", os.O_WRONLY | os.O_APPEND)
-    try:
+    with bpf_syscall.owned(os.open(TRACEFS / "kprobe_events", os.O_WRONLY | os.O_APPEND)) as fd:
         os.write(fd, line.encode())
-    finally:
-        os.close(fd)
 
 
 @pytest.mark.skipif(not (shutil.which("bpftool") and succeeds("bpftool", "version")), reason="bpftool: not installed")

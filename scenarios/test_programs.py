@@ -2,6 +2,7 @@
 
 import os
 import socket
+import struct
 import subprocess
 import threading
 from contextlib import ExitStack
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 
 from lab import device
+from lab.bpf_syscall import map_lookup_elem
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.device import Device
 from lab.errors import LabError
-from lab.measure import transitions
 from lab.netns import inside
 from lab.program import Program
 from lab.recorder import record
@@ -264,8 +265,21 @@ def test_a_recording_of_two_hosts_is_of_nobody_else(net):
         here.send(b"x")
         there.recv(1)
     recording = recorder.recording
-    for rows in (joined(recording.events["analyse"]), recording.totals["rtt"], transitions(recording.events["states"])):
+    for rows in (joined(recording.events["analyse"]), recording.totals["rtt"], recording.events["states"]):
         assert set(rows["netns"].tolist()) == set(net.inodes)
+
+
+def test_no_place_of_the_limit_is_left_unknown():
+    """What is limited to fewer namespaces than there is room for sees nothing of one that is unknown, which reads as 0."""
+    program = Program.load("states")
+
+    def watched():
+        return struct.unpack("=4I", map_lookup_elem(program.maps["watched"].fd, bytes(4), 16))
+
+    with program.attached(netns=[5, 6]):
+        assert watched() == (5, 6, 5, 6)
+    with program.attached():
+        assert watched() == (0, 0, 0, 0)
 
 
 def test_more_namespaces_than_a_program_can_be_limited_to():

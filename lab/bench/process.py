@@ -1,8 +1,11 @@
 """What a process and those that it has started use, as the kernel tells it in /proc."""
 
 import os
+import time
 from collections import Counter
 from pathlib import Path
+
+from lab.units import SECOND
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
@@ -53,3 +56,10 @@ def busy_ns(pid: int) -> int:
         fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
         total += (int(fields[11]) + int(fields[12])) * _TICK_NS
     return total
+
+
+def busy_share(pid: int, seconds: float) -> float:
+    """Watch a family for so long; returns what of a processor it has had meanwhile: 1 is one, all the time."""
+    before_ns = busy_ns(pid)
+    time.sleep(seconds)
+    return (busy_ns(pid) - before_ns) / (seconds * SECOND)

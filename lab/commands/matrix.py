@@ -6,6 +6,7 @@ The runs may come from other machines: of each, only its folder in results/ is r
 import argparse
 from pathlib import Path
 
+from lab import terminal
 from lab.vm import lane
 
 EXAMPLES = """\
@@ -22,5 +23,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the table."""
     outcomes = [lane.Outcome.of(folder) for folder in args.runs]
-    print(lane.summary(outcomes, lane.columns()))
+    print(lane.summary(outcomes, terminal.columns()))
     return 0 if all(outcome.passed for outcome in outcomes) else 1

@@ -7,6 +7,7 @@ Exit status: 0 when every test passed on each kernel, 1 when one failed, 2 when 
 
 import argparse
 
+from lab import terminal
 from lab.attach import BEST, WAYS
 from lab.clock import REAL, VIRTUAL
 from lab.errors import LabError
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         if args.clock == VIRTUAL:
             differing += [it for pair in zip(found[::2], found[1::2], strict=True) for it in lane.disagreements(*pair)]
     if outcomes:
-        print(lane.summary(outcomes, lane.columns()))
+        print(lane.summary(outcomes, terminal.columns()))
     if differing:
         print("\n".join([f"{len(differing)} exact values differ between two runs:", *differing[:_SHOWN]]))
     if failures:

@@ -15,10 +15,8 @@ from lab.errors import LabError
 from lab.timeline import Connection, Timeline, pair
 from lab.topology import Host, Topology
 
-_LIMIT_S, _EACH_S = (
-    60.0,
-    0.02,
-)  # for anything, and beyond that for a connection: where instructions are emulated, each takes 5 ms
+# For anything; and for each connection beyond that, which takes 5 ms where every instruction is emulated.
+_LIMIT_S, _EACH_S = 60.0, 0.02
 _PRIORITY = {"serve": "2", "connect": "1"}
 
 
@@ -60,7 +58,7 @@ class Endpoint:
         """The process's id."""
         return self._process.pid
 
-    def await_ready(self, limit_s: float = 60.0) -> None:
+    def await_ready(self, limit_s: float = _LIMIT_S) -> None:
         """Wait until the process says that it listens, or that every connection has paused.
 
         The limit is for what hangs: in a guest whose instructions are emulated, on a busy machine, 20 s have been too few.

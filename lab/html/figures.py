@@ -131,10 +131,8 @@ class Bench:
     @property
     def costs(self) -> list[Chapter]:
         """Everything but errors and verdicts, chapter by chapter."""
-        others = [
-            row for row in self.rows if row.measured.figure not in {ACCURACY, CORPUS} and row.measured.refused is None
-        ]
-        return [self._chapter(figure, rows) for figure, rows in _grouped(others, lambda one: one.figure)]
+        measured = self._others(refused=False)
+        return [self._chapter(figure, rows) for figure, rows in _grouped(measured, lambda one: one.figure)]
 
     def _chapter(self, figure: str, rows: list[Row]) -> Chapter:
         pictures: list[Strips | Trend] = []
@@ -153,14 +151,18 @@ class Bench:
     @property
     def unmeasured(self) -> list[Unmeasured]:
         """What the pictures do not show, by tool and reason."""
-        refused = [
-            row
-            for row in self.rows
-            if row.measured.figure not in {ACCURACY, CORPUS} and row.measured.refused is not None
-        ]
+        refused = self._others(refused=True)
         return [
             Unmeasured(tool, reason, rows)
             for (tool, reason), rows in _grouped(refused, lambda one: (one.tool, one.refused))
+        ]
+
+    def _others(self, *, refused: bool) -> list[Row]:
+        """Return the rows of everything but errors and verdicts that were measured, or `refused`."""
+        return [
+            row
+            for row in self.rows
+            if row.measured.figure not in {ACCURACY, CORPUS} and (row.measured.refused is not None) is refused
         ]
 
     def _trend(self, title: str, varying: str, rows: list[Row]) -> Trend:

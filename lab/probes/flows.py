@@ -28,7 +28,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from lab import live
+from lab import live, terminal
 from lab.program import Program
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 def _print_report(shown: "list[Said]", count: int, args: argparse.Namespace) -> None:
     from lab import traffic_report
 
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None  # a line that wraps takes two
+    width = terminal.columns()  # a line that wraps takes two
     for line in traffic_report.table(shown, connections=args.connections, macs=args.mac):
         print(line[:width])
     listed = sum(row["protocol"] != traffic_report.OLDER for row in shown)

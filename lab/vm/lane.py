@@ -4,7 +4,6 @@ The results of each run land in `results/` as those of a native one, marked with
 """
 
 import fcntl
-import os
 import re
 import shlex
 import sys
@@ -203,14 +202,6 @@ def _tables(outcomes: Sequence[Outcome], width: int | None) -> Iterator[str]:
         return
     for kernel in kernels:
         yield f"{table([outcome for outcome in outcomes if outcome.kernel == kernel])}\n"
-
-
-def columns() -> int | None:
-    """Return how wide the terminal is that standard output goes to; None where it goes elsewhere."""
-    try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns
-    except OSError:
-        return None
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

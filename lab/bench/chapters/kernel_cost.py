@@ -51,19 +51,20 @@ def measure(bench: Bench) -> Iterator[Measurement]:
         events = cost.empty.number if tool.at != FRAMES else cost.most_runs
         samples[tool, "per event"].append(cost.net_ns / events)
         samples[tool, "per request" if tool.kind == RTT else "per connection"].append(cost.net_ns / number)
-        counting[_conditions(tool)["event"]].append(cost.counting_ns)
+        counting[event].append(cost.counting_ns)
         for name, net_ns in _by_name(cost):
             samples[tool, _OF_PROGRAM + name].append(net_ns / events)
     for event, values in counting.items():
-        yield Measurement(FIGURE, "none", _COUNTING, "ns", values, {"event": event})
+        yield Measurement(FIGURE, "none", _COUNTING, "ns", values, _conditions(event))
     best = _best_peers(samples)
     for (tool, quantity), values in samples.items():
         goal = Goal(least=False, value=_GOALS[tool.name]) if quantity == "per event" and tool.name in _GOALS else None
-        row = Measurement(FIGURE, tool.name, quantity, "ns", values, _conditions(tool), goal)
+        row = Measurement(FIGURE, tool.name, quantity, "ns", values, _conditions(tool.at), goal)
         peer = best.get((tool.kind, quantity))
-        yield explained(
-            row, _shares(tool, samples) + _beside(tool, peer, samples.get((peer, quantity)) if peer else None)
-        )
+        why = _shares(tool, samples)
+        if peer and peer.at == tool.at:
+            why += f"; {peer.name}, the cheapest peer, {np.median(samples[peer, quantity]):.0f} ns"
+        yield explained(row, why)
         if tool.ours and peer and quantity in _COMPARED:
             yield Measurement(
                 FIGURE,
@@ -71,7 +72,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
                 f"{quantity}, ratio to the cheapest peer ({peer.name})",
                 "ratio",
                 turns.ratios(values, samples[peer, quantity]),
-                _conditions(tool),
+                _conditions(tool.at),
                 Goal(least=False, value=1) if tool.name in _GOALS else None,
             )
 
@@ -87,23 +88,14 @@ def _shares(tool: Tool, samples: Mapping[tuple[Tool, str], list[float]]) -> str:
     return ", ".join(f"{name} takes {net_ns:.0f} ns" for name, net_ns in dearest_first if net_ns >= _TOLD_NS)
 
 
-def _beside(tool: Tool, peer: Tool | None, values: list[float] | None) -> str:
-    """Say what the cheapest peer takes for the same event, if there is one."""
-    return (
-        f"; {peer.name}, the cheapest peer, {np.median(values):.0f} ns"
-        if peer and values and peer.at == tool.at
-        else ""
-    )
-
-
 def _by_name(cost: Cost) -> Iterator[tuple[str, float]]:
     """Yield each program's time, of those with one name together."""
     for name in dict.fromkeys(program.name for program in cost.programs if program.number):
         yield name, sum(cost.net_ns_of(program) for program in cost.programs if program.name == name)
 
 
-def _conditions(tool: Tool) -> dict[str, str]:
-    return {"event": {CHANGES: "change of state", SEGMENTS: "segment received", FRAMES: "frame"}[tool.at]}
+def _conditions(event: str) -> dict[str, str]:
+    return {"event": {CHANGES: "change of state", SEGMENTS: "segment received", FRAMES: "frame"}[event]}
 
 
 def _best_peers(samples: dict[tuple[Tool, str], list[float]]) -> dict[tuple[str, str], Tool]:

@@ -21,7 +21,6 @@ from lab.bench.tools import Scope, Tool, at_rest
 from lab.errors import LabError
 from lab.program import DRAIN_INTERVAL_S, Program
 from lab.recorder import record
-from lab.units import SECOND
 
 FIGURE = "memory"
 _MB = 1_000_000
@@ -43,9 +42,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
         bench.step(f"memory: {tool.name}")
         with loopback() as place, at_rest(tool, Scope(place.client)) as run:
             idle = process.family_memory(run.pid)
-            before_ns = process.busy_ns(run.pid)
-            time.sleep(_WAITING_S)
-            waiting = (process.busy_ns(run.pid) - before_ns) / (_WAITING_S * SECOND)
+            waiting = process.busy_share(run.pid, _WAITING_S)
             place.connections(bench.times(10_000, 2000))
             place.requests(bench.times(10_000, 2000), 100, 100)
             run.await_quiet()

@@ -48,19 +48,19 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     for (name, cache, quantity), values in samples.items():
         goal = Goal(least=False, value=_GOALS_MS[cache]) if (name, quantity) == (_GOALS_OF, _TOLD) else None
         row = Measurement(FIGURE, name, quantity, "ms", values, {"cache": cache} if cache else {}, goal)
-        yield explained(row, _why(samples, quantity, cache)) if goal else row
+        yield explained(row, _why(samples, cache)) if goal else row
 
 
-def _why(samples: Mapping[tuple[str, str, str], list[float]], quantity: str, cache: str) -> str:
+def _why(samples: Mapping[tuple[str, str, str], list[float]], cache: str) -> str:
     """Say what of a start the compiler takes: that is all the difference between an empty cache and a kept one."""
-    kept = float(np.median(samples[_GOALS_OF, "kept", quantity]))
+    kept = float(np.median(samples[_GOALS_OF, "kept", _TOLD]))
     if cache == "kept":
         return f"that is Python, and the kernel's own look through the programs: {kept:.0f} ms with nothing to compile"
-    compiling = float(np.median(samples[_GOALS_OF, cache, quantity])) - kept
+    compiling = float(np.median(samples[_GOALS_OF, cache, _TOLD])) - kept
     others = (
         f"{name} {np.median(values):.0f} ms"
         for (name, its, asked), values in samples.items()
-        if (its, asked) == ("", quantity)
+        if (its, asked) == ("", _TOLD)
     )
     return f"compiling takes {compiling:.0f} ms, without it is {kept:.0f} ms; others: {', '.join(others)}"
 

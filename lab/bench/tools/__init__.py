@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lab.bench.process import busy_ns
+from lab.bench.process import busy_share
 from lab.errors import LabError
 from lab.netns import inside
 from lab.runs import Run
@@ -178,11 +178,9 @@ class Running:
 
     def await_rest(self, limit_s: float = 20.0) -> None:
         """Wait until it takes next to nothing of a processor."""
-        deadline, used_ns = time.monotonic() + limit_s, _REST_S * 1e9
-        while time.monotonic() < deadline and used_ns > _RESTING * _REST_S * 1e9:
-            before_ns = busy_ns(self.pid)
-            time.sleep(_REST_S)
-            used_ns = busy_ns(self.pid) - before_ns
+        deadline = time.monotonic() + limit_s
+        while busy_share(self.pid, _REST_S) > _RESTING and time.monotonic() < deadline:
+            pass
 
     def end(self, limit_s: float = 20.0) -> None:
         """Have it end as by Ctrl-C, and wait for that."""
