@@ -23,9 +23,14 @@ from lab.errors import LabError
 CLOCKS = (REAL, VIRTUAL)
 # Guest time is counted instructions, one nanosecond each, and jumps over idle time. It needs a single processor, emulated.
 _COUNTED = ["-icount", "shift=0,sleep=off"]
+# All that QEMU can emulate but what QEMU 7.2 emulates wrongly: what gathers from memory by index (AVX2), as NumPy's argsort() does.
+_EMULATED = ["-cpu", "max,-avx2"]
 # What is woken on that processor runs at once, also amid somebody's system call, and callbacks of RCU are left to a thread: each
 # could hold it for half a millisecond and more. Kernels that do not know the options pass them over.
 _AT_ONCE = ("preempt=full", "rcutree.use_softirq=0")
+# QEMU gives all its emulated processors one time stamp counter, which a kernel takes for several and does not trust. Time would be
+# read from a device (HPET) instead, by one processor at a time: each packet and each event would wait for it.
+_ONE_COUNTER = ("tsc=reliable",)
 _DYING_WITH_ITS_PARENT = ("/usr/bin/setpriv", "--pdeathsig", "KILL")
 # QEMU is a child of virtme-run's, which does not pass that on: so virtme-run is given this to run as QEMU.
 _QEMU_NAME = "qemu"
@@ -80,17 +85,22 @@ class Machine:
         # A file, as what stands here goes through the kernel's command line, which is short: a longer one hangs the kernel.
         place = Path(_SCRATCH, "writable", script.relative_to(writable))
         words += [f"--rwdir={_SCRATCH}/writable={writable}", "--script-sh", f"sh {shlex.quote(str(place))}"]
-        if not self.kvm or self.clock == VIRTUAL:
-            words += ["--disable-kvm"]
-        if self.clock == VIRTUAL:
-            words += [word for option in _AT_ONCE for word in ("--kopt", option)]
+        words += ["--disable-kvm"] if self.emulated else []
+        options = _AT_ONCE if self.clock == VIRTUAL else _ONE_COUNTER if self.emulated else ()
+        words += [word for option in options for word in ("--kopt", option)]
         words += ["--qemu-opts", *_exported("usr", Path("/usr")), *_exported("here", here)]
+        words += _EMULATED if self.emulated else []
         return words + (_COUNTED if self.clock == VIRTUAL else [])
+
+    @property
+    def emulated(self) -> bool:
+        """Whether every instruction is, for want of KVM or because they are counted."""
+        return not self.kvm or self.clock == VIRTUAL
 
     @property
     def accelerator(self) -> str:
         """What runs the guest's instructions."""
-        return "KVM" if self.kvm and self.clock == REAL else "software emulation"
+        return "software emulation" if self.emulated else "KVM"
 
 
 def run(
