@@ -210,7 +210,14 @@ def _by_flow(rows, inodes):
     for number in np.unique(rows["socket"]):
         mine = rows[rows["socket"] == number]
         flow = Flow.of(mine[0], "l", "r")
-        if (mine["newstate" if "newstate" in mine.dtype.names else "state"] != State.LISTEN).all():
+        if not _listens(mine).any():
             assert flow not in found, f"two sockets have been {flow}"
             found[flow] = mine
     return found
+
+
+def _listens(rows):
+    """Tell which rows of a socket a listener alone can have: the packets that make a connection come to one as well."""
+    if "newstate" in rows.dtype.names:
+        return rows["newstate"] == State.LISTEN
+    return (rows["state"] == State.LISTEN) & (rows["kind"] != Kind.ARRIVED)

@@ -38,6 +38,7 @@ _QEMU = f'#!/bin/sh\nexec {shlex.join(_DYING_WITH_ITS_PARENT)} qemu-system-x86_6
 _CHANGED = ("/etc", "/lib", "/tmp", "/var")  # noqa: S108 (what is written there stays in the guest's memory)
 _PROGRAMS = "bin sbin lib/python3* lib/*-linux-gnu*"  # below /usr, without the modules, which are the guest's own
 _SCRATCH = "/run/tcp-truth-lab-vm"  # not where the lab keeps its runs
+_WARNINGS = 5  # the kernel's words that the console is given: warnings, and where a processor that hangs is; not all it says
 _LOOK_S = 0.1
 _KVM_TRIAL_S = 8
 _POWER_OFF_S = 10
@@ -211,6 +212,7 @@ def _prepared(here: Path, writable: Path) -> str:
     keeping = "mount -t 9p -o ro,version=9p2000.L,trans=virtio,access=any,msize=512000,cache=loose"
     place, results = shlex.quote(str(here)), shlex.quote(str(writable))
     return f"""\
+echo {_WARNINGS} >/proc/sys/kernel/printk
 set -e
 mkdir -p {_SCRATCH}/usr {place}
 {keeping} usr {_SCRATCH}/usr
