@@ -7,6 +7,7 @@ which tell why a guest ended early.
 """
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -38,13 +39,17 @@ _QEMU = f'#!/bin/sh\nexec {shlex.join(_DYING_WITH_ITS_PARENT)} qemu-system-x86_6
 _CHANGED = ("/etc", "/lib", "/tmp", "/var")  # noqa: S108 (what is written there stays in the guest's memory)
 _PROGRAMS = "bin sbin lib/python3* lib/*-linux-gnu*"  # below /usr, without the modules, which are the guest's own
 _SCRATCH = "/run/tcp-truth-lab-vm"  # not where the lab keeps its runs
-_WARNINGS = 5  # the kernel's words that the console is given: warnings, and where a processor that hangs is; not all it says
+_WARNINGS = (
+    5  # the kernel's words that the console is given: warnings, and where a processor that hangs is; not all it says
+)
 _LOOK_S = 0.1
 _KVM_TRIAL_S = 8
 _POWER_OFF_S = 10
 _PANIC, _PANIC_END = "Kernel panic", "end Kernel panic"
 _LAST_WORDS_S = 5
-_LAST_LINES = 15
+_STUCK = re.compile(r"soft lockup - CPU#\d+ stuck for (\d+)s")
+_HUNG_S = 60  # a machine that does much else may stop a guest's processor for as long as the kernel warns of
+_LAST_LINES = 30
 _LINE_LENGTH = 160
 
 
@@ -141,6 +146,8 @@ def run(
             panicked_at = panicked_at or (time.monotonic() if _PANIC in words else None)
             if panicked_at and (_PANIC_END in words or time.monotonic() > panicked_at + _LAST_WORDS_S):
                 raise LabError(f"kernel {kernel.name} panicked:\n{_end_of(console)}")
+            if any(int(stuck_s) >= _HUNG_S for stuck_s in _STUCK.findall(words)):
+                raise LabError(f"kernel {kernel.name} hangs, a processor for {_HUNG_S} s and more:\n{_end_of(console)}")
             if time.monotonic() > deadline:
                 raise LabError(f"kernel {kernel.name} was not done within {limit_s:g} s:\n{_end_of(console)}")
             time.sleep(_LOOK_S)
@@ -227,7 +234,8 @@ set +e
 
 
 def _end_of(console: Path) -> str:
-    """Return the last lines of a console, or what a panic begins with; the file has all of it."""
+    """Return the last lines of a console, or what a panic or a hang begins with; the file has all of it."""
     lines = [line[:_LINE_LENGTH] for line in console.read_text(errors="replace").splitlines()]
-    begins = next((number for number, line in enumerate(lines) if _PANIC in line), len(lines) - _LAST_LINES)
+    ends = (number for number, line in enumerate(lines) if _PANIC in line or _STUCK.search(line))
+    begins = next(ends, len(lines) - _LAST_LINES)
     return "\n".join([*lines[max(0, begins) :][:_LAST_LINES], f"(all of it: {console})"])

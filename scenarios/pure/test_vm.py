@@ -3,6 +3,7 @@
 import fcntl
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from lab.errors import LabError
 from lab.verdict import Bracket, Judge
-from lab.vm import archive, lane
+from lab.vm import archive, lane, machine
 from lab.vm.lane import Outcome
 from lab.vm.machine import Kernel, Machine
 
@@ -79,6 +80,51 @@ def test_what_is_emulated_wrongly_is_not_there(clock):
     """By QEMU 7.2's AVX2 `numpy.argsort()` is wrong for ten values and more, and once ended in a segmentation fault."""
     words = Machine(clock).command(KERNEL, SCRIPT, Path("/srv/lab"), Path("/srv/lab/results"))
     assert words[words.index("-cpu") + 1] == "max,-avx2"
+
+
+STUCK = ["watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [lab:7]", "RIP: 0010:spin"]
+ENDS = {
+    "panics": (["Kernel panic - not syncing: no init", "---[ end Kernel panic ]---"], "kernel 6.1 panicked"),
+    "hangs": ([*STUCK, STUCK[0].replace("26", "75")], "kernel 6.1 hangs, a processor for 60 s and more"),
+    "takes long": (["booting", *STUCK], "kernel 6.1 was not done within 1 s"),
+}
+
+
+@pytest.mark.parametrize(("console", "sentence"), ENDS.values(), ids=ENDS)
+def test_a_guest_that_does_not_come_to_its_end(tmp_path, monkeypatch, console, sentence):
+    """A sentence and what the kernel said of it, at once or within the limit; its processes are gone."""
+    said = "\n".join(console)
+    words = ["/bin/sh", "-c", f"echo $$ >{tmp_path}/pid; echo {shlex.quote(said)}; exec sleep 600"]
+    monkeypatch.setattr(Machine, "command", lambda *_arguments: words)
+    with pytest.raises(LabError) as raised:
+        run_here(tmp_path, limit_s=1 if "1 s" in sentence else 60)
+    assert str(raised.value).startswith(f"{sentence}:\n")
+    assert (
+        str(raised.value).splitlines()[1:-1] == console[console.index("booting") + 1 if "booting" in console else 0 :]
+    )
+    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
+
+
+def test_a_guest_that_ends_before_its_command(tmp_path, monkeypatch):
+    """As one does that is switched off: no exit status, which is no success."""
+    monkeypatch.setattr(Machine, "command", lambda *_arguments: ["/bin/sh", "-c", "echo last words"])
+    with pytest.raises(LabError, match=r"kernel 6\.1 ended before its command did:\nlast words"):
+        run_here(tmp_path, limit_s=60)
+
+
+def test_a_guest_that_comes_to_its_end(tmp_path, monkeypatch):
+    """What its command has printed and its exit status."""
+    words = ["/bin/sh", "-c", f"echo 7 checks >{tmp_path}/output.log; echo 3 >{tmp_path}/status"]
+    monkeypatch.setattr(Machine, "command", lambda *_arguments: words)
+    shown = []
+    assert run_here(tmp_path, limit_s=60, show=shown.append) == 3
+    assert "".join(shown) == "7 checks\n"
+
+
+def run_here(folder, *, limit_s, show=print):
+    return machine.run(
+        Machine(), KERNEL, ["true"], folder=folder, here=folder, writable=folder, limit_s=limit_s, show=show
+    )
 
 
 @pytest.mark.parametrize("here", ["/srv/lab", "/tmp/the checkout", "/srv/a,b"])  # noqa: S108 (nothing is written)
