@@ -25,7 +25,9 @@ CLOCKS = (REAL, VIRTUAL)
 # Guest time is counted instructions, one nanosecond each, and jumps over idle time. It needs a single processor, emulated.
 _COUNTED = ["-icount", "shift=0,sleep=off"]
 # All that QEMU can emulate but what QEMU 7.2 emulates wrongly: what gathers from memory by index (AVX2), as NumPy's argsort() does.
-_EMULATED = ["-cpu", "max,-avx2"]
+# And one processor at a time: what one translates while another patches it stays as it was before (until QEMU 8.1, which locks the
+# page). Tracepoints come and go by such patches, and a processor that has read half of one goes round in it for ever.
+_EMULATED = ["-cpu", "max,-avx2", "-accel", "tcg,thread=single"]
 # What is woken on that processor runs at once, also amid somebody's system call, and callbacks of RCU are left to a thread: each
 # could hold it for half a millisecond and more. Kernels that do not know the options pass them over.
 _AT_ONCE = ("preempt=full", "rcutree.use_softirq=0")
