@@ -34,6 +34,8 @@
 /* Functions that threads come to are not observed by fentry where that would lose some. */
 #define SENDS_AT_TRACEPOINTS (ATTACH_FENTRY && PLAIN_TRACEPOINTS)
 
+#define MSG_PEEK 2 /* to recv(): the data stays where it is */
+
 /* Which of the probe's points is under way on this CPU (first_run() in lab.h). */
 enum slot { SLOT_CHANGED, SLOT_PROCESSED, SLOT_DESTROYED, SLOT_ARRIVED };
 

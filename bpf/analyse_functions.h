@@ -12,11 +12,15 @@ struct entry {
 
 BPF_HASH(under_way_functions, u64, struct entry, 65536); /* by thread */
 
-static inline int enters_function(const void *sk)
+/* Whoever attaches to the function or detaches makes the kernel pass over the return of calls that are under way then, for all by
+ * fentry (bpf_tramp_image_put()); and kretprobes are short of room when many wait. It is noticed when the thread comes again. */
+static inline int enters_function(const void *sk, bool may_nest)
 {
     u64 thread = bpf_get_current_pid_tgid();
     struct entry entry = {.time_ns = bpf_ktime_get_ns(), .skaddr = (u64)sk};
 
+    if (!may_nest && under_way_functions.lookup(&thread))
+        count_lost();
     if (under_way_functions.update(&thread, &entry))
         count_lost();
     return 0;
@@ -37,7 +41,7 @@ static inline int returns_from_function(u8 kind, u8 point, int result)
 
 ON_FUNCTION(tcp_v4_connect)
 {
-    return enters_function((const void *)ARGUMENT(0));
+    return enters_function((const void *)ARGUMENT(0), true);
 }
 
 ON_RETURN(tcp_v4_connect)
@@ -45,10 +49,11 @@ ON_RETURN(tcp_v4_connect)
     return returns_from_function(KIND_OPENED, AT_tcp_v4_connect, RETURNED(tcp_v4_connect));
 }
 
-/* Calls tcp_v4_connect() for an IPv4-mapped address; what that has reported is not reported again. */
+/* Calls tcp_v4_connect() for an IPv4-mapped address; what that has reported is not reported again. Either can be within tcp_sendmsg()
+ * as well, which opens a connection with MSG_FASTOPEN (tcp_sendmsg_fastopen()). */
 ON_FUNCTION(tcp_v6_connect)
 {
-    return enters_function((const void *)ARGUMENT(0));
+    return enters_function((const void *)ARGUMENT(0), true);
 }
 
 ON_RETURN(tcp_v6_connect)
@@ -60,7 +65,7 @@ ON_RETURN(tcp_v6_connect)
 
 ON_FUNCTION(tcp_sendmsg)
 {
-    return enters_function((const void *)ARGUMENT(0));
+    return enters_function((const void *)ARGUMENT(0), false);
 }
 
 ON_RETURN(tcp_sendmsg)
@@ -68,14 +73,35 @@ ON_RETURN(tcp_sendmsg)
     return returns_from_function(KIND_SENT, AT_tcp_sendmsg, RETURNED(tcp_sendmsg));
 }
 
+/* The flags are the last argument but one (another came before them until Linux 5.19). */
 ON_FUNCTION(tcp_recvmsg)
 {
-    return enters_function((const void *)ARGUMENT(0));
+    u64 thread = bpf_get_current_pid_tgid();
+
+    enters_function((const void *)ARGUMENT(0), false);
+    if (ARGUMENT(FUNCTION_ARGS(tcp_recvmsg) - 2) & MSG_PEEK)
+        under_way_functions.delete(&thread);
+    return 0;
 }
 
 ON_RETURN(tcp_recvmsg)
 {
     return returns_from_function(KIND_RECEIVED, AT_tcp_recvmsg, RETURNED(tcp_recvmsg));
+}
+
+#endif
+
+/* Until Linux 6.5 sendfile() hands pages to TCP, and later ones messages. */
+#if defined(FUNCTION_ARGS__tcp_sendpage)
+
+ON_FUNCTION(tcp_sendpage)
+{
+    return enters_function((const void *)ARGUMENT(0), false);
+}
+
+ON_RETURN(tcp_sendpage)
+{
+    return returns_from_function(KIND_SENT, AT_tcp_sendpage, RETURNED(tcp_sendpage));
 }
 
 #endif

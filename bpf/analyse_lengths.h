@@ -3,8 +3,6 @@
  */
 #pragma once
 
-#define MSG_PEEK 2
-
 static inline int report_sent(const void *sk, int result)
 {
     return report_done(sk, KIND_SENT, AT_sock_send_length, entered_ns(sk), result);
@@ -12,7 +10,7 @@ static inline int report_sent(const void *sk, int result)
 
 static inline int report_received(const void *sk, int result, int flags)
 {
-    if (flags & MSG_PEEK) /* the data stays where it is, and the tracepoint says 0 */
+    if (flags & MSG_PEEK) /* and the tracepoint says 0 */
         return 0;
     return report_done(sk, KIND_RECEIVED, AT_sock_recv_length, entered_ns(sk), result);
 }

@@ -51,6 +51,7 @@ enum point {
     AT_tcp_probe,
     AT_inet_sock_set_state,
     AT_tcp_destroy_sock,
+    AT_tcp_sendpage,
 };
 
 struct step {

@@ -204,8 +204,10 @@ def results(rows, kind):
 
 
 def _by_flow(rows, inodes):
-    """Each socket's rows by its flow, its own side first; listeners left out."""
-    rows = rows[np.isin(rows["netns"], inodes)]
+    """Each socket's rows by its flow, its own side first; listeners left out, and packets that came when it was gone."""
+    rows = rows[np.isin(rows["netns"], inodes) & (rows["skaddr"] > 0)]
+    if "state" in rows.dtype.names:
+        rows = rows[(rows["kind"] != Kind.ARRIVED) | (rows["state"] != State.TIME_WAIT)]
     found = {}
     for number in np.unique(rows["socket"]):
         mine = rows[rows["socket"] == number]

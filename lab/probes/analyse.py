@@ -16,13 +16,16 @@ TCP_CONNECT_TIME(us)  client: from connect() entered to ESTABLISHED; service: fr
 --min keeps the rows that end something which took at least that long: a system call that returns, the kernel's sending or
 receiving for it, the change to ESTABLISHED (with the connect time). Other rows have no latency and are left out then.
 
-Where kernel functions can be observed, steps are seen at tcp_v4_connect, tcp_v6_connect, tcp_sendmsg, tcp_recvmsg (returns),
-tcp_v4_rcv, tcp_v6_rcv (the packet's own addresses), tcp_rcv_established and tcp_rcv_state_process (returns: old and new state);
-else at the tracepoints and the hook near them (of sending and receiving, before Linux 6.3, the system calls alone tell). Since
-Linux 7 fentry would miss some of what threads send and receive: there it is seen at the tracepoints. All changes of state are told
-by their tracepoint. The hook sees what reaches a socket: not what a timewait minisock takes, and of a
-handshake the SYN and the ACK at the listener. Receiving is stamped when data is returned, so the wait is part of its time. Not
-seen: the calls of io_uring, sendfile(), splice() and 32-bit programs; what a minisock does (lab states tells).
+Where kernel functions can be observed, steps are seen at tcp_v4_connect, tcp_v6_connect, tcp_sendmsg (of sendfile(), before Linux
+6.5, tcp_sendpage), tcp_recvmsg (returns), tcp_v4_rcv, tcp_v6_rcv (the packet's own addresses), tcp_rcv_established and
+tcp_rcv_state_process (returns: old and new state); else at the tracepoints and the hook near them (of sending and receiving, before
+Linux 6.3, the system calls alone tell). Since Linux 7 fentry would miss some of what threads send and receive: there it is seen at
+the tracepoints. All changes of state are told by their tracepoint. The hook sees what reaches a socket: not what a timewait minisock
+takes, and of a handshake the SYN and the ACK at the listener. Receiving is stamped when data is returned, so the wait is part of its
+time. Not seen: the calls of io_uring, sendfile(), splice() and 32-bit programs; what a minisock does (lab states tells).
+
+By fentry the kernel passes over the return of a call that waits in one of these functions when another program comes to the function
+or leaves it meanwhile; the row is missing, and counted as lost when the thread comes there again.
 """
 
 import argparse
