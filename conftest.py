@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import attach, clock, probes, report, skips
+from lab import attach, clock, doctor, probes, report, skips
 from lab.demo.conversation import Conversation
 from lab.errors import LabError, Refused
 from lab.netns import NAMED
@@ -173,6 +173,12 @@ def nothing_left():
     assert [path.read_text() for path in Path("/proc/self/task").glob("*/children") if path.read_text()] == []
     open_files = [os.fspath(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
     assert not any("bpf_link" in file for file in open_files), "programs are still attached"
+
+
+@pytest.fixture(scope="session")
+def works() -> dict[str, bool]:
+    """Tell by name what the doctor finds available here."""
+    return {capability.name: capability.available for capability in doctor.examine()}
 
 
 @pytest.fixture

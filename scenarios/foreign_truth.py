@@ -124,7 +124,12 @@ def _flows(observed, scenario, connections):
 def _steps(observed, scenario, connections):
     """Compare the owner of each step, and what was sent and received: by calls, by TCP for them, in segments."""
     judge = observed.judge(scenario, "analyse")
-    sockets = _by_flow(joined(observed.recording.events["analyse"]), observed.inodes)
+    rows = joined(observed.recording.events["analyse"])
+    # Without packets that came when the socket was gone.
+    gone = (rows["kind"] == Kind.ARRIVED) & (rows["state"] == State.TIME_WAIT)
+    rows = rows[(rows["skaddr"] > 0) & ~gone]
+    # The packets that make a connection come to a listener, and are the connection's all the same.
+    sockets = _by_flow(rows, rows["socket"][(rows["state"] == State.LISTEN) & (rows["kind"] != Kind.ARRIVED)], observed)
     for told in connections:
         for role, flow, end, other in told.sides:
             rows, subject = sockets[flow], str(flow)
@@ -147,7 +152,8 @@ def _steps(observed, scenario, connections):
 
 def _states(observed, scenario, connections):
     judge = observed.judge(scenario, "states")
-    sockets = _by_flow(transitions(observed.recording.events["states"]), observed.inodes)
+    rows = transitions(observed.recording.events["states"])
+    sockets = _by_flow(rows, rows["socket"][rows["newstate"] == State.LISTEN], observed)
     for told in connections:
         for role, flow, end, _ in told.sides:
             rows, subject = sockets[flow], str(flow)
@@ -203,23 +209,13 @@ def results(rows, kind):
     return int(rows["result"][(rows["kind"] == kind) & (rows["returns"] == 1) & (rows["result"] > 0)].sum())
 
 
-def _by_flow(rows, inodes):
-    """Each socket's rows by its flow, its own side first; listeners left out, and packets that came when it was gone."""
-    rows = rows[np.isin(rows["netns"], inodes) & (rows["skaddr"] > 0)]
-    if "state" in rows.dtype.names:
-        rows = rows[(rows["kind"] != Kind.ARRIVED) | (rows["state"] != State.TIME_WAIT)]
+def _by_flow(rows, listeners, observed):
+    """Each socket's rows by its flow, its own side first, but for the sockets with the numbers of listeners."""
+    rows = rows[np.isin(rows["netns"], observed.inodes) & ~np.isin(rows["socket"], listeners)]
     found = {}
     for number in np.unique(rows["socket"]):
         mine = rows[rows["socket"] == number]
         flow = Flow.of(mine[0], "l", "r")
-        if not _listens(mine).any():
-            assert flow not in found, f"two sockets have been {flow}"
-            found[flow] = mine
+        assert flow not in found, f"two sockets have been {flow}"
+        found[flow] = mine
     return found
-
-
-def _listens(rows):
-    """Tell which rows of a socket a listener alone can have: the packets that make a connection come to one as well."""
-    if "newstate" in rows.dtype.names:
-        return rows["newstate"] == State.LISTEN
-    return (rows["state"] == State.LISTEN) & (rows["kind"] != Kind.ARRIVED)

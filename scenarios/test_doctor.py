@@ -20,12 +20,6 @@ TRACEFS = Path("/sys/kernel/tracing")
 CHECKOUT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def works():
-    """Tell by name what the doctor finds available here."""
-    return {capability.name: capability.available for capability in doctor.examine()}
-
-
 def succeeds(*words: str) -> bool:
     return subprocess.run(words, capture_output=True, check=False).returncode == 0
 

@@ -5,13 +5,13 @@ import socket
 import struct
 import subprocess
 import threading
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lab import device, net_trials
+from lab import device
 from lab.bpf_syscall import map_lookup_elem
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
@@ -107,16 +107,6 @@ def send(host, peer, count, size=100):
     inside(host.name, sending)
 
 
-def tcx_works():
-    """Tell whether this kernel has links at TC, by trying."""
-
-    def tried(name, attempt):
-        with suppress(OSError):
-            return name if attempt() else None
-
-    return "TCX" in net_trials.run(tried)
-
-
 @pytest.mark.parametrize("defines", [(), ("LOADS=0",)], ids=["as this kernel can", "copied"])
 def test_a_member_is_read_or_zero(tmp_path, defines):
     """Of the task that runs, and of what is at no address, at a user's, and at one that no processor knows."""
@@ -186,11 +176,11 @@ def test_interfaces_with_one_index_are_refused(net, counting):
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["link", "filter"])
-def test_nothing_is_left_on_the_interface(net, counting, links, monkeypatch):
+def test_nothing_is_left_on_the_interface(net, counting, links, works, monkeypatch):
     """By a link or, on kernels before 6.6, by a filter: afterwards the interface is as it was."""
     if not links:
         monkeypatch.setattr(device, "link_create", refuse)
-    linked = links and tcx_works()
+    linked = links and works["TCX"]
     program = counting()
     before = qdiscs(net.client)
     for _ in range(2):

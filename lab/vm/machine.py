@@ -41,9 +41,7 @@ _QEMU = f'#!/bin/sh\nexec {shlex.join(_DYING_WITH_ITS_PARENT)} qemu-system-x86_6
 _CHANGED = ("/etc", "/lib", "/tmp", "/var")  # noqa: S108 (what is written there stays in the guest's memory)
 _PROGRAMS = "bin sbin lib/python3* lib/*-linux-gnu*"  # below /usr, without the modules, which are the guest's own
 _SCRATCH = "/run/tcp-truth-lab-vm"  # not where the lab keeps its runs
-_WARNINGS = (
-    5  # the kernel's words that the console is given: warnings, and where a processor that hangs is; not all it says
-)
+_WARNINGS = 5  # what the console is given of the kernel's words: warnings, and where a processor hangs
 _LOOK_S = 0.1
 _KVM_TRIAL_S = 8
 _POWER_OFF_S = 10

@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -292,28 +293,32 @@ def test_all_that_a_program_reads_is_where_bpftool_says(dump, source):
     """Each member, constant, tracepoint and function that a program mentions is the same to two independent readers."""
     mentioned = mentions(text_of(source))
     known, missing = kernel_facts(mentioned, Btf.of_kernel())
-    expected, lacking = set(), 0
-    for type_name, members in mentioned.fields:
+
+    def field(type_name, members):
         path = [member.strip() for member in members.split(",")]
-        with suppress(KeyError):
-            offset, size = dump.field(type_name, *path)
-            name = "__".join([type_name, *path])
-            expected |= {f"OFFSET__{name}={offset}", f"SIZE__{name}={size}"}
-            expected.add(f"TYPE__{type_name}={dump.number('STRUCT', type_name)}")
-            continue
-        lacking += 1
-    for enum, name in mentioned.enumerators:
-        with suppress(KeyError):
-            expected.add(f"ENUM__{enum}__{name}={dump.constant(enum, name)}")
-            continue
-        lacking += 1
-    for event in mentioned.tracepoint_args:
-        expected.add(f"TRACEPOINT_ARGS__{event}={dump.arguments(event)}")
-    for name in mentioned.function_args:
-        with suppress(KeyError):
-            expected.add(f"FUNCTION_ARGS__{name}={dump.parameters(name)}")
-            continue
-        lacking += 1
+        offset, size = dump.field(type_name, *path)
+        name = "__".join([type_name, *path])
+        number = dump.number("STRUCT", type_name)
+        return {f"OFFSET__{name}={offset}", f"SIZE__{name}={size}", f"TYPE__{type_name}={number}"}
+
+    def enumerator(enum, name):
+        return {f"ENUM__{enum}__{name}={dump.constant(enum, name)}"}
+
+    def function_args(name):
+        return {f"FUNCTION_ARGS__{name}={dump.parameters(name)}"}
+
+    lookups = [
+        *(partial(field, *it) for it in mentioned.fields),
+        *(partial(enumerator, *it) for it in mentioned.enumerators),
+        *(partial(function_args, it) for it in mentioned.function_args),
+    ]
+    expected = {f"TRACEPOINT_ARGS__{event}={dump.arguments(event)}" for event in mentioned.tracepoint_args}
+    lacking = 0
+    for look_up in lookups:
+        try:
+            expected |= look_up()
+        except KeyError:
+            lacking += 1
     for name in mentioned.kfuncs:
         with suppress(KeyError):
             expected.add(f"KFUNC__{name}={KFUNCS + dump.number('FUNC', name)}")
