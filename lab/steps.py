@@ -133,9 +133,11 @@ def _by_socket(steps: Events) -> Rows:
     rows["connecting_ns"], rows["connect_ns"] = UNKNOWN, UNKNOWN
     for name in known:
         rows[name] = steps[name]
-    # A packet whose connection is a mere request yet has an address that is no socket's: it belongs to what will be born of that.
-    of_request = (rows["kind"] == Kind.ARRIVED) & (rows["state"] == State.NEW_SYN_RECV)
-    rows["skaddr"][of_request], rows["state"][of_request] = 0, 0
+    # A packet that comes to a request or to a timewait minisock has an address that is no full socket's. It belongs to what will be
+    # born of the request, or to the socket that the minisock stands for.
+    arrived = rows["kind"] == Kind.ARRIVED
+    rows["skaddr"][arrived & np.isin(rows["state"], (State.NEW_SYN_RECV, State.TIME_WAIT))] = 0
+    rows["state"][arrived & (rows["state"] == State.NEW_SYN_RECV)] = 0
     rows = rows[np.lexsort((rows["time_ns"], -rows["carried"].astype(np.int8), _since(rows), rows["skaddr"]))]
     # An interrupt between the probe's two functions can, rarely, make the second repeat what the first has reported. By then other
     # steps of the socket may have come, but none of the same kind: the repeated one holds the socket. Of two acknowledgements
@@ -156,7 +158,8 @@ def _sorted(rows: Rows) -> Rows:
 def _adopt_packets(rows: Rows) -> None:
     """Give each packet whose socket was not looked up yet, in place, the socket that has its flow by then, or has it next.
 
-    The state is the one that this socket had entered last; what came before a listener's child was born came to a LISTEN.
+    Unless the packet itself tells the state, it is the one that this socket had entered last; what came before a listener's child
+    was born came to a LISTEN.
     """
     lone = rows["skaddr"] == 0
     if not lone.any():
@@ -166,11 +169,15 @@ def _adopt_packets(rows: Rows) -> None:
     sockets = order[_nearest((~lone & (rows["rport"] > 0))[order], flow[order])]
     entered = np.isin(rows["kind"], (Kind.CHANGED, Kind.OPENED)) | (rows["carried"] > 0)
     states = order[_nearest(entered[order], flow[order], ahead=False)]
-    takes = ~lone[sockets] & lone[order] & (rows["kind"][sockets] != Kind.DESTROYED)
+    gone_ns = np.full(rows["socket"].max() + 1, np.iinfo(np.uint64).max, np.uint64)
+    destroyed = rows["kind"] == Kind.DESTROYED
+    gone_ns[rows["socket"][destroyed]] = rows["time_ns"][destroyed]
+    takes = ~lone[sockets] & lone[order] & (rows["time_ns"][order] < gone_ns[rows["socket"][sockets]])
     packets, sockets, states = order[takes], sockets[takes], states[takes]
     unborn = (rows["kind"][sockets] == Kind.CHANGED) & (rows["oldstate"][sockets] == State.LISTEN)
     unborn &= rows["time_ns"][sockets] > rows["time_ns"][packets]
-    rows["state"][packets] = np.where(entered[states], rows["state"][states], np.where(unborn, State.LISTEN, 0))
+    found = np.where(entered[states], rows["state"][states], np.where(unborn, State.LISTEN, 0))
+    rows["state"][packets] = np.where(rows["state"][packets] > 0, rows["state"][packets], found)
     for name in ("skaddr", "socket"):
         rows[name][packets] = rows[name][sockets]
 

@@ -125,9 +125,7 @@ def _steps(observed, scenario, connections):
     """Compare the owner of each step, and what was sent and received: by calls, by TCP for them, in segments."""
     judge = observed.judge(scenario, "analyse")
     rows = joined(observed.recording.events["analyse"])
-    # Without packets that came when the socket was gone.
-    gone = (rows["kind"] == Kind.ARRIVED) & (rows["state"] == State.TIME_WAIT)
-    rows = rows[(rows["skaddr"] > 0) & ~gone]
+    rows = rows[rows["skaddr"] > 0]  # without packets that came when the socket was gone
     # The packets that make a connection come to a listener, and are the connection's all the same.
     sockets = _by_flow(rows, rows["socket"][(rows["state"] == State.LISTEN) & (rows["kind"] != Kind.ARRIVED)], observed)
     for told in connections:

@@ -154,6 +154,20 @@ def test_packets_that_make_a_socket():
     assert (unanswered["skaddr"].tolist(), unanswered["state"].tolist()) == ([0], [0])
 
 
+def test_packets_that_a_minisock_takes():
+    """S2: a FIN that comes to TIME_WAIT is the socket's that shutdown() has kept; of one that close() has left, nobody's."""
+    kept = [
+        *client()[:6],
+        change(250, "FIN_WAIT2 -> TIME_WAIT"),
+        step(260, Kind.ARRIVED, skaddr=0xF0, state="TIME_WAIT"),
+    ]
+    packet = joined(steps(*kept))[-1]
+    assert (packet["skaddr"], State(packet["state"]).name, packet["tgid"]) == (0xA0, "TIME_WAIT", 7)
+    left = joined(steps(*client(), step(400, Kind.ARRIVED, skaddr=0xF0, state="TIME_WAIT")))
+    assert (left[-1]["skaddr"], State(left[-1]["state"]).name, left[-1]["tgid"]) == (0, "TIME_WAIT", 0)
+    assert len(carried(left, 1000)) == 0
+
+
 def test_a_step_that_both_programs_report():
     """The second program's repetition is dropped, and what it reports alone is kept."""
     once = client()
@@ -190,13 +204,14 @@ def test_after_a_loss_nothing_is_joined():
 @given(st.data())
 def test_batches_make_no_difference(data):
     """However the events are cut into batches, what is shown in the end has the same owner, ends and connect times."""
-    events = steps(*client(100), *client(1000, 8), *service(150), *client(500, 5, skaddr=0xD0))
+    alone = [step(time_ns, Kind.ARRIVED, skaddr=0) for time_ns in (620, 720)]
+    events = steps(*client(100), *client(1000, 8), *service(150), *client(500, 5, skaddr=0xD0), *alone)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=4)))
     whole = joined(events)
     for role in (Role.CLIENT, Role.SERVICE):
         follow = Follow(role)
         shown = np.concatenate([follow.rows(batch) for batch in np.split(events, cuts)])
-        expected = whole[whole["role"] == role]
+        expected = whole[np.isin(whole["role"], (role, Role.UNKNOWN))]
         for name in ("time_ns", "kind", "skaddr", "netns", "connect_ns"):
             assert shown[name].tolist() == expected[name].tolist()
         # What nobody could know when it was shown stays unknown, and nothing else is said.
