@@ -215,12 +215,16 @@ def _exported(tag: str, folder: Path) -> list[str]:
 
 
 def _prepared(here: Path, writable: Path) -> str:
-    """Return the shell commands by which a guest mounts what is exported, each folder where the host has it."""
+    """Return the shell commands by which a guest mounts what is exported, each folder where the host has it.
+
+    Without udev nobody makes the node of tunnels, through which the kernel loads their module (`devices.txt`: misc, 200).
+    """
     keeping = "mount -t 9p -o ro,version=9p2000.L,trans=virtio,access=any,msize=512000,cache=loose"
     place, results = shlex.quote(str(here)), shlex.quote(str(writable))
     return f"""\
 echo {_WARNINGS} >/proc/sys/kernel/printk
 set -e
+[ -e /dev/net/tun ] || {{ mkdir -p /dev/net && mknod /dev/net/tun c 10 200; }}
 mkdir -p {_SCRATCH}/usr {place}
 {keeping} usr {_SCRATCH}/usr
 {keeping} here {place}
