@@ -40,9 +40,12 @@ def test_a_tool_is_read_as_it_runs(name):
         place.connections(20)
         run.await_quiet()
         run.end()
-        rows = [row for row in run.rows() if PORT in (row.lport, row.rport) and row.laddr == "127.0.0.1"]
-    assert {row.newstate for row in rows} >= OPENING | CLOSING
-    assert 10 * CHANGES_EACH < len(rows) <= 20 * CHANGES_EACH
+        rows = [row for row in run.rows() if PORT in (row.lport, row.rport)]
+    ours = [row for row in rows if row.laddr == "127.0.0.1"]
+    # On older kernels, such as 6.1, a listener's child has no addresses yet when it comes to SYN_RECV.
+    born = {row.newstate for row in rows if row.laddr == "0.0.0.0"}  # noqa: S104 (what a tool prints)
+    assert {row.newstate for row in ours} | born >= OPENING | CLOSING
+    assert 10 * CHANGES_EACH < len(ours) <= 20 * CHANGES_EACH
 
 
 def test_a_refusal_is_the_tools_own():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import attach, bpf_syscall, doctor, net_trials, tracefs
+from lab import attach, bpf_syscall, cache, doctor, net_trials, tracefs
 from lab.btf import Btf
 from lab.commands import doctor as command
 
@@ -160,7 +160,8 @@ def test_json_is_one_object(capsys):
     assert status == bool(missing)
 
 
-def test_tables_fit_100_columns(capsys):
+def test_tables_fit_100_columns(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(cache, "CACHE", tmp_path / ("deep" * 20))
     run_command()
     assert max(map(len, capsys.readouterr().out.splitlines()[:-1])) <= 100
 
@@ -176,7 +177,8 @@ def test_a_refusal_is_reported_with_its_reason(monkeypatch, capsys):
     assert doctor.INDISPENSABLE["ring buffer"] in lines[-1]
 
 
-def test_a_better_way_that_is_refused_gives_way_to_the_next():
+def test_a_better_way_that_is_refused_gives_way_to_the_next(monkeypatch):
+    monkeypatch.delenv(attach.FORCED, raising=False)
     refused = {"fentry": "too locked", "kprobe": "too old"}
     needs = {need for ways in doctor.WAYS.values() for _, need in ways}
     found = [doctor.Capability(name, name not in refused, refused.get(name, "fine")) for name in needs]

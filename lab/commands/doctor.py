@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 def _print_tables(capabilities: list[Capability], chosen: list[Choice]) -> None:
     """Print both tables, at most 100 columns wide."""
     rows = [(row.name, "yes" if row.available else "no", row.detail) for row in capabilities]
-    print(tabulate(rows, ("capability", "works", "found, or reason"), maxcolwidths=[30, 5, 60]))
+    print(tabulate(rows, ("capability", "works", "found, or reason"), maxcolwidths=[30, 5, 59]))
     print()
     ways = [(row.observation, row.chosen, row.refused) for row in chosen]
     headers = ("observation", "chosen", "refused before it")
