@@ -77,8 +77,10 @@ def joined(steps: Events) -> Rows:
     rows = _by_socket(steps)
     if not len(rows):
         return rows
-    previous = np.roll(rows, 1)
-    begins = (rows["skaddr"] != previous["skaddr"]) | (previous["kind"] == Kind.DESTROYED)
+    late = _late(rows)
+    before = np.maximum.accumulate(np.where(late, -1, np.arange(len(rows))))
+    previous = rows[np.roll(before, 1)]
+    begins = (rows["skaddr"] != previous["skaddr"]) | (~late & (previous["kind"] == Kind.DESTROYED))
     # After a loss nobody can tell whether it is the same socket; a packet without a socket stands alone.
     begins |= (rows["lost"] != previous["lost"]) | (rows["skaddr"] == 0)
     begins[0] = True
@@ -124,6 +126,16 @@ def _since(rows: Rows) -> npt.NDArray[np.uint64]:
     """From when on a row's socket was this one: what ends, close() or state processing, can do so when it is gone."""
     accepts = rows["kind"] == Kind.ACCEPT  # what accept() returns may not have been there when it was entered
     return np.where((rows["enter_ns"] > 0) & ~accepts, rows["enter_ns"], rows["time_ns"])
+
+
+def _late(rows: Rows) -> npt.NDArray[np.bool_]:
+    """Tell which packets came to a socket in CLOSE, where it receives nothing any more; nor does one that has its address next, yet.
+
+    They had waited for whoever had the socket (`sk_backlog`), who has ended it since.
+    """
+    closed = (rows["kind"] == Kind.PROCESSED) & (rows["oldstate"] == State.CLOSE)
+    closed |= (rows["kind"] == Kind.ARRIVED) & (rows["state"] == State.CLOSE)
+    return np.asarray(closed & (rows["carried"] == 0))
 
 
 def _by_socket(steps: Events) -> Rows:

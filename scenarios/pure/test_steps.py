@@ -94,6 +94,21 @@ def test_processing_that_ends_when_its_socket_is_gone():
     assert flows(rows[-1:]) == {("192.0.2.1 40001", "192.0.2.2 80")}
 
 
+def test_packets_that_had_waited_for_who_ended_the_socket():
+    """S5: what was still to be processed when the kernel had destroyed the socket is the old one's, not the next one's there."""
+    waited = [
+        step(295 + 10 * number, Kind.PROCESSED, enter_ns=292 + 10 * number, oldstate="CLOSE", state="CLOSE")
+        for number in range(2)
+    ]
+    rows = joined(steps(*client(100, 7), *waited, *client(1000, 8)))
+    late = np.isin(rows["time_ns"], (295, 305))
+    assert len(set(rows["socket"])) == 2
+    assert [set(rows["begun_ns"][rows["tgid"] == tgid]) for tgid in (7, 8)] == [{100}, {1000}]
+    assert rows["tgid"][late].tolist() == [7, 7]
+    alone = joined(steps(waited[1], *client(1000, 8)))
+    assert set(alone["begun_ns"][alone["tgid"] == 8]) == {1000}
+
+
 def service(begin_ns=0):
     """Make a listener, its connection, and the accept() that was waiting all the while."""
     listener = SERVER._replace(raddr=UNBOUND.raddr, rport=0)
@@ -205,7 +220,9 @@ def test_after_a_loss_nothing_is_joined():
 def test_batches_make_no_difference(data):
     """However the events are cut into batches, what is shown in the end has the same owner, ends and connect times."""
     alone = [step(time_ns, Kind.ARRIVED, skaddr=0) for time_ns in (620, 720)]
-    events = steps(*client(100), *client(1000, 8), *service(150), *client(500, 5, skaddr=0xD0), *alone)
+    late = step(710, Kind.PROCESSED, skaddr=0xD0, enter_ns=695, oldstate="CLOSE", state="CLOSE")
+    again = client(1500, 9, skaddr=0xD0)
+    events = steps(*client(100), *client(1000, 8), *service(150), *client(500, 5, skaddr=0xD0), *alone, late, *again)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=4)))
     whole = joined(events)
     for role in (Role.CLIENT, Role.SERVICE):
