@@ -191,7 +191,7 @@ def test_milliseconds(net):
     """With --ms the buckets are of milliseconds, and what is shorter than two of them is in the first."""
     with (
         seeing("--ms", "--netns", net.client.name) as table,
-        seeing("--ms", "--json", "--netns", net.client.name) as rows,
+        watching("rtt", "--interval", "600", "--ms", "--json", "--netns", net.client.name) as rows,
     ):
         talk(net)
     assert "     msecs               : count     distribution" in table[1].splitlines()
