@@ -73,13 +73,12 @@ ON_RETURN(tcp_sendmsg)
     return returns_from_function(KIND_SENT, AT_tcp_sendmsg, RETURNED(tcp_sendmsg));
 }
 
-/* The flags are the last argument but one (another came before them until Linux 5.19). */
 ON_FUNCTION(tcp_recvmsg)
 {
     u64 thread = bpf_get_current_pid_tgid();
 
     enters_function((const void *)ARGUMENT(0), false);
-    if (ARGUMENT(FUNCTION_ARGS(tcp_recvmsg) - 2) & MSG_PEEK)
+    if (ARGUMENT_OF(tcp_recvmsg, flags) & MSG_PEEK)
         under_way_functions.delete(&thread);
     return 0;
 }

@@ -37,3 +37,6 @@
 
 /* How many arguments this kernel's function has: later kernels append some. */
 #define FUNCTION_ARGS(name) FUNCTION_ARGS__##name
+
+/* One by its name: kernels add some in the middle and take others away. */
+#define ARGUMENT_OF(name, argument) ARGUMENT(ARGUMENT_OF__##name##__##argument)

@@ -203,6 +203,16 @@ class Btf:
         prototype = self._record(self.type_id("FUNC", name))[3]
         return self._record(prototype)[1]
 
+    def function_argument(self, name: str, argument: str) -> int:
+        """Return which argument of a kernel function has this name, counted from 0. `LabError` names what is missing."""
+        prototype = self._record(self.type_id("FUNC", name))[3]
+        _, count, _, _, position = self._record(prototype)
+        wanted = self._string_offset(argument)
+        for number, (name_off, _) in enumerate(struct.iter_unpack("=2I", self._types[position : position + 8 * count])):
+            if name_off == wanted:
+                return number
+        raise LabError(f"this kernel's `{name}()` has no argument `{argument}`: the probe that reads it cannot run")
+
     def _resolve(self, type_id: int) -> int:
         """Follow typedefs and qualifiers to the type behind them."""
         kind, _, _, target, _ = self._record(type_id)

@@ -23,6 +23,7 @@ _FIELD = re.compile(r"\bFIELD\((\w+), ([\w, ]+)\)")
 _ENUM = re.compile(r"\bENUM\((\w+), (\w+)\)")
 _TRACEPOINT_ARGS = re.compile(r"\bTRACEPOINT_ARGS\((\w+)\)")
 _FUNCTION_ARGS = re.compile(r"\b(?:FUNCTION_ARGS|RETURNED)\((\w+)\)")
+_ARGUMENT_OF = re.compile(r"\bARGUMENT_OF\((\w+), (\w+)\)")
 _KFUNC = re.compile(r"\bKFUNC\((\w+)\)")
 _EVENT = re.compile(r"\bEVENT\((\w+)\)")
 
@@ -35,6 +36,8 @@ class Mentions(NamedTuple):
     enumerators: list[tuple[str, str]]
     tracepoint_args: list[str]
     function_args: list[str]
+    arguments: list[tuple[str, str]]
+    """Function and name of one of its arguments."""
     kfuncs: list[str]
     """Functions that programs may call. A text does without those that a kernel lacks."""
     events: list[str]
@@ -64,7 +67,7 @@ def _with_includes(text: str, name: str, seen: set[str]) -> str:
 def mentions(text: str) -> Mentions:
     """Find what a text mentions, but for what defines the macros to do so."""
     used = _MACRO.sub("", text)
-    patterns = (_FIELD, _ENUM, _TRACEPOINT_ARGS, _FUNCTION_ARGS, _KFUNC, _EVENT)
+    patterns = (_FIELD, _ENUM, _TRACEPOINT_ARGS, _FUNCTION_ARGS, _ARGUMENT_OF, _KFUNC, _EVENT)
     return Mentions(*(sorted(set(pattern.findall(used))) for pattern in patterns))
 
 
@@ -84,6 +87,7 @@ def kernel_facts(mentioned: Mentions, btf: Btf) -> tuple[list[str], list[str]]:
         *(partial(_enumerator, btf, *enumerator) for enumerator in mentioned.enumerators),
         *(partial(_tracepoint_args, btf, event) for event in mentioned.tracepoint_args),
         *(partial(_function_args, btf, name) for name in mentioned.function_args),
+        *(partial(_argument, btf, *argument) for argument in mentioned.arguments),
     ]
     known: list[str] = []
     missing: list[str] = []
@@ -122,3 +126,7 @@ def _tracepoint_args(btf: Btf, event: str) -> list[str]:
 
 def _function_args(btf: Btf, name: str) -> list[str]:
     return [f"FUNCTION_ARGS__{name}={btf.function_args(name)}"]
+
+
+def _argument(btf: Btf, function: str, name: str) -> list[str]:
+    return [f"ARGUMENT_OF__{function}__{name}={btf.function_argument(function, name)}"]

@@ -277,6 +277,11 @@ class Dump:
         """Return how many arguments a kernel function takes."""
         return self.types[self.named["FUNC", function].type_id].vlen
 
+    def argument(self, function: str, name: str) -> int:
+        """Return which argument of a kernel function has this name."""
+        entries = self.types[self.named["FUNC", function].type_id].entries
+        return {argument: number for number, (argument, _) in enumerate(entries)}[name]
+
 
 @pytest.fixture(scope="session")
 def dump():
@@ -307,10 +312,14 @@ def test_all_that_a_program_reads_is_where_bpftool_says(dump, source):
     def function_args(name):
         return {f"FUNCTION_ARGS__{name}={dump.parameters(name)}"}
 
+    def argument(function, name):
+        return {f"ARGUMENT_OF__{function}__{name}={dump.argument(function, name)}"}
+
     lookups = [
         *(partial(field, *it) for it in mentioned.fields),
         *(partial(enumerator, *it) for it in mentioned.enumerators),
         *(partial(function_args, it) for it in mentioned.function_args),
+        *(partial(argument, *it) for it in mentioned.arguments),
     ]
     expected = {f"TRACEPOINT_ARGS__{event}={dump.arguments(event)}" for event in mentioned.tracepoint_args}
     lacking = 0
