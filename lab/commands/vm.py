@@ -1,5 +1,7 @@
 """Run the suite on other kernels: each is booted in a virtual machine over this machine's own root file system.
 
+Tests that need no privileges are the same on every kernel and are left out, unless PYTEST has a -m of its own.
+
 With the virtual clock each run is made twice, and the times that have to be exact must be the same both times.
 
 Exit status: 0 when every test passed on each kernel, 1 when one failed, 2 when a guest could not be booted or did not come to an end.

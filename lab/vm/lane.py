@@ -72,9 +72,10 @@ class Outcome:
 def script(ways: Sequence[str], clock: str, arguments: Sequence[str]) -> str:
     """Return the shell commands of one guest: a pytest run for each way, each followed by a line with its exit status.
 
-    Where time is virtual each is made twice: the two have to agree (`disagreements`).
+    What needs no privileges is the same on every kernel, and left out unless the arguments say which marks are wanted. Where time is
+    virtual each run is made twice: the two have to agree (`disagreements`).
     """
-    pytest = ["-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    pytest = ["-m", "pytest", "-p", "no:cacheprovider", "-m", "not rootless", *arguments]
     lines = [_PACKETS_FIRST] if clock == VIRTUAL else []
     for way in ways:
         words = python(clock, *pytest, **({} if way == BEST else {FORCED: way}))
