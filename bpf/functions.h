@@ -35,8 +35,6 @@
 #endif
 #endif
 
-/* How many arguments this kernel's function has: later kernels append some. */
+/* How many arguments this kernel's function has, and one of them by its name: other kernels have more or fewer, anywhere among them. */
 #define FUNCTION_ARGS(name) FUNCTION_ARGS__##name
-
-/* One by its name: kernels add some in the middle and take others away. */
 #define ARGUMENT_OF(name, argument) ARGUMENT(ARGUMENT_OF__##name##__##argument)

@@ -200,18 +200,20 @@ class Btf:
 
     def function_args(self, name: str) -> int:
         """Return how many arguments a kernel function takes. `LabError` names the missing function."""
-        prototype = self._record(self.type_id("FUNC", name))[3]
-        return self._record(prototype)[1]
+        return self._prototype(name)[1]
 
     def function_argument(self, name: str, argument: str) -> int:
         """Return which argument of a kernel function has this name, counted from 0. `LabError` names what is missing."""
-        prototype = self._record(self.type_id("FUNC", name))[3]
-        _, count, _, _, position = self._record(prototype)
+        _, count, _, _, position = self._prototype(name)
         wanted = self._string_offset(argument)
         for number, (name_off, _) in enumerate(struct.iter_unpack("=2I", self._types[position : position + 8 * count])):
             if name_off == wanted:
                 return number
         raise LabError(f"this kernel's `{name}()` has no argument `{argument}`: the probe that reads it cannot run")
+
+    def _prototype(self, name: str) -> tuple[str, int, int, int, int]:
+        """Return the record of a kernel function's prototype: as many arguments as its vlen says follow it."""
+        return self._record(self._record(self.type_id("FUNC", name))[3])
 
     def _resolve(self, type_id: int) -> int:
         """Follow typedefs and qualifiers to the type behind them."""

@@ -79,7 +79,7 @@ def joined(steps: Events) -> Rows:
         return rows
     late = _late(rows)
     before = np.maximum.accumulate(np.where(late, -1, np.arange(len(rows))))
-    previous = rows[np.roll(before, 1)]
+    previous = rows[["skaddr", "kind", "lost"]][np.roll(before, 1)]
     begins = (rows["skaddr"] != previous["skaddr"]) | (~late & (previous["kind"] == Kind.DESTROYED))
     # After a loss nobody can tell whether it is the same socket; a packet without a socket stands alone.
     begins |= (rows["lost"] != previous["lost"]) | (rows["skaddr"] == 0)

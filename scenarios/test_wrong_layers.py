@@ -45,7 +45,7 @@ NOT_EVERY_ONE = r"""BPF_ARRAY(told, u64, 1);
         return;
 """
 
-CONVERSATIONS = 30  # at most
+CONVERSATIONS = 10  # at most
 
 VARIANTS = {
     # What is changed, and where it must show.

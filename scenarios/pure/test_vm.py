@@ -216,6 +216,7 @@ def test_a_lane_forces_each_way():
     runs = [line for line in script.splitlines() if "pytest" in line]
     assert ["LAB_ATTACH=kprobe" in run for run in runs] == [False, False, True, True]
     assert all("LAB_CLOCK=virtual" in run and run.endswith("scenarios/test_exact.py -k 'not slow'") for run in runs)
+    assert all("-m 'not rootless'" in run for run in runs)
     assert len([line for line in lane.script(["best"], "real", []).splitlines() if "pytest" in line]) == 1
 
 
