@@ -13,7 +13,16 @@ struct entry {
 BPF_HASH(under_way_functions, u64, struct entry, 65536); /* by thread */
 
 /* Whoever attaches to the function or detaches makes the kernel pass over the return of calls that are under way then, for all by
- * fentry (bpf_tramp_image_put()); and kretprobes are short of room when many wait. It is noticed when the thread comes again. */
+ * fentry (bpf_tramp_image_put()); and a kretprobe has room for so many calls and no more. It is noticed when the system call returns, or,
+ * of one that is not observed, when the thread comes again. */
+static inline void forget_function(u64 thread)
+{
+    if (!under_way_functions.lookup(&thread))
+        return;
+    under_way_functions.delete(&thread);
+    count_lost();
+}
+
 static inline int enters_function(const void *sk, bool may_nest)
 {
     u64 thread = bpf_get_current_pid_tgid();

@@ -1,6 +1,10 @@
 /* The steps of a connection where kernel functions cannot be observed: at the tracepoints and the hook nearest to them. */
 #pragma once
 
+static inline void forget_function(u64 thread)
+{
+}
+
 /* Fires in tcp_rcv_established(). */
 ON_RAW_TRACEPOINT(tcp_probe)
 {

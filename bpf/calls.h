@@ -43,6 +43,9 @@ static inline int enters(u32 fd, u8 kind, u8 point)
     return 0;
 }
 
+/* Counts as lost the return of a function that the current thread is no longer in and that was not seen to return. */
+static inline void forget_function(u64 thread);
+
 static inline int returns(s64 result)
 {
     u64 thread = bpf_get_current_pid_tgid();
@@ -53,6 +56,7 @@ static inline int returns(s64 result)
 
     if (!call)
         return 0;
+    forget_function(thread);
     step = new_step(call->kind, call->point);
     if (step) {
         fill_owner(step);

@@ -37,8 +37,8 @@
 #define ON_RAW_TRACEPOINT_UNAUDITED(event)                                                                             \
     int on_raw_tracepoint__##event##__unaudited(struct bpf_raw_tracepoint_args *ctx)
 
-/* The same by way of perf events, which disable preemption; `ctx` is the event as its format says. Not beside others of the kind, nor
- * kprobes, that an interrupt can come to: the kernel leaves out all of them while one is under way (bpf_prog_active). */
+/* The same by way of perf events, which disable preemption; `ctx` is the event as its format says. While one is under way, an interrupt
+ * runs no other of the kind, nor any kprobe (bpf_prog_active). */
 #define ON_TRACEPOINT(event) int on_tracepoint__##event(u64 *ctx)
 
 /* Frames of the interfaces that the program is attached to, and packets of the sockets of every cgroup. */

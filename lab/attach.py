@@ -8,7 +8,7 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +16,7 @@ from lab import bpf_syscall, btf, tracefs
 from lab.bpf_syscall import AttachType, ProgType, owned
 from lab.cache import recall
 from lab.errors import LabError, Refused
+from lab.runs import Run
 
 if TYPE_CHECKING:
     from lab.device import Device
@@ -51,6 +52,7 @@ _CGROUP = {"ingress": AttachType.CGROUP_INET_INGRESS, "egress": AttachType.CGROU
 _ON_DEVICES = ("tc", "xdp")
 _AT_TRACEPOINTS = ("raw_tracepoint", "tp_btf")  # one place: the second knows the types of the arguments
 _LATEST_FIRST = ("fentry", "fexit", "kprobe")  # bpf_trampoline_link_prog(), add_new_kprobe()
+_AT_RETURN = ("fexit", "kretprobe")
 _PERF_TYPE_TRACEPOINT = 2
 _TRIED = "tcp_v4_connect"  # a function that every kernel with IPv4 has
 
@@ -78,9 +80,12 @@ class Function(NamedTuple):
         return self.role == "again"
 
     @property
-    def attached_late(self) -> bool:
-        """Tell whether it is attached after others, so that one that makes up for another is run behind it."""
-        return self.again != (self.kind in _LATEST_FIRST)
+    def order(self) -> tuple[bool, bool]:
+        """Tell when it is attached, least first.
+
+        One that makes up for another is run behind it; what is seen to enter a function is seen to return from it.
+        """
+        return (self.again != (self.kind in _LATEST_FIRST), self.kind not in _AT_RETURN)
 
     @property
     def audited(self) -> bool:
@@ -207,11 +212,17 @@ def _tracing(function: Function, links: ExitStack) -> None:
     links.callback(os.close, bpf_syscall.raw_tracepoint_open(None, function.fd))
 
 
-def _kprobe(function: Function, links: ExitStack, *, at_return: int) -> None:
+def _kprobe(function: Function, links: ExitStack) -> None:
     kind = Path("/sys/bus/event_source/devices/kprobe/type")
     if not kind.exists():
         raise OSError(errno.ENOENT, "this kernel has no kprobe events")
-    _perf_event(function, links, int(kind.read_text()), at_return, function.event)
+    _perf_event(function, links, int(kind.read_text()), 0, function.event)
+
+
+def _kretprobe(function: Function, links: ExitStack) -> None:
+    """By an event of tracefs: one of perf's own has room for ten calls under way, and passes over the return of all others."""
+    event = tracefs.return_event(Run.current().events, f"{function.event}_{function.fd}", function.event)
+    _perf_event(function, links, _PERF_TYPE_TRACEPOINT, links.enter_context(event), None)
 
 
 def _perf_event(function: Function, links: ExitStack, event_type: int, config: int, probed: str | None) -> None:
@@ -235,7 +246,7 @@ _ATTACH: dict[str, Callable[[Function, ExitStack], None]] = {
     "tracepoint": _tracepoint,
     "fentry": _tracing,
     "fexit": _tracing,
-    "kprobe": partial(_kprobe, at_return=0),
-    "kretprobe": partial(_kprobe, at_return=1),
+    "kprobe": _kprobe,
+    "kretprobe": _kretprobe,
     "cgroup_skb": _cgroup_skb,
 }

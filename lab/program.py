@@ -141,7 +141,7 @@ class Program:
         with ExitStack() as links:
             links.callback(self._forget_under_way)
             self._watch(netns)
-            functions = sorted(self._loaded, key=lambda function: function.attached_late)
+            functions = sorted(self._loaded, key=lambda function: function.order)
             places = [place for function in functions for place in attach.attach(function, devices, links)]
             self.attach_points = list(dict.fromkeys(places))
             # Until all were attached, the first program at a point may have run without the second behind it. What it has told, and

@@ -12,6 +12,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+from lab import tracefs
 from lab.errors import LabError
 from lab.netns import NAMED, remove
 
@@ -19,7 +20,10 @@ RUNS = Path("/run/lab")
 
 
 class Run:
-    """This process's run: `name` is a prefix nobody else has, `path` a folder for its temporary files."""
+    """This process's run: `name` is a prefix nobody else has, `path` a folder for its temporary files.
+
+    `events` is the group of the events that it makes in tracefs.
+    """
 
     def __init__(self) -> None:
         require_root()
@@ -28,6 +32,7 @@ class Run:
         with (RUNS / "gate").open("w") as gate:
             fcntl.flock(gate, fcntl.LOCK_EX)
             self.name = os.urandom(3).hex()
+            self.events = _events(self.name)
             self.path = RUNS / self.name
             self.path.mkdir()
             self._lock = (self.path / "lock").open("w")
@@ -68,9 +73,14 @@ def sweep() -> list[str]:
                     continue
                 for namespace in NAMED.glob(f"lab-{path.name}-*"):
                     remove(namespace.name)
+                tracefs.remove_events(_events(path.name))
                 shutil.rmtree(path)
                 swept.append(path.name)
     return swept
+
+
+def _events(run: str) -> str:
+    return f"lab_{run}"
 
 
 def require_root() -> None:

@@ -1,12 +1,18 @@
-"""Where the kernel lists its tracepoints; mounted here when nobody has."""
+"""Where the kernel lists its tracepoints, and takes more of them; mounted here when nobody has.
+
+Source: `Documentation/trace/kprobetrace.rst`.
+"""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from lab.bpf_syscall import syscall
+from lab.bpf_syscall import owned, syscall
 from lab.errors import LabError
 
 _USUAL = Path("/sys/kernel/tracing")
+_UNDER_WAY = 4096  # KRETPROBE_MAXACTIVE_MAX: of how many calls at a time the return can be awaited
 
 
 def mounts(kind: str) -> list[Path]:
@@ -28,3 +34,33 @@ def event_id(event: str) -> int:
     for path in root().glob(f"events/*/{event}/id"):
         return int(path.read_text())
     raise LabError(f"this kernel has no tracepoint `{event}`: see lab doctor")
+
+
+@contextmanager
+def return_event(group: str, name: str, function: str) -> Iterator[int]:
+    """Make an event of a kernel function's return while open; yields the number that perf knows it by.
+
+    The return of up to 4096 calls that are under way at once is seen. `OSError` when the kernel refuses it.
+    """
+    _tell_kprobes(f"r{_UNDER_WAY}:{group}/{name} {function}")
+    try:
+        yield int((root() / "events" / group / name / "id").read_text())
+    finally:
+        _tell_kprobes(f"-:{group}/{name}")
+
+
+def remove_events(group: str) -> None:
+    """Take away the events of a group that a killed process has left."""
+    for event in events(group):
+        _tell_kprobes(f"-:{group}/{event.name}")
+
+
+def events(group: str) -> list[Path]:
+    """Return the folders of a group's events, none where tracefs is not mounted."""
+    return [event.parent for place in mounts("tracefs")[:1] for event in place.glob(f"events/{group}/*/id")]
+
+
+def _tell_kprobes(line: str) -> None:
+    # Not by open("a"), which looks for the file's end: older kernels refuse that here. And "w" would take away everybody's events.
+    with owned(os.open(root() / "kprobe_events", os.O_WRONLY | os.O_APPEND)) as fd:
+        os.write(fd, line.encode() + b"\n")

@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab import bpf_syscall
+from lab import bpf_syscall, tracefs
 from lab.netns import NAMED
 from lab.runs import RUNS
 
@@ -95,7 +95,7 @@ def descendants(pid):
 
 
 def belongings(pid):
-    """Return what a process and its children hold: processes, BPF programs, runs and the namespaces of their name."""
+    """Return what a process and its children hold: processes, BPF programs, runs, and the namespaces and events of their name."""
     family = descendants(pid)
     locks = {path.stat().st_ino: path.parent.name for path in RUNS.glob("*/lock")}
     names = {locks[inode] for member in family for inode in open_files(member) if inode in locks}
@@ -103,6 +103,7 @@ def belongings(pid):
         "processes": set(family),
         "programs": set().union(*(bpf_syscall.prog_ids_of_process(member) for member in family)),
         "namespaces": {path.name for name in names for path in NAMED.glob(f"lab-{name}-*")},
+        "events": {path for name in names for path in tracefs.events(f"lab_{name}")},
         "runs": names,
     }
 
@@ -134,6 +135,7 @@ def left_of(held, limit_s=20.0):
             "processes": {pid for pid in held["processes"] if lives(pid)},
             "programs": {program for program in held["programs"] if bpf_syscall.prog_exists(program)},
             "namespaces": {name for name in held["namespaces"] if (NAMED / name).exists()},
+            "events": {path for path in held["events"] if path.exists()},
             "runs": {name for name in held["runs"] if (RUNS / name).exists()},
         }
         if not any(left.values()) or time.monotonic() > deadline:

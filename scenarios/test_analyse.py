@@ -157,6 +157,14 @@ def test_many_connections_at_once(lab):
     assert (rows["connect_ns"][of_established(rows)] != UNKNOWN).all()
 
 
+def test_many_that_wait_at_once(lab):
+    """Many threads are in recv() at once, and what TCP did for each is told: by itself a kretprobe has room for ten."""
+    _, observed = watch(lab, Conversation(before_reply_ns=500 * MS), connections=100)
+    waits = [next(call for call in it.client.calls if call.name == "recv") for it in observed.connections]
+    at_once = [sum(other.enter_ns <= wait.enter_ns < other.exit_ns for other in waits) for wait in waits]
+    assert max(at_once) > 10
+
+
 def of_established(rows):
     """Select the clients' rows that have a connect time."""
     return (rows["role"] == Role.CLIENT) & (rows["kind"] == Kind.CHANGED) & (rows["state"] == State.ESTABLISHED)

@@ -1,4 +1,4 @@
-"""Whatever ends a run, nothing of it is left: no namespace, no qdisc, no BPF program, no process, no file."""
+"""Whatever ends a run, nothing of it is left: no namespace, no qdisc, no BPF program, no event of tracefs, no process, no file."""
 
 import os
 import signal
@@ -8,12 +8,12 @@ import sys
 import pytest
 from processes import belongings, end, lab_command, left_of, started
 
-from lab import runs
+from lab import attach, runs
 from lab.netns import NAMED
 from lab.recorder import record
 from lab.topology import topology
 
-NOTHING = {"processes": set(), "programs": set(), "namespaces": set(), "runs": set()}
+NOTHING = {"processes": set(), "programs": set(), "namespaces": set(), "events": set(), "runs": set()}
 
 # A scenario that tells when its network and its probe are there, and then takes as long as it is allowed to.
 SCENARIO = """
@@ -38,7 +38,7 @@ from lab.demo.process import converse
 from lab.topology import topology
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-with topology() as net, record("states"), converse(net, Conversation(), pause=True) as demo:
+with topology() as net, record("states", "analyse"), converse(net, Conversation(), pause=True) as demo:
     demo.await_pause()
     print("under way", flush=True)
     time.sleep(60)
@@ -105,9 +105,10 @@ def test_pytest(tmp_path):
 
 
 def test_killed_run_is_swept_by_the_next():
-    """What `kill -9` leaves, namespaces and a folder, is gone after the next run's start; processes die at once."""
+    """What `kill -9` leaves, namespaces, events and a folder, is gone after the next run's start; processes die at once."""
     with started(sys.executable, "-c", INTERRUPTIBLE, ready="under way") as process:
         held = belongings(process.pid)
+        assert bool(held["events"]) == (attach.way() == "kprobe")
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert left_of({**NOTHING, "processes": held["processes"], "programs": held["programs"]}) == NOTHING

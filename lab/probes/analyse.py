@@ -25,7 +25,8 @@ takes, and of a handshake the SYN and the ACK at the listener. Receiving is stam
 time. Not seen: the calls of io_uring, sendfile(), splice() and 32-bit programs; what a minisock does (lab states tells).
 
 By fentry the kernel passes over the return of a call that waits in one of these functions when another program comes to the function
-or leaves it meanwhile; the row is missing, and counted as lost when the thread comes there again.
+or leaves it meanwhile, and by kprobe of calls that wait beside 4096 others. The row is missing, and counted as lost when the system
+call returns.
 """
 
 import argparse
