@@ -16,6 +16,9 @@ from lab.runs import RUNS
 HUNG_S = 120
 """What takes longer than this many seconds is taken for hung: where every instruction is emulated, what takes 5 s takes 60."""
 
+NOTHING = {"processes": set(), "programs": set(), "namespaces": set(), "events": set(), "runs": set()}
+"""What `left_of` returns when nothing is left."""
+
 
 def lab_command(*arguments, **options):
     """Run a `lab` command to its end; returns the completed process with its output as text."""

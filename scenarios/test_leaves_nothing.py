@@ -6,14 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from processes import belongings, end, lab_command, left_of, started
+from processes import NOTHING, belongings, end, lab_command, left_of, started
 
 from lab import attach, runs
 from lab.netns import NAMED
 from lab.recorder import record
 from lab.topology import topology
-
-NOTHING = {"processes": set(), "programs": set(), "namespaces": set(), "events": set(), "runs": set()}
 
 # A scenario that tells when its network and its probe are there, and then takes as long as it is allowed to.
 SCENARIO = """

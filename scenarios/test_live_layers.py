@@ -8,7 +8,7 @@ import socket
 import sys
 
 import pytest
-from processes import belongings, end, lab_command, left_of, parsed, started, watching
+from processes import NOTHING, belongings, end, lab_command, left_of, parsed, started, watching
 
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
@@ -21,7 +21,6 @@ from lab.units import MS
 from lab.verdict import Judge
 
 PLAN = Conversation(exchanges=3, before_reply_ns=5 * MS)
-NOTHING = {"processes": set(), "programs": set(), "namespaces": set(), "runs": set()}
 
 
 def talk(net, **how):

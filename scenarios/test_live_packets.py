@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from processes import HUNG_S, belongings, end, lab_command, left_of, parsed, watching
+from processes import HUNG_S, NOTHING, belongings, end, lab_command, left_of, parsed, watching
 from pyroute2 import IPRoute
 from sniffing import await_that, dumpcap, tshark
 
@@ -30,7 +30,6 @@ XDP_PASS = 2
 LINE = re.compile(
     r"Packet Data - src_ip: (\S+),  src_port: (\d+), dst_ip: (\S+),  dst_port: (\d+), timestamp\(us\): (\d+)"
 )
-NOTHING = {"processes": set(), "programs": set(), "namespaces": set(), "runs": set()}
 
 
 def talk(net, conversation=None, **how):

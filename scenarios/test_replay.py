@@ -6,7 +6,7 @@ import sys
 from itertools import pairwise
 
 import pytest
-from processes import HUNG_S, belongings, lab_command, left_of, started
+from processes import HUNG_S, NOTHING, belongings, lab_command, left_of, started
 from pyroute2 import IPRoute
 from sniffing import received_by
 
@@ -18,7 +18,6 @@ from lab.netns import inside
 from lab.tcp import Flow
 from lab.units import MS
 
-NOTHING = {"processes": set(), "programs": set(), "namespaces": set(), "runs": set()}
 LONGEST = 1514
 FLOW = Flow("198.51.100.1", 40000, "203.0.113.1", 80)
 STORY = "cS 20ms sSA 30ms cF sF"

@@ -5,13 +5,11 @@ import signal
 import sys
 
 import pytest
-from processes import HUNG_S, belongings, lab_command, left_of, started
+from processes import HUNG_S, NOTHING, belongings, lab_command, left_of, started
 from pyroute2 import IPRoute
 
 from lab.netns import inside
 from lab.units import MS
-
-NOTHING = {"processes": set(), "programs": set(), "namespaces": set(), "runs": set()}
 
 BAD = {
     "negative delay": (["--delay", "-1ms"], "`-1ms` is no duration"),

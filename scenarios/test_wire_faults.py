@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from datagrams import ends, log_of
-from processes import HUNG_S, belongings, end, left_of, started
+from processes import HUNG_S, NOTHING, belongings, end, left_of, started
 from pyroute2 import IPRoute
 
 from lab.conditions import Conditions
@@ -21,7 +21,6 @@ from lab.units import MS
 from lab.wire.log import Fate
 from lab.wire.relay import Relay
 
-NOTHING = {"processes": set(), "programs": set(), "namespaces": set(), "runs": set()}
 TAGGED = bytes.fromhex("02000000005e0200000000c188a800648100000a0800") + bytes(64)
 
 UNREAD, REFUSED = "frames that the kernel dropped before the relay could read them", "frames that a device did not take"
