@@ -28,8 +28,8 @@ static inline int enters_function(const void *sk, bool may_nest)
     u64 thread = bpf_get_current_pid_tgid();
     struct entry entry = {.time_ns = bpf_ktime_get_ns(), .skaddr = (u64)sk};
 
-    if (!may_nest && under_way_functions.lookup(&thread))
-        count_lost();
+    if (!may_nest)
+        forget_function(thread);
     if (under_way_functions.update(&thread, &entry))
         count_lost();
     return 0;

@@ -16,7 +16,7 @@ from lab import bpf_syscall, btf, tracefs
 from lab.bpf_syscall import AttachType, ProgType, owned
 from lab.cache import recall
 from lab.errors import LabError, Refused
-from lab.runs import Run
+from lab.runs import Run, event_group
 
 if TYPE_CHECKING:
     from lab.device import Device
@@ -221,7 +221,7 @@ def _kprobe(function: Function, links: ExitStack) -> None:
 
 def _kretprobe(function: Function, links: ExitStack) -> None:
     """By an event of tracefs: one of perf's own has room for ten calls under way, and passes over the return of all others."""
-    event = tracefs.return_event(Run.current().events, f"{function.event}_{function.fd}", function.event)
+    event = tracefs.return_event(event_group(Run.current().name), f"{function.event}_{function.fd}", function.event)
     _perf_event(function, links, _PERF_TYPE_TRACEPOINT, links.enter_context(event), None)
 
 

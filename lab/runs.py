@@ -20,10 +20,7 @@ RUNS = Path("/run/lab")
 
 
 class Run:
-    """This process's run: `name` is a prefix nobody else has, `path` a folder for its temporary files.
-
-    `events` is the group of the events that it makes in tracefs.
-    """
+    """This process's run: `name` is a prefix nobody else has, `path` a folder for its temporary files."""
 
     def __init__(self) -> None:
         require_root()
@@ -32,7 +29,6 @@ class Run:
         with (RUNS / "gate").open("w") as gate:
             fcntl.flock(gate, fcntl.LOCK_EX)
             self.name = os.urandom(3).hex()
-            self.events = _events(self.name)
             self.path = RUNS / self.name
             self.path.mkdir()
             self._lock = (self.path / "lock").open("w")
@@ -73,13 +69,14 @@ def sweep() -> list[str]:
                     continue
                 for namespace in NAMED.glob(f"lab-{path.name}-*"):
                     remove(namespace.name)
-                tracefs.remove_events(_events(path.name))
+                tracefs.remove_events(event_group(path.name))
                 shutil.rmtree(path)
                 swept.append(path.name)
     return swept
 
 
-def _events(run: str) -> str:
+def event_group(run: str) -> str:
+    """Name the group of the events that a run of this name makes in tracefs."""
     return f"lab_{run}"
 
 

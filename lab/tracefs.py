@@ -3,6 +3,7 @@
 Source: `Documentation/trace/kprobetrace.rst`.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,17 +43,17 @@ def return_event(group: str, name: str, function: str) -> Iterator[int]:
 
     The return of up to 4096 calls that are under way at once is seen. `OSError` when the kernel refuses it.
     """
-    _tell_kprobes(f"r{_UNDER_WAY}:{group}/{name} {function}")
+    tell_kprobes(f"r{_UNDER_WAY}:{group}/{name} {function}")
     try:
         yield int((root() / "events" / group / name / "id").read_text())
     finally:
-        _tell_kprobes(f"-:{group}/{name}")
+        tell_kprobes(f"-:{group}/{name}")
 
 
 def remove_events(group: str) -> None:
     """Take away the events of a group that a killed process has left."""
     for event in events(group):
-        _tell_kprobes(f"-:{group}/{event.name}")
+        tell_kprobes(f"-:{group}/{event.name}")
 
 
 def events(group: str) -> list[Path]:
@@ -60,7 +61,11 @@ def events(group: str) -> list[Path]:
     return [event.parent for place in mounts("tracefs")[:1] for event in place.glob(f"events/{group}/*/id")]
 
 
-def _tell_kprobes(line: str) -> None:
+def tell_kprobes(line: str) -> None:
+    """Make or take away one event, in the kernel's own words. `OSError` when it refuses that, or has no such events."""
+    place = root() / "kprobe_events"
+    if not place.exists():
+        raise OSError(errno.ENOENT, "this kernel has no kprobe events")
     # Not by open("a"), which looks for the file's end: older kernels refuse that here. And "w" would take away everybody's events.
-    with owned(os.open(root() / "kprobe_events", os.O_WRONLY | os.O_APPEND)) as fd:
+    with owned(os.open(place, os.O_WRONLY | os.O_APPEND)) as fd:
         os.write(fd, line.encode() + b"\n")

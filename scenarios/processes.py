@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab import bpf_syscall, tracefs
 from lab.netns import NAMED
-from lab.runs import RUNS
+from lab.runs import RUNS, event_group
 
 HUNG_S = 120
 """What takes longer than this many seconds is taken for hung: where every instruction is emulated, what takes 5 s takes 60."""
@@ -106,7 +106,7 @@ def belongings(pid):
         "processes": set(family),
         "programs": set().union(*(bpf_syscall.prog_ids_of_process(member) for member in family)),
         "namespaces": {path.name for name in names for path in NAMED.glob(f"lab-{name}-*")},
-        "events": {path for name in names for path in tracefs.events(f"lab_{name}")},
+        "events": {path for name in names for path in tracefs.events(event_group(name))},
         "runs": names,
     }
 

@@ -16,7 +16,6 @@ from lab import attach, bpf_syscall, cache, doctor, net_trials, tracefs
 from lab.btf import Btf
 from lab.commands import doctor as command
 
-TRACEFS = Path("/sys/kernel/tracing")
 CHECKOUT = Path(__file__).parents[1]
 
 
@@ -62,18 +61,12 @@ def test_a_bridge_works_exactly_when_ip_can_make_it(works):
 def test_a_kprobe_works_exactly_when_tracefs_can_make_one(works):
     name = f"lab/doctor_{os.getpid()}"
     try:
-        add_kprobe_event(f"p:{name} tcp_v4_connect\n")
+        tracefs.tell_kprobes(f"p:{name} tcp_v4_connect")
     except OSError:
         assert not works["kprobe"]
     else:
-        add_kprobe_event(f"-:{name}\n")
+        tracefs.tell_kprobes(f"-:{name}")
         assert works["kprobe"]
-
-
-def add_kprobe_event(line):
-    """Append a line, without looking for the file's end as Python does: older kernels refuse that here."""
-    with bpf_syscall.owned(os.open(TRACEFS / "kprobe_events", os.O_WRONLY | os.O_APPEND)) as fd:
-        os.write(fd, line.encode())
 
 
 @pytest.mark.skipif(not (shutil.which("bpftool") and succeeds("bpftool", "version")), reason="bpftool: not installed")
