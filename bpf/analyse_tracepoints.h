@@ -49,6 +49,7 @@ ON_CGROUP_SKB(ingress)
     step->seq = packet.seq;
     step->flags = packet.flags;
     step->length = ctx->len - packet.payload_at;
+    step->skb = (u64)ctx; /* which stands for the kernel's own struct */
     events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
     return 1;
 }

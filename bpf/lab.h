@@ -124,14 +124,16 @@ BPF_ARRAY(lost, u64, 1);           /* events that found no room, of all CPUs tog
 BPF_PERCPU_ARRAY(rescued, u64, 1); /* runs of the second programs in place of the first; one can interrupt another */
 BPF_PERCPU_ARRAY(runs, u64, 8);    /* of the first program at each raw tracepoint, whatever it then made of the event */
 
-/* What the first program at a point has run for and the second not yet, on this CPU: a process can be interrupted between the two
- * by a softirq, for which both are run. 0: nothing. */
+/* What the first program at a point has run for and the second not yet, by whoever is current on this CPU: by a thread, and by a softirq
+ * that interrupts it and runs both. A thread that is preempted has its own place, as far as there are some. 0: nothing. */
 struct noted {
-    u64 key;
-    u64 nested;
+    u64 outer;
+    u64 inner;
 };
 
-BPF_PERCPU_ARRAY(noted, struct noted, 8);
+#define POINTS 8
+#define PLACES 64
+BPF_PERCPU_ARRAY(noted, struct noted, PLACES *POINTS);
 
 static inline void count_lost(void)
 {
@@ -152,17 +154,27 @@ static inline u64 lost_so_far(void)
     return count ? *count : 0;
 }
 
+static inline struct noted *noted_at(int point)
+{
+    int place = bpf_get_current_pid_tgid() % PLACES * POINTS + point;
+
+    return noted.lookup(&place);
+}
+
 /* For the first program at a point: notes what it ran for. `point` numbers the probe's points from 0, `key` tells what is under
  * way at that point on this CPU from everything else that can be. */
 static inline void note_run(int point, u64 key)
 {
-    struct noted *here = noted.lookup(&point);
+    struct noted *here = noted_at(point);
 
     if (!here)
         return;
-    /* What has been left here, by whoever's second program was left out or ran on another CPU, is pushed out in time. */
-    here->nested = here->key;
-    here->key = key;
+    /* What is interrupted stays. A softirq that has come while the second program was at work leaves one run after another here, of
+     * which that was left out. */
+    if (here->outer)
+        here->inner = key;
+    else
+        here->outer = key;
 }
 
 /* The same at a raw tracepoint, where the runs are counted: the kernel's own count of hits is compared with them.
@@ -177,16 +189,16 @@ static inline void first_run(int event, int point, u64 key)
 /* For the second program: tells whether it has to do what the first was left out of. */
 static inline bool rescues(int point, u64 key)
 {
-    struct noted *here = noted.lookup(&point);
+    struct noted *here = noted_at(point);
 
     /* What is done is forgotten: the next packet often has the same address. */
-    if (here && here->key == key) {
-        here->key = here->nested;
-        here->nested = 0;
+    if (here && here->inner == key) {
+        here->inner = 0;
         return false;
     }
-    if (here && here->nested == key) {
-        here->nested = 0;
+    if (here && here->outer == key) {
+        here->outer = 0;
+        here->inner = 0; /* what has interrupted this is over */
         return false;
     }
     rescued.atomic_increment(0);

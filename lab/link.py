@@ -1,24 +1,26 @@
 """Who carries the wire's frames: what every link can be asked to do, and the plainest of them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Protocol
 
 from pyroute2 import IPRoute
 
 from lab.conditions import Change, Conditions
-from lab.errors import LabError
+from lab.errors import FramesDropped, LabError
 from lab.netns import inside
 
 if TYPE_CHECKING:
     from lab.wire.log import WireLog
 
 SIDES = ("client", "server")  # the wire's devices, by the host they lead to
+DEVICE = "eth0"  # each host's
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a link goes: names of the wire's namespace, which has the devices `SIDES`, and of the hosts', which have `eth0`."""
+    """Where a link goes: names of the wire's namespace, which has the devices `SIDES`, and of the hosts', which have `DEVICE`."""
 
     wire: str
     hosts: tuple[str, ...]
@@ -48,6 +50,32 @@ class Link(Protocol):
         """End what outlives a namespace. Raises `LabError` if the wire did what it was not told to."""
 
 
+def dropped(place: Place) -> int:
+    """Count the frames that a device of the wire or of a host could not hand to its peer. Source: proc_pid_net(5), `dev`."""
+
+    def read() -> int:
+        lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
+        # One namespace has the wire's sides, the others a host's device; the twelfth column is what was not transmitted.
+        fields = [line.replace(":", " ").split() for line in lines]
+        return sum(int(field[12]) for field in fields if field[0] in (*SIDES, DEVICE))
+
+    return sum(inside(namespace, read) for namespace in (place.wire, *place.hosts))
+
+
+class Drops:
+    """Frames that the kernel drops between the namespaces from now on, each of them told once."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._told = dropped(place)
+
+    def require_none(self) -> None:
+        """Raise `FramesDropped` if there were any since it was last asked."""
+        before, self._told = self._told, dropped(self._place)
+        if self._told > before:
+            raise FramesDropped(self._told - before)
+
+
 def bridge(wire: IPRoute) -> dict[str, int]:
     """Join the wire's devices by a kernel bridge that only carries; returns their ifindex by side."""
     wire.link("add", ifname="wire", kind="bridge", br_stp_state=0, br_forward_delay=0, br_mcast_snooping=0)
@@ -64,6 +92,9 @@ class Bridge:
 
     name = "bridge"
 
+    def __init__(self) -> None:
+        self._drops: Drops | None = None
+
     def install(self, place: Place) -> None:
         """Join the devices."""
 
@@ -72,6 +103,7 @@ class Bridge:
                 bridge(wire)
 
         inside(place.wire, join)
+        self._drops = Drops(place)
 
     def apply(self, to_server: Conditions, to_client: Conditions) -> Change:
         """Accept the conditions of a perfect wire only."""
@@ -85,7 +117,9 @@ class Bridge:
         return 0
 
     def log(self) -> None:
-        """Nobody has written anything down."""
+        """Nobody has written anything down; raises `FramesDropped` if the kernel has not carried everything."""
+        if self._drops:
+            self._drops.require_none()
 
     def remove(self) -> None:
         """Nothing to do: the bridge goes with its namespace."""

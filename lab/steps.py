@@ -151,15 +151,23 @@ def _by_socket(steps: Events) -> Rows:
     rows["skaddr"][arrived & np.isin(rows["state"], (State.NEW_SYN_RECV, State.TIME_WAIT))] = 0
     rows["state"][arrived & (rows["state"] == State.NEW_SYN_RECV)] = 0
     rows = rows[np.lexsort((rows["time_ns"], -rows["carried"].astype(np.int8), _since(rows), rows["skaddr"]))]
-    # An interrupt between the probe's two functions can, rarely, make the second repeat what the first has reported. By then other
-    # steps of the socket may have come, but none of the same kind: the repeated one holds the socket. Of two acknowledgements
-    # that look alike, the second is one of its own.
-    order = np.lexsort((np.arange(len(rows)), rows["kind"], rows["skaddr"]))
-    repeats = (rows["again"] > 0) & ((rows["kind"] != Kind.PROCESSED) | (rows["length"] > 0))
-    repeats = repeats[order[1:]]
-    for name in ("skaddr", "kind", "oldstate", "state", "skb", "seq", "length", "lost"):
+    return np.delete(rows, _repeats(rows))
+
+
+def _repeats(rows: Rows) -> npt.NDArray[np.intp]:
+    """Find what the probe's second function has reported as well as the first, which an interrupt can, rarely, make it do.
+
+    Until it has, nothing else can have become of the packet or of the socket's state: what looks alike but comes after something
+    else, such as the end of the next socket at the address, is an event of its own.
+    """
+    packets = rows["skb"] > 0
+    of_states = np.isin(rows["kind"], (Kind.CLOSE, Kind.OPENED, Kind.CHANGED, Kind.DESTROYED))
+    order = np.lexsort((rows["time_ns"], np.where(packets, rows["skb"], rows["skaddr"]), packets))
+    order = order[(packets | of_states)[order] & (rows["carried"] == 0)[order]]
+    repeats = rows["again"][order[1:]] > 0
+    for name in ("skaddr", "kind", "oldstate", "state", "skb", "seq", "length", "flags", "lost"):
         repeats &= rows[name][order[1:]] == rows[name][order[:-1]]
-    return np.delete(rows, order[1:][repeats])
+    return np.asarray(order[1:][repeats])
 
 
 def _sorted(rows: Rows) -> Rows:

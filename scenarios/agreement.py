@@ -130,10 +130,12 @@ def states_frame_the_segments_on_the_interface(seen):
         time_ns = int(segment["time_ns"])
         if segment["flags"] & (SYN | ACK) == SYN:
             after = [entered.get((*socket, state)) for state in (State.ESTABLISHED, State.CLOSE)]
-            assert entered[*socket, State.SYN_SENT] <= time_ns <= min(time for time in after if time)
+            low_ns, high_ns = entered[*socket, State.SYN_SENT], min(time for time in after if time)
+            assert low_ns <= time_ns <= high_ns, f"port {socket[2].hex()}, sequence number {segment['seq']}"
         elif segment["flags"] & FIN:
             closing = [entered.get((*socket, state)) for state in (State.FIN_WAIT1, State.LAST_ACK)]
-            assert min(time for time in closing if time) <= time_ns
+            low_ns = min(time for time in closing if time)
+            assert low_ns <= time_ns, f"port {socket[2].hex()}, sequence number {segment['seq']}"
         checked += 1
     assert checked, "neither host has opened or closed a connection"
 

@@ -81,6 +81,22 @@ ON_RAW_TRACEPOINT(reading)
     return pid;
 }
 """
+INTERRUPTED = """
+#include "lab.h"
+
+ON_RAW_TRACEPOINT(interrupted)
+{
+    u32 undone = 0;
+
+    note_run(0, 1);
+    /* The second program is at work on 1, so what comes in a softirq is done by the first only. */
+    note_run(0, 2);
+    note_run(0, 3);
+    undone |= rescues(0, 1) << 1;
+    undone |= rescues(0, 3) << 3;
+    return undone;
+}
+"""
 ETHERNET = 14 + 20 + 8
 
 
@@ -116,6 +132,15 @@ def test_a_member_is_read_or_zero(tmp_path, defines):
     assert program.fire("reading", 0) == threading.get_native_id()
     for address in (1, id(program), 1 << 47, 1 << 62, 1 << 63, (1 << 64) - (1 << 20)):
         assert program.fire("reading", address) == 0
+
+
+def test_a_second_program_that_is_interrupted_repeats_nothing(tmp_path):
+    """However many segments come before it has looked, it finds what it was at; of what has come nothing is kept."""
+    source = tmp_path / "interrupted.c"
+    source.write_text(INTERRUPTED)
+    program = Program(source)
+    for _ in range(2):
+        assert program.fire("interrupted") == 1 << 3
 
 
 def test_totals_are_exact_while_they_are_taken(net, counting):

@@ -5,11 +5,13 @@ import time
 import numpy as np
 import pytest
 from datagrams import ends, log_of
+from pyroute2 import IPRoute
 
 from lab import doctor
 from lab.conditions import Conditions
-from lab.errors import LabError
+from lab.errors import FramesDropped, LabError
 from lab.link import Bridge
+from lab.netns import inside
 from lab.topology import topology
 from lab.units import MS
 from lab.wire.bucket import departures_ns, token_bucket
@@ -41,6 +43,23 @@ def test_any_link_delays(version):
         assert ping.back_ns - ping.seen_ns >= back.delay_ns
         net.conditions(Conditions(), Conditions())
         pair.ping()
+
+
+@pytest.mark.parametrize("wanted", [{"conditions": False}, {}, {"log": True}], ids=["nothing", "conditions", "a log"])
+def test_what_the_kernel_does_not_carry_is_told(wanted):
+    """A frame that is longer than the wire's device takes is dropped where it enters, and told once: nobody judges without it."""
+
+    def shorten():
+        with IPRoute() as netlink:
+            netlink.link("set", index=netlink.link_lookup(ifname="client")[0], mtu=1000)
+
+    with topology(wire(**wanted)) as net, ends(net) as pair:
+        inside(net.wire, shorten)
+        pair.send(3, size=1200)
+        with pytest.raises(FramesDropped, match="3 of them"):
+            net.link.log()
+        pair.ping()
+        net.link.log()
 
 
 def test_a_token_bucket_delays_at_the_sender():

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from pyroute2 import IPRoute
 
 from lab.errors import LabError
+from lab.link import DEVICE
 from lab.netns import inside
 from lab.topology import Host
 from lab.wire import qdisc
-from lab.wire.offloads import DEVICE
 
 _NS = 1_000_000_000
 

@@ -5,7 +5,7 @@ from time import monotonic_ns
 from pyroute2 import IPRoute
 
 from lab.conditions import Change, Conditions
-from lab.link import Place, bridge
+from lab.link import Drops, Place, bridge
 from lab.netns import inside
 from lab.wire import qdisc
 from lab.wire.offloads import turn_off
@@ -22,6 +22,7 @@ class Netem:
 
     def __init__(self) -> None:
         self._wire = ""
+        self._drops: Drops | None = None
         self._sides: dict[str, int] = {}
         self._shaped: set[str] = set()
 
@@ -31,6 +32,7 @@ class Netem:
         for host in place.hosts:
             turn_off(host)
         self._sides = inside(place.wire, _join)
+        self._drops = Drops(place)
 
     def apply(self, to_server: Conditions, to_client: Conditions) -> Change:
         """Change both queues; frames that wait keep their delay."""
@@ -41,7 +43,9 @@ class Netem:
         return 0
 
     def log(self) -> None:
-        """Nobody has written anything down."""
+        """Nobody has written anything down; raises `FramesDropped` for what the kernel has dropped beside netem."""
+        if self._drops:
+            self._drops.require_none()
 
     def remove(self) -> None:
         """Nothing to do: bridge and queues go with their namespace."""

@@ -3,9 +3,8 @@
 from pyroute2 import IPRoute
 
 from lab.ethtool import set_offloads
+from lab.link import DEVICE
 from lab.netns import inside
-
-DEVICE = "eth0"
 
 
 def turn_off(namespace: str) -> None:

@@ -17,10 +17,10 @@ import numpy as np
 
 from lab.conditions import Change, Conditions
 from lab.errors import LabError
-from lab.link import SIDES, Place
+from lab.link import SIDES, Place, dropped
 from lab.netns import inside
 from lab.wire.log import DROPPED_BETWEEN, FRAME, WireLog
-from lab.wire.offloads import DEVICE, turn_off
+from lab.wire.offloads import turn_off
 
 PROGRAM = Path(sys.prefix, "bin", "lab-relay")
 LOG_FRAMES = 1 << 19  # 100 MB when full; memory is taken as it fills
@@ -69,7 +69,7 @@ class Relay:
             turn_off(host)
         if self._awake:
             self._latency = _keep_processors_awake()
-        self._dropped_before = _dropped(place)
+        self._dropped_before = dropped(place)
         fd = os.memfd_create("lab-wire-log")
         try:
             os.ftruncate(fd, self._room * FRAME.itemsize)
@@ -177,7 +177,7 @@ class Relay:
 
     def _read(self, answer: str) -> WireLog:
         numbers = _numbers(answer)
-        numbers["lost_in_kernel"] = _dropped(self._place) - self._dropped_before
+        numbers["lost_in_kernel"] = dropped(self._place) - self._dropped_before
         records = (
             np.frombuffer(self._records, FRAME, count=numbers["logged"]).copy() if self._records else self._last.frames
         )
@@ -212,18 +212,6 @@ def _layout() -> list[str]:
     """List the fields of a record with offset and size, as the relay does."""
     fields = [(name, *field[:2]) for name, field in (FRAME.fields or {}).items() if name != "pad"]
     return [f"{name}:{offset}:{kind.itemsize}" for name, kind, offset in fields]
-
-
-def _dropped(place: Place) -> int:
-    """Count the frames that a device of the wire or of a host could not hand to its peer. Source: proc_pid_net(5), `dev`."""
-
-    def read() -> int:
-        lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
-        # One namespace has the wire's sides, the others a host's device; the twelfth column is what was not transmitted.
-        fields = [line.replace(":", " ").split() for line in lines]
-        return sum(int(field[12]) for field in fields if field[0] in (*SIDES, DEVICE))
-
-    return sum(inside(namespace, read) for namespace in (place.wire, *place.hosts))
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:

@@ -200,11 +200,30 @@ def test_other_steps_between_a_step_and_its_repetition():
     assert len(joined(steps(*once, step(203, Kind.PROCESSED, again=1, **segment | {"seq": 10})))) == len(once) + 1
 
 
-def test_acknowledgements_that_look_alike():
-    """Two segments without data can have the same numbers and, one after the other, the same kernel address: both are told."""
-    segment = {"state": "ESTABLISHED", "skb": 0xB0, "seq": 1}
-    once = [*client(), step(201, Kind.PROCESSED, **segment), step(202, Kind.PROCESSED, again=1, **segment)]
-    assert len(joined(steps(*once))) == len(once)
+@pytest.mark.parametrize("length", [0, 1])
+def test_a_segment_is_told_once(length):
+    """What both functions of the probe have reported is one event; a segment that looks alike has arrived by itself."""
+    segment = {"state": "ESTABLISHED", "skb": 0xB0, "seq": 1, "length": length}
+    arrived, processed = step(201, Kind.ARRIVED, **segment), step(202, Kind.PROCESSED, **segment)
+    told = [*client(), arrived, processed]
+    repeated = [step(203, Kind.ARRIVED, skaddr=0xE0, skb=0xB1), step(204, Kind.PROCESSED, again=1, **segment)]
+    assert len(joined(steps(*told, *repeated))) == len(told) + 1
+    alike = [step(205, Kind.ARRIVED, **segment), step(206, Kind.PROCESSED, again=1, **segment)]
+    assert len(joined(steps(*told, *alike))) == len(told) + 2
+
+
+def test_an_end_told_by_the_second_function_only():
+    """The same end of the socket that had the address before is another event, and the next socket is a third."""
+    lives = [client(start, owner) for start, owner in ((100, 7), (1100, 8), (2100, 9))]
+    for life in lives:
+        assert life[-2]["kind"] == Kind.DESTROYED
+        life[-2]["again"] = 1
+    rows = joined(steps(*(row for life in lives for row in life)))
+    assert len(rows) == sum(map(len, lives))
+    assert [set(rows["tgid"][rows["socket"] == socket]) for socket in np.unique(rows["socket"])] == [{7}, {8}, {9}]
+    repeated = lives[0][-2].copy()
+    repeated["time_ns"] += 1
+    assert len(joined(steps(*lives[0], repeated))) == len(lives[0])
 
 
 def test_after_a_loss_nothing_is_joined():
