@@ -37,7 +37,16 @@
 #define MSG_PEEK 2 /* to recv(): the data stays where it is */
 
 /* Which of the probe's points is under way on this CPU (first_run() in lab.h). */
-enum slot { SLOT_CHANGED, SLOT_PROCESSED, SLOT_DESTROYED, SLOT_ARRIVED };
+enum slot {
+    SLOT_CHANGED,
+    SLOT_PROCESSED,
+    SLOT_DESTROYED,
+    SLOT_ARRIVED,
+    SLOT_OPENING,
+    SLOT_OPENED,
+    SLOT_PROCESSING,
+    SLOT_HAS_PROCESSED,
+};
 
 static inline int report_destroyed(const void *sk, bool again)
 {

@@ -48,27 +48,45 @@ static inline int returns_from_function(u8 kind, u8 point, int result)
     return report_done((const void *)entered.skaddr, kind, point, entered.time_ns, result);
 }
 
-ON_FUNCTION(tcp_v4_connect)
+/* What threads come to as well as softirq. A thread can be preempted in a program by fentry, which is then left out, on this CPU, of
+ * whatever others do there: a second one makes up for it. In a kprobe's nobody is preempted, and a second would be left out like it. */
+#if ATTACH_FENTRY
+#define EITHER(first, second, slot, reports)                                                                           \
+    first                                                                                                              \
+    {                                                                                                                  \
+        note_run(slot, ARGUMENT(0));                                                                                   \
+        return reports;                                                                                                \
+    }                                                                                                                  \
+    second                                                                                                             \
+    {                                                                                                                  \
+        return rescues(slot, ARGUMENT(0)) ? reports : 0;                                                               \
+    }
+#else
+#define EITHER(first, second, slot, reports)                                                                           \
+    first                                                                                                              \
+    {                                                                                                                  \
+        return reports;                                                                                                \
+    }
+#endif
+#define ENTERING(name, slot, reports) EITHER(ON_FUNCTION(name), ON_FUNCTION_AGAIN(name), slot, reports)
+#define RETURNING(name, slot, reports) EITHER(ON_RETURN(name), ON_RETURN_AGAIN(name), slot, reports)
+
+static inline int opens(const void *sk)
 {
-    return enters_function((const void *)ARGUMENT(0), true);
+    return enters_function(sk, true);
 }
 
-ON_RETURN(tcp_v4_connect)
+static inline int has_opened(u8 point, int result)
 {
-    return returns_from_function(KIND_OPENED, AT_tcp_v4_connect, RETURNED(tcp_v4_connect));
+    return returns_from_function(KIND_OPENED, point, result);
 }
 
-/* Calls tcp_v4_connect() for an IPv4-mapped address; what that has reported is not reported again. Either can be within tcp_sendmsg()
+/* IPv6's calls IPv4's for an IPv4-mapped address; what that has reported is not reported again. Either can be within tcp_sendmsg()
  * as well, which opens a connection with MSG_FASTOPEN (tcp_sendmsg_fastopen()). */
-ON_FUNCTION(tcp_v6_connect)
-{
-    return enters_function((const void *)ARGUMENT(0), true);
-}
-
-ON_RETURN(tcp_v6_connect)
-{
-    return returns_from_function(KIND_OPENED, AT_tcp_v6_connect, RETURNED(tcp_v6_connect));
-}
+ENTERING(tcp_v4_connect, SLOT_OPENING, opens((const void *)ARGUMENT(0)))
+RETURNING(tcp_v4_connect, SLOT_OPENED, has_opened(AT_tcp_v4_connect, RETURNED(tcp_v4_connect)))
+ENTERING(tcp_v6_connect, SLOT_OPENING, opens((const void *)ARGUMENT(0)))
+RETURNING(tcp_v6_connect, SLOT_OPENED, has_opened(AT_tcp_v6_connect, RETURNED(tcp_v6_connect)))
 
 #if !SENDS_AT_TRACEPOINTS
 
@@ -231,9 +249,8 @@ static inline u64 current_context(void)
     return thread ? thread : 1ULL << 63 | bpf_get_smp_processor_id();
 }
 
-ON_FUNCTION(tcp_rcv_state_process)
+static inline int begins_to_process(const void *sk)
 {
-    const void *sk = (const void *)ARGUMENT(0);
     u64 context = current_context(), time_ns = bpf_ktime_get_ns();
     struct before nothing = {};
     struct before *before = under_way_processing.lookup_or_try_init(&context, &nothing);
@@ -251,7 +268,7 @@ ON_FUNCTION(tcp_rcv_state_process)
     return 0;
 }
 
-ON_RETURN(tcp_rcv_state_process)
+static inline int has_processed(void)
 {
     u64 context = current_context(), enter_ns, skaddr;
     struct before *before = under_way_processing.lookup(&context);
@@ -278,3 +295,6 @@ ON_RETURN(tcp_rcv_state_process)
     events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
     return 0;
 }
+
+ENTERING(tcp_rcv_state_process, SLOT_PROCESSING, begins_to_process((const void *)ARGUMENT(0)))
+RETURNING(tcp_rcv_state_process, SLOT_HAS_PROCESSED, has_processed())

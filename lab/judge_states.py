@@ -15,6 +15,7 @@ from lab.timeline import Timeline
 from lab.verdict import Bracket, Check, Judge
 
 _UNTOUCHED = (State.SYN_RECV, State.ESTABLISHED, State.CLOSE)
+_STILLBORN = [State.SYN_RECV, State.CLOSE]  # a child that is no connection: stillborn() in lab/steps.py
 
 
 def judge_all(observed: Observed, scenario: str) -> Iterator[Check]:
@@ -39,6 +40,8 @@ def _sockets(rows: npt.NDArray[np.void]) -> dict[tuple[int, int, int], list[npt.
         np.argsort(rows["socket"], kind="stable"), key=lambda index: int(rows["socket"][index])
     ):
         socket = rows[list(mine)]
+        if socket["newstate"].tolist() == _STILLBORN:
+            continue
         first = socket[0]
         found.setdefault((int(first["netns"]), int(first["lport"]), int(first["rport"])), []).append(socket)
     return found

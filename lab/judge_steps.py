@@ -13,7 +13,7 @@ from lab.carried import Carried
 from lab.measure import UNKNOWN
 from lab.observed import Observed
 from lab.packet import distinct_bytes
-from lab.steps import Kind, Role, Rows, joined
+from lab.steps import Kind, Role, Rows, joined, stillborn, tells_work
 from lab.tcp import Flow, State
 from lab.timeline import Call, Connection, Timeline
 from lab.verdict import Bracket, Check, Judge
@@ -62,6 +62,7 @@ def _both(connection: Connection) -> tuple[Timeline, Timeline | None]:
 def _sockets(rows: Rows) -> dict[tuple[int, int, Flow], list[Rows]]:
     """Each socket's rows by network namespace, role and flow, in the order in which they began."""
     found: dict[tuple[int, int, Flow], list[Rows]] = defaultdict(list)
+    rows = rows[~stillborn(rows)]
     order = np.argsort(rows["socket"], kind="stable")
     cuts = np.flatnonzero(np.diff(rows["socket"][order])) + 1
     for mine in np.split(order, cuts):
@@ -129,11 +130,6 @@ class _Side:
         if self._other is not None:
             yield from self._segments(self._other)
 
-    @property
-    def _sees_work(self) -> bool:
-        """Whether what TCP does for a call is observed: before Linux 6.3 no tracepoint tells of it."""
-        return any(point in self._judge.attach_point for point in ("tcp_recvmsg", "sock_recv_length"))
-
     def _identity(self) -> Iterator[Check]:
         owners = {f"{row['tgid']} {row['comm'].decode()}" for row in np.unique(self._rows[["tgid", "comm"]])}
         yield self._judge.equal(
@@ -159,7 +155,7 @@ class _Side:
             yield self._judge.duration(self._subject, f"{what} entered at", during, int(row["enter_ns"]))
             yield self._judge.duration(self._subject, f"{what} returned at", during, int(row["time_ns"]))
             yield self._judge.equal(self._subject, f"result of {what}", *_results(call, row))
-            if call.name in ("send", "recv") and self._sees_work:
+            if call.name in ("send", "recv") and tells_work(self._judge.attach_point.split(", ")):
                 yield from self._work(what, call, row, received)
             if call.name == "recv" and not call.error:
                 received += call.result

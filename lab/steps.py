@@ -5,6 +5,7 @@ known to other events of the same socket; here they are joined.
 """
 
 import re
+from collections.abc import Collection
 from enum import IntEnum
 from functools import cache
 
@@ -50,6 +51,11 @@ def points() -> tuple[str, ...]:
     """Names of the places where steps are observed, in the order of `enum point` in bpf/steps.h."""
     (body,) = re.findall(r"enum point \{(.*?)\};", (SOURCES / "steps.h").read_text(), re.DOTALL)
     return tuple(re.findall(r"\bAT_(\w+)", body))
+
+
+def tells_work(places: Collection[str]) -> bool:
+    """Tell from the attach points whether what TCP does for a call is observed: before Linux 6.3 no tracepoint tells of it."""
+    return any(place.endswith((":tcp_recvmsg", ":sock_recv_length")) for place in places)
 
 
 _FOUND_OUT = {
@@ -110,6 +116,7 @@ def carried(rows: Rows, forget_ns: int) -> Rows:
 
     One row for each socket, and a second where it was destroyed after `forget_ns`: calls on it may still be about to return.
     """
+    rows = rows[~stillborn(rows)]
     _, last = np.unique(rows["socket"][::-1], return_index=True)
     known = rows[len(rows) - 1 - last]
     ends = rows[rows["kind"] == Kind.DESTROYED]
@@ -120,6 +127,18 @@ def carried(rows: Rows, forget_ns: int) -> Rows:
     kept = np.concatenate([known, ends[~np.isin(ends["socket"], forgotten)]])
     kept["carried"] = 1
     return kept
+
+
+def stillborn(rows: Rows) -> npt.NDArray[np.bool_]:
+    """Tell which rows are of a listener's child that came too late: two processors took segments for one request, each made a child.
+
+    The kernel closes it at once, and nothing ever comes to it (`inet_ehash_nolisten()`).
+    """
+    sockets = np.zeros(rows["socket"].max(initial=-1) + 1, bool)
+    closed = (rows["kind"] == Kind.CHANGED) & (rows["oldstate"] == State.SYN_RECV) & (rows["state"] == State.CLOSE)
+    sockets[rows["socket"][closed]] = True
+    sockets[rows["socket"][~np.isin(rows["kind"], (Kind.CHANGED, Kind.DESTROYED))]] = False
+    return np.asarray(sockets[rows["socket"]])
 
 
 def _since(rows: Rows) -> npt.NDArray[np.uint64]:
@@ -186,8 +205,9 @@ def _adopt_packets(rows: Rows) -> None:
         return
     flow = _flow_numbers(rows)
     order = np.lexsort((rows["time_ns"], flow))
-    sockets = order[_nearest((~lone & (rows["rport"] > 0))[order], flow[order])]
-    entered = np.isin(rows["kind"], (Kind.CHANGED, Kind.OPENED)) | (rows["carried"] > 0)
+    takes_none = stillborn(rows)
+    sockets = order[_nearest((~lone & (rows["rport"] > 0) & ~takes_none)[order], flow[order])]
+    entered = (np.isin(rows["kind"], (Kind.CHANGED, Kind.OPENED)) & ~takes_none) | (rows["carried"] > 0)
     states = order[_nearest(entered[order], flow[order], ahead=False)]
     gone_ns = np.full(rows["socket"].max() + 1, np.iinfo(np.uint64).max, np.uint64)
     destroyed = rows["kind"] == Kind.DESTROYED

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import work
 
 from lab import traffic
 from lab.lifetimes import Ended, Side, lifetimes
@@ -136,11 +137,13 @@ def _steps(observed, scenario, connections):
                 connecting = rows[rows["state"] == State.ESTABLISHED]["connect_ns"][-1]
                 yield judge.duration(subject, "connect time", upto(end.opened_ns), int(connecting))
             if end.written is not None:
-                yield judge.count(subject, "bytes taken by TCP", exactly(end.written), results(rows, Kind.SENT))
+                if work.is_told():
+                    yield judge.count(subject, "bytes taken by TCP", exactly(end.written), results(rows, Kind.SENT))
                 # What sendfile() sends is no call's.
                 by_calls = Bracket(0, end.written, end.written)
                 yield judge.count(subject, "bytes sent by calls", by_calls, results(rows, Kind.SEND))
-                for kind, who in ((Kind.RECEIVED, "TCP"), (Kind.RECEIVE, "calls")):
+                received = {Kind.RECEIVED: "TCP", Kind.RECEIVE: "calls"} if work.is_told() else {Kind.RECEIVE: "calls"}
+                for kind, who in received.items():
                     yield judge.count(subject, f"bytes returned by {who}", other.read, results(rows, kind))
                 data = rows[(rows["kind"] == Kind.ARRIVED) & (rows["length"] > 0)]
                 reached = distinct_bytes(data["seq"], data["length"])

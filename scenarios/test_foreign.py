@@ -11,6 +11,7 @@ from typing import NamedTuple
 import agreement
 import foreign
 import foreign_truth
+import work
 from foreign_truth import End, Told, exactly
 
 from lab import probes
@@ -207,6 +208,8 @@ def in_sum(lab, observed, answer):
             (Kind.RECEIVE, received),
             (Kind.RECEIVED, received),
         ):
+            if kind in (Kind.SENT, Kind.RECEIVED) and not work.is_told():
+                continue
             subject = f"steps {kind.name} of all sockets"
             yield judge.equal(subject, "bytes", payload, foreign_truth.results(rows, kind))
 

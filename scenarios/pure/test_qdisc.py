@@ -109,6 +109,7 @@ def wire(monkeypatch):
     monkeypatch.setattr(netem, "IPRoute", lambda: wire)
     monkeypatch.setattr(netem, "inside", lambda _, function: function())
     monkeypatch.setattr(netem, "turn_off", lambda _: None)
+    monkeypatch.setattr("lab.link.dropped", lambda _: 0)
     monkeypatch.setattr(netem, "bridge", lambda _: {"client": 2, "server": 3})
     return wire
 

@@ -13,7 +13,7 @@ from lab import follow_steps
 from lab.follow_steps import Follow
 from lab.measure import UNKNOWN
 from lab.source import SOURCES
-from lab.steps import Kind, Role, carried, joined, latency_ns, points
+from lab.steps import Kind, Role, carried, joined, latency_ns, points, stillborn
 from lab.tcp import State, address_text
 from lab.units import SECOND
 
@@ -224,6 +224,21 @@ def test_an_end_told_by_the_second_function_only():
     repeated = lives[0][-2].copy()
     repeated["time_ns"] += 1
     assert len(joined(steps(*lives[0], repeated))) == len(lives[0])
+
+
+def test_a_child_that_came_too_late_takes_nothing():
+    """Of one request two processors make a child each: the packets of the flow belong to the one that lives."""
+    late = [
+        change(33, "LISTEN -> SYN_RECV", SERVER._replace(rport=0), 0xC8),
+        change(35, "SYN_RECV -> CLOSE", SERVER, 0xC8),
+        step(37, Kind.DESTROYED, SERVER, 0xC8, state="CLOSE"),
+    ]
+    alone = [step(time_ns, Kind.ARRIVED, SERVER, 0, length=5, seq=time_ns) for time_ns in (34, 36, 38)]
+    found = joined(steps(*service(), *late, *alone))
+    assert found["skaddr"][found["seq"] > 0].tolist() == [0xC0] * 3
+    assert found["state"][found["seq"] > 0].tolist() == [State.ESTABLISHED] * 3
+    assert found["skaddr"][stillborn(found)].tolist() == [0xC8] * 3
+    assert 0xC8 not in carried(found, 0)["skaddr"]
 
 
 def test_after_a_loss_nothing_is_joined():
