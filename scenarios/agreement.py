@@ -3,7 +3,7 @@
 `FACTS` are functions of what `seen` returns; each fails when two probes contradict each other.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 
@@ -118,26 +118,31 @@ def rtt_and_analyse_see_the_same_segments(seen):
 
 def states_frame_the_segments_on_the_interface(seen):
     """Each SYN leaves in SYN_SENT, before ESTABLISHED or the attempt's end; each FIN in FIN_WAIT1 or LAST_ACK."""
-    ends = ("laddr", "lport", "raddr", "rport")
-    entered = {
-        (int(row["netns"]), *(row[name].tobytes() for name in ends), int(row["newstate"])): int(row["time_ns"])
-        for row in seen["states"][::-1]  # of a state entered again, the first time
-    }
+    flows = defaultdict(
+        lambda: defaultdict(dict)
+    )  # a flow can be used again: each of its sockets, and when it entered a state
+    for row in seen["states"]:
+        flow = (int(row["netns"]), *(row[name].tobytes() for name in ("laddr", "lport", "raddr", "rport")))
+        flows[flow][int(row["socket"])].setdefault(int(row["newstate"]), int(row["time_ns"]))
     checked = 0
     for segment in seen["duration"][seen["duration"]["ingress"] == 0]:
         names = ("saddr", "sport", "daddr", "dport")
-        socket = (seen["inodes"][int(segment["ifindex"])], *(segment[name].tobytes() for name in names))
+        sockets = flows[seen["inodes"][int(segment["ifindex"])], *(segment[name].tobytes() for name in names)].values()
         time_ns = int(segment["time_ns"])
         if segment["flags"] & (SYN | ACK) == SYN:
-            after = [entered.get((*socket, state)) for state in (State.ESTABLISHED, State.CLOSE)]
-            low_ns, high_ns = entered[*socket, State.SYN_SENT], min(time for time in after if time)
-            assert low_ns <= time_ns <= high_ns, f"port {socket[2].hex()}, sequence number {segment['seq']}"
+            spans = [(it.get(State.SYN_SENT), _first(it, State.ESTABLISHED, State.CLOSE)) for it in sockets]
         elif segment["flags"] & FIN:
-            closing = [entered.get((*socket, state)) for state in (State.FIN_WAIT1, State.LAST_ACK)]
-            low_ns = min(time for time in closing if time)
-            assert low_ns <= time_ns, f"port {socket[2].hex()}, sequence number {segment['seq']}"
+            spans = [(_first(it, State.FIN_WAIT1, State.LAST_ACK), time_ns) for it in sockets]
+        else:
+            continue
+        assert any(low and low <= time_ns <= high for low, high in spans), f"{time_ns} is in none of {spans}"
         checked += 1
     assert checked, "neither host has opened or closed a connection"
+
+
+def _first(entered, *states):
+    """When a socket entered one of these states for the first time, None if it never did."""
+    return min((entered[state] for state in states if state in entered), default=None)
 
 
 def layers_and_packets_see_the_same_segments(seen):
