@@ -124,8 +124,9 @@ BPF_ARRAY(lost, u64, 1);           /* events that found no room, of all CPUs tog
 BPF_PERCPU_ARRAY(rescued, u64, 1); /* runs of the second programs in place of the first; one can interrupt another */
 BPF_PERCPU_ARRAY(runs, u64, 8);    /* of the first program at each raw tracepoint, whatever it then made of the event */
 
-/* What the first program at a point has run for and the second not yet, by whoever is current on this CPU: by a thread, and by a softirq
- * that interrupts it and runs both. A thread that is preempted has its own place, as far as there are some. 0: nothing. */
+/* What the first program at a point has run for and the second not yet, on this CPU, 0: nothing. By the thread that is current, and by a
+ * softirq that interrupts it, which runs both before the thread goes on. Another thread may be preempted between the two all the while:
+ * each has a place of its own, by its number. */
 struct noted {
     u64 outer;
     u64 inner;

@@ -11,7 +11,8 @@ SYN_RECV of a passive open is the time from SYN-ACK to final ACK that the kernel
 cookies to some 64 ms, - when the SYN-ACK was retransmitted): the socket itself appears only at the final ACK. After an active
 close FIN_WAIT2 lasts until the peer's FIN, also when close() has replaced the socket by a timewait minisock, or until that has
 waited long enough (tcp_fin_timeout); TIME_WAIT is where the report ends. No further row comes when data comes instead of the FIN,
-or when there is no room for one more minisock (tcp_max_tw_buckets).
+or when there is no room for one more minisock (tcp_max_tw_buckets). Two processors can take segments for one request at a time:
+of the two sockets that come of it, the second goes from SYN_RECV to CLOSE at once, and nobody is ever given it.
 """
 
 import argparse
