@@ -358,7 +358,7 @@ def test_a_probe_that_stamps_data_when_recv_is_entered(judged):
     work.required()
     early = r"\g<0>    if (kind == KIND_RECEIVED)\n        step->time_ns = enter_ns;\n"
     wrong = judged((r"^    step->enter_ns = enter_ns;\n", early))
-    assert {"TCP done in recv() 2 at", "wait in recv() 2"} & wrong
+    assert any(re.match(r"(TCP done|wait) in recv\(\) \d", quantity) for quantity in wrong)
 
 
 def test_a_probe_that_names_a_bystander(judged):

@@ -11,11 +11,11 @@
 #define BATCH 64
 #define LARGEST (65535 + ETHERNET_HEADER)
 #define TAG 4 /* bytes of a VLAN tag, which the kernel takes out of a frame */
-#define RECEIVE_BUFFER (64 << 20)
+#define BUFFERS (64 << 20)
 
 static int open_device(int ifindex)
 {
-    int one = 1, size = RECEIVE_BUFFER;
+    int one = 1, size = BUFFERS;
     /* Bound last: until then, with no protocol, it hears nothing. */
     int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
     struct sockaddr_ll where = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = ifindex};
@@ -29,6 +29,10 @@ static int open_device(int ifindex)
         fail("SO_TIMESTAMPNS");
     if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) != 0)
         fail("SO_RCVBUFFORCE");
+    /* The other host's processor may be busy, and what it has not taken yet is the sender's: 92 frames by default, of which the
+     * next would be refused while the processor's own queue (netdev_max_backlog) has room for 1000. */
+    if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) != 0)
+        fail("SO_SNDBUFFORCE");
     if (bind(fd, (struct sockaddr *)&where, sizeof(where)) != 0)
         fail("bind");
     return fd;
