@@ -1,5 +1,6 @@
 """Conversations that nobody has thought of: drawn at random, the same ones in every run, and all probes must be right about each."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -37,6 +38,9 @@ def drawn(seed, *, relayed):
         hold_ns=hesitation(),
         linger_ns=hesitation(),
     )
+    if conversation.how == "rst" and conversation.closer != "client":
+        # By a RST that comes before it has returned, connect() fails, and nobody is told which port it had.
+        conversation = replace(conversation, exchanges=max(1, conversation.exchanges))
     connections = draw.choice((1, 4, 12))
     return conversation, {
         "connections": connections,

@@ -36,7 +36,7 @@ def observing(net):
     hosts = (net.client.name, net.server.name)
     # The probe of packets has a port to look for, unless it is told to look at all.
     all_ports = {"packets": Program.load("packets", ("PORT=0",))}
-    with record(*probes.every().keys() - all_ports, programs=all_ports, devices=net.devices) as recorder:
+    with record(*set(probes.here()) - set(all_ports), programs=all_ports, devices=net.devices) as recorder:
         before = [tcp_sent(host) for host in hosts]
         yield observed
         observed.end_ns = net.quiesce()
@@ -44,9 +44,7 @@ def observing(net):
         observed.sent = client, server
     observed.recording = recorder.recording
     agreement.nothing_is_lost(observed.recording)
-    seen = agreement.seen(observed.recording, observed.inodes)
-    for fact in agreement.FACTS:
-        fact(seen)
+    agreement.hold(agreement.seen(observed.recording, observed.inodes))
 
 
 def test_curl_and_nginx(lab, tmp_path):

@@ -62,7 +62,7 @@ def played(request):
     cases = CLIENT_BY_HAND if by_hand == "client" else SERVER_BY_HAND
     with topology() as net:
         observed = Observed(net.inodes)
-        with record(*probes.every(), devices=net.devices) as recorder, Peer(net, by_hand, version) as peer:
+        with record(*probes.here(), devices=net.devices) as recorder, Peer(net, by_hand, version) as peer:
             told = {name: peer.play(case.story, 30000 + number) for number, (name, case) in enumerate(cases.items())}
     observed.recording, observed.end_ns = recorder.recording, max(story.over_ns for story in told.values())
     hosts = (net.server, net.client) if by_hand == "client" else (net.client, net.server)
@@ -241,7 +241,7 @@ def test_flood(lab, version):
     ports = range(20_000, 20_000 + FLOOD)
     with (
         Peer(net, "client", version, backlog=BACKLOG) as peer,
-        record(*probes.every(), devices=net.devices) as recorder,
+        record(*probes.here(), devices=net.devices) as recorder,
     ):
         sent = peer.syns(ports)
         settle_backlogs()

@@ -28,13 +28,11 @@ def test_load(lab, load):
     """Many connections, many requests, many bytes."""
     conversation, how = LOADS[load]
     lab.net.server.sysctl("core/somaxconn", how["connections"])
-    observed = lab.converse(conversation, probes=list(probes.every()), **how)
+    observed = lab.converse(conversation, probes=probes.here(), **how)
     assert len(observed.connections) == how["connections"]
     agreement.nothing_is_lost(observed.recording)
-    seen = agreement.seen(observed.recording, observed.inodes)
-    for fact in agreement.FACTS:
-        fact(seen)
-    for probe in probes.every():
+    agreement.hold(agreement.seen(observed.recording, observed.inodes))
+    for probe in probes.here():
         lab.judge(probe, observed)
 
 

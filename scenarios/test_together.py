@@ -21,9 +21,7 @@ def observed():
         # An accept queue that overflows has the kernel reset connections that both applications believe in.
         net.server.sysctl("core/somaxconn", CONNECTIONS)
         conversation = Conversation()
-        with observe(
-            net, conversation, probes=list(probes.every()), connections=CONNECTIONS, concurrency=8
-        ) as observed:
+        with observe(net, conversation, probes=probes.here(), connections=CONNECTIONS, concurrency=8) as observed:
             pass
     return observed
 

@@ -45,7 +45,7 @@ def net():
 @contextmanager
 def all_probes(net):
     """Record by every probe at both hosts; `packets` shows all ports, and the beginning of each frame."""
-    names = [name for name in probes.every() if name != "packets"]
+    names = [name for name in probes.here() if name != "packets"]
     everything = {"packets": Program.load("packets", EVERY_FRAME)}
     with record(*names, programs=everything, devices=net.devices) as recorder:
         yield recorder
