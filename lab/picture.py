@@ -1,6 +1,5 @@
 """Pictures as files: whether one can be made, and making it."""
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,8 @@ def require_drawable(path: Path) -> None:
         raise LabError(f"{path} is no name for a picture: let it end in .png, .svg or .pdf")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise LabError(f"{path} cannot be written: choose another file for --plot")
+    import logging  # noqa: PLC0415 (a tenth of a live tool's start)
+
     # The first picture on a machine takes some seconds more, about which Matplotlib would talk among the tool's own lines.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
