@@ -71,22 +71,12 @@ static inline int returns_from_function(u8 kind, u8 point, int result)
 #define ENTERING(name, slot, reports) EITHER(ON_FUNCTION(name), ON_FUNCTION_AGAIN(name), slot, reports)
 #define RETURNING(name, slot, reports) EITHER(ON_RETURN(name), ON_RETURN_AGAIN(name), slot, reports)
 
-static inline int opens(const void *sk)
-{
-    return enters_function(sk, true);
-}
-
-static inline int has_opened(u8 point, int result)
-{
-    return returns_from_function(KIND_OPENED, point, result);
-}
-
 /* IPv6's calls IPv4's for an IPv4-mapped address; what that has reported is not reported again. Either can be within tcp_sendmsg()
  * as well, which opens a connection with MSG_FASTOPEN (tcp_sendmsg_fastopen()). */
-ENTERING(tcp_v4_connect, SLOT_OPENING, opens((const void *)ARGUMENT(0)))
-RETURNING(tcp_v4_connect, SLOT_OPENED, has_opened(AT_tcp_v4_connect, RETURNED(tcp_v4_connect)))
-ENTERING(tcp_v6_connect, SLOT_OPENING, opens((const void *)ARGUMENT(0)))
-RETURNING(tcp_v6_connect, SLOT_OPENED, has_opened(AT_tcp_v6_connect, RETURNED(tcp_v6_connect)))
+ENTERING(tcp_v4_connect, SLOT_OPENING, enters_function((const void *)ARGUMENT(0), true))
+RETURNING(tcp_v4_connect, SLOT_OPENED, returns_from_function(KIND_OPENED, AT_tcp_v4_connect, RETURNED(tcp_v4_connect)))
+ENTERING(tcp_v6_connect, SLOT_OPENING, enters_function((const void *)ARGUMENT(0), true))
+RETURNING(tcp_v6_connect, SLOT_OPENED, returns_from_function(KIND_OPENED, AT_tcp_v6_connect, RETURNED(tcp_v6_connect)))
 
 #if !SENDS_AT_TRACEPOINTS
 

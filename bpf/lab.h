@@ -128,13 +128,12 @@ BPF_PERCPU_ARRAY(runs, u64, 8);    /* of the first program at each raw tracepoin
  * softirq that interrupts it, which runs both before the thread goes on. Another thread may be preempted between the two all the while:
  * each has a place of its own, by its number. */
 struct noted {
-    u64 outer;
-    u64 inner;
+    u64 outer[8]; /* by point */
+    u64 inner[8];
 };
 
-#define POINTS 8
 #define PLACES 64
-BPF_PERCPU_ARRAY(noted, struct noted, PLACES *POINTS);
+BPF_PERCPU_ARRAY(noted, struct noted, PLACES);
 
 static inline void count_lost(void)
 {
@@ -155,9 +154,9 @@ static inline u64 lost_so_far(void)
     return count ? *count : 0;
 }
 
-static inline struct noted *noted_at(int point)
+static inline struct noted *noted_here(void)
 {
-    int place = bpf_get_current_pid_tgid() % PLACES * POINTS + point;
+    int place = bpf_get_current_pid_tgid() % PLACES;
 
     return noted.lookup(&place);
 }
@@ -166,16 +165,16 @@ static inline struct noted *noted_at(int point)
  * way at that point on this CPU from everything else that can be. */
 static inline void note_run(int point, u64 key)
 {
-    struct noted *here = noted_at(point);
+    struct noted *here = noted_here();
 
     if (!here)
         return;
     /* What is interrupted stays. A softirq that has come while the second program was at work leaves one run after another here, of
      * which that was left out. */
-    if (here->outer)
-        here->inner = key;
+    if (here->outer[point])
+        here->inner[point] = key;
     else
-        here->outer = key;
+        here->outer[point] = key;
 }
 
 /* The same at a raw tracepoint, where the runs are counted: the kernel's own count of hits is compared with them.
@@ -190,16 +189,16 @@ static inline void first_run(int event, int point, u64 key)
 /* For the second program: tells whether it has to do what the first was left out of. */
 static inline bool rescues(int point, u64 key)
 {
-    struct noted *here = noted_at(point);
+    struct noted *here = noted_here();
 
     /* What is done is forgotten: the next packet often has the same address. */
-    if (here && here->inner == key) {
-        here->inner = 0;
+    if (here && here->inner[point] == key) {
+        here->inner[point] = 0;
         return false;
     }
-    if (here && here->outer == key) {
-        here->outer = 0;
-        here->inner = 0; /* what has interrupted this is over */
+    if (here && here->outer[point] == key) {
+        here->outer[point] = 0;
+        here->inner[point] = 0; /* what has interrupted this is over */
         return false;
     }
     rescued.atomic_increment(0);

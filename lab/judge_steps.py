@@ -119,6 +119,7 @@ class _Side:
         self._judge, self._timeline, self._other, self._rows = judge, timeline, other, rows
         self._early, self._carried = early, carried
         self._subject = str(timeline.flow)
+        self._sees_work = tells_work(judge.attach_point.split(", "))
         self._calls = [call for call in timeline.calls if call.name in _KINDS]
         self._resets = any(call.name == "linger0" for side in (timeline, other) if side for call in side.calls)
 
@@ -155,7 +156,7 @@ class _Side:
             yield self._judge.duration(self._subject, f"{what} entered at", during, int(row["enter_ns"]))
             yield self._judge.duration(self._subject, f"{what} returned at", during, int(row["time_ns"]))
             yield self._judge.equal(self._subject, f"result of {what}", *_results(call, row))
-            if call.name in ("send", "recv") and tells_work(self._judge.attach_point.split(", ")):
+            if call.name in ("send", "recv") and self._sees_work:
                 yield from self._work(what, call, row, received)
             if call.name == "recv" and not call.error:
                 received += call.result

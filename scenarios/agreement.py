@@ -129,9 +129,8 @@ def rtt_and_analyse_see_the_same_segments(seen):
 
 def states_frame_the_segments_on_the_interface(seen):
     """Each SYN leaves in SYN_SENT, before ESTABLISHED or the attempt's end; each FIN in FIN_WAIT1 or LAST_ACK."""
-    flows = defaultdict(
-        lambda: defaultdict(dict)
-    )  # a flow can be used again: each of its sockets, and when it entered a state
+    # A flow can be used again: each of its sockets, and when that entered a state first.
+    flows = defaultdict(lambda: defaultdict(dict))
     for row in seen["states"]:
         flow = (int(row["netns"]), *(row[name].tobytes() for name in ("laddr", "lport", "raddr", "rport")))
         flows[flow][int(row["socket"])].setdefault(int(row["newstate"]), int(row["time_ns"]))
