@@ -4,6 +4,7 @@ apt does the work, with a configuration of its own: the machine's mirror, and th
 machine's release. Nothing of it touches the machine's own lists or packages.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -28,7 +29,11 @@ def unpacked(name: str) -> Path:
     """
     if found := _cached(name):
         return found
-    return _unpack(_release(name))
+    CACHE.mkdir(parents=True, exist_ok=True)
+    # Who comes second waits, since apt fails where another apt is at work, and then finds what the first has downloaded.
+    with (CACHE / "downloading").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _unpack(_release(name))
 
 
 def _cached(name: str) -> Path | None:
