@@ -145,8 +145,7 @@ class Lab:
         )
 
     def _judged(self, probe: str, observed: Observed) -> list[Check]:
-        if why := probes.refusal(probe):
-            raise Refused(why)
+        probes.require(probe)
         return list(import_module(f"lab.probes.{probe}").judge(observed, self.scenario))
 
     def check(self, checks: Iterable[Check]) -> list[Check]:

@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab import bpf_syscall, tracefs
+from lab import bpf_syscall, probes, tracefs
 from lab.netns import NAMED
 from lab.runs import RUNS, event_group
 
@@ -50,7 +50,11 @@ def started(*command, ready, **options):
 
 @contextmanager
 def watching(command, *arguments):
-    """Run a live tool, `lab <command>`, around a block; afterwards the yielded list holds what it printed, standard error first."""
+    """Run a live tool, `lab <command>`, around a block; afterwards the yielded list holds what it printed, standard error first.
+
+    Raises `Refused` where the kernel refuses the probe of that name.
+    """
+    probes.require(command)
     read, write = os.pipe()
     # A suite that is killed takes the tool with it.
     words = ["/usr/bin/setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "lab", command, "--ready-fd", str(write)]
@@ -60,7 +64,8 @@ def watching(command, *arguments):
     )
     os.close(write)
     with os.fdopen(read) as ready:
-        assert ready.readline() == "ready\n", process.stderr.read()
+        if ready.readline() != "ready\n":
+            raise AssertionError(process.communicate(timeout=HUNG_S)[1])
     output = []
     try:
         yield output

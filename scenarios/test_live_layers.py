@@ -10,6 +10,7 @@ import sys
 import pytest
 from processes import NOTHING, belongings, end, lab_command, left_of, parsed, started, watching
 
+from lab import probes
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.in_order import stamps
@@ -148,7 +149,6 @@ def test_in_order_and_from_a_recording(net, tmp_path):
 
 BAD = {
     "no flow": (["--flow", "nobody"], "`nobody` is no client"),
-    "flow that is not there": (["-i", "lo", "--flow", "192.0.2.9:1", "--seconds", "0.1"], "there is no request of"),
     "no folder for the trace": (["--perfetto", "/nowhere/trace.json"], "the trace cannot be written to /nowhere"),
     "no recording": (["--recording", "/etc/hostname"], "is not a recording of this lab"),
     "files of segments": (["--packets", "--plot", "layers.png"], "leave one of them out"),
@@ -166,6 +166,14 @@ def test_bad_input(arguments, sentence):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_flow_without_a_request():
+    """Who asks for one flow is told that nothing was seen of it."""
+    probes.require("layers")
+    done = lab_command("layers", "-i", "lo", "--flow", "192.0.2.9:1", "--seconds", "0.1")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "there is no request of" in done.stderr
+
+
 def test_a_recording_of_another_version(net, tmp_path, monkeypatch):
     """A recording that another version of the lab has made is refused, and so is one without this probe."""
     with observe(net, Conversation(), probes=["states"]) as observed:
@@ -181,6 +189,7 @@ def test_a_recording_of_another_version(net, tmp_path, monkeypatch):
 
 def test_interrupted(net):
     """Ctrl-C ends it with the percentiles, and nothing of it is left."""
+    probes.require("layers")
     command = [sys.executable, "-m", "lab", "layers", *both(net)]
     with started(*command, ready="CLIENT") as process:
         held = belongings(process.pid)

@@ -47,6 +47,12 @@ def refusal(name: str) -> str | None:
         return str(error)
 
 
+def require(name: str) -> None:
+    """Raise `Refused`, in the kernel's words, if this kernel refuses a probe."""
+    if why := refusal(name):
+        raise Refused(why)
+
+
 def refused() -> dict[str, str]:
     """Return why this kernel refuses those probes that it does, by name."""
     return {name: why for name in every() if (why := refusal(name))}
