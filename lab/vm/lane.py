@@ -75,7 +75,8 @@ def script(ways: Sequence[str], clock: str, arguments: Sequence[str]) -> str:
     What needs no privileges is the same on every kernel, and left out unless the arguments say which marks are wanted. Where time is
     virtual each run is made twice: the two have to agree (`disagreements`).
     """
-    pytest = ["-m", "pytest", "-p", "no:cacheprovider", "-m", "not rootless", *arguments]
+    # A guest may be ended before its run is: what has failed is told at once.
+    pytest = ["-m", "pytest", "--instafail", "-p", "no:cacheprovider", "-m", "not rootless", *arguments]
     lines = [_PACKETS_FIRST] if clock == VIRTUAL else []
     for way in ways:
         words = python(clock, *pytest, **({} if way == BEST else {FORCED: way}))
