@@ -209,7 +209,13 @@ def _tracepoint(function: Function, links: ExitStack) -> None:
 
 
 def _tracing(function: Function, links: ExitStack) -> None:
-    links.callback(os.close, bpf_syscall.raw_tracepoint_open(None, function.fd))
+    try:
+        links.callback(os.close, bpf_syscall.raw_tracepoint_open(None, function.fd))
+    except OSError as error:
+        # bpf_tracing_prog_attach(): what the program was loaded for has gone with its first link.
+        if error.errno == errno.ENOENT:
+            raise OSError(errno.ENOENT, "before Linux 5.13 a program can be attached by fentry only once") from error
+        raise
 
 
 def _kprobe(function: Function, links: ExitStack) -> None:
