@@ -65,7 +65,7 @@ static inline int report_destroyed(const void *sk, bool again)
 
 ON_RAW_TRACEPOINT(tcp_destroy_sock)
 {
-    first_run(EVENT(tcp_destroy_sock), SLOT_DESTROYED, ctx->args[0]);
+    first_run(EVENT(tcp_destroy_sock), SLOT_DESTROYED, ctx->args[0], is_held((const void *)ctx->args[0]));
     return report_destroyed((const void *)ctx->args[0], false);
 }
 
@@ -99,7 +99,7 @@ static inline int report_changed(struct bpf_raw_tracepoint_args *ctx, bool again
 
 ON_RAW_TRACEPOINT(inet_sock_set_state)
 {
-    first_run(EVENT(inet_sock_set_state), SLOT_CHANGED, change_key(ctx));
+    first_run(EVENT(inet_sock_set_state), SLOT_CHANGED, change_key(ctx), is_held((const void *)ctx->args[0]));
     return report_changed(ctx, false);
 }
 

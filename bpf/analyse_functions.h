@@ -54,7 +54,7 @@ static inline int returns_from_function(u8 kind, u8 point, int result)
 #define EITHER(first, second, slot, reports)                                                                           \
     first                                                                                                              \
     {                                                                                                                  \
-        note_run(slot, ARGUMENT(0));                                                                                   \
+        note_run(slot, ARGUMENT(0), is_held((const void *)ARGUMENT(0)));                                               \
         return reports;                                                                                                \
     }                                                                                                                  \
     second                                                                                                             \
@@ -174,7 +174,7 @@ static inline int report_arrived(const void *skb, u8 point, bool again)
 
 ON_FUNCTION(tcp_v4_rcv)
 {
-    note_run(SLOT_ARRIVED, ARGUMENT(0));
+    note_run(SLOT_ARRIVED, ARGUMENT(0), false);
     return report_arrived((const void *)ARGUMENT(0), AT_tcp_v4_rcv, false);
 }
 
@@ -185,7 +185,7 @@ ON_FUNCTION_AGAIN(tcp_v4_rcv)
 
 ON_FUNCTION(tcp_v6_rcv)
 {
-    note_run(SLOT_ARRIVED, ARGUMENT(0));
+    note_run(SLOT_ARRIVED, ARGUMENT(0), false);
     return report_arrived((const void *)ARGUMENT(0), AT_tcp_v6_rcv, false);
 }
 
@@ -196,7 +196,7 @@ ON_FUNCTION_AGAIN(tcp_v6_rcv)
 
 ON_FUNCTION(tcp_rcv_established)
 {
-    note_run(SLOT_PROCESSED, ARGUMENT(1));
+    note_run(SLOT_PROCESSED, ARGUMENT(1), is_held((const void *)ARGUMENT(0)));
     return report_processed((const void *)ARGUMENT(0), (const void *)ARGUMENT(1), AT_tcp_rcv_established, false);
 }
 

@@ -8,7 +8,7 @@ static inline void forget_function(u64 thread)
 /* Fires in tcp_rcv_established(). */
 ON_RAW_TRACEPOINT(tcp_probe)
 {
-    first_run(EVENT(tcp_probe), SLOT_PROCESSED, ctx->args[1]);
+    first_run(EVENT(tcp_probe), SLOT_PROCESSED, ctx->args[1], is_held((const void *)ctx->args[0]));
     return report_processed((const void *)ctx->args[0], (const void *)ctx->args[1], AT_tcp_probe, false);
 }
 

@@ -162,28 +162,31 @@ static inline struct noted *noted_here(void)
 }
 
 /* For the first program at a point: notes what it ran for. `point` numbers the probe's points from 0, `key` tells what is under
- * way at that point on this CPU from everything else that can be. */
-static inline void note_run(int point, u64 key)
+ * way at that point on this CPU from everything else that can be. `held` says that it is done by a thread that holds its socket. */
+static inline void note_run(int point, u64 key, bool held)
 {
     struct noted *here = noted_here();
 
     if (!here)
         return;
     /* What is interrupted stays. A softirq that has come while the second program was at work leaves one run after another here, of
-     * which that was left out. */
-    if (here->outer[point])
+     * which that was left out; so does any thread while another is preempted in that program. A thread that holds a socket has not
+     * interrupted anything: what is noted then is such a run, and gives way. */
+    if (here->outer[point] && !held) {
         here->inner[point] = key;
-    else
+    } else {
         here->outer[point] = key;
+        here->inner[point] = 0;
+    }
 }
 
 /* The same at a raw tracepoint, where the runs are counted: the kernel's own count of hits is compared with them.
  * `event` is EVENT(name), a number that the loader gives to the tracepoint. */
 #define EVENT(name) EVENT__##name
-static inline void first_run(int event, int point, u64 key)
+static inline void first_run(int event, int point, u64 key, bool held)
 {
     runs.increment(event);
-    note_run(point, key);
+    note_run(point, key, held);
 }
 
 /* For the second program: tells whether it has to do what the first was left out of. */

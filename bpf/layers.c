@@ -49,14 +49,14 @@ static inline int report_ready(const void *sk)
 #if ATTACH_TRACEPOINT
 ON_TP_BTF(sk_data_ready)
 {
-    first_run(EVENT(sk_data_ready), SLOT_READY, ctx->args[0]);
+    first_run(EVENT(sk_data_ready), SLOT_READY, ctx->args[0], is_held((const void *)ctx->args[0]));
     return report_ready((const void *)ctx->args[0]);
 }
 
 #else
 ON_FUNCTION(sock_def_readable)
 {
-    note_run(SLOT_READY, ARGUMENT(0));
+    note_run(SLOT_READY, ARGUMENT(0), is_held((const void *)ARGUMENT(0)));
     return report_ready((const void *)ARGUMENT(0));
 }
 #endif

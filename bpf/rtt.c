@@ -266,7 +266,7 @@ enum point { AT_CHANGE, AT_SEGMENT };
 /* It fires at the entry of tcp_rcv_established(). */
 ON_TP_BTF(tcp_probe)
 {
-    first_run(EVENT(tcp_probe), AT_SEGMENT, ctx->args[1]);
+    first_run(EVENT(tcp_probe), AT_SEGMENT, ctx->args[1], is_held((const void *)ctx->args[0]));
     return segment(ctx->args[0], false);
 }
 
@@ -274,7 +274,7 @@ ON_TP_BTF(tcp_probe)
 
 ON_FUNCTION(tcp_rcv_established)
 {
-    note_run(AT_SEGMENT, ARGUMENT(1));
+    note_run(AT_SEGMENT, ARGUMENT(1), is_held((const void *)ARGUMENT(0)));
     return segment(ARGUMENT(0), false);
 }
 
@@ -300,7 +300,7 @@ ON_TP_BTF_AGAIN(tcp_probe)
 
 ON_TP_BTF(inet_sock_set_state)
 {
-    first_run(EVENT(inet_sock_set_state), AT_CHANGE, change_key(ctx));
+    first_run(EVENT(inet_sock_set_state), AT_CHANGE, change_key(ctx), is_held((const void *)ctx->args[0]));
     return change(ctx, false);
 }
 

@@ -67,7 +67,6 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
     u8 oldstate = ctx->args[1], newstate;
     struct endpoints endpoints = {};
     struct state_change *change;
-    int owned = 0;
 
     if (!tcp)
         return 0;
@@ -83,10 +82,7 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
         return 0;
     change->skaddr = (u64)tcp;
     fill_endpoints(change, &endpoints);
-    /* lock_sock() marks the socket while a process works on it. Softirq code touches it only when that mark is not
-     * set, so with the mark the current task is the owner at work and without it any bystander. */
-    typed_read(&owned, tcp, FIELD(sock, sk_lock, owned));
-    if (owned) {
+    if (is_held(tcp)) {
         change->tgid = bpf_get_current_pid_tgid() >> 32;
         bpf_get_current_comm(change->comm, sizeof(change->comm));
     }
@@ -98,7 +94,7 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
 
 ON_TP_BTF(inet_sock_set_state)
 {
-    first_run(EVENT(inet_sock_set_state), AT_CHANGE, change_key(ctx));
+    first_run(EVENT(inet_sock_set_state), AT_CHANGE, change_key(ctx), is_held((const void *)ctx->args[0]));
     return report_change(ctx, false);
 }
 
@@ -196,7 +192,7 @@ static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool agai
 
 ON_TP_BTF(kfree_skb)
 {
-    first_run(EVENT(kfree_skb), AT_FREE, ctx->args[0]);
+    first_run(EVENT(kfree_skb), AT_FREE, ctx->args[0], false);
     return report_minisock(ctx, false);
 }
 

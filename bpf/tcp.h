@@ -238,6 +238,16 @@ static inline bool is_watched_tcp(const void *sk)
     return is_watched(netns_of(net));
 }
 
+/* lock_sock() marks the socket while a thread works on it. Softirq code touches it only when that mark is not set, so with the mark the
+ * current task is the owner at work and without it any bystander. */
+static inline bool is_held(const void *sk)
+{
+    int owned = 0;
+
+    READ(&owned, sk, FIELD(sock, sk_lock, owned));
+    return owned;
+}
+
 /* What sock:inet_sock_set_state is at work on (note_run() in lab.h): the process that was interrupted holds its own socket, so no
  * two changes under way on one CPU are of the same one. Added, since that is what the verifier allows with a pointer; the states are
  * below 16, the sockets further apart. */
