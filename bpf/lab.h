@@ -124,16 +124,18 @@ BPF_ARRAY(lost, u64, 1);           /* events that found no room, of all CPUs tog
 BPF_PERCPU_ARRAY(rescued, u64, 1); /* runs of the second programs in place of the first; one can interrupt another */
 BPF_PERCPU_ARRAY(runs, u64, 8);    /* of the first program at each raw tracepoint, whatever it then made of the event */
 
-/* What the first program at a point has run for and the second not yet, on this CPU, 0: nothing. By the thread that is current, and by a
- * softirq that interrupts it, which runs both before the thread goes on. Another thread may be preempted between the two all the while:
- * each has a place of its own, by its number. */
+/* What the first program at a point has run for and the second not yet, 0: nothing. By the thread that is current, and by a softirq that
+ * interrupts it, which runs both before the thread goes on. Another thread may be preempted between the two all the while: each has a
+ * place of its own, by its number. */
+#define PLACES 64
+#define POINTS 8
 struct noted {
-    u64 outer[8]; /* by point */
-    u64 inner[8];
+    u64 outer[PLACES][POINTS];
+    u64 inner[PLACES][POINTS];
 };
 
-#define PLACES 64
-BPF_PERCPU_ARRAY(noted, struct noted, PLACES);
+BPF_ARRAY(noted, struct noted,
+          CPUS); /* not per CPU for the kernel: a thread that was preempted may go on at another one */
 
 static inline void count_lost(void)
 {
@@ -156,9 +158,14 @@ static inline u64 lost_so_far(void)
 
 static inline struct noted *noted_here(void)
 {
-    int place = bpf_get_current_pid_tgid() % PLACES;
+    int cpu = bpf_get_smp_processor_id();
 
-    return noted.lookup(&place);
+    return noted.lookup(&cpu);
+}
+
+static inline u32 place_of_thread(void)
+{
+    return bpf_get_current_pid_tgid() % PLACES;
 }
 
 /* For the first program at a point: notes what it ran for. `point` numbers the probe's points from 0, `key` tells what is under
@@ -166,17 +173,18 @@ static inline struct noted *noted_here(void)
 static inline void note_run(int point, u64 key, bool held)
 {
     struct noted *here = noted_here();
+    u32 place = place_of_thread();
 
     if (!here)
         return;
     /* What is interrupted stays. A softirq that has come while the second program was at work leaves one run after another here, of
      * which that was left out; so does any thread while another is preempted in that program. A thread that holds a socket has not
      * interrupted anything: what is noted then is such a run, and gives way. */
-    if (here->outer[point] && !held) {
-        here->inner[point] = key;
+    if (here->outer[place][point] && !held) {
+        here->inner[place][point] = key;
     } else {
-        here->outer[point] = key;
-        here->inner[point] = 0;
+        here->outer[place][point] = key;
+        here->inner[place][point] = 0;
     }
 }
 
@@ -193,16 +201,26 @@ static inline void first_run(int event, int point, u64 key, bool held)
 static inline bool rescues(int point, u64 key)
 {
     struct noted *here = noted_here();
+    u32 place = place_of_thread();
 
     /* What is done is forgotten: the next packet often has the same address. */
-    if (here && here->inner[point] == key) {
-        here->inner[point] = 0;
+    if (here && here->inner[place][point] == key) {
+        here->inner[place][point] = 0;
         return false;
     }
-    if (here && here->outer[point] == key) {
-        here->outer[point] = 0;
-        here->inner[point] = 0; /* what has interrupted this is over */
+    if (here && here->outer[place][point] == key) {
+        here->outer[place][point] = 0;
+        here->inner[place][point] = 0; /* what has interrupted this is over */
         return false;
+    }
+    for (int cpu = 0; cpu < CPUS; cpu++) {
+        int other = cpu;
+        struct noted *there = noted.lookup(&other);
+
+        if (there && there->outer[place][point] == key) {
+            there->outer[place][point] = 0;
+            return false;
+        }
     }
     rescued.atomic_increment(0);
     return true;

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lab import attach, btf, cache, headers
+from lab import attach, btf, cache, cpus, headers
 from lab.bpf_syscall import RINGBUF, syscall
 from lab.compiled import Code, Compiled, Members, Table
 from lab.errors import LabError, Refused
@@ -70,7 +70,7 @@ def compiled(source: Path, defines: Sequence[str] = ()) -> Compiled:
     text = text_of(source)
     attach.forced()  # what is wrong there is said for every program
     ways = [f"ATTACH_{way.upper()}={int(way == attach.way())}" for way in attach.WAYS] if differs_by_way(text) else []
-    defines = [f"MACHINE_{os.uname().machine}=1", *ways, *defines]
+    defines = [f"MACHINE_{os.uname().machine}=1", f"CPUS={cpus.possible()[-1] + 1}", *ways, *defines]
     # Debug information is for people and for map types: without, the instructions are the same, a tenth sooner.
     flags = [*headers.user_include_flags(), "-Wno-unused-function", "-g0", *(f"-D{define}" for define in defines)]
     library, identity = _library_path(), btf.kernel_identity()

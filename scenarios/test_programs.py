@@ -104,6 +104,12 @@ ON_RAW_TRACEPOINT(interrupted)
     return undone;
 }
 """
+MOVED = """
+#include "lab.h"
+
+ON_RAW_TRACEPOINT(first) { note_run(0, 1, true); return 0; }
+ON_RAW_TRACEPOINT(second) { return rescues(0, 1); }
+"""
 ETHERNET = 14 + 20 + 8
 
 
@@ -148,6 +154,20 @@ def test_a_second_program_that_is_interrupted_repeats_nothing(tmp_path):
     program = Program(source)
     for _ in range(2):
         assert program.fire("interrupted") == 1 << 3 | 1 << 4
+
+
+def test_a_second_program_finds_what_was_noted_on_another_processor(tmp_path):
+    """A thread that was preempted behind the first goes on wherever there is room; and it finds it once."""
+    source = tmp_path / "moved.c"
+    source.write_text(MOVED)
+    program, allowed = Program(source), os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        program.fire("first")
+        os.sched_setaffinity(0, {max(allowed)})
+        assert [program.fire("second"), program.fire("second")] == [0, 1]
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def test_totals_are_exact_while_they_are_taken(net, counting):
