@@ -48,13 +48,22 @@ static inline int returns_from_function(u8 kind, u8 point, int result)
     return report_done((const void *)entered.skaddr, kind, point, entered.time_ns, result);
 }
 
+/* As is_held(), of a function's argument: by fentry the verifier knows its type. */
+static inline bool holds_argument(u64 sk)
+{
+    int owned = 0;
+
+    typed_read(&owned, (const void *)sk, FIELD(sock, sk_lock, owned));
+    return owned;
+}
+
 /* What threads come to as well as softirq. A thread can be preempted in a program by fentry, which is then left out, on this CPU, of
  * whatever others do there: a second one makes up for it. In a kprobe's nobody is preempted, and a second would be left out like it. */
 #if ATTACH_FENTRY
 #define EITHER(first, second, slot, reports)                                                                           \
     first                                                                                                              \
     {                                                                                                                  \
-        note_run(slot, ARGUMENT(0), is_held((const void *)ARGUMENT(0)));                                               \
+        note_run(slot, ARGUMENT(0), holds_argument(ARGUMENT(0)));                                                      \
         return reports;                                                                                                \
     }                                                                                                                  \
     second                                                                                                             \
@@ -196,7 +205,7 @@ ON_FUNCTION_AGAIN(tcp_v6_rcv)
 
 ON_FUNCTION(tcp_rcv_established)
 {
-    note_run(SLOT_PROCESSED, ARGUMENT(1), is_held((const void *)ARGUMENT(0)));
+    note_run(SLOT_PROCESSED, ARGUMENT(1), holds_argument(ARGUMENT(0)));
     return report_processed((const void *)ARGUMENT(0), (const void *)ARGUMENT(1), AT_tcp_rcv_established, false);
 }
 
