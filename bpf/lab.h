@@ -129,13 +129,14 @@ BPF_PERCPU_ARRAY(runs, u64, 8);    /* of the first program at each raw tracepoin
  * place of its own, by its number. */
 #define PLACES 64
 #define POINTS 8
+
 struct noted {
     u64 outer[PLACES][POINTS];
     u64 inner[PLACES][POINTS];
 };
 
-BPF_ARRAY(noted, struct noted,
-          CPUS); /* not per CPU for the kernel: a thread that was preempted may go on at another one */
+/* By CPU, but any may look at all of them: a thread that was preempted may go on at another one. */
+BPF_ARRAY(noted, struct noted, CPUS);
 
 static inline void count_lost(void)
 {
