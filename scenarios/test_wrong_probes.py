@@ -81,4 +81,4 @@ def test_a_probe_that_confuses_states(judged):
 
 def test_a_probe_that_names_a_bystander(judged):
     """S7: a probe that reports whatever task is current is caught."""
-    assert "owner" in caught(judged((r"if \(owned\)", "if (true)")))
+    assert "owner" in caught(judged((r"if \(is_held\(tcp\)\)", "if (true)")))
