@@ -51,10 +51,14 @@ static inline int returns_from_function(u8 kind, u8 point, int result)
 /* As is_held(), of a function's argument: by fentry the verifier knows its type. */
 static inline bool holds_argument(u64 sk)
 {
+#if ATTACH_FENTRY
     int owned = 0;
 
     typed_read(&owned, (const void *)sk, FIELD(sock, sk_lock, owned));
     return owned;
+#else
+    return is_held((const void *)sk);
+#endif
 }
 
 /* What threads come to as well as softirq. A thread can be preempted in a program by fentry, which is then left out, on this CPU, of
