@@ -3,6 +3,7 @@
 import mmap
 import multiprocessing
 import os
+import resource
 import struct
 import time
 from contextlib import contextmanager
@@ -10,11 +11,15 @@ from contextlib import contextmanager
 from lab.units import MS
 
 LIMIT_S = 20
-LONGEST_NS = 300 * MS  # the kernel lets others have 5 % of each second (sched_rt_runtime_us)
+LONGEST_NS = 300 * MS
 
 
 class Hog:
-    """A process that has a processor to itself when it wants to: of the class SCHED_FIFO, on the last processor."""
+    """A process that has a processor to itself when it wants to: of the class SCHED_FIFO, on the last processor.
+
+    The kernel can take it away: others get 5 % of each second (sched_rt_runtime_us), and its own threads come first. Then the hog's
+    time is over.
+    """
 
     def __init__(self, conn, shared):
         self.cpu = max(os.sched_getaffinity(0))
@@ -34,11 +39,15 @@ class Hog:
             self.spin_until(1)
 
     def spin_until(self, time_ns):
-        """Go on until a time at least; returns when the last moment was that nobody else can have had the processor."""
+        """Go on until a time at least, or until its time is over; returns the last moment before which nobody else had the processor."""
         if not struct.unpack_from("=q", self._shared, 8)[0]:
             struct.pack_into("=q", self._shared, 8, time_ns)
             self._over_ns = self._pipe.recv()
         return self._over_ns
+
+    def over(self):
+        """Tell whether its time is over, though it was not told to end."""
+        return self._pipe.poll()
 
     def _read(self, offset):
         return struct.unpack_from("=q", self._shared, offset)[0]
@@ -48,14 +57,23 @@ def _hog(conn, shared, cpu):
     os.sched_setaffinity(0, {cpu})
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     while conn.recv():
+        before = _taken_away()
         began_ns = now_ns = time.monotonic_ns()
         struct.pack_into("=q", shared, 0, began_ns)
         while now_ns < began_ns + LONGEST_NS:
             until_ns = struct.unpack_from("=q", shared, 8)[0]
             if until_ns and now_ns >= until_ns:
                 break
-            now_ns = time.monotonic_ns()
+            still_ns = time.monotonic_ns()
+            if _taken_away() != before:
+                break
+            now_ns = still_ns
         conn.send(now_ns)
+
+
+def _taken_away():
+    """Count how often this process had to leave its processor to another."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 @contextmanager

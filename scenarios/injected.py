@@ -130,17 +130,25 @@ class Story:
         return self._hogged(delay_ns, self._poll_there)
 
     def _hogged(self, delay_ns, read):
+        """Delay a request so. One for which the hog could not keep its processor long enough is a plain one, and another is sent."""
+        deadline = time.monotonic() + LIMIT_S
+        while (held_ns := self._held(delay_ns, read)) < delay_ns:
+            assert time.monotonic() < deadline, "the hog does not keep its processor"
+        return 0, "wake_up", held_ns
+
+    def _held(self, delay_ns, read):
+        """Return for how long, at least, a request was ready and its reader had no processor; negative when it was not ready before."""
         reader = threading.Thread(target=read)
         reader.start()
         self._until(lambda: _sleeps(reader.native_id))
         with self.hog.spinning():
             self.talk.client.send(bytes(SIZE))
-            ready_ns = self._ready(self.talk.child)
+            ready_ns = self._until(lambda: _readable(self.talk.child) or self.hog.over())
             over_ns = self.hog.spin_until(ready_ns + delay_ns)
         reader.join()
         self.talk.server.send(bytes(SIZE))
         self.talk.client.recv(SIZE)
-        return 0, "wake_up", over_ns - ready_ns
+        return over_ns - ready_ns
 
     def _read_there(self):
         os.sched_setaffinity(0, {self.hog.cpu})
@@ -164,7 +172,7 @@ class Story:
         return next(call for call in reversed(calls) if call.name == name)
 
     def _ready(self, sock):
-        return self._until(lambda: _asked(sock, termios.FIONREAD) >= SIZE)
+        return self._until(lambda: _readable(sock))
 
     def _until(self, holds):
         """Return a time at which something holds."""
@@ -193,19 +201,21 @@ def inject(net, version, hog, places=PLACES, delays_ns=DELAYS_NS):
         story = Story(net, talk, version, hog)
         talk.exchange(SIZE)
         for place in places:
-            told += [(delay_ns, getattr(story, place)(delay_ns)) for delay_ns in delays_ns]
+            for delay_ns in delays_ns:
+                leg, layer, least_ns = getattr(story, place)(delay_ns)
+                told.append(
+                    (leg, layer, delay_ns, least_ns, sum(call.name == "send" for call in talk.client.timeline.calls))
+                )
             talk.exchange(SIZE)
     (connection,) = talk.connections
-    every = turns(connection)
-    return matched(told, every, len(delays_ns)), connection
+    return matched(told, turns(connection)), connection
 
 
-def matched(told, every, per_place):
-    """Give each delay the turn in which it was. The first turn is a plain one, and so is the last of each place."""
-    assert len(every) == 1 + len(told) + len(told) // per_place
+def matched(told, every):
+    """Give each delay the turn in which it was: the last when it was told."""
     found = []
-    for number, (delay_ns, (leg, layer, least_ns)) in enumerate(told):
-        turn = every[1 + number + number // per_place]
+    for leg, layer, delay_ns, least_ns, requests in told:
+        turn = every[requests - 1]
         longest_ns = turn.application.high if layer == "application" else (turn.request, turn.reply)[leg].travel.high
         truth = Bracket(max(0, least_ns), longest_ns, max(0, least_ns))
         found.append(Injected(leg, layer, delay_ns, turn, truth))
@@ -215,6 +225,11 @@ def matched(told, every, per_place):
 def _asked(sock, what):
     """Ask a socket for a number of bytes."""
     return struct.unpack("=i", fcntl.ioctl(sock, what, bytes(4)))[0]
+
+
+def _readable(sock):
+    """Tell whether a whole message can be read."""
+    return _asked(sock, termios.FIONREAD) >= SIZE
 
 
 def _sleeps(thread):

@@ -5,7 +5,7 @@ import os
 import pytest
 from conversing import conversing
 from hog import hog
-from injected import SIZE, inject, verdicts
+from injected import SIZE, Story, inject, verdicts
 
 from lab.conditions import Conditions
 from lab.demo.conversation import Conversation
@@ -40,6 +40,15 @@ def test_a_delay_is_in_its_layer_and_nowhere_else(lab, injected, version):
     judge = Judge(lab.scenario, "layers", ", ".join(recording.attach_points["layers"]), recording.missing("layers"))
     checks = lab.check(verdicts(judge, ways, *told[version]))
     assert sum(check.quantity.startswith("all but") for check in checks) == len(told[version][0]) == 24
+
+
+def test_a_request_that_comes_when_the_hog_is_gone():
+    """Its reader is not taken for hindered: another request is sent."""
+    with topology(Relay()) as net, hog() as it, conversing(net) as talk:
+        net.conditions(Conditions(drop=(1, 2)), Conditions())
+        _, _, least_ns = Story(net, talk, 4, it).hogged_server(2 * MS)
+    assert least_ns >= 2 * MS
+    assert len(turns(*talk.connections)) >= 2
 
 
 @pytest.mark.parametrize(
