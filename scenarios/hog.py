@@ -39,7 +39,7 @@ class Hog:
             self.spin_until(1)
 
     def spin_until(self, time_ns):
-        """Go on until a time at least, or until its time is over; returns the last moment before which nobody else had the processor."""
+        """Go on until a time at least, or until its time is over; returns when it last had the processor to itself."""
         if not struct.unpack_from("=q", self._shared, 8)[0]:
             struct.pack_into("=q", self._shared, 8, time_ns)
             self._over_ns = self._pipe.recv()

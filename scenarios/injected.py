@@ -137,7 +137,7 @@ class Story:
         return 0, "wake_up", held_ns
 
     def _held(self, delay_ns, read):
-        """Return for how long, at least, a request was ready and its reader had no processor; negative when it was not ready before."""
+        """Return for how long, at least, a request was ready and its reader had no processor; negative when it came later."""
         reader = threading.Thread(target=read)
         reader.start()
         self._until(lambda: _sleeps(reader.native_id))
