@@ -53,6 +53,7 @@ def _by_socket(changes: Events) -> npt.NDArray[np.void]:
     repeated = (rows["again"][1:] > 0) & (rows["skaddr"][1:] > 0)
     for name in ("skaddr", "oldstate", "newstate", "lost"):
         repeated &= rows[name][1:] == rows[name][:-1]
+    repeated &= ~_strangers(rows[1:], rows[:-1])
     return rows[np.append(np.ones(min(1, len(rows)), bool), ~repeated)]
 
 
@@ -63,7 +64,17 @@ def _begins(rows: npt.NDArray[np.void], previous: npt.NDArray[np.void]) -> npt.N
     begins |= np.isin(previous["newstate"], (State.CLOSE, State.TIME_WAIT))
     # After a loss nobody can tell whether it is the same socket; what was carried is the only row of its own.
     begins |= (rows["lost"] != previous["lost"]) | (rows["carried"] > 0)
-    return begins
+    return begins | _strangers(rows, previous)
+
+
+def _strangers(rows: npt.NDArray[np.void], previous: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Tell which rows have other ends than those before them: all between the two was missed, and the address is used again.
+
+    Where a kernel does not run the program (`lab.recording.Recording`), it misses several events in a row.
+    """
+    locals_known, peers_known = ((rows[name] > 0) & (previous[name] > 0) for name in ("lport", "rport"))
+    other_peer = (rows["rport"] != previous["rport"]) | (rows["raddr"] != previous["raddr"]).any(axis=1)
+    return (locals_known & (rows["lport"] != previous["lport"])) | (peers_known & other_peer)
 
 
 def _is_birth(rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:

@@ -79,19 +79,23 @@ def test_a_long_wait_is_one_connection(net):
 
 @both_versions
 def test_minimum_latency(net, version):
-    """A2: what is shown took at least the minimum, by a figure that lies in the application's bracket."""
+    """A2: what is shown is what took at least the minimum, by figures that lie in the application's brackets."""
     with (
+        watching("analyse", "client", "--json", "--netns", net.client.name) as every,
         watching("analyse", "client", "--min", "40ms", "--json", "--netns", net.client.name) as slow,
         watching("analyse", "client", "--min", "10s", "--json", "--netns", net.client.name) as slower,
     ):
-        (connection,) = talk(net, Conversation(before_reply_ns=60 * MS, think_ns=60 * MS, exchanges=3), version=version)
-    rows = parsed(slow)
-    assert [row["step"] for row in rows if row["step"] == "receive"] == ["receive"] * 3
-    assert min(row["latency_ns"] for row in rows) >= 40 * MS
+        (connection,) = talk(
+            net, Conversation(before_reply_ns=200 * MS, think_ns=60 * MS, exchanges=3), version=version
+        )
+    timed = [(row["step"], row["latency_ns"]) for row in parsed(every) if row["latency_ns"] is not None]
+    shown = [row["step"] for row in parsed(slow)]
+    assert "receive" in shown
+    assert shown == [step for step, latency_ns in timed if latency_ns >= 40 * MS]
     assert parsed(slower) == []
     receives = [call for call in connection.client.calls if call.name == "recv"][:3]
-    for call, row in zip(receives, [row for row in rows if row["step"] == "receive"], strict=True):
-        assert 60 * MS - (call.exit_ns - call.enter_ns) <= row["latency_ns"] <= call.exit_ns - call.enter_ns
+    for call, latency_ns in zip(receives, [it for step, it in timed if step == "receive"][:3], strict=True):
+        assert 0 < latency_ns <= call.exit_ns - call.enter_ns
 
 
 @both_versions

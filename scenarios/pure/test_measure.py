@@ -156,6 +156,24 @@ def test_a_child_at_a_used_address_inherits_nothing():
     assert len(set(transitions(changes(*rows))["socket"])) == 2
 
 
+@pytest.mark.parametrize("end", [{"rport": 50001}, {"raddr": "192.0.2.9"}, {"lport": 81}])
+def test_the_next_socket_at_an_address_inherits_nothing_though_its_birth_was_missed(end):
+    """The old one's end and the new one's birth were missed: other ends are another socket's, however well its state fits (S5)."""
+    old = life("LISTEN -> SYN_RECV -> ESTABLISHED -> CLOSE_WAIT", SERVER)
+    new = life("CLOSE_WAIT -> LAST_ACK -> CLOSE", SERVER._replace(**end), start_ns=100)
+    rows = transitions(changes(*old, *new))
+    assert spent(rows)[-2:] == [("CLOSE_WAIT", None), ("LAST_ACK", 10)]
+    assert [it.flow for it in map(told, rows)] == [SERVER] * 3 + [SERVER._replace(**end)] * 2
+
+
+def test_the_same_change_of_the_next_socket_at_an_address_is_no_repetition():
+    """All between two sockets' ends was missed, and the second end was told by the second program."""
+    rows = changes(
+        change(0, "LAST_ACK -> CLOSE"), change(900, "LAST_ACK -> CLOSE", CLIENT._replace(lport=40001), again=1)
+    )
+    assert spent(transitions(rows)) == [("LAST_ACK", None), ("LAST_ACK", None)]
+
+
 def test_a_lost_event_makes_the_next_time_unknown():
     """Between ESTABLISHED and LAST_ACK a row is missing: the time in CLOSE_WAIT is unknown, what follows is known."""
     rows = life("CLOSE -> SYN_SENT -> ESTABLISHED -> CLOSE_WAIT -> LAST_ACK -> CLOSE")
