@@ -86,7 +86,8 @@ def _skipped(config) -> list[skips.Skipped]:
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
     """Show what this lane left out, and the verdicts, the failed ones in full."""
-    if RESULTS_KEY not in config.stash:
+    # Workers come here too, and what they know is not the whole.
+    if RESULTS_KEY not in config.stash or hasattr(config, "workerinput"):
         return
     if skipped := _skipped(config):
         terminalreporter.section("what this lane cannot do")

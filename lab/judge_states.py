@@ -50,20 +50,25 @@ def _sockets(rows: npt.NDArray[np.void]) -> dict[tuple[int, int, int], list[npt.
 def _find(
     sockets: dict[tuple[int, int, int], list[npt.NDArray[np.void]]], inode: int, timeline: Timeline
 ) -> npt.NDArray[np.void] | None:
-    """Return the rows of a timeline's socket, None when there is none; of a flow used again, the last one open by then."""
+    """Take out the rows of a timeline's socket, None when there are none; of a flow used again, the last one open by then.
+
+    To be asked in the order in which the connections were opened: what one has had is not another's, whose own was missed.
+    """
     flow = timeline.flow
-    found = [
-        socket
-        for socket in sockets.get((inode, flow.lport, flow.rport), [])
-        if address_text(socket[0]["raddr"].tobytes()) == flow.raddr
-    ]
+    of_ports = sockets.get((inode, flow.lport, flow.rport), [])
+    found = [socket for socket in of_ports if address_text(socket[0]["raddr"].tobytes()) == flow.raddr]
     # SYN_SENT comes before connect() chooses a port, and a later user of the port may have waited there all the while: which
     # socket had the flow first is told by the second row.
-    found.sort(key=lambda socket: int(socket[:2]["time_ns"][-1]))
-    begun = [socket for socket in found if socket[:2]["time_ns"][-1] <= timeline.opened_ns]
-    if begun:
-        return begun[-1]
-    return found[0] if found else None
+    found.sort(key=_second_ns)
+    mine = next((socket for socket in reversed(found) if _second_ns(socket) <= timeline.opened_ns), None)
+    if mine is None:
+        mine = next((socket for socket in found if _second_ns(socket) <= timeline.calls[-1].exit_ns), None)
+    of_ports[:] = [socket for socket in of_ports if socket is not mine]
+    return mine
+
+
+def _second_ns(socket: npt.NDArray[np.void]) -> int:
+    return int(socket[:2]["time_ns"][-1])
 
 
 class Waits:

@@ -93,7 +93,11 @@ class Results:
             write_junit(file, checks, len(checks), sum(not check.passed for check in checks))
 
     def _write_run(self, about: dict[str, object]) -> None:
-        self.path.joinpath(RUN).write_text(json.dumps(about, indent=2) + "\n")
+        path = self.path / RUN
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(about, indent=2) + "\n")
+        # Whoever reads it, or ends the run now, finds all of one or all of the other.
+        fresh.replace(path)
 
 
 def _lane() -> dict[str, object]:
