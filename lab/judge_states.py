@@ -26,7 +26,7 @@ def judge_all(observed: Observed, scenario: str) -> Iterator[Check]:
         both = (connection.client, connection.server)
         for timeline, inode, paths in zip(both, observed.inodes, (truth.client_paths, truth.server_paths), strict=True):
             if timeline is not None:
-                mine = _find(sockets, inode, timeline)
+                mine = _take(sockets, inode, timeline)
                 waits = Waits(its, by_client=timeline is connection.client)
                 yield from _judge_socket(
                     judge, str(timeline.flow), timeline.pid, mine, paths(connection, observed.end_ns), waits
@@ -47,7 +47,7 @@ def _sockets(rows: npt.NDArray[np.void]) -> dict[tuple[int, int, int], list[npt.
     return found
 
 
-def _find(
+def _take(
     sockets: dict[tuple[int, int, int], list[npt.NDArray[np.void]]], inode: int, timeline: Timeline
 ) -> npt.NDArray[np.void] | None:
     """Take out the rows of a timeline's socket, None when there are none; of a flow used again, the last one open by then.

@@ -53,8 +53,8 @@ def _by_socket(changes: Events) -> npt.NDArray[np.void]:
     repeated = (rows["again"][1:] > 0) & (rows["skaddr"][1:] > 0)
     for name in ("skaddr", "oldstate", "newstate", "lost"):
         repeated &= rows[name][1:] == rows[name][:-1]
-    repeated &= ~_strangers(rows[1:], rows[:-1])
-    return rows[np.append(np.ones(min(1, len(rows)), bool), ~repeated)]
+    second = np.flatnonzero(repeated) + 1
+    return np.delete(rows, second[~_strangers(rows[second], rows[second - 1])])
 
 
 def _begins(rows: npt.NDArray[np.void], previous: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:

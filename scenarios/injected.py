@@ -212,7 +212,8 @@ def inject(net, version, hog, places=PLACES, delays_ns=DELAYS_NS):
 
 
 def matched(told, every):
-    """Give each delay the turn in which it was: the last when it was told."""
+    """Give each delay the turn in which it was: the last when it was told. After all of them comes a plain one."""
+    assert len(every) == told[-1][-1] + 1
     found = []
     for leg, layer, delay_ns, least_ns, requests in told:
         turn = every[requests - 1]
