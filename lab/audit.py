@@ -16,16 +16,16 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
 from lab import cpus, tracefs
+from lab.arrays import Integers
 from lab.bpf_syscall import perf_event_open
 from lab.errors import LabError
 from lab.program import Program
 
 _PERF_TYPE_TRACEPOINT = 2
 
-Counts = npt.NDArray[np.int64]
+Counts = Integers
 
 
 class Hits:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from lab.bpf_syscall import owned
 from lab.errors import LabError
+from lab.paths import CACHE
 
 SWITCH = "LAB_CACHE"
 """The environment variable that turns the cache `off`."""
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tcp-truth-lab")
 MOST_ENTRIES = 256
 """When there are more, those go that were not used for longest. A program's entry has some 100 kB."""
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from numpy.lib.recfunctions import repack_fields
 
+from lab.arrays import Rows
 from lab.arrivals import turns
 from lab.conditions import FOREVER_NS
 from lab.tcp import Flow
@@ -18,9 +18,6 @@ from lab.timeline import Connection
 from lab.wire import segments
 from lab.wire.log import FRAME, Fate, Mark, WireLog, hold_ns
 from lab.wire.segments import SEGMENT, Flag
-
-Segments = npt.NDArray[np.void]
-"""Segments as `SEGMENT` has them, with what the log says of their frames (`FRAME`)."""
 
 _OF_FRAME = ("arrived_low_ns", "arrived_high_ns", "sent_low_ns", "sent_high_ns", "length", "fate", "marks")
 _CARRIED = np.dtype(
@@ -47,15 +44,16 @@ class Counts(NamedTuple):
 class Way:
     """One direction of one connection, in the order in which its segments came to the wire; a copy follows its original."""
 
-    carried: Segments
+    carried: Rows
+    """Segments as `SEGMENT` has them, with what the log says of their frames (`FRAME`)."""
 
     @property
-    def left(self) -> Segments:
+    def left(self) -> Rows:
         """What passed the sender's interface, each by its `arrived_high_ns`: copies are the wire's own doing."""
         return self.carried[self.carried["marks"] & Mark.COPY == 0]
 
     @property
-    def arrived(self) -> Segments:
+    def arrived(self) -> Rows:
         """What passed the receiver's interface, each after its `sent_low_ns`."""
         return self.carried[self.carried["fate"] == Fate.FORWARDED]
 
@@ -149,13 +147,13 @@ class Wire:
         return [found[id(connection)] for connection in connections]
 
 
-def counts(passed: Segments) -> Counts:
+def counts(passed: Rows) -> Counts:
     """Count what passed an interface."""
     fins, syns = (int(segments.has(passed, flag).sum()) for flag in (Flag.FIN, Flag.SYN))
     return Counts(len(passed), int(passed["length"].sum()), int(passed["payload"].sum()), syns, fins)
 
 
-def _ends(carried: Segments) -> npt.NDArray[np.void]:
+def _ends(carried: Rows) -> Rows:
     """Both addresses and ports of each segment as one value."""
     ends = repack_fields(carried[_FLOW])
     return ends.view(f"V{ends.dtype.itemsize}")
@@ -168,7 +166,7 @@ def _key(flow: Flow) -> bytes:
     return _ends(segment).tobytes()
 
 
-def _least_between(sent: Segments, answers: Segments) -> int:
+def _least_between(sent: Rows, answers: Rows) -> int:
     """Least time from the first of what was sent to the first of the answers' arrival."""
     if not len(sent) or not len(answers):
         return 0

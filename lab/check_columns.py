@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from lab.arrays import Integers, Rows
 from lab.errors import LabError
-from lab.journeys import Rows
 from lab.verdict import Check
 
 FILE = "checks.jsonl"
@@ -92,7 +91,7 @@ class CheckColumns:
         attach_points = {probe: list(found) for probe, found in places.items()}
         return cls(path, list(groups), np.concatenate(parts), attach_points, lost, torn)
 
-    def members(self) -> list[npt.NDArray[np.int64]]:
+    def members(self) -> list[Integers]:
         """Return for each group the positions of its rows, in the file's order."""
         ends = np.cumsum(np.bincount(self.rows["group"], minlength=len(self.groups)))
         return np.split(np.argsort(self.rows["group"], kind="stable"), ends[:-1]) if self.groups else []

@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import Self
 
 from lab import live
+from lab.arrays import Events
 from lab.device import Device
 from lab.program import DRAIN_INTERVAL_S, Program
-from lab.ring import Events, Ring
+from lab.ring import Ring
 
 MOST_COLLECTED = 4_000_000
 """Events that wait for a tool that is slow, some hundred megabytes."""

@@ -6,9 +6,9 @@ only connections that something has happened to are looked at again.
 
 import numpy as np
 
-from lab.lifetimes import Ended, Followed, Rows, follow
-from lab.ring import Events
-from lab.segments import Index, Mask, counted
+from lab.arrays import Events, Index, Mask, Rows
+from lab.lifetimes import Ended, Followed, follow
+from lab.segments import counted
 from lab.tcp import SYN_TIMEOUT_NS
 
 MOST_CONNECTIONS = 100_000
@@ -39,7 +39,7 @@ class ConnectionTable:
         """How many connections it holds, those that have just ended included."""
         return 0 if self._kept is None else int(self._kept["is_head"].sum())
 
-    def take(self, fresh: Events, now_ns: int) -> Rows | None:
+    def take(self, fresh: Events, now_ns: int) -> "Rows | None":
         """Take the segments that have come; returns the connections that have ended, in order, None when none have.
 
         Segments are put in order of time across processors: one may be in the ring later than another that has a later stamp,
@@ -54,7 +54,7 @@ class ConnectionTable:
         self._horizon_ns = now_ns
         return self._advance(self._kept, due, now_ns)
 
-    def finish(self, now_ns: int) -> tuple[Rows | None, Rows | None]:
+    def finish(self, now_ns: int) -> "tuple[Rows | None, Rows | None]":
         """Take what still waits, when nothing more will come; returns the connections that have ended, and those still open."""
         if self._kept is None or self._waiting is None:
             return None, None
@@ -62,7 +62,7 @@ class ConnectionTable:
         rows = follow(self._kept[self._kept["number"] != _FREE], now_ns, self._syn_timeout_ns).rows
         return ended, rows[(rows["ended"] == Ended.OPEN) & (rows["seen"] > 0)]
 
-    def _advance(self, kept: Events, due: Events, now_ns: int) -> Rows | None:
+    def _advance(self, kept: Events, due: Events, now_ns: int) -> "Rows | None":
         concerned = np.zeros(_BUCKETS, bool)
         concerned[due["bucket"]] = True
         again = np.flatnonzero((concerned[kept["bucket"]] | (kept["due_ns"] <= now_ns)) & (kept["number"] != _FREE))

@@ -7,12 +7,15 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from lab.errors import LabError
 from lab.picture import save
+
+if TYPE_CHECKING:
+    from lab.arrays import Integers
 
 _DURATION = re.compile(r" \| Duration: (\d+)\.(\d{9}) +s(?: \| .*)?")
 _PER_DECADE = 10
@@ -92,7 +95,7 @@ class Histogram:
 
     def __init__(self) -> None:
         self.edges_s = _SHORTEST_S * 10 ** (np.arange(_DECADES * _PER_DECADE + 1) / _PER_DECADE)
-        self.counts: npt.NDArray[np.int64] = np.zeros(len(self.edges_s) - 1, np.int64)
+        self.counts: Integers = np.zeros(len(self.edges_s) - 1, np.int64)
 
     def add(self, durations_ns: Iterable[int]) -> None:
         """Count durations; those beyond the ends count in the first and last bin."""

@@ -7,11 +7,9 @@ turns, by the calls of its client, or by those of its server where nobody watche
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from lab.journeys import LAYERS, At, Rows, Stop, Ways, elsewhere_ns, layers_ns
-from lab.measure import UNKNOWN
-from lab.streams import Integers
+from lab.arrays import UNKNOWN, Integers, Mask, Rows
+from lab.journeys import LAYERS, At, Stop, Ways, elsewhere_ns, layers_ns
 
 LEGS = ("request", "reply")
 
@@ -50,15 +48,15 @@ class Turns:
     connection: Integers
     number: Integers
     call: Integers
-    last: npt.NDArray[np.bool_]
+    last: Mask
 
     @property
-    def asked(self) -> npt.NDArray[np.bool_]:
+    def asked(self) -> Mask:
         """Tell which turns have a request."""
         return self.request_end > self.request_start
 
     @property
-    def answered(self) -> npt.NDArray[np.bool_]:
+    def answered(self) -> Mask:
         """Tell which turns have a reply."""
         return self.reply_end > self.reply_start
 
@@ -73,7 +71,7 @@ class Exchanges:
 
     rows: Rows
     turns: Turns
-    overlaps: npt.NDArray[np.bool_]
+    overlaps: Mask
     turn: Integers
 
 
@@ -134,7 +132,7 @@ def _turns(ways: Ways, port: int) -> Turns:
     far = np.iinfo(np.int64).max
     start, end = streams.start[calls], streams.end[calls]
 
-    def bounds(mine: npt.NDArray[np.bool_]) -> tuple[Integers, Integers]:
+    def bounds(mine: Mask) -> tuple[Integers, Integers]:
         if not len(firsts):
             return firsts, firsts
         lowest = np.minimum.reduceat(np.where(mine, start, far), firsts)

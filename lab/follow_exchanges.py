@@ -6,14 +6,11 @@ What lives here: what a long run must keep and may forget. What does not: what b
 from collections import Counter
 
 import numpy as np
-import numpy.typing as npt
 
+from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows
 from lab.exchanges import EXCHANGE, Exchanges, exchanges
-from lab.journeys import At, Rows, Stop, Ways
-from lab.measure import UNKNOWN
+from lab.journeys import At, Stop, Ways
 from lab.packet import FIN, RST
-from lab.ring import Events
-from lab.streams import Integers
 from lab.units import MS, SECOND
 
 QUIET_NS = SECOND
@@ -54,7 +51,7 @@ class FollowExchanges:
         """Return what remains to be said when the tool ends."""
         return "; ".join(f"{what}: {count}" for what, count in self._strange.items() if count)
 
-    def _over(self, ways: Ways, found: Exchanges, now_ns: int) -> npt.NDArray[np.bool_]:
+    def _over(self, ways: Ways, found: Exchanges, now_ns: int) -> Mask:
         """Tell which turns are over, and so is every turn before them."""
         turns, streams, events = found.turns, ways.streams, ways.events
         if not len(turns.call):
@@ -73,12 +70,12 @@ class FollowExchanges:
         before: Integers = np.repeat(waiting[first] - ~over[first], np.diff(np.append(first, len(over))))
         return waiting == before
 
-    def _count(self, found: Exchanges, over: npt.NDArray[np.bool_]) -> None:
+    def _count(self, found: Exchanges, over: Mask) -> None:
         turns = found.turns
         self._strange["sent without having been asked for, or too late"] += int((over & ~turns.asked).sum())
         self._strange["replies that began before their request had been read"] += int((over & found.overlaps).sum())
 
-    def _keep(self, ways: Ways, found: Exchanges, over: npt.NDArray[np.bool_]) -> None:
+    def _keep(self, ways: Ways, found: Exchanges, over: Mask) -> None:
         """Keep the points of what is not over."""
         streams, turns = ways.streams, found.turns
         bound = np.full(len(streams.bases) + 1, -1)
@@ -99,7 +96,7 @@ def _firsts(connection: Integers) -> Integers:
     return np.flatnonzero(np.append(True, connection[1:] != connection[:-1]))
 
 
-def _waits(rows: Rows) -> npt.NDArray[np.bool_]:
+def _waits(rows: Rows) -> Mask:
     """Tell in which rows a system call has handed over what has left already, and has not returned yet."""
     stops = rows["stops"]
     return ((stops[:, :, Stop.WRITTEN] == UNKNOWN) & (stops[:, :, Stop.FIRST_OUT] != UNKNOWN)).any(axis=1)

@@ -1,11 +1,10 @@
 """Changes of TCP sockets' states as they come, from batches of events to rows to show."""
 
 import numpy as np
-import numpy.typing as npt
 
+from lab.arrays import UNKNOWN, Events, Mask, Row, Rows
 from lab.clock import CLOCK
-from lab.measure import UNKNOWN, superseded, transitions
-from lab.ring import Events, Row
+from lab.measure import superseded, transitions
 from lab.tcp import State, address_text
 
 _ENDED = (State.CLOSE, State.TIME_WAIT)
@@ -21,10 +20,10 @@ class Follow:
 
     def __init__(self, lports: list[int] | None, rports: list[int] | None, version: int | None) -> None:
         self._lports, self._rports, self._version = lports, rports, version
-        self._open: npt.NDArray[np.void] | None = None
+        self._open: Rows | None = None
         self._forgotten = 0
 
-    def rows(self, batch: Events) -> npt.NDArray[np.void]:
+    def rows(self, batch: Events) -> Rows:
         """Return the rows that can be shown now, in order of time."""
         dtype = np.dtype(
             [*((name, batch.dtype[name]) for name in batch.dtype.names or ()), ("shown", "u1"), ("carried", "u1")]
@@ -49,13 +48,13 @@ class Follow:
             notes.append(f"more than {_MOST_OPEN} sockets were open: {self._forgotten} were forgotten")
         return "; ".join(notes)
 
-    def _waits(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    def _waits(self, rows: Rows) -> Mask:
         waits = (rows["newstate"] == State.SYN_RECV) & (rows["rport"] == 0)
         if self._lports:
             waits |= (rows["newstate"] == State.SYN_SENT) & (rows["lport"] == 0)
         return waits & self._in_scope(rows)
 
-    def _wanted(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    def _wanted(self, rows: Rows) -> Mask:
         wanted = self._in_scope(rows)
         if self._lports:
             wanted &= np.isin(rows["lport"], self._lports)
@@ -63,13 +62,13 @@ class Follow:
             wanted &= np.isin(rows["rport"], self._rports)
         return wanted
 
-    def _in_scope(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    def _in_scope(self, rows: Rows) -> Mask:
         """Tell which rows are of the IP version asked for, which every row knows."""
         if self._version:
             return _is_ipv4(rows) == (self._version == 4)
         return np.ones(len(rows), bool)
 
-    def _carry(self, rows: npt.NDArray[np.void], dtype: np.dtype[np.void]) -> None:
+    def _carry(self, rows: Rows, dtype: np.dtype[np.void]) -> None:
         _, last = np.unique(rows["socket"][::-1], return_index=True)
         latest = rows[len(rows) - 1 - last]
         latest = latest[~superseded(latest)]
@@ -105,6 +104,6 @@ def as_dict(row: Row) -> dict[str, object]:
     }
 
 
-def _is_ipv4(rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+def _is_ipv4(rows: Rows) -> Mask:
     mapped = np.array([0] * 10 + [255] * 2, np.uint8)
     return np.asarray((rows["laddr"][:, :12] == mapped).all(axis=1) | (rows["raddr"][:, :12] == mapped).all(axis=1))

@@ -4,11 +4,9 @@ What lives here: filters, and what a long run must remember and forget. What doe
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from lab.measure import UNKNOWN
-from lab.ring import Events
-from lab.steps import Kind, Role, Rows, carried, joined, latency_ns
+from lab.arrays import UNKNOWN, Events, Mask, Rows
+from lab.steps import Kind, Role, carried, joined, latency_ns
 from lab.units import SECOND
 
 MOST_OPEN = 100_000
@@ -83,14 +81,14 @@ class Follow:
         taken, self._known = self._known[touched], self._known[~touched]
         return np.concatenate([taken, joining])
 
-    def _candidates(self, rows: Rows) -> npt.NDArray[np.bool_]:
+    def _candidates(self, rows: Rows) -> Mask:
         """Tell which rows are wanted as far as everything goes that never has to be waited for."""
         wanted = np.isin(rows["role"], (self._role, Role.UNKNOWN))
         if self._least_ns is not None:
             wanted &= latency_ns(rows) >= self._least_ns
         return wanted
 
-    def _waits(self, rows: Rows) -> npt.NDArray[np.bool_]:
+    def _waits(self, rows: Rows) -> Mask:
         unknown = np.zeros(len(rows), bool)
         if self._tgid is not None:
             unknown |= (rows["tgid"] == 0) & (rows["skaddr"] > 0)
@@ -98,7 +96,7 @@ class Follow:
             unknown |= rows["lport"] == 0
         return unknown & self._candidates(rows)
 
-    def _wanted(self, rows: Rows) -> npt.NDArray[np.bool_]:
+    def _wanted(self, rows: Rows) -> Mask:
         wanted = self._candidates(rows)
         if self._tgid is not None:
             wanted &= rows["tgid"] == self._tgid

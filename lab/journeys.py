@@ -10,15 +10,11 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
+from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows
 from lab.errors import LabError
-from lab.measure import UNKNOWN
 from lab.recording import Recording
-from lab.ring import Events
-from lab.streams import NONE, Cover, Integers, Reach, Streams, streams
-
-Rows = npt.NDArray[np.void]
+from lab.streams import NONE, Cover, Reach, Streams, streams
 
 
 class At(IntEnum):
@@ -182,7 +178,7 @@ class Ways:
         index = self.streams.of(at)
         return index[self.events["length"][index] > 0]
 
-    def _watched_receiver(self, byte: Integers) -> npt.NDArray[np.bool_]:
+    def _watched_receiver(self, byte: Integers) -> Mask:
         arrivals = self.streams.of(At.DEVICE_IN, At.TC_IN, At.TCP_IN)
         return np.isin(self.streams.stream(byte), self.streams.stream(self.streams.start[arrivals]))
 

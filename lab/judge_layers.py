@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lab.arrays import UNKNOWN, Rows
 from lab.arrivals import turns as connections_in_time
 from lab.carried import Way
 from lab.exchanges import LEGS, exchanges
-from lab.journeys import LAYERS, Rows, Stop, Ways
-from lab.measure import UNKNOWN
+from lab.journeys import LAYERS, Stop, Ways
 from lab.observed import Observed
 from lab.tcp import Flow, address_text
 from lab.truth_layers import Leg, Turn, turns

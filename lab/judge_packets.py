@@ -5,12 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from lab.arrays import UNKNOWN, Events, Rows
 from lab.arrivals import Journey, journeys, turns
-from lab.carried import Segments
-from lab.measure import UNKNOWN
 from lab.observed import Observed
 from lab.packet import ACK, FIN, RST, SYN, arrival_of_byte, by_flow, distinct_bytes, flags_text, packets_of
-from lab.ring import Events
 from lab.verdict import Bracket, Check, Judge
 
 
@@ -85,7 +83,7 @@ def _ends(flags: npt.NDArray[np.uint8]) -> list[str]:
     return [end for bit, end in ((FIN, "FIN"), (RST, "RST")) if (flags & bit).any()]
 
 
-def _judge_arrivals(judge: Judge, subject: str, rows: Events, left_wire: Segments) -> Iterator[Check]:
+def _judge_arrivals(judge: Judge, subject: str, rows: Events, left_wire: Rows) -> Iterator[Check]:
     """Judge each packet by what the wire's log says of it. What cannot be told apart has arrived in the order in which it left."""
     names = ["seq", "ack", "flags", "payload"]
     alike = ["seq", "ack", "flags", "payload_length"]

@@ -4,11 +4,11 @@ import itertools
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
 from lab import truth
+from lab.arrays import UNKNOWN, Rows
 from lab.carried import Carried
-from lab.measure import UNKNOWN, transitions
+from lab.measure import transitions
 from lab.observed import Observed
 from lab.tcp import State, address_text
 from lab.timeline import Timeline
@@ -33,9 +33,9 @@ def judge_all(observed: Observed, scenario: str) -> Iterator[Check]:
                 )
 
 
-def _sockets(rows: npt.NDArray[np.void]) -> dict[tuple[int, int, int], list[npt.NDArray[np.void]]]:
+def _sockets(rows: Rows) -> dict[tuple[int, int, int], list[Rows]]:
     """Each socket's rows, by network namespace and ports."""
-    found: dict[tuple[int, int, int], list[npt.NDArray[np.void]]] = {}
+    found: dict[tuple[int, int, int], list[Rows]] = {}
     for _, mine in itertools.groupby(
         np.argsort(rows["socket"], kind="stable"), key=lambda index: int(rows["socket"][index])
     ):
@@ -47,9 +47,7 @@ def _sockets(rows: npt.NDArray[np.void]) -> dict[tuple[int, int, int], list[npt.
     return found
 
 
-def _take(
-    sockets: dict[tuple[int, int, int], list[npt.NDArray[np.void]]], inode: int, timeline: Timeline
-) -> npt.NDArray[np.void] | None:
+def _take(sockets: dict[tuple[int, int, int], list[Rows]], inode: int, timeline: Timeline) -> "Rows | None":
     """Take out the rows of a timeline's socket, None when there are none; of a flow used again, the last one open by then.
 
     To be asked in the order in which the connections were opened: what one has had is not another's, whose own was missed.
@@ -67,7 +65,7 @@ def _take(
     return mine
 
 
-def _second_ns(socket: npt.NDArray[np.void]) -> int:
+def _second_ns(socket: Rows) -> int:
     return int(socket[:2]["time_ns"][-1])
 
 
@@ -97,7 +95,7 @@ def _judge_socket(
     judge: Judge,
     subject: str,
     pid: int,
-    rows: npt.NDArray[np.void] | None,
+    rows: "Rows | None",
     paths: list[truth.Path],
     waits: Waits,
 ) -> Iterator[Check]:

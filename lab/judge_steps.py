@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from lab import truth
+from lab.arrays import UNKNOWN, Rows
 from lab.carried import Carried
-from lab.measure import UNKNOWN
 from lab.observed import Observed
 from lab.packet import distinct_bytes
-from lab.steps import Kind, Role, Rows, joined, stillborn, tells_work
+from lab.steps import Kind, Role, joined, stillborn, tells_work
 from lab.tcp import Flow, State
 from lab.timeline import Call, Connection, Timeline
 from lab.verdict import Bracket, Check, Judge
@@ -89,7 +89,7 @@ def _remote(flow: Flow) -> Flow:
     return flow._replace(laddr="")
 
 
-def _find(sockets: dict[tuple[int, int, Flow], list[Rows]], inode: int, timeline: Timeline) -> Rows | None:
+def _find(sockets: dict[tuple[int, int, Flow], list[Rows]], inode: int, timeline: Timeline) -> "Rows | None":
     """Return the rows of a timeline's socket: of a flow used again, the last that had begun when the call returned."""
     role = Role.CLIENT if timeline.role == "client" else Role.SERVICE
     candidates = sockets.get((inode, role, _remote(timeline.flow)), [])

@@ -6,12 +6,13 @@ from collections.abc import Container, Iterator
 import numpy as np
 
 from lab import traffic
+from lab.arrays import Rows
 from lab.carried import Counts, counts
 from lab.observed import Observed
 from lab.packet import TCP
 from lab.tcp import UNSPECIFIED, Flow
 from lab.timeline import Connection
-from lab.traffic import Direction, Rows
+from lab.traffic import Direction
 from lab.traffic_truth import Way, segments_sent
 from lab.verdict import Bracket, Check, Judge
 

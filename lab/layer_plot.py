@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lab.arrays import UNKNOWN, Rows
 from lab.errors import LabError
 from lab.exchanges import LEGS
-from lab.journeys import LAYERS, Rows
+from lab.journeys import LAYERS
 from lab.layer_text import PERCENTILES, USUALLY_NOTHING, host_of, typical
-from lab.measure import UNKNOWN
 from lab.picture import save
 
 if TYPE_CHECKING:

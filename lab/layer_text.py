@@ -4,12 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lab.arrays import UNKNOWN, Integers, Rows
 from lab.clock import CLOCK
 from lab.exchanges import LEGS
 from lab.histogram import SLOTS, STARS, picture
-from lab.journeys import FATES, LAYERS, Rows, layers_ns
-from lab.measure import UNKNOWN
-from lab.streams import Integers
+from lab.journeys import FATES, LAYERS, layers_ns
 from lab.tcp import address_text, endpoint
 from lab.units import duration_text
 

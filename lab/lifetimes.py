@@ -8,15 +8,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
-import numpy.typing as npt
 
-from lab.measure import UNKNOWN
+from lab.arrays import UNKNOWN, Events, Index, Integers, Mask, Rows
 from lab.packet import ACK
-from lab.ring import Events
-from lab.segments import Grouped, Index, Kind, Mask, counted, group
+from lab.segments import Grouped, Kind, counted, group
 from lab.tcp import SYN_TIMEOUT_NS
-
-Rows = npt.NDArray[np.void]
 
 
 class Ended(IntEnum):
@@ -212,7 +208,7 @@ def _count(rows: Rows, grouped: Grouped, story: Story) -> Mask:
     before_over = index <= story.over(never)[connection]
     copies = np.where(told & before_over & _same_way(grouped, told), segments["copies"], 0)
 
-    def sent(mask: Mask) -> npt.NDArray[np.int64]:
+    def sent(mask: Mask) -> Integers:
         total = np.zeros(len(rows), np.int64)
         np.add.at(total, connection[mask], copies[mask])
         return total

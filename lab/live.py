@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from lab.arrays import Events
 from lab.errors import LabError
 from lab.netns import inode_of
 from lab.program import Program
-from lab.ring import Events
 from lab.settle import settle
 from lab.undisturbed import ENDING
 from lab.units import above_zero

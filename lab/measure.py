@@ -3,14 +3,11 @@
 import numpy as np
 import numpy.typing as npt
 
-from lab.ring import Events
+from lab.arrays import UNKNOWN, Events, Index, Integers, Mask, Rows, flow_numbers
 from lab.tcp import State
 
-UNKNOWN = -1
-"""A duration in nanoseconds that nobody could have measured."""
 
-
-def transitions(changes: Events) -> npt.NDArray[np.void]:
+def transitions(changes: Events) -> Rows:
     """State changes, in order of time, each with the time its socket had spent in the old state.
 
     `changes` are events of the probe `states`. The result has their fields and
@@ -41,7 +38,7 @@ def transitions(changes: Events) -> npt.NDArray[np.void]:
     return rows[np.argsort(rows["time_ns"], kind="stable")]
 
 
-def _by_socket(changes: Events) -> npt.NDArray[np.void]:
+def _by_socket(changes: Events) -> Rows:
     """Sort by kernel address and time, with room for what is to be found out."""
     found_out = {"socket": "i8", "duration_ns": "i8", "minisock": "u1", "carried": "u1"}
     known = {name: changes.dtype[name] for name in changes.dtype.names or ()}
@@ -57,7 +54,7 @@ def _by_socket(changes: Events) -> npt.NDArray[np.void]:
     return np.delete(rows, second[~_strangers(rows[second], rows[second - 1])])
 
 
-def _begins(rows: npt.NDArray[np.void], previous: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+def _begins(rows: Rows, previous: Rows) -> Mask:
     """Tell for each row, sorted by socket and time, whether another socket begins there."""
     begins = rows["skaddr"] != previous["skaddr"]
     begins |= _is_birth(rows)
@@ -67,7 +64,7 @@ def _begins(rows: npt.NDArray[np.void], previous: npt.NDArray[np.void]) -> npt.N
     return begins | _strangers(rows, previous)
 
 
-def _strangers(rows: npt.NDArray[np.void], previous: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+def _strangers(rows: Rows, previous: Rows) -> Mask:
     """Tell which rows have other ends than those before them: all between the two was missed, and the address is used again.
 
     Where a kernel does not run the program (`lab.recording.Recording`), it misses several events in a row.
@@ -77,13 +74,13 @@ def _strangers(rows: npt.NDArray[np.void], previous: npt.NDArray[np.void]) -> np
     return (locals_known & (rows["lport"] != previous["lport"])) | (peers_known & other_peer)
 
 
-def _is_birth(rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+def _is_birth(rows: Rows) -> Mask:
     """Tell which rows can only be a socket's first: leaving CLOSE, and a listener's child."""
     child = (rows["oldstate"] == State.LISTEN) & (rows["newstate"] == State.SYN_RECV)
     return child | (rows["oldstate"] == State.CLOSE)
 
 
-def _with_minisocks(rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+def _with_minisocks(rows: Rows) -> Rows:
     """Give each segment that a minisock took to the socket it stands for, and drop those that belong to none.
 
     A minisock has no kernel address in common with its socket, but the same flow: it is the last socket of that flow
@@ -98,7 +95,7 @@ def _with_minisocks(rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     candidates = np.concatenate([sockets[nearby], segments])
     is_segment = np.arange(len(candidates)) >= len(nearby)
     is_wait = np.append(waits[nearby], np.zeros(len(segments), bool))
-    flow = _flow_numbers(candidates)
+    flow = flow_numbers(candidates)
     order = np.lexsort((candidates["time_ns"], flow))
     flow, is_segment, is_wait = flow[order], is_segment[order], is_wait[order]
     # Only the first segment after a wait counts: what follows it reaches a minisock that has already moved on. And any
@@ -108,11 +105,11 @@ def _with_minisocks(rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     return np.insert(sockets, givers + 1, _adopted(segments[taken], sockets[givers]))
 
 
-def superseded(latest: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+def superseded(latest: Rows) -> Mask:
     """Tell of which sockets the wait in FIN_WAIT2 is over since another one has the flow; `latest` is one row of each."""
     waits = latest["newstate"] == State.FIN_WAIT2
     nearby = np.flatnonzero(np.isin(_ports(latest), _ports(latest[waits])))
-    flow = _flow_numbers(latest[nearby])
+    flow = flow_numbers(latest[nearby])
     order = np.lexsort((latest["time_ns"][nearby], flow))
     followed = np.append(flow[order][1:] == flow[order][:-1], False)[: len(order)]
     over = np.zeros(len(latest), bool)
@@ -120,11 +117,11 @@ def superseded(latest: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
     return over & waits
 
 
-def _ports(rows: npt.NDArray[np.void]) -> npt.NDArray[np.uint32]:
+def _ports(rows: Rows) -> npt.NDArray[np.uint32]:
     return rows["lport"].astype(np.uint32) << 16 | rows["rport"]
 
 
-def _adopted(segments: npt.NDArray[np.void], sockets: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+def _adopted(segments: Rows, sockets: Rows) -> Rows:
     """Return the segments' rows under their sockets' identity."""
     adopted = segments.copy()
     for name in ("skaddr", "laddr", "raddr", "netns", "lport", "rport"):
@@ -133,23 +130,7 @@ def _adopted(segments: npt.NDArray[np.void], sockets: npt.NDArray[np.void]) -> n
     return adopted
 
 
-def _flow_numbers(rows: npt.NDArray[np.void]) -> npt.NDArray[np.intp]:
-    """Return the same number for rows of the same flow in the same network namespace."""
-    keys = np.concatenate(
-        [
-            rows["laddr"],
-            rows["raddr"],
-            rows["lport"].astype("<u2")[:, None].view("u1"),
-            rows["rport"].astype("<u2")[:, None].view("u1"),
-            rows["netns"].astype("<u4")[:, None].view("u1"),
-        ],
-        axis=1,
-    )
-    _, numbers = np.unique(np.ascontiguousarray(keys).view(f"V{keys.shape[1]}")[:, 0], return_inverse=True)
-    return numbers
-
-
-def _fill_from_same_socket(rows: npt.NDArray[np.void]) -> None:
+def _fill_from_same_socket(rows: Rows) -> None:
     """Fill in place what some rows of a socket know and others do not; `rows` are sorted by socket."""
     if not len(rows):
         return
@@ -163,7 +144,7 @@ def _fill_from_same_socket(rows: npt.NDArray[np.void]) -> None:
         rows[name][nobody] = rows[name][owner][nobody]
 
 
-def _first_of_highest(groups: npt.NDArray[np.int64], score: npt.NDArray[np.int8]) -> npt.NDArray[np.intp]:
+def _first_of_highest(groups: Integers, score: npt.NDArray[np.int8]) -> Index:
     """For each row, the index of the first row of its group that has the group's highest score."""
     order = np.lexsort((-score, groups))
     starts = np.searchsorted(groups[order], np.arange(groups[-1] + 1))

@@ -8,7 +8,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from lab.ring import Events
+from lab.arrays import Events, Integers
 from lab.tcp import UNSPECIFIED, Flow
 
 
@@ -137,7 +137,7 @@ def arrival_of_byte(seq: npt.NDArray[np.uint32], length: npt.NDArray[np.uint32],
     return int(found[0]) if len(found) else None
 
 
-def _unwrapped(seq: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+def _unwrapped(seq: npt.NDArray[np.uint32]) -> Integers:
     """Return sequence numbers as distances from the first one."""
     steps = np.diff(seq).view(np.int32).astype(np.int64)
     return np.concatenate([np.zeros(min(1, len(seq)), np.int64), np.cumsum(steps)])

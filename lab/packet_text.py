@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from lab.arrays import Events, Row
 from lab.clock import CLOCK, WALL
 from lab.packet import PROBLEMS, TCP, flags_text, protocol_text
-from lab.ring import Events, Row
 from lab.tcp import address_text
 
 _NO_IP = 0

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING
 from weakref import finalize
 
 from lab import attach
+from lab.arrays import Events
 from lab.attach import Function
 from lab.bpf_syscall import raw_tracepoint_test_run, recursion_misses
 from lab.compiled import Code, dtype_of
 from lab.compiler import compiled
 from lab.errors import LabError, Refused
 from lab.maps import Map
-from lab.ring import Events, Ring
+from lab.paths import SOURCES
+from lab.ring import Ring
 from lab.runs import Run
 from lab.settle import settle
-from lab.source import SOURCES
 
 if TYPE_CHECKING:
     from lab.device import Device

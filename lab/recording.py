@@ -8,11 +8,10 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import numpy.typing as npt
 
+from lab.arrays import Events, Rows
 from lab.clock import CLOCK
 from lab.errors import EventsLost, EventsWithheld, LabError
-from lab.ring import Events
 
 SCHEMA = 2
 _ARRAYS = ("events", "totals")
@@ -47,7 +46,7 @@ class Recording:
             if some := {probe: count for probe, count in counts.items() if count}:
                 raise error(some)
 
-    def merged(self) -> npt.NDArray[np.void]:
+    def merged(self) -> Rows:
         """All probes' events in one order, by kernel time: rows of (time_ns, probe, row).
 
         `probe` is the position of the probe's name in `events`, `row` the event's position in that probe's array.

@@ -17,16 +17,16 @@ from lab.check_columns import FILE, stream
 from lab.clock import CLOCK
 from lab.errors import LabError
 from lab.junit import write_junit
+from lab.paths import CHECKOUT
 from lab.verdict import Check
 
 SCHEMA = 1
 RUN = "run.json"
-ROOT = Path(__file__).parent.parent
 
 
 def parent() -> Path:
     """Return the folder of all runs: `results/` of the checkout, or what `LAB_RESULTS` names."""
-    return Path(os.environ.get("LAB_RESULTS", ROOT / "results")).absolute()
+    return Path(os.environ.get("LAB_RESULTS", CHECKOUT / "results")).absolute()
 
 
 class Results:
@@ -136,7 +136,7 @@ def _bcc_version() -> str | None:
 def _commit() -> str | None:
     """Return the checkout's commit, with `+` when files differ from it; None outside a checkout."""
     try:
-        git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+        git = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -10,22 +10,18 @@ header is read before the data by many instructions, which is not a guarantee.
 
 import mmap
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
+
+from lab.arrays import Events
 
 if TYPE_CHECKING:
     import numpy as np
-    import numpy.typing as npt
 
 _BUSY = 1 << 31
 _DISCARD = 1 << 30
 _HEADER = 8
-
-Events: TypeAlias = "npt.NDArray[np.void]"
-
-Row: TypeAlias = "np.void | dict[str, Any]"
-"""One event, as NumPy has it or as `plain` makes it: both are read by the members' names."""
 
 
 class Ring:
@@ -84,20 +80,6 @@ class Ring:
             events = events[headers & _DISCARD == 0]
         self._consumer[0] = consumer + finished * stride
         return events
-
-
-def plain(events: Events) -> Iterator[dict[str, Any]]:
-    """Yield events as Python's own values, arrays of bytes as `bytes`: to be printed, they cost a fraction of NumPy's rows."""
-    import numpy as np  # noqa: PLC0415 (as above)
-
-    names = events.dtype.names or ()
-    columns = []
-    for name in names:
-        column = events[name]
-        if column.ndim > 1 and column.dtype == np.uint8:
-            column = np.ascontiguousarray(column).view(f"V{column.shape[1]}")[:, 0]
-        columns.append(column.tolist())
-    return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
 
 
 def _stride(length: int) -> int:

@@ -10,11 +10,9 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from lab.arrays import Events, Rows
 from lab.histogram import SLOTS, bounds, quantile_slot
-from lab.ring import Events
 from lab.tcp import address_text
-
-Rows = npt.NDArray[np.void]
 
 _WHO = ("laddr", "raddr", "lport", "rport", "netns", "kind")
 _SUMS = ("count", "sum_us", "unclear", "slots")

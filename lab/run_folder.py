@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from lab import attach, clock, results
+from lab.arrays import Rows
 from lab.bench import measurement
 from lab.bench.measurement import Measurement
 from lab.check_columns import FILE, CheckColumns
 from lab.demo.conversation import PORT
 from lab.errors import LabError
 from lab.exchanges import EXCHANGE, exchanges
-from lab.journeys import Rows, Ways
+from lab.journeys import Ways
 
 LATEST = "latest"
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lab.carried import Carried, Segments
+from lab.arrays import UNKNOWN, Rows
+from lab.carried import Carried
 from lab.conditions import FOREVER_NS
-from lab.lifetimes import Ended, Rows, Side
-from lab.measure import UNKNOWN
+from lab.lifetimes import Ended, Side
 from lab.tcp import Flow, address_text
 from lab.timeline import Call, Connection, Timeline
 from lab.verdict import Bracket, Check, Judge
@@ -100,7 +100,7 @@ def _syns_again(begun_ns: int, answered_by_ns: int) -> Bracket:
 def _seen_at(place: Side, truth: Truth, carried: Carried) -> Truth:
     """Add what the wire's log knows of one host's interface: how often each segment passed it, and by when or after which time."""
 
-    def passed(sender: Side, flag: Flag) -> tuple[Segments, int, int]:
+    def passed(sender: Side, flag: Flag) -> tuple[Rows, int, int]:
         """Return one side's SYN or FIN segments, and the earliest and latest time at which the first of them passed."""
         way = carried.to_server if sender is Side.CLIENT else carried.to_client
         own = sender is place

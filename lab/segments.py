@@ -9,13 +9,8 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from lab.measure import UNKNOWN
+from lab.arrays import UNKNOWN, Events, Index, Integers, Mask
 from lab.packet import ACK, RST, SYN
-from lab.ring import Events
-
-Mask = npt.NDArray[np.bool_]
-Index = npt.NDArray[np.intp]
-Numbers = npt.NDArray[np.int64]
 
 
 class Kind(IntEnum):
@@ -36,7 +31,7 @@ class Grouped:
     """
 
     segments: Events
-    kind: Numbers
+    kind: Integers
     connection: Index
     by_client: Mask
     heads: Index
@@ -54,11 +49,11 @@ class Grouped:
         found[self.connection[chosen]] = chosen
         return found
 
-    def time_of(self, which: Index) -> Numbers:
+    def time_of(self, which: Index) -> Integers:
         """When the segments with these indices came (nanoseconds), `UNKNOWN` for `never`."""
         return np.append(self.segments["time_ns"].astype(np.int64), UNKNOWN)[which]
 
-    def alike(self) -> Numbers:
+    def alike(self) -> Integers:
         """Return the same number for segments of the same kind and sender in one connection."""
         return (self.connection * len(Kind) + self.kind) * 2 + self.by_client
 
@@ -109,12 +104,12 @@ def _by_flow(segments: Events) -> tuple[Events, Index, Mask]:
     return segments[order], np.cumsum(changes), from_low[order]
 
 
-def _kinds(flags: npt.NDArray[np.uint8]) -> Numbers:
+def _kinds(flags: npt.NDArray[np.uint8]) -> Integers:
     syn = np.where(flags & ACK, Kind.SYN_ACK, Kind.SYN)
     return np.where(flags & RST, Kind.RST, np.where(flags & SYN, syn, Kind.FIN))
 
 
-def _begins(segments: Events, flow: Index, from_low: Mask, kind: Numbers, syn_timeout_ns: int) -> Mask:
+def _begins(segments: Events, flow: Index, from_low: Mask, kind: Integers, syn_timeout_ns: int) -> Mask:
     """Tell for each segment whether it is the first of a connection: of its flow, or a SYN that is no retransmission."""
     begins = np.append(True, flow[1:] != flow[:-1])[: len(flow)]
     time_ns, last_ns = segments["time_ns"].astype(np.int64), segments["last_ns"]

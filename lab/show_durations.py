@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from functools import partial
 
 from lab import live
+from lab.arrays import UNKNOWN, Row, Rows, plain
 from lab.clock import CLOCK
 from lab.connection_table import MOST_CONNECTIONS
 from lab.durations import DurationsFile, Histogram, line
-from lab.lifetimes import TIMES, Ended, Rows, Side
-from lab.measure import UNKNOWN
-from lab.ring import Row, plain
+from lab.lifetimes import TIMES, Ended, Side
 from lab.tcp import address_text
 
 
@@ -23,7 +22,7 @@ class Show:
         self._histogram = Histogram()
         self._forgotten = 0
 
-    def rows(self, rows: Rows | None) -> None:
+    def rows(self, rows: "Rows | None") -> None:
         """Show connections that have ended."""
         wanted = [row for row in self._as_dicts(rows) if self._wanted(row)]
         if self._file and wanted:
@@ -38,7 +37,7 @@ class Show:
             self._output.note(f"more than {MOST_CONNECTIONS} connections are open: the oldest are forgotten")
         self._forgotten = count
 
-    def end(self, ended: Rows | None, still_open: Rows | None) -> None:
+    def end(self, ended: "Rows | None", still_open: "Rows | None") -> None:
         """Show what remains, and draw."""
         self.rows(ended)
         remaining = [row for row in self._as_dicts(still_open) if self._wanted(row)]
@@ -56,7 +55,7 @@ class Show:
         if self._args.plot is not None:
             self._histogram.draw(self._args.plot)
 
-    def _as_dicts(self, rows: Rows | None) -> Iterator[dict[str, object]]:
+    def _as_dicts(self, rows: "Rows | None") -> Iterator[dict[str, object]]:
         if rows is not None:
             yield from (as_dict(row, self._ifname) for row in plain(rows))
 

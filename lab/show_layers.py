@@ -6,9 +6,9 @@ from collections import deque
 import numpy as np
 
 from lab import layer_text, live
+from lab.arrays import Rows
 from lab.errors import LabError
 from lab.exchanges import EXCHANGE
-from lab.journeys import Rows
 from lab.layer_plot import draw
 from lab.tcp import address_text, endpoint
 from lab.trace_file import MOST_REQUESTS, write_trace

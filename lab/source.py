@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 from lab.btf import Btf
 from lab.errors import LabError
+from lab.paths import SOURCES
 
 KFUNCS = 0x10000000
 """What the numbers of kernel functions are counted from, beyond those of all helpers: the compiler takes one for the other."""
-
-SOURCES = Path(__file__).parent.parent / "bpf"
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 _MACRO = re.compile(r"^#define .*$", re.MULTILINE)

@@ -12,12 +12,9 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from lab.measure import UNKNOWN
-from lab.ring import Events
-from lab.source import SOURCES
+from lab.arrays import UNKNOWN, Events, Index, Integers, Mask, Rows, flow_numbers
+from lab.paths import SOURCES
 from lab.tcp import State
-
-Rows = npt.NDArray[np.void]
 
 
 class Kind(IntEnum):
@@ -103,7 +100,7 @@ def joined(steps: Events) -> Rows:
     return rows[np.argsort(rows["time_ns"], kind="stable")]
 
 
-def latency_ns(rows: Rows) -> npt.NDArray[np.int64]:
+def latency_ns(rows: Rows) -> Integers:
     """How long it took what each row is the end of: a call from where it was entered, a connection's opening. Else `UNKNOWN`."""
     time_ns = rows["time_ns"].astype(np.int64)
     calls = np.where(rows["enter_ns"] > 0, time_ns - rows["enter_ns"].astype(np.int64), UNKNOWN)
@@ -129,7 +126,7 @@ def carried(rows: Rows, forget_ns: int) -> Rows:
     return kept
 
 
-def stillborn(rows: Rows) -> npt.NDArray[np.bool_]:
+def stillborn(rows: Rows) -> Mask:
     """Tell which rows are of a listener's child that came too late: two processors took segments for one request, each made a child.
 
     The kernel closes it at once, and nothing ever comes to it (`inet_ehash_nolisten()`).
@@ -147,7 +144,7 @@ def _since(rows: Rows) -> npt.NDArray[np.uint64]:
     return np.where((rows["enter_ns"] > 0) & ~accepts, rows["enter_ns"], rows["time_ns"])
 
 
-def _late(rows: Rows) -> npt.NDArray[np.bool_]:
+def _late(rows: Rows) -> Mask:
     """Tell which packets came to a socket in CLOSE, where it receives nothing any more; nor does one that has its address next, yet.
 
     They had waited for whoever had the socket (`sk_backlog`), who has ended it since.
@@ -173,7 +170,7 @@ def _by_socket(steps: Events) -> Rows:
     return np.delete(rows, _repeats(rows))
 
 
-def _repeats(rows: Rows) -> npt.NDArray[np.intp]:
+def _repeats(rows: Rows) -> Index:
     """Find what the probe's second function has reported as well as the first, which an interrupt can, rarely, make it do.
 
     Until it has, nothing else can have become of the packet or of the socket's state: what looks alike but comes after something
@@ -203,7 +200,7 @@ def _adopt_packets(rows: Rows) -> None:
     lone = rows["skaddr"] == 0
     if not lone.any():
         return
-    flow = _flow_numbers(rows)
+    flow = flow_numbers(rows)
     order = np.lexsort((rows["time_ns"], flow))
     takes_none = stillborn(rows)
     sockets = order[_nearest((~lone & (rows["rport"] > 0) & ~takes_none)[order], flow[order])]
@@ -244,7 +241,7 @@ def _fill_endpoints(rows: Rows) -> None:
     _fill(rows, ("raddr", "rport"), (rows["rport"] == 0) & ~of_listener, rows["rport"] > 0)
 
 
-def _nowhere(addresses: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+def _nowhere(addresses: npt.NDArray[np.uint8]) -> Mask:
     """Tell which addresses are :: or 0.0.0.0."""
     return np.asarray(~addresses[:, :10].any(axis=1) & ~addresses[:, 12:].any(axis=1))
 
@@ -265,8 +262,8 @@ def _measure_connecting(rows: Rows) -> None:
 def _fill(
     rows: Rows,
     names: tuple[str, ...],
-    lacks: npt.NDArray[np.bool_],
-    knows: npt.NDArray[np.bool_],
+    lacks: Mask,
+    knows: Mask,
     *,
     ahead: bool = True,
 ) -> None:
@@ -276,9 +273,7 @@ def _fill(
         rows[name][lacks] = rows[name][best][lacks]
 
 
-def _nearest(
-    knows: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64], *, ahead: bool = True
-) -> npt.NDArray[np.intp]:
+def _nearest(knows: Mask, groups: Integers, *, ahead: bool = True) -> Index:
     """For each row, sorted by group, the last row of its group up to itself that `knows`; with none, `ahead`, the next one.
 
     A row of a group where none does gets itself.
@@ -292,14 +287,3 @@ def _nearest(
         upcoming = np.minimum.accumulate(np.where(knows, index, len(knows))[::-1])[::-1]
         result = np.where((behind < start) & (upcoming < end), upcoming, result)
     return result
-
-
-def _flow_numbers(rows: Rows) -> npt.NDArray[np.intp]:
-    """Return the same number for rows of the same flow in the same network namespace."""
-    parts = [rows["laddr"], rows["raddr"]]
-    parts += [
-        rows[name].astype(f"<{rows.dtype[name].str[1:]}")[:, None].view("u1") for name in ("lport", "rport", "netns")
-    ]
-    keys = np.ascontiguousarray(np.concatenate(parts, axis=1))
-    _, numbers = np.unique(keys.view(f"V{keys.shape[1]}")[:, 0], return_inverse=True)
-    return numbers

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lab.arrays import UNKNOWN, plain
 from lab.clock import CLOCK
-from lab.measure import UNKNOWN
-from lab.ring import plain
 from lab.steps import Kind, Role, latency_ns, points
 from lab.tcp import UNSPECIFIED, State, address_text
 

@@ -4,7 +4,7 @@ import mmap
 
 import numpy as np
 
-from lab.ring import Events
+from lab.arrays import Events
 
 _AT_FIRST = 1 << 20  # bytes
 _BLOCK = 1 << 16  # events that are sorted at once

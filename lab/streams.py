@@ -10,10 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lab.arrays import Events, Integers, Mask
 from lab.packet import ACK, SYN
-from lab.ring import Events
-
-Integers = npt.NDArray[np.int64]
 
 NONE = -1
 """The index of an event that there is not."""
@@ -87,14 +85,14 @@ def streams(events: Events) -> Streams:
     return Streams(events, at, connection, start, start + length, tick, bases)
 
 
-def _changes(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+def _changes(values: npt.NDArray[np.generic]) -> Mask:
     """Tell which values are not the same as the one before."""
     changes = np.ones(len(values), bool)
     changes[1:] = values[1:] != values[:-1]
     return changes
 
 
-def _flows(events: Events) -> tuple[Integers, npt.NDArray[np.bool_]]:
+def _flows(events: Events) -> tuple[Integers, Mask]:
     """Return a number for each pair of ends, and which of the two ways each event goes.
 
     By a hash of 64 bits: of a million flows two share one with a probability of 1 to 30 million.

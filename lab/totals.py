@@ -4,9 +4,9 @@ import struct
 
 import numpy as np
 
+from lab.arrays import Events
 from lab.compiled import dtype_of
 from lab.maps import Map
-from lab.ring import Events
 from lab.settle import settle
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lab.arrays import UNKNOWN, Rows
 from lab.errors import LabError
 from lab.exchanges import LEGS
-from lab.journeys import LAYERS, Rows
+from lab.journeys import LAYERS
 from lab.layer_text import host_of
-from lab.measure import UNKNOWN
 from lab.tcp import address_text, endpoint
 
 TRACE = "layers.json"

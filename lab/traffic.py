@@ -10,9 +10,8 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from lab.arrays import Mask, Rows
 from lab.packet import PROTOCOLS, Problem
-
-Rows = npt.NDArray[np.void]
 
 
 class Direction(IntEnum):
@@ -185,7 +184,7 @@ def _with_endpoints(totals: Rows) -> Rows:
     return rows
 
 
-def _above(rows: Rows) -> npt.NDArray[np.bool_]:
+def _above(rows: Rows) -> Mask:
     """Tell where the source is the higher endpoint, by address and then by port."""
     source, destination = (
         [*np.ascontiguousarray(rows[address]).view(">u8").T, rows[port]]
@@ -197,7 +196,7 @@ def _above(rows: Rows) -> npt.NDArray[np.bool_]:
     return above
 
 
-def _swapped(joined: Rows, where: npt.NDArray[np.bool_]) -> Rows:
+def _swapped(joined: Rows, where: Mask) -> Rows:
     """Exchange both ends of some connections."""
     result = joined.copy()
     names = joined.dtype.names or ()

@@ -19,9 +19,9 @@ import work
 from variants import caught, changed
 
 from lab import attach, steps_text
+from lab.arrays import UNKNOWN
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
-from lab.measure import UNKNOWN
 from lab.netns import inside
 from lab.observed import Observed
 from lab.probes import analyse

@@ -15,12 +15,13 @@ import pytest
 from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
 
+from lab.arrays import UNKNOWN
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
 from lab.demo.stamped import StampedSocket
 from lab.device import Device
 from lab.generate.play import play
-from lab.lifetimes import UNKNOWN, Ended, Side, lifetimes
+from lab.lifetimes import Ended, Side, lifetimes
 from lab.netns import inside
 from lab.observed import Observed
 from lab.recorder import record

@@ -13,9 +13,10 @@ import pytest
 from kernel_stories import CLIENT_BY_HAND, SERVER_BY_HAND, SLOW
 
 from lab import probes
+from lab.arrays import UNKNOWN
 from lab.generate.peer import Peer
 from lab.generate.stories import FLAGS
-from lab.lifetimes import UNKNOWN, Ended, Side, lifetimes
+from lab.lifetimes import Ended, Side, lifetimes
 from lab.measure import transitions
 from lab.observed import Observed
 from lab.packet import ACK, SYN

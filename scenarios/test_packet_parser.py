@@ -19,8 +19,8 @@ from lab.bpf_syscall import prog_test_run
 from lab.generate.frames import Frame
 from lab.generate.unusual import unusual
 from lab.packet import Problem
+from lab.paths import SOURCES
 from lab.program import Program
-from lab.source import SOURCES
 
 PARSER = """
 #include "lab.h"

@@ -24,10 +24,10 @@ from lab.errors import LabError
 from lab.netns import inside
 from lab.observed import Observed
 from lab.packet import PROBLEMS
+from lab.paths import SOURCES
 from lab.probes import packets
 from lab.program import Program
 from lab.recorder import record
-from lab.source import SOURCES
 from lab.units import MS
 
 both_versions = pytest.mark.parametrize("version", [4, 6])

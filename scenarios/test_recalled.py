@@ -10,7 +10,7 @@ from processes import HUNG_S
 
 from lab import attach, btf, cache, compiler
 from lab.errors import LabError
-from lab.source import SOURCES
+from lab.paths import SOURCES
 
 # `lab states`, telling what is there by the time that it shows its header.
 WATCHED = """

@@ -8,9 +8,10 @@ import socket
 import numpy as np
 import pytest
 
+from lab.arrays import UNKNOWN
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
-from lab.measure import UNKNOWN, transitions
+from lab.measure import transitions
 from lab.netns import inside
 from lab.observed import Observed
 from lab.recorder import record

@@ -5,9 +5,10 @@ import pytest
 from test_duration import lost_syn  # noqa: F401 (a fixture)
 from variants import caught, changed
 
+from lab.arrays import UNKNOWN
 from lab.demo.conversation import Conversation
 from lab.demo.process import converse
-from lab.lifetimes import UNKNOWN, lifetimes
+from lab.lifetimes import lifetimes
 from lab.observed import Observed
 from lab.probes import duration
 from lab.recorder import record

@@ -2,8 +2,9 @@
 
 import re
 
+from lab.paths import SOURCES
 from lab.program import Program
-from lab.source import SOURCES, text_of
+from lab.source import text_of
 
 
 def altered(text, *changes):

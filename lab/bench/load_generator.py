@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from pyroute2 import IPRoute
 
+from lab.arrays import Integers
 from lab.errors import LabError
 from lab.netns import create, inside, path_of, remove
 from lab.runs import Run
@@ -33,7 +33,7 @@ class Load(NamedTuple):
 
     took_ns: int
     busy_ns: int
-    each_ns: npt.NDArray[np.int64]
+    each_ns: Integers
 
     @property
     def per_second(self) -> float:

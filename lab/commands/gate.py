@@ -12,12 +12,12 @@ from lab.bench import gate, measurement
 from lab.bench.gate import Baseline
 from lab.clock import VIRTUAL
 from lab.errors import LabError
-from lab.results import ROOT
+from lab.paths import CHECKOUT
 from lab.run_folder import RunFolder
 from lab.vm import lane
 from lab.vm.machine import Machine
 
-BASELINE = ROOT / "results" / "baseline.json"
+BASELINE = CHECKOUT / "results" / "baseline.json"
 _RESULTS = re.compile(r"^Every row is in (\S+)$", re.MULTILINE)  # lab bench prints it
 _LIMIT_S = 1800
 EXAMPLES = """\

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
+from lab.arrays import Integers
 from lab.errors import LabError
 from lab.netns import inside
 
@@ -21,7 +21,7 @@ _SOL_PACKET, _PACKET_VNET_HDR = 263, 15
 _ETHERNET_HEADER = 14
 _SPIN_NS = 200_000  # before a frame is due: a sleep ends some tens of microseconds late
 
-Times = npt.NDArray[np.int64]
+Times = Integers
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from lab import layer_text
+from lab.arrays import UNKNOWN, Rows
 from lab.errors import LabError
 from lab.exchanges import LEGS
 from lab.histogram import SLOTS, bounds
 from lab.html.chart import Bar
 from lab.html.raw import Raw
-from lab.journeys import LAYERS, Rows
-from lab.measure import UNKNOWN
+from lab.journeys import LAYERS
 from lab.run_folder import RunFolder
 from lab.trace_file import TRACE
 from lab.units import duration_text

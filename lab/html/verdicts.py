@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from lab import report
+from lab.arrays import Integers, Rows
 from lab.check_columns import CheckColumns, decoded
 from lab.html.chart import Bar, Numbers, Plot, bracket, cumulative, positions, signed
 from lab.html.raw import Raw
 from lab.html.table import Cell, Column, Table, amount, count
-from lab.journeys import Rows
 from lab.run_folder import RunFolder
 from lab.verdict import Check
 
@@ -166,9 +165,7 @@ class CheckTable:
             shown[0].measured if shown else "",
         ]
 
-    def _keep(
-        self, label: str, columns: CheckColumns, positions: npt.NDArray[np.int64], of: int
-    ) -> tuple[str | None, list[Shown]]:
+    def _keep(self, label: str, columns: CheckColumns, positions: Integers, of: int) -> tuple[str | None, list[Shown]]:
         """Keep rows of one group, given by their positions; returns their key, and how they are shown."""
         if not len(positions):
             self.not_kept += 1
@@ -189,7 +186,7 @@ class CheckTable:
         return key, [Shown.of(line, key, label) for line in lines]
 
 
-def _telling(rows: Rows) -> npt.NDArray[np.int64]:
+def _telling(rows: Rows) -> Integers:
     """Choose rows to keep: all that are wrong, the largest error of those that are right, and the one in their middle."""
     order = np.argsort(np.nan_to_num(-np.abs(rows["error"])), kind="stable")
     right, wrong = order[rows["passed"][order]], order[~rows["passed"][order]]

@@ -47,7 +47,7 @@ from lab.units import port
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lab.journeys import Rows
+    from lab.arrays import Rows
     from lab.observed import Observed
     from lab.verdict import Check
 

@@ -28,20 +28,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab import live
+from lab.arrays import plain
 from lab.capture import Capture
 from lab.clock import wall_offset_ns
 from lab.demo.conversation import PORT
 from lab.device import MODES, Device
 from lab.errors import LabError
 from lab.program import Program
-from lab.ring import plain
 from lab.units import port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lab.arrays import Events
     from lab.observed import Observed
-    from lab.ring import Events
     from lab.verdict import Check
 
 EXAMPLES = """\

@@ -21,8 +21,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lab import live
+from lab.arrays import plain
 from lab.program import Program
-from lab.ring import plain
 from lab.units import port
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from lab.cache import CACHE
 from lab.errors import LabError
+from lab.paths import CACHE
 
 NEWEST = "newest"
 

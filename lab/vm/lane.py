@@ -18,8 +18,9 @@ from tabulate import tabulate
 from lab.attach import BEST, FORCED
 from lab.clock import GUEST, VIRTUAL
 from lab.errors import LabError
+from lab.paths import CHECKOUT
 from lab.report import kinds, without_number
-from lab.results import ROOT, Results, parent
+from lab.results import Results, parent
 from lab.run_folder import RunFolder
 from lab.units import duration_text
 from lab.verdict import Check
@@ -119,7 +120,7 @@ def in_guest(kernel: Kernel, guest: Machine, command: list[str], *, limit_s: flo
             kernel,
             command,
             folder=folder,
-            here=ROOT,
+            here=CHECKOUT,
             writable=parent(),
             limit_s=limit_s,
             show=lambda text: print(text, end="", flush=True),

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lab.arrays import Integers, Rows
 from lab.errors import FramesDropped, LabError
 from lab.tcp import Flow
 from lab.wire import segments
@@ -70,7 +70,7 @@ class WireLog:
     empty, the log is not the whole truth.
     """
 
-    frames: NDArray[np.void]
+    frames: Rows
     waiting: int = 0
     faults: dict[str, int] = field(default_factory=dict)
 
@@ -87,12 +87,12 @@ class WireLog:
                 f"the wire's log is not the whole truth ({told}): record again, with less traffic or more room"
             )
 
-    def going(self, direction: Direction) -> NDArray[np.void]:
+    def going(self, direction: Direction) -> Rows:
         """Return the records of one direction in the order of arrival."""
         frames = self.frames[self.frames["direction"] == direction]
         return frames[np.argsort(frames["ordinal"], kind="stable")]
 
-    def tcp(self, flow: Flow | None = None) -> NDArray[np.void]:
+    def tcp(self, flow: Flow | None = None) -> Rows:
         """Return the TCP segments (`segments.SEGMENT`) of the log, or of one flow in both directions, in order of arrival."""
         found = segments.parse(self.frames["head"], self.frames["length"])
         if flow:
@@ -100,6 +100,6 @@ class WireLog:
         return found[np.argsort(self.frames["arrived_low_ns"][found["frame"]], kind="stable")]
 
 
-def hold_ns(frames: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def hold_ns(frames: Rows) -> tuple[Integers, Integers]:
     """How long forwarded frames were on the wire, at least and at most."""
     return frames["sent_low_ns"] - frames["arrived_high_ns"], frames["sent_high_ns"] - frames["arrived_low_ns"]

@@ -10,10 +10,10 @@ from enum import IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
+from lab.arrays import Integers, Mask, Rows
 from lab.tcp import Flow
 
 Bytes = NDArray[np.uint8]
-Numbers = NDArray[np.int64]
 
 # Addresses are 16 bytes in network order, IPv4 mapped into IPv6 (RFC 4291, 2.5.5.2).
 SEGMENT = np.dtype(
@@ -44,7 +44,7 @@ class Flag(IntFlag):
     CWR = 0x80
 
 
-def parse(heads: Bytes, lengths: NDArray[np.uint32]) -> NDArray[np.void]:
+def parse(heads: Bytes, lengths: NDArray[np.uint32]) -> Rows:
     """Find the TCP segments (an array of `SEGMENT`) among frames: `heads` is frames x bytes, `lengths` their whole lengths."""
     kind, network = _network(heads)
     v4 = (kind == 0x0800) & (_at(heads, network, 1) >> 4 == 4)
@@ -71,7 +71,7 @@ def parse(heads: Bytes, lengths: NDArray[np.uint32]) -> NDArray[np.void]:
     return found
 
 
-def belongs(found: NDArray[np.void], flow: Flow) -> NDArray[np.bool_]:
+def belongs(found: Rows, flow: Flow) -> Mask:
     """Tell which segments were sent by the first end of `flow` to the second."""
     return (
         (found["saddr"] == packed(flow.laddr))
@@ -88,22 +88,22 @@ def packed(address: str) -> np.void:
     return np.void(mapped)
 
 
-def has(found: NDArray[np.void], flags: Flag) -> NDArray[np.bool_]:
+def has(found: Rows, flags: Flag) -> Mask:
     """Tell which segments have all of these flags."""
     return found["flags"] & flags == flags
 
 
-def opens(found: NDArray[np.void]) -> NDArray[np.bool_]:
+def opens(found: Rows) -> Mask:
     """Tell which segments are a SYN without ACK."""
     return found["flags"] & (Flag.SYN | Flag.ACK) == Flag.SYN
 
 
-def sequence_length(found: NDArray[np.void]) -> Numbers:
+def sequence_length(found: Rows) -> Integers:
     """How much sequence space each segment takes: its payload, and one each for SYN and FIN."""
     return found["payload"].astype(np.int64) + has(found, Flag.SYN) + has(found, Flag.FIN)
 
 
-def retransmitted(found: NDArray[np.void]) -> NDArray[np.bool_]:
+def retransmitted(found: Rows) -> Mask:
     """Tell which segments of *one* direction of *one* connection, in order of arrival, carry what an earlier one carried.
 
     Whatever takes sequence space counts, so a repeated SYN or FIN does and a repeated acknowledgement does not. A segment that is
@@ -112,7 +112,7 @@ def retransmitted(found: NDArray[np.void]) -> NDArray[np.bool_]:
     seq = found["seq"].astype(np.int64)
     # Differences modulo 2**32, summed up, so that a sequence number that wraps goes on.
     steps = seq - np.concatenate((seq[:1], seq[:-1]))
-    begins: Numbers = np.cumsum((steps + 2**31) % 2**32 - 2**31)
+    begins: Integers = np.cumsum((steps + 2**31) % 2**32 - 2**31)
     ends = begins + sequence_length(found)
     # All beginnings and ends cut the sequence space into pieces, each carried by some segments as a whole.
     cuts = np.unique(np.concatenate((begins, ends)))
@@ -127,7 +127,7 @@ def retransmitted(found: NDArray[np.void]) -> NDArray[np.bool_]:
     return again
 
 
-def _network(heads: Bytes) -> tuple[Numbers, Numbers]:
+def _network(heads: Bytes) -> tuple[Integers, Integers]:
     """Find the EtherType behind at most two VLAN tags, and where the network header begins."""
     place = np.full(len(heads), 12)
     for _ in range(2):
@@ -135,7 +135,7 @@ def _network(heads: Bytes) -> tuple[Numbers, Numbers]:
     return _at(heads, place, 2), place + 2
 
 
-def _at(heads: Bytes, place: Numbers, width: int) -> Numbers:
+def _at(heads: Bytes, place: Integers, width: int) -> Integers:
     """Read a big-endian number of `width` bytes at a place of its own in each row; beyond the head there are zeros."""
     rows = np.arange(len(heads))
     value = np.zeros(len(heads), np.int64)
@@ -147,7 +147,7 @@ def _at(heads: Bytes, place: Numbers, width: int) -> Numbers:
     return value
 
 
-def _addresses(heads: Bytes, v4: NDArray[np.bool_], place4: Numbers, place6: Numbers) -> NDArray[np.void]:
+def _addresses(heads: Bytes, v4: Mask, place4: Integers, place6: Integers) -> Rows:
     """Read 16 bytes in each row, of which an IPv4 address fills the last four."""
     rows = np.arange(len(heads))[:, None]
     columns = np.where(v4, place4 - 12, place6)[:, None] + np.arange(16)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
-from lab.measure import UNKNOWN
+from lab.arrays import UNKNOWN
 from lab.tcp import Flow, State
 
 _FIELDS = {

@@ -9,8 +9,8 @@ from random import Random
 import numpy as np
 from hand_made import packed
 
+from lab.arrays import UNKNOWN
 from lab.journeys import At, Stop
-from lab.measure import UNKNOWN
 from lab.packet import ACK, SYN
 from lab.tcp import Flow
 from lab.units import MS

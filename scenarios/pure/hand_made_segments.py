@@ -11,8 +11,9 @@ import numpy as np
 from hand_made import packed
 from hypothesis import strategies as st
 
+from lab.arrays import UNKNOWN
 from lab.generate import stories
-from lab.lifetimes import UNKNOWN, Ended, Side
+from lab.lifetimes import Ended, Side
 from lab.packet import ACK
 from lab.tcp import Flow, address_text
 

@@ -12,7 +12,8 @@ import pytest
 
 from lab.btf import KINDS, VMLINUX, Btf, Field
 from lab.errors import LabError
-from lab.source import KFUNCS, SOURCES, kernel_facts, mentions, text_of
+from lab.paths import SOURCES
+from lab.source import KFUNCS, kernel_facts, mentions, text_of
 
 pytestmark = pytest.mark.rootless
 

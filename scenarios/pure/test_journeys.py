@@ -6,10 +6,10 @@ from hand_made_points import CLIENT_NETNS, FLOW, MSS, PORT, SERVER_NETNS, Networ
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.arrays import UNKNOWN
 from lab.exchanges import exchanges
 from lab.journeys import FATES, LAYERS, At, Stop, Ways, elsewhere_ns, layers_ns
-from lab.measure import UNKNOWN
-from lab.source import SOURCES
+from lab.paths import SOURCES
 
 HOSTS = (CLIENT_NETNS, SERVER_NETNS)
 NUMBERS = st.one_of(st.integers(0, (1 << 32) - 1), st.integers((1 << 32) - 9 * MSS, (1 << 32) - 1))

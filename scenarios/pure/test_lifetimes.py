@@ -5,7 +5,8 @@ import pytest
 from hand_made_segments import OPEN_BEFORE, WHOLE, exchange, segment, segments, told, traffic
 from hypothesis import Phase, given, settings
 
-from lab.lifetimes import UNKNOWN, Ended, Side, lifetimes
+from lab.arrays import UNKNOWN
+from lab.lifetimes import Ended, Side, lifetimes
 from lab.tcp import SYN_TIMEOUT_NS
 from lab.units import SECOND
 

@@ -21,8 +21,9 @@ from hand_made import (
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from lab.arrays import UNKNOWN
 from lab.follow_states import Follow
-from lab.measure import UNKNOWN, transitions
+from lab.measure import transitions
 from lab.tcp import Flow, State, address_text
 
 pytestmark = pytest.mark.rootless

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lab.ring import Ring, plain
+from lab.arrays import plain
+from lab.ring import Ring
 
 pytestmark = pytest.mark.rootless
 

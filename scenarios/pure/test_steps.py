@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab import follow_steps
+from lab.arrays import UNKNOWN
 from lab.follow_steps import Follow
-from lab.measure import UNKNOWN
-from lab.source import SOURCES
+from lab.paths import SOURCES
 from lab.steps import Kind, Role, carried, joined, latency_ns, points, stillborn
 from lab.tcp import State, address_text
 from lab.units import SECOND

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lab.measure import UNKNOWN
+from lab.arrays import UNKNOWN
 from lab.verdict import Bracket, Judge
 
 pytestmark = pytest.mark.rootless

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from lab.bench import turns
 from lab.bench.chapters import Bench, explained
@@ -31,6 +31,9 @@ from lab.program import Program
 from lab.settle import settle
 from lab.topology import Topology, topology
 from lab.units import MS, SECOND
+
+if TYPE_CHECKING:
+    from lab.arrays import Rows
 
 FIGURE = "layers"
 SIZE = 64
@@ -62,7 +65,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
 def _measured(what: str, traffic: Traffic, connections: int, bench: Bench) -> Iterator[Measurement]:
     """Compare rounds with and without the probe, in turns."""
     rates: dict[bool, list[float]] = {False: [], True: []}
-    chunks: list[npt.NDArray[np.void]] = []
+    chunks: list[Rows] = []
     with topology() as net, traffic(net, connections) as ask:
         hosts = net.inodes
         program = Program.load("layers")

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from lab.arrays import Integers
 from lab.bench.chapters import Bench, explained
 from lab.bench.forked import forked
 from lab.bench.measurement import Goal, Measurement
@@ -64,7 +64,7 @@ _CASES = (
 class Carried(NamedTuple):
     """What the log tells of one run: how late frames were (ns), how many there were, how many were dropped unasked; and the times."""
 
-    late_ns: npt.NDArray[np.int64]
+    late_ns: Integers
     frames: int
     dropped: int
     took_ns: int

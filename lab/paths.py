@@ -1,0 +1,8 @@
+"""Where the project's own files lie."""
+
+import os
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parent.parent
+SOURCES = CHECKOUT / "bpf"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tcp-truth-lab")
