@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from lab import attach, clock, doctor, probes, report, skips
-from lab.demo.conversation import Conversation
+from lab import clock, probes
+from lab.doctor import capabilities
+from lab.ebpf import attach
 from lab.errors import LabError, Refused
-from lab.netns import NAMED
-from lab.observed import Observed, observe
-from lab.results import Results
-from lab.runs import Run, require_root
-from lab.topology import Topology, topology
+from lab.linux.netns import NAMED
+from lab.linux.run_lock import Run, require_root
+from lab.network.topology import Topology, topology
+from lab.observation import Observed, observe
+from lab.results import allowed_skips, check_table
+from lab.results.writer import Results
+from lab.traffic.demo.conversation import Conversation
 from lab.verdict import Bracket, Check, Judge
 
 ALLOWED_SKIPS = Path(__file__).parent / "scenarios" / "allowed_skips.toml"
@@ -73,15 +76,15 @@ def pytest_sessionfinish(session):
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
-def _skipped(config) -> list[skips.Skipped]:
+def _skipped(config) -> list[allowed_skips.Skipped]:
     """Count what was skipped, by reason, beside what this lane may skip."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     left_out = reporter.stats.get("skipped", []) if reporter else []
     if not left_out:
         return []
     reasons = [it.longrepr[2].removeprefix("Skipped: ") for it in left_out]
-    lane = skips.Lane(os.uname().release, attach.way(), clock.of_guest())
-    return skips.compared(reasons, skips.allowed(ALLOWED_SKIPS), lane)
+    lane = allowed_skips.Lane(os.uname().release, attach.way(), clock.of_guest())
+    return allowed_skips.compared(reasons, allowed_skips.allowed(ALLOWED_SKIPS), lane)
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
@@ -97,8 +100,8 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
     checks = results.finish()
     terminalreporter.section("checks against the truth")
     if failed := [check for check in checks if not check.passed]:
-        terminalreporter.write_line(report.table(failed))
-    terminalreporter.write_line(f"{report.summary(checks)}\nresults: {results.path}")
+        terminalreporter.write_line(check_table.table(failed))
+    terminalreporter.write_line(f"{check_table.summary(checks)}\nresults: {results.path}")
 
 
 @dataclass
@@ -110,7 +113,7 @@ class Lab:
     scenario: str
 
     def converse(self, conversation: Conversation, **how) -> Observed:
-        """Hold conversations under observation, to their end (arguments as for `lab.observed.observe`)."""
+        """Hold conversations under observation, to their end (arguments as for `lab.observation.observe`)."""
         with observe(self.net, conversation, **how) as observed:
             pass
         return observed
@@ -147,7 +150,7 @@ class Lab:
 
     def _judged(self, probe: str, observed: Observed) -> list[Check]:
         probes.require(probe)
-        return list(import_module(f"lab.probes.{probe}").judge(observed, self.scenario))
+        return list(import_module(f"lab.probes.{probe}.cli").judge(observed, self.scenario))
 
     def check(self, checks: Iterable[Check]) -> list[Check]:
         """Note checks in the results and fail when one of them is outside its bracket."""
@@ -178,7 +181,7 @@ def nothing_left():
 @pytest.fixture(scope="session")
 def works() -> dict[str, bool]:
     """Tell by name what the doctor finds available here."""
-    return {capability.name: capability.available for capability in doctor.examine()}
+    return {capability.name: capability.available for capability in capabilities.examine()}
 
 
 @pytest.fixture

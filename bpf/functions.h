@@ -1,5 +1,5 @@
 /* For probes that observe kernel functions. A program that includes this is compiled for the way that this kernel allows: it is
- * another program for each (lab/source.py).
+ * another program for each (lab/ebpf/source.py).
  */
 #pragma once
 

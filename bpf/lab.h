@@ -1,14 +1,14 @@
 /* What every probe shares: how a program names its attach point, reads a member of a kernel struct, and counts what it
  * could not tell.
  *
- * The loader puts the lab's own headers into the text before BCC sees it (lab/source.py), so that functions here may
+ * The loader puts the lab's own headers into the text before BCC sees it (lab/ebpf/source.py), so that functions here may
  * use maps; macros may not.
  */
 #pragma once
 
 #include <linux/types.h>
 
-/* The name of a function says where it is attached; the loader reads it (lab/attach.py). */
+/* The name of a function says where it is attached; the loader reads it (lab/ebpf/attach.py). */
 #define ON_RAW_TRACEPOINT(event) int on_raw_tracepoint__##event(struct bpf_raw_tracepoint_args *ctx)
 
 /* The kernel does not run a tracing program that already runs on this CPU (`recursion_misses`, since 6.2): when an
@@ -32,7 +32,7 @@
 #define ON_TP_BTF_UNAUDITED ON_RAW_TRACEPOINT_UNAUDITED
 #endif
 
-/* For events of which hardly any is of interest: what a kernel withholds of them (lab/audit.py) is no reason to record again.
+/* For events of which hardly any is of interest: what a kernel withholds of them (lab/ebpf/audit.py) is no reason to record again.
  * Not for those that can interrupt their own program: nothing makes up for what is left out then. */
 #define ON_RAW_TRACEPOINT_UNAUDITED(event)                                                                             \
     int on_raw_tracepoint__##event##__unaudited(struct bpf_raw_tracepoint_args *ctx)
@@ -55,7 +55,7 @@
     OFFSET__##type##__##member##__##inner, SIZE__##type##__##member##__##inner, TYPE__##type
 
 /* A function of the kernel that programs may call (a kfunc), for the compiler a helper of a number that none has: the loader gives the
- * number, and makes the call what it is (KFUNCS in lab/source.py). */
+ * number, and makes the call what it is (KFUNCS in lab/ebpf/source.py). */
 #define KFUNC(name) ((void *)KFUNC__##name)
 
 /* What the verifier takes to be a struct of the given number, whatever is there: for reading only, and what cannot be read arrives as

@@ -3,7 +3,7 @@
 
 #include "tcp.h"
 
-/* Where, in the order of the way (lab/journeys.py has the same). */
+/* Where, in the order of the way (lab/probes/layers/stages.py has the same). */
 enum layer_point {
     POINT_WRITE,      /* the application hands data over: a system call, told when it returns */
     POINT_TC_OUT,     /* TC egress: TCP and IP are done with the segment, the queueing discipline gets it */

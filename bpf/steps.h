@@ -20,7 +20,7 @@ enum kind {
     KIND_DESTROYED, /* what lives at this address from now on is another socket */
 };
 
-/* Where: each name behind `AT_` is that of the system call, function, tracepoint or hook (lab/steps.py reads it here). */
+/* Where: each name behind `AT_` is that of the system call, function, tracepoint or hook (lab/probes/analyse/measure.py reads it here). */
 enum point {
     AT_connect,
     AT_accept,

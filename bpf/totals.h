@@ -2,7 +2,7 @@
  *
  * The probe declares a hash map `totals` whose key has a member `u32 epoch`. The reader begins a new epoch, waits until no
  * program can still be at work in the old one, and takes the old one's totals out: nothing is counted twice or dropped
- * between reading and clearing (lab/totals.py).
+ * between reading and clearing (lab/ebpf/totals.py).
  */
 #pragma once
 

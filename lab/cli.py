@@ -4,20 +4,21 @@ import argparse
 import errno
 import importlib
 import os
+import pkgutil
 import re
 import select
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
+from lab import commands, probes
 from lab.errors import LabError
 
 _NEGATIVE = re.compile(r"-\d+(\.\d*)?[a-z%µ]+|-\d{2,}|-\d*\.\d+")  # and not the options -4 and -6
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_PACKAGES = ("lab.commands", "lab.probes")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,18 +83,20 @@ def _give_up(stream: TextIO) -> None:
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lab", description="eBPF probes of TCP, judged against known delays.")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    found = {path.stem: package for package in _PACKAGES for path in _folder(package).glob("[!_]*.py")}
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    found = {name: f"lab.commands.{name}" for name in _modules(commands)} | {
+        name: f"lab.probes.{name}.cli" for name in _modules(probes)
+    }
     # Importing only the command that runs keeps start-up short.
     chosen = words[0] if words and words[0] in found else None
     for name in [chosen] if chosen else sorted(found):
-        _add(commands, name, importlib.import_module(f"{found[name]}.{name}"))
+        _add(subparsers, name, importlib.import_module(found[name]))
     return parser
 
 
-def _add(commands: Any, name: str, module: ModuleType) -> None:
+def _add(subparsers: Any, name: str, module: ModuleType) -> None:
     text = (module.__doc__ or "").strip()
-    parser = commands.add_parser(
+    parser = subparsers.add_parser(
         name,
         help=text.splitlines()[0].rstrip("."),
         description=text,
@@ -115,5 +118,5 @@ def _with_negative_values(words: Sequence[str]) -> list[str]:
     return joined
 
 
-def _folder(package: str) -> Path:
-    return Path(__file__).parent / package.removeprefix("lab.")
+def _modules(package: ModuleType) -> Iterator[str]:
+    return (info.name for info in pkgutil.iter_modules(package.__path__))

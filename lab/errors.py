@@ -6,7 +6,10 @@ class LabError(Exception):
 
 
 class Refused(LabError):  # noqa: N818 (as the kernel's own word for it)
-    """This kernel cannot do what a probe takes. A scenario that meets it is skipped, where the lane may do so: lab/skips.py."""
+    """This kernel cannot do what a probe needs.
+
+    A scenario that meets it is skipped if the lane allows the skip (lab/results/allowed_skips.py).
+    """
 
 
 class EventsLost(LabError):  # noqa: N818 (the name the design gives it)
@@ -21,7 +24,7 @@ class EventsLost(LabError):  # noqa: N818 (the name the design gives it)
 
 
 class EventsWithheld(LabError):  # noqa: N818 (as above)
-    """The kernel did not run a probe for `withheld` events, by probe (`lab.recording.Recording`)."""
+    """The kernel did not run a probe for `withheld` events, by probe (`lab.ebpf.recording.Recording`)."""
 
     def __init__(self, withheld: dict[str, int]) -> None:
         self.withheld = withheld

@@ -10,15 +10,15 @@ import numpy as np
 
 from lab import probes
 from lab.clock import CLOCK
-from lab.demo.conversation import PORT
 from lab.errors import Refused
-from lab.journeys import At
-from lab.measure import transitions
 from lab.packet import ACK, FIN, RST, SYN, TCP
-from lab.round_trips import Kind as Estimate
-from lab.round_trips import folded
-from lab.steps import Kind, joined, points
+from lab.probes.analyse.measure import Kind, joined, points
+from lab.probes.layers.stages import At
+from lab.probes.rtt.measure import Kind as Estimate
+from lab.probes.rtt.measure import folded
+from lab.probes.states.measure import transitions
 from lab.tcp import State
+from lab.traffic.demo.conversation import PORT
 
 FLOW = ("saddr", "daddr", "sport", "dport")
 ENDS = ("netns", "laddr", "raddr", "lport", "rport")

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from lab.demo.stamped import StampedSocket
-from lab.netns import inside
+from lab.linux.netns import inside
 from lab.timeline import Call, Connection, pair
+from lab.traffic.demo.stamped_socket import StampedSocket
 
 
 class TcpInfo(NamedTuple):

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from processes import HUNG_S
 
-from lab.netns import inside
-from lab.wire.log import Fate
+from lab.linux.netns import inside
+from lab.network.frame_log import Fate
 
 PORT = 7777
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}

@@ -12,7 +12,7 @@ from pathlib import Path
 from processes import descendants
 
 from lab.errors import LabError
-from lab.netns import inside, tcp_sockets
+from lab.linux.netns import inside, tcp_sockets
 from lab.tcp import State
 
 NGINX = """\

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 import work
 
-from lab import traffic
-from lab.lifetimes import Ended, Side, lifetimes
-from lab.measure import transitions
 from lab.packet import distinct_bytes
-from lab.round_trips import Kind as Estimate
-from lab.round_trips import folded
-from lab.steps import Kind, joined
+from lab.probes.analyse.measure import Kind, joined
+from lab.probes.duration.measure import Ended, Side, lifetimes
+from lab.probes.flows import measure
+from lab.probes.flows.measure import Direction
+from lab.probes.rtt.measure import Kind as Estimate
+from lab.probes.rtt.measure import folded
+from lab.probes.states.measure import transitions
 from lab.tcp import Flow, State
-from lab.traffic import Direction
-from lab.traffic_truth import segments_sent
+from lab.truth.volumes import segments_sent
 from lab.verdict import Bracket
 
 MTU = 1500
@@ -24,7 +24,7 @@ _ENDPOINTS = ("saddr", "daddr", "sport", "dport")
 OPENS = {"client": "SYN_SENT ESTABLISHED", "server": "SYN_RECV ESTABLISHED"}
 FIRST, AT_ONCE = "FIN_WAIT1 FIN_WAIT2 TIME_WAIT", "FIN_WAIT1 CLOSING TIME_WAIT"
 SECOND = "CLOSE_WAIT LAST_ACK CLOSE"
-# A RST comes at any time. When data comes to a minisock in place of the peer's FIN, no further row does (lab/probes/states.py).
+# A RST comes at any time. When data comes to a minisock in place of the peer's FIN, no further row does (lab/probes/states/cli.py).
 RESETS = {"CLOSE", "FIN_WAIT1 CLOSE", "FIN_WAIT1 FIN_WAIT2 CLOSE", "FIN_WAIT1 FIN_WAIT2", "CLOSE_WAIT CLOSE"}
 
 
@@ -100,7 +100,7 @@ def _flows(observed, scenario, connections):
     judge = observed.judge(scenario, "flows")
     totals = observed.recording.totals["flows"]
     sums = {}
-    for row in traffic.merged(totals[totals["version"] > 0], (*traffic.PLACE, *_ENDPOINTS)):
+    for row in measure.merged(totals[totals["version"] > 0], (*measure.PLACE, *_ENDPOINTS)):
         sums[int(row["ifindex"]), Direction(row["direction"]), Flow.of(row)] = row
     indexes = {inode: index for index, (_, inode) in observed.recording.devices.items()}
     here, there = (indexes[inode] for inode in observed.inodes)

@@ -19,16 +19,16 @@ from pathlib import Path
 
 from conversing import conversing
 
-from lab.conditions import Conditions
-from lab.exchanges import LEGS, exchanges
-from lab.journeys import LAYERS
-from lab.judge_layers import judge_request, requests_by_flow
-from lab.netns import inside
-from lab.truth_layers import Turn, turns
+from lab.linux.netns import inside
+from lab.network.conditions import Conditions
+from lab.network.frame_log import Direction, hold_ns
+from lab.network.token_bucket import departures_ns, token_bucket
+from lab.probes.layers.judge import judge_request, requests_by_flow
+from lab.probes.layers.requests import LEGS, exchanges
+from lab.probes.layers.stages import LAYERS
+from lab.truth.requests import Turn, turns
 from lab.units import MS
 from lab.verdict import Bracket
-from lab.wire.bucket import departures_ns, token_bucket
-from lab.wire.log import Direction, hold_ns
 
 SIZE = 1400
 DELAYS_NS = (2 * MS, 7 * MS, 20 * MS)

@@ -1,11 +1,11 @@
-"""Stories between a kernel's own TCP and one made by hand (lab/generate/peer.py), each with the truth about it.
+"""Stories between a kernel's own TCP and one made by hand (lab/traffic/crafted/tcp_peer.py), each with the truth about it.
 
 What lives here: what is played. What does not: any expectation of a single probe.
 """
 
 from typing import NamedTuple
 
-from lab.lifetimes import Ended, Side
+from lab.probes.duration.measure import Ended, Side
 
 C, S, NOBODY = Side.CLIENT, Side.SERVER, Side.NOBODY
 OPENED = "SYN_RECV:cA ESTABLISHED:cA"

@@ -20,9 +20,9 @@ from scapy.layers.ipsec import AH, ESP
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Raw, bind_bottom_up, bind_layers, split_layers
 
-from lab.generate.frames import Frame, made
-from lab.generate.unusual import MOST_HEADERS
 from lab.packet import Problem
+from lab.traffic.crafted.frames import Frame, made
+from lab.traffic.crafted.unusual_frames import MOST_HEADERS
 
 _EXTENSIONS = {
     0: IPv6ExtHdrHopByHop,

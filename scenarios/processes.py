@@ -9,9 +9,10 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab import bpf_syscall, probes, tracefs
-from lab.netns import NAMED
-from lab.runs import RUNS, event_group
+from lab import probes
+from lab.linux import bpf, tracefs
+from lab.linux.netns import NAMED
+from lab.linux.run_lock import RUNS, event_group
 
 HUNG_S = 120
 """What takes longer than this many seconds is taken for hung: where every instruction is emulated, what takes 5 s takes 60."""
@@ -109,7 +110,7 @@ def belongings(pid):
     names = {locks[inode] for member in family for inode in open_files(member) if inode in locks}
     return {
         "processes": set(family),
-        "programs": set().union(*(bpf_syscall.prog_ids_of_process(member) for member in family)),
+        "programs": set().union(*(bpf.prog_ids_of_process(member) for member in family)),
         "namespaces": {path.name for name in names for path in NAMED.glob(f"lab-{name}-*")},
         "events": {path for name in names for path in tracefs.events(event_group(name))},
         "runs": names,
@@ -141,7 +142,7 @@ def left_of(held, limit_s=20.0):
     while True:
         left = {
             "processes": {pid for pid in held["processes"] if lives(pid)},
-            "programs": {program for program in held["programs"] if bpf_syscall.prog_exists(program)},
+            "programs": {program for program in held["programs"] if bpf.prog_exists(program)},
             "namespaces": {name for name in held["namespaces"] if (NAMED / name).exists()},
             "events": {path for path in held["events"] if path.exists()},
             "runs": {name for name in held["runs"] if (RUNS / name).exists()},

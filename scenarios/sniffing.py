@@ -11,10 +11,10 @@ from pathlib import Path
 
 from processes import HUNG_S, started
 
-from lab.generate.send import send
-from lab.generate.unusual import EXPERIMENTAL
-from lab.netns import inside, path_of
-from lab.settle import settle
+from lab.linux.grace_period import settle
+from lab.linux.netns import inside, path_of
+from lab.traffic.crafted.send import send
+from lab.traffic.crafted.unusual_frames import EXPERIMENTAL
 
 _ETH_P_ALL, _SOL_PACKET, _PACKET_STATISTICS, _PACKET_AUXDATA, _SO_RCVBUFFORCE = 3, 263, 6, 8, 33
 _VLAN_VALID = 1 << 4  # TP_STATUS_VLAN_VALID

@@ -18,16 +18,17 @@ import pytest
 import work
 from variants import caught, changed
 
-from lab import attach, steps_text
 from lab.arrays import UNKNOWN
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.netns import inside
-from lab.observed import Observed
-from lab.probes import analyse
-from lab.recorder import record
-from lab.steps import Kind, Role, joined, latency_ns
+from lab.ebpf import attach
+from lab.ebpf.recorder import record
+from lab.linux.netns import inside
+from lab.observation import Observed
+from lab.probes.analyse import cli
+from lab.probes.analyse import text as steps_text
+from lab.probes.analyse.measure import Kind, Role, joined, latency_ns
 from lab.tcp import State, address_text
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
 from lab.units import MS
 
 SYS_RECVFROM = {"x86_64": 45, "aarch64": 207}[platform.machine()]
@@ -57,7 +58,7 @@ def test_every_step_of_a_connection(lab, version, closer):
     assert "transfer from SYN_SENT to ESTABLISHED" in texts
     returned = r"data returned to the application, 375 bytes, after waiting \d+\.\d us"
     assert any(re.fullmatch(returned, text) for text in texts) == work.is_told()
-    assert len(list(analyse.table(observed))) == len(rows) + 4  # a title and a head for each side
+    assert len(list(cli.table(observed))) == len(rows) + 4  # a title and a head for each side
 
 
 @both_versions
@@ -343,7 +344,7 @@ def judged(lab, tmp_path):
                 pass
             end_ns = lab.net.quiesce()
         observed = Observed(lab.net.inodes, recorder.recording, demo.connections, end_ns)
-        return caught(analyse.judge(observed, lab.scenario))
+        return caught(cli.judge(observed, lab.scenario))
 
     return judge
 

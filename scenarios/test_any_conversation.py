@@ -6,11 +6,11 @@ from random import Random
 import pytest
 
 from lab import probes
-from lab.conditions import Conditions
-from lab.demo.conversation import Conversation
-from lab.topology import topology
+from lab.network.conditions import Conditions
+from lab.network.relay import Relay
+from lab.network.topology import topology
+from lab.traffic.demo.conversation import Conversation
 from lab.units import MS
-from lab.wire.relay import Relay
 
 NUMBER = 24
 SIZES = (1, 375, 3000, 30_000)

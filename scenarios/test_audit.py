@@ -6,12 +6,12 @@ All of this at a tracepoint to which no peer attaches programs by way of perf, w
 import numpy as np
 import pytest
 
-from lab.audit import Audit
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
+from lab.ebpf.audit import Audit
+from lab.ebpf.program import Program
+from lab.ebpf.recorder import record
 from lab.errors import EventsWithheld
-from lab.program import Program
-from lab.recorder import record
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
 
 COUNTING = """
 #include "tcp.h"

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from processes import HUNG_S, lab_command
 
-from lab import btf, cli
-from lab.conditions import Conditions
+from lab import cli
 from lab.errors import LabError
-from lab.topology import topology
+from lab.linux import btf
+from lab.network.conditions import Conditions
+from lab.network.topology import topology
 
 BAD = {
     "port out of range": (["states", "-L", "70000"], "`70000` is no port: give a number from 1 to 65535"),
@@ -73,7 +74,7 @@ def test_without_root(command, tmp_path):
 def test_without_bcc():
     """Without BCC: the package that has it, exit status 2."""
     code = (
-        "import sys; from lab import compiler; compiler._PLACES = (); "
+        "import sys; from lab.ebpf import compiler; compiler._PLACES = (); "
         "from lab.cli import main; sys.exit(main(['states', '--seconds', '1']))"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HUNG_S, check=False)

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from lab import attach, bpf_syscall, cache, doctor, net_trials, tracefs
-from lab.btf import Btf
 from lab.commands import doctor as command
+from lab.doctor import capabilities, network_trials
+from lab.ebpf import attach, cache
+from lab.linux import bpf, tracefs
+from lab.linux.btf import Btf
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -87,11 +89,11 @@ def test_bpftool_agrees(works):
         assert not works[name] or types[f"have_{prog_type}_prog_type"], name
 
 
-@pytest.mark.parametrize("enum", [bpf_syscall.ProgType, bpf_syscall.AttachType])
+@pytest.mark.parametrize("enum", [bpf.ProgType, bpf.AttachType])
 def test_numbers_are_those_of_this_kernel(enum):
     kernel_enum, prefix = {
-        bpf_syscall.ProgType: ("bpf_prog_type", "BPF_PROG_TYPE_"),
-        bpf_syscall.AttachType: ("bpf_attach_type", "BPF_"),
+        bpf.ProgType: ("bpf_prog_type", "BPF_PROG_TYPE_"),
+        bpf.AttachType: ("bpf_attach_type", "BPF_"),
     }[enum]
     for one in enum:
         if not one.name.startswith("TCX_"):  # younger than the oldest kernel of the lab
@@ -100,17 +102,17 @@ def test_numbers_are_those_of_this_kernel(enum):
 
 def test_the_verifiers_reason_is_in_the_error():
     with pytest.raises(OSError, match="R0 !read_ok") as refusal:
-        bpf_syscall.prog_load(bpf_syscall.ProgType.XDP, bpf_syscall.instruction(0x95))
+        bpf.prog_load(bpf.ProgType.XDP, bpf.instruction(0x95))
     assert refusal.value.errno == errno.EACCES
 
 
 def test_a_loaded_program_is_seen_and_a_closed_one_is_not():
-    before = bpf_syscall.prog_ids_of_process(os.getpid())
-    with bpf_syscall.owned(bpf_syscall.prog_load(bpf_syscall.ProgType.XDP, bpf_syscall.RETURN_ZERO)):
-        (prog_id,) = bpf_syscall.prog_ids_of_process(os.getpid()) - before
-        assert prog_id in bpf_syscall.prog_ids()
-        assert bpf_syscall.prog_exists(prog_id)
-    assert not bpf_syscall.prog_exists(prog_id)
+    before = bpf.prog_ids_of_process(os.getpid())
+    with bpf.owned(bpf.prog_load(bpf.ProgType.XDP, bpf.RETURN_ZERO)):
+        (prog_id,) = bpf.prog_ids_of_process(os.getpid()) - before
+        assert prog_id in bpf.prog_ids()
+        assert bpf.prog_exists(prog_id)
+    assert not bpf.prog_exists(prog_id)
 
 
 def test_examining_leaves_nothing_behind(monkeypatch):
@@ -122,15 +124,15 @@ def test_examining_leaves_nothing_behind(monkeypatch):
         loaded.update(int(line.split()[1]) for line in lines if line.startswith("prog_id:"))
         return fd
 
-    real_load = bpf_syscall.prog_load
-    for module in (bpf_syscall, net_trials):
+    real_load = bpf.prog_load
+    for module in (bpf, network_trials):
         monkeypatch.setattr(module, "prog_load", load_and_note)
     before = holdings()
-    doctor.examine()
+    capabilities.examine()
     assert len(loaded) >= 8, "the trials were not seen to load programs: the check below would prove nothing"
-    wait_until(lambda: holdings() == before and not any(map(bpf_syscall.prog_exists, loaded)))
+    wait_until(lambda: holdings() == before and not any(map(bpf.prog_exists, loaded)))
     assert holdings() == before
-    assert [prog_id for prog_id in loaded if bpf_syscall.prog_exists(prog_id)] == []
+    assert [prog_id for prog_id in loaded if bpf.prog_exists(prog_id)] == []
 
 
 def test_an_interrupted_trial_leaves_nothing_behind():
@@ -139,7 +141,7 @@ def test_an_interrupted_trial_leaves_nothing_behind():
 
     before = holdings()
     with pytest.raises(KeyboardInterrupt):
-        net_trials.run(interrupted)
+        network_trials.run(interrupted)
     wait_until(lambda: holdings() == before)
     assert holdings() == before
 
@@ -148,8 +150,8 @@ def test_json_is_one_object(capsys):
     status = run_command("--json")
     found = json.loads(capsys.readouterr().out)
     assert found.keys() == {"capabilities", "choices"}
-    assert [row["observation"] for row in found["choices"]] == list(doctor.WAYS)
-    missing = {row["name"] for row in found["capabilities"] if not row["available"]} & doctor.INDISPENSABLE.keys()
+    assert [row["observation"] for row in found["choices"]] == list(capabilities.WAYS)
+    missing = {row["name"] for row in found["capabilities"] if not row["available"]} & capabilities.INDISPENSABLE.keys()
     assert status == bool(missing)
 
 
@@ -160,22 +162,22 @@ def test_tables_fit_100_columns(monkeypatch, capsys, tmp_path):
 
 
 def test_a_refusal_is_reported_with_its_reason(monkeypatch, capsys):
-    monkeypatch.setattr(bpf_syscall, "map_create", refuse)
+    monkeypatch.setattr(bpf, "map_create", refuse)
     assert run_command() == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(maxsplit=3)[2:] for line in lines if line.startswith("ring buffer")] == [
         ["no", "the kernel forbids it (EPERM)"]
     ]
     assert lines[-1].startswith("The suite cannot run here yet: ")
-    assert doctor.INDISPENSABLE["ring buffer"] in lines[-1]
+    assert capabilities.INDISPENSABLE["ring buffer"] in lines[-1]
 
 
 def test_a_better_way_that_is_refused_gives_way_to_the_next(monkeypatch):
     monkeypatch.delenv(attach.FORCED, raising=False)
     refused = {"fentry": "too locked", "kprobe": "too old"}
-    needs = {need for ways in doctor.WAYS.values() for _, need in ways}
-    found = [doctor.Capability(name, name not in refused, refused.get(name, "fine")) for name in needs]
-    chosen = {choice.observation: choice for choice in doctor.choices(found)}
+    needs = {need for ways in capabilities.WAYS.values() for _, need in ways}
+    found = [capabilities.Capability(name, name not in refused, refused.get(name, "fine")) for name in needs]
+    chosen = {choice.observation: choice for choice in capabilities.choices(found)}
     reach = chosen["segment reaches TCP"]
     assert (reach.chosen, reach.refused) == ("cgroup_skb ingress", "fentry: too locked; kprobe: too old")
     assert (chosen["link condition"].chosen, chosen["link condition"].refused) == ("netem", "")
@@ -185,17 +187,19 @@ def test_a_better_way_that_is_refused_gives_way_to_the_next(monkeypatch):
 def test_a_way_that_is_asked_for_is_the_only_one(monkeypatch, way):
     monkeypatch.setenv(attach.FORCED, way)
     found = [
-        doctor.Capability(need, available=True, detail="fine") for ways in doctor.WAYS.values() for _, need in ways
+        capabilities.Capability(need, available=True, detail="fine")
+        for ways in capabilities.WAYS.values()
+        for _, need in ways
     ]
-    chosen = {choice.observation: choice.chosen for choice in doctor.choices(found)}
+    chosen = {choice.observation: choice.chosen for choice in capabilities.choices(found)}
     assert chosen["segment reaches TCP"] == (way if way != "tracepoint" else "cgroup_skb ingress")
     assert chosen["link condition"] == "netem"
 
 
 def test_no_way_at_all_is_said():
-    needs = {need for ways in doctor.WAYS.values() for _, need in ways}
-    found = [doctor.Capability(name, available=False, detail="") for name in needs]
-    assert {choice.chosen for choice in doctor.choices(found)} == {"none"}
+    needs = {need for ways in capabilities.WAYS.values() for _, need in ways}
+    found = [capabilities.Capability(name, available=False, detail="") for name in needs]
+    assert {choice.chosen for choice in capabilities.choices(found)} == {"none"}
 
 
 def test_without_capabilities_everything_is_an_answer_and_root_is_the_remedy():
@@ -203,4 +207,4 @@ def test_without_capabilities_everything_is_an_answer_and_root_is_the_remedy():
     words = ["setpriv", "--inh-caps=-all", "--bounding-set=-all", sys.executable, "-W", "error", "-c", script]
     done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.splitlines()[-1] == f"The suite cannot run here yet: {doctor.INDISPENSABLE['root']}."
+    assert done.stdout.splitlines()[-1] == f"The suite cannot run here yet: {capabilities.INDISPENSABLE['root']}."

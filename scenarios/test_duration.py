@@ -16,17 +16,17 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
 
 from lab.arrays import UNKNOWN
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.demo.stamped import StampedSocket
-from lab.device import Device
-from lab.generate.play import play
-from lab.lifetimes import Ended, Side, lifetimes
-from lab.netns import inside
-from lab.observed import Observed
-from lab.recorder import record
+from lab.ebpf.interface import Device
+from lab.ebpf.recorder import record
+from lab.linux.netns import inside
+from lab.observation import Observed
+from lab.probes.duration.measure import Ended, Side, lifetimes
 from lab.tcp import Flow, address_text
 from lab.timeline import Call, Connection, Timeline
+from lab.traffic.crafted.script_player import play
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
+from lab.traffic.demo.stamped_socket import StampedSocket
 from lab.units import MS, SECOND
 from lab.verdict import Bracket
 

@@ -9,10 +9,10 @@ from collections import defaultdict
 import pytest
 from processes import HUNG_S
 
-from lab.demo.conversation import Conversation
-from lab.lifetimes import Ended, lifetimes
-from lab.netns import inside
-from lab.segment_truth import truth_of
+from lab.linux.netns import inside
+from lab.probes.duration.measure import Ended, lifetimes
+from lab.traffic.demo.conversation import Conversation
+from lab.truth.durations import truth_of
 from lab.units import MS
 from lab.verdict import Bracket, Judge
 

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 
 from lab import probes
-from lab.conditions import Conditions
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.lifetimes import lifetimes
-from lab.measure import transitions
-from lab.observed import observing
-from lab.round_trips import Kind, folded
-from lab.steps import joined
+from lab.network.conditions import Conditions
+from lab.network.link_choice import wire
+from lab.network.topology import topology
+from lab.observation import observing
+from lab.probes.analyse.measure import joined
+from lab.probes.duration.measure import lifetimes
+from lab.probes.rtt.measure import Kind, folded
+from lab.probes.states.measure import transitions
 from lab.tcp import State
 from lab.timeline import Connection
-from lab.topology import topology
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
 from lab.units import MS
 from lab.verdict import Bracket, Check
-from lab.wire.choice import wire
 
 EVERY = sorted(probes.every())
 ONE_WAY = Conditions(delay_ns=50 * MS)

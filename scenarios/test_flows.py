@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from flow_variants import changed, of
 
-from lab import traffic
-from lab.counters import tcp_sent
-from lab.demo.conversation import Conversation
-from lab.device import Device
-from lab.generate.frames import datagrams
-from lab.generate.send import send
-from lab.netns import inside
-from lab.recorder import record
-from lab.traffic import Direction
-from lab.traffic_report import as_dict
+from lab.ebpf.interface import Device
+from lab.ebpf.recorder import record
+from lab.linux.netns import inside
+from lab.linux.tcp_counters import tcp_sent
+from lab.probes.flows import measure
+from lab.probes.flows.measure import Direction
+from lab.probes.flows.text import as_dict
+from lab.traffic.crafted.frames import datagrams
+from lab.traffic.crafted.send import send
+from lab.traffic.demo.conversation import Conversation
 
 both_versions = pytest.mark.parametrize("version", [4, 6])
 EGRESS, INGRESS = Direction.EGRESS, Direction.INGRESS
@@ -59,7 +59,7 @@ def test_refused(lab, version):
 @pytest.fixture
 def loopback(net):
     """Hand out the loopback of a namespace where nothing else happens."""
-    return Device("lo", traffic.LOOPBACK, net.client.name, net.client.inode)
+    return Device("lo", measure.LOOPBACK, net.client.name, net.client.inode)
 
 
 def test_loopback(net, loopback):
@@ -173,7 +173,7 @@ def test_ping(net, version):
         sock.settimeout(20)
         sock.sendto(request, (net.server.address(version), 0))
         sock.recv(2000)
-    rows = [as_dict(row, {}) for row in traffic.pairs(recorder.recording.totals["flows"])]
+    rows = [as_dict(row, {}) for row in measure.pairs(recorder.recording.totals["flows"])]
     ends = (net.client.address(version), net.server.address(version))
     size = 14 + {4: 20, 6: 40}[version] + 64
     for pair in (ends, ends[::-1]):

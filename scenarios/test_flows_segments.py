@@ -15,17 +15,17 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw, raw
 from sniffing import captured
 
-from lab import traffic
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.ethtool import set_offloads
-from lab.generate.send import send
-from lab.netns import inside
-from lab.observed import Observed
-from lab.program import Program
-from lab.recorder import record
+from lab.ebpf.program import Program
+from lab.ebpf.recorder import record
+from lab.linux.ethtool import set_offloads
+from lab.linux.netns import inside
+from lab.observation import Observed
+from lab.probes.flows import measure
+from lab.probes.flows.measure import Direction
 from lab.tcp import address_text
-from lab.traffic import Direction
+from lab.traffic.crafted.send import send
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
 from lab.verdict import Bracket
 
 both_versions = pytest.mark.parametrize("version", [4, 6])
@@ -34,7 +34,7 @@ EGRESS, INGRESS = Direction.EGRESS, Direction.INGRESS
 
 def by_addresses(rows):
     """Packets and bytes by (source, destination)."""
-    pairs = traffic.merged(rows, ("saddr", "daddr"))
+    pairs = measure.merged(rows, ("saddr", "daddr"))
     keys = [tuple(address_text(row[name].tobytes()) for name in ("saddr", "daddr")) for row in pairs]
     return {key: (int(row["packets"]), int(row["bytes"])) for key, row in zip(keys, pairs, strict=True)}
 

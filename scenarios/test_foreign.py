@@ -15,14 +15,14 @@ import work
 from foreign_truth import End, Told, exactly
 
 from lab import probes
-from lab.counters import tcp_sent
-from lab.lifetimes import Ended, lifetimes
-from lab.observed import Observed
-from lab.program import Program
-from lab.recorder import record
-from lab.steps import Kind, joined
+from lab.ebpf.program import Program
+from lab.ebpf.recorder import record
+from lab.linux.tcp_counters import tcp_sent
+from lab.observation import Observed
+from lab.probes.analyse.measure import Kind, joined
+from lab.probes.duration.measure import Ended, lifetimes
+from lab.probes.flows.measure import Direction
 from lab.tcp import Flow
-from lab.traffic import Direction
 from lab.verdict import Bracket
 
 HTTP, IPERF3, REDIS = 8080, 5201, 6379

@@ -1,7 +1,7 @@
 """TCP that no kernel would send, made by hand against a kernel's own: a RST in each state, simultaneous open and close, floods.
 
-Every probe is attached, and what it says lies between the stamps of the generator (lab/generate/peer.py). D1 to D3 and S1 are rows
-of the corpus of known wrong numbers: see README.md.
+Every probe is attached, and what it says lies between the stamps of the generator (lab/traffic/crafted/tcp_peer.py). D1
+to D3 and S1 are rows of the corpus of known wrong numbers: see README.md.
 """
 
 import time
@@ -14,20 +14,20 @@ from kernel_stories import CLIENT_BY_HAND, SERVER_BY_HAND, SLOW
 
 from lab import probes
 from lab.arrays import UNKNOWN
-from lab.generate.peer import Peer
-from lab.generate.stories import FLAGS
-from lab.lifetimes import Ended, Side, lifetimes
-from lab.measure import transitions
-from lab.observed import Observed
+from lab.ebpf.recorder import record
+from lab.linux.grace_period import settle_backlogs
+from lab.network.topology import Host, topology
+from lab.observation import Observed
 from lab.packet import ACK, SYN
-from lab.recorder import record
-from lab.round_trips import Kind as Estimate
-from lab.round_trips import folded
-from lab.settle import settle_backlogs
-from lab.steps import Kind
+from lab.probes.analyse.measure import Kind
+from lab.probes.duration.measure import Ended, Side, lifetimes
+from lab.probes.flows.measure import Direction, merged
+from lab.probes.rtt.measure import Kind as Estimate
+from lab.probes.rtt.measure import folded
+from lab.probes.states.measure import transitions
 from lab.tcp import SYN_TIMEOUT_NS, State, address_text
-from lab.topology import Host, topology
-from lab.traffic import Direction, merged
+from lab.traffic.crafted.script import FLAGS
+from lab.traffic.crafted.tcp_peer import Peer
 from lab.verdict import Bracket
 
 ENDS = ("saddr", "daddr", "sport", "dport")

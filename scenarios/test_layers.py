@@ -7,18 +7,18 @@ from conversing import conversing
 from hog import hog
 from injected import SIZE, Story, inject, verdicts
 
-from lab.conditions import Conditions
-from lab.demo.conversation import Conversation
-from lab.exchanges import exchanges
-from lab.journeys import FATES, LAYERS, Stop, Ways
-from lab.judge_layers import judge_request
-from lab.recorder import record
-from lab.topology import topology
-from lab.truth_layers import turns
+from lab.ebpf.recorder import record
+from lab.network.conditions import Conditions
+from lab.network.relay import Relay
+from lab.network.segment_parser import belongs
+from lab.network.topology import topology
+from lab.probes.layers.judge import judge_request
+from lab.probes.layers.requests import exchanges
+from lab.probes.layers.stages import FATES, LAYERS, Stop, Ways
+from lab.traffic.demo.conversation import Conversation
+from lab.truth.requests import turns
 from lab.units import MS
 from lab.verdict import Bracket, Judge
-from lab.wire.relay import Relay
-from lab.wire.segments import belongs
 
 
 @pytest.fixture(scope="module")

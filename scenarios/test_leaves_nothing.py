@@ -8,17 +8,18 @@ import sys
 import pytest
 from processes import NOTHING, belongings, end, lab_command, left_of, started
 
-from lab import attach, runs
-from lab.netns import NAMED
-from lab.recorder import record
-from lab.topology import topology
+from lab.ebpf import attach
+from lab.ebpf.recorder import record
+from lab.linux import run_lock
+from lab.linux.netns import NAMED
+from lab.network.topology import topology
 
 # A scenario that tells when its network and its probe are there, and then takes as long as it is allowed to.
 SCENARIO = """
 import time
-from lab.recorder import record
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
+from lab.ebpf.recorder import record
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
 
 def test_that_takes_its_time(net, capsys):
     with record("states"), converse(net, Conversation(), pause=True) as demo:
@@ -30,10 +31,10 @@ def test_that_takes_its_time(net, capsys):
 # The same without pytest.
 INTERRUPTIBLE = """
 import signal, sys, time
-from lab.recorder import record
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.topology import topology
+from lab.ebpf.recorder import record
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
+from lab.network.topology import topology
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 with topology() as net, record("states", "analyse"), converse(net, Conversation(), pause=True) as demo:
@@ -119,7 +120,7 @@ def test_living_run_is_never_swept():
     """The next run leaves alone what belongs to one that is alive."""
     with started(sys.executable, "-c", INTERRUPTIBLE, ready="under way") as process:
         held = belongings(process.pid)
-        assert held["runs"].isdisjoint(runs.sweep())
+        assert held["runs"].isdisjoint(run_lock.sweep())
         assert lab_command("states", "--seconds", "0.1").returncode == 0
         assert all((NAMED / name).exists() for name in held["namespaces"])
         end(process)

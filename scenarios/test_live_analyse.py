@@ -9,8 +9,8 @@ import pytest
 import work
 from processes import lab_command, parsed, watching
 
-from lab.demo.conversation import Conversation
-from lab.demo.process import Endpoint, converse
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import Endpoint, converse
 from lab.units import MS
 
 HEAD = "PID COMM IP SADDR DADDR DPORT TIMESTAMP(us) FUNC TCP_STATE TCP_DESCRIPTION TCP_CONNECT_TIME(us)"

@@ -14,10 +14,10 @@ import pytest
 from processes import HUNG_S, lab_command, parsed, watching
 from pyroute2 import IPRoute
 
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.durations import read_durations
-from lab.netns import inside
+from lab.linux.netns import inside
+from lab.probes.duration.statistics_file import read_durations
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
 from lab.units import MS
 
 LINE = re.compile(r" *(\S+):(\d+) +-> +(\S+):(\d+) +\| Duration: (\d+\.\d{9}|-) +s(?: \| (.*))?")

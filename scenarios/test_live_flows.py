@@ -17,12 +17,12 @@ import pytest
 from processes import HUNG_S, lab_command, parsed, watching
 from pyroute2 import IPRoute
 
-from lab.counters import tcp_sent
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.generate.frames import datagrams
-from lab.generate.send import send
-from lab.netns import inside
+from lab.linux.netns import inside
+from lab.linux.tcp_counters import tcp_sent
+from lab.traffic.crafted.frames import datagrams
+from lab.traffic.crafted.send import send
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
 from lab.units import MS
 
 TALK = Conversation(size_bits=8 * 100_000, hold_ns=20 * MS)

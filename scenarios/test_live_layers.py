@@ -11,13 +11,13 @@ import pytest
 from processes import NOTHING, belongings, end, lab_command, left_of, parsed, started, watching
 
 from lab import probes
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.in_order import stamps
-from lab.journeys import LAYERS
-from lab.netns import inside
-from lab.observed import observe
-from lab.truth_layers import turns
+from lab.linux.netns import inside
+from lab.observation import observe
+from lab.probes.layers.stages import LAYERS
+from lab.report.request_timeline import stamps
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
+from lab.truth.requests import turns
 from lab.units import MS
 from lab.verdict import Judge
 
@@ -179,7 +179,7 @@ def test_a_recording_of_another_version(net, tmp_path, monkeypatch):
     with observe(net, Conversation(), probes=["states"]) as observed:
         pass
     observed.recording.save(other := tmp_path / "states.npz")
-    monkeypatch.setattr("lab.recording.SCHEMA", 1)
+    monkeypatch.setattr("lab.ebpf.recording.SCHEMA", 1)
     observed.recording.save(old := tmp_path / "old.npz")
     for path, sentence in ((other, "has nothing of the probe layers"), (old, "has schema version 1")):
         done = lab_command("layers", "--recording", str(path))

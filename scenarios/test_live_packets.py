@@ -18,12 +18,12 @@ from processes import HUNG_S, NOTHING, belongings, end, lab_command, left_of, pa
 from pyroute2 import IPRoute
 from sniffing import await_that, dumpcap, tshark
 
-from lab import packet_text
-from lab.bpf_syscall import AttachType, ProgType, link_create, owned, prog_load, returning
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.netns import inside
+from lab.linux.bpf import AttachType, ProgType, link_create, owned, prog_load, returning
+from lab.linux.netns import inside
 from lab.packet import distinct_bytes
+from lab.probes.packets import text as packet_text
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
 from lab.units import MS
 
 XDP_PASS = 2

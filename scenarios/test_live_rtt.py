@@ -17,11 +17,11 @@ from processes import HUNG_S, lab_command, parsed, started, watching
 from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
 
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.netns import inside
-from lab.program import Program
-from lab.recorder import record
+from lab.ebpf.program import Program
+from lab.ebpf.recorder import record
+from lab.linux.netns import inside
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
 
 LOOPBACK = 1
 PORT = 9999

@@ -9,8 +9,8 @@ import sys
 import pytest
 from processes import HUNG_S, parsed, watching
 
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
 from lab.units import MS
 
 ACTIVE = ["SYN_SENT", "ESTABLISHED", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT"]

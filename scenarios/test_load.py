@@ -9,7 +9,7 @@ import agreement
 import pytest
 
 from lab import probes
-from lab.demo.conversation import Conversation
+from lab.traffic.demo.conversation import Conversation
 from lab.units import SECOND
 
 MEGABYTE = 8_000_000

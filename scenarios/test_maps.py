@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lab import cpus
-from lab.bpf_syscall import map_lookup_elem, map_update_elem
-from lab.compiled import Table
-from lab.maps import Map
+from lab.ebpf.maps import Map
+from lab.ebpf.spec import Table
+from lab.linux import cpus
+from lab.linux.bpf import map_lookup_elem, map_update_elem
 
 HASH, ARRAY, PERCPU_ARRAY, LRU_HASH = 1, 2, 6, 9
 

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from parser_frames import BROKEN_AT_ONCE, broken_frames, ports_by_scapy, whole_frames
 from variants import altered
 
-from lab.bpf_syscall import prog_test_run
-from lab.generate.frames import Frame
-from lab.generate.unusual import unusual
+from lab.ebpf.program import Program
+from lab.linux.bpf import prog_test_run
 from lab.packet import Problem
 from lab.paths import SOURCES
-from lab.program import Program
+from lab.traffic.crafted.frames import Frame
+from lab.traffic.crafted.unusual_frames import unusual
 
 PARSER = """
 #include "lab.h"

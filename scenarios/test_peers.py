@@ -7,9 +7,9 @@ import pytest
 
 from lab.bench import tools
 from lab.bench.tools import libbpf, running
-from lab.demo.conversation import Conversation
-from lab.measure import transitions
+from lab.probes.states.measure import transitions
 from lab.tcp import State
+from lab.traffic.demo.conversation import Conversation
 from lab.units import MS
 from lab.verdict import Bracket, Judge
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab import device
-from lab.bpf_syscall import map_lookup_elem
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.device import Device
+from lab.ebpf import interface
+from lab.ebpf.interface import Device
+from lab.ebpf.program import Program
+from lab.ebpf.recorder import record
 from lab.errors import LabError
-from lab.netns import inside
-from lab.program import Program
-from lab.recorder import record
-from lab.steps import joined
+from lab.linux.bpf import map_lookup_elem
+from lab.linux.netns import inside
+from lab.probes.analyse.measure import joined
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
 
 COUNTING = """
 #include "totals.h"
@@ -231,7 +231,7 @@ def test_interfaces_with_one_index_are_refused(net, counting):
 def test_nothing_is_left_on_the_interface(net, counting, links, works, monkeypatch):
     """By a link or, on kernels before 6.6, by a filter: afterwards the interface is as it was."""
     if not links:
-        monkeypatch.setattr(device, "link_create", refuse)
+        monkeypatch.setattr(interface, "link_create", refuse)
     linked = links and works["TCX"]
     program = counting()
     before = qdiscs(net.client)
@@ -247,7 +247,7 @@ def test_nothing_is_left_on_the_interface(net, counting, links, works, monkeypat
 
 def test_filters_of_several_programs(net, counting, monkeypatch):
     """On kernels before 6.6 programs at one hook do not meet: whichever goes first, the others go on, and nothing is left."""
-    monkeypatch.setattr(device, "link_create", refuse)
+    monkeypatch.setattr(interface, "link_create", refuse)
     first, second = counting(), counting(entries=3)
     before = qdiscs(net.client)
     with ExitStack() as one, ExitStack() as other:

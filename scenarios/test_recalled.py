@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from processes import HUNG_S
 
-from lab import attach, btf, cache, compiler
+from lab.ebpf import attach, cache, compiler
 from lab.errors import LabError
+from lab.linux import btf
 from lab.paths import SOURCES
 
 # `lab states`, telling what is there by the time that it shows its header.

@@ -10,12 +10,12 @@ from processes import HUNG_S, NOTHING, belongings, lab_command, left_of, started
 from pyroute2 import IPRoute
 from sniffing import received_by
 
-from lab.capture import Capture
-from lab.generate.play import frame
-from lab.generate.stories import segments
-from lab.generate.unusual import lacks_tag, unusual
-from lab.netns import inside
+from lab.linux.netns import inside
+from lab.probes.packets.pcapng_writer import Capture
 from lab.tcp import Flow
+from lab.traffic.crafted.script import segments
+from lab.traffic.crafted.script_player import frame
+from lab.traffic.crafted.unusual_frames import lacks_tag, unusual
 from lab.units import MS
 
 LONGEST = 1514

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from variants import changed
 
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.histogram import SLOTS, slot_of
-from lab.program import Program
-from lab.recorder import record
-from lab.round_trips import folded
+from lab.ebpf.program import Program
+from lab.ebpf.recorder import record
+from lab.log2_histogram import SLOTS, slot_of
+from lab.probes.rtt.measure import folded
 from lab.tcp import State
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
 
 TIMES = 100_000
 LOG2 = """
@@ -143,7 +143,7 @@ def fire(cpu, program, skaddr, times):
 @pytest.fixture
 def fired(net, monkeypatch):
     """Let two processors at once add 100,000 values each for one open connection; returns the totals, and the value."""
-    monkeypatch.setattr("lab.attach.way", lambda: "tracepoint")  # what stands at a function cannot be fired
+    monkeypatch.setattr("lab.ebpf.attach.way", lambda: "tracepoint")  # what stands at a function cannot be fired
 
     def add(program):
         with ExitStack() as open_connection:

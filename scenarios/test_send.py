@@ -8,9 +8,9 @@ from pyroute2 import IPRoute
 from sniffing import received_by
 
 from lab.errors import LabError
-from lab.generate.frames import datagrams
-from lab.generate.send import Sender, send
-from lab.netns import inside
+from lab.linux.netns import inside
+from lab.traffic.crafted.frames import datagrams
+from lab.traffic.crafted.send import Sender, send
 from lab.units import MS
 
 FLOWS = 10_000

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from lab.arrays import UNKNOWN
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.measure import transitions
-from lab.netns import inside
-from lab.observed import Observed
-from lab.recorder import record
+from lab.ebpf.recorder import record
+from lab.linux.netns import inside
+from lab.observation import Observed
+from lab.probes.states.measure import transitions
 from lab.tcp import State
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
 from lab.units import MS
 
 both_versions = pytest.mark.parametrize("version", [4, 6])

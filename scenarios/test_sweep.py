@@ -9,15 +9,15 @@ import pytest
 from conversing import conversing
 
 from lab import probes
-from lab.conditions import Conditions
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.observed import observe, observing
+from lab.network.conditions import Conditions
+from lab.network.frame_log import Fate, hold_ns
+from lab.network.relay import Relay
+from lab.network.topology import topology
+from lab.observation import observe, observing
 from lab.packet import ACK, SYN
-from lab.topology import topology
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
 from lab.units import MS
-from lab.wire.log import Fate, hold_ns
-from lab.wire.relay import Relay
 
 PERFECT = Conditions()
 CONVERSATION = Conversation(exchanges=3)

@@ -7,9 +7,9 @@ import agreement
 import pytest
 
 from lab import probes
-from lab.demo.conversation import Conversation
-from lab.observed import observe
-from lab.topology import topology
+from lab.network.topology import topology
+from lab.observation import observe
+from lab.traffic.demo.conversation import Conversation
 
 CONNECTIONS = 2000
 

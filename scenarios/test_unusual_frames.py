@@ -1,7 +1,7 @@
 """Frames that are rare, easily misread or broken, on the wire, with every probe attached: nobody stumbles, and nothing is changed.
 
 F3, F5 and X1 are rows of the corpus of known wrong numbers: see README.md. The frames, with the truth about each, are in
-lab/generate/unusual.py.
+lab/traffic/crafted/unusual_frames.py.
 """
 
 import random
@@ -13,17 +13,19 @@ from datagrams import log_of
 from parser_frames import broken, ports_by_scapy
 from sniffing import received_by
 
-from lab import packet_text, probes, traffic
-from lab.generate.send import send
-from lab.generate.unusual import LONGEST, Ends, lacks_tag, unusual
+from lab import probes
+from lab.ebpf.program import Program
+from lab.ebpf.recorder import record
+from lab.network.relay import Relay
+from lab.network.topology import topology
 from lab.packet import FIN, PROBLEMS, RST, SYN, Problem
-from lab.program import Program
-from lab.recorder import record
+from lab.probes.flows import measure
+from lab.probes.flows.measure import Direction
+from lab.probes.flows.text import as_dict
+from lab.probes.packets import text
 from lab.tcp import address_text
-from lab.topology import topology
-from lab.traffic import Direction
-from lab.traffic_report import as_dict
-from lab.wire.relay import Relay
+from lab.traffic.crafted.send import send
+from lab.traffic.crafted.unusual_frames import LONGEST, Ends, lacks_tag, unusual
 
 SNAPLEN = 256
 EVERY_FRAME = ("PORT=0", f"SNAPLEN={SNAPLEN}")
@@ -92,7 +94,7 @@ def test_packets(net, seen):
     for frame in frames:
         if lacks_tag(frame.data):
             continue
-        row = packet_text.as_dict(rows.pop(beginning(frame.data)))
+        row = text.as_dict(rows.pop(beginning(frame.data)))
         is_tcp = not frame.problem and frame.protocol == "TCP"
         expected = {
             "sport": None if frame.problem else frame.sport,
@@ -137,7 +139,7 @@ def test_flows(net, seen, side):
     totals = recording.totals["flows"]
     totals = totals[(totals["ifindex"] == host.ifindex) & (totals["direction"] == direction)]
     told = Counter()
-    for row in traffic.from_first_sender(traffic.connections(totals)):
+    for row in measure.from_first_sender(measure.connections(totals)):
         fields = as_dict(row, {})
         names = ("protocol", "source", "destination", "sport", "dport", "problem", "vlan", "inner_vlan")
         for what in ("packets", "bytes"):

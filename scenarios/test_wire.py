@@ -10,18 +10,18 @@ import pytest
 from datagrams import ends, log_of, numbers_of, with_fate
 from processes import HUNG_S
 
-from lab.conditions import Conditions
-from lab.demo.conversation import Conversation
-from lab.measure import transitions
-from lab.netns import inside
+from lab.linux.netns import inside
+from lab.network import segment_parser
+from lab.network.conditions import Conditions
+from lab.network.frame_log import Direction, Fate, Mark, hold_ns
+from lab.network.relay import Relay
+from lab.network.segment_parser import Flag
+from lab.network.topology import topology
+from lab.probes.states.measure import transitions
 from lab.tcp import Flow, State
-from lab.topology import topology
+from lab.traffic.demo.conversation import Conversation
 from lab.units import MS, SECOND
 from lab.verdict import Bracket, Judge
-from lab.wire import segments
-from lab.wire.log import Direction, Fate, Mark, hold_ns
-from lab.wire.relay import Relay
-from lab.wire.segments import Flag
 
 both_versions = pytest.mark.parametrize("version", [4, 6])
 PERFECT = Conditions()
@@ -207,7 +207,7 @@ def test_a_step_of_the_delay_while_traffic_runs(net):
 def segments_of(log, flow):
     """Return the segments of one direction of a flow, and the log's records of their frames."""
     found = log.tcp()
-    found = found[segments.belongs(found, flow)]
+    found = found[segment_parser.belongs(found, flow)]
     return found, log.frames[found["frame"]]
 
 
@@ -226,8 +226,8 @@ def test_handshake_takes_the_round_trip(lab, version):
     log = lab.net.link.log()
     sent, sent_frames = segments_of(log, connection.client.flow)
     answered, answer_frames = segments_of(log, connection.client.flow.reversed())
-    syn_ack = answer_frames[segments.has(answered, Flag.SYN | Flag.ACK)][0]
-    ack = sent_frames[~segments.has(sent, Flag.SYN)][0]
+    syn_ack = answer_frames[segment_parser.has(answered, Flag.SYN | Flag.ACK)][0]
+    ack = sent_frames[~segment_parser.has(sent, Flag.SYN)][0]
     # The server sends the SYN-ACK before it is on the wire, and has the ACK after it has left it.
     low_ns = int(ack["sent_low_ns"] - syn_ack["arrived_high_ns"])
     assert low_ns >= round_trip_ns
@@ -246,9 +246,9 @@ def test_a_lost_syn_is_sent_again(lab, version):
     lab.states(observed)
     (connection,) = observed.connections
     sent, frames = segments_of(lab.net.link.log(), connection.client.flow)
-    syns = frames[segments.opens(sent)]
+    syns = frames[segment_parser.opens(sent)]
     assert list(syns["fate"]) == [Fate.LOST, Fate.FORWARDED]
-    assert list(segments.retransmitted(sent)[segments.opens(sent)]) == [False, True]
+    assert list(segment_parser.retransmitted(sent)[segment_parser.opens(sent)]) == [False, True]
     connect = connection.client.find("connect")
     between_ns = int(syns["arrived_low_ns"][1] - syns["arrived_high_ns"][0])
     assert connect.exit_ns - connect.enter_ns > between_ns
@@ -281,7 +281,7 @@ def test_a_large_transfer_arrives_intact(net, version):
     assert digest.digest() == hashlib.sha256(data).digest()
     sent, frames = segments_of(net.link.log(), Flow(*here, *there))
     lost = frames["fate"] == Fate.LOST
-    again = segments.retransmitted(sent)
+    again = segment_parser.retransmitted(sent)
     assert lost.sum() > 0
     assert again.sum() > 0
     assert sent["payload"][~again].sum() == len(data)

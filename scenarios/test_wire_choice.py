@@ -7,17 +7,17 @@ import pytest
 from datagrams import ends, log_of
 from pyroute2 import IPRoute
 
-from lab import doctor
-from lab.conditions import Conditions
+from lab.doctor import capabilities
 from lab.errors import FramesDropped, LabError
-from lab.link import Bridge
-from lab.netns import inside
-from lab.topology import topology
+from lab.linux.netns import inside
+from lab.network.conditions import Conditions
+from lab.network.frame_log import Direction, hold_ns
+from lab.network.link import Bridge
+from lab.network.link_choice import wire
+from lab.network.relay import Relay
+from lab.network.token_bucket import departures_ns, token_bucket
+from lab.network.topology import topology
 from lab.units import MS
-from lab.wire.bucket import departures_ns, token_bucket
-from lab.wire.choice import wire
-from lab.wire.log import Direction, hold_ns
-from lab.wire.relay import Relay
 
 BURST = 1600
 RATE_BPS = 1_000_000
@@ -25,7 +25,7 @@ RATE_BPS = 1_000_000
 
 def test_what_is_chosen():
     """The best that the doctor finds here; a bridge when nothing is wanted, the relay when a log is."""
-    (choice,) = (it for it in doctor.choices(doctor.examine()) if it.observation == "link condition")
+    (choice,) = (it for it in capabilities.choices(capabilities.examine()) if it.observation == "link condition")
     assert wire().name == choice.chosen
     assert isinstance(wire(conditions=False), Bridge)
     assert isinstance(wire(log=True), Relay)

@@ -8,7 +8,7 @@ import pytest
 from processes import HUNG_S, NOTHING, belongings, lab_command, left_of, started
 from pyroute2 import IPRoute
 
-from lab.netns import inside
+from lab.linux.netns import inside
 from lab.units import MS
 
 BAD = {

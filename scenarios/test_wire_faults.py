@@ -12,14 +12,14 @@ from datagrams import ends, log_of
 from processes import HUNG_S, NOTHING, belongings, end, left_of, started
 from pyroute2 import IPRoute
 
-from lab.conditions import Conditions
 from lab.errors import LabError
-from lab.ethtool import set_offloads
-from lab.netns import inside
-from lab.topology import topology
+from lab.linux.ethtool import set_offloads
+from lab.linux.netns import inside
+from lab.network.conditions import Conditions
+from lab.network.frame_log import DROPPED_BETWEEN, Fate
+from lab.network.relay import Relay
+from lab.network.topology import topology
 from lab.units import MS
-from lab.wire.log import DROPPED_BETWEEN, Fate
-from lab.wire.relay import Relay
 
 TAGGED = bytes.fromhex("02000000005e0200000000c188a800648100000a0800") + bytes(64)
 
@@ -27,8 +27,8 @@ UNREAD, REFUSED = "frames that the kernel dropped before the relay could read th
 
 UNDER_WAY = """
 import signal, sys, time
-from lab.topology import topology
-from lab.wire.relay import Relay
+from lab.network.topology import topology
+from lab.network.relay import Relay
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 with topology(Relay()) as net:

@@ -6,12 +6,12 @@ from test_duration import lost_syn  # noqa: F401 (a fixture)
 from variants import caught, changed
 
 from lab.arrays import UNKNOWN
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.lifetimes import lifetimes
-from lab.observed import Observed
-from lab.probes import duration
-from lab.recorder import record
+from lab.ebpf.recorder import record
+from lab.observation import Observed
+from lab.probes.duration import cli
+from lab.probes.duration.measure import lifetimes
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
 from lab.units import MS
 
 
@@ -28,7 +28,7 @@ def judged(lab, tmp_path):
                 pass
             end_ns = lab.net.quiesce()
         observed = Observed(lab.net.inodes, recorder.recording, demo.connections, end_ns)
-        return list(duration.judge(observed, lab.scenario))
+        return list(cli.judge(observed, lab.scenario))
 
     return judge
 
@@ -96,8 +96,8 @@ def judged_as(monkeypatch, lab):
             change(rows)
             return rows
 
-        monkeypatch.setattr("lab.lifetimes.lifetimes", wrong)
-        return caught(duration.judge(observed, lab.scenario))
+        monkeypatch.setattr("lab.probes.duration.measure.lifetimes", wrong)
+        return caught(cli.judge(observed, lab.scenario))
 
     return judge
 

@@ -7,12 +7,12 @@ from hog import hog
 from injected import inject, verdicts
 from variants import caught, changed
 
-from lab.journeys import Ways
-from lab.recorder import record
-from lab.topology import topology
+from lab.ebpf.recorder import record
+from lab.network.relay import Relay
+from lab.network.topology import topology
+from lab.probes.layers.stages import Ways
 from lab.units import MS
 from lab.verdict import Judge
-from lab.wire.relay import Relay
 
 SEGMENT_TOLD = r"    point->tsval = tsval;\n"
 CALL_TOLD = r"    point->seq = call->seq;\n"

@@ -3,12 +3,12 @@
 import pytest
 from variants import caught, changed
 
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.observed import Observed
-from lab.probes import states
-from lab.recorder import record
+from lab.ebpf.recorder import record
+from lab.observation import Observed
+from lab.probes.states import cli
 from lab.tcp import State
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
 from lab.units import MS
 
 
@@ -24,7 +24,7 @@ def judged(lab, tmp_path):
                 pass
             end_ns = lab.net.quiesce()
         observed = Observed(lab.net.inodes, recorder.recording, demo.connections, end_ns)
-        return list(states.judge(observed, lab.scenario))
+        return list(cli.judge(observed, lab.scenario))
 
     return judge
 

@@ -5,8 +5,8 @@ from conversing import conversing
 from throttle import throttle
 from variants import caught, changed
 
-from lab.observed import observing
-from lab.probes import rtt
+from lab.observation import observing
+from lab.probes.rtt import cli
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def judged(lab, tmp_path):
             for _ in range(6):
                 talk.exchange(375)
         observed.connections += talk.connections
-        return caught(rtt.judge(observed, lab.scenario))
+        return caught(cli.judge(observed, lab.scenario))
 
     return judge
 

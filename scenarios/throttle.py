@@ -2,7 +2,7 @@
 
 from pyroute2 import IPRoute
 
-from lab.netns import inside
+from lab.linux.netns import inside
 
 
 def throttle(host, rate, burst):

@@ -2,9 +2,9 @@
 
 import re
 
+from lab.ebpf.program import Program
+from lab.ebpf.source import text_of
 from lab.paths import SOURCES
-from lab.program import Program
-from lab.source import text_of
 
 
 def altered(text, *changes):

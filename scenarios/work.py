@@ -2,9 +2,9 @@
 
 from functools import cache
 
+from lab.ebpf.program import Program
 from lab.errors import Refused
-from lab.program import Program
-from lab.steps import tells_work
+from lab.probes.analyse.measure import tells_work
 
 
 @cache

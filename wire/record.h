@@ -1,4 +1,4 @@
-/* One line of the wire's log: what became of one frame. Python maps an array of these (lab/wire/log.py).
+/* One line of the wire's log: what became of one frame. Python maps an array of these (lab/network/frame_log.py).
  *
  * FIELDS is told at start-up, so that neither side can be built from another layout than the other's. */
 #pragma once

@@ -1,7 +1,7 @@
 """Tools asked about traffic whose truth is known: what each has told, and which of it is true.
 
-The truth is that of the scenarios (`lab.truth`, `lab.truth_rtt`, the wire's log): a value outside its bracket is provably wrong. It
-is the same one for every tool, since all of a kind have watched the same traffic.
+The truth is that of the scenarios (`lab.truth.states`, `lab.truth.rtt`, the wire's log): a value outside its bracket is
+provably wrong. It is the same one for every tool, since all of a kind have watched the same traffic.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,17 +9,17 @@ from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from lab import truth, truth_rtt
 from lab.bench import tools
 from lab.bench.tools import FlowRow, LifeRow, RttRow, Scope, StateRow, Tool, running
-from lab.carried import Carried
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.judge_states import Waits
-from lab.observed import Observed, observing
+from lab.network.topology import Topology
+from lab.observation import Observed, observing
+from lab.probes.states.judge import Waits
 from lab.tcp import UNSPECIFIED, Flow
 from lab.timeline import Connection
-from lab.topology import Topology
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
+from lab.truth import rtt, states
+from lab.truth.wire import Carried
 from lab.verdict import Bracket
 
 
@@ -116,10 +116,10 @@ def times_in_states(tool: Tool, asked: Asked) -> Iterator[Answer]:
                     yield Answer(f"{role}'s {left.state.name}", bracket, told, tool.unit_ns, missing=not mine)
 
 
-def _sides(connection: Connection, end_ns: int) -> Iterator[tuple[Flow, list[truth.Path], bool]]:
-    yield connection.client.flow, truth.client_paths(connection, end_ns), True
+def _sides(connection: Connection, end_ns: int) -> Iterator[tuple[Flow, list[states.Path], bool]]:
+    yield connection.client.flow, states.client_paths(connection, end_ns), True
     if connection.server:
-        yield connection.server.flow, truth.server_paths(connection, end_ns), False
+        yield connection.server.flow, states.server_paths(connection, end_ns), False
 
 
 def rows_of(rows: Sequence[StateRow | LifeRow], flow: Flow) -> list[Any]:
@@ -166,11 +166,11 @@ def round_trips(tool: Tool, asked: Asked) -> Iterator[Answer]:
     """Compare the mean RTT to the server: an average lies among the samples that it is made of."""
     observed = asked.observed
     server = observed.connections[0].client.flow.raddr
-    sent = [one for it in observed.connections for one in truth_rtt.sent_by_client(it, observed.end_ns)]
+    sent = [one for it in observed.connections for one in rtt.sent_by_client(it, observed.end_ns)]
     least_ns = 0
     if observed.wire:
         least_ns = min(observed.wire.shortest_round_trip_ns(it.client.flow) for it in observed.connections)
-    samples = truth_rtt.samples(sent, least_ns)
+    samples = rtt.samples(sent, least_ns)
     bracket = Bracket(samples.smallest.low, samples.largest.high, samples.smallest.best)
     told = [row.mean_ns for row in asked.rows[tool] if isinstance(row, RttRow) and row.key == server]
     yield Answer("mean RTT", bracket, told[0] if told else None, tool.unit_ns, missing=not told)

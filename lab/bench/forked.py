@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from lab.undisturbed import ENDING, undisturbed
+from lab.signals import ENDING, undisturbed
 
 _FORK = multiprocessing.get_context("fork")
 

@@ -11,8 +11,8 @@ from typing import NamedTuple, Self
 
 from tabulate import tabulate
 
-from lab.bench.measurement import Measurement
 from lab.errors import LabError
+from lab.results.measurement import Measurement
 
 MOST = 0.03
 """By how much a program may take more than its baseline says."""

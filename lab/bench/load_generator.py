@@ -14,9 +14,9 @@ from pyroute2 import IPRoute
 
 from lab.arrays import Integers
 from lab.errors import LabError
-from lab.netns import create, inside, path_of, remove
-from lab.runs import Run
-from lab.topology import Topology
+from lab.linux.netns import create, inside, path_of, remove
+from lab.linux.run_lock import Run
+from lab.network.topology import Topology
 
 PORT = 20_997
 """Nobody else's: peers see the whole machine, and their rows are told by this port."""

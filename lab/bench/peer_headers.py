@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from lab import headers
-from lab.btf import Btf
+from lab.ebpf import headers
 from lab.errors import LabError
+from lab.linux.btf import Btf
 
 _SOCK_COMMON = {
     "skc_daddr": "__be32",

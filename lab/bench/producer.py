@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lab.bench.forked import forked
-from lab.bpf_syscall import prog_test_run
-from lab.generate.unusual import unusual
-from lab.program import Program
+from lab.ebpf.program import Program
+from lab.linux.bpf import prog_test_run
+from lab.traffic.crafted.unusual_frames import unusual
 from lab.units import SECOND
 
 _BATCHES = 500  # a second: as many as a timer would wake

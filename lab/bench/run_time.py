@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from lab import bpf_syscall
-from lab.bpf_syscall import RETURN_ZERO, ProgType, Runs, owned
+from lab.linux import bpf
+from lab.linux.bpf import RETURN_ZERO, ProgType, Runs, owned
 
 
 class Cost(NamedTuple):
@@ -39,7 +39,7 @@ class Watch:
     """The run time of a process's programs, beside an empty program at a tracepoint that they are compared with."""
 
     def __init__(self, pid: int, empty_fd: int) -> None:
-        self._ids = bpf_syscall.prog_ids_of_process(pid)
+        self._ids = bpf.prog_ids_of_process(pid)
         self._empty_fd = empty_fd
         self._before = self._read()
 
@@ -51,9 +51,9 @@ class Watch:
     def _read(self) -> list[Runs]:
         runs = []
         for prog_id in sorted(self._ids):
-            with owned(bpf_syscall.prog_open(prog_id)) as fd:
-                runs.append(bpf_syscall.prog_runs(fd))
-        return [*runs, bpf_syscall.prog_runs(self._empty_fd)]
+            with owned(bpf.prog_open(prog_id)) as fd:
+                runs.append(bpf.prog_runs(fd))
+        return [*runs, bpf.prog_runs(self._empty_fd)]
 
 
 @contextmanager
@@ -63,10 +63,10 @@ def counted(event: str) -> Iterator[int]:
     Counting costs some 40 ns a run, on the whole machine. The kernel ends it with this process, however that ends.
     """
     with (
-        owned(bpf_syscall.enable_stats()),
-        owned(bpf_syscall.prog_load(ProgType.RAW_TRACEPOINT, RETURN_ZERO, name="lab_empty")) as empty,
+        owned(bpf.enable_stats()),
+        owned(bpf.prog_load(ProgType.RAW_TRACEPOINT, RETURN_ZERO, name="lab_empty")) as empty,
     ):
-        link = bpf_syscall.raw_tracepoint_open(event, empty)
+        link = bpf.raw_tracepoint_open(event, empty)
         try:
             yield empty
         finally:

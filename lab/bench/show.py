@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from tabulate import tabulate
 
-from lab.bench.measurement import Measurement
+from lab.results.measurement import Measurement
 from lab.units import amount_text
 
 _WIDTH = 60

@@ -11,8 +11,8 @@ import argparse
 from lab.bench import chapters, tools
 from lab.bench.show import tables
 from lab.errors import LabError
-from lab.results import Results
-from lab.runs import require_root
+from lab.linux.run_lock import require_root
+from lab.results.writer import Results
 from lab.steps_shown import steps
 
 EXAMPLES = """\

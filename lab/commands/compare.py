@@ -18,8 +18,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from lab.compare import CheckChange, Comparison, Shift, compare
-from lab.run_folder import RunFolder
+from lab.results.compare import CheckChange, Comparison, Shift, compare
+from lab.results.reader import RunFolder
 from lab.units import amount_text
 
 EXAMPLES = """\

@@ -5,9 +5,9 @@ The server must be given the same conversation.
 
 import argparse
 
-from lab.demo import client, command
-from lab.demo.conversation import Conversation
 from lab.errors import LabError
+from lab.traffic.demo import client, command
+from lab.traffic.demo.conversation import Conversation
 from lab.units import port
 
 EXAMPLES = """\

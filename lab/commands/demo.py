@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab import in_order, layer_text, probes, report
-from lab.demo.conversation import Conversation
-from lab.layer_plot import draw
-from lab.observed import Observed, observe
-from lab.probes import layers
-from lab.results import Results
-from lab.runs import require_root
+from lab import probes
+from lab.linux.run_lock import require_root
+from lab.network.topology import topology
+from lab.observation import Observed, observe
+from lab.probes.layers import cli, text
+from lab.probes.layers.perfetto import TRACE, write_trace
+from lab.probes.layers.plot import draw
+from lab.report import request_timeline
+from lab.results import check_table
+from lab.results.writer import Results
 from lab.steps_shown import steps
-from lab.topology import topology
-from lab.trace_file import TRACE, write_trace
+from lab.traffic.demo.conversation import Conversation
 from lab.units import MS
 
 if TYPE_CHECKING:
@@ -79,18 +81,18 @@ def run(args: argparse.Namespace) -> int:
     results.write_junit()
     results.finish()
     print(
-        f"\n{report.summary(checks)}\nEvery check and the recordings are in {results.path}; lab report makes a page of them"
+        f"\n{check_table.summary(checks)}\nEvery check and the recordings are in {results.path}; lab report makes a page of them"
     )
     return 0 if all(check.passed for check in checks) else 1
 
 
 def _tell_requests(told: dict[str, Observed], folder: Path) -> None:
     """Show one request in every detail, and write where the time of all of them went."""
-    rows = np.concatenate([layers.requests(observed) for observed in told.values()])
+    rows = np.concatenate([cli.requests(observed) for observed in told.values()])
     print("\nThe first request, as all probes have seen it:\n")
-    print("\n".join(in_order.lines(next(iter(told.values())))))
+    print("\n".join(request_timeline.lines(next(iter(told.values())))))
     print("\nWhere the time of a request went:\n")
-    print("\n".join(layer_text.waterfall(layer_text.typical(rows))))
+    print("\n".join(text.waterfall(text.typical(rows))))
     draw(folder / "layers.png", rows)
     write_trace(folder / TRACE, rows)
     print(f"\nThe same as a picture: {folder / 'layers.png'}; for ui.perfetto.dev: {folder / TRACE}")
@@ -102,4 +104,4 @@ def _told_of(checks: "list[Check]", *, everything: bool) -> str:
     shown = checks if everything else [check for check in checks if check in telling[:_MOST_CHECKS] or not check.passed]
     left_out = len(checks) - len(shown)
     more = f"\n... and {left_out} more checks, all inside (lab demo --all)" if left_out else ""
-    return report.table(shown or checks[:_MOST_CHECKS]) + more
+    return check_table.table(shown or checks[:_MOST_CHECKS]) + more

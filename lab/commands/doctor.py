@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from tabulate import tabulate
 
-from lab.doctor import Capability, Choice, choices, examine, remedies
+from lab.doctor.capabilities import Capability, Choice, choices, examine, remedies
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TextIO
 
 from lab.errors import LabError
-from lab.export import FORMATS, KINDS, export
-from lab.run_folder import RunFolder
+from lab.results.export import FORMATS, KINDS, export
+from lab.results.reader import RunFolder
 
 EXAMPLES = """\
 examples:

@@ -8,12 +8,13 @@ import argparse
 import re
 from pathlib import Path
 
-from lab.bench import gate, measurement
+from lab.bench import gate
 from lab.bench.gate import Baseline
 from lab.clock import VIRTUAL
 from lab.errors import LabError
 from lab.paths import CHECKOUT
-from lab.run_folder import RunFolder
+from lab.results import measurement
+from lab.results.reader import RunFolder
 from lab.vm import lane
 from lab.vm.machine import Machine
 

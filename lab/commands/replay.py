@@ -19,21 +19,22 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import live, probes
+from lab import probes
 from lab.clock import CLOCK
-from lab.device import Device
+from lab.ebpf.interface import Device
+from lab.ebpf.program import Program
+from lab.ebpf.recorder import record
 from lab.errors import LabError
-from lab.generate.pcap import captured
-from lab.generate.replay import Replayed, replay
-from lab.generate.send import Sender
-from lab.generate.unusual import lacks_tag
-from lab.observed import Observed
-from lab.program import Program
-from lab.recorder import record
-from lab.settle import settle_backlogs
-from lab.topology import ETHERNET_MTU, Topology, topology
+from lab.linux.grace_period import settle_backlogs
+from lab.live import tool
+from lab.network.relay import Relay
+from lab.network.topology import ETHERNET_MTU, Topology, topology
+from lab.observation import Observed
+from lab.traffic.crafted.pcap_reader import captured
+from lab.traffic.crafted.replay import Replayed, replay
+from lab.traffic.crafted.send import Sender
+from lab.traffic.crafted.unusual_frames import lacks_tag
 from lab.units import above_zero, bytes_text, duration_text
-from lab.wire.relay import Relay
 
 EXAMPLES = """\
 examples:
@@ -111,8 +112,8 @@ class Progress:
 
 def _replay(args: argparse.Namespace, device: Device, progress: Progress) -> int:
     """Send the file's frames from an interface, and say how it went, whatever happens; returns the exit status."""
-    note = live.Output(args).note
-    with Sender(device.netns, device.ifname) as sender, live.stopping() as stop:
+    note = tool.Output(args).note
+    with Sender(device.netns, device.ifname) as sender, tool.stopping() as stop:
         note(f"sending {args.file} from {device.ifname}" + (f" in {device.netns}" if device.netns else ""))
 
         def pause(seconds: float) -> bool:

@@ -7,7 +7,7 @@ each kernel perhaps, it shows side by side how many checks of each probe were ri
 import argparse
 from pathlib import Path
 
-from lab.run_folder import RunFolder
+from lab.results.reader import RunFolder
 
 EXAMPLES = """\
 examples:
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the report, and say where it is."""
-    from lab.html import page  # noqa: PLC0415 (Jinja, which the other commands need not wait for)
+    from lab.report import page  # noqa: PLC0415 (Jinja, which the other commands need not wait for)
 
     runs = [RunFolder.open(path) for path in args.runs or [None]]
     output = args.output or runs[0].path / "report.html"

@@ -7,10 +7,10 @@ import argparse
 import signal
 from types import FrameType
 
-from lab.demo import command
-from lab.demo.conversation import Conversation
-from lab.demo.server import Server
 from lab.errors import LabError
+from lab.traffic.demo import command
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.server import Server
 
 EXAMPLES = """\
 example: answer 20 ms late, on both IP versions

@@ -10,8 +10,8 @@ Exit status: 0 when every test passed on each kernel, 1 when one failed, 2 when 
 import argparse
 
 from lab import terminal
-from lab.attach import BEST, WAYS
 from lab.clock import REAL, VIRTUAL
+from lab.ebpf.attach import BEST, WAYS
 from lab.errors import LabError
 from lab.units import duration_ns
 from lab.vm import archive, lane

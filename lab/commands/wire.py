@@ -10,11 +10,11 @@ from contextlib import suppress
 import numpy as np
 from tabulate import tabulate
 
-from lab.conditions import Conditions
-from lab.topology import topology
+from lab.network.conditions import Conditions
+from lab.network.frame_log import Direction, Fate, Mark, WireLog, hold_ns
+from lab.network.relay import Relay
+from lab.network.topology import topology
 from lab.units import duration_ns, duration_text, fraction, rate_bps
-from lab.wire.log import Direction, Fate, Mark, WireLog, hold_ns
-from lab.wire.relay import Relay
 
 EXAMPLES = """\
 example: a long and lossy way there, a short one back

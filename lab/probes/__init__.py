@@ -6,15 +6,15 @@ There is no list to edit: the files are the list.
 """
 
 import importlib
+import pkgutil
 from collections.abc import Iterable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from lab.errors import Refused
 
 if TYPE_CHECKING:
-    from lab.observed import Observed
+    from lab.observation import Observed
     from lab.verdict import Check
 
 
@@ -32,14 +32,14 @@ class Probe(Protocol):
 
 def every() -> dict[str, Probe]:
     """Import every probe, by name."""
-    names = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
-    return {name: cast("Probe", importlib.import_module(f"{__name__}.{name}")) for name in names}
+    names = sorted(info.name for info in pkgutil.iter_modules(__path__))
+    return {name: cast("Probe", importlib.import_module(f"{__name__}.{name}.cli")) for name in names}
 
 
 @cache
 def refusal(name: str) -> str | None:
     """Load a probe, and return why this kernel refuses it, None when it does not; the way to attach counts (`LAB_ATTACH`)."""
-    from lab.program import Program
+    from lab.ebpf.program import Program  # noqa: PLC0415 (`lab --help` needs none)
 
     try:
         return Program.load(name).refusal

@@ -15,13 +15,13 @@ from typing import Self
 
 from tabulate import tabulate
 
-from lab.attach import BEST, FORCED
 from lab.clock import GUEST, VIRTUAL
+from lab.ebpf.attach import BEST, FORCED
 from lab.errors import LabError
 from lab.paths import CHECKOUT
-from lab.report import kinds, without_number
-from lab.results import Results, parent
-from lab.run_folder import RunFolder
+from lab.results.check_table import kinds, without_number
+from lab.results.reader import RunFolder
+from lab.results.writer import Results, parent
 from lab.units import duration_text
 from lab.verdict import Check
 from lab.vm import archive, machine
@@ -31,7 +31,7 @@ SHORT = ("scenarios/test_exact.py",)
 """What is run where nothing else is asked for and every instruction is emulated: each probe, both IP versions, injected delays."""
 
 # With one processor packets are left to the kernel's thread whenever a program has been woken: as an ordinary thread it waits
-# there for others, the recording above all, for as long as a tick. It goes before the programs too (lab/demo/process.py).
+# there for others, the recording above all, for as long as a tick. It goes before the programs too (lab/traffic/demo/process.py).
 _PACKETS_FIRST = (
     "chrt --fifo --pid 3 $(grep --files-with-matches ^ksoftirqd /proc/[0-9]*/comm | cut --delimiter=/ --fields=3)"
 )

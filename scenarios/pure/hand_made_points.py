@@ -10,8 +10,8 @@ import numpy as np
 from hand_made import packed
 
 from lab.arrays import UNKNOWN
-from lab.journeys import At, Stop
 from lab.packet import ACK, SYN
+from lab.probes.layers.stages import At, Stop
 from lab.tcp import Flow
 from lab.units import MS
 

@@ -12,10 +12,10 @@ from hand_made import packed
 from hypothesis import strategies as st
 
 from lab.arrays import UNKNOWN
-from lab.generate import stories
-from lab.lifetimes import Ended, Side
 from lab.packet import ACK
+from lab.probes.duration.measure import Ended, Side
 from lab.tcp import Flow, address_text
+from lab.traffic.crafted import script
 
 SEGMENT = np.dtype(
     [
@@ -42,8 +42,8 @@ _RANGE = 1 << 32
 
 def segment(time_ns: int, kind: str, flow: Flow = FLOW, seq: int = 0, ack: int = 0, **fields) -> np.ndarray:
     """One event, sent by the flow's own side; `kind` is S, SA, F, R or RA."""
-    flags = stories.FLAGS[kind]
-    told = stories.Segment(True, flags, seq % _RANGE, ack % _RANGE if flags & ACK else 0)  # noqa: FBT003 (who, of a tuple)
+    flags = script.FLAGS[kind]
+    told = script.Segment(True, flags, seq % _RANGE, ack % _RANGE if flags & ACK else 0)  # noqa: FBT003 (who, of a tuple)
     return _event(time_ns, told, flow, fields)
 
 
@@ -75,10 +75,10 @@ def segments(*rows: np.ndarray) -> np.ndarray:
 
 
 def exchange(story: str, start_ns: int = 10, isns: tuple[int, int] = (1000, 5000), flow: Flow = FLOW, **fields):
-    """Return the segments of a story (`lab.generate.stories`), 10 ns after each other, the first at `start_ns`."""
+    """Return the segments of a story (`lab.traffic.crafted.script`), 10 ns after each other, the first at `start_ns`."""
     return [
         _event(start_ns + 10 * step, told, flow if told.by_client else flow.reversed(), fields)
-        for step, told in enumerate(stories.segments(story, isns))
+        for step, told in enumerate(script.segments(story, isns))
     ]
 
 
@@ -183,11 +183,11 @@ def traffic(draw) -> Traffic:
     queues = []
     for place, ifindex, vlan in [*_PLACES, (FLOW, _LOOPBACK, 0)]:
         flow = place
-        stories = draw(st.lists(st.sampled_from(WHOLE), max_size=3))
+        script = draw(st.lists(st.sampled_from(WHOLE), max_size=3))
         if draw(st.booleans()):
-            stories.insert(0, draw(st.sampled_from(OPEN_BEFORE)))
+            script.insert(0, draw(st.sampled_from(OPEN_BEFORE)))
         lives = []
-        for story in stories:
+        for story in script:
             # Who waits for an answer and is called by the one that it calls opens the same connection: the roles stay.
             if random.random() < 0.3 and not story.partial and not (lives and lives[-1].story.ended is Ended.TIMEOUT):
                 flow = flow.reversed()

@@ -3,7 +3,7 @@
 import numpy as np
 from hand_made import CLIENT, packed
 
-from lab.steps import Kind
+from lab.probes.analyse.measure import Kind
 from lab.tcp import Flow, State
 
 _KINDS = {

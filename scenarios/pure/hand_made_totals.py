@@ -3,8 +3,8 @@
 import numpy as np
 from hand_made import packed
 
-from lab.histogram import SLOTS, slot_of
-from lab.round_trips import Kind
+from lab.log2_histogram import SLOTS, slot_of
+from lab.probes.rtt.measure import Kind
 from lab.tcp import Flow
 
 TOTAL = np.dtype(

@@ -7,10 +7,10 @@ import numpy as np
 from hand_made_points import CLIENT_NETNS, FLOW, PORT, SERVER_NETNS, Network, points
 from test_journeys import talk
 
-from lab.bench.measurement import FILE, Goal, Measurement
-from lab.demo import conversation
-from lab.recording import Recording
-from lab.results import RUN
+from lab.ebpf.recording import Recording
+from lab.results.measurement import FILE, Goal, Measurement
+from lab.results.writer import RUN
+from lab.traffic.demo import conversation
 from lab.verdict import Bracket, Check, Judge
 
 HOSTILE = '</script><script>console.error("name")</script><img src=x onerror=console.error(1)>\u202e"&'

@@ -2,9 +2,9 @@
 
 import pytest
 
-from lab.arrivals import journeys, turns
 from lab.tcp import Flow
 from lab.timeline import Call, Connection, Timeline
+from lab.truth.directions import journeys, turns
 from lab.verdict import Bracket
 
 pytestmark = pytest.mark.rootless

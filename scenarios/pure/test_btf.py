@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from lab.btf import KINDS, VMLINUX, Btf, Field
+from lab.ebpf.source import KFUNCS, kernel_facts, mentions, text_of
 from lab.errors import LabError
+from lab.linux.btf import KINDS, VMLINUX, Btf, Field
 from lab.paths import SOURCES
-from lab.source import KFUNCS, kernel_facts, mentions, text_of
 
 pytestmark = pytest.mark.rootless
 

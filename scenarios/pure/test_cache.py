@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from lab import cache
+from lab.ebpf import cache
 from lab.errors import LabError
 
 pytestmark = pytest.mark.rootless

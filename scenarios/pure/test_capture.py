@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from scapy.utils import RawPcapNgReader
 
-from lab.capture import Capture
 from lab.clock import wall_offset_ns
 from lab.errors import LabError
+from lab.probes.packets.pcapng_writer import Capture
 
 pytestmark = pytest.mark.rootless
 

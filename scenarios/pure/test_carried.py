@@ -7,10 +7,10 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from lab.carried import Counts, Wire, counts
+from lab.network.frame_log import FRAME, HEAD_BYTES, NEVER, Direction, Fate, Mark, WireLog
 from lab.tcp import Flow
 from lab.timeline import Call, Connection, Timeline
-from lab.wire.log import FRAME, HEAD_BYTES, NEVER, Direction, Fate, Mark, WireLog
+from lab.truth.wire import Counts, Wire, counts
 
 pytestmark = pytest.mark.rootless
 both_versions = pytest.mark.parametrize("version", [4, 6])

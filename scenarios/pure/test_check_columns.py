@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sample_run import HOSTILE, checks, folder
 
-from lab import check_columns
-from lab.check_columns import CheckColumns, Group, position, stream
 from lab.errors import LabError
+from lab.results import check_columns
+from lab.results.check_columns import CheckColumns, Group, position, stream
 from lab.verdict import Bracket, Judge
 
 pytestmark = pytest.mark.rootless

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from sample_run import checks, folder, measurements
 
-from lab.bench.measurement import Goal, Measurement
 from lab.cli import main
-from lab.compare import compare
-from lab.run_folder import RunFolder
+from lab.results.compare import compare
+from lab.results.measurement import Goal, Measurement
+from lab.results.reader import RunFolder
 from lab.verdict import Bracket, Judge
 
 pytestmark = pytest.mark.rootless

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.compiled import Code, Compiled, Table, dtype_of
+from lab.ebpf.spec import Code, Compiled, Table, dtype_of
 
 pytestmark = pytest.mark.rootless
 

@@ -4,8 +4,8 @@ import argparse
 
 import pytest
 
-from lab.conditions import Conditions
 from lab.errors import LabError
+from lab.network.conditions import Conditions
 from lab.units import MS, fraction, rate_bps
 
 pytestmark = pytest.mark.rootless

@@ -6,8 +6,8 @@ from hand_made_segments import SEGMENT, exchange, segment, segments, told, traff
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from lab.connection_table import LINGER_NS, ConnectionTable
-from lab.lifetimes import Ended, lifetimes
+from lab.probes.duration.measure import Ended, lifetimes
+from lab.probes.duration.tracker import LINGER_NS, ConnectionTable
 from lab.tcp import SYN_TIMEOUT_NS, Flow
 from lab.units import MS, SECOND
 

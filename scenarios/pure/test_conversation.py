@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.demo.conversation import Conversation, add_arguments
 from lab.errors import LabError
+from lab.traffic.demo.conversation import Conversation, add_arguments
 
 pytestmark = pytest.mark.rootless
 

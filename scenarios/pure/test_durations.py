@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab import durations
-from lab.durations import DurationsFile, Histogram, line, read_durations
 from lab.errors import LabError
-from lab.picture import require_drawable
+from lab.pictures import require_drawable
+from lab.probes.duration import statistics_file
+from lab.probes.duration.statistics_file import DurationsFile, Histogram, line, read_durations
 
 pytestmark = pytest.mark.rootless
 
@@ -97,7 +97,7 @@ def test_a_disk_that_becomes_full_in_the_middle(tmp_path, monkeypatch, room):
     file = DurationsFile(path)
     real = os.write
     with monkeypatch.context() as patch:
-        patch.setattr(durations.os, "write", lambda fd, data: real(fd, data[:room]))
+        patch.setattr(statistics_file.os, "write", lambda fd, data: real(fd, data[:room]))
         assert "cannot take more lines (no room is left)" in file.append([LINE, LINE])
         assert file.missing == (1 if room >= len(LINE) else 2)
         assert file.append([LINE]) == ""

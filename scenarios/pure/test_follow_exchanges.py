@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_journeys import talk
 
-from lab import follow_exchanges
-from lab.exchanges import exchanges
-from lab.follow_exchanges import QUIET_NS, FollowExchanges, FollowPackets
-from lab.journeys import At, Ways
 from lab.packet import FIN
+from lab.probes.layers import tracker
+from lab.probes.layers.requests import exchanges
+from lab.probes.layers.stages import At, Ways
+from lab.probes.layers.tracker import QUIET_NS, FollowExchanges, FollowPackets
 from lab.units import MS, SECOND
 
 HOSTS = (CLIENT_NETNS, SERVER_NETNS)
@@ -117,7 +117,7 @@ def test_what_is_strange_is_counted():
 
 def test_a_long_request_does_not_fill_the_memory(monkeypatch):
     """Of a request without end the oldest points are forgotten, which is told."""
-    monkeypatch.setattr(follow_exchanges, "MOST_POINTS", 50)
+    monkeypatch.setattr(tracker, "MOST_POINTS", 50)
     follow = FollowExchanges(PORT, HOSTS)
     for number in range(100):
         follow.rows(points(point(10 + number, At.WRITE, 1 + number, 1, enter_ns=5 + number)), 1000)

@@ -4,8 +4,8 @@ import pytest
 
 from lab.bench import gate
 from lab.bench.gate import Baseline
-from lab.bench.measurement import Measurement
 from lab.errors import LabError
+from lab.results.measurement import Measurement
 
 pytestmark = pytest.mark.rootless
 BEFORE = Baseline("6.1.0", {"lab rtt, per run of a": 100.0, "lab rtt, per run of gone": 7.0})

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.histogram import SLOTS, STARS, bounds, picture, quantile_slot, slot_of
+from lab.log2_histogram import SLOTS, STARS, bounds, picture, quantile_slot, slot_of
 
 pytestmark = pytest.mark.rootless
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.arrays import UNKNOWN
-from lab.exchanges import exchanges
-from lab.journeys import FATES, LAYERS, At, Stop, Ways, elsewhere_ns, layers_ns
 from lab.paths import SOURCES
+from lab.probes.layers.requests import exchanges
+from lab.probes.layers.stages import FATES, LAYERS, At, Stop, Ways, elsewhere_ns, layers_ns
 
 HOSTS = (CLIENT_NETNS, SERVER_NETNS)
 NUMBERS = st.one_of(st.integers(0, (1 << 32) - 1), st.integers((1 << 32) - 9 * MSS, (1 << 32) - 1))

@@ -5,10 +5,10 @@ import pytest
 from hand_made_talk import END, FLOW, REPLY, REQUEST, connection
 from hand_made_totals import of_socket
 
-from lab.counters import Sent
-from lab.judge_round_trips import judge_all
-from lab.observed import Observed
-from lab.recording import Recording
+from lab.ebpf.recording import Recording
+from lab.linux.tcp_counters import Sent
+from lab.observation import Observed
+from lab.probes.rtt.judge import judge_all
 
 pytestmark = pytest.mark.rootless
 

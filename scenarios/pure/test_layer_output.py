@@ -8,13 +8,13 @@ import pytest
 from hand_made_points import CLIENT_NETNS, FLOW, PORT, SERVER_NETNS, Network, points
 from test_journeys import talk
 
-from lab import layer_text
 from lab.errors import LabError
-from lab.exchanges import EXCHANGE, exchanges
-from lab.journeys import LAYERS, Ways
-from lab.layer_plot import draw
-from lab.probes import layers
-from lab.trace_file import require_writable, write_trace
+from lab.probes.layers import cli
+from lab.probes.layers import text as layer_text
+from lab.probes.layers.perfetto import require_writable, write_trace
+from lab.probes.layers.plot import draw
+from lab.probes.layers.requests import EXCHANGE, exchanges
+from lab.probes.layers.stages import LAYERS, Ways
 
 
 def rows(hosts=(CLIENT_NETNS, SERVER_NETNS), turns=5):
@@ -40,7 +40,7 @@ def test_a_line_has_every_layer():
         assert answered[-1] == f"{row['total_ns'] / 1000:.1f}"
         told_ns = [told[f"{leg}_{name}_ns"] for leg in ("request", "reply") for name in LAYERS]
         assert sum(told_ns) + told["elsewhere_ns"] == told["total_ns"]
-    assert len(layers.header().split()) == len(layer_text.line(told).splitlines()[1].split()) + 1
+    assert len(cli.header().split()) == len(layer_text.line(told).splitlines()[1].split()) + 1
 
 
 def test_what_nobody_watched_is_a_dash():

@@ -6,7 +6,7 @@ from hand_made_segments import OPEN_BEFORE, WHOLE, exchange, segment, segments, 
 from hypothesis import Phase, given, settings
 
 from lab.arrays import UNKNOWN
-from lab.lifetimes import Ended, Side, lifetimes
+from lab.probes.duration.measure import Ended, Side, lifetimes
 from lab.tcp import SYN_TIMEOUT_NS
 from lab.units import SECOND
 

@@ -7,14 +7,14 @@ from contextlib import closing
 
 import pytest
 
-from lab.live import Stop
+from lab.live.tool import Stop
 
 pytestmark = pytest.mark.rootless
 
 # A signal at every moment that there is, most of them inside wait().
 INTERRUPTED = """
 import signal
-from lab.live import Stop
+from lab.live.tool import Stop
 heard = 0
 stop = Stop()
 

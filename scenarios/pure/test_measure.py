@@ -22,8 +22,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from lab.arrays import UNKNOWN
-from lab.follow_states import Follow
-from lab.measure import transitions
+from lab.probes.states.measure import transitions
+from lab.probes.states.tracker import Follow
 from lab.tcp import Flow, State, address_text
 
 pytestmark = pytest.mark.rootless

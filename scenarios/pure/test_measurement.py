@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from lab.bench import measurement
-from lab.bench.measurement import Goal, Measurement
 from lab.errors import LabError
+from lab.results import measurement
+from lab.results.measurement import Goal, Measurement
 
 pytestmark = pytest.mark.rootless
 

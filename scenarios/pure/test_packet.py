@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab import packet_text
 from lab.packet import (
     ACK,
     SYN,
@@ -19,6 +18,7 @@ from lab.packet import (
     packets_of,
     protocol_text,
 )
+from lab.probes.packets import text
 from lab.tcp import Flow
 
 pytestmark = pytest.mark.rootless
@@ -127,33 +127,33 @@ def test_words():
 
 def test_line_has_the_form_that_users_know():
     """Two blanks behind the addresses, microseconds without a fraction."""
-    row = packet_text.as_dict(packet(time_ns=1_234_567_899))
-    assert packet_text.line(row) == (
+    row = text.as_dict(packet(time_ns=1_234_567_899))
+    assert text.line(row) == (
         "Packet Data - src_ip: 192.0.2.1,  src_port: 40000, dst_ip: 192.0.2.2,  dst_port: 9999, timestamp(us): 1234567"
     )
 
 
 def test_what_a_packet_does_not_have_is_none():
     """A later fragment has addresses and no ports, ARP has neither: unknown, never zero."""
-    later = packet_text.as_dict(packet(problem=4, sport=0, dport=0, fragment=1))
+    later = text.as_dict(packet(problem=4, sport=0, dport=0, fragment=1))
     assert [later[name] for name in ("saddr", "sport", "dport", "seq", "flags", "problem")] == (
         ["192.0.2.1", None, None, None, None, "later fragment"]
     )
-    arp = packet_text.as_dict(packet(ethertype=0x0806, version=0, problem=1))
+    arp = text.as_dict(packet(ethertype=0x0806, version=0, problem=1))
     assert [arp[name] for name in ("saddr", "protocol", "ethertype")] == [None, None, "0x0806"]
-    assert "src_ip: -,  src_port: -" in packet_text.line(arp)
-    assert packet_text.line(arp).endswith("  (not IP)")
+    assert "src_ip: -,  src_port: -" in text.line(arp)
+    assert text.line(arp).endswith("  (not IP)")
 
 
 def test_wall_clock_is_named():
     """L3: a converted time has another clock's name."""
     row = packet(time_ns=5)
-    assert [packet_text.as_dict(row)[name] for name in ("time_ns", "clock")] == [5, "CLOCK_MONOTONIC"]
-    assert [packet_text.as_dict(row, 100)[name] for name in ("time_ns", "clock")] == [105, "CLOCK_REALTIME"]
+    assert [text.as_dict(row)[name] for name in ("time_ns", "clock")] == [5, "CLOCK_MONOTONIC"]
+    assert [text.as_dict(row, 100)[name] for name in ("time_ns", "clock")] == [105, "CLOCK_REALTIME"]
 
 
 def test_unreadable_packets_are_told_by_reason():
     """How many packets may have had the port, and why nobody can tell; nothing to say when there are none."""
     totals = np.array([(7, 1), (4, 12)], [("problem", "u4"), ("frames", "u8")])
-    assert "12 later fragment, 1 encrypted (--all shows them)" in packet_text.unreadable(totals)
-    assert packet_text.unreadable(totals[:0]) == ""
+    assert "12 later fragment, 1 encrypted (--all shows them)" in text.unreadable(totals)
+    assert text.unreadable(totals[:0]) == ""

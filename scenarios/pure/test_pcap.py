@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.capture import Capture
 from lab.errors import LabError
-from lab.generate.pcap import captured
+from lab.probes.packets.pcapng_writer import Capture
+from lab.traffic.crafted.pcap_reader import captured
 
 FRAMES = [bytes([number]) * (20 + number) for number in range(5)]
 TIMES_NS = [1_700_000_000_000_001_000 + number * 1_000_000 for number in range(5)]

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.conditions import Conditions
 from lab.errors import LabError
-from lab.link import Place
+from lab.network import netem, qdisc
+from lab.network.conditions import Conditions
+from lab.network.link import Place
+from lab.network.token_bucket import departures_ns
 from lab.units import MS, SECOND
-from lab.wire import netem, qdisc
-from lab.wire.bucket import departures_ns
 
 pytestmark = pytest.mark.rootless
 
@@ -109,7 +109,7 @@ def wire(monkeypatch):
     monkeypatch.setattr(netem, "IPRoute", lambda: wire)
     monkeypatch.setattr(netem, "inside", lambda _, function: function())
     monkeypatch.setattr(netem, "turn_off", lambda _: None)
-    monkeypatch.setattr("lab.link.dropped", lambda _: 0)
+    monkeypatch.setattr("lab.network.link.dropped", lambda _: 0)
     monkeypatch.setattr(netem, "bridge", lambda _: {"client": 2, "server": 3})
     return wire
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hand_made import SERVER, change, changes
 
+from lab.ebpf.recording import SCHEMA, Recording
 from lab.errors import EventsLost, LabError
-from lab.recording import SCHEMA, Recording
 
 pytestmark = pytest.mark.rootless
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from sample_run import HOSTILE, checks, folder, measurements
 
-from lab.bench.measurement import Measurement
 from lab.cli import main
-from lab.html import verdicts
-from lab.html.chart import bracket, cumulative, positions, series, share_scale, signed
-from lab.html.figures import Bench
-from lab.html.measured import Row
+from lab.report import verdicts
+from lab.report.chart import bracket, cumulative, positions, series, share_scale, signed
+from lab.report.figures import Bench
+from lab.report.measured import Row
+from lab.results.measurement import Measurement
 from lab.units import MS
 from lab.verdict import Bracket, Judge
 

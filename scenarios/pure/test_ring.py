@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lab.arrays import plain
-from lab.ring import Ring
+from lab.ebpf.ringbuf import Ring
 
 pytestmark = pytest.mark.rootless
 

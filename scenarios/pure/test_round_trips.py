@@ -6,7 +6,7 @@ from hand_made_totals import PEERS, TOTAL, total
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.round_trips import Kind, all_together, as_dict, bucket_us, folded, quantile_us, slots_of
+from lab.probes.rtt.measure import Kind, all_together, as_dict, bucket_us, folded, quantile_us, slots_of
 
 pytestmark = pytest.mark.rootless
 

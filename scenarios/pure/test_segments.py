@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.network import segment_parser
+from lab.network.frame_log import FRAME, HEAD_BYTES, Direction, WireLog
+from lab.network.segment_parser import Flag
 from lab.tcp import Flow
-from lab.wire import segments
-from lab.wire.log import FRAME, HEAD_BYTES, Direction, WireLog
-from lab.wire.segments import Flag
 
 pytestmark = pytest.mark.rootless
 
@@ -51,7 +51,7 @@ def parsed(*frames, padding=0):
     heads = np.zeros((len(frames), HEAD_BYTES), np.uint8)
     for head, data in zip(heads, frames, strict=True):
         head[: len(data)] = np.frombuffer(data[:HEAD_BYTES], np.uint8)
-    return segments.parse(heads, np.array([len(data) + padding for data in frames], np.uint32))
+    return segment_parser.parse(heads, np.array([len(data) + padding for data in frames], np.uint32))
 
 
 @pytest.mark.parametrize("flow", [V4, V6], ids=["v4", "v6"])
@@ -66,8 +66,8 @@ def test_a_segment_is_read(flow, tags, tcp_options):
     assert list(found["frame"]) == [1, 2]
     assert list(found["payload"]) == [1000, 1]
     assert (found["seq"][0], found["ack"][0], found["flags"][0]) == (2**32 - 1, 7, Flag.PSH | Flag.ACK)
-    assert list(segments.belongs(found, flow)) == [True, flow == V4]
-    assert not segments.belongs(found, flow.reversed()).any()
+    assert list(segment_parser.belongs(found, flow)) == [True, flow == V4]
+    assert not segment_parser.belongs(found, flow.reversed()).any()
 
 
 def test_padding_is_no_payload():
@@ -77,7 +77,7 @@ def test_padding_is_no_payload():
 
 def test_ip_options_are_passed_over():
     """The header is as long as it says."""
-    assert segments.belongs(parsed(frame(V4, b"abc", ip_options=bytes(40))), V4)[0]
+    assert segment_parser.belongs(parsed(frame(V4, b"abc", ip_options=bytes(40))), V4)[0]
 
 
 NONE = {
@@ -117,7 +117,7 @@ def test_nothing_at_all():
     empty = WireLog(np.zeros(0, FRAME))
     assert len(empty.tcp(V4)) == 0
     assert len(empty.going(Direction.TO_SERVER)) == 0
-    assert len(segments.retransmitted(empty.tcp())) == 0
+    assert len(segment_parser.retransmitted(empty.tcp())) == 0
 
 
 def sent(*pieces, flags=Flag.ACK):
@@ -140,11 +140,11 @@ RETRANSMISSIONS = {
 @pytest.mark.parametrize(("pieces", "again"), RETRANSMISSIONS.values(), ids=RETRANSMISSIONS)
 def test_retransmissions(pieces, again):
     """Who carries what was carried before, however it is cut."""
-    assert list(segments.retransmitted(sent(*pieces))) == again
+    assert list(segment_parser.retransmitted(sent(*pieces))) == again
 
 
 def test_a_repeated_syn():
     """SYN and FIN take a number each."""
     found = sent((0, 0), (0, 0), flags=Flag.SYN)
-    assert list(segments.opens(found)) == [True, True]
-    assert list(segments.retransmitted(found)) == [False, True]
+    assert list(segment_parser.opens(found)) == [True, True]
+    assert list(segment_parser.retransmitted(found)) == [False, True]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lab import skips
 from lab.errors import LabError
-from lab.skips import Allowed, Lane
+from lab.results import allowed_skips
+from lab.results.allowed_skips import Allowed, Lane
 
 pytestmark = pytest.mark.rootless
 
@@ -26,20 +26,20 @@ REASON = "this kernel refuses the raw tracepoint:sk_data_ready (No such file or 
 )
 def test_an_entry_is_for_its_lanes(release, way, why):
     """By version, number by number, and by the way to attach; anywhere else the same skip is unexpected."""
-    (skipped,) = skips.compared([REASON], [READY], Lane(release, way, "real"))
+    (skipped,) = allowed_skips.compared([REASON], [READY], Lane(release, way, "real"))
     assert skipped.why == why
     assert ("NOT ALLOWED" in str(skipped)) is (why is None)
 
 
 def test_reasons_are_counted():
     """Each reason once, with how many scenarios it took."""
-    found = skips.compared([REASON, "no bpftool", REASON], [READY], Lane("6.1.0", "tracepoint", "virtual"))
+    found = allowed_skips.compared([REASON, "no bpftool", REASON], [READY], Lane("6.1.0", "tracepoint", "virtual"))
     assert [(skipped.count, skipped.why) for skipped in found] == [(2, "came with 6.2"), (1, None)]
 
 
 def test_the_list_of_the_suite():
     """It can be read, and allows nothing where the kernel has all that the probes need."""
-    entries = skips.allowed(Path(__file__).parent.parent / "allowed_skips.toml")
+    entries = allowed_skips.allowed(Path(__file__).parent.parent / "allowed_skips.toml")
     assert entries
     assert all(entry.why for entry in entries)
     newest = Lane("6.18.0", "fentry", "real")
@@ -52,4 +52,4 @@ def test_a_list_that_is_none(tmp_path, text):
     path = tmp_path / "list.toml"
     path.write_text(text)
     with pytest.raises(LabError, match="is no list of allowed skips"):
-        skips.allowed(path)
+        allowed_skips.allowed(path)

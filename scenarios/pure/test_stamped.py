@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
-from lab.demo.stamped import StampedSocket
 from lab.tcp import Flow
+from lab.traffic.demo.stamped_socket import StampedSocket
 
 pytestmark = pytest.mark.rootless
 

@@ -9,11 +9,11 @@ from hand_made_steps import UNBOUND, change, client, step, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab import follow_steps
 from lab.arrays import UNKNOWN
-from lab.follow_steps import Follow
 from lab.paths import SOURCES
-from lab.steps import Kind, Role, carried, joined, latency_ns, points, stillborn
+from lab.probes.analyse import tracker
+from lab.probes.analyse.measure import Kind, Role, carried, joined, latency_ns, points, stillborn
+from lab.probes.analyse.tracker import Follow
 from lab.tcp import State, address_text
 from lab.units import SECOND
 
@@ -317,8 +317,8 @@ def test_rows_that_wait_do_not_add_up():
 
 def test_limits_are_told(monkeypatch):
     """More open sockets or waiting rows than are kept: the oldest go, and the end says how many."""
-    monkeypatch.setattr(follow_steps, "MOST_OPEN", 3)
-    monkeypatch.setattr(follow_steps, "MOST_WAITING", 2)
+    monkeypatch.setattr(tracker, "MOST_OPEN", 3)
+    monkeypatch.setattr(tracker, "MOST_WAITING", 2)
     for how, says in (({}, "5 were forgotten"), ({"tgid": 7}, "8 steps are not shown")):
         follow = Follow(Role.CLIENT, **how)
         for number in range(8):

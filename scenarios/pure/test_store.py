@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 
-from lab import store
 from lab.bench import process
-from lab.store import Store, put_in_order
+from lab.ebpf import event_store
+from lab.ebpf.event_store import Store, put_in_order
 
 pytestmark = pytest.mark.rootless
 
@@ -26,7 +26,7 @@ def events(times_ns: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("number", [0, 1, 100, 3000])
 def test_they_are_sorted_where_they_are(monkeypatch, number, late):
     """However late some come, and those of one nanosecond as they came: as all at once would be sorted."""
-    monkeypatch.setattr(store, "_BLOCK", 256)
+    monkeypatch.setattr(event_store, "_BLOCK", 256)
     came = events(np.arange(number) // 3 + np.random.default_rng(number).integers(0, late + 1, number))
     expected = came[np.argsort(came["time_ns"], kind="stable")]
     put_in_order(came)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lab.generate.stories import Segment, gap_ns_of, segments
 from lab.packet import ACK, FIN, RST, SYN
+from lab.traffic.crafted.script import Segment, gap_ns_of, segments
 from lab.units import MS
 
 C, S = True, False

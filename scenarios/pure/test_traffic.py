@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab import traffic, traffic_report
 from lab.packet import Problem
+from lab.probes.flows import measure, text
+from lab.probes.flows.measure import CONNECTION, LOOPBACK, PAIR, Accumulated, Direction, protocol_name
+from lab.probes.flows.text import as_dict
 from lab.tcp import address_text
-from lab.traffic import CONNECTION, LOOPBACK, PAIR, Accumulated, Direction, protocol_name
-from lab.traffic_report import as_dict
 
 pytestmark = pytest.mark.rootless
 
@@ -65,28 +65,28 @@ def seen(rows):
 
 def test_nothing_gives_no_rows():
     """An interval without traffic is one without rows, with the same columns as ever."""
-    for rows in (traffic.pairs(totals()), traffic.connections(totals())):
+    for rows in (measure.pairs(totals()), measure.connections(totals())):
         assert len(rows) == 0
         assert {"packets", "bytes", "saddr"} <= set(rows.dtype.names)
-        assert len(traffic.from_first_sender(traffic.connections(totals()))) == 0
+        assert len(measure.from_first_sender(measure.connections(totals()))) == 0
 
 
 def test_ports_do_not_tell_pairs_apart_and_directions_do():
     """Two connections of a pair are one row; what comes back is another."""
-    rows = traffic.pairs(
+    rows = measure.pairs(
         totals(
             flow(sport=1, dport=80, packets=2, bytes=100),
             flow(sport=2, dport=80, packets=3, bytes=200),
             flow(B, A, sport=80, dport=1, direction=Direction.INGRESS, packets=9, bytes=900),
         )
     )
-    assert seen(traffic.largest_first(rows)) == [(B, A, 9, 900), (A, B, 5, 300)]
+    assert seen(measure.largest_first(rows)) == [(B, A, 9, 900), (A, B, 5, 300)]
 
 
 def test_protocol_interface_vlan_and_direction_tell_pairs_apart():
     """Rows that differ in any of these are not added up."""
     others = ({}, {"protocol": 17}, {"ifindex": 3}, {"vlan": 5}, {"inner_vlan": 5}, {"direction": Direction.INGRESS})
-    assert len(traffic.pairs(totals(*(flow(**fields) for fields in others)))) == len(others)
+    assert len(measure.pairs(totals(*(flow(**fields) for fields in others)))) == len(others)
 
 
 def test_fragments_belong_to_their_pair():
@@ -94,15 +94,15 @@ def test_fragments_belong_to_their_pair():
     rows = totals(
         flow(sport=7, dport=53, protocol=17), flow(protocol=17, problem=Problem.LATER_FRAGMENT, packets=2, bytes=2000)
     )
-    assert seen(traffic.pairs(rows)) == [(A, B, 3, 2060)]
-    connections = [as_dict(row, {}) for row in traffic.connections(rows)]
+    assert seen(measure.pairs(rows)) == [(A, B, 3, 2060)]
+    connections = [as_dict(row, {}) for row in measure.connections(rows)]
     assert {(row["sport"], row["problem"]) for row in connections} == {(7, None), (None, "later_fragment")}
 
 
 def test_what_is_not_ip_has_mac_addresses():
     """F5: ARP is told by the MAC addresses of its frame, apart from IP traffic of all-zero addresses."""
     arp = flow("::", "::", ethertype=0x0806, version=0, protocol=0, problem=Problem.NOT_IP)
-    (row,) = traffic.pairs(totals(arp))
+    (row,) = measure.pairs(totals(arp))
     said = as_dict(row, {})
     assert (said["protocol"], said["source"], said["destination"]) == ("ARP", "02:00:00:00:00:c1", "02:00:00:00:00:5e")
     assert said["ip_protocol"] is None
@@ -111,20 +111,20 @@ def test_what_is_not_ip_has_mac_addresses():
 def test_mac_addresses_are_told_apart_on_demand():
     """A pair whose frames come from two MAC addresses is one row, and with `macs` two."""
     rows = totals(flow(), flow(smac=list(MAC_B)))
-    assert len(traffic.pairs(rows)) == len(traffic.connections(rows)) == 1
-    assert len(traffic.pairs(rows, macs=True)) == len(traffic.connections(rows, macs=True)) == 2
+    assert len(measure.pairs(rows)) == len(measure.connections(rows)) == 1
+    assert len(measure.pairs(rows, macs=True)) == len(measure.connections(rows, macs=True)) == 2
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_connection_begins_at_the_end_that_sent_first(first):
     """Whichever address is higher: who sent the first packet is the source, and the other's packets are replies."""
-    rows = traffic.connections(
+    rows = measure.connections(
         totals(
             flow(sport=5, dport=80, packets=4, bytes=400, first_ns=10 if first else 30, last_ns=90),
             flow(B, A, sport=80, dport=5, direction=Direction.INGRESS, packets=7, bytes=700, first_ns=20, last_ns=80),
         )
     )
-    (row,) = traffic.from_first_sender(rows)
+    (row,) = measure.from_first_sender(rows)
     said = as_dict(row, {2: "eth0"})
     ends = (A, 5, B, 80) if first else (B, 80, A, 5)
     assert tuple(said[name] for name in ("source", "sport", "destination", "dport")) == ends
@@ -136,7 +136,7 @@ def test_a_connection_begins_at_the_end_that_sent_first(first):
 
 def test_a_connection_of_one_direction():
     """Nothing has come back: no reply, and no invented time of one."""
-    (row,) = traffic.from_first_sender(traffic.connections(totals(flow(B, A, sport=80, dport=5))))
+    (row,) = measure.from_first_sender(measure.connections(totals(flow(B, A, sport=80, dport=5))))
     said = as_dict(row, {})
     assert (said["source"], said["reply_packets"], said["reply_first_ns"]) == (B, 0, None)
     assert (said["first_ns"], said["last_ns"]) == (10, 10)
@@ -146,7 +146,7 @@ def test_both_ways_of_the_loopback_go_out():
     """On the loopback both directions are counted at egress, and are one connection."""
     there = flow(sport=5, dport=80, ifindex=LOOPBACK)
     back = flow(B, A, sport=80, dport=5, ifindex=LOOPBACK)
-    assert len(traffic.connections(totals(there, back))) == 1
+    assert len(measure.connections(totals(there, back))) == 1
 
 
 ENDS = st.sampled_from([(A, 1), (A, 2), (B, 1), (B, 80), (V6, 80)])
@@ -179,8 +179,8 @@ def test_intervals_add_up_to_what_one_by_one_addition_gives(intervals):
     by_pair, by_connection = defaultdict(lambda: [0, 0]), defaultdict(int)
     first = {}
     for interval in intervals:
-        pairs.add(traffic.pairs(totals(*interval)))
-        connections.add(traffic.connections(totals(*interval)))
+        pairs.add(measure.pairs(totals(*interval)))
+        connections.add(measure.connections(totals(*interval)))
         for row in interval:
             ends = [(address_text(row[a].tobytes()), int(row[p])) for a, p in (("saddr", "sport"), ("daddr", "dport"))]
             by_pair[ends[0][0], ends[1][0], int(row["protocol"]), int(row["direction"])][0] += int(row["packets"])
@@ -201,7 +201,7 @@ def test_intervals_add_up_to_what_one_by_one_addition_gives(intervals):
         for row in pairs.rows
     } == by_pair
     there_and_back = defaultdict(int)
-    for row in traffic.from_first_sender(connections.rows):
+    for row in measure.from_first_sender(connections.rows):
         said = as_dict(row, {})
         ends = (said["source"], said["sport"]), (said["destination"], said["dport"])
         there_and_back[*ends, said["ip_protocol"]] += said["packets"]
@@ -218,10 +218,10 @@ def test_a_full_table_sums_up_the_longest_idle(intervals, most):
     """F4: no more rows than there may be, and what is not in them is in `older`: the sum stays the sum."""
     bounded, everything = Accumulated(CONNECTION, most), Accumulated(CONNECTION, 1000)
     for interval in intervals:
-        rows = traffic.connections(totals(*interval))
+        rows = measure.connections(totals(*interval))
         kept, every = bounded.add(rows), everything.add(rows)
         assert len(kept) <= most
-        assert int(traffic.packets(kept).sum()) + bounded.older["packets"] == int(traffic.packets(every).sum())
+        assert int(measure.packets(kept).sum()) + bounded.older["packets"] == int(measure.packets(every).sum())
         if bounded.older["rows"] == 0:
             assert len(kept) == len(every)
 
@@ -229,16 +229,16 @@ def test_a_full_table_sums_up_the_longest_idle(intervals, most):
 def test_the_longest_idle_row_goes_first():
     """Of three rows with room for two, the one that was quiet longest is summed up."""
     table = Accumulated(PAIR, 2)
-    table.add(traffic.pairs(totals(flow(A, B, last_ns=50), flow(B, A, last_ns=20, packets=4, bytes=500))))
-    rows = table.add(traffic.pairs(totals(flow(V6, B, last_ns=60))))
+    table.add(measure.pairs(totals(flow(A, B, last_ns=50), flow(B, A, last_ns=20, packets=4, bytes=500))))
+    rows = table.add(measure.pairs(totals(flow(V6, B, last_ns=60))))
     assert {row[0] for row in seen(rows)} == {A, V6}
     assert table.older == {"rows": 1, "packets": 4, "bytes": 500}
 
 
 def test_largest_first():
     """Most packets first; with as many, most bytes."""
-    rows = traffic.pairs(totals(flow(A, B, packets=2), flow(B, A, packets=3), flow(A, V6, packets=2, bytes=61)))
-    assert seen(traffic.largest_first(rows)) == [(B, A, 3, 60), (A, V6, 2, 61), (A, B, 2, 60)]
+    rows = measure.pairs(totals(flow(A, B, packets=2), flow(B, A, packets=3), flow(A, V6, packets=2, bytes=61)))
+    assert seen(measure.largest_first(rows)) == [(B, A, 3, 60), (A, V6, 2, 61), (A, B, 2, 60)]
 
 
 @pytest.mark.parametrize(
@@ -264,8 +264,8 @@ def test_names(numbers, name):
 
 def test_table():
     """Columns as the users of such tools know them, as wide as they have to be; `-` for what there is not."""
-    rows = [as_dict(row, {2: "eth0"}) for row in traffic.pairs(totals(flow(packets=1234567, bytes=1234567, vlan=7)))]
-    lines = list(traffic_report.table([*rows, traffic_report.older(rows[0], {"packets": 5, "bytes": 300})]))
+    rows = [as_dict(row, {2: "eth0"}) for row in measure.pairs(totals(flow(packets=1234567, bytes=1234567, vlan=7)))]
+    lines = list(text.table([*rows, text.older(rows[0], {"packets": 5, "bytes": 300})]))
     assert [line.split() for line in lines] == [
         ["PROTOCOL", "SOURCE", "DESTINATION", "PACKETS", "BYTES", "INTERFACE", "DIRECTION"],
         ["TCP", A, B, "1234567", "1.2", "MB", "eth0.7", "egress"],
@@ -275,8 +275,8 @@ def test_table():
 
 def test_table_of_connections():
     """Each connection with its ports, its duration and both of its directions; IPv6 in brackets, ports that are not known as `-`."""
-    rows = traffic.from_first_sender(
-        traffic.connections(
+    rows = measure.from_first_sender(
+        measure.connections(
             totals(
                 flow(sport=5, dport=80, packets=9, first_ns=0, last_ns=1_500_000_000),
                 flow(V6, V6, problem=Problem.LATER_FRAGMENT),
@@ -285,8 +285,8 @@ def test_table_of_connections():
             macs=True,
         )
     )
-    said = [as_dict(row, {2: "eth0"}) for row in traffic.largest_first(rows)]
-    head, first, *rest = traffic_report.table(said, connections=True, macs=True)
+    said = [as_dict(row, {2: "eth0"}) for row in measure.largest_first(rows)]
+    head, first, *rest = text.table(said, connections=True, macs=True)
     assert head.split()[:6] == ["PROTOCOL", "SOURCE", "DESTINATION", "START", "DURATION", "PACKETS"]
     words = first.split()
     assert (words[1], words[2], words[4], words[5]) == (f"{A}:5", f"{B}:80", "1.500", "9")

@@ -2,10 +2,10 @@
 
 import pytest
 
-from lab.counters import Sent
+from lab.linux.tcp_counters import Sent
 from lab.tcp import Flow
 from lab.timeline import Call, Connection, Timeline
-from lab.traffic_truth import Way, segments_sent
+from lab.truth.volumes import Way, segments_sent
 
 pytestmark = pytest.mark.rootless
 

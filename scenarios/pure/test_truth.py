@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lab.errors import LabError
 from lab.tcp import Flow
 from lab.timeline import Call, Connection, Timeline, pair
-from lab.truth import Entered, Path, State, between, client_paths, server_paths
+from lab.truth.states import Entered, Path, State, between, client_paths, server_paths
 
 pytestmark = pytest.mark.rootless
 

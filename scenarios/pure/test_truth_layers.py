@@ -4,7 +4,7 @@ import pytest
 
 from lab.tcp import Flow
 from lab.timeline import Call, Connection, Timeline
-from lab.truth_layers import turns
+from lab.truth.requests import turns
 from lab.verdict import Bracket
 
 FLOW = Flow("192.0.2.1", 40000, "192.0.2.2", 9999)

@@ -4,7 +4,7 @@ import pytest
 from hand_made_talk import END, FLOW, REPLY, REQUEST, connection
 
 from lab.timeline import Call, Connection, Timeline
-from lab.truth_rtt import Sent, samples, sent_by_client, sent_by_server
+from lab.truth.rtt import Sent, samples, sent_by_client, sent_by_server
 
 pytestmark = pytest.mark.rootless
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lab.errors import FramesDropped, LabError
-from lab.wire.log import DROPPED_BETWEEN, FRAME, NEVER, Direction, Fate, WireLog, hold_ns
+from lab.network.frame_log import DROPPED_BETWEEN, FRAME, NEVER, Direction, Fate, WireLog, hold_ns
 
 pytestmark = pytest.mark.rootless
 

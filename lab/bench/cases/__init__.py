@@ -14,10 +14,10 @@ from typing import Any
 from lab.bench.chapters import Bench
 from lab.bench.load_generator import loopback
 from lab.bench.tools import Scope, Tool, running
-from lab.conditions import Conditions
-from lab.topology import Topology, topology
+from lab.network.conditions import Conditions
+from lab.network.relay import Relay
+from lab.network.topology import Topology, topology
 from lab.units import MS
-from lab.wire.relay import Relay
 
 Verdicts = Iterator[tuple[str, Tool, bool]]
 """Row of the corpus, tool, whether what it told was right."""

@@ -7,11 +7,11 @@ from lab.bench.cases import DELAY, DPORT, MANY, SPORT, Verdicts, wire, with_many
 from lab.bench.chapters import Bench, able
 from lab.bench.load_generator import PORT
 from lab.bench.tools import DURATION
-from lab.carried import Carried
-from lab.conditions import Conditions
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
+from lab.network.conditions import Conditions
 from lab.timeline import Connection
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
+from lab.truth.wire import Carried
 from lab.units import MS
 from lab.verdict import Bracket
 

@@ -17,20 +17,20 @@ from lab.bench.cases import DPORT, MANY, Verdicts, lost, wire, with_many
 from lab.bench.chapters import Bench, able
 from lab.bench.load_generator import loopback
 from lab.bench.tools import RTT, RttRow, Scope, Tool, running
-from lab.carried import Carried
-from lab.conditions import FOREVER_NS, Conditions
-from lab.counters import tcp_sent
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
 from lab.errors import LabError
-from lab.histogram import SLOTS, bounds, slot_of
-from lab.netns import tcp_sockets
+from lab.linux.netns import tcp_sockets
+from lab.linux.tcp_counters import tcp_sent
+from lab.log2_histogram import SLOTS, bounds, slot_of
+from lab.network import segment_parser
+from lab.network.conditions import FOREVER_NS, Conditions
+from lab.network.segment_parser import Flag
+from lab.network.topology import Topology
 from lab.tcp import State
 from lab.timeline import Connection
-from lab.topology import Topology
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
+from lab.truth.wire import Carried
 from lab.units import MS
-from lab.wire import segments
-from lab.wire.segments import Flag
 
 _OWN = "198.18.77.1"  # for benchmarks (RFC 2544): no other traffic of the machine is counted with it
 _PORT = 20_995  # nobody else's, as the address
@@ -197,7 +197,7 @@ def _held(tool: Tool, connection: Connection, its: Carried | None, least_ns: Cal
     for low, high in zip(pairwise(lows), pairwise(highs), strict=True):
         yield Held(min(low) - cut_ns, max(high), 1, 1)
     came = its.to_client.arrived
-    further = int((~segments.has(came, Flag.SYN)).sum()) - len(sends)
+    further = int((~segment_parser.has(came, Flag.SYN)).sum()) - len(sends)
     yield Held(min(lows) - cut_ns, max(highs), 0, further)
 
 

@@ -5,8 +5,8 @@ from lab.bench.cases import DPORT, SPORT, Verdicts, wire
 from lab.bench.chapters import Bench, able
 from lab.bench.load_generator import PORT, loopback
 from lab.bench.tools import STATES, Scope, StateRow, Tool, running
-from lab.demo.conversation import Conversation
 from lab.timeline import Connection
+from lab.traffic.demo.conversation import Conversation
 from lab.units import MS
 
 _ONLY_PORT = 40001

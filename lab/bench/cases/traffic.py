@@ -13,15 +13,15 @@ from lab.bench.asked import ask, asking, between, rows_of
 from lab.bench.cases import DPORT, MANY, SPORT, Verdicts, wire, with_many
 from lab.bench.chapters import Bench, seeing_frames
 from lab.bench.tools import DURATION, FLOWS, PACKETS, FlowRow
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.generate.frames import Frame, made
-from lab.generate.send import send
-from lab.generate.unusual import Ends
+from lab.network.topology import CLIENT_MAC, SERVER_MAC, topology
 from lab.packet import Problem
 from lab.tcp import Flow
-from lab.topology import CLIENT_MAC, SERVER_MAC, topology
-from lab.traffic_truth import segments_sent
+from lab.traffic.crafted.frames import Frame, made
+from lab.traffic.crafted.send import send
+from lab.traffic.crafted.unusual_frames import Ends
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
+from lab.truth.volumes import segments_sent
 from lab.units import MS
 
 _LIKE_PORTS = (9999).to_bytes(2) * 20

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 from lab.bench import tools
-from lab.bench.measurement import Measurement
 from lab.bench.tools import Tool
+from lab.results.measurement import Measurement
 
 
 @dataclass(frozen=True)

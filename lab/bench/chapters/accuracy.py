@@ -15,13 +15,13 @@ import numpy as np
 from lab.bench import tools
 from lab.bench.asked import Answer, answers, ask
 from lab.bench.chapters import Bench, able, explained, refused, seeing_frames
-from lab.bench.measurement import Goal, Measurement
 from lab.bench.tools import Tool
-from lab.conditions import Conditions
-from lab.demo.conversation import Conversation
-from lab.topology import topology
+from lab.network.conditions import Conditions
+from lab.network.relay import Relay
+from lab.network.topology import topology
+from lab.results.measurement import Goal, Measurement
+from lab.traffic.demo.conversation import Conversation
 from lab.units import MS
-from lab.wire.relay import Relay
 
 FIGURE = "accuracy"
 _KINDS = (tools.STATES, tools.DURATION, tools.RTT, tools.FLOWS)

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 from lab.bench import cases, tools
 from lab.bench.chapters import Bench
-from lab.bench.measurement import Measurement
 from lab.bench.tools import KINDS, Tool
+from lab.results.measurement import Measurement
 
 FIGURE = "corpus"
 

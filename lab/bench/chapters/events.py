@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from lab.bench import process, tools, turns
 from lab.bench.chapters import Bench, able, explained, refused
 from lab.bench.load_generator import CHANGES_EACH, PORT, loopback
-from lab.bench.measurement import Goal, Measurement
 from lab.bench.producer import produce, producing
 from lab.bench.tools import Scope, at_rest
-from lab.program import Program
-from lab.recorder import record
+from lab.ebpf.program import Program
+from lab.ebpf.recorder import record
+from lab.results.measurement import Goal, Measurement
 
 FIGURE = "events"
 _PATH = "lab (recording)"

@@ -7,15 +7,16 @@ same each time, over the lab's own wire: connections one after the other, then r
 
 from collections.abc import Iterator
 
-from lab import bpf_syscall, clock, probes
+from lab import clock, probes
 from lab.bench.chapters import Bench
 from lab.bench.load_generator import across
-from lab.bench.measurement import Measurement
 from lab.bench.run_time import counted, since
 from lab.bench.tools import CHANGES
-from lab.bpf_syscall import Runs
-from lab.program import Program
-from lab.topology import topology
+from lab.ebpf.program import Program
+from lab.linux import bpf
+from lab.linux.bpf import Runs
+from lab.network.topology import topology
+from lab.results.measurement import Measurement
 
 FIGURE = "instructions"
 UNIT = "instructions"
@@ -52,7 +53,7 @@ def _taken(program: Program, repetitions: int) -> dict[str, list[float]]:
 
 
 def _read(fds: list[int]) -> list[Runs]:
-    return [bpf_syscall.prog_runs(fd) for fd in fds]
+    return [bpf.prog_runs(fd) for fd in fds]
 
 
 def _mean(runs: Runs) -> float | None:

@@ -15,9 +15,9 @@ import numpy as np
 from lab.bench import tools, turns
 from lab.bench.chapters import Bench, able, explained, refused
 from lab.bench.load_generator import loopback
-from lab.bench.measurement import Goal, Measurement
 from lab.bench.run_time import Cost, Watch, counted
 from lab.bench.tools import CHANGES, FRAMES, RTT, SEGMENTS, Scope, Tool, running
+from lab.results.measurement import Goal, Measurement
 
 FIGURE = "kernel cost"
 _GOALS = {"lab states": 100.0, "lab rtt": 100.0, "lab duration": 100.0}

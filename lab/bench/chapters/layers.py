@@ -20,16 +20,16 @@ import numpy as np
 from lab.bench import turns
 from lab.bench.chapters import Bench, explained
 from lab.bench.forked import forked, pipe
-from lab.bench.measurement import Goal, Measurement
-from lab.collected import Collector
-from lab.demo.conversation import PORT, Conversation
-from lab.demo.process import converse
-from lab.exchanges import exchanges
-from lab.journeys import Ways
-from lab.netns import inside
-from lab.program import Program
-from lab.settle import settle
-from lab.topology import Topology, topology
+from lab.ebpf.program import Program
+from lab.linux.grace_period import settle
+from lab.linux.netns import inside
+from lab.live.collector import Collector
+from lab.network.topology import Topology, topology
+from lab.probes.layers.requests import exchanges
+from lab.probes.layers.stages import Ways
+from lab.results.measurement import Goal, Measurement
+from lab.traffic.demo.conversation import PORT, Conversation
+from lab.traffic.demo.process import converse
 from lab.units import MS, SECOND
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """How much the demo's client and server can do, alone and under all probes at once.
 
 Connections, requests and bulk, in turns without the probes and with all of them attached; `with all probes` is the ratio of a turn's
-pair. `lost` are the probes' events that found no room, `withheld` those that the kernel did not run a probe for (lab/audit.py).
+pair. `lost` are the probes' events that found no room, `withheld` those that the kernel did not run a probe for (lab/ebpf/audit.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -10,12 +10,12 @@ from typing import NamedTuple
 from lab import probes
 from lab.bench import turns
 from lab.bench.chapters import Bench
-from lab.bench.measurement import Goal, Measurement
-from lab.demo.conversation import Conversation
-from lab.demo.process import converse
-from lab.recorder import record
+from lab.ebpf.recorder import record
+from lab.network.topology import Topology, topology
+from lab.results.measurement import Goal, Measurement
 from lab.timeline import Connection
-from lab.topology import Topology, topology
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
 from lab.units import SECOND
 
 FIGURE = "load"

@@ -15,12 +15,12 @@ from lab.bench import process, tools, turns
 from lab.bench.chapters import Bench, able, explained, refused
 from lab.bench.forked import forked, pipe
 from lab.bench.load_generator import loopback
-from lab.bench.measurement import Goal, Measurement
 from lab.bench.producer import produce
 from lab.bench.tools import Scope, Tool, at_rest
+from lab.ebpf.program import DRAIN_INTERVAL_S, Program
+from lab.ebpf.recorder import record
 from lab.errors import LabError
-from lab.program import DRAIN_INTERVAL_S, Program
-from lab.recorder import record
+from lab.results.measurement import Goal, Measurement
 
 FIGURE = "memory"
 _MB = 1_000_000

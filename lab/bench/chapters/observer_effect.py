@@ -16,7 +16,6 @@ import numpy as np
 from lab.bench import tools, turns
 from lab.bench.chapters import Bench, able, explained, refused
 from lab.bench.load_generator import CHANGES_EACH, PORT, Place, across, loopback
-from lab.bench.measurement import Goal, Measurement
 from lab.bench.tools import (
     DURATION,
     NATIVE,
@@ -29,7 +28,8 @@ from lab.bench.tools import (
     Tool,
     at_rest,
 )
-from lab.topology import topology
+from lab.network.topology import topology
+from lab.results.measurement import Goal, Measurement
 
 FIGURE = "observer effect"
 _LEAST = 0.9

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from lab.bench import tools, turns
 from lab.bench.chapters import Bench, able
 from lab.bench.load_generator import loopback
-from lab.bench.measurement import Measurement
 from lab.bench.run_time import Watch, counted
 from lab.bench.tools import FLOWS, FRAMES, RTT, SEGMENTS, Scope, Tool, at_rest, running
+from lab.results.measurement import Measurement
 
 FIGURE = "scale"
 _CONNECTIONS = (10, 100, 1000, 10_000)

@@ -21,9 +21,9 @@ from lab.bench import tools, turns
 from lab.bench.chapters import Bench, able, explained, refused
 from lab.bench.forked import forked, pipe
 from lab.bench.load_generator import Place, loopback
-from lab.bench.measurement import Goal, Measurement
 from lab.bench.tools import Scope, Tool, running
-from lab.netns import inside
+from lab.linux.netns import inside
+from lab.results.measurement import Goal, Measurement
 from lab.units import MS
 
 FIGURE = "start"

@@ -19,13 +19,13 @@ import numpy as np
 from lab.arrays import Integers
 from lab.bench.chapters import Bench, explained
 from lab.bench.forked import forked
-from lab.bench.measurement import Goal, Measurement
-from lab.conditions import Conditions
-from lab.netns import inside
-from lab.topology import Host, Topology, topology
+from lab.linux.netns import inside
+from lab.network.conditions import Conditions
+from lab.network.frame_log import Direction, hold_ns
+from lab.network.relay import Relay
+from lab.network.topology import Host, Topology, topology
+from lab.results.measurement import Goal, Measurement
 from lab.units import MS, SECOND
-from lab.wire.log import Direction, hold_ns
-from lab.wire.relay import Relay
 
 FIGURE = "wire"
 PORT = 9

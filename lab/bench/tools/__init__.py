@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 from lab.bench.process import busy_share
 from lab.errors import LabError
-from lab.netns import inside
-from lab.runs import Run
+from lab.linux.netns import inside
+from lab.linux.run_lock import Run
 
 STATES, DURATION, RTT, FLOWS, PACKETS, NATIVE = "states", "duration", "rtt", "flows", "packets", "packets, native XDP"
 """What a tool can claim to tell: a tool is compared with those that claim the same."""
@@ -70,7 +70,7 @@ class LifeRow(NamedTuple):
 
 
 class RttRow(NamedTuple):
-    """Round-trip times of one peer, `key`: their number, their mean, and how many are in each slot (`lab.histogram`)."""
+    """Round-trip times of one peer, `key`: their number, their mean, and how many are in each slot (`lab.log2_histogram`)."""
 
     key: str
     number: int

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from lab.bench import peer_headers
 from lab.bench.tools import DURATION, FLOWS, RTT, SEGMENTS, STATES, Tool
 from lab.bench.tools.libbpf import by_lport, by_rport, lives, nothing, round_trips, states
-from lab.runs import Run
+from lab.linux.run_lock import Run
 
 
 def _environment() -> Mapping[str, str]:

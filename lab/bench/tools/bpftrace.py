@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from lab.bench.tools import DURATION, RTT, SEGMENTS, STATES, LifeRow, RttRow, Scope, StateRow, Tool
-from lab.histogram import slot_of
+from lab.log2_histogram import slot_of
 from lab.tcp import State
 
 # BEGIN comes before anything is attached, a timer's first sign a tenth of a second later than that: by then all is.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lab.bench.tools import DURATION, FLOWS, FRAMES, RTT, FlowRow, LifeRow, RttRow, Scope, Tool
-from lab.histogram import slot_of
+from lab.log2_histogram import slot_of
 from lab.units import SECOND
 
 _PACKET = re.compile(

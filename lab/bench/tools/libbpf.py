@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 
 from lab.bench.tools import DURATION, FLOWS, RTT, SEGMENTS, STATES, LifeRow, Row, RttRow, Scope, StateRow, Tool
-from lab.histogram import slot_of
+from lab.log2_histogram import slot_of
 from lab.units import MS
 
 _LINES = ("stdbuf", "-oL")  # what it prints shall be seen when it is printed

@@ -24,7 +24,7 @@ from lab.bench.tools import (
     StateRow,
     Tool,
 )
-from lab.histogram import slot_of
+from lab.log2_histogram import slot_of
 
 
 def _words(probe: str, scope: Scope, *, on_device: bool, options: tuple[str, ...]) -> list[str]:

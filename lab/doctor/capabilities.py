@@ -1,0 +1,329 @@
+"""What this machine lets probes do, found by trying each thing and undoing it at once; and what is chosen from that.
+
+No version number and no kernel configuration is believed: distributions patch both ways, and containers, lockdown and
+missing capabilities refuse what the kernel could do. Nothing here needs root to be imported, or to be asked: what is
+refused is an answer. The trials of the network are in `net_trials`.
+"""
+
+import errno
+import mmap
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from lab.doctor import network_trials
+from lab.ebpf import attach, cache, compiler
+from lab.ebpf.audit import Hits
+from lab.errors import LabError
+from lab.linux import bpf, tracefs
+from lab.linux.bpf import RETURN_ZERO, AttachType, ProgType, instruction, owned, returning
+from lab.linux.btf import Btf
+from lab.linux.grace_period import settle
+
+# For each observation the ways to make it, best first, each with the capability that it takes.
+# Why this order: the design's section on attach points. Links come last: they are chosen in the same manner.
+WAYS: dict[str, tuple[tuple[str, str], ...]] = {
+    "TCP state change": (("raw tracepoint sock:inet_sock_set_state", "raw tp inet_sock_set_state"),),
+    "segment received on an established socket": (
+        ("fentry", "fentry"),
+        ("kprobe", "kprobe"),
+        ("raw tracepoint tcp:tcp_probe", "raw tp tcp_probe"),
+    ),
+    "active open": (
+        ("fentry", "fentry"),
+        ("kprobe", "kprobe"),
+        ("sock:inet_sock_set_state CLOSE -> SYN_SENT", "raw tp inet_sock_set_state"),
+    ),
+    "send, receive by the application": (
+        ("fentry + fexit", "fentry"),
+        ("kprobe + kretprobe", "kprobe"),
+        ("raw tracepoints sys_enter, sys_exit, sock_send_length, sock_recv_length", "raw tp sys_enter"),
+    ),
+    "segment reaches TCP": (("fentry", "fentry"), ("kprobe", "kprobe"), ("cgroup_skb ingress", "cgroup_skb")),
+    "data ready": (
+        ("fentry", "fentry"),
+        ("kprobe", "kprobe"),
+        ("raw tracepoint sock:sk_data_ready", "raw tp sk_data_ready"),
+    ),
+    "state processing": (
+        ("fentry", "fentry"),
+        ("kprobe", "kprobe"),
+        ("sock:inet_sock_set_state", "raw tp inet_sock_set_state"),
+    ),
+    "frame at a veth": (("XDP generic", "XDP generic"), ("XDP native", "XDP native")),
+    "packet in and out of the stack": (("TCX", "TCX"), ("clsact + direct action", "TC filter")),
+    "link condition": (("netem", "netem"), ("relay", "packet socket")),
+}
+
+# What the suite cannot do without, and what to do about it.
+INDISPENSABLE = {
+    "root": "run it as root, with all capabilities",
+    "BTF": "boot a kernel with CONFIG_DEBUG_INFO_BTF=y",
+    "BCC": "install the package libbpfcc",
+    "kernel memory reads": "boot without lockdown=confidentiality",
+    "raw tp inet_sock_set_state": "boot a kernel with CONFIG_BPF_EVENTS=y",
+    "raw tp kfree_skb": "boot a kernel with CONFIG_BPF_EVENTS=y",
+    "raw tp tcp_probe": "boot a kernel with CONFIG_BPF_EVENTS=y",
+    "cgroup_skb": "mount cgroup v2 (`mount -t cgroup2 none /sys/fs/cgroup`)",
+    "TC filter": "boot a kernel with CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS",
+    "XDP generic": "boot Linux 5.9 or later",
+    "ring buffer": "boot Linux 5.8 or later",
+    "tracepoint count": "boot a kernel with CONFIG_PERF_EVENTS=y and give it tracefs",
+    "membarrier": "boot without nohz_full",
+    network_trials.VETH: "boot a kernel with CONFIG_NET_NS=y and CONFIG_VETH",
+}
+
+# Before Linux 5.11, memory for maps counts against a limit that CAP_SYS_RESOURCE lifts: helpful, not indispensable.
+_CAPABILITIES = {"SYS_ADMIN": 21, "NET_ADMIN": 12, "PERFMON": 38, "BPF": 39, "SYS_RESOURCE": 24}
+_NEW_MOUNTS = 0x20000  # CLONE_NEWNS
+_PRIVATE = 0x44000  # MS_REC | MS_PRIVATE
+_ENOTSUPP = 524  # the kernel's own, which should never reach user space and does
+_WORDS = {
+    errno.EPERM: "the kernel forbids it",
+    errno.EACCES: "the kernel forbids it",
+    errno.ENOENT: "this kernel lacks it",
+    errno.EINVAL: "this kernel does not know it or takes it otherwise",
+    errno.ENOSYS: "this kernel does not know the system call",
+    errno.EOPNOTSUPP: "this kernel does not support it",
+    _ENOTSUPP: "this kernel does not support it",
+}
+
+
+@dataclass(frozen=True)
+class Capability:
+    """One thing a probe or a link may need; `detail` is what was found, or why the kernel refused."""
+
+    name: str
+    available: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How an observation is made on this machine, and why not in a better way."""
+
+    observation: str
+    chosen: str
+    refused: str
+
+
+def examine() -> list[Capability]:
+    """Try everything, in about half a second. Leaves nothing behind but a mounted tracefs, which it mentions."""
+    return [tried(name, attempt) for name, attempt in _TRIALS.items()] + _network()
+
+
+def choices(capabilities: list[Capability]) -> list[Choice]:
+    """Choose for each observation the best way that is available; `none` when there is no way at all."""
+    found = {capability.name: capability for capability in capabilities}
+    made = []
+    for observation, ways in WAYS.items():
+        refusals = [_refusal(found[need], {need for _, need in ways}) for _, need in ways]
+        best = refusals.index(None) if None in refusals else len(ways)
+        chosen = [*(way for way, _ in ways), "none"][best]
+        refused = "; ".join(f"{way}: {why}" for (way, _), why in zip(ways[:best], refusals, strict=False))
+        made.append(Choice(observation, chosen, refused))
+    return made
+
+
+def _refusal(capability: Capability, needs: set[str]) -> str | None:
+    """Say why a way is not taken; `needs` are those of all the ways to make the observation. None: it can be taken."""
+    functions = set(attach.WAYS) & needs
+    if functions and (forced := attach.forced()):
+        wanted = {forced} if forced in functions else needs - functions
+        if capability.name not in wanted:
+            return f"{attach.FORCED}={forced}"
+    return None if capability.available else capability.detail
+
+
+def remedies(capabilities: list[Capability]) -> list[str]:
+    """Tell what to do before the suite can run here; nothing when it can."""
+    missing = [capability.name for capability in capabilities if not capability.available]
+    advice = [remedy for name, remedy in INDISPENSABLE.items() if name in missing]
+    # Without privileges everything else is refused too, whether or not it is there.
+    return advice[:1] if "root" in missing else advice
+
+
+def tried(name: str, attempt: Callable[[], str]) -> Capability:
+    """Make the attempt; a refusal is an answer and not an error."""
+    try:
+        return Capability(name, available=True, detail=attempt())
+    except (OSError, LabError) as refusal:
+        return Capability(name, available=False, detail=explain(refusal))
+
+
+def explain(refusal: OSError | LabError) -> str:
+    """Say why, in words a user understands, with the name of the errno."""
+    if isinstance(refusal, LabError) or refusal.errno is None:
+        return str(refusal)
+    name = "ENOTSUPP" if refusal.errno == _ENOTSUPP else errno.errorcode.get(refusal.errno, str(refusal.errno))
+    plain = os.strerror(refusal.errno)
+    # A text other than the errno's own is the verifier's or the trial's, and says more.
+    words = _WORDS.get(refusal.errno, plain) if refusal.strerror in {None, plain} else refusal.strerror
+    return f"{refusal.filename}: {words} ({name})" if refusal.filename else f"{words} ({name})"
+
+
+def _network() -> list[Capability]:
+    try:
+        return network_trials.run(tried)
+    except (OSError, LabError) as refusal:
+        veth = Capability(network_trials.VETH, available=False, detail=explain(refusal))
+        return [
+            veth,
+            *(Capability(name, available=False, detail="not tried: no veth") for name in network_trials.TRIALS),
+        ]
+
+
+def _root() -> str:
+    status = Path("/proc/self/status").read_text()
+    effective = int(re.findall(r"^CapEff:\s*(\w+)", status, re.MULTILINE)[0], 16)
+    missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+    found = "missing " + ", ".join(f"CAP_{name}" for name in missing) if missing else "all capabilities"
+    if os.geteuid() != 0 or set(missing) - {"SYS_RESOURCE"}:
+        raise LabError(f"user {os.geteuid()}, {found}")
+    return f"user 0, {found}"
+
+
+def _btf() -> str:
+    Btf.of_kernel().type_id("STRUCT", "sock")
+    return "types of the running kernel are readable"
+
+
+def _bcc() -> str:
+    return f"version {compiler.version()}"
+
+
+def _tracefs() -> str:
+    how = "mounted" if tracefs.mounts("tracefs") else "was not mounted, is now"
+    place = tracefs.root()
+    (place / "events" / "sock").stat()
+    return f"{how} at {place}"
+
+
+def _no_lockdown() -> str:
+    with ThreadPoolExecutor(1, "lockdown") as thread:
+        text = thread.submit(_read_lockdown).result()
+    mode = text[text.index("[") + 1 : text.index("]")]
+    if mode != "none":
+        raise LabError(f"the kernel is locked down: {mode}")
+    return "not locked down"
+
+
+def _read_lockdown() -> str:
+    """Read the lockdown mode; for a thread of its own, which may mount securityfs where only this thread sees it."""
+    path = Path("/sys/kernel/security/lockdown")
+    try:
+        if not path.exists():
+            bpf.syscall("unshare", _NEW_MOUNTS)
+            bpf.syscall("mount", None, b"/", None, _PRIVATE, None)
+            bpf.syscall("mount", b"securityfs", os.fsencode(path.parent), b"securityfs", 0, None)
+        return path.read_text()
+    except FileNotFoundError:
+        return "[none]: this kernel cannot be locked down"
+
+
+def _kernel_reads() -> str:
+    """Load what any program that reads kernel structs contains: `bpf_probe_read_kernel(fp - 8, 8, NULL)`."""
+    destination = instruction(0xBF, dst=1, src=10) + instruction(0x07, dst=1, value=-8)
+    call = instruction(0xB7, dst=2, value=8) + instruction(0xB7, dst=3) + instruction(0x85, value=113)
+    os.close(bpf.prog_load(ProgType.RAW_TRACEPOINT, destination + call + RETURN_ZERO))
+    return "bpf_probe_read_kernel may be called"
+
+
+def _ring_buffer() -> str:
+    os.close(bpf.map_create(bpf.RINGBUF, 0, 0, mmap.PAGESIZE))
+    return "created"
+
+
+def _tp_btf(event: str) -> str:
+    target = Btf.of_kernel().type_id("TYPEDEF", f"btf_trace_{event}")
+    load = partial(bpf.prog_load, expected_attach_type=AttachType.TRACE_RAW_TP, attach_btf_id=target)
+    with owned(load(ProgType.TRACING, RETURN_ZERO)) as program:
+        os.close(bpf.raw_tracepoint_open(None, program))
+    return f"attached to {event}"
+
+
+def _tracepoint(event: str) -> str:
+    with (
+        owned(bpf.prog_load(ProgType.TRACEPOINT, RETURN_ZERO)) as program,
+        owned(bpf.perf_event_open(2, tracefs.event_id(event.rpartition("/")[2]))) as opened,
+    ):
+        bpf.perf_event_set_bpf(opened, program)
+    return f"attached to {event.replace('/', ':')}"
+
+
+def _tracepoint_count() -> str:
+    with Hits(["inet_sock_set_state"]) as hits:
+        return f"counted beside a program ({hits.count().sum()} hits meanwhile)"
+
+
+def _membarrier() -> str:
+    settle()
+    return "waits for what is under way on other processors"
+
+
+def _raw_tracepoint(name: str) -> str:
+    with owned(bpf.prog_load(ProgType.RAW_TRACEPOINT, RETURN_ZERO)) as program:
+        os.close(bpf.raw_tracepoint_open(name, program))
+    return f"attached to {name}"
+
+
+@contextmanager
+def _cgroup() -> Iterator[Path]:
+    """Make an empty cgroup for one trial; where none can be made, lend the root of the hierarchy."""
+    places = tracefs.mounts("cgroup2")
+    if not places:
+        raise LabError("no cgroup v2 hierarchy is mounted")
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=f"lab-trial-{os.getpid()}-", dir=places[0]))
+    except OSError:
+        yield places[0]
+    else:
+        try:
+            yield scratch
+        finally:
+            scratch.rmdir()
+
+
+def _cgroup_program(prog_type: ProgType, attach_type: AttachType) -> str:
+    # It returns 1, which lets every packet pass: on the root of the hierarchy 0 would drop them all.
+    with (
+        owned(bpf.prog_load(prog_type, returning(1), expected_attach_type=attach_type)) as program,
+        _cgroup() as path,
+        owned(os.open(path, os.O_RDONLY | os.O_DIRECTORY)) as cgroup,
+    ):
+        bpf.prog_attach(cgroup, program, attach_type, bpf.ALLOW_MULTI)
+        bpf.prog_detach(cgroup, program, attach_type)
+    return f"attached to a cgroup in {path.parent}" if path.name.startswith("lab-trial") else f"attached to {path}"
+
+
+_TRIALS: dict[str, Callable[[], str]] = {
+    "root": _root,
+    "kernel": lambda: f"{platform.release()} {platform.machine()}",
+    "BTF": _btf,
+    "BCC": _bcc,
+    "program cache": cache.examine,
+    "no lockdown": _no_lockdown,
+    "kernel memory reads": _kernel_reads,
+    "ring buffer": _ring_buffer,
+    "tracefs": _tracefs,
+    "kprobe": partial(attach.attempt, "kprobe"),
+    "fentry": partial(attach.attempt, "fentry"),
+    "tp_btf": partial(_tp_btf, "inet_sock_set_state"),
+    "raw tp inet_sock_set_state": partial(_raw_tracepoint, "inet_sock_set_state"),
+    "raw tp kfree_skb": partial(_raw_tracepoint, "kfree_skb"),
+    "tracepoint count": _tracepoint_count,
+    "membarrier": _membarrier,
+    "raw tp tcp_probe": partial(_raw_tracepoint, "tcp_probe"),
+    "raw tp sk_data_ready": partial(_raw_tracepoint, "sk_data_ready"),
+    "tracepoint inet_sock_set_state": partial(_tracepoint, "sock/inet_sock_set_state"),
+    "raw tp sys_enter": partial(_raw_tracepoint, "sys_enter"),
+    "cgroup_skb": partial(_cgroup_program, ProgType.CGROUP_SKB, AttachType.CGROUP_INET_INGRESS),
+    "sock_ops": partial(_cgroup_program, ProgType.SOCK_OPS, AttachType.CGROUP_SOCK_OPS),
+}

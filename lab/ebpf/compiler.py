@@ -1,0 +1,239 @@
+"""From a C file to instructions. The only module that knows BCC, which is nothing but a compiler here.
+
+BCC's library is asked for what it has made of the text, and then closed: the maps that it creates on the way are not used.
+Its interface is `bcc_common.h`, the one that BCC's own bindings to other languages stand on.
+"""
+
+import ctypes
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lab.ebpf import attach, cache, headers, spec
+from lab.ebpf import source as source_module
+from lab.ebpf.source import KFUNCS, differs_by_way, kernel_facts, mentions, text_of
+from lab.ebpf.spec import Code, Compiled, Members, Table
+from lab.errors import LabError, Refused
+from lab.linux import btf, cpus
+from lab.linux.bpf import RINGBUF, syscall
+from lab.linux.run_lock import Run
+from lab.signals import undisturbed
+
+_LIBRARY = "libbcc.so.0"
+_PLACES = (f"/usr/lib/{os.uname().machine}-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
+_LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1  # an instruction that takes a map has its file descriptor for a value
+_CALL, _PSEUDO_KFUNC_CALL = 0x85, 2  # one that calls a function of the kernel has its number in BTF for a value
+
+# C's names of types, as the source spells them in events and the compiler in keys and values, and NumPy's.
+_TYPES = {
+    "char": "S",
+    **dict.fromkeys(("signed char", "s8"), "i1"),
+    **dict.fromkeys(("unsigned char", "u8", "_Bool", "bool"), "u1"),
+    **dict.fromkeys(("short", "s16"), "i2"),
+    **dict.fromkeys(("unsigned short", "u16"), "u2"),
+    **dict.fromkeys(("int", "s32"), "i4"),
+    **dict.fromkeys(("unsigned int", "u32"), "u4"),
+    **dict.fromkeys(("long", "long long", "s64"), "i8"),
+    **dict.fromkeys(("unsigned long", "unsigned long long", "u64"), "u8"),
+}
+_ARRAY = re.compile(r"(.+?) ?\[(\d+)\]")
+_MAY_LIFT_LIMIT = 1  # before Linux 5.11, the one on memory for maps (lab/ebpf/maps.py)
+# For root, BCC reads through all symbols of the kernel, half of the time that it takes, to find out whether there is a helper that
+# every kernel with a ring buffer has. For others it takes it for missing, and defines its name as that of an older one.
+_KERNEL_READS = "#undef bpf_probe_read_kernel"
+_NOBODY = 65534
+_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP = 28, 1 << 2
+_GAP = "__pad_"  # what BCC calls the gaps between members
+
+# What its functions take behind the module, and what they return.
+_NUMBER, _NAME = ctypes.c_size_t, ctypes.c_char_p
+_FUNCTIONS: list[tuple[str, list[Any], Any]] = [
+    ("num_functions num_tables", [], ctypes.c_size_t),
+    ("function_name table_name table_key_desc_id table_leaf_desc_id", [_NUMBER], ctypes.c_char_p),
+    ("table_key_size_id table_leaf_size_id table_max_entries_id", [_NUMBER], ctypes.c_size_t),
+    ("table_fd_id table_flags_id table_type_id", [_NUMBER], ctypes.c_int),
+    ("function_start", [_NAME], ctypes.c_void_p),
+    ("function_size perf_event_fields", [_NAME], ctypes.c_size_t),
+    ("perf_event_field", [_NAME, _NUMBER], ctypes.c_char_p),
+    ("module_destroy", [], None),
+]
+
+
+def compiled(source: Path, defines: Sequence[str] = ()) -> Compiled:
+    """Compile a C file for the running kernel, with `defines` as further `-D` definitions, or recall what came of it before.
+
+    Raises `Refused` when the kernel lacks something that the file reads, `LabError` when BCC is missing.
+    """
+    text = text_of(source)
+    attach.forced()  # what is wrong there is said for every program
+    ways = [f"ATTACH_{way.upper()}={int(way == attach.way())}" for way in attach.WAYS] if differs_by_way(text) else []
+    defines = [f"MACHINE_{os.uname().machine}=1", f"CPUS={cpus.possible()[-1] + 1}", *ways, *defines]
+    # Debug information is for people and for map types: without, the instructions are the same, a tenth sooner.
+    flags = [*headers.user_include_flags(), "-Wno-unused-function", "-g0", *(f"-D{define}" for define in defines)]
+    library, identity = _library_path(), btf.kernel_identity()
+    made_from = [identity, f"{library} {library.stat().st_mtime_ns}", *_own_code(), headers.tree(), flags, text]
+
+    def make() -> bytes:
+        return _compile(library, source.name, text, flags).to_bytes()
+
+    return Compiled.from_bytes(cache.recall(source.stem, json.dumps(made_from).encode(), make))
+
+
+def version() -> str:
+    """Return BCC's version, as its library's file is named. Raises `LabError` when there is none."""
+    return _library_path().name.removeprefix("libbcc.so.")
+
+
+def _library_path() -> Path:
+    for place in _PLACES:
+        path = Path(place, _LIBRARY)
+        if path.exists():
+            return path.resolve()
+    raise LabError("BCC is missing: install the package libbpfcc (make setup does)")
+
+
+def _own_code() -> list[str]:
+    """Return what decides beside the inputs: a lab that has changed is another compiler."""
+    return [Path(str(module.__file__)).read_text() for module in (btf, source_module, spec)] + [
+        Path(__file__).read_text()
+    ]
+
+
+@undisturbed()
+def _compile(library: Path, name: str, text: str, flags: Sequence[str]) -> Compiled:
+    # Not to be broken off: an exception would leave threads behind that are in the middle of C++.
+    # BCC's library is large, and so are the kernel's types: one is loaded while the other is looked through. Not by ctypes, which
+    # would let no other thread run meanwhile.
+    loading = threading.Thread(target=ctypes.CDLL(None).dlopen, args=(os.fsencode(library), os.RTLD_NOW), name="load")
+    loading.start()
+    mentioned = mentions(text)
+    known, missing = kernel_facts(mentioned, btf.Btf.of_kernel())
+    known += [f"EVENT__{event}={number}" for number, event in enumerate(mentioned.events)]
+    loading.join()
+    bcc = _loaded(library)
+    words = [word.encode() for word in (*flags, *(f"-D{fact}" for fact in known))]
+    array = (ctypes.c_char_p * len(words))(*words)
+    main = f'{_KERNEL_READS}\n#line 1 "{name}"\n{text}'.encode()
+    with _header_tree():
+        module = _not_as_root(
+            lambda: bcc.bpf_module_create_c_from_string(main, 0, array, len(words), _MAY_LIFT_LIMIT, None)
+        )
+    if not module:  # BCC has printed the compiler's words itself
+        why = "; ".join(missing) or "see the messages above"
+        raise Refused(f"{name} cannot be loaded on this kernel: {why}")
+    try:
+        tables = range(bcc.bpf_num_tables(module))
+        by_fd = {bcc.bpf_table_fd_id(module, number): bcc.bpf_table_name(module, number).decode() for number in tables}
+        functions = [_function(bcc, module, number, by_fd) for number in range(bcc.bpf_num_functions(module))]
+        return Compiled(functions, [_table(bcc, module, number) for number in tables], mentioned.events)
+    finally:
+        bcc.bpf_module_destroy(module)
+
+
+def _not_as_root(work: Callable[[], int]) -> int:
+    """Do something under another user's id, with all capabilities: on a thread of its own, whose id the kernel keeps apart."""
+    results = []
+
+    def run() -> None:
+        # Where it is refused, root it is; the result is the same.
+        with suppress(OSError):
+            syscall("prctl", _PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
+            syscall("setresuid", -1, _NOBODY, -1)
+        results.append(work())
+
+    thread = threading.Thread(target=run, name="compile")
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        library = ctypes.CDLL(os.fspath(path), use_errno=True)
+    except OSError as error:
+        raise LabError(f"BCC cannot be loaded ({error}): install the package libbpfcc again") from error
+    create = library.bpf_module_create_c_from_string
+    words = ctypes.POINTER(ctypes.c_char_p)
+    create.argtypes = [ctypes.c_char_p, ctypes.c_uint, words, ctypes.c_int, ctypes.c_bool, ctypes.c_char_p]
+    create.restype = ctypes.c_void_p
+    for names, arguments, result in _FUNCTIONS:
+        for name in names.split():
+            function = getattr(library, f"bpf_{name}")
+            function.argtypes, function.restype = [ctypes.c_void_p, *arguments], result
+    return library
+
+
+@contextmanager
+def _header_tree() -> Iterator[None]:
+    """BCC asks the environment where kernel headers are."""
+    tree = Run.current().path / "headers"
+    headers.write_tree(tree)
+    before = os.environ.get("BCC_KERNEL_SOURCE")
+    os.environ["BCC_KERNEL_SOURCE"] = str(tree)
+    try:
+        yield
+    finally:
+        del os.environ["BCC_KERNEL_SOURCE"]
+        if before is not None:
+            os.environ["BCC_KERNEL_SOURCE"] = before
+
+
+def _function(bcc: Any, module: int, number: int, maps_by_fd: dict[int, str]) -> Code:
+    name = bcc.bpf_function_name(module, number)
+    code = bytearray(ctypes.string_at(bcc.bpf_function_start(module, name), bcc.bpf_function_size(module, name)))
+    maps = []
+    position = 0
+    while position < len(code):
+        wide, taken = code[position] == _LD_IMM64, slice(position + 4, position + 8)
+        value = int.from_bytes(code[taken], "little", signed=True)
+        if wide and code[position + 1] >> 4 == _PSEUDO_MAP_FD:
+            maps.append((position // 8, maps_by_fd[value]))
+            code[taken] = bytes(4)
+        elif wide and code[position + 1] >> 4:
+            raise TypeError(f"{name.decode()} refers to something that is no map: that is not known here")
+        elif code[position] == _CALL and value >= KFUNCS:
+            code[position + 1] = _PSEUDO_KFUNC_CALL << 4
+            code[taken] = (value - KFUNCS).to_bytes(4, "little")
+        position += 16 if wide else 8
+    return Code(name.decode(), bytes(code), maps)
+
+
+def _table(bcc: Any, module: int, number: int) -> Table:
+    def told(what: str) -> Any:
+        return getattr(bcc, f"bpf_table_{what}")(module, number)
+
+    name, map_type = told("name"), told("type_id")
+    if map_type == RINGBUF:
+        key, value = Members(), _record(bcc, module, name)
+    else:
+        key, value = _members_of(told("key_desc_id")), _members_of(told("leaf_desc_id"))
+    sizes = (told("key_size_id"), told("leaf_size_id"), told("max_entries_id"))
+    return Table(name.decode(), map_type, *sizes, told("flags_id"), key, value)
+
+
+def _record(bcc: Any, module: int, ring: bytes) -> Members:
+    """Return the struct that a ring buffer's records are."""
+    count = bcc.bpf_perf_event_fields(module, ring)
+    fields = [bcc.bpf_perf_event_field(module, ring, number).decode() for number in range(count)]
+    return [_member(*field.split("#")) for field in fields]
+
+
+def _members_of(description: bytes) -> Members:
+    """Return the struct that BCC describes in JSON: its name, its members, its kind. What is no struct is a string."""
+    struct = json.loads(description)
+    if isinstance(struct, str):
+        return []
+    return [_member(name, kind, *length) for name, kind, *length in struct[1] if not name.startswith(_GAP)]
+
+
+def _member(name: str, kind: str, length: Sequence[int] = (0,)) -> tuple[str, str, int]:
+    if found := _ARRAY.fullmatch(kind):
+        kind, length = found[1], [int(found[2])]
+    if kind not in _TYPES:
+        raise TypeError(f"the member `{name}` is of the type `{kind}`: a map's structs are flat, of numbers and text")
+    return name, _TYPES[kind], length[0]

@@ -1,0 +1,116 @@
+"""Running probes together and collecting what they say: the step from rings to a recording."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+
+from lab.ebpf.audit import Audit, Counts
+from lab.ebpf.event_store import Store
+from lab.ebpf.interface import Device, require_distinct
+from lab.ebpf.program import DRAIN_INTERVAL_S, Program
+from lab.ebpf.recording import Recording
+from lab.linux.grace_period import settle
+
+
+class Recorder:
+    """Programs that record now, by probe name. `recording` is there when the `record` block has ended."""
+
+    def __init__(self, programs: Mapping[str, Program], devices: Sequence[Device]) -> None:
+        self._programs = programs
+        self._devices = devices
+        no_events = np.dtype([("time_ns", "u8")])
+        self._stores = {name: Store(it.ring.dtype if it.ring else no_events) for name, it in programs.items()}
+        self._lost_before: dict[str, int] = {}
+        self._passed_over_before: dict[str, int] = {}
+        self._unseen_before: dict[str, Counts] = {}
+        self._audits: dict[str, Audit] = {}
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._drain_by_timer, name="drain", daemon=True)
+        self.recording: Recording
+
+    def start(self, audits: dict[str, Audit]) -> None:
+        """Begin, with the programs attached and their events counted."""
+        self._audits = audits
+        for name, program in self._programs.items():
+            # What came while the others were attached:
+            if program.ring:
+                program.ring.skip()
+            if program.has_totals:
+                program.take_totals()
+            self._lost_before[name] = program.without_room()
+            self._passed_over_before[name] = program.passed_over()
+            self._unseen_before[name] = audits[name].unseen()
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for what is under way, and make the recording."""
+        settle()
+        unseen = {name: audit.unseen() for name, audit in self._audits.items()}
+        self.stop()
+        if self._failure is not None:
+            raise self._failure
+        self._drain()
+        self.recording = Recording(
+            events={name: store.in_order() for name, store in self._stores.items()},
+            lost={name: program.without_room() - self._lost_before[name] for name, program in self._programs.items()},
+            totals={name: program.take_totals() for name, program in self._programs.items() if program.has_totals},
+            attach_points={name: program.attach_points for name, program in self._programs.items()},
+            withheld={
+                name: int(np.maximum(0, unseen[name] - self._unseen_before[name]).sum())
+                + max(0, program.passed_over() - self._passed_over_before[name])
+                for name, program in self._programs.items()
+            },
+            devices={device.ifindex: (device.ifname, device.inode) for device in self._devices},
+        )
+
+    def stop(self) -> None:
+        """End the draining thread, if it runs: the ring has one reader."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _drain(self) -> None:
+        for name, program in self._programs.items():
+            if program.ring and (events := program.ring.drain()).size:
+                self._stores[name].add(events)
+
+    def _drain_by_timer(self) -> None:
+        try:
+            while not self._stop.wait(DRAIN_INTERVAL_S):
+                self._drain()
+        except BaseException as error:  # noqa: BLE001 (raised again by the thread that records)
+            self._failure = error
+
+
+@contextmanager
+def record(
+    *probes: str,
+    programs: Mapping[str, Program] | None = None,
+    devices: Sequence[Device] = (),
+    lossy: bool = False,
+) -> Iterator[Recorder]:
+    """Attach probes by name (or given programs), record what happens inside the block, detach.
+
+    Probes that observe at network interfaces are attached to `devices`, and where some are given, the others see the sockets of
+    their network namespaces only: what else goes on on the machine cannot fill the rings. Raises `EventsLost` or `EventsWithheld`
+    at the end when events are missing, unless `lossy` is asked for.
+    """
+    loaded = {**{name: Program.load(name) for name in probes}, **(programs or {})}
+    require_distinct(devices)
+    recorder = Recorder(loaded, devices)
+    netns = {device.inode for device in devices}
+    with ExitStack() as attached:
+        for program in loaded.values():
+            attached.enter_context(program.attached(devices, netns))
+        audits = {name: attached.enter_context(Audit(program)) for name, program in loaded.items()}
+        try:
+            recorder.start(audits)
+            yield recorder
+            recorder.finish()
+        finally:
+            recorder.stop()
+    if not lossy:
+        recorder.recording.require_complete()

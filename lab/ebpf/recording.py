@@ -1,0 +1,101 @@
+"""What the probes saw: arrays of events by probe, complete or saying how much is missing. No kernel needed."""
+
+import json
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from lab.arrays import Events, Rows
+from lab.clock import CLOCK
+from lab.errors import EventsLost, EventsWithheld, LabError
+
+SCHEMA = 2
+_ARRAYS = ("events", "totals")
+_ABOUT = ("lost", "attach_points", "withheld")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Events by probe, each array sorted by `time_ns` (integer nanoseconds on `CLOCK_MONOTONIC`).
+
+    `totals` is what a probe has added up in the kernel, one row for each key. `devices` gives for each ifindex in an event the
+    interface's name and the inode number of its network namespace.
+
+    `lost` counts by probe the events that found no room, `withheld` those for which the kernel did not run it: without a word
+    (lab/ebpf/audit.py), or since one of its programs was already running on that CPU; `attach_points` says where each was attached.
+    """
+
+    events: dict[str, Events]
+    lost: dict[str, int] = field(default_factory=dict)
+    attach_points: dict[str, list[str]] = field(default_factory=dict)
+    withheld: dict[str, int] = field(default_factory=dict)
+    totals: dict[str, Events] = field(default_factory=dict)
+    devices: dict[int, tuple[str, int]] = field(default_factory=dict)
+
+    def missing(self, probe: str) -> int:
+        """How many of a probe's events this recording lacks, for whatever reason."""
+        return self.lost.get(probe, 0) + self.withheld.get(probe, 0)
+
+    def require_complete(self) -> None:
+        """Raise `EventsLost` when a probe lost events, `EventsWithheld` when the kernel did not run it for some."""
+        for counts, error in ((self.lost, EventsLost), (self.withheld, EventsWithheld)):
+            if some := {probe: count for probe, count in counts.items() if count}:
+                raise error(some)
+
+    def merged(self) -> Rows:
+        """All probes' events in one order, by kernel time: rows of (time_ns, probe, row).
+
+        `probe` is the position of the probe's name in `events`, `row` the event's position in that probe's array.
+        Events of one nanosecond keep the order in which their probe wrote them.
+        """
+        index = np.dtype([("time_ns", "u8"), ("probe", "u2"), ("row", "u4")])
+        parts = []
+        for number, events in enumerate(self.events.values()):
+            part = np.empty(len(events), index)
+            part["time_ns"], part["probe"], part["row"] = events["time_ns"], number, np.arange(len(events))
+            parts.append(part)
+        everything = np.concatenate(parts) if parts else np.empty(0, index)
+        return everything[np.argsort(everything["time_ns"], kind="stable")]
+
+    def save(self, path: Path) -> None:
+        """Write everything to one `.npz` file. Raises `LabError` when the file cannot be written."""
+        about = {"schema": SCHEMA, "clock": CLOCK, "devices": list(self.devices.items())}
+        about |= {name: getattr(self, name) for name in _ABOUT}
+        arrays: dict[str, Any] = {
+            f"{kind}/{probe}": rows for kind in _ARRAYS for probe, rows in getattr(self, kind).items()
+        }
+        arrays["about"] = np.array(json.dumps(about))
+        try:
+            with path.open("wb") as file:
+                np.savez_compressed(file, **arrays)
+        except OSError as error:
+            raise LabError(
+                f"the recording cannot be written to {path} ({error.strerror}): choose another file"
+            ) from error
+
+    @classmethod
+    def load(cls, path: Path) -> "Recording":
+        """Read what `save` wrote. Raises `LabError` for a file that is none, or has another schema version."""
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                about = json.loads(str(archive["about"]))
+                if about["schema"] != SCHEMA:
+                    raise LabError(
+                        f"{path} has schema version {about['schema']}, this lab reads {SCHEMA}: record it again"
+                    )
+                arrays: dict[str, dict[str, Events]] = {kind: {} for kind in _ARRAYS}
+                for name in archive.files:
+                    kind, _, probe = name.partition("/")
+                    if kind in arrays:
+                        arrays[kind][probe] = archive[name]
+                devices = {index: (ifname, inode) for index, (ifname, inode) in about["devices"]}
+                about = {name: about[name] for name in _ABOUT}
+                return cls(events=arrays["events"], totals=arrays["totals"], devices=devices, **about)
+        except OSError as error:
+            raise LabError(f"{path} cannot be read ({error.strerror or error}): give a recording's file") from error
+        except (ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+            raise LabError(f"{path} is not a recording of this lab: record it again") from error

@@ -1,0 +1,1 @@
+"""The kernel's own interfaces: system calls, BTF, network namespaces, procfs, tracefs. Knows nothing of BPF programs or TCP."""

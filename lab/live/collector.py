@@ -1,0 +1,102 @@
+"""Events for live tools that may take longer with them than the ring holds them: drained on a thread of its own."""
+
+import sys
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from lab.arrays import Events
+from lab.ebpf.interface import Device
+from lab.ebpf.program import DRAIN_INTERVAL_S, Program
+from lab.ebpf.ringbuf import Ring
+from lab.live import tool
+
+MOST_COLLECTED = 4_000_000
+"""Events that wait for a tool that is slow, some hundred megabytes."""
+
+
+class Collector:
+    """Drains a ring on a thread of its own: what is done with the events may take longer than the ring holds them.
+
+    No more than `MOST_COLLECTED` wait; what comes then is dropped, and counted by `dropped`.
+    """
+
+    def __init__(self, ring: Ring) -> None:
+        self.dropped = 0
+        self._ring = ring
+        self._chunks: list[Events] = []
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._drain_by_timer, name="collect", daemon=True)
+
+    def take(self) -> Events:
+        """Return what has come until now, in the order of the ring."""
+        import numpy as np  # noqa: PLC0415 (a third of a live tool's start: programs are attached without it)
+
+        with self._lock:
+            self._drain()
+            chunks, self._chunks = self._chunks, []
+        if self._failure is not None:
+            raise self._failure
+        return np.concatenate([np.zeros(0, self._ring.dtype), *chunks])
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _drain(self) -> None:
+        events = self._ring.drain()
+        if sum(map(len, self._chunks)) > MOST_COLLECTED:
+            self.dropped += len(events)
+        elif events.size:
+            self._chunks.append(events)
+
+    def _drain_by_timer(self) -> None:
+        try:
+            while not self._stop.wait(DRAIN_INTERVAL_S):
+                with self._lock:
+                    self._drain()
+        except BaseException as error:  # noqa: BLE001 (raised again by the thread that takes)
+            self._failure = error
+
+
+@contextmanager
+def collected(
+    program: Program,
+    interval_s: float,
+    seconds: float | None = None,
+    devices: Sequence[Device] = (),
+    netns: Collection[int] = (),
+) -> Iterator[Iterator[tuple[Events, int]]]:
+    """Attach a program and hand out its events each interval, sorted by kernel time, and a time up to which they are complete.
+
+    They are drained on a thread of their own (`Collector`). There is a batch each interval, an empty one when nothing has come.
+    """
+    if program.ring is None:
+        raise TypeError("a program without a ring has no events: ask for its totals")
+
+    def batches(times: Iterator[None], collector: Collector) -> Iterator[tuple[Events, int]]:
+        waiting, dropped = collector.take(), 0
+        for _ in times:
+            complete, waiting, complete_ns = tool.by_time(waiting, collector.take)
+            yield complete, complete_ns
+            if collector.dropped > dropped:
+                print(
+                    f"lab: {collector.dropped - dropped} events came too fast: the output is not complete",
+                    file=sys.stderr,
+                )
+                dropped = collector.dropped
+        yield waiting, time.monotonic_ns()
+
+    with tool.ticks(program, interval_s, seconds, devices, netns) as times, Collector(program.ring) as collector:
+        yield batches(times, collector)

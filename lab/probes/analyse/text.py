@@ -1,0 +1,91 @@
+"""Steps of connections as programs and people read them: a row each, what happened in words, and a line each."""
+
+import errno
+from collections.abc import Iterator
+
+import numpy as np
+
+from lab.arrays import UNKNOWN, plain
+from lab.clock import CLOCK
+from lab.probes.analyse.measure import Kind, Role, latency_ns, points
+from lab.tcp import UNSPECIFIED, State, address_text
+
+_FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293, 3.1
+
+
+def as_dicts(rows: np.ndarray) -> Iterator[dict[str, object]]:
+    """Yield rows under the names that `--json` and `--csv` use; None is unknown."""
+    for row, latency in zip(plain(rows), latency_ns(rows).tolist(), strict=True):
+        kind, owned = Kind(row["kind"]), int(row["tgid"]) != 0
+        packet = kind in (Kind.ARRIVED, Kind.PROCESSED)
+        laddr, raddr = (address_text(bytes(row[name])) for name in ("laddr", "raddr"))
+        connect_ns = int(row["connect_ns"])
+        yield {
+            "time_ns": int(row["time_ns"]),
+            "clock": CLOCK,
+            "role": Role(row["role"]).name.lower() if row["role"] else None,
+            "pid": int(row["tgid"]) if owned else None,
+            "comm": row["comm"].decode(errors="replace") if owned else None,
+            "netns": int(row["netns"]),
+            "skaddr": f"{int(row['skaddr']):x}",
+            "ip": 6 if ":" in laddr else 4,
+            "saddr": laddr if row["lport"] or laddr not in UNSPECIFIED else None,
+            "sport": int(row["lport"]) or None,
+            "daddr": raddr if row["rport"] else None,
+            "dport": int(row["rport"]) or None,
+            "func": points()[row["point"]],
+            "step": kind.name.lower(),
+            "returns": bool(row["returns"]) if kind <= Kind.CLOSE else None,
+            "result": int(row["result"]) if row["returns"] else None,
+            "latency_ns": None if latency == UNKNOWN else latency,
+            "seq": int(row["seq"]) if packet else None,
+            "length": int(row["length"]) if packet else None,
+            "flags": " ".join(name for bit, name in enumerate(_FLAGS) if row["flags"] >> bit & 1) if packet else None,
+            "oldstate": State(row["oldstate"]).name if row["oldstate"] else None,
+            "state": State(row["state"]).name if row["state"] else None,
+            "connect_time_ns": None if connect_ns == UNKNOWN else connect_ns,
+        }
+
+
+def description(row: dict[str, object]) -> str:
+    """Say what happened, in words."""
+    kind = Kind[str(row["step"]).upper()]
+    latency, result = row["latency_ns"], row["result"]
+    after = f", after {latency / 1e3:.1f} us" if isinstance(latency, int) else ""
+    if isinstance(result, int) and result < 0:
+        # From 512 on the kernel's own (include/linux/errno.h): the call goes on after the signal's handler.
+        why = errno.errorcode.get(-result, "interrupted by a signal")
+        return f"{row['func']}() failed: {why}{after}"
+    if kind <= Kind.CLOSE:
+        if not row["returns"]:
+            return f"{row['func']}() entered by the application"
+        counted = "messages" if row["func"] in ("sendmmsg", "recvmmsg") else "bytes"
+        what = f" {result} {counted}" if kind in (Kind.SEND, Kind.RECEIVE) else ""
+        return f"{row['func']}() returned{what}{after}"
+    if kind is Kind.PROCESSED and row["oldstate"]:
+        return f"state processing, from {row['oldstate']} to {row['state']}"
+    waited = after.replace("after", "after waiting")
+    return {
+        Kind.OPENED: f"active open of {row['daddr']} port {row['dport']}",
+        Kind.SENT: f"data taken by TCP, {result} bytes{after}",
+        Kind.RECEIVED: f"data returned to the application, {result} bytes{waited}"
+        if result
+        else f"end of data{waited}",
+        Kind.ARRIVED: f"segment reaches TCP, {row['flags']}, {row['length']} bytes, seq {row['seq']}",
+        Kind.PROCESSED: f"segment processed, {row['flags']}, {row['length']} bytes, seq {row['seq']}",
+        Kind.CHANGED: f"transfer from {row['oldstate']} to {row['state']}",
+        Kind.DESTROYED: "socket destroyed",
+    }[kind]
+
+
+def line(row: dict[str, object], *, wide: bool = False) -> str:
+    """One row of the table."""
+    width = 39 if wide else 15
+    shown = {name: "-" if value is None else value for name, value in row.items()}
+    time_ns, connect_ns = row["time_ns"], row["connect_time_ns"]
+    time_us = f"{time_ns / 1e3:.3f}" if isinstance(time_ns, int) else "-"
+    connect_us = f"{connect_ns / 1e3:.3f}" if isinstance(connect_ns, int) else "-"
+    return (
+        f"{shown['pid']:<7} {shown['comm']:<12.12} {shown['ip']:<2} {shown['saddr']:<{width}} {shown['daddr']:<{width}} "
+        f"{shown['dport']:<5} {time_us:<16} {shown['func']:<19} {shown['state']:<11} {description(row):<72} {connect_us}"
+    )

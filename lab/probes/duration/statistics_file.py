@@ -1,0 +1,125 @@
+"""The file of durations (`statistics.dat`): its lines, how they are appended, and the histogram that is drawn from them.
+
+A line is `192.168.143.246:43052 ->   137.226.34.46:80    | Duration: 0.244123127  s`, perhaps with remarks behind it.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lab.errors import LabError
+from lab.pictures import save
+
+if TYPE_CHECKING:
+    from lab.arrays import Integers
+
+_DURATION = re.compile(r" \| Duration: (\d+)\.(\d{9}) +s(?: \| .*)?")
+_PER_DECADE = 10
+_SHORTEST_S, _DECADES = 1e-6, 12
+
+
+def line(client: tuple[str, int], server: tuple[str, int], duration_ns: int | None, remarks: str = "") -> str:
+    """One line of the file, without its end. An unknown duration is `-`."""
+    seconds = "-" if duration_ns is None else f"{duration_ns // 10**9}.{duration_ns % 10**9:09d}"
+    ends = " -> ".join(
+        f"{f'[{address}]' if ':' in address else address:>15}:{port:<5}" for address, port in (client, server)
+    )
+    return f"{ends} | Duration: {seconds:<12} s" + (f" | {remarks}" if remarks else "")
+
+
+def read_durations(path: Path) -> Iterator[int]:
+    """Yield the known durations of a file in nanoseconds; what is not such a line, such as one cut off by a crash, is passed over.
+
+    Raises `LabError` when the file cannot be read.
+    """
+    try:
+        with path.open(encoding="ascii", errors="replace") as file:
+            for text in file:
+                if (found := _DURATION.search(text)) and found.end() == len(text.rstrip("\n")):
+                    yield int(found[1]) * 10**9 + int(found[2])
+    except OSError as error:
+        raise LabError(f"{path} cannot be read ({error.strerror}): give a file that `--output` has written") from error
+
+
+class DurationsFile:
+    """Appends lines to a file: each batch of whole lines in one write, so that a crash loses no line that was printed.
+
+    `missing` counts the lines that found no room. What a full disk has cut off is never taken for a line: the next one begins
+    on a line of its own.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, or make it. Raises `LabError` when that is not possible."""
+        self._path = path
+        self.missing = 0
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise LabError(f"{path} cannot be written ({error.strerror}): choose another file for --output") from error
+        self._torn = self._ends_torn()
+
+    def append(self, lines: list[str]) -> str:
+        """Append the lines; returns what went wrong, "" when nothing did or it was said before."""
+        text = "".join(f"{line}\n" for line in lines).encode()
+        data = (b"\n" if self._torn else b"") + text
+        why, written = "no room is left", 0
+        try:
+            written = os.write(self._fd, data)
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+        if written == len(data):
+            self._torn = False
+            return ""
+        self._torn = data[written - 1 : written] != b"\n" if written else self._torn
+        first_time = not self.missing
+        # Of a line that lacks only its end nothing is missing.
+        self.missing += len(lines) - data[len(data) - len(text) : written + 1].count(b"\n")
+        return f"{self._path} cannot take more lines ({why}): they are printed only" if first_time else ""
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def _ends_torn(self) -> bool:
+        """Tell whether the last line that an earlier run has left was cut off; what has no size, a pipe, was not."""
+        size = os.fstat(self._fd).st_size
+        return size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
+
+
+class Histogram:
+    """Counts durations in logarithmic bins, ten to a decade, from 1 µs on; of a fixed size however many there are."""
+
+    def __init__(self) -> None:
+        self.edges_s = _SHORTEST_S * 10 ** (np.arange(_DECADES * _PER_DECADE + 1) / _PER_DECADE)
+        self.counts: Integers = np.zeros(len(self.edges_s) - 1, np.int64)
+
+    def add(self, durations_ns: Iterable[int]) -> None:
+        """Count durations; those beyond the ends count in the first and last bin."""
+        values = np.fromiter(durations_ns, np.int64) / 1e9
+        bins = np.clip(np.searchsorted(self.edges_s, values, side="right") - 1, 0, len(self.counts) - 1)
+        np.add.at(self.counts, bins, 1)
+
+    def draw(self, path: Path) -> None:
+        """Write a picture, of the type that the file's name says. Raises `LabError` when there is nothing to draw or no way to."""
+        if not self.counts.any():
+            raise LabError(f"no duration is known, so {path} was not drawn: watch longer, or give another file")
+        from matplotlib.figure import Figure  # noqa: PLC0415 (half a second that other uses need not wait for)
+        from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 (as above)
+
+        used = np.flatnonzero(self.counts)
+        low, high = max(0, used[0] - 2), min(len(self.counts), used[-1] + 3)
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        axes.stairs(self.counts[low:high], self.edges_s[low : high + 1], fill=True, color="#3465a4")
+        axes.set_xscale("log")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("duration, first SYN to first FIN or RST (s)")
+        axes.set_ylabel(f"connections per bin ({_PER_DECADE} bins per decade)")
+        axes.set_title(f"Duration of {self.counts.sum():,} TCP connections")
+        axes.grid(visible=True, axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
+        save(figure, path)

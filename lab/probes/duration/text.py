@@ -1,0 +1,121 @@
+"""What `lab duration` shows: lines as connections end, the file of durations, and the histogram that is drawn of them."""
+
+import argparse
+from collections.abc import Iterator
+from functools import partial
+
+from lab.arrays import UNKNOWN, Row, Rows, plain
+from lab.clock import CLOCK
+from lab.live import tool
+from lab.probes.duration.measure import TIMES, Ended, Side
+from lab.probes.duration.statistics_file import DurationsFile, Histogram, line
+from lab.probes.duration.tracker import MOST_CONNECTIONS
+from lab.tcp import address_text
+
+
+class Show:
+    """Where rows go: standard output, the file, the histogram."""
+
+    def __init__(self, args: argparse.Namespace, ifname: str, output: tool.Output, file: DurationsFile | None) -> None:
+        self._args, self._ifname, self._output, self._file = args, ifname, output, file
+        self._line = partial(text, verbose=args.verbose)
+        self._histogram = Histogram()
+        self._forgotten = 0
+
+    def rows(self, rows: "Rows | None") -> None:
+        """Show connections that have ended."""
+        wanted = [row for row in self._as_dicts(rows) if self._wanted(row)]
+        if self._file and wanted:
+            self._output.note(self._file.append([self._line(row) for row in wanted]))
+        for row in wanted:
+            self._output.row(row, self._line)
+        self._histogram.add(row["duration_ns"] for row in wanted if isinstance(row["duration_ns"], int))
+
+    def forgotten(self, count: int) -> None:
+        """Say that the table is full, the first time."""
+        if count and not self._forgotten:
+            self._output.note(f"more than {MOST_CONNECTIONS} connections are open: the oldest are forgotten")
+        self._forgotten = count
+
+    def end(self, ended: "Rows | None", still_open: "Rows | None") -> None:
+        """Show what remains, and draw."""
+        self.rows(ended)
+        remaining = [row for row in self._as_dicts(still_open) if self._wanted(row)]
+        if self._args.open:
+            for row in remaining:
+                self._output.row(row, self._line)
+        elif remaining:
+            self._output.note(f"connections still open: {len(remaining)} (--open lists them)")
+        if self._forgotten:
+            self._output.note(f"connections forgotten: {self._forgotten}")
+        if self._file:
+            if self._file.missing:
+                self._output.note(f"lines missing from {self._args.output}: {self._file.missing}")
+            self._file.close()
+        if self._args.plot is not None:
+            self._histogram.draw(self._args.plot)
+
+    def _as_dicts(self, rows: "Rows | None") -> Iterator[dict[str, object]]:
+        if rows is not None:
+            yield from (as_dict(row, self._ifname) for row in plain(rows))
+
+    def _wanted(self, row: dict[str, object]) -> bool:
+        """Apply the port filters; where the roles are not known, either side may be the client."""
+        sides = [(row["sport"], row["dport"])]
+        if not row["roles_known"]:
+            sides.append((row["dport"], row["sport"]))
+        sports, dports = self._args.sport, self._args.dport
+        return any((not sports or client in sports) and (not dports or server in dports) for client, server in sides)
+
+
+def as_dict(row: Row, ifname: str) -> dict[str, object]:
+    """One row under the names that `--json` and `--csv` use; None is unknown."""
+    known = {name: None if row[name] == UNKNOWN else int(row[name]) for name in TIMES}
+    side = Side(row["closed_first"])
+    return {
+        "interface": ifname,
+        "vlan": int(row["vlan"]) or None,
+        "inner_vlan": int(row["inner_vlan"]) or None,
+        "saddr": address_text(bytes(row["saddr"])),
+        "sport": int(row["sport"]),
+        "daddr": address_text(bytes(row["daddr"])),
+        "dport": int(row["dport"]),
+        "roles_known": bool(row["roles_known"]),
+        "clock": CLOCK,
+        "start_ns": known["start_ns"],
+        "synack_ns": known["synack_ns"],
+        "duration_ns": known["duration_ns"],
+        "second_fin_ns": known["second_fin_ns"],
+        "end_ns": known["end_ns"],
+        "over_ns": known["over_ns"],
+        "ended": Ended(row["ended"]).name.lower(),
+        "closed_first": side.name.lower() if side and row["roles_known"] else None,
+        "syn_retransmissions": int(row["syn_retransmissions"]) if known["start_ns"] is not None else None,
+        "fin_retransmissions": int(row["fin_retransmissions"]),
+    }
+
+
+def text(row: dict[str, object], *, verbose: bool = False) -> str:
+    """One line of the table."""
+    (saddr, sport), (daddr, dport) = ((str(row[f"{side}addr"]), int(str(row[f"{side}port"]))) for side in "sd")
+    duration = row["duration_ns"]
+    known = duration if isinstance(duration, int) else None
+    return line((saddr, sport), (daddr, dport), known, ", ".join(_remarks(row, verbose=verbose)))
+
+
+def _remarks(row: dict[str, object], *, verbose: bool) -> Iterator[str]:
+    ended, by, second = row["ended"], row["closed_first"], row["second_fin_ns"]
+    if ended == "rst" and row["over_ns"] != row["end_ns"]:
+        yield "fin" + (f" by {by}" if by else "") + ", then rst"
+    elif ended == "rst" or (verbose and ended == "fin"):
+        yield f"{ended}" + (f" by {by}" if by else "")
+    elif ended != "fin":
+        yield str(ended)
+    if row["start_ns"] is None:
+        yield "start not seen"
+    if isinstance(again := row["syn_retransmissions"], int) and again:
+        yield f"SYN sent {again + 1} x"
+    if verbose and isinstance(second, int):
+        yield f"second fin after {second / 1e9:.9f} s"
+    if verbose and row["fin_retransmissions"]:
+        yield f"FIN sent again {row['fin_retransmissions']} x"

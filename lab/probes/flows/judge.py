@@ -1,0 +1,93 @@
+"""The probe `flows` against the truth: packets and bytes of each connection, in each direction, at both hosts."""
+
+from collections import defaultdict
+from collections.abc import Container, Iterator
+
+import numpy as np
+
+from lab.arrays import Rows
+from lab.observation import Observed
+from lab.packet import TCP
+from lab.probes.flows import measure
+from lab.probes.flows.measure import Direction
+from lab.tcp import UNSPECIFIED, Flow
+from lab.timeline import Connection
+from lab.truth.volumes import Way, segments_sent
+from lab.truth.wire import Counts, counts
+from lab.verdict import Bracket, Check, Judge
+
+_FLOW = ("ifindex", "direction", "saddr", "daddr", "sport", "dport")
+
+
+def judge_all(observed: Observed, scenario: str) -> Iterator[Check]:
+    """Compare what was counted at both hosts with what the applications and the hosts' own counters know; yields every check.
+
+    A wire that keeps a log tells exactly what left one host and what arrived at the other. Of any other wire it is said that
+    what leaves one host arrives, so it must neither drop nor repeat.
+    """
+    judge = observed.judge(scenario, "flows")
+    indexes = {inode: index for index, (_, inode) in observed.recording.devices.items()}
+    client, server = (indexes[inode] for inode in observed.inodes)
+    totals = observed.recording.totals["flows"]
+    tcp = totals[(totals["protocol"] == TCP) & (totals["version"] > 0)]
+    for name, index, sent in zip(("client", "server"), (client, server), observed.sent, strict=True):
+        mine = tcp[(tcp["ifindex"] == index) & (tcp["direction"] == Direction.EGRESS)]
+        yield judge.count(f"the {name}'s host", "TCP packets sent", segments_sent(sent), int(mine["packets"].sum()))
+    by_flow = defaultdict[Flow, list[Connection]](list)
+    for connection in observed.connections:
+        by_flow[connection.client.flow].append(connection)
+    counted = {_key_of(row): row for row in measure.merged(tcp, _FLOW)}
+    for told, connections in by_flow.items():
+        flows = _known(
+            told, [flow for index, way, flow in counted if (index, way) == (client, Direction.EGRESS)], by_flow
+        )
+        ways = (("client", flows, client, server), ("server", [flow.reversed() for flow in flows], server, client))
+        for (role, sides, here, there), sent in zip(ways, observed.sent, strict=True):
+            left = _sum(tcp, [counted.get((here, Direction.EGRESS, side)) for side in sides])
+            arrived = _sum(tcp, [counted.get((there, Direction.INGRESS, side)) for side in sides])
+            subject = str(told if role == "client" else told.reversed())
+            yield from _judge_way(judge, subject, Way(connections, role, sent, observed.end_ns), left, arrived)
+            way = observed.wire.way(*sides) if observed.wire else None
+            if way:
+                yield judge.equal(subject, "what left", str(counts(way.left)), str(_counts(left)))
+            yield judge.equal(
+                subject, "what arrived", str(counts(way.arrived) if way else _counts(left)), str(_counts(arrived))
+            )
+
+
+def _known(flow: Flow, seen: list[Flow], others: Container[Flow]) -> list[Flow]:
+    """Return the flow, or what it may have been if its owner never knew its address (a refused connection)."""
+    if flow.laddr not in UNSPECIFIED:
+        return [flow]
+    ends = (flow.raddr, flow.rport)
+    return [it for it in seen if (it.raddr, it.rport) == ends and flow.lport in (0, it.lport) and it not in others]
+
+
+def _sum(tcp: Rows, found: list[np.void | None]) -> np.void:
+    """Add up rows of flows, none of which need be there."""
+    rows = np.array([row for row in found if row is not None], measure.merged(tcp[:0], _FLOW).dtype)
+    summed = measure.merged(rows, ("ifindex", "direction"))
+    row: np.void = summed[0] if len(summed) else np.zeros(1, summed.dtype)[0]
+    return row
+
+
+def _judge_way(judge: Judge, subject: str, way: Way, left: np.void, arrived: np.void) -> Iterator[Check]:
+    packets, size, payload = (int(left[name]) for name in ("packets", "bytes", "payload_bytes"))
+    yield judge.count(subject, "payload bytes", way.payload, payload)
+    yield judge.count(subject, "packets", way.packets, packets)
+    headers = Bracket(packets * way.headers.fewest, packets * way.headers.most, packets * way.headers.fewest)
+    yield judge.count(subject, "bytes of headers", headers, size - payload)
+    yield judge.count(subject, "SYN", way.syns, int(left["syns"]))
+    yield judge.count(subject, "FIN", way.fins, int(left["fins"]))
+    if packets:
+        for host, row in (("left", left), ("arrived", arrived)):
+            yield judge.duration(subject, f"first packet {host} at", way.first, int(row["first_ns"]))
+            yield judge.duration(subject, f"last packet {host} at", way.last, int(row["last_ns"]))
+
+
+def _counts(row: np.void) -> Counts:
+    return Counts(*(int(row[name]) for name in ("packets", "bytes", "payload_bytes", "syns", "fins")))
+
+
+def _key_of(row: np.void) -> tuple[int, int, Flow]:
+    return int(row["ifindex"]), int(row["direction"]), Flow.of(row)

@@ -1,0 +1,132 @@
+"""Rows of a traffic report as programs and people read them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from lab.clock import CLOCK
+from lab.live import tool
+from lab.packet import Problem
+from lab.probes.flows.measure import NEVER_NS, Direction, protocol_name
+from lab.tcp import address_text, endpoint
+from lab.units import SECOND, bytes_text
+
+Said = dict[str, object]
+
+OLDER = "older"
+"""Protocol of the row for what was summed up."""
+
+_SUMS = ("packets", "bytes", "payload_bytes", "syns", "fins", "rsts")
+_NUMBERS = ("DURATION", "PACKETS", "BYTES", "REPLIES", "REPLY BYTES")
+_LEAST_WIDTHS = {"PROTOCOL": 8, "SOURCE": 15, "DESTINATION": 15, "PACKETS": 9, "BYTES": 9}
+
+
+def as_dict(row: np.void, interfaces: Mapping[int, str]) -> Said:
+    """One row of `traffic.pairs` or `.connections` under the names of `--json` and `--csv`; None is unknown.
+
+    `interfaces` are the names by ifindex.
+    """
+    names = row.dtype.names or ()
+    version = int(row["version"])
+    said: Said = {
+        "clock": CLOCK,
+        "protocol": protocol_name(int(row["ethertype"]), int(row["protocol"]), int(row["problem"])),
+        "ethertype": int(row["ethertype"]) or None,
+        "ip_protocol": int(row["protocol"]) if version else None,
+        "source": address(row["saddr"], version),
+        "destination": address(row["daddr"], version),
+        "interface": interfaces.get(int(row["ifindex"]), str(row["ifindex"])),
+        "direction": Direction(row["direction"]).name.lower(),
+        "vlan": int(row["vlan"]) or None,
+        "inner_vlan": int(row["inner_vlan"]) or None,
+    }
+    if "smac" in names:
+        said |= {"source_mac": _mac(row["smac"]), "destination_mac": _mac(row["dmac"])}
+    if "sport" in names:
+        known = row["problem"] == Problem.NONE
+        said |= {
+            "sport": int(row["sport"]) if known else None,
+            "dport": int(row["dport"]) if known else None,
+            "problem": None if known else Problem(row["problem"]).name.lower(),
+        }
+    said |= {name: int(row[name]) for name in _SUMS}
+    first_ns, last_ns = int(row["first_ns"]), int(row["last_ns"])
+    if "reply_packets" in names:
+        said |= {f"reply_{name}": int(row[f"reply_{name}"]) for name in _SUMS}
+        replied_ns = int(row["reply_first_ns"])
+        first_ns, last_ns = min(first_ns, replied_ns), max(last_ns, int(row["reply_last_ns"]))
+        said["reply_first_ns"] = None if replied_ns == NEVER_NS else replied_ns
+    return said | {"first_ns": first_ns, "last_ns": last_ns}
+
+
+def older(like: Said, sums: Mapping[str, int]) -> Said:
+    """Return the row for what was summed up, with the columns of another row."""
+    return (
+        dict.fromkeys(like) | {"clock": CLOCK, "protocol": OLDER} | {name: sums[name] for name in ("packets", "bytes")}
+    )
+
+
+def table(rows: Sequence[Said], *, connections: bool = False, macs: bool = False) -> Iterator[str]:
+    """Yield the lines of a table, the head first, with columns as wide as they have to be."""
+    cells = [_cells(row, connections=connections, macs=macs) for row in rows]
+    columns = list(_cells({}, connections=connections, macs=macs))
+    widths = {name: max(_LEAST_WIDTHS.get(name, 0), len(name), *(len(it[name]) for it in cells), 0) for name in columns}
+    for line in ({name: name for name in columns}, *cells):
+        aligned = (f"{line[name]:{'>' if name in _NUMBERS else '<'}{widths[name]}}" for name in columns)
+        yield " ".join(aligned).rstrip()
+
+
+def address(packed: np.ndarray, version: int) -> str:
+    """Return an endpoint's IP address, or without an IP version the MAC address in its last bytes."""
+    return address_text(packed.tobytes()) if version else _mac(packed[10:])
+
+
+def _mac(packed: np.ndarray) -> str:
+    return packed.tobytes().hex(":")
+
+
+def _cells(row: Said, *, connections: bool, macs: bool) -> dict[str, str]:
+    """Text by column."""
+    place = [row.get(name) for name in ("interface", "vlan", "inner_vlan")]
+    ends = ("source", "destination")
+    cells = {"PROTOCOL": _text(row.get("protocol"))}
+    for name, port in zip(ends, ("sport", "dport"), strict=True):
+        cells[name.upper()] = _endpoint(row, name, port) if connections else _text(row.get(name))
+    if connections:
+        cells |= {"START": _time_of_day(row.get("first_ns")), "DURATION": _duration(row)}
+    cells |= {"PACKETS": _text(row.get("packets")), "BYTES": _bytes(row.get("bytes"))}
+    if connections:
+        cells |= {"REPLIES": _text(row.get("reply_packets")), "REPLY BYTES": _bytes(row.get("reply_bytes"))}
+    cells |= {
+        "INTERFACE": ".".join(str(part) for part in place if part) or "-",
+        "DIRECTION": _text(row.get("direction")),
+    }
+    if macs:
+        cells |= {f"{name.upper()} MAC": _text(row.get(f"{name}_mac")) for name in ends}
+    return cells
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _bytes(value: object) -> str:
+    return bytes_text(value) if isinstance(value, int) else "-"
+
+
+def _endpoint(row: Said, name: str, port: str) -> str:
+    there = _text(row.get(name))
+    if row.get("ip_protocol") is None:
+        return there
+    return endpoint(there, _text(row.get(port)))
+
+
+def _time_of_day(time_ns: object) -> str:
+    return tool.time_of_day(time_ns)[:12] if isinstance(time_ns, int) else "-"
+
+
+def _duration(row: Said) -> str:
+    first_ns, last_ns = row.get("first_ns"), row.get("last_ns")
+    if not isinstance(first_ns, int) or not isinstance(last_ns, int):
+        return "-"
+    return f"{(last_ns - first_ns) / SECOND:.3f}"

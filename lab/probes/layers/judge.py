@@ -1,0 +1,114 @@
+"""The probe `layers` against the truth: each request's layers, beside the two applications' own stamps."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from lab.arrays import UNKNOWN, Rows
+from lab.network.segment_parser import Flag, has
+from lab.observation import Observed
+from lab.probes.layers.requests import LEGS, exchanges
+from lab.probes.layers.stages import LAYERS, Stop, Ways
+from lab.tcp import Flow, address_text
+from lab.truth.directions import turns as connections_in_time
+from lab.truth.requests import Leg, Turn, turns
+from lab.truth.wire import Way
+from lab.verdict import Bracket, Check, Judge
+
+
+def judge_all(observed: Observed, judge: Judge) -> Iterator[Check]:
+    """Yield every check of a recording."""
+    port = observed.connections[0].client.flow.rport if observed.connections else 0
+    rows = exchanges(Ways(observed.recording.events["layers"], observed.inodes), port).rows
+    by_flow = requests_by_flow(rows)
+    explained = 0
+    for connection, since_ns, until_ns in connections_in_time(observed.connections):
+        flow = connection.client.flow
+        mine = by_flow.get(flow, rows[:0])
+        mine = mine[(mine["time_ns"] >= since_ns) & (mine["time_ns"] < until_ns)]
+        explained += len(mine)
+        expected = turns(connection)
+        yield judge.equal(str(flow), "requests with a reply", len(expected), len(mine))
+        ways = []
+        if observed.wire:
+            ways = [observed.wire.way(it, since_ns=since_ns, until_ns=until_ns) for it in (flow, flow.reversed())]
+        for turn, row in zip(expected, mine, strict=False):
+            yield from judge_request(judge, turn, row)
+            for number, way in enumerate(ways):
+                yield from _judge_on_wire(judge, number, turn, row, way)
+    yield judge.equal("all connections", "requests of no connection", 0, len(rows) - explained)
+
+
+def requests_by_flow(rows: Rows) -> dict[Flow, Rows]:
+    """Return the requests of each flow, client first, in order of time."""
+    found: dict[Flow, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        found[Flow.of(row, "c", "s")].append(index)
+    return {flow: rows[indices] for flow, indices in found.items()}
+
+
+def judge_request(judge: Judge, turn: Turn, row: np.void) -> Iterator[Check]:
+    """Yield every check of one request and its reply."""
+    subject = _subject(row)
+    layers = row["layers_ns"]
+    unseen = [
+        f"{leg} {name}"
+        for leg, times in zip(LEGS, layers, strict=True)
+        for name, ns in zip(LAYERS, times, strict=True)
+        if ns == UNKNOWN
+    ]
+    yield judge.equal(subject, "layers that were not seen", "", ", ".join(unseen))
+    yield judge.duration(subject, "round trip", turn.round_trip, int(row["total_ns"]))
+    yield judge.equal(subject, "sum of all layers", int(row["total_ns"]), int(layers.sum() + row["elsewhere_ns"]))
+    yield judge.duration(subject, "server's application", turn.application, int(layers[1][0]))
+    yield judge.duration(subject, "client's application", turn.thinking, int(layers[0][0]))
+    for number, (name, leg) in enumerate(zip(LEGS, (turn.request, turn.reply), strict=True)):
+        yield from _judge_leg(
+            judge, subject, name, leg, int(row["bytes"][number]), row["stops"][number], layers[number]
+        )
+
+
+def _subject(row: np.void) -> str:
+    return f"{address_text(row['caddr'].tobytes())}:{row['cport']} request {int(row['number']) + 1}"
+
+
+def _judge_leg(
+    judge: Judge, subject: str, name: str, leg: Leg, size: int, stops: np.ndarray, layers: np.ndarray
+) -> Iterator[Check]:
+    yield judge.equal(subject, f"{name} bytes", leg.size, size)
+    yield judge.duration(subject, f"{name} written at", leg.written, int(stops[Stop.WRITTEN]))
+    yield judge.duration(subject, f"{name} read at", leg.returned, int(stops[Stop.READ]))
+    # All that lies between: no layer is negative, and all together are the whole.
+    yield judge.duration(subject, f"{name} shortest layer", Bracket(0, leg.travel.high, 0), int(layers.min()))
+    yield judge.duration(subject, f"{name} on its way", leg.travel, int(layers[1:].sum()))
+    for layer, truth in (("wake_up", leg.waking), ("read", leg.reading)):
+        yield judge.duration(subject, f"{name} {layer.replace('_', '-')}", truth, int(layers[LAYERS.index(layer)]))
+
+
+def _judge_on_wire(judge: Judge, number: int, turn: Turn, row: np.void, way: Way) -> Iterator[Check]:
+    """Judge what the wire's log knows of the last byte: how often it was sent, and what had happened before and after that.
+
+    Which of several transmissions came first to TCP nobody knows: it is one of those that the wire has carried.
+    """
+    subject, name, leg = _subject(row), LEGS[number], (turn.request, turn.reply)[number]
+    isn = way.left["seq"][has(way.left, Flag.SYN)][:1].astype(np.int64)
+    if not len(isn):
+        return
+    last = (isn[0] + leg.end) % 2**32
+    left, arrived = (
+        some[(last - some["seq"].astype(np.int64)) % 2**32 < some["payload"]] for some in (way.left, way.arrived)
+    )
+    yield judge.equal(subject, f"{name} times sent", len(left), int(row["sent"][number]))
+    if not len(left) or not len(arrived):
+        return
+    stops, layers = row["stops"][number], dict(zip(LAYERS, row["layers_ns"][number].tolist(), strict=True))
+    sent_ns, came_ns = int(left["arrived_high_ns"].min()), int(arrived["sent_low_ns"].min())
+    yield judge.duration(subject, f"{name} write", Bracket(0, max(0, sent_ns - leg.last.enter_ns), 0), layers["write"])
+    held_ns = max(0, int((arrived["sent_low_ns"] - arrived["arrived_high_ns"]).min()))
+    longest_ns = leg.returned.high - leg.last.enter_ns
+    yield judge.duration(subject, f"{name} wire", Bracket(held_ns, longest_ns, held_ns), layers["wire"])
+    given = Bracket(leg.last.enter_ns, int(arrived["arrived_high_ns"].max()), sent_ns)
+    yield judge.duration(subject, f"{name} given to the driver at", given, int(stops[Stop.DEVICE_OUT]))
+    taken = Bracket(came_ns, leg.returned.high, came_ns)
+    yield judge.duration(subject, f"{name} taken from the driver at", taken, int(stops[Stop.DEVICE_IN]))

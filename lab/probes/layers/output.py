@@ -1,0 +1,89 @@
+"""What `lab layers` shows: rows as they come, and at the end percentiles, the waterfall, and the files that were asked for."""
+
+import argparse
+from collections import deque
+
+import numpy as np
+
+from lab.arrays import Rows
+from lab.errors import LabError
+from lab.live import tool
+from lab.probes.layers import text as layer_text
+from lab.probes.layers.perfetto import MOST_REQUESTS, write_trace
+from lab.probes.layers.plot import draw
+from lab.probes.layers.requests import EXCHANGE
+from lab.tcp import address_text, endpoint
+
+_MOST_KEPT = 1_000_000  # requests, for what is told at the end
+_ANY = 0
+
+
+class Show:
+    """Where rows go: standard output, percentiles, and the files that were asked for."""
+
+    def __init__(self, args: argparse.Namespace, output: tool.Output, flow: tuple[str, int] | None) -> None:
+        """`flow` is the only client that is shown, by address and port; port 0 is any."""
+        self._args, self._output, self._flow = args, output, flow
+        self._seen: set[str] = set()
+        self._kept: deque[Rows] = deque()
+        self._shown = self._dropped = 0
+
+    def note(self, text: str) -> None:
+        """Say something that is not a row."""
+        self._output.note(text)
+
+    def rows(self, rows: Rows) -> None:
+        """Show requests, or segments."""
+        if self._flow is not None:
+            rows = self._wanted(rows)
+        self._shown += len(rows)
+        if not self._args.packets and len(rows):
+            self._kept.append(rows)
+            while sum(map(len, self._kept)) - len(self._kept[0]) >= _MOST_KEPT:
+                self._dropped += len(self._kept.popleft())
+        if not self._args.summary:
+            for row in rows:
+                if self._args.packets:
+                    self._output.row(layer_text.packet_dict(row), layer_text.packet_line)
+                else:
+                    self._output.row(layer_text.as_dict(row), layer_text.line)
+
+    def end(self) -> None:
+        """Show what is told at the end, and write the files. Raises `LabError` when the flow that was asked for was never seen."""
+        if self._flow is not None and not self._shown:
+            seen = ", ".join(sorted(self._seen)[:5])
+            others = f"there are some of {seen}" if seen else "nor of anyone else"
+            raise LabError(f"there is no request of {self._args.flow}, {others}")
+        rows = np.concatenate([np.zeros(0, EXCHANGE), *self._kept])
+        if self._dropped:
+            self.note(f"percentiles and files are of the last {len(rows)} requests, {self._dropped} were before")
+        self._summary(rows)
+        if self._args.perfetto is not None:
+            write_trace(self._args.perfetto, rows)
+            if len(rows) > MOST_REQUESTS:
+                self.note(f"{self._args.perfetto} has the first {MOST_REQUESTS} of {len(rows)} requests")
+        if self._args.plot is not None:
+            draw(self._args.plot, rows)
+
+    def _summary(self, rows: Rows) -> None:
+        args = self._args
+        if args.summary and (args.json or args.csv):
+            for row in layer_text.summary(rows):
+                self._output.row(row, str)
+        elif not args.packets and not args.json and not args.csv:
+            print("\n".join(["", *layer_text.summary_lines(rows)]))
+        if args.histogram:
+            print("\n".join(layer_text.histograms(rows)))
+        if args.waterfall and len(rows):
+            print("\n".join(["", *layer_text.waterfall(layer_text.typical(rows))]))
+
+    def _wanted(self, rows: Rows) -> Rows:
+        """Choose by the client; segments by either end."""
+        ends = ("saddr", "sport"), ("daddr", "dport")
+        wanted = np.zeros(len(rows), bool)
+        for address, number in ends if self._args.packets else (("caddr", "cport"),):
+            for index, row in enumerate(rows):
+                here = (address_text(row[address].tobytes()), int(row[number]))
+                self._seen.add(endpoint(*here))
+                wanted[index] |= self._flow in (here, (here[0], _ANY))
+        return rows[wanted]

@@ -1,0 +1,181 @@
+"""Requests and their layers as people read them: lines of a table, percentiles, and the waterfall of one request. Pure text."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from lab.arrays import UNKNOWN, Integers, Rows
+from lab.clock import CLOCK
+from lab.log2_histogram import SLOTS, STARS, picture
+from lab.probes.layers.requests import LEGS
+from lab.probes.layers.stages import FATES, LAYERS, layers_ns
+from lab.tcp import address_text, endpoint
+from lab.units import duration_text
+
+PERCENTILES = (50, 90, 99)
+
+USUALLY_NOTHING = ("application", "resend")
+"""Layers that one request is not said to have, where they took no time."""
+
+_WHOSE = (
+    ("client", *["client"] * 3, "wire", *["server"] * 6),
+    ("server", *["server"] * 3, "wire", *["client"] * 6),
+)
+"""On which host each layer of request and reply is."""
+
+
+def host_of(leg: int, layer: int) -> str:
+    """Return where a layer of the request (0) or the reply (1) is: `client`, `wire` or `server`."""
+    return _WHOSE[leg][layer]
+
+
+def as_dict(row: np.void) -> dict[str, object]:
+    """One request under the names that `--json` and `--csv` use; None is what nobody watched."""
+    named: dict[str, object] = {
+        "time_ns": int(row["time_ns"]),
+        "clock": CLOCK,
+        "caddr": address_text(row["caddr"].tobytes()),
+        "cport": int(row["cport"]),
+        "saddr": address_text(row["saddr"].tobytes()),
+        "sport": int(row["sport"]),
+    }
+    for leg, name in enumerate(LEGS):
+        named |= {f"{name}_bytes": int(row["bytes"][leg]), f"{name}_sent": int(row["sent"][leg])}
+        named |= _layers(row["layers_ns"][leg], f"{name}_")
+    return named | {"elsewhere_ns": int(row["elsewhere_ns"]), "total_ns": int(row["total_ns"])}
+
+
+def packet_dict(row: np.void) -> dict[str, object]:
+    """One segment under the names that `--json` and `--csv` use; None is what nobody watched."""
+    read_length = int(row["read_length"])
+    return {
+        "time_ns": int(row["time_ns"]),
+        "clock": CLOCK,
+        "netns": int(row["netns"]),
+        "saddr": address_text(row["saddr"].tobytes()),
+        "sport": int(row["sport"]),
+        "daddr": address_text(row["daddr"].tobytes()),
+        "dport": int(row["dport"]),
+        "seq": int(row["seq"]),
+        "length": int(row["length"]),
+        "fate": FATES[row["fate"]],
+        "read_length": None if read_length == UNKNOWN else read_length,
+        **_layers(layers_ns(row["stops"])[1:], ""),
+    }
+
+
+def _layers(times: Integers, prefix: str) -> dict[str, object]:
+    names = LAYERS[-len(times) :]
+    return {f"{prefix}{name}_ns": None if ns == UNKNOWN else int(ns) for name, ns in zip(names, times, strict=True)}
+
+
+def line(row: dict[str, object]) -> str:
+    """One request in two lines: the request's layers, and the reply's with the sum of all."""
+    lines = []
+    for leg, who in (("request", endpoint(str(row["caddr"]), str(row["cport"]))), ("reply", "")):
+        layers = "".join(f" {_us(row[f'{leg}_{name}_ns']):>8}" for name in LAYERS)
+        lines.append(f"{who:<21} {leg:<7} {row[f'{leg}_bytes']:>8}{layers}")
+    return f"{lines[0]}\n{lines[1]} {_us(row['elsewhere_ns']):>10} {_us(row['total_ns']):>10}"
+
+
+def packet_line(row: dict[str, object]) -> str:
+    """One segment in a line."""
+    ends = (endpoint(str(row[f"{end}addr"]), str(row[f"{end}port"])) for end in "sd")
+    layers = "".join(f" {_us(row[f'{name}_ns']):>8}" for name in LAYERS[1:])
+    read, length = row["read_length"], row["length"]
+    coalesced = f", read() returned {read}" if read not in (None, length) else ""
+    return f"{next(ends):<21} {next(ends):<21} {row['seq']:>10} {length:>6}{layers} {row['fate']}{coalesced}"
+
+
+def _us(ns: object) -> str:
+    return f"{ns / 1000:.1f}" if isinstance(ns, int) else "-"
+
+
+def summary(rows: Rows) -> Iterator[dict[str, object]]:
+    """Yield for each layer, in the order of the way, its percentiles over all requests, and its share of the sum of all of them."""
+    whole = int(rows["total_ns"].sum()) or 1
+    columns = [
+        (leg, layer, host_of(number, index), rows["layers_ns"][:, number, index])
+        for number, leg in enumerate(LEGS)
+        for index, layer in enumerate(LAYERS)
+    ]
+    columns += [("", "elsewhere", "", rows["elsewhere_ns"]), ("", "total", "", rows["total_ns"])]
+    for leg, layer, host, times in columns:
+        known = times[times != UNKNOWN]
+        if not len(known):
+            continue
+        values = np.percentile(known, PERCENTILES, method="inverted_cdf").astype(np.int64)
+        yield {
+            "leg": leg,
+            "layer": layer,
+            "host": host,
+            "requests": len(known),
+            **{f"p{rank}_ns": int(value) for rank, value in zip(PERCENTILES, values, strict=True)},
+            "max_ns": int(known.max()),
+            "share": round(int(known.sum()) / whole, 4),
+        }
+
+
+def summary_lines(rows: Rows) -> Iterator[str]:
+    """Yield the percentiles as a table."""
+    if not len(rows):
+        return
+    yield f"{len(rows)} requests, microseconds:"
+    yield f"{'leg':<8} {'layer':<12} {'host':<7} {'p50':>10} {'p90':>10} {'p99':>10} {'max':>10} {'share':>7}"
+    for row in summary(rows):
+        times = "".join(f" {_us(row[name]):>10}" for name in (*(f"p{rank}_ns" for rank in PERCENTILES), "max_ns"))
+        share = row["share"]
+        percent = f"{share:.1%}" if isinstance(share, float) else "-"
+        layer = str(row["layer"]).replace("_", "-")
+        yield f"{row['leg']:<8} {layer:<12} {row['host']:<7}{times} {percent:>7}"
+
+
+def histograms(rows: Rows) -> Iterator[str]:
+    """Yield a histogram of each layer that was ever passed in more than no time."""
+    for leg, name in enumerate(LEGS):
+        for layer, what in enumerate(LAYERS):
+            times = rows["layers_ns"][:, leg, layer]
+            times = times[times != UNKNOWN]
+            if times.any():
+                yield f"\n{name}, {what.replace('_', '-')} ({host_of(leg, layer)})"
+                yield from picture(counts(times).tolist(), "nsecs")
+
+
+def counts(times: Integers) -> Integers:
+    """Count times by the slots of `lab.log2_histogram`."""
+    slots = np.minimum(np.log2(np.maximum(times, 1)).astype(int), SLOTS - 1)
+    return np.bincount(slots, minlength=SLOTS)
+
+
+def typical(rows: Rows) -> np.void:
+    """Return the request of the median total time. Raises `ValueError` when there is none."""
+    if not len(rows):
+        raise ValueError("of no requests none is typical")
+    return rows[np.argsort(rows["total_ns"], kind="stable")[len(rows) // 2]]
+
+
+def waterfall(row: np.void) -> Iterator[str]:
+    """Yield one request as text: a line for each layer, with a bar where it lies in time."""
+    client = endpoint(address_text(row["caddr"].tobytes()), int(row["cport"]))
+    server = endpoint(address_text(row["saddr"].tobytes()), int(row["sport"]))
+    asked, answered = row["bytes"].tolist()
+    total_ns = int(row["total_ns"])
+    yield f"{client} asks {server}: {asked} bytes, {answered} back, in {duration_text(total_ns)}"
+    for leg, name in enumerate(LEGS):
+        stops, times = row["stops"][leg], row["layers_ns"][leg]
+        for layer, what in enumerate(LAYERS):
+            if times[layer] == UNKNOWN or (what in USUALLY_NOTHING and not times[layer]):
+                continue
+            begin, end = (int(stop) - int(row["time_ns"]) for stop in (stops[layer], stops[layer + 1]))
+            label = f"{name:<8} {host_of(leg, layer):<7} {what.replace('_', '-'):<12}"
+            yield f"{label}{_us(end - begin):>10} us  |{_bar(begin, end, total_ns)}|"
+    if row["elsewhere_ns"]:
+        yield f"{'':<8} {'':<7} {'elsewhere':<12}{_us(int(row['elsewhere_ns'])):>10} us"
+
+
+def _bar(begin_ns: int, end_ns: int, total_ns: int) -> str:
+    """Return a bar of `STARS` characters; what is too short to see is a dot."""
+    first, last = (time_ns * STARS // max(1, total_ns) for time_ns in (begin_ns, end_ns))
+    first = min(first, STARS - 1)
+    drawn = "*" * (last - first) or "."
+    return f"{' ' * first}{drawn}".ljust(STARS)

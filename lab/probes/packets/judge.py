@@ -1,0 +1,100 @@
+"""The probe `packets` against the truth: which segments have come to each host, and when."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from lab.arrays import UNKNOWN, Events, Rows
+from lab.observation import Observed
+from lab.packet import ACK, FIN, RST, SYN, arrival_of_byte, by_flow, distinct_bytes, flags_text, packets_of
+from lab.truth.directions import Journey, journeys, turns
+from lab.verdict import Bracket, Check, Judge
+
+
+def judge_all(observed: Observed, scenario: str) -> Iterator[Check]:
+    """Compare the packets that both hosts have received with what both applications know; yields every check.
+
+    Where the wire keeps a log, each packet that left it has arrived, once, and not before. Elsewhere a kernel may have answered what
+    came after the end with a RST, which no application knows of: then it has counted one.
+    """
+    judge = observed.judge(scenario, "packets")
+    frames = observed.recording.events["packets"]
+    flows = by_flow(frames)
+    ifindexes = {inode: ifindex for ifindex, (_, inode) in observed.recording.devices.items()}
+    at_client, at_server = (ifindexes[inode] for inode in observed.inodes)
+    explained = 0
+    for connection, since_ns, until_ns in turns(observed.connections):
+        to_server, to_client = journeys(connection, observed.end_ns)
+        arrived = []
+        ways = ((to_server, at_server, SYN), (to_client, at_client, SYN | ACK))
+        for (journey, ifindex, opening), sent in zip(ways, observed.sent, strict=True):
+            rows = np.concatenate([frames[:0], *packets_of(flows, ifindex, journey.flow)])
+            rows = rows[(rows["time_ns"] >= since_ns) & (rows["time_ns"] < until_ns)]
+            yield from _judge_journey(judge, journey, rows, opening)
+            if observed.wire:
+                way = observed.wire.way(journey.flow, since_ns=since_ns, until_ns=until_ns)
+                yield from _judge_arrivals(judge, str(journey.flow), rows, way.arrived)
+            else:
+                late = ["FIN,RST"] if sent.resets and "FIN" in journey.ends else []
+                yield judge.one_of(str(journey.flow), "ends with", journey.ends + late, ",".join(_ends(rows["flags"])))
+            arrived.append(rows)
+        explained += sum(len(rows) for rows in arrived)
+        if all(len(rows) for rows in arrived):
+            # The answer's arrival cannot come before that of what it answers.
+            took_ns = int(arrived[1]["time_ns"][0]) - int(arrived[0]["time_ns"][0])
+            connect = connection.client.find("connect")
+            at_most = Bracket(0, connect.exit_ns - connect.enter_ns, 0)
+            yield judge.duration(str(to_server.flow), "SYN to answer", at_most, took_ns)
+    if not observed.wire:
+        for end, ifindex, sent in zip(("server", "client"), (at_server, at_client), observed.sent, strict=True):
+            resets = int(np.count_nonzero(frames["flags"][frames["ifindex"] == ifindex] & RST))
+            yield judge.count(f"to the {end}", "resets", Bracket(0, sent.resets, sent.resets), resets)
+    strangers = len(frames) - explained
+    yield judge.count("all connections", "packets of no connection", Bracket(0, 0, 0), strangers)
+
+
+def _judge_journey(judge: Judge, journey: Journey, rows: Events, opening: int) -> Iterator[Check]:
+    """Judge what has arrived of one side's segments."""
+    subject, name = str(journey.flow), flags_text(opening).replace(",", "-")
+    flags = rows["flags"]
+    opened = rows[(flags & (SYN | ACK | RST)) == opening]
+    expected = int(journey.opening is not None)
+    yield judge.count(subject, f"{name} numbers", Bracket(expected, expected, expected), len(np.unique(opened["seq"])))
+    if journey.opening and len(opened):
+        yield judge.duration(subject, f"{name} arrives at", journey.opening, int(opened["time_ns"][0]))
+    stream = rows[(flags & RST) == 0]
+    yield judge.count(
+        subject, "payload bytes", journey.payload, distinct_bytes(stream["seq"], stream["payload_length"])
+    )
+    for what, bracket, byte in (("first", journey.first_data, 0), ("last", journey.last_data, journey.sent - 1)):
+        if bracket:
+            index = arrival_of_byte(stream["seq"], stream["payload_length"], byte)
+            arrived_ns = UNKNOWN if index is None else int(stream["time_ns"][index])
+            yield judge.duration(subject, f"{what} data arrives at", bracket, arrived_ns)
+    # Other ends than those of the applications are answers to strays, and no part of the connection.
+    for end in set(_ends(flags)) & set(journey.ends):
+        ended_ns = int(rows["time_ns"][(flags & {"FIN": FIN, "RST": RST}[end]) > 0][0])
+        yield judge.duration(subject, f"{end} arrives at", journey.end, ended_ns)
+
+
+def _ends(flags: npt.NDArray[np.uint8]) -> list[str]:
+    """Name the ways to end a direction that are among these flags."""
+    return [end for bit, end in ((FIN, "FIN"), (RST, "RST")) if (flags & bit).any()]
+
+
+def _judge_arrivals(judge: Judge, subject: str, rows: Events, left_wire: Rows) -> Iterator[Check]:
+    """Judge each packet by what the wire's log says of it. What cannot be told apart has arrived in the order in which it left."""
+    names = ["seq", "ack", "flags", "payload"]
+    alike = ["seq", "ack", "flags", "payload_length"]
+    yield judge.equal(subject, "packets", len(left_wire), len(rows))
+    rows = rows[np.argsort(rows[[*alike, "time_ns"]], order=[*alike, "time_ns"])]
+    left_wire = left_wire[np.argsort(left_wire[[*names, "sent_low_ns"]], order=[*names, "sent_low_ns"])]
+    if len(rows) != len(left_wire):
+        return
+    same = [bool((rows[mine] == left_wire[its]).all()) for mine, its in zip(alike, names, strict=True)]
+    yield judge.equal(
+        subject, "sequence numbers, flags, lengths", "as on the wire", "as on the wire" if all(same) else "other"
+    )
+    early = int((rows["time_ns"].astype(np.int64) < left_wire["sent_low_ns"]).sum())
+    yield judge.equal(subject, "packets that arrive before they leave the wire", 0, early)

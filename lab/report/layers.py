@@ -1,0 +1,131 @@
+"""Where the time of a run's requests went, for the page: a typical one, and each layer's percentiles and histogram."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lab.arrays import UNKNOWN, Rows
+from lab.errors import LabError
+from lab.log2_histogram import SLOTS, bounds
+from lab.probes.layers import text
+from lab.probes.layers.perfetto import TRACE
+from lab.probes.layers.requests import LEGS
+from lab.probes.layers.stages import LAYERS
+from lab.report.chart import Bar
+from lab.report.raw import Raw
+from lab.results.reader import RunFolder
+from lab.units import duration_text
+
+_MOST_KEPT = 200  # requests, as raw rows
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer of the typical request: where it lies on a strip."""
+
+    leg: str
+    host: str
+    layer: str
+    slot: int
+    begin: float
+    width: float
+    time: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer over all requests: its row of `layer_text.summary` as text, and its histogram as bars on a strip."""
+
+    told: dict[str, Any]
+    bars: list[Bar]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers of a run's requests; or, as `refused`, why its recordings cannot be read."""
+
+    requests: int = 0
+    title: str = ""
+    steps: tuple[Step, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    typical: str = ""
+    raw: str = ""
+    trace: str | None = None
+    refused: str = ""
+
+
+def of(run: RunFolder, raw: Raw) -> Layers | None:
+    """Find what the recordings of a run say; None where there is no recording, or no request in it."""
+    try:
+        rows = run.requests()
+    except LabError as error:
+        return Layers(refused=str(error))
+    if not len(rows):
+        return None
+    one = text.typical(rows)
+    files = run.recordings
+    note = f"`lab layers --json --recording FILE` prints all {len(rows):,} of {', '.join(file.name for file in files)}"
+    lines = [(None, json.dumps(text.as_dict(row))) for row in rows[:_MOST_KEPT]]
+    trace = run.path / TRACE
+    return Layers(
+        len(rows),
+        next(text.waterfall(one)),
+        tuple(_steps(one)),
+        tuple(_layers(rows)),
+        raw.add("the typical request", files[0], [(None, json.dumps(text.as_dict(one)))], note),
+        raw.add("requests", files[0], lines, note),
+        raw.link(trace) if trace.exists() else None,
+    )
+
+
+def _steps(row: np.void) -> list[Step]:
+    total = max(1, int(row["total_ns"])) / 100
+    return [
+        Step(
+            name,
+            text.host_of(leg, layer),
+            what.replace("_", "-"),
+            layer,
+            round((int(row["stops"][leg][layer]) - int(row["time_ns"])) / total, 2),
+            round(max(0.4, lasts_ns / total), 2),
+            duration_text(lasts_ns),
+        )
+        for leg, name in enumerate(LEGS)
+        for layer, what in enumerate(LAYERS)
+        if (lasts_ns := int(row["layers_ns"][leg][layer])) != UNKNOWN and (lasts_ns or what not in text.USUALLY_NOTHING)
+    ]
+
+
+def _layers(rows: Rows) -> list[Layer]:
+    found = []
+    for told in text.summary(rows):
+        if told["layer"] in LAYERS:
+            times = rows["layers_ns"][:, LEGS.index(str(told["leg"])), LAYERS.index(str(told["layer"]))]
+        else:
+            times = rows[f"{told['layer']}_ns"]
+        counts = text.counts(times[times != UNKNOWN])
+        texts = {
+            name: duration_text(int(value))
+            for name, value in told.items()
+            if name.endswith("_ns") and isinstance(value, int)
+        }
+        found.append(Layer(told | texts | {"layer": str(told["layer"]).replace("_", "-")}, _bars(counts)))
+    return found
+
+
+def _bars(counts: Any) -> list[Bar]:
+    width = 100 / SLOTS
+    return [
+        Bar(
+            round(slot * width + 0.2, 2),
+            round(10 - 10 * number / counts.max(), 2),
+            round(width - 0.4, 2),
+            round(10 * number / counts.max(), 2),
+            bad=False,
+            text=f"{number:,} of {bounds(slot)[0]:,} to {bounds(slot)[1]:,} ns",
+        )
+        for slot, number in enumerate(counts.tolist())
+        if number
+    ]

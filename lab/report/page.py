@@ -1,0 +1,131 @@
+"""One page from several runs: everything in one file, which needs no network and runs no script but its own."""
+
+import base64
+import gzip
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from lab.errors import LabError
+from lab.report import layers, verdicts
+from lab.report.figures import Bench, Trend
+from lab.report.matrix import matrix
+from lab.report.measured import COLUMNS, verdict_of
+from lab.report.raw import Raw
+from lab.report.table import Table
+from lab.report.verdicts import MOST_ROWS, CheckTable, Probe
+from lab.results.reader import RunFolder
+from lab.results.writer import RUN
+from lab.units import duration_text
+
+_MOST_FAILED = 50  # failed checks that are shown one by one, above the table of all
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as the page tells of it."""
+
+    folder: RunFolder
+    label: str
+    environment: str
+    probes: list[Probe]
+    bench: Bench
+    layers: layers.Layers | None
+
+    @classmethod
+    def of(cls, folder: RunFolder, label: str, raw: Raw) -> "Run":
+        """Read a run, and keep the raw rows of its figures."""
+        probes = verdicts.probes(folder.checks)
+        return cls(folder, label, raw.link(folder.path / RUN), probes, Bench.of(folder, raw), layers.of(folder, raw))
+
+
+def write(folders: list[RunFolder], path: Path) -> None:
+    """Write the report on some runs. Raises `LabError` when a run cannot be read, or the file not be written."""
+    page = _render(folders, Raw(path.parent.resolve()))
+    try:
+        path.write_text(page)
+    except OSError as error:
+        raise LabError(
+            f"the report cannot be written to {path} ({error.strerror}): choose another file with -o"
+        ) from error
+
+
+def _render(folders: list[RunFolder], raw: Raw) -> str:
+    runs = [Run.of(folder, label, raw) for folder, label in zip(folders, _labels(folders), strict=True)]
+    judged = [run for run in runs if run.probes]
+    checks, measurements = CheckTable(raw), Table(list(COLUMNS))
+    for run in runs:
+        checks.add(run.folder, run.label)
+        for row in run.bench.rows:
+            row.add_to(measurements, run.label)
+    style, script = (_source(name) for name in ("style.css", "script.js"))
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            runs=runs,
+            one=runs[0] if len(runs) == 1 else None,
+            wrong=sum(probe.wrong for run in runs for probe in run.probes),
+            far=sum(probe.far for run in runs for probe in run.probes),
+            lost=max((probe.lost for run in runs for probe in run.probes), default=0),
+            failed=checks.failed[:_MOST_FAILED],
+            checks=checks,
+            goals=sum(len(run.bench.goals) for run in runs),
+            reached=sum(run.bench.reached for run in runs),
+            measurements=len(measurements.rows),
+            matrix=matrix([run.folder for run in judged]) if len(judged) > 1 else {},
+            matrix_labels=[run.label for run in judged],
+            most_rows=MOST_ROWS,
+            curves=verdicts.curves,
+            verdict_of=verdict_of,
+            data={
+                "tables": {"checks": checks.table.data(), "measurements": measurements.data()},
+                "raw": raw.entries,
+            },
+            style=Markup(style),  # noqa: S704 (the page's own)
+            script=Markup(script),  # noqa: S704 (the page's own)
+            style_hash=_hash(style),
+            script_hash=_hash(script),
+        )
+    )
+
+
+def _templates() -> Environment:
+    templates = Environment(
+        loader=PackageLoader("lab.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["packed"] = _packed
+    templates.filters["time"] = duration_text
+    templates.tests["trend"] = lambda picture: isinstance(picture, Trend)
+    return templates
+
+
+def _labels(folders: list[RunFolder]) -> list[str]:
+    """Name each run by where it ran; by its folder as well where that is not enough to tell them apart."""
+    places = Counter(folder.place for folder in folders)
+    return [folder.place if places[folder.place] == 1 else f"{folder.place}, {folder.name}" for folder in folders]
+
+
+def _packed(data: Any) -> str:
+    """Write data for the script: JSON, compressed, in letters that mean nothing to HTML."""
+    # Without a time in its head, the same runs give the same page.
+    return base64.b64encode(gzip.compress(json.dumps(data, ensure_ascii=False).encode(), mtime=0)).decode()
+
+
+def _source(name: str) -> str:
+    return Path(__file__).with_name("templates").joinpath(name).read_text()
+
+
+def _hash(text: str) -> str:
+    """Return what a page's policy allows a script or a style by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,193 @@
+"""What the checks of a run say, for the page: by probe, and by scenario, probe and quantity."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lab.arrays import Integers, Rows
+from lab.report.chart import Bar, Numbers, Plot, bracket, cumulative, positions, signed
+from lab.report.raw import Raw
+from lab.report.table import Cell, Column, Table, amount, count
+from lab.results import check_table
+from lab.results.check_columns import CheckColumns, decoded
+from lab.results.reader import RunFolder
+from lab.verdict import Check
+
+MOST_ROWS = 40_000
+"""As many raw rows the page keeps: every failed one, and then the worst and a typical one of each line of the table."""
+
+COLUMNS = (
+    Column("run", hint="where it ran", choose=True),
+    Column("scenario"),
+    Column("probe", choose=True),
+    Column("quantity"),
+    Column("verdict", hint="right: every value was consistent with the truth", choose=True),
+    Column("checks", "number"),
+    Column("wrong", "number", "values that are provably wrong, or further off than they may be"),
+    Column("median error", "number", "of the errors' sizes; against the best estimate of the truth"),
+    Column("largest error", "number", "of the errors' sizes"),
+    Column(
+        "bracket", "bracket", "of the row that is furthest off: the truth is in the bar, the mark is what was measured"
+    ),
+    Column("truth", hint="of the same row; a point in time counts from the earliest it can have been"),
+    Column("measured", hint="of the same row"),
+)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe's checks come to: how many, how many failed, the errors of its times (ns), and where in their brackets those are.
+
+    `wrong` counts all that failed; `far` those among them that are inside their bracket, and further off than they may be.
+    """
+
+    name: str
+    checks: int
+    wrong: int
+    far: int
+    lost: int
+    attach_points: str
+    errors: Numbers
+    strip: list[Bar]
+
+    @property
+    def kinds(self) -> str:
+        """The kinds of its attach points."""
+        return check_table.kinds(self.attach_points)
+
+    @property
+    def sizes(self) -> dict[str, Cell]:
+        """Percentiles of the errors' sizes, and the largest."""
+        if not len(self.errors):
+            return {}
+        sizes = np.percentile(np.abs(self.errors), (50, 90, 99, 100))
+        return {name: amount(float(size), "ns") for name, size in zip(("p50", "p90", "p99", "max"), sizes, strict=True)}
+
+    @property
+    def histogram(self) -> Plot | None:
+        """How often errors of each size are."""
+        return signed(self.errors)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A check as it is shown on its own: the run's label, its texts, its bracket on a strip, and the key of its raw row."""
+
+    check: Check
+    truth: str
+    measured: str
+    error: str
+    strip: tuple[float, float, float] | None
+    raw: str
+    run: str
+
+    @classmethod
+    def of(cls, line: str, raw: str, run: str) -> "Shown":
+        """Read a line of the file."""
+        check = decoded(line)
+        return cls(check, *check_table.texts(check), bracket(check), raw, run)
+
+
+def probes(columns: CheckColumns) -> list[Probe]:
+    """Sum up each probe's checks, in the order in which they come."""
+    names = list(dict.fromkeys(group.probe for group in columns.groups))
+    whose = np.array([names.index(group.probe) for group in columns.groups], int)
+    in_time = np.array([group.unit == "ns" for group in columns.groups], bool)
+    rows, found = columns.rows, []
+    for number, name in enumerate(names):
+        mine = rows[whose[rows["group"]] == number]
+        timed = mine[in_time[mine["group"]]]
+        where = timed["position"]
+        found.append(
+            Probe(
+                name,
+                len(mine),
+                int((~mine["passed"]).sum()),
+                int(mine["far"].sum()),
+                columns.lost[name],
+                ", ".join(columns.attach_points[name]),
+                timed["error"][~np.isnan(timed["error"])],
+                positions(
+                    where[~np.isnan(where)],
+                    *(int((beyond & ~timed["passed"]).sum()) for beyond in (where < 0, where > 1)),
+                ),
+            )
+        )
+    return found
+
+
+def curves(found: list[Probe]) -> Plot | None:
+    """Draw which share of each probe's errors is how small."""
+    return cumulative(
+        {probe.name: probe.errors for probe in found}, {probe.name: slot for slot, probe in enumerate(found)}
+    )
+
+
+class CheckTable:
+    """The table of checks of several runs, a line for each scenario, probe and quantity; and the raw rows that it keeps."""
+
+    def __init__(self, raw: Raw) -> None:
+        self.table = Table(list(COLUMNS))
+        self.failed: list[Shown] = []
+        self.checks = self.rows = self.not_kept = 0
+        self._raw = raw
+
+    def add(self, run: RunFolder, label: str) -> None:
+        """Add the checks of a run, what is wrong first."""
+        columns = run.checks
+        self.checks += len(columns.rows)
+        wrong = np.bincount(columns.rows["group"][~columns.rows["passed"]], minlength=len(columns.groups))
+        members = columns.members()
+        for number in np.argsort(-wrong, kind="stable").tolist():
+            rows = columns.rows[members[number]]
+            kept = members[number][_telling(rows)[: MOST_ROWS - self.rows]]
+            key, shown = self._keep(label, columns, kept, of=len(rows))
+            self.failed += [row for row in shown if not row.check.passed]
+            self.table.rows.append((key, bool(wrong[number]), self._cells(label, columns, number, rows, shown)))
+
+    def _cells(self, label: str, columns: CheckColumns, number: int, rows: Rows, shown: list[Shown]) -> list[Cell]:
+        group = columns.groups[number]
+        wrong = int((~rows["passed"]).sum())
+        sizes = np.abs(rows["error"][~np.isnan(rows["error"])])
+        median, largest = (float(np.median(sizes)), float(sizes.max())) if len(sizes) else (np.nan, np.nan)
+        return [
+            label,
+            group.scenario,
+            group.probe,
+            group.quantity,
+            "wrong" if wrong else "right",
+            count(len(rows)),
+            count(wrong),
+            amount(median, group.unit),
+            amount(largest, group.unit),
+            shown[0].strip if shown else None,
+            shown[0].truth if shown else "",
+            shown[0].measured if shown else "",
+        ]
+
+    def _keep(self, label: str, columns: CheckColumns, positions: Integers, of: int) -> tuple[str | None, list[Shown]]:
+        """Keep rows of one group, given by their positions; returns their key, and how they are shown."""
+        if not len(positions):
+            self.not_kept += 1
+            return None, []
+        self.rows += len(positions)
+        lines = list(columns.lines(positions))
+        note = (
+            ""
+            if of == len(lines)
+            else f"{len(lines):,} of {of:,} rows: what is wrong, what is furthest off, and one from the middle"
+        )
+        key = self._raw.add(
+            columns.groups[columns.rows["group"][positions[0]]].quantity,
+            columns.path,
+            zip((positions + 1).tolist(), lines, strict=True),
+            note,
+        )
+        return key, [Shown.of(line, key, label) for line in lines]
+
+
+def _telling(rows: Rows) -> Integers:
+    """Choose rows to keep: all that are wrong, the largest error of those that are right, and the one in their middle."""
+    order = np.argsort(np.nan_to_num(-np.abs(rows["error"])), kind="stable")
+    right, wrong = order[rows["passed"][order]], order[~rows["passed"][order]]
+    return np.concatenate([wrong, right[:1], right[1:][len(right) // 2 - 1 :][:1]])

@@ -1,0 +1,1 @@
+"""Results of runs: written, read, compared, exported."""

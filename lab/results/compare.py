@@ -1,0 +1,212 @@
+"""What changed from one run to another, and whether that is more than chance: checks by scenario, probe and quantity, and the bench.
+
+Two samples are told apart by the test of Mann and Whitney (1947), which assumes nothing of how they are distributed. Of many tests
+some are significant by chance: Benjamini and Hochberg (1995) adjust the p-values so that of all changes that are called significant
+one in twenty is expected to be none; checks and bench are a family of tests each. The samples of a run share its machine and
+its hour: significant means that the two runs differ, which need not be the program's doing.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lab.results.check_columns import CheckColumns, Group
+from lab.results.measurement import Measurement
+from lab.results.reader import RunFolder
+
+LEVEL = 0.05
+"""Of the changes that are called significant, so many may be expected to be chance."""
+
+_FEWEST = 3  # samples on either side: of fewer no test can tell anything
+
+Name = TypeVar("Name", bound=tuple[str, ...])
+Value = TypeVar("Value")
+Numbers = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How the second of two samples differs from the first.
+
+    The medians of both; `larger`, the probability that one of the second is larger than one of the first, where 0.5 is no
+    difference; `p`, adjusted for the number of comparisons. Both are None where there are too few samples to tell.
+    """
+
+    before: float
+    after: float
+    larger: float | None = None
+    p: float | None = None
+
+    @property
+    def significant(self) -> bool:
+        """Whether the difference is more than chance."""
+        return self.p is not None and self.p < LEVEL
+
+
+@dataclass(frozen=True)
+class Side:
+    """The checks of a group in one run: how many, how many wrong, and the sizes of the errors."""
+
+    checks: int
+    wrong: int
+    sizes: Numbers = field(repr=False)
+
+
+@dataclass(frozen=True)
+class CheckChange:
+    """A group of checks in both runs; `shift` is that of the sizes of its errors, None where there are none."""
+
+    group: Group
+    before: Side
+    after: Side
+    shift: Shift | None
+
+    @property
+    def verdict(self) -> str:
+        """`broken`: right before, wrong now; `mended`: the other way round; `wrong` and `right`: both times."""
+        words = {(False, True): "broken", (True, False): "mended", (True, True): "wrong", (False, False): "right"}
+        return words[bool(self.before.wrong), bool(self.after.wrong)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        sides = {
+            name: {"checks": side.checks, "wrong": side.wrong}
+            for name, side in (("before", self.before), ("after", self.after))
+        }
+        return {**self.group._asdict(), "verdict": self.verdict, **sides, "error": _shift_dict(self.shift)}
+
+
+@dataclass(frozen=True)
+class FigureChange:
+    """A measurement in both runs; `ratio` is that of the medians, after to before, and its 95 % interval; None below 0."""
+
+    before: Measurement
+    after: Measurement
+    shift: Shift | None
+    ratio: tuple[float, float, float] | None
+
+    @property
+    def verdict(self) -> str:
+        """What a word can say: a tool that runs now or no longer, a goal or a known mistake that has changed sides."""
+        if (self.before.refused is None) != (self.after.refused is None):
+            return "runs now" if self.after.refused is None else "cannot run any more"
+        if self.before.met != self.after.met and self.after.met is not None:
+            return "goal reached now" if self.after.met else "goal missed now"
+        if self.after.unit == "verdict" and self.before.median != self.after.median:
+            return "right now" if self.after.median > self.before.median else "wrong now"
+        return ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        names = ("figure", "tool", "quantity", "unit", "conditions")
+        ratio = self.ratio and dict(zip(("median", "low", "high"), self.ratio, strict=True))
+        return {name: getattr(self.after, name) for name in names} | {
+            "verdict": self.verdict,
+            "ratio": ratio,
+            "median": _shift_dict(self.shift),
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two runs have in common, and what only one of them has: groups of checks, and names of measurements."""
+
+    checks: list[CheckChange]
+    figures: list[FigureChange]
+    only_before: list[str]
+    only_after: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        return {
+            "level": LEVEL,
+            "correction": "Benjamini-Hochberg",
+            "checks": [change.as_dict() for change in self.checks],
+            "measurements": [change.as_dict() for change in self.figures],
+            "only_before": self.only_before,
+            "only_after": self.only_after,
+        }
+
+
+def compare(before: RunFolder, after: RunFolder) -> Comparison:
+    """Compare two runs. Raises `LabError` when one of them cannot be read."""
+    checks, alone = _paired(_sides(before.checks), _sides(after.checks))
+    rows, alone_rows = _paired(_rows(before.measurements), _rows(after.measurements))
+    errors = _shifts([(one.sizes, other.sizes) for one, other in checks.values()])
+    # A verdict is right or wrong, and nothing that a test would have to tell.
+    samples = [[] if one.unit == "verdict" else [one.samples, other.samples] for one, other in rows.values()]
+    moved = _shifts([(np.array(one), np.array(other)) for one, other in (pair or ([], []) for pair in samples)])
+    return Comparison(
+        [CheckChange(group, *pair, shift) for (group, pair), shift in zip(checks.items(), errors, strict=True)],
+        [FigureChange(*pair, shift, _ratio(*pair)) for pair, shift in zip(rows.values(), moved, strict=True)],
+        *(
+            [" / ".join(filter(None, name)) for name in (*groups, *names)]
+            for groups, names in zip(alone, alone_rows, strict=True)
+        ),
+    )
+
+
+def _paired(
+    before: dict[Name, Value], after: dict[Name, Value]
+) -> tuple[dict[Name, tuple[Value, Value]], tuple[list[Name], list[Name]]]:
+    """Pair what has the same name; also the names that only one of the two has."""
+    both = {name: (value, after[name]) for name, value in before.items() if name in after}
+    return both, ([name for name in before if name not in both], [name for name in after if name not in both])
+
+
+def _sides(columns: CheckColumns) -> dict[Group, Side]:
+    found = {}
+    for group, members in zip(columns.groups, columns.members(), strict=True):
+        rows = columns.rows[members]
+        errors = rows["error"]
+        found[group] = Side(len(rows), int((~rows["passed"]).sum()), np.abs(errors[~np.isnan(errors)]))
+    return found
+
+
+def _rows(measurements: list[Measurement]) -> dict[tuple[str, ...], Measurement]:
+    return {(row.figure, row.tool, row.quantity, row.unit, row.conditions_text): row for row in measurements}
+
+
+def _shifts(pairs: list[tuple[Numbers, Numbers]]) -> list[Shift | None]:
+    """Compare samples pair by pair; None where one of the two has none."""
+    from scipy import stats  # noqa: PLC0415 (half a second that other commands need not wait for)
+
+    tests = {
+        number: stats.mannwhitneyu(after, before)
+        for number, (before, after) in enumerate(pairs)
+        if _comparable(before, after)
+    }
+    adjusted = stats.false_discovery_control([test.pvalue for test in tests.values()]) if tests else []
+    told = {
+        number: (float(test.statistic) / (len(pairs[number][0]) * len(pairs[number][1])), float(p))
+        for (number, test), p in zip(tests.items(), adjusted, strict=True)
+    }
+    return [
+        Shift(float(np.median(before)), float(np.median(after)), *told.get(number, (None, None)))
+        if len(before) and len(after)
+        else None
+        for number, (before, after) in enumerate(pairs)
+    ]
+
+
+def _comparable(before: Numbers, after: Numbers) -> bool:
+    """Tell whether a test can say anything: where all values are the same there is nothing to tell apart, nor to correct for."""
+    return min(len(before), len(after)) >= _FEWEST and bool(np.ptp(np.concatenate([before, after])))
+
+
+def _ratio(before: Measurement, after: Measurement) -> tuple[float, float, float] | None:
+    """Return the ratio of the medians, and its interval, recovered from those of the two (Donner and Zou 2012)."""
+    if not (before.samples and after.samples) or min(before.interval[0], after.interval[0]) <= 0:
+        return None
+    (low, high), (low_before, high_before) = np.log(after.interval), np.log(before.interval)
+    middle, middle_before = np.log([after.median, before.median])
+    ratio = middle - middle_before
+    down = np.hypot(middle - low, high_before - middle_before)
+    up = np.hypot(high - middle, middle_before - low_before)
+    return float(np.exp(ratio)), float(np.exp(ratio - down)), float(np.exp(ratio + up))
+
+
+def _shift_dict(shift: Shift | None) -> dict[str, Any] | None:
+    return None if shift is None else asdict(shift) | {"significant": shift.significant}

@@ -1,0 +1,143 @@
+"""Where a run's verdicts go: `results/<run>/` with run.json, checks.jsonl and junit.xml; `results/latest` is the newest."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Self
+
+from lab import clock
+from lab.clock import CLOCK
+from lab.ebpf import attach, compiler
+from lab.errors import LabError
+from lab.paths import CHECKOUT
+from lab.results import measurement
+from lab.results.check_columns import FILE, stream
+from lab.results.junit import write_junit
+from lab.results.measurement import Measurement
+from lab.verdict import Check
+
+SCHEMA = 1
+RUN = "run.json"
+
+
+def parent() -> Path:
+    """Return the folder of all runs: `results/` of the checkout, or what `LAB_RESULTS` names."""
+    return Path(os.environ.get("LAB_RESULTS", CHECKOUT / "results")).absolute()
+
+
+class Results:
+    """One run's folder. Checks are appended line by line, so that a killed run keeps every complete one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls) -> Self:
+        """Make a folder named by the time, write what is known of the machine, point `latest` at it."""
+        started = datetime.now(UTC)
+        path = parent() / f"{started:%Y%m%dT%H%M%S}-{os.getpid()}"
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise LabError(
+                f"cannot write results to {parent()} ({error.strerror}): set LAB_RESULTS to another folder"
+            ) from error
+        results = cls(path)
+        results._write_run({"schema": SCHEMA, "started": started.isoformat(), "clock": CLOCK, **_lane(), **_machine()})
+        results.path.joinpath(FILE).touch()
+        pointer = parent() / f".latest-{os.getpid()}"
+        pointer.symlink_to(path.name)
+        pointer.replace(parent() / "latest")
+        return results
+
+    def add(self, checks: Iterable[Check]) -> list[Check]:
+        """Append checks; returns them."""
+        checks = list(checks)
+        lines = "".join(check.to_json() + "\n" for check in checks)
+        # One write to a file opened for appending: parallel test processes do not tear each other's lines.
+        with self.path.joinpath(FILE).open("a") as file:
+            file.write(lines)
+        return checks
+
+    def note(self, **facts: object) -> None:
+        """Add facts to run.json."""
+        about = json.loads(self.path.joinpath(RUN).read_text())
+        self._write_run(about | facts)
+
+    def measured(self, row: Measurement) -> None:
+        """Append a row of the bench."""
+        with self.path.joinpath(measurement.FILE).open("a") as file:
+            file.write(row.to_json() + "\n")
+
+    def checks(self) -> list[Check]:
+        """Read every check written so far."""
+        return list(stream(self.path / FILE))
+
+    def finish(self) -> list[Check]:
+        """Complete run.json with what the checks tell; returns all checks."""
+        checks = self.checks()
+        self.note(
+            attach_points={check.probe: check.attach_point for check in checks},
+            checks={verdict: sum(c.verdict == verdict for c in checks) for verdict in ("inside", "outside", "far")},
+        )
+        return checks
+
+    def write_junit(self) -> None:
+        """Write junit.xml from the checks, for a run that was no pytest run."""
+        checks = self.checks()
+        with self.path.joinpath("junit.xml").open("w") as file:
+            write_junit(file, checks, len(checks), sum(not check.passed for check in checks))
+
+    def _write_run(self, about: dict[str, object]) -> None:
+        path = self.path / RUN
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(about, indent=2) + "\n")
+        # Whoever reads it, or ends the run now, finds all of one or all of the other.
+        fresh.replace(path)
+
+
+def _lane() -> dict[str, object]:
+    """Tell real time from a guest's counted instructions, and the way to attach if one was forced."""
+    return {"time": clock.of_guest(), "attach": attach.forced() or attach.BEST}
+
+
+def _machine() -> dict[str, object]:
+    uname = os.uname()
+    return {
+        "kernel": {"release": uname.release, "version": uname.version},
+        "machine": {"architecture": uname.machine, "cpus": os.cpu_count()},
+        "commit": _commit(),
+        "versions": {
+            "python": platform.python_version(),
+            "bcc": _bcc_version(),
+            **{name: _version(name) for name in ("numpy", "pyroute2")},
+        },
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # whoever needs it says so
+        return None
+
+
+def _bcc_version() -> str | None:
+    try:
+        return compiler.version()
+    except LabError:  # as above
+        return None
+
+
+def _commit() -> str | None:
+    """Return the checkout's commit, with `+` when files differ from it; None outside a checkout."""
+    try:
+        git = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

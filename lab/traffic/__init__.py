@@ -1,0 +1,1 @@
+"""Traffic that records its own truth: the demo client and server, and crafted frames."""

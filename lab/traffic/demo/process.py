@@ -1,0 +1,184 @@
+"""Running the demo's two programs as processes of their own, inside namespaces, and getting their timelines back."""
+
+import os
+import selectors
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import IO, Self
+
+from lab import clock
+from lab.errors import LabError
+from lab.network.topology import Host, Topology
+from lab.timeline import Connection, Timeline, pair
+from lab.traffic.demo.conversation import PORT, Conversation
+
+# For anything; and for each connection beyond that, which takes 5 ms where every instruction is emulated.
+_LIMIT_S, _EACH_S = 60.0, 0.02
+_PRIORITY = {"serve": "2", "connect": "1"}
+
+
+class Endpoint:
+    """`lab serve` or `lab connect` in a namespace. It says on a pipe when it is ready; it dies with this process."""
+
+    def __init__(self, command: str, host: Host, arguments: list[str]) -> None:
+        self._command = command
+        read, write = os.pipe()
+        self._ready = os.fdopen(read)
+        line = [
+            *_first(command),
+            sys.executable,
+            "-m",
+            "lab",
+            command,
+            "--netns",
+            host.name,
+            "--json",
+            "--ready-fd",
+            str(write),
+        ]
+        try:
+            self._process = subprocess.Popen(
+                [*line, "--parent", str(os.getpid()), *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(write,),
+                text=True,
+                # A terminal's Ctrl-C is for the lab, which ends its own endpoints in order.
+                start_new_session=True,
+            )
+        finally:
+            os.close(write)
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def await_ready(self, limit_s: float = _LIMIT_S) -> None:
+        """Wait until the process says that it listens, or that every connection has paused.
+
+        The limit is for what hangs: in a guest whose instructions are emulated, on a busy machine, 20 s have been too few.
+        """
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._ready, selectors.EVENT_READ)
+            if not selector.select(limit_s):
+                raise LabError(f"lab {self._command} was not ready within {limit_s:g} s")
+        if not self._ready.readline():
+            self.finish()
+            raise LabError(f"lab {self._command} ended before it was ready")
+
+    def resume(self) -> None:
+        """Let paused connections go on."""
+        _stdin(self._process).write("\n")
+        _stdin(self._process).flush()
+
+    def finish(self, limit_s: float = _LIMIT_S) -> list[Timeline]:
+        """Wait for the end; return the timelines. Raises `LabError` with what the process said when it failed."""
+        try:
+            out, err = self._process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            _, err = self._process.communicate()
+            raise LabError(f"lab {self._command} did not end within {limit_s:g} s{_quoted(err)}") from None
+        if self._process.returncode != 0:
+            raise LabError(f"lab {self._command} ended with status {self._process.returncode}{_quoted(err)}")
+        return [Timeline.from_json(line) for line in out.splitlines()]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ready.close()
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if stream:
+                stream.close()
+
+
+class Demo:
+    """A client and its server under way. After the `converse` block `connections` tells what happened."""
+
+    def __init__(self) -> None:
+        self.client: Endpoint
+        self.server: Endpoint | None = None
+        self.connections: list[Connection] = []
+
+    def await_pause(self) -> None:
+        """Wait until every connection has made its exchanges and waits to go on."""
+        self.client.await_ready()
+        if self.server:
+            self.server.await_ready()
+
+    def resume(self) -> None:
+        """Let both sides go on after the pause."""
+        self.client.resume()
+        if self.server:
+            self.server.resume()
+
+
+@contextmanager
+def converse(
+    net: Topology,
+    conversation: Conversation,
+    *,
+    version: int = 4,
+    listen: str | None = None,
+    connections: int = 1,
+    concurrency: int | None = None,
+    port: int = PORT,
+    rate: float | None = None,
+    source_port: int = 0,
+    pause: bool = False,
+    serve: bool = True,
+) -> Iterator[Demo]:
+    """Run a server and a client; inside the block they are under way, after it both have ended.
+
+    `listen` is the address that the server binds (default: its own of the IP `version`), `serve=False` leaves the port
+    closed, `pause` makes every connection wait after its exchanges for `Demo.resume`.
+    """
+    demo = Demo()
+    common = [*conversation.arguments(), "--port", str(port), "--connections", str(connections)]
+    if pause:
+        common.append("--pause")
+    with ExitStack() as stack:
+        if serve:
+            where = ["--address", listen or net.server.address(version)]
+            demo.server = stack.enter_context(Endpoint("serve", net.server, [*common, *where]))
+            demo.server.await_ready()
+        arguments = [*common, "--source-port", str(source_port), net.server.address(version)]
+        if concurrency:
+            arguments += ["--concurrency", str(concurrency)]
+        if rate:
+            arguments += ["--rate", str(rate)]
+        demo.client = stack.enter_context(Endpoint("connect", net.client, arguments))
+        yield demo
+        limit_s = _LIMIT_S + connections * _EACH_S
+        timelines = demo.client.finish(limit_s)
+        if demo.server:
+            timelines += demo.server.finish(limit_s)
+        demo.connections = pair(timelines)
+
+
+def _first(command: str) -> list[str]:
+    """Where time is virtual there is one processor, and what has to be exact must not wait there for what can wait.
+
+    That would be the recording, and the client that writes its timeline down while the server is to close.
+    """
+    return ["chrt", "--fifo", _PRIORITY[command]] if clock.of_guest() == clock.VIRTUAL else []
+
+
+def _stdin(process: subprocess.Popen[str]) -> IO[str]:
+    assert process.stdin is not None  # noqa: S101 (Popen was asked for a pipe)
+    return process.stdin
+
+
+def _quoted(text: str) -> str:
+    return f": {text.strip().splitlines()[-1]}" if text.strip() else ""

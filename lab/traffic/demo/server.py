@@ -1,0 +1,82 @@
+"""The demo server: one listener, a thread for each connection, each telling its timeline."""
+
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from lab.errors import LabError
+from lab.timeline import Call, Timeline
+from lab.traffic.demo.client import finish
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.stamped_socket import StampedSocket
+
+_MOST_AT_ONCE = 10_000
+
+
+class Server:
+    """Listens from the moment it is made. Raises `LabError` when it cannot have the address."""
+
+    def __init__(self, address: tuple[str, int], conversation: Conversation) -> None:
+        self._conversation = conversation
+        self._stop, self._stopped = socket.socketpair()
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._listener = socket.socket(family, socket.SOCK_STREAM)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._listener.bind(address)
+        except OSError as error:
+            raise LabError(
+                f"cannot listen on {address[0]} port {address[1]} ({error.strerror}): choose another"
+            ) from error
+        self._listener.listen(1 << 16)  # as long as the kernel allows (net.core.somaxconn)
+
+    def serve(self, connections: int | None, pause: Callable[[], None] | None = None) -> list[Timeline]:
+        """Serve until `connections` have come (or `stop` is called), wait for their ends, return their timelines."""
+        sockets: list[StampedSocket] = []
+        talks: list[Future[None]] = []
+        # A thread for each connection that is open; those of connections that are over are used again.
+        threads = ThreadPoolExecutor(max_workers=connections or _MOST_AT_ONCE)
+        with threads, selectors.DefaultSelector() as selector, self._listener:
+            selector.register(self._listener, selectors.EVENT_READ)
+            selector.register(self._stopped, selectors.EVENT_READ)
+            while connections is None or len(sockets) < connections:
+                if any(key.fileobj is self._stopped for key, _ in selector.select()):
+                    break
+                connection = self._accept()
+                sockets.append(connection)
+                talks.append(threads.submit(self._converse, connection, pause))
+        for talk in talks:
+            talk.result()
+        return [connection.timeline for connection in sockets]
+
+    def stop(self) -> None:
+        """Accept no more; safe in a signal handler."""
+        self._stop.send(b"x")
+
+    def _accept(self) -> StampedSocket:
+        """Take the next connection. A connection is waiting, so the delay before is time in the accept queue."""
+        calls = []
+        if self._conversation.before_accept_ns:
+            enter_ns = time.monotonic_ns()
+            time.sleep(self._conversation.before_accept_ns / 1e9)
+            calls.append(Call("sleep", enter_ns, time.monotonic_ns()))
+        enter_ns = time.monotonic_ns()
+        accepted, peer = self._listener.accept()
+        calls.append(Call("accept", enter_ns, time.monotonic_ns()))
+        connection = StampedSocket("server", accepted, calls)
+        connection.identify(peer)  # getpeername() fails on a connection that was reset before accept()
+        return connection
+
+    def _converse(self, connection: StampedSocket, pause: Callable[[], None] | None) -> None:
+        conversation = self._conversation
+        for _ in range(conversation.exchanges):
+            connection.sleep(conversation.before_recv_ns)
+            if len(connection.recv(conversation.size)) < conversation.size:
+                break
+            connection.sleep(conversation.before_reply_ns)
+            connection.send(bytes(conversation.reply_size))
+        if pause:
+            pause()
+        finish(connection, conversation)

@@ -1,0 +1,173 @@
+"""What a wire has carried of each connection: from its log, how many segments passed each host's interface, and when.
+
+A segment has passed its sender's interface by the time at which it arrives on the wire, and passes its receiver's after it has
+left the wire. Of a wire that keeps no log nobody knows this, and the truth is what the applications know.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.recfunctions import repack_fields
+
+from lab.arrays import Rows
+from lab.network import segment_parser
+from lab.network.conditions import FOREVER_NS
+from lab.network.frame_log import FRAME, Fate, Mark, WireLog, hold_ns
+from lab.network.segment_parser import SEGMENT, Flag
+from lab.tcp import Flow
+from lab.timeline import Connection
+from lab.truth.directions import turns
+
+_OF_FRAME = ("arrived_low_ns", "arrived_high_ns", "sent_low_ns", "sent_high_ns", "length", "fate", "marks")
+_CARRIED = np.dtype(
+    [*((name, SEGMENT[name]) for name in SEGMENT.names or ()), *((name, FRAME[name]) for name in _OF_FRAME)]
+)
+_FLOW = ["saddr", "sport", "daddr", "dport"]
+
+
+class Counts(NamedTuple):
+    """What passed one interface in one direction; `size` in bytes of whole frames, `payload` of TCP's data."""
+
+    packets: int
+    size: int
+    payload: int
+    syns: int
+    fins: int
+
+    def __str__(self) -> str:
+        """All of it, in one value that can be compared."""
+        return ", ".join(f"{value} {name}" for name, value in self._asdict().items())
+
+
+@dataclass(frozen=True)
+class Way:
+    """One direction of one connection, in the order in which its segments came to the wire; a copy follows its original."""
+
+    carried: Rows
+    """Segments as `SEGMENT` has them, with what the log says of their frames (`FRAME`)."""
+
+    @property
+    def left(self) -> Rows:
+        """What passed the sender's interface, each by its `arrived_high_ns`: copies are the wire's own doing."""
+        return self.carried[self.carried["marks"] & Mark.COPY == 0]
+
+    @property
+    def arrived(self) -> Rows:
+        """What passed the receiver's interface, each after its `sent_low_ns`."""
+        return self.carried[self.carried["fate"] == Fate.FORWARDED]
+
+    @property
+    def again(self) -> int:
+        """How many segments passed the sender's interface that carry what an earlier one carried."""
+        return int(segment_parser.retransmitted(self.left).sum())
+
+    def hold_ns(self) -> int:
+        """Shortest time that a segment was on the wire, 0 when none was."""
+        return max(0, int(hold_ns(self.arrived)[0].min(initial=np.iinfo(np.int64).max))) if len(self.arrived) else 0
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Both directions of one connection. Times it can tell are the least possible, in nanoseconds, 0 where nothing is known."""
+
+    to_server: Way
+    to_client: Way
+
+    @property
+    def ways(self) -> tuple[Way, Way]:
+        """Both, to the server first."""
+        return self.to_server, self.to_client
+
+    @property
+    def syn_sent_ns(self) -> int:
+        """Least time that the client waited for an answer to its first SYN."""
+        syns = self.to_server.left[segment_parser.opens(self.to_server.left)]
+        answers = self.to_client.arrived[segment_parser.has(self.to_client.arrived, Flag.SYN | Flag.ACK)]
+        return _least_between(syns, answers)
+
+    @property
+    def syn_acks(self) -> int:
+        """How often the server has answered the SYN."""
+        return int(segment_parser.has(self.to_client.left, Flag.SYN | Flag.ACK).sum())
+
+    @property
+    def syn_recv_ns(self) -> int:
+        """Least time that the server waited for the acknowledgement of its first SYN-ACK."""
+        answers = self.to_client.left[segment_parser.has(self.to_client.left, Flag.SYN | Flag.ACK)]
+        arrived = self.to_server.arrived
+        return _least_between(answers, arrived[~segment_parser.has(arrived, Flag.SYN)])
+
+    def fin_ns(self, *, by_client: bool) -> int:
+        """Least time that one side waited for the acknowledgement of its first FIN."""
+        mine, other = (self.to_server, self.to_client) if by_client else (self.to_client, self.to_server)
+        fins = mine.left[segment_parser.has(mine.left, Flag.FIN)]
+        if not len(fins):
+            return 0
+        end = (int(fins["seq"][0]) + int(fins["payload"][0]) + 1) % 2**32
+        answers = other.arrived
+        return _least_between(fins, answers[segment_parser.has(answers, Flag.ACK) & (answers["ack"] == end)])
+
+
+class Wire:
+    """A wire's log by flow, of what came to the wire since a time (ns): before that, the same flow was another's."""
+
+    def __init__(self, log: WireLog, since_ns: int = 0) -> None:
+        parsed = log.tcp()
+        parsed = parsed[log.frames["arrived_high_ns"][parsed["frame"]] >= since_ns]
+        carried = np.zeros(len(parsed), _CARRIED)
+        for name in SEGMENT.names or ():
+            carried[name] = parsed[name]
+        for name in _OF_FRAME:
+            carried[name] = log.frames[name][parsed["frame"]]
+        ends = _ends(carried)
+        flows, of = np.unique(ends, return_inverse=True)
+        order = np.argsort(of, kind="stable")
+        parts = np.split(carried[order], np.searchsorted(of[order], np.arange(1, len(flows))))
+        self._flows = {flow.tobytes(): part for flow, part in zip(flows, parts, strict=False)}
+
+    def way(self, *flows: Flow, since_ns: int = 0, until_ns: int = FOREVER_NS) -> Way:
+        """Return what was carried from the first end of each flow to the second, of what came to the wire between two times."""
+        nothing = np.zeros(0, _CARRIED)
+        found = np.concatenate([nothing, *(self._flows.get(_key(flow), nothing) for flow in flows)])
+        came_ns = found["arrived_low_ns"]
+        return Way(found[(came_ns >= since_ns) & (came_ns < until_ns)])
+
+    def shortest_round_trip_ns(self, flow: Flow) -> int:
+        """Return what the wire alone took at the least to carry a segment of a flow, and an answer to it."""
+        return self.way(flow).hold_ns() + self.way(flow.reversed()).hold_ns()
+
+    def carried(self, connections: list[Connection]) -> list[Carried]:
+        """Find each connection's segments, in the order of `connections`; a flow may be used again."""
+        found: dict[int, Carried] = {}
+        for connection, since_ns, until_ns in turns(connections):
+            flow = connection.client.flow
+            ways = [self.way(it, since_ns=since_ns, until_ns=until_ns) for it in (flow, flow.reversed())]
+            found[id(connection)] = Carried(*ways)
+        return [found[id(connection)] for connection in connections]
+
+
+def counts(passed: Rows) -> Counts:
+    """Count what passed an interface."""
+    fins, syns = (int(segment_parser.has(passed, flag).sum()) for flag in (Flag.FIN, Flag.SYN))
+    return Counts(len(passed), int(passed["length"].sum()), int(passed["payload"].sum()), syns, fins)
+
+
+def _ends(carried: Rows) -> Rows:
+    """Both addresses and ports of each segment as one value."""
+    ends = repack_fields(carried[_FLOW])
+    return ends.view(f"V{ends.dtype.itemsize}")
+
+
+def _key(flow: Flow) -> bytes:
+    segment = np.zeros(1, _CARRIED)
+    segment["saddr"], segment["daddr"] = segment_parser.packed(flow.laddr), segment_parser.packed(flow.raddr)
+    segment["sport"], segment["dport"] = flow.lport, flow.rport
+    return _ends(segment).tobytes()
+
+
+def _least_between(sent: Rows, answers: Rows) -> int:
+    """Least time from the first of what was sent to the first of the answers' arrival."""
+    if not len(sent) or not len(answers):
+        return 0
+    return max(0, int(answers["sent_low_ns"].min()) - int(sent["arrived_high_ns"].min()))

@@ -1,1 +1,0 @@
-"""Wires that do more than carry: delays, losses and the log of every frame."""
