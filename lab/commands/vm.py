@@ -21,7 +21,7 @@ EXAMPLES = """\
 examples:
   lab vm --kernel 6.1                                    a short lane on Debian's 6.1
   lab vm --kernel 5.10 6.1 newest --attach fentry kprobe tracepoint
-  lab vm --kernel /boot/vmlinuz-6.12 -- scenarios/test_layers.py -x
+  lab vm --kernel /boot/vmlinuz-6.12 -- scenarios/probes/layers/test_values.py -x
                                                          other scenarios, on a kernel of your own
   lab vm --kernel 6.1 --limit 20000s -- scenarios        the whole suite: hours where every instruction is emulated
   lab vm --kernel 6.1 --clock virtual                    times that do not depend on this machine

@@ -27,7 +27,7 @@ from lab.verdict import Check
 from lab.vm import archive, machine
 from lab.vm.machine import Kernel, Machine
 
-SHORT = ("scenarios/test_exact.py",)
+SHORT = ("scenarios/suite/test_exact.py",)
 """What is run where nothing else is asked for and every instruction is emulated: each probe, both IP versions, injected delays."""
 
 # With one processor packets are left to the kernel's thread whenever a program has been woken: as an ordinary thread it waits

@@ -25,21 +25,21 @@ class StampedSocket:
     """
 
     def __init__(self, role: str, sock: socket.socket, born: list[Call] | None = None) -> None:
-        self._socket = sock
+        self.socket = sock  # calls on it directly are not stamped
         self.timeline = Timeline(role, Flow("", 0, "", 0), pid=os.getpid(), comm=_comm(), calls=born or [])
         self.timeline.cookie = struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8))[0]
         self.failed = False
 
     def identify(self, there: tuple[Any, ...]) -> None:
         """Note both addresses, as soon as the socket has them; `there` is the peer's."""
-        here = self._socket.getsockname()
+        here = self.socket.getsockname()
         self.timeline.flow = Flow(_plain(here[0]), here[1], _plain(there[0]), there[1])
 
     def connect(self, address: tuple[str, int]) -> bool:
         """Connect; False when the peer refused or did not answer."""
-        here = self._socket.getsockname()
+        here = self.socket.getsockname()
         self.timeline.flow = Flow(_plain(here[0]), here[1], *address)
-        self._stamp("connect", lambda: self._socket.connect(address))
+        self._stamp("connect", lambda: self.socket.connect(address))
         if not self.failed:
             self.identify(self._peer() or address)
         return not self.failed
@@ -47,7 +47,7 @@ class StampedSocket:
     def send(self, data: bytes) -> None:
         """Send everything."""
         while data and not self.failed:
-            data = data[self._stamp("send", partial(self._socket.send, data)) :]
+            data = data[self._stamp("send", partial(self.socket.send, data)) :]
 
     def recv(self, size: int) -> bytes:
         """Receive exactly `size` bytes, or fewer when the peer ends the connection first."""
@@ -62,7 +62,7 @@ class StampedSocket:
     def poll(self) -> None:
         """Wait until there is something to read."""
         waiting = select.poll()
-        waiting.register(self._socket, select.POLLIN)
+        waiting.register(self.socket, select.POLLIN)
         self._stamp("poll", lambda: len(waiting.poll()))
 
     def recv_until_end(self) -> None:
@@ -72,16 +72,16 @@ class StampedSocket:
 
     def shutdown(self) -> None:
         """Send a FIN, keep receiving."""
-        self._stamp("shutdown", lambda: self._socket.shutdown(socket.SHUT_WR))
+        self._stamp("shutdown", lambda: self.socket.shutdown(socket.SHUT_WR))
 
     def reset_on_close(self) -> None:
         """Make close() send a RST (SO_LINGER with no time); stamped as `linger0`."""
         linger = struct.pack("ii", 1, 0)
-        self._stamp("linger0", lambda: self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger))
+        self._stamp("linger0", lambda: self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger))
 
     def close(self) -> None:
         """Close the socket."""
-        self._stamp("close", self._socket.close)
+        self._stamp("close", self.socket.close)
 
     def sleep(self, delay_ns: int) -> None:
         """Do nothing for a while, on purpose."""
@@ -91,7 +91,7 @@ class StampedSocket:
     def _peer(self) -> tuple[Any, ...] | None:
         """Ask who is at the other end; None when a RST has already taken the connection away."""
         try:
-            return self._socket.getpeername()
+            return self.socket.getpeername()
         except OSError as error:
             if error.errno != errno.ENOTCONN:
                 raise
@@ -102,7 +102,7 @@ class StampedSocket:
 
         def recv() -> int:
             nonlocal received
-            received = self._socket.recv(size)
+            received = self.socket.recv(size)
             return len(received)
 
         self._stamp("recv", recv)

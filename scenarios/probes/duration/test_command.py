@@ -1,0 +1,297 @@
+"""`lab duration` as a user runs it: its line, its file, its picture, and what happens when something goes wrong meanwhile."""
+
+import csv
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+from pyroute2 import IPRoute
+from support.processes import HUNG_S, lab_command, parsed, watching
+
+from lab.linux.netns import inside
+from lab.probes.duration.statistics_file import read_durations
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
+from lab.units import MS
+
+LINE = re.compile(r" *(\S+):(\d+) +-> +(\S+):(\d+) +\| Duration: (\d+\.\d{9}|-) +s(?: \| (.*))?")
+NOBODY = "192.0.2.77"
+
+
+def talk(net, connections=1, version=4, **conversation):
+    """Hold conversations; returns the connections."""
+    how = {"hold_ns": 20 * MS, "linger_ns": 10 * MS} | conversation
+    with converse(net, Conversation(**how), connections=connections, version=version) as demo:
+        pass
+    net.quiesce()
+    return demo.connections
+
+
+def lines_of(output):
+    """Return the fields of each line below the head, and what came on standard error."""
+    errors, text = output
+    return [LINE.fullmatch(line).groups() for line in text.splitlines()[1:]], errors
+
+
+def within(connection, duration_ns):
+    """Tell whether a duration can be that of a connection whose client closed first and whose server read its end."""
+    connect, close = connection.client.find("connect"), connection.client.find("close")
+    told = next(call for call in connection.server.calls if call.name == "recv" and not call.result)
+    return close.enter_ns - connect.exit_ns <= duration_ns <= told.exit_ns - connect.enter_ns
+
+
+@contextmanager
+def running(host, *arguments, prefix=()):
+    """Run the tool on a host's interface, perhaps behind another command; yields the process when it is attached."""
+    read, write = os.pipe()
+    words = [sys.executable, "-m", "lab", "duration", "--netns", host.name, "--ready-fd", str(write), *arguments]
+    process = subprocess.Popen(
+        [*prefix, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(write,), text=True
+    )
+    os.close(write)
+    try:
+        with os.fdopen(read) as ready:
+            assert ready.readline() == "ready\n", process.stderr.read()
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_line(net, version):
+    """The line that users know: client, server, nine decimals; nothing behind it when nothing was out of the ordinary."""
+    with watching("duration", "--netns", net.client.name) as output:
+        (connection,) = talk(net, version=version)
+    (found,), errors = lines_of(output)
+    flow = connection.client.flow
+    bracketed = [f"[{address}]" if version == 6 else address for address in (flow.laddr, flow.raddr)]
+    assert found[:4] == (bracketed[0], str(flow.lport), bracketed[1], str(flow.rport))
+    assert within(connection, int(found[4].replace(".", "")))
+    assert found[5] is None
+    assert not errors
+    if version == 4:
+        pattern = r" {6}192\.0\.2\.1:\d{5} -> {7}192\.0\.2\.2:9999  \| Duration: \d\.\d{9}  s"
+        assert re.fullmatch(pattern, output[1].splitlines()[1])
+
+
+def test_json_says_what_the_applications_know(net):
+    """Every fact under its name; what is unknown is null."""
+    with watching("duration", "-i", "eth0", "--json", "--netns", net.server.name) as output:
+        (connection,) = talk(net, how="shutdown")
+        (reset,) = talk(net, how="rst", closer="server")
+    first, second = parsed(output)
+    assert (first["saddr"], first["sport"], first["daddr"], first["dport"]) == connection.client.flow
+    assert (first["ended"], first["closed_first"], first["interface"]) == ("fin", "client", "eth0")
+    assert connection.client.find("connect").enter_ns <= first["start_ns"] <= connection.client.find("connect").exit_ns
+    assert first["second_fin_ns"] - first["duration_ns"] >= 10 * MS
+    assert (first["syn_retransmissions"], first["fin_retransmissions"], first["vlan"]) == (0, 0, None)
+    assert (second["ended"], second["closed_first"], second["second_fin_ns"]) == ("rst", "server", None)
+    assert second["sport"] == reset.client.flow.lport
+    assert {row["clock"] for row in (first, second)} == {"CLOCK_MONOTONIC"}
+
+
+def test_csv(net):
+    """The same as comma-separated values."""
+    with watching("duration", "--csv", "--netns", net.client.name) as output:
+        talk(net, connections=3)
+    rows = list(csv.DictReader(io.StringIO(output[1])))
+    assert [row["ended"] for row in rows] == ["fin"] * 3
+    assert {row["vlan"] for row in rows} == {""}
+
+
+def test_remarks(net):
+    """D2: a refusal and a RST are told behind the line; --verbose tells of a plain end as well."""
+    with (
+        watching("duration", "--netns", net.client.name) as output,
+        watching("duration", "--netns", net.client.name, "--verbose") as verbose,
+    ):
+        talk(net)
+        talk(net, how="rst")
+        with converse(net, Conversation(), serve=False):
+            pass
+    assert [line[5] for line in lines_of(output)[0]] == [None, "rst by client", "refused"]
+    said = [line[5] for line in lines_of(verbose)[0]]
+    assert re.fullmatch(r"fin by client, second fin after \d\.\d{9} s", said[0])
+    assert said[1:] == ["rst by client", "refused"]
+
+
+def test_filters(net):
+    """Only the ports that were asked for."""
+    with (
+        watching("duration", "--netns", net.client.name, "--dport", "9999") as mine,
+        watching("duration", "--netns", net.client.name, "--dport", "80", "443") as others,
+        watching("duration", "--netns", net.client.name, "--sport", "9999") as swapped,
+    ):
+        talk(net)
+    assert [len(lines_of(output)[0]) for output in (mine, others, swapped)] == [1, 0, 0]
+
+
+def test_opened_before_and_still_open(net):
+    """L4: partial when it was open before, with no invented start; what is open at the end is counted, or listed."""
+    with converse(net, Conversation(), pause=True) as demo:
+        demo.await_pause()
+        with watching("duration", "--netns", net.client.name) as before:
+            demo.resume()
+            net.quiesce()
+    assert [line[4:] for line in lines_of(before)[0]] == [("-", "start not seen")]
+    address = (net.server.ipv4, 9999)
+    with inside(net.server.name, lambda: socket.create_server(address)):
+        with (
+            watching("duration", "--netns", net.client.name) as counted,
+            watching("duration", "--netns", net.client.name, "--open") as listed,
+        ):
+            client = inside(net.client.name, lambda: socket.create_connection(address))
+        with client:
+            flow = [*client.getsockname(), *address]
+    assert lines_of(counted) == ([], "lab: connections still open: 1 (--open lists them)\n")
+    ((*ends, duration, remark),) = lines_of(listed)[0]
+    assert (ends, duration, remark) == ([str(part) for part in flow], "-", "open")
+
+
+def test_no_answer_is_reported_while_it_runs(net):
+    """D2: a connection that nobody answers is told of when it has been silent for so long, not at the end."""
+    with inside(net.client.name, IPRoute) as netlink:
+        netlink.neigh("add", dst=NOBODY, lladdr=net.server.mac, ifindex=net.client.ifindex, state="permanent")
+    with (
+        running(net.client, "--syn-timeout", "100ms") as process,
+        inside(net.client.name, socket.socket) as client,
+    ):
+        client.settimeout(0)
+        client.connect_ex((NOBODY, 9999))
+        process.stdout.readline()
+        found = LINE.fullmatch(process.stdout.readline().rstrip("\n"))
+        assert found.groups()[2:] == (NOBODY, "9999", "-", "timeout")
+        assert process.poll() is None
+
+
+def test_output_file(net, tmp_path):
+    """The file has the lines that were printed, behind those of an earlier run."""
+    path = tmp_path / "statistics.dat"
+    printed = ""
+    for _ in range(2):
+        with watching("duration", "--netns", net.client.name, "--output", str(path)) as output:
+            talk(net, connections=10)
+        printed += output[1].partition("\n")[2]
+    assert path.read_text() == printed
+    assert printed.count("\n") == 20
+
+
+def test_a_crash_loses_no_line(net, tmp_path):
+    """Whatever was printed is in the file, whole, when the tool is killed at any moment."""
+    path = tmp_path / "statistics.dat"
+    with running(net.client, "--output", str(path)) as process:
+        talk(net, connections=20)
+        printed = [process.stdout.readline() for _ in range(1 + 20)][1:]
+        process.send_signal(signal.SIGKILL)
+    assert path.read_text() == "".join(printed)
+    assert len(list(read_durations(path))) == 20
+
+
+def test_a_disk_that_is_full(net):
+    """Said once; everything is printed all the same, and the status is 0."""
+    with watching("duration", "--netns", net.client.name, "--output", "/dev/full") as output:
+        talk(net, connections=5)
+        talk(net, connections=5)
+    lines, errors = lines_of(output)
+    assert len(lines) == 10
+    assert errors.count("cannot take more lines (No space left on device)") == 1
+    assert "lines missing from /dev/full: 10" in errors
+
+
+def test_a_disk_that_becomes_full(net, tmp_path):
+    """What fitted is whole, what did not is counted, and nothing else is missing."""
+    mount = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=4k tmpfs "$0" && exec "$@"', str(tmp_path)]
+    with running(net.client, "--output", str(tmp_path / "statistics.dat"), prefix=mount) as process:
+        talk(net, connections=100, exchanges=0)
+        printed = [process.stdout.readline() for _ in range(1 + 100)][1:]
+        with open(f"/proc/{process.pid}/root{tmp_path}/statistics.dat") as file:  # noqa: PTH123 (in its mount namespace)
+            text = file.read()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=HUNG_S)
+    assert process.returncode == 0, errors
+    whole = [line for line in text.splitlines(keepends=True) if line in printed]
+    assert whole == printed[: len(whole)]
+    assert len(whole) >= 4096 // len(printed[0]) - 1
+    assert errors.count("cannot take more lines") == 1
+    missing = int(re.search(r"statistics.dat: (\d+)$", errors, re.MULTILINE)[1])
+    assert len(whole) + missing == 100
+    assert len(text) == 4096
+
+
+def test_picture(net, tmp_path):
+    """The histogram of this run, and the same from the file, without privileges."""
+    path, now, later = tmp_path / "statistics.dat", tmp_path / "now.svg", tmp_path / "later.svg"
+    with watching("duration", "--netns", net.client.name, "--output", str(path), "--plot", str(now)) as output:
+        talk(net, connections=20)
+    assert not output[0]
+    tmp_path.chmod(0o777)
+    nobody = ["/usr/bin/unshare", "--user", "--map-user=65534", sys.executable, "-m", "lab", "duration"]
+    drawn = subprocess.run(
+        [*nobody, "--plot", later, "--from", path], capture_output=True, text=True, timeout=HUNG_S, check=False
+    )
+    assert (drawn.returncode, drawn.stderr) == (0, "")
+    bars = [re.search(r'<g id="patch_3">.*?</g>', picture.read_text(), re.DOTALL)[0] for picture in (now, later)]
+    assert re.search(r' d="(.*?)"', bars[0], re.DOTALL)[1] == re.search(r' d="(.*?)"', bars[1], re.DOTALL)[1]
+
+
+def test_interface_that_disappears(net, tmp_path):
+    """One sentence and status 2, and what was recorded before is printed, written and drawn."""
+    path, picture = tmp_path / "statistics.dat", tmp_path / "graph.png"
+    with running(net.client, "--output", str(path), "--plot", str(picture)) as process:
+        talk(net, connections=3)
+        with inside(net.client.name, IPRoute) as netlink:
+            netlink.link("del", index=net.client.ifindex)
+        out, errors = process.communicate(timeout=HUNG_S)
+    assert process.returncode == 2
+    assert "the interface `eth0` has gone" in errors
+    assert "Traceback" not in errors
+    assert out.count("Duration: ") == 3
+    assert out.endswith(path.read_text())
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_interface_without_carrier(net):
+    """Status 2 and one sentence for an interface that nothing can pass."""
+    with inside(net.client.name, IPRoute) as netlink:
+        netlink.link("set", index=net.client.ifindex, state="down")
+    process = lab_command("duration", "-i", "eth0", "--netns", net.client.name, "--seconds", "1")
+    assert process.returncode == 2
+    assert "it is down or has no carrier" in process.stderr
+
+
+BAD = {
+    "no such interface": (["-i", "nowhere0"], "there is no interface `nowhere0`"),
+    "file in no folder": (["-i", "lo", "--output", "/nowhere/statistics.dat"], "cannot be written (No such file"),
+    "folder as a file": (["-i", "lo", "--output", "/tmp"], "cannot be written (Is a directory)"),  # noqa: S108 (any)
+    "from nothing": (["--plot", "graph.png", "--from", "/nowhere/statistics.dat"], "cannot be read (No such file"),
+    "from without a picture": (["--from", "/dev/null"], "give --plot graph.png as well"),
+    "from an empty file": (["--plot", "graph.png", "--from", "/dev/null"], "no duration is known"),
+    "no picture": (["--plot", "graph.txt", "--from", "/dev/null"], "let it end in .png, .svg or .pdf"),
+    "no duration": (["--syn-timeout", "soon"], "`soon` is no duration"),
+    "no port": (["--dport", "http"], "`http` is no port"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD.values(), ids=BAD)
+def test_one_sentence(arguments, sentence, tmp_path):
+    """One sentence on standard error, exit status 2, nothing on standard output."""
+    process = lab_command("duration", *arguments, "--seconds", "1", cwd=tmp_path)
+    assert process.returncode == 2, process.stderr
+    assert sentence in process.stderr
+    assert "Traceback" not in process.stderr
+    assert process.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_seconds_end_it():
+    """`--seconds` ends the tool by itself, with status 0."""
+    process = lab_command("duration", "-i", "lo", "--seconds", "0.2")
+    assert process.returncode == 0, process.stderr

@@ -1,0 +1,227 @@
+"""Duration of connections, first SYN to FIN: what the probe `duration` says, against what both applications know.
+
+D1 to D4 and L4 are rows of the corpus of known wrong numbers.
+"""
+
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.made.duration import WHOLE
+from support.stamped_sockets import FAMILY, NOBODY, accept
+
+from lab.arrays import UNKNOWN
+from lab.ebpf.interface import Device
+from lab.ebpf.recorder import record
+from lab.linux.netns import inside
+from lab.observation import Observed
+from lab.probes.duration.measure import Ended, Side, lifetimes
+from lab.tcp import Flow, address_text
+from lab.timeline import Connection
+from lab.traffic.crafted.script_player import play
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
+from lab.traffic.demo.stamped_socket import StampedSocket
+from lab.units import MS, SECOND
+from lab.verdict import Bracket
+
+both_versions = pytest.mark.parametrize("version", [4, 6])
+
+
+def converse_observed(lab, conversation, **how):
+    """Hold conversations with the probe attached, and judge it."""
+    observed = lab.converse(conversation, probes=("duration",), **how)
+    lab.judge("duration", observed)
+    return observed
+
+
+def rows_of(observed, host=None):
+    """Return the rows of one host's interface, or of all."""
+    rows = lifetimes(observed.recording.events["duration"], observed.end_ns)
+    return rows if host is None else rows[rows["ifindex"] == host.ifindex]
+
+
+@both_versions
+@pytest.mark.parametrize("closer", ["client", "server", "both"])
+def test_plain_close(lab, version, closer):
+    """D1: from the SYN to the first close(), the handshake included; D3: whoever is first, and the other one as well."""
+    observed = converse_observed(lab, Conversation(closer=closer, hold_ns=10 * MS), version=version, connections=5)
+    rows = rows_of(observed)
+    assert len(rows) == 2 * 5
+    assert set(rows["ended"]) == {Ended.FIN}
+    assert (rows["synack_ns"] > 0).all()
+    assert (rows["duration_ns"] >= rows["synack_ns"] + 10 * MS).all()
+
+
+@both_versions
+def test_half_close(lab, version):
+    """D3: the duration ends at the first FIN, and the second one, which comes much later, is reported beside it."""
+    observed = converse_observed(lab, Conversation(how="shutdown", linger_ns=150 * MS), version=version)
+    for row in rows_of(observed):
+        assert row["second_fin_ns"] - row["duration_ns"] >= 150 * MS
+
+
+@both_versions
+@pytest.mark.parametrize("closer", ["client", "server", "both"])
+def test_reset(lab, version, closer):
+    """D2: a RST ends a connection, and who sent it is known."""
+    observed = converse_observed(lab, Conversation(closer=closer, how="rst", hold_ns=5 * MS), version=version)
+    assert set(rows_of(observed)["ended"]) == {Ended.RST}
+
+
+@both_versions
+@pytest.mark.parametrize("source_port", [0, 40404])
+def test_refused(lab, version, source_port):
+    """D2: a RST in place of a SYN-ACK is a refusal."""
+    how = {"serve": False, "source_port": source_port, "connections": 1 if source_port else 5}
+    observed = converse_observed(lab, Conversation(), version=version, **how)
+    assert set(rows_of(observed)["ended"]) == {Ended.REFUSED}
+
+
+def test_200_connections_at_once(lab):
+    """Two hundred connections, all open at the same time: each once at each interface, each time in its bracket."""
+    with lab.observe(Conversation(), probes=("duration",), connections=200, pause=True) as observed:
+        observed.demo.await_pause()
+        observed.demo.resume()
+    lab.judge("duration", observed)
+    assert len(rows_of(observed)) == 400
+
+
+@both_versions
+def test_flow_used_again_at_once(lab, version):
+    """The same addresses and ports, thirty times within moments: thirty connections, each with a start of its own."""
+    conversation = Conversation(closer="server", exchanges=0)
+    how = {"connections": 30, "concurrency": 1, "source_port": 40404}
+    observed = converse_observed(lab, conversation, version=version, **how)
+    rows = rows_of(observed, lab.net.client)
+    assert len(rows) == 30
+    assert set(rows["sport"]) == {40404}
+    assert (np.diff(rows["start_ns"]) > rows["duration_ns"][:-1]).all()
+
+
+@pytest.mark.parametrize(("port", "source_port"), [(80, 20480), (1, 65535)])
+def test_ports_in_the_right_order(lab, port, source_port):
+    """S6: ports that are each other's byte swap, and the smallest and largest."""
+    observed = converse_observed(lab, Conversation(), port=port, source_port=source_port)
+    assert {(int(row["sport"]), int(row["dport"])) for row in rows_of(observed)} == {(source_port, port)}
+
+
+@both_versions
+def test_loopback(lab, version):
+    """On loopback each packet passes twice, and counts once."""
+    host = lab.net.client
+    address = ({4: "127.0.0.1", 6: "::1"}[version], 9999)
+    with record("duration", devices=[Device.find("lo", host.name)]) as recorder:
+        listener = inside(host.name, lambda: socket.create_server(address, family=FAMILY[version]))
+        client = StampedSocket("client", inside(host.name, lambda: socket.socket(FAMILY[version])))
+        with listener:
+            client.connect(address)
+            server = accept(listener)
+        client.sleep(5 * MS)
+        client.close()
+        server.recv_until_end()
+        server.close()
+        end_ns = lab.net.quiesce()
+    connection = Connection(client.timeline, server.timeline)
+    observed = Observed(lab.net.inodes, recorder.recording, [connection], end_ns)
+    lab.judge("duration", observed)
+    (row,) = rows_of(observed)
+    assert (row["syn_retransmissions"], row["fin_retransmissions"]) == (0, 0)
+
+
+def retransmitted(host):
+    """Return the kernel's own count of segments that the host has sent again."""
+    names, values = [
+        line.split()
+        for line in inside(host.name, Path("/proc/thread-self/net/snmp").read_text).splitlines()
+        if line.startswith("Tcp:")
+    ]
+    return int(values[names.index("RetransSegs")])
+
+
+@both_versions
+def test_no_answer(lab, version):
+    """D2: an attempt that nobody answers is reported, with its SYNs, and no duration is invented for it."""
+    lab.net.client.knows(NOBODY[version], lab.net.server.mac)
+    lab.net.client.sysctl("ipv4/tcp_syn_retries", 1)
+    with record("duration", devices=lab.net.devices) as recorder:
+        client = StampedSocket("client", inside(lab.net.client.name, lambda: socket.socket(FAMILY[version])))
+        assert not client.connect((NOBODY[version], 9999))
+        client.close()
+        end_ns = lab.net.quiesce()
+    assert client.timeline.find("connect").error == "ETIMEDOUT"
+    observed = Observed(lab.net.inodes, recorder.recording, [Connection(client.timeline, None)], end_ns)
+    lab.judge("duration", observed)
+    given_up = lifetimes(recorder.recording.events["duration"], end_ns + 6 * SECOND, syn_timeout_ns=5 * SECOND)
+    again = retransmitted(lab.net.client)
+    assert again >= 1
+    assert [(Ended(row["ended"]), int(row["syn_retransmissions"])) for row in given_up] == [(Ended.TIMEOUT, again)] * 2
+    assert (given_up["last_syn_ns"] - given_up["start_ns"] >= 990 * MS).all()
+
+
+def test_first_syn_lost(lab, lost_syn):
+    """D1: the first SYN counts, although nobody got it, and the kernel's own count of retransmissions is ours."""
+    observed, again = lost_syn
+    lab.judge("duration", observed)
+    (row,) = rows_of(observed)
+    assert again >= 2
+    assert row["syn_retransmissions"] == again
+    assert row["synack_ns"] >= 1 * SECOND
+    assert row["duration_ns"] >= row["synack_ns"] + 20 * MS
+
+
+def test_attached_in_the_middle(lab):
+    """L4: of a connection that was open before, the end is known, and no start is invented."""
+    with converse(lab.net, Conversation(), pause=True) as demo:
+        demo.await_pause()
+        with record("duration", devices=lab.net.devices) as recorder:
+            demo.resume()
+            end_ns = lab.net.quiesce()
+    (flow,) = (connection.client.flow for connection in demo.connections)
+    rows = lifetimes(recorder.recording.events["duration"], end_ns)
+    assert len(rows) == 2
+    for row in rows:
+        assert Ended(row["ended"]) is Ended.FIN
+        assert {int(row[name]) for name in ("start_ns", "duration_ns", "second_fin_ns", "synack_ns")} == {UNKNOWN}
+        assert not row["roles_known"]
+        # The client has closed first, so it stands left.
+        ends = [(address_text(row[f"{side}addr"].tobytes()), int(row[f"{side}port"])) for side in "sd"]
+        assert Flow(*ends[0], *ends[1]) == flow
+
+
+@pytest.mark.parametrize("how", [{"version": 4}, {"version": 6}, {"version": 4, "vlan": 7}], ids=str)
+@pytest.mark.parametrize("options", [False, True])
+def test_every_story_on_the_wire(lab, how, options):
+    """D1 to D4: simultaneous open and close, half-close, retransmitted SYN and FIN, every kind of RST, SYN cookies, Fast Open.
+
+    Made by hand between hosts that do not exist, at both interfaces; also behind IP options, extension headers and a VLAN tag.
+    """
+    with record("duration", devices=lab.net.devices) as recorder:
+        played = play(lab.net, [story.words for story in WHOLE], options=options, **how)
+    observed = Observed(lab.net.inodes, recorder.recording, end_ns=time.monotonic_ns())
+    judge, checks = observed.judge(lab.scenario, "duration"), []
+    rows = {(int(row["ifindex"]), int(row["sport"])): row for row in rows_of(observed)}
+    assert len(rows) == len(rows_of(observed)) == 2 * len(WHOLE)
+    for story, (flow, _, times) in zip(WHOLE, played, strict=True):
+        for host in (lab.net.client, lab.net.server):
+            row, subject = rows[host.ifindex, flow.lport], f"{story.words} ({host.ifindex})"
+            ended = Ended.OPEN if story.ended is Ended.TIMEOUT else story.ended
+            checks.append(judge.equal(subject, "ended by", ended.name, Ended(row["ended"]).name))
+            closed_first = Side(row["closed_first"]).name
+            checks.append(judge.equal(subject, "closed first by", story.closed_first.name, closed_first))
+            checks.append(judge.equal(subject, "SYNs again", story.syns_again, int(row["syn_retransmissions"])))
+            checks.append(judge.equal(subject, "FINs again", story.fins_again, int(row["fin_retransmissions"])))
+            checks.append(judge.equal(subject, "VLAN", how.get("vlan", 0), int(row["vlan"])))
+            ends = [(address_text(row[f"{side}addr"].tobytes()), int(row[f"{side}port"])) for side in "sd"]
+            checks.append(judge.equal(subject, "flow", str(flow), str(Flow(*ends[0], *ends[1]))))
+            for name, step in (("duration_ns", story.end), ("second_fin_ns", story.second_fin)):
+                if step is None:
+                    checks.append(judge.equal(subject, name, UNKNOWN, int(row[name])))
+                    continue
+                low_ns = times[step].before_ns - times[0].passed_ns
+                high_ns = times[step].passed_ns - times[0].before_ns
+                bracket = Bracket(low_ns, high_ns, (low_ns + high_ns) // 2)
+                checks.append(judge.duration(subject, name, bracket, int(row[name])))
+    lab.check(checks)

@@ -1,0 +1,125 @@
+"""From segments to connections: every end that TCP has, and what must not be taken for one."""
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from support.made.duration import OPEN_BEFORE, WHOLE, exchange, segment, segments, told, traffic
+
+from lab.arrays import UNKNOWN
+from lab.probes.duration.measure import Ended, Side, lifetimes
+from lab.tcp import SYN_TIMEOUT_NS
+from lab.units import SECOND
+
+NOW_NS = 1_000_000
+thoroughly = settings(deadline=None, derandomize=True, max_examples=200, phases=set(Phase) - {Phase.explain})
+
+
+def one(*rows, now_ns=NOW_NS):
+    """Return the only row."""
+    (row,) = lifetimes(segments(*rows), now_ns)
+    return row
+
+
+@pytest.mark.parametrize("story", [*WHOLE, *OPEN_BEFORE], ids=lambda story: story.words)
+def test_each_story(story):
+    """D1, D2, D3, L4: duration, how it ended, who closed first, and both FINs, of one connection alone."""
+    row = one(*exchange(story.words, start_ns=10))
+    assert Ended(row["ended"]) == (Ended.OPEN if story.ended is Ended.TIMEOUT else story.ended)
+    assert Side(row["closed_first"]) == story.closed_first
+    start_ns = UNKNOWN if story.partial else 10
+    assert row["start_ns"] == start_ns
+    known = not story.partial
+    assert row["duration_ns"] == (10 * story.end if known and story.end is not None else UNKNOWN)
+    assert row["second_fin_ns"] == (10 * story.second_fin if known and story.second_fin is not None else UNKNOWN)
+    assert row["end_ns"] == (UNKNOWN if story.end is None else 10 + 10 * story.end)
+    assert (row["syn_retransmissions"], row["fin_retransmissions"]) == (story.syns_again, story.fins_again)
+
+
+@thoroughly
+@given(traffic())
+def test_any_traffic(traffic):
+    """Connections on flows that are used again, on several interfaces and VLANs, interleaved: each row as it must be."""
+    rows = lifetimes(segments(*traffic.events), traffic.events[-1]["time_ns"] if traffic.events else 0)
+    assert told(rows) == traffic.truth
+
+
+@thoroughly
+@given(traffic())
+def test_order_does_not_matter(traffic):
+    """D4, L1: the ring's order is not that of time; nothing is negative, nothing is near 2^64."""
+    events = segments(*traffic.events)
+    backwards = lifetimes(events[::-1], NOW_NS)
+    assert told(backwards) == told(lifetimes(events, NOW_NS))
+    for name in ("duration_ns", "second_fin_ns", "synack_ns"):
+        assert ((backwards[name] >= UNKNOWN) & (backwards[name] < NOW_NS)).all()
+
+
+@pytest.mark.parametrize("words", ["cR", "cR sR", "sR cR cR"])
+def test_strays_are_no_connections(words):
+    """A RST of a sender who knows nothing answers some segment or other: it tells of no connection."""
+    assert len(lifetimes(segments(*exchange(words)), NOW_NS)) == 0
+
+
+def test_nothing():
+    """No segments, no rows."""
+    assert len(lifetimes(segments(), NOW_NS)) == 0
+
+
+def test_timeout():
+    """D2: an attempt has failed when its last SYN, not its first, is longer ago than any kernel waits for the next."""
+    rows = [segment(time_ns * SECOND, "S") for time_ns in (0, 1, 3, 7, 67)]
+    before, after = (67 * SECOND + SYN_TIMEOUT_NS + late_ns for late_ns in (0, 1))
+    assert one(*rows, now_ns=before)["ended"] == Ended.OPEN
+    assert one(*rows, now_ns=after)["ended"] == Ended.TIMEOUT
+    assert one(*rows, now_ns=after)["duration_ns"] == UNKNOWN
+
+
+def test_the_same_number_much_later():
+    """A host that begins with the same sequence number each time begins anew when no attempt can have lasted so long."""
+    later_ns = SYN_TIMEOUT_NS + 100
+    rows = lifetimes(segments(*exchange("cS"), *exchange("cS sSA cF sF", start_ns=later_ns)), later_ns + NOW_NS)
+    assert [Ended(row["ended"]) for row in rows] == [Ended.TIMEOUT, Ended.FIN]
+
+
+def test_sequence_numbers_wrap():
+    """Numbers are compared modulo 2^32."""
+    top = (1 << 32) - 1
+    for isns in ((top, top), (top - 7, 0), (0, top), (top - 3, top - 8)):
+        assert one(*exchange("cS sSA cF sF", isns=isns))["ended"] == Ended.FIN
+
+
+def test_used_again_at_once():
+    """The same ports again, nanoseconds after the last FIN: a connection of its own with a start of its own."""
+    again = [exchange("cS sSA cF sF", start_ns=100 * n, isns=(n * 64, n * 99)) for n in range(1, 51)]
+    rows = lifetimes(segments(*(row for rows in again for row in rows)), NOW_NS)
+    assert [int(row["start_ns"]) for row in rows] == [100 * n for n in range(1, 51)]
+    assert set(rows["ended"]) == {Ended.FIN}
+
+
+def test_loopback_counts_each_packet_once():
+    """On loopback each packet passes on its way out and on its way in; the first passage is its time."""
+    out = exchange("cS cS sSA cF cF sF")
+    back = [row.copy() for row in out]
+    for row in back:
+        row["time_ns"], row["ingress"] = row["time_ns"] + 3, 1
+    row = one(*out, *back)
+    assert (row["syn_retransmissions"], row["fin_retransmissions"]) == (1, 1)
+    assert (row["start_ns"], row["duration_ns"], row["second_fin_ns"]) == (10, 30, 50)
+
+
+def test_100_000_connections_quickly():
+    """No Python per event: 100,000 connections of 4 segments each, with 100 flows used a thousand times."""
+    count = 100_000
+    events = np.tile(segments(*exchange("cS sSA cF sF")), count)
+    number = np.repeat(np.arange(count), 4)
+    events["time_ns"] += number.astype(np.uint64) * 100
+    events["seq"] += number.astype(np.uint32)
+    events["ack"] += number.astype(np.uint32)
+    events["ack"][::4] = 0
+    client = events["dport"] == 80
+    events["sport"][client] = 40000 + number[client] % 100
+    events["dport"][~client] = 40000 + number[~client] % 100
+    rows = lifetimes(events, NOW_NS)
+    assert len(rows) == count
+    assert set(rows["ended"]) == {Ended.FIN}
+    assert set(rows["duration_ns"]) == {20}

@@ -1,0 +1,136 @@
+"""The layers of a request against the truth: what is caused in one place is found in one layer, and nowhere else."""
+
+import os
+
+import pytest
+from support.cpu_hog import hog
+from support.injected_delays import SIZE, Story, inject, verdicts
+from support.lockstep import conversing
+
+from lab.ebpf.recorder import record
+from lab.network.conditions import Conditions
+from lab.network.relay import Relay
+from lab.network.segment_parser import belongs
+from lab.network.topology import topology
+from lab.probes.layers.judge import judge_request
+from lab.probes.layers.requests import exchanges
+from lab.probes.layers.stages import FATES, LAYERS, Stop, Ways
+from lab.traffic.demo.conversation import Conversation
+from lab.truth.requests import turns
+from lab.units import MS
+from lab.verdict import Bracket, Judge
+
+
+@pytest.fixture(scope="module")
+def injected():
+    """One recording of a connection of each IP version, delayed in one place at a time."""
+    with topology(Relay()) as net, hog() as it:
+        # Where the hog is not; the relay's softirqs carry the frames to the server.
+        os.sched_setaffinity(net.link.pid, os.sched_getaffinity(0))
+        with record("layers", devices=net.devices) as recorder:
+            told = {version: inject(net, version, it) for version in (4, 6)}
+            net.quiesce()
+        return Ways(recorder.recording.events["layers"], net.inodes), told, recorder.recording
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_delay_is_in_its_layer_and_nowhere_else(lab, injected, version):
+    """Token bucket: qdisc. Wire: wire. Server late: its queue. Server thinks: application. Client late: its queue. Hog: wake-up."""
+    ways, told, recording = injected
+    judge = Judge(lab.scenario, "layers", ", ".join(recording.attach_points["layers"]), recording.missing("layers"))
+    checks = lab.check(verdicts(judge, ways, *told[version]))
+    assert sum(check.quantity.startswith("all but") for check in checks) == len(told[version][0]) == 24
+
+
+def test_a_request_that_comes_when_the_hog_is_gone():
+    """Its reader is not taken for hindered: another request is sent."""
+    with topology(Relay()) as net, hog() as it, conversing(net) as talk:
+        net.conditions(Conditions(drop=(1, 2)), Conditions())
+        _, _, least_ns = Story(net, talk, 4, it).hogged_server(2 * MS)
+    assert least_ns >= 2 * MS
+    assert len(turns(*talk.connections)) >= 2
+
+
+@pytest.mark.parametrize(
+    ("conversation", "version"),
+    [
+        (Conversation(exchanges=20, think_ns=MS // 10), 4),
+        (Conversation(exchanges=3, size_bits=8_000_000, before_recv_ns=2 * MS), 6),
+        (Conversation(exchanges=2, how="rst", closer="server", before_reply_ns=MS), 6),
+        (Conversation(exchanges=0), 4),
+    ],
+    ids=["small", "a million bytes", "reset", "no request"],
+)
+def test_conversations(lab, conversation, version):
+    """Every request of several connections at once has its layers, within what both applications have stamped."""
+    lab.judge("layers", lab.converse(conversation, probes=["layers"], version=version, connections=6))
+
+
+def test_a_lost_request(lab):
+    """What retransmissions take is the layer `resend`; lost segments are told as lost, and the request as sent so often."""
+    with topology(Relay()) as net:
+        with record("layers", devices=net.devices) as recorder:
+            with conversing(net) as talk:
+                talk.exchange(SIZE)
+                net.conditions(Conditions(drop=(1, 2)), Conditions())
+                talk.exchange(SIZE)
+            net.quiesce()
+        log, ways = net.link.log(), Ways(recorder.recording.events["layers"], net.inodes)
+    (connection,) = talk.connections
+    flow = connection.client.flow
+    segments = log.tcp(flow)
+    mine = segments[belongs(segments, flow) & (segments["payload"] > 0)][1:]
+    assert len(mine) >= 2
+    arrived_ns = log.frames[mine["frame"]]["arrived_high_ns"].tolist()
+    row = exchanges(ways, flow.rport).rows[1]
+    turn = turns(connection)[1]
+    asked_ns = turn.request.first.enter_ns
+    layers = dict(zip(LAYERS, row["layers_ns"][0].tolist(), strict=True))
+    judge = Judge(lab.scenario, "layers", "", 0)
+    lab.check(
+        [
+            *judge_request(judge, turn, row),
+            judge.equal(str(flow), "times the request was sent", len(mine), int(row["sent"][0])),
+            judge.duration(str(flow), "write", Bracket(0, arrived_ns[0] - asked_ns, 0), layers["write"]),
+            judge.duration(str(flow), "resend", Bracket(1, arrived_ns[-1] - asked_ns, 1), layers["resend"]),
+        ]
+    )
+    packets = ways.packets()
+    fates = [FATES[fate] for fate in packets["fate"][(packets["sport"] == flow.lport)]]
+    assert fates == ["delivered", *["lost"] * (len(mine) - 1), "delivered"]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("late", ["client", "server"])
+def test_what_is_read_after_a_reset(lab, version, late):
+    """Data that came before a RST can be read after it, when the socket has no port of its own any more: its way has an end."""
+    with record("layers", devices=lab.net.devices) as recorder:
+        with conversing(lab.net, version) as talk:
+            reader, other = (talk.client, talk.server) if late == "client" else (talk.server, talk.client)
+            if late == "client":
+                talk.client.send(bytes(SIZE))
+                talk.server.recv(SIZE)
+            other.send(bytes(SIZE))
+            other.reset_on_close()
+            other.close()
+            lab.net.quiesce()
+            reader.recv(SIZE)
+        lab.net.quiesce()
+    ways = Ways(recorder.recording.events["layers"], lab.net.inodes)
+    sent, read = (next(it for it in of.timeline.calls[::-1] if it.result == SIZE) for of in (other, reader))
+    row = ways.packets()[-1]
+    judge, flow = Judge(lab.scenario, "layers", ""), str(other.timeline.flow)
+    lab.check(
+        [
+            judge.equal(flow, "bytes of the last read()", SIZE, int(row["read_length"])),
+            judge.duration(
+                flow, "written at", Bracket(sent.enter_ns, sent.exit_ns, sent.exit_ns), int(row["stops"][Stop.WRITTEN])
+            ),
+            judge.duration(
+                flow, "read at", Bracket(read.enter_ns, read.exit_ns, read.exit_ns), int(row["stops"][Stop.READ])
+            ),
+        ]
+    )
+    if late == "client":
+        ((turn,), rows) = turns(*talk.connections), exchanges(ways, talk.client.timeline.flow.rport).rows
+        lab.check(judge_request(judge, turn, rows[0]))

@@ -1,0 +1,153 @@
+"""Points become ways, and ways become requests and replies: on networks that cut, lose, repeat, reorder and wrap."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.made.layers import CLIENT_NETNS, FLOW, MSS, PORT, SERVER_NETNS, Network, point, points, talk
+
+from lab.arrays import UNKNOWN
+from lab.paths import SOURCES
+from lab.probes.layers.requests import exchanges
+from lab.probes.layers.stages import FATES, LAYERS, At, Stop, Ways, elsewhere_ns, layers_ns
+
+HOSTS = (CLIENT_NETNS, SERVER_NETNS)
+NUMBERS = st.one_of(st.integers(0, (1 << 32) - 1), st.integers((1 << 32) - 9 * MSS, (1 << 32) - 1))
+
+
+def test_points_are_numbered_as_in_the_program():
+    """Python's names are those of the C header, in the same order."""
+    text = (SOURCES / "layers.h").read_text()
+    names = [line.split("_", 1)[1].split(",")[0] for line in text.splitlines() if line.startswith("    POINT_")]
+    assert names == [at.name for at in At]
+
+
+@settings(deadline=None, max_examples=60)  # how long it takes is the machine's affair
+@given(
+    seed=st.integers(0, 1 << 32),
+    numbers=st.tuples(NUMBERS, NUMBERS),
+    loss=st.sampled_from([0.0, 0.0, 0.3]),
+    spurious=st.sampled_from([0.0, 0.3]),
+    turns=st.integers(1, 4),
+)
+def test_every_stop_of_every_request(seed, numbers, loss, spurious, turns):
+    """Whatever the network does, each stop of request and reply is the true one, and the layers add up to the whole."""
+    network = Network(seed, loss, spurious)
+    network.open(FLOW, *numbers)
+    truth = talk(network, FLOW, numbers, turns)
+    found = exchanges(Ways(points(*network.rows), HOSTS), PORT)
+    assert len(found.rows) == len(found.turns.call) == turns
+    assert not found.overlaps.any()
+    for row, ways in zip(found.rows, truth, strict=True):
+        request, reply = (way.stops for way in ways)
+        reply[Stop.BEGUN] = request[Stop.READ]
+        assert row["stops"].tolist() == [request, reply]
+        assert row["sent"].tolist() == [way.sent for way in ways]
+        assert row["layers_ns"].sum() == row["total_ns"] == reply[Stop.READ] - request[Stop.BEGUN]
+        assert row["elsewhere_ns"] == 0
+        assert (row["layers_ns"] >= 0).all()
+
+
+@settings(deadline=None, max_examples=30)  # how long it takes is the machine's affair
+@given(seed=st.integers(0, 1 << 32), loss=st.sampled_from([0.0, 0.4]), spurious=st.sampled_from([0.0, 0.4]))
+def test_every_segment(seed, loss, spurious):
+    """Each byte is delivered by one segment, whatever was lost and repeated, and no segment comes twice."""
+    network = Network(seed, loss, spurious)
+    network.open(FLOW, 5, 6)
+    sizes = [network.random.randint(1, 9 * MSS) for _ in range(3)]
+    network.send(FLOW, 6, sizes)
+    rows = Ways(points(*network.rows), HOSTS).packets()
+    assert len(rows) == sum(row["at"] == At.DEVICE_OUT and row["length"] > 0 for row in network.rows)
+    assert {FATES[fate] for fate in rows["fate"]} <= {"delivered", "duplicate", "lost"}
+    arrivals = sum(row["at"] == At.DEVICE_IN and row["length"] > 0 for row in network.rows)
+    assert (rows["fate"] != FATES.index("lost")).sum() == arrivals
+    delivered = rows[rows["fate"] == FATES.index("delivered")]
+    came = np.unique(np.concatenate([np.arange(row["seq"], row["seq"] + row["length"]) for row in delivered]))
+    assert len(came) == sum(sizes)
+    layers = layers_ns(delivered["stops"])
+    assert (layers >= 0).all()
+    assert (layers.sum(axis=1) == delivered["stops"][:, Stop.READ] - delivered["stops"][:, Stop.BEGUN]).all()
+
+
+@settings(deadline=None, max_examples=20)  # how long it takes is the machine's affair
+@given(seed=st.integers(0, 1 << 32), numbers=st.lists(NUMBERS, min_size=6, max_size=6, unique=True))
+def test_flows_that_are_used_again(seed, numbers):
+    """Connections of the same flow, one after the other, and beside them one of another flow, are kept apart."""
+    network = Network(seed)
+    expected = []
+    for opened in (numbers[:2], numbers[2:4]):
+        network.open(FLOW, *opened)
+        expected += talk(network, FLOW, opened, 2)
+    beside = Network(seed + 1)
+    other = FLOW._replace(lport=40001)
+    beside.open(other, *numbers[4:])
+    talk(beside, other, numbers[4:], 3)
+    found = exchanges(Ways(points(*network.rows, *beside.rows), HOSTS), PORT).rows
+    mine = found[found["cport"] == FLOW.lport]
+    assert mine["number"].tolist() == [0, 1, 0, 1]
+    assert len(set(mine["connection"])) == 2
+    assert mine["stops"][:, 1, Stop.READ].tolist() == [reply.stops[Stop.READ] for _, reply in expected]
+    assert found[found["cport"] == other.lport]["number"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_one_host(host):
+    """Where only one host is watched, its own layers are right, and the rest of the time is told in one sum."""
+    network = Network(7)
+    network.open(FLOW, 8, 9)
+    talk(network, FLOW, (8, 9), 3)
+    everything = points(*network.rows)
+    whole, part = (exchanges(Ways(everything, hosts), PORT).rows for hosts in (HOSTS, (host,)))
+    assert len(part) == len(whole) == 3
+    assert set(part.dtype.names) == set(whole.dtype.names)
+    for row, true in zip(part, whole, strict=True):
+        known = row["layers_ns"] != UNKNOWN
+        known[:, 0] = False
+        assert known.sum() >= 8
+        assert row["layers_ns"][known].tolist() == true["layers_ns"][known].tolist()
+        told = row["layers_ns"][row["layers_ns"] != UNKNOWN].sum()
+        assert told + row["elsewhere_ns"] == row["total_ns"] <= true["total_ns"]
+        assert (row["elsewhere_ns"] > 0) == (host == CLIENT_NETNS)
+
+
+def test_what_is_no_request_is_told():
+    """A greeting that nobody asked for, a reply before its request was read, a request without a reply: none becomes a row."""
+    back = FLOW.reversed()
+
+    def moved(flow, seq, written_ns, read_ns):
+        return [
+            point(written_ns + 9, At.WRITE, seq, 10, flow, enter_ns=written_ns),
+            point(read_ns, At.READ, seq, 10, flow, enter_ns=read_ns - 1),
+        ]
+
+    greeting, early = moved(back, 100, 10, 20), moved(FLOW, 1, 30, 60) + moved(back, 110, 50, 70)
+    asked = moved(FLOW, 11, 80, 90)
+    found = exchanges(Ways(points(*greeting, *early, *asked), HOSTS), PORT)
+    assert len(found.rows) == 0
+    assert found.turns.asked.tolist() == [False, True, True]
+    assert found.turns.answered.tolist() == [True, True, False]
+    assert found.overlaps.tolist() == [False, True, False]
+    assert found.turns.last.tolist() == [False, False, True]
+
+
+def test_reads_that_return_more():
+    """A read() that returns several segments says so for each, and each has its own way up to it."""
+    rows = [point(20 + n, At.DEVICE_IN, 1 + 10 * n, 10) for n in range(3)]
+    rows += [point(30 + n, At.TC_IN, 1 + 10 * n, 10) for n in range(3)]
+    rows += [point(40 + n, At.TCP_IN, 1 + 10 * n, 10) for n in range(3)]
+    rows += [point(50 + n, At.READY, 11 + 10 * n, 0) for n in range(3)]
+    rows += [point(70, At.READ, 1, 25, enter_ns=60), point(80, At.READ, 26, 5, enter_ns=75)]
+    packets = Ways(points(*rows), HOSTS).packets()
+    assert packets["read_length"].tolist() == [25, 25, 5]
+    assert packets["stops"][:, Stop.READY].tolist() == [50, 51, 52]
+    assert packets["stops"][:, Stop.PICKED].tolist() == [60, 60, 75]
+    assert packets["stops"][:, Stop.READ].tolist() == [70, 70, 80]
+
+
+def test_nothing():
+    """No points, no rows; and one point alone is none either."""
+    for rows in ((), (point(1, At.READY, 1, 0),)):
+        ways = Ways(points(*rows), HOSTS)
+        assert len(ways.packets()) == len(exchanges(ways, PORT).rows) == 0
+    assert layers_ns(np.full(len(Stop), UNKNOWN)).tolist() == [UNKNOWN] * len(LAYERS)
+    assert elsewhere_ns(np.full(len(Stop), UNKNOWN)) == 0

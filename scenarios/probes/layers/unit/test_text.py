@@ -1,0 +1,140 @@
+"""Requests as lines, percentiles, waterfall, trace and picture."""
+
+import json
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from support.made.layers import CLIENT_NETNS, FLOW, PORT, SERVER_NETNS, Network, points, talk
+
+from lab.errors import LabError
+from lab.probes.layers import cli
+from lab.probes.layers import text as layer_text
+from lab.probes.layers.perfetto import require_writable, write_trace
+from lab.probes.layers.plot import draw
+from lab.probes.layers.requests import EXCHANGE, exchanges
+from lab.probes.layers.stages import LAYERS, Ways
+
+
+def rows(hosts=(CLIENT_NETNS, SERVER_NETNS), turns=5):
+    """Return some requests of two connections at once."""
+    found = []
+    for seed, flow in ((1, FLOW), (2, FLOW._replace(lport=40001))):
+        network = Network(seed)
+        network.open(flow, 8, 9)
+        talk(network, flow, (8, 9), turns)
+        found += network.rows
+    return exchanges(Ways(points(*found), hosts), PORT).rows
+
+
+def test_a_line_has_every_layer():
+    """The two lines of a request say in microseconds what the row says in nanoseconds."""
+    for row in rows():
+        told = layer_text.as_dict(row)
+        asked, answered = (line.split() for line in layer_text.line(told).splitlines())
+        assert asked[:2] == [f"192.0.2.1:{row['cport']}", "request"]
+        assert answered[0] == "reply"
+        shown = [*asked[3:], *answered[2:-2]]
+        assert shown == [f"{ns / 1000:.1f}" for ns in row["layers_ns"].ravel()]
+        assert answered[-1] == f"{row['total_ns'] / 1000:.1f}"
+        told_ns = [told[f"{leg}_{name}_ns"] for leg in ("request", "reply") for name in LAYERS]
+        assert sum(told_ns) + told["elsewhere_ns"] == told["total_ns"]
+    assert len(cli.header().split()) == len(layer_text.line(told).splitlines()[1].split()) + 1
+
+
+def test_what_nobody_watched_is_a_dash():
+    """Layers of a host that nobody watched are no zeros."""
+    row = rows((CLIENT_NETNS,))[0]
+    told = layer_text.as_dict(row)
+    assert told["request_wire_ns"] is None
+    assert told["reply_wake_up_ns"] is not None
+    assert layer_text.line(told).splitlines()[0].split()[7:] == ["-"] * 7
+
+
+def test_percentiles():
+    """Percentiles are values that occurred; the shares of all layers are the whole."""
+    requests = rows(turns=50)
+    told = {(row["leg"], row["layer"]): row for row in layer_text.summary(requests)}
+    assert len(told) == 2 * len(LAYERS) + 2
+    wire = np.sort(requests["layers_ns"][:, 0, LAYERS.index("wire")])
+    row = told["request", "wire"]
+    assert (row["requests"], row["host"]) == (100, "wire")
+    assert [row["p50_ns"], row["p90_ns"], row["p99_ns"], row["max_ns"]] == wire[[49, 89, 98, 99]].tolist()
+    assert sum(row["share"] for key, row in told.items() if key[1] != "total") == pytest.approx(1, abs=0.002)
+    assert len(list(layer_text.summary_lines(requests))) == 2 + len(told)
+    assert list(layer_text.summary_lines(requests[:0])) == []
+
+
+def test_waterfall():
+    """Each layer's bar begins where the one before has ended, and the last ends at the end."""
+    row = layer_text.typical(rows())
+    head, *lines = layer_text.waterfall(row)
+    assert f"{row['bytes'][0]} bytes, {row['bytes'][1]} back" in head
+    bars = [line.split("|")[1] for line in lines]
+    begins = [len(bar) - len(bar.lstrip()) for bar in bars]
+    assert begins == sorted(begins)
+    assert {len(bar) for bar in bars} == {40}
+    assert sum(float(line.split()[3]) for line in lines) == pytest.approx(row["total_ns"] / 1000, abs=0.05 * len(lines))
+
+
+def test_the_typical_request_is_the_median():
+    """Of an odd number of requests the typical one has as many slower as faster ones."""
+    requests = rows()[:9]
+    total_ns = layer_text.typical(requests)["total_ns"]
+    assert (requests["total_ns"] < total_ns).sum() == (requests["total_ns"] > total_ns).sum() == 4
+    with pytest.raises(ValueError, match="of no requests"):
+        layer_text.typical(requests[:0])
+
+
+def test_histograms():
+    """Each layer that took any time has a histogram, which counts every request."""
+    requests = rows()
+    text = "\n".join(layer_text.histograms(requests))
+    assert text.count("nsecs") == text.count("distribution") >= 18
+    assert "request, wire (wire)" in text
+    assert "resend" not in text
+
+
+def test_trace(tmp_path):
+    """A slice for each layer of each request, on a track of its host and layer; slices of a track follow each other."""
+    requests = rows()
+    write_trace(path := tmp_path / "trace.json", requests)
+    events = json.loads(path.read_text())["traceEvents"]
+    names = {
+        (event["pid"], event.get("tid")): event["args"]["name"] for event in events if event["name"].endswith("_name")
+    }
+    assert {names[number, None] for number in (1, 2, 3)} == {"client", "wire", "server"}
+    tracks = defaultdict(list)
+    for event in events:
+        if event["ph"] == "X":
+            tracks[event["pid"], event["tid"]].append((event["ts"], event["dur"]))
+    assert set(tracks) <= set(names)
+    assert {names[track].split(" (")[0] for track in tracks} == {
+        f"{leg} {name}" for leg in ("request", "reply") for name in LAYERS
+    }
+    for slices in tracks.values():
+        for (begin, lasts), (following, _) in zip(sorted(slices), sorted(slices)[1:], strict=False):
+            assert begin + lasts <= following + 1e-3
+    lasted = sum(lasts for slices in tracks.values() for _, lasts in slices)
+    assert sum(map(len, tracks.values())) == 2 * len(LAYERS) * len(requests)
+    assert lasted == pytest.approx(requests["total_ns"].sum() / 1000)
+
+
+def test_files_that_cannot_be_written(tmp_path):
+    """One sentence says which file, and what to do."""
+    for attempt in (lambda path: write_trace(path, rows()), require_writable):
+        with pytest.raises(LabError, match="choose another file"):
+            attempt(tmp_path / "missing" / "trace.json")
+    with pytest.raises(LabError, match="no request was seen"):
+        draw(tmp_path / "layers.png", np.zeros(0, EXCHANGE))
+    with pytest.raises(LabError, match="choose another file"):
+        draw(tmp_path / "missing" / "layers.png", rows())
+
+
+@pytest.mark.parametrize("hosts", [(CLIENT_NETNS, SERVER_NETNS), (SERVER_NETNS,)])
+def test_picture(tmp_path, hosts):
+    """The picture is drawn, also where one host was not watched."""
+    draw(path := tmp_path / "layers.svg", rows(hosts))
+    text = path.read_text()
+    assert text.startswith("<?xml")
+    assert len(text) > 10_000

@@ -1,0 +1,339 @@
+"""`lab packets` as a user runs it: its lines, JSON Lines and CSV, its capture files, its modes, and how it ends."""
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from pyroute2 import IPRoute
+from support.packet_taps import await_that, dumpcap, tshark
+from support.processes import HUNG_S, NOTHING, belongings, end, lab_command, left_of, parsed, watching
+
+from lab.linux.bpf import AttachType, ProgType, link_create, owned, prog_load, returning
+from lab.linux.netns import inside
+from lab.packet import distinct_bytes
+from lab.probes.packets import text as packet_text
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
+from lab.units import MS
+
+XDP_PASS = 2
+LINE = re.compile(
+    r"Packet Data - src_ip: (\S+),  src_port: (\d+), dst_ip: (\S+),  dst_port: (\d+), timestamp\(us\): (\d+)"
+)
+
+
+def talk(net, conversation=None, **how):
+    """Hold one conversation, and return its connections when they are over."""
+    with converse(net, conversation or Conversation(hold_ns=5 * MS), **how) as demo:
+        pass
+    net.quiesce()
+    return demo.connections
+
+
+def carried(rows):
+    """Return how many bytes one direction's packets have carried, each counted once."""
+    return distinct_bytes(*(np.array([row[name] for row in rows], np.uint32) for name in ("seq", "payload_length")))
+
+
+def xdp_of(host):
+    """Return the id of the XDP program at a host's interface, None without one."""
+    command = ["nsenter", f"--net=/run/netns/{host.name}", "ip", "-json", "link", "show", "eth0"]
+    (link,) = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return link["xdp"]["prog"]["id"] if "xdp" in link else None
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_line(net, version):
+    """Each packet is one line in the form that users know, with the connection's addresses and ports."""
+    with watching("packets", "--netns", net.server.name) as output:
+        (connection,) = talk(net, version=version)
+    lines = [LINE.fullmatch(line) for line in output[1].splitlines()]
+    assert len(lines) >= 5
+    flow = connection.client.flow
+    assert {line.groups()[:4] for line in lines} == {(flow.laddr, str(flow.lport), flow.raddr, str(flow.rport))}
+    connect = connection.client.find("connect")
+    assert connect.enter_ns // 1000 <= int(lines[0][5]) <= connect.exit_ns // 1000
+
+
+def test_json(net):
+    """Flags, sequence numbers and lengths tell the connection's story; the clock has its name (L3)."""
+    with watching("packets", "--json", "--netns", net.server.name) as output:
+        (connection,) = talk(net)
+    rows = parsed(output)
+    assert [rows[0]["flags"], rows[1]["flags"]] == ["SYN", "ACK"]
+    assert any(row["flags"] == "FIN,ACK" for row in rows)
+    assert carried(rows) == 375
+    assert {row["clock"] for row in rows} == {"CLOCK_MONOTONIC"}
+    assert {row["version"] for row in rows} == {4}
+    assert rows[1]["seq"] == rows[0]["seq"] + 1
+    assert all(row["frame_length"] >= 66 and row["vlan"] is None and not row["fragment"] for row in rows)
+    assert rows[0]["time_ns"] <= connection.client.find("connect").exit_ns
+
+
+def test_wall_clock(net):
+    """L3: with --wall the time is Unix time, by an explicit conversion, and the clock's name says so."""
+    with watching("packets", "--json", "--wall", "--netns", net.server.name) as output:
+        before_ns = time.time_ns()
+        talk(net)
+        after_ns = time.time_ns()
+    rows = parsed(output)
+    assert {row["clock"] for row in rows} == {"CLOCK_REALTIME"}
+    assert all(before_ns <= row["time_ns"] <= after_ns for row in rows)
+
+
+def test_csv(net):
+    """The same rows as comma-separated values."""
+    with watching("packets", "--csv", "--netns", net.client.name) as output:
+        talk(net)
+    rows = list(csv.DictReader(io.StringIO(output[1])))
+    assert rows[0]["flags"] == "SYN,ACK"
+    assert {row["sport"] for row in rows} == {"9999"}
+
+
+def test_lines_are_in_the_order_of_time(net):
+    """L1: no line is followed by an older one, whichever CPU a packet came to."""
+    with watching("packets", "--json", "--netns", net.server.name) as output:
+        talk(net, Conversation(exchanges=20), connections=40, concurrency=8)
+    times = [row["time_ns"] for row in parsed(output)]
+    assert len(times) > 40 * 20
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize("mode", ["native", "generic"])
+def test_modes(net, mode):
+    """Either mode can be asked for, and sees the same."""
+    with watching("packets", "--json", "--mode", mode, "--netns", net.server.name) as output:
+        talk(net)
+    assert carried(parsed(output)) == 375
+
+
+def test_loopback(net):
+    """Loopback, where every packet is sent and received by the same interface, shows both directions once."""
+    with watching("packets", "--json", "-i", "lo", "--netns", net.server.name, "--port", "7777") as output:
+        with (
+            inside(net.server.name, lambda: socket.create_server(("127.0.0.1", 7777))) as listener,
+            inside(net.server.name, lambda: socket.create_connection(("127.0.0.1", 7777))) as client,
+            listener.accept()[0] as child,
+        ):
+            client.sendall(b"to the server")
+            assert child.recv(100) == b"to the server"
+            child.sendall(b"back")
+            assert client.recv(100) == b"back"
+            client.shutdown(socket.SHUT_WR)
+            assert child.recv(1) == b""
+        net.quiesce()
+    rows = parsed(output)
+    assert [row["flags"] for row in rows][:3] == ["SYN", "SYN,ACK", "ACK"]
+    assert [row["payload_length"] for row in rows if row["payload_length"]] == [13, 4]
+
+
+def test_all(net):
+    """F3: with --all also frames without ports are shown, with the reason; without, their number is told at the end."""
+    with (
+        watching("packets", "--netns", net.server.name) as some,
+        watching("packets", "--netns", net.client.name, "--all", "--json") as all_frames,
+    ):
+        for here, there in ((net.client, net.server), (net.server, net.client)):
+            with inside(here.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+                sender.sendto(bytes(4000), (there.ipv4, 9999))
+        net.quiesce()
+    errors, lines = some
+    assert len(lines.splitlines()) == 1
+    assert "packets whose ports cannot be read, and which are not shown: 2 later fragment" in errors
+    rows = [row for row in parsed(all_frames) if row["protocol"] == "UDP"]
+    assert [(row["dport"], row["problem"]) for row in rows] == [(9999, None)] + 2 * [(None, "later fragment")]
+    assert packet_text.line(rows[1]).endswith("  (later fragment)")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_capture(net, tmp_path, version):
+    """What --pcap writes is what dumpcap has written of the same run: the same packets, number by number, in order of time."""
+    mine, theirs = tmp_path / "mine.pcapng", tmp_path / "theirs.pcapng"
+    ip = {4: "ip", 6: "ipv6"}[version]
+    fields = [
+        f"{ip}.src",
+        "tcp.srcport",
+        f"{ip}.dst",
+        "tcp.dstport",
+        "tcp.seq_raw",
+        "tcp.ack_raw",
+        "tcp.len",
+        "tcp.flags",
+    ]
+    fields.append("frame.len")
+    received = f"tcp.dstport == 9999 && {ip}.dst == {net.server.address(version)}"
+    with dumpcap(net.server, theirs) as finish:
+        with watching("packets", "--json", "--wall", "--pcap", str(mine), "--netns", net.server.name) as output:
+            talk(net, Conversation(exchanges=10, size_bits=80_000), connections=20, concurrency=1, version=version)
+        rows = parsed(output)
+        expected = finish(len(rows), received, fields)
+    assert len(rows) > 20 * 10
+    # Packets that two processors receive at once pass XDP and dumpcap's tap in any order: each tells its own.
+    assert sorted(tshark(mine, "frame", fields)) == sorted(expected)
+    stamps = [int(text.replace(".", "")) for (text,) in tshark(mine, "frame", ["frame.time_epoch"])]
+    assert stamps == [row["time_ns"] for row in rows] == sorted(stamps)
+    lengths = {(int(there), int(wire)) for there, wire in tshark(mine, "frame", ["frame.cap_len", "frame.len"])}
+    assert all(there == min(wire, 256) for there, wire in lengths)
+    assert any(wire > 256 for _, wire in lengths)
+
+
+@contextmanager
+def tool(*arguments):
+    """Start the tool; it is ready when the block begins, and dead when it has ended."""
+    read, write = os.pipe()
+    words = [sys.executable, "-m", "lab", "packets", "--ready-fd", str(write), *arguments]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=[write], start_new_session=True
+    )
+    os.close(write)
+    try:
+        with os.fdopen(read) as ready:
+            assert ready.readline() == "ready\n", process.stderr.read()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_kill_loses_no_packet_and_detaches(net, tmp_path):
+    """After `kill -9` the interface has no program any more, and every packet that was printed is in the capture."""
+    path = tmp_path / "killed.pcapng"
+    with tool("--json", "--pcap", str(path), "--netns", net.server.name) as process:
+        held = belongings(process.pid)
+        assert xdp_of(net.server) in held["programs"]
+        talk(net)
+        row = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        rows = [row, *map(json.loads, process.stdout.read().splitlines())]
+        await_that(lambda: xdp_of(net.server) is None)
+    assert left_of({**NOTHING, "programs": held["programs"]}) == NOTHING
+    sequence = [int(number) for (number,) in tshark(path, "tcp", ["tcp.seq_raw"])]
+    assert sequence[: len(rows)] == [row["seq"] for row in rows]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
+def test_ends_cleanly(net, number):
+    """Ctrl-C and a kill end the tool with status 0 and detach its program."""
+    with tool("--netns", net.server.name) as process:
+        held = belongings(process.pid)
+        assert end(process, number) == 0
+    assert xdp_of(net.server) is None
+    assert left_of({**NOTHING, "programs": held["programs"]}) == NOTHING
+
+
+def test_full_disk(net, tmp_path):
+    """A full disk ends the capture with the last whole packet, is told, and does not end the printing."""
+    subprocess.run(["/usr/bin/mount", "-t", "tmpfs", "-o", "size=16k", "none", str(tmp_path)], check=True)
+    try:
+        path = tmp_path / "small.pcapng"
+        with watching("packets", "--json", "--pcap", str(path), "--netns", net.server.name) as output:
+            talk(net, Conversation(exchanges=100))
+        errors, lines = output
+        assert "cannot be written" in errors
+        assert "No space left on device" in errors
+        rows = [json.loads(line) for line in lines.splitlines()]
+        assert carried(rows) == 100 * 375
+        written = [int(number) for (number,) in tshark(path, "tcp", ["tcp.seq_raw"])]
+        assert 20 < len(written) < len(rows)
+        assert written == [row["seq"] for row in rows][: len(written)]
+        assert (
+            "cut short"
+            not in subprocess.run(["/usr/bin/capinfos", path], capture_output=True, text=True, check=False).stderr
+        )
+    finally:
+        subprocess.run(["/usr/bin/umount", str(tmp_path)], check=True)
+
+
+def test_interface_that_disappears(net, tmp_path):
+    """The tool says that the interface has gone, and keeps what it has seen: status 2."""
+    path = tmp_path / "gone.pcapng"
+    with tool("--json", "--pcap", str(path), "--netns", net.server.name) as process:
+        talk(net)
+
+        def unplug():
+            with IPRoute() as netlink:
+                netlink.link("del", index=net.server.ifindex)
+
+        inside(net.server.name, unplug)
+        out, err = process.communicate(timeout=HUNG_S)
+    assert process.returncode == 2
+    assert "the interface `eth0` has gone" in err
+    assert len(out.splitlines()) == len(tshark(path, "tcp", ["tcp.seq_raw"])) >= 5
+
+
+def test_interface_that_has_a_program_already(net):
+    """Another one's XDP program is left alone: one sentence, status 2."""
+    program = prog_load(ProgType.XDP, returning(XDP_PASS), expected_attach_type=AttachType.XDP)
+
+    def attach():
+        return link_create(program, net.server.ifindex, AttachType.XDP, 1 << 1)
+
+    with owned(program), owned(inside(net.server.name, attach)):
+        theirs = xdp_of(net.server)
+        for mode in ("generic", "native"):
+            process = lab_command("packets", "--netns", net.server.name, "--mode", mode)
+            assert process.returncode == 2
+            assert "`eth0` has an XDP program already" in process.stderr
+            assert "Traceback" not in process.stderr
+        assert xdp_of(net.server) == theirs
+
+
+def test_interface_without_carrier(net):
+    """When the other end is down nothing can come: one sentence, status 2."""
+
+    def down():
+        with IPRoute() as netlink:
+            netlink.link("set", index=netlink.link_lookup(ifname="server")[0], state="down")
+
+    inside(net.wire, down)
+    process = lab_command("packets", "--netns", net.server.name)
+    assert process.returncode == 2
+    assert "has no carrier" in process.stderr
+
+
+BAD = {
+    "port out of range": (["--port", "70000"], "`70000` is no port: give a number from 1 to 65535"),
+    "port and all": (["--port", "80", "--all"], "not allowed with argument"),
+    "no such interface": (["-i", "nowhere"], "there is no interface `nowhere`"),
+    "no such mode": (["--mode", "fast"], "invalid choice"),
+    "native on loopback": (["-i", "lo", "--mode", "native"], "`lo` cannot have native XDP"),
+    "capture in no folder": (
+        ["-i", "lo", "--pcap", "/nowhere/x.pcapng"],
+        "cannot be written to /nowhere/x.pcapng (No such file",
+    ),
+    "capture that is a folder": (["-i", "lo", "--pcap", "/proc"], "(Is a directory): choose another file"),
+    "capture on a full device": (["-i", "lo", "--pcap", "/dev/full"], "(No space left on device): choose another file"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD.values(), ids=BAD)
+def test_one_sentence(net, arguments, sentence):
+    """What is wrong in what the user says gets one sentence and exit status 2."""
+    process = lab_command("packets", "--netns", net.server.name, *arguments)
+    assert process.returncode == 2, process.stderr
+    assert sentence in process.stderr
+    assert "Traceback" not in process.stderr
+    assert process.stdout == ""
+
+
+def test_seconds_end_it(net):
+    """`--seconds` ends the tool by itself, with status 0."""
+    assert lab_command("packets", "--netns", net.server.name, "--seconds", "0.2").returncode == 0
+
+
+def test_help_has_an_example():
+    """The help says what the columns mean, and how the tool is used."""
+    text = lab_command("packets", "--help").stdout
+    assert "lab packets -i lo --port 80 --json" in text
+    assert "timestamp(us)" in text

@@ -1,0 +1,67 @@
+"""Capture files, read back by another library than wrote them."""
+
+from pathlib import Path
+
+import pytest
+from scapy.utils import RawPcapNgReader
+
+from lab.clock import wall_offset_ns
+from lab.errors import LabError
+from lab.probes.packets.pcapng_writer import Capture
+
+
+def read_back(path):
+    """Return stamp, length on the wire and bytes of each frame, and the interface's name."""
+    with RawPcapNgReader(str(path)) as reader:
+        packets = list(reader)
+    frames = [(meta.tshigh << 32 | meta.tslow, meta.wirelen, data) for data, meta in packets]
+    return frames, {meta.ifname for _, meta in packets}
+
+
+def test_frames_come_back(tmp_path):
+    """Stamps to the nanosecond, lengths, bytes of every residue of four, and the interface's name."""
+    path = tmp_path / "x.pcapng"
+    written = [(1_795_276_984_831_836_000 + number, 1000 + number, bytes(range(14 + number))) for number in range(5)]
+    with Capture(path, "eth0", 256) as capture:
+        for time_ns, length, data in written:
+            capture.frame(time_ns, data, length)
+    frames, interfaces = read_back(path)
+    assert frames == written
+    assert interfaces == {b"eth0"}
+
+
+def test_every_frame_is_in_the_file_at_once(tmp_path):
+    """Nothing waits in a buffer: whoever is killed has written what it has seen."""
+    path = tmp_path / "x.pcapng"
+    with Capture(path, "eth0", 256) as capture:
+        capture.frame(1, b"x" * 60, 60)
+        assert len(read_back(path)[0]) == 1
+
+
+def test_a_capture_replaces_what_was_there(tmp_path):
+    """As with other capture tools, an older file is overwritten."""
+    path = tmp_path / "x.pcapng"
+    path.write_bytes(b"old" * 10_000)
+    with Capture(path, "eth0", 256):
+        pass
+    assert read_back(path)[0] == []
+
+
+@pytest.mark.parametrize("name", ["nowhere/x.pcapng", "."])
+def test_a_file_that_cannot_be_written(tmp_path, name):
+    """One sentence that says what to do."""
+    with pytest.raises(LabError, match=r"cannot be written to .*: choose another file"):
+        Capture(tmp_path / name, "eth0", 256)
+
+
+def test_a_full_device():
+    """No room for the head: refused at once, and the file is closed."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(LabError, match="No space left on device"):
+        Capture("/dev/full", "eth0", 256)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_offset_of_the_wall_clock():
+    """L3: asked for twice in a row the difference of the clocks is the same, to a millisecond."""
+    assert abs(wall_offset_ns() - wall_offset_ns()) < 1_000_000

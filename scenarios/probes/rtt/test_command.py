@@ -1,0 +1,236 @@
+"""`lab rtt` as a user runs it: what belongs together, what the filters let through, and what is printed."""
+
+import csv
+import io
+import os
+import re
+import signal
+import socket
+import struct
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+from pyroute2 import IPRoute
+from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
+from support.lockstep import conversing
+from support.processes import HUNG_S, lab_command, parsed, started, watching
+
+from lab.ebpf.program import Program
+from lab.ebpf.recorder import record
+from lab.linux.netns import inside
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
+
+LOOPBACK = 1
+PORT = 9999
+IPV4_PEERS = ["127.1.0.1", "127.1.0.2"]
+IPV6_PEERS = ["2001:db8:1::1", "2001:db8:1::2", "2001:db8:2::1"]  # some differ at the end only, some in the middle
+
+
+def talk(net, **how):
+    """One connection with four requests."""
+    with converse(net, Conversation(exchanges=4), **how) as demo:
+        pass
+    net.quiesce()
+    return demo.connections[0]
+
+
+def alike():
+    """Load the probe with everything in one group, so that there is always room."""
+    return Program.load("rtt", ("BY_LADDR=0", "BY_RADDR=0", "BY_PORTS=0"))
+
+
+@contextmanager
+def seeing(*arguments):
+    """Run `lab rtt` around a block, with everything in one interval.
+
+    It is recorded as well: when the kernel withholds events from one program, so it does from the other, and that is noticed.
+    """
+    with record(programs={"rtt": alike()}), watching("rtt", "--interval", "600", *arguments) as output:
+        yield output
+
+
+def send_from(peers, messages=3):
+    """Let each address send so many bytes, one by one, to a server on all addresses of the calling thread's namespace."""
+    reset = struct.pack("ii", 1, 0)  # ports are free again at once
+    with socket.create_server(("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        for peer in peers:
+            address = ("::1" if ":" in peer else "127.0.0.1", PORT)
+            with socket.create_connection(address, source_address=(peer, 0)) as client, listener.accept()[0] as server:
+                for _ in range(messages):
+                    client.send(b"x")
+                    server.recv(1)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+
+
+@pytest.fixture
+def host(net):
+    """Return a host whose loopback interface has the addresses of several peers of either IP version."""
+
+    def configure():
+        with IPRoute() as netlink:
+            for address in IPV6_PEERS:
+                netlink.addr("add", index=LOOPBACK, address=address, prefixlen=128, flags=IFA_F_NODAD)
+
+    inside(net.server.name, configure)
+    return net.server
+
+
+def test_one_histogram_for_each_peer(host):
+    """R1: every peer of IPv4 and of IPv6 has a histogram of its own, also where the server's socket is an IPv6 one for both."""
+    peers = IPV4_PEERS + IPV6_PEERS
+    with seeing("--json", "--raddr-hist", "--sport", str(PORT), "--netns", host.name) as output:
+        inside(host.name, lambda: send_from(peers))
+    rows = {row["raddr"]: row for row in parsed(output)}
+    assert set(rows) == set(peers)
+    assert [rows[peer]["count"] for peer in peers] == [3] * len(peers)
+    assert {row["netns"] for row in rows.values()} == {host.inode}
+    assert {row["laddr"] for row in rows.values()} == {None}
+
+
+@pytest.mark.parametrize(
+    ("filters", "kept"),
+    [
+        (["--daddr", "127.1.0.1"], ["127.1.0.1"]),
+        (["--daddr", "::ffff:127.1.0.2"], ["127.1.0.2"]),
+        (["--daddr", "2001:db8:1::2"], ["2001:db8:1::2"]),
+        (["--saddr", "127.0.0.1"], IPV4_PEERS),
+        (["--saddr", "::1"], IPV6_PEERS),
+        (["-4"], IPV4_PEERS),
+        (["-6"], IPV6_PEERS),
+        (["--dport", str(PORT)], []),
+        (["--daddr", "127.1.0.3"], []),
+    ],
+)
+def test_filters(host, filters, kept):
+    """R1: a filter keeps exactly its connections: IPv4 over an IPv6 socket is IPv4, whichever way its address is written."""
+    sport = [] if "--dport" in filters else ["--sport", str(PORT)]
+    with seeing("--json", "--raddr-hist", *sport, "--netns", host.name, *filters) as output:
+        inside(host.name, lambda: send_from(IPV4_PEERS + IPV6_PEERS))
+    peers = {row["raddr"] for row in parsed(output)}
+    assert peers == (set(kept) if sport else {"127.0.0.1", "::1"})
+
+
+def test_the_other_grouping(host):
+    """By local address: the server's two addresses, and all that came to them."""
+    with seeing("--json", "--laddr-hist", "--sport", str(PORT), "--netns", host.name) as output:
+        inside(host.name, lambda: send_from(IPV4_PEERS + IPV6_PEERS))
+    rows = {row["laddr"]: (row["count"], row["raddr"]) for row in parsed(output)}
+    assert rows == {"127.0.0.1": (3 * len(IPV4_PEERS), None), "::1": (3 * len(IPV6_PEERS), None)}
+
+
+def test_10000_peers(net):
+    """R2: ten thousand peers have ten thousand histograms, and nothing is lost."""
+    peers = [f"127.1.{number // 250}.{number % 250 + 1}" for number in range(10_000)]
+    with seeing("--json", "--raddr-hist", "--sport", str(PORT), "--netns", net.server.name) as output:
+        inside(net.server.name, lambda: send_from(peers, messages=1))
+    rows = parsed(output)
+    assert {row["raddr"] for row in rows} == set(peers)
+    assert [row["count"] for row in rows] == [1] * len(peers)
+
+
+def test_json_of_a_connection(net):
+    """By connection: who it is, exact figures, and buckets that hold all of the values."""
+    with seeing("--json", "--raw", "--by-connection", "--netns", net.client.name) as output:
+        connection = talk(net)
+    (row,) = parsed(output)
+    assert (row["laddr"], row["lport"], row["raddr"], row["rport"]) == connection.client.flow
+    assert (row["kind"], row["clock"], row["netns"]) == ("rtt", "CLOCK_MONOTONIC", net.client.inode)
+    assert row["count"] == 5 == sum(bucket["count"] for bucket in row["buckets"])
+    assert row["unclear"] == 0
+    first, last = row["buckets"][0], row["buckets"][-1]
+    assert first["low_us"] <= row["min_us"] <= first["high_us"]
+    assert last["low_us"] <= row["max_us"] <= last["high_us"]
+    assert row["min_us"] <= row["p50_low_us"] <= row["p50_high_us"] <= row["p99_high_us"] <= row["max_us"]
+    assert 5 * row["min_us"] <= row["sum_us"] <= 5 * row["max_us"]
+
+
+def test_each_interval_on_its_own(net):
+    """What is printed for the intervals adds up to everything: nothing twice, nothing missing."""
+    printed, exchanges = [], 0
+    command = [sys.executable, "-m", "lab", "rtt", "--raw", "--netns", net.client.name, "--interval", "0.1"]
+    with record(programs={"rtt": alike()}), started(*command, ready="each 0.1 s") as process:
+        first = threading.Thread(target=lambda: printed.append(process.stdout.readline()))
+        first.start()
+        with conversing(net) as pair:
+            while first.is_alive():  # until one interval is over, with this in the middle
+                pair.exchange(100)
+                exchanges += 1
+        net.quiesce()
+        os.killpg(process.pid, signal.SIGINT)
+        output = "".join([*printed, process.stdout.read()])
+        assert process.wait(timeout=HUNG_S) == 0
+    counts = [int(count) for count in re.findall(r"Cnt = (\d+)", output)]
+    assert len(counts) > 1
+    assert sum(counts) == exchanges + 1
+
+
+def test_table(net):
+    """The histogram looks as users of such tools know it, with bars of up to 40 stars."""
+    arguments = ["--raddr-hist", "--show-ext", "--timestamp", "--netns", net.client.name]
+    with seeing(*arguments) as output:
+        talk(net, version=6)
+    head, time, key, latency, total, quantiles, title, *lines = output[1].splitlines()
+    assert head == "TCP smoothed RTT, each 600 s until Ctrl-C"
+    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{6}", time)
+    assert key == f"Key: remote {net.server.ipv6} in netns {net.client.inode}"
+    count = int(re.fullmatch(r"Latency = \d+\.\d{3} usecs, Cnt = (\d+)", latency)[1])
+    assert re.fullmatch(r"Sum = \d+ usecs, Max = \d+ usecs", total)
+    assert re.fullmatch(r"min \d+, p50 \d+ -> \d+, p99 \d+ -> \d+ usecs", quantiles)
+    assert title == "     usecs               : count     distribution"
+    bars = [re.fullmatch(r" *(\d+) -> (\d+) +: (\d+) +\|(\**) *\|", line) for line in lines[:-1]]
+    assert sum(int(bar[3]) for bar in bars) == count
+    assert max(len(bar[4]) for bar in bars) == 40
+    assert bars[0].group(1, 2) == ("0", "1")
+    assert bars[1].group(1, 2) == ("2", "3")
+
+
+def test_milliseconds(net):
+    """With --ms the buckets are of milliseconds, and what is shorter than two of them is in the first."""
+    with (
+        seeing("--ms", "--netns", net.client.name) as table,
+        watching("rtt", "--interval", "600", "--ms", "--json", "--netns", net.client.name) as rows,
+    ):
+        talk(net)
+    assert "     msecs               : count     distribution" in table[1].splitlines()
+    (row,) = parsed(rows)
+    for bucket in row["buckets"]:
+        assert bucket["low_us"] % 1000 == (bucket["high_us"] + 1) % 1000 == 0
+    assert row["buckets"][0]["low_us"] <= row["min_us"] <= row["buckets"][0]["high_us"]
+    assert row["buckets"][-1]["low_us"] <= row["max_us"] <= row["buckets"][-1]["high_us"]
+
+
+def test_csv(net):
+    """The same figures as comma-separated values, a column for each bucket."""
+    with seeing("--csv", "--raw", "--netns", net.client.name) as output:
+        talk(net)
+    (row,) = csv.DictReader(io.StringIO(output[1]))
+    assert row["count"] == "5"
+    assert sum(int(value) for name, value in row.items() if re.fullmatch(r"\d+-\d+_us", name)) == 5
+
+
+def test_duration_ends_it():
+    """`--duration`, which such tools have, is `--seconds`."""
+    assert lab_command("rtt", "--duration", "0.2").returncode == 0
+    assert lab_command("rtt", "--seconds", "0.2").returncode == 0
+
+
+BAD = {
+    "no address": (["--saddr", "web"], "`web` is no address: give one of IPv4 or IPv6"),
+    "no port": (["--dport", "http"], "`http` is no port"),
+    "no interval": (["--interval", "0"], "give a number of seconds above 0"),
+    "two groupings": (["--laddr-hist", "--raddr-hist"], "not allowed with argument"),
+    "no namespace": (["--netns", "nowhere"], "there is no network namespace `nowhere`"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD.values(), ids=BAD)
+def test_bad_input(arguments, sentence):
+    """One sentence, exit status 2, nothing printed."""
+    process = lab_command("rtt", *arguments)
+    assert process.returncode == 2, process.stderr
+    assert sentence in process.stderr
+    assert "Traceback" not in process.stderr
+    assert process.stdout == ""

@@ -1,0 +1,126 @@
+"""`lab states` as a user runs it: what its table, its JSON Lines and its CSV say, and what its filters let through."""
+
+import csv
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+from support.processes import HUNG_S, parsed, watching
+
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
+from lab.units import MS
+
+ACTIVE = ["SYN_SENT", "ESTABLISHED", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT"]
+PASSIVE = ["SYN_RECV", "ESTABLISHED", "CLOSE_WAIT", "LAST_ACK", "CLOSE"]
+
+
+def talk(net, **how):
+    """One conversation of a known length."""
+    with converse(net, Conversation(hold_ns=20 * MS, linger_ns=10 * MS), **how) as demo:
+        pass
+    net.quiesce()
+    return demo.connections[0]
+
+
+def test_json_says_what_the_applications_know(net):
+    """Every field of a row is what the socket's owner would say; S3: what is unknown is null."""
+    with watching("states", "--json", "--netns", net.client.name) as output:
+        connection = talk(net)
+    rows = parsed(output)
+    assert [row["newstate"] for row in rows] == ACTIVE
+    assert rows[0]["duration_ns"] is None
+    assert {row["pid"] for row in rows} == {connection.client.pid}
+    assert {row["comm"] for row in rows} == {connection.client.comm}
+    assert {(row["laddr"], row["lport"], row["raddr"], row["rport"]) for row in rows[1:]} == {connection.client.flow}
+    hold, close = connection.client.find("connect"), connection.client.find("close")
+    assert close.enter_ns - hold.exit_ns <= rows[2]["duration_ns"] <= close.exit_ns - hold.enter_ns
+    assert {row["clock"] for row in rows} == {"CLOCK_MONOTONIC"}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("side", ["-L", "-D"])
+def test_port_filters_lose_no_row(net, side, version):
+    """S4: with a filter on either side's ephemeral port every row comes, also SYN_SENT, whose port is not bound yet."""
+    # One port to choose from: the kernel binds it in the middle of connect(), and we know which it will be.
+    net.client.sysctl("ipv4/ip_local_port_range", "45001 45001")
+    host = net.client if side == "-L" else net.server
+    with watching("states", "--json", side, "45001", "--netns", host.name) as output:
+        connection = talk(net, version=version)
+    rows = parsed(output)
+    assert connection.client.flow.lport == 45001
+    assert [row["newstate"] for row in rows] == (ACTIVE if side == "-L" else PASSIVE)
+    assert rows[0]["duration_ns"] is None
+    assert all(row["duration_ns"] is not None for row in rows[1:])
+
+
+def test_server_port_filters(net):
+    """S4: the server's rows by its own port, its listener's included, the client's by the remote one."""
+    with (
+        watching("states", "--json", "-L", "9999", "--netns", net.server.name) as local,
+        watching("states", "--json", "-D", "9999", "--netns", net.client.name) as remote,
+    ):
+        talk(net)
+    listener = ["LISTEN", "CLOSE"]
+    states = sorted(row["newstate"] for row in parsed(local))
+    assert states == sorted(PASSIVE + listener)
+    assert [row["newstate"] for row in parsed(remote)] == ACTIVE
+
+
+def test_filters_that_match_nothing(net):
+    """Other ports, the other IP version: no row."""
+    with (
+        watching("states", "--json", "-L", "9998", "--netns", net.server.name) as port,
+        watching("states", "--json", "-6", "--netns", net.client.name) as version,
+    ):
+        talk(net, version=4)
+    assert parsed(port) == []
+    assert parsed(version) == []
+
+
+def test_table(net):
+    """The table has the columns that users of such tools know, and `-` for what is unknown."""
+    with watching("states", "--netns", net.client.name, "--timestamp", "--wide") as output:
+        connection = talk(net, version=6)
+    head, *rows = output[1].splitlines()
+    assert head.split() == (
+        "TIME SKADDR C-PID C-COMM LADDR LPORT RADDR RPORT OLDSTATE -> NEWSTATE MS".split()  # noqa: SIM905 (as printed)
+    )
+    assert [row.split()[10] for row in rows] == ACTIVE
+    assert rows[0].split()[-1] == "-"
+    assert 20 <= float(rows[2].split()[-1]) < 10_000
+    assert rows[2].split()[2:8] == [
+        str(connection.client.pid),
+        connection.client.comm,
+        net.client.ipv6,
+        str(connection.client.flow.lport),
+        net.server.ipv6,
+        "9999",
+    ]
+
+
+def test_csv(net):
+    """The same rows as comma-separated values with a head line; unknown is empty."""
+    with watching("states", "--csv", "--netns", net.client.name) as output:
+        talk(net)
+    rows = list(csv.DictReader(io.StringIO(output[1])))
+    assert [row["newstate"] for row in rows] == ACTIVE
+    assert rows[0]["duration_ns"] == ""
+
+
+def test_seconds_end_it():
+    """`--seconds` ends the tool by itself, with status 0."""
+    command = [sys.executable, "-m", "lab", "states", "--seconds", "0.2"]
+    assert subprocess.run(command, capture_output=True, timeout=HUNG_S, check=False).returncode == 0
+
+
+def test_broken_pipe_is_no_error():
+    """A reader that goes away, such as `head`, ends the tool without a traceback."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "lab", "states", "--seconds", "1"]
+    process = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=HUNG_S, check=False)
+    os.close(write)
+    assert process.stderr == ""

@@ -1,0 +1,255 @@
+"""One connection whose requests are each delayed in exactly one place, and the bracket in which that place's layer must lie.
+
+Everything is known from stamps. Data was ready at the latest when the socket said that it could be read (FIONREAD), it had left TCP
+at the latest when the socket said that nothing was unsent (SIOCOUTQNSD), and a reader cannot have run while another process of a
+higher class had its processor.
+"""
+
+import fcntl
+import os
+import platform
+import socket
+import struct
+import termios
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.linux.netns import inside
+from lab.network.conditions import Conditions
+from lab.network.frame_log import Direction, hold_ns
+from lab.network.token_bucket import departures_ns, token_bucket
+from lab.probes.layers.judge import judge_request, requests_by_flow
+from lab.probes.layers.requests import LEGS, exchanges
+from lab.probes.layers.stages import LAYERS
+from lab.truth.requests import Turn, turns
+from lab.units import MS
+from lab.verdict import Bracket
+from support.lockstep import conversing
+
+SIZE = 1400
+DELAYS_NS = (2 * MS, 7 * MS, 20 * MS)
+BURST = 1600
+DRAIN = 1500
+LIMIT_S = 20
+
+_ETHERNET, _IP, _UDP, _TCP = 14, {4: 20, 6: 40}, 8, 32
+_SIOCOUTQNSD = 0x894B
+_WAITS = {"x86_64": ("45", "7"), "aarch64": ("207", "73")}[platform.machine()]  # recvfrom; poll, ppoll
+
+
+@dataclass(frozen=True)
+class Injected:
+    """A request that was delayed by `delay_ns` or more in one layer of one leg (0: request, 1: reply), which lasted `truth`."""
+
+    leg: int
+    layer: str
+    delay_ns: int
+    turn: Turn
+    truth: Bracket
+
+
+class Story:
+    """One connection, with the ways to delay a request on it. Each returns the leg, the layer, and the shortest that it can last."""
+
+    def __init__(self, net, talk, version, hog):
+        self.net, self.talk, self.version, self.hog = net, talk, version, hog
+
+    def wire(self, delay_ns):
+        """Hold the request's frame on the wire."""
+        return self._on_the_wire(0, Direction.TO_SERVER, Conditions(delay_ns=delay_ns), Conditions())
+
+    def wire_back(self, delay_ns):
+        """Hold the reply's frame on the wire."""
+        return self._on_the_wire(1, Direction.TO_CLIENT, Conditions(), Conditions(delay_ns=delay_ns))
+
+    def _on_the_wire(self, leg, direction, *conditions):
+        self.net.conditions(*conditions)
+        since_ns = time.monotonic_ns()
+        self.talk.exchange(SIZE)
+        frames = self.net.link.log().going(direction)
+        frames = frames[(frames["arrived_low_ns"] >= since_ns) & (frames["length"] > SIZE)]
+        self.net.conditions(Conditions(), Conditions())
+        return leg, "wire", int(hold_ns(frames[:1])[0][0])
+
+    def bucket(self, delay_ns):
+        """Let the request wait for tokens in the client's queue, after a datagram that has taken most of them."""
+        frames = [_ETHERNET + _IP[4] + _UDP + DRAIN - 28, _ETHERNET + _IP[self.version] + _TCP + SIZE]
+        rate_bps = (sum(frames) - BURST) * 8 * 1_000_000_000 // delay_ns // 8 * 8
+        client = self.talk.client
+        with (
+            token_bucket(self.net.client, rate_bps=rate_bps, burst_bytes=BURST),
+            inside(self.net.client.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as drain,
+        ):
+            drained_ns = time.monotonic_ns()
+            drain.sendto(bytes(DRAIN - 28), (self.net.server.ipv4, 9))
+            asked_ns = time.monotonic_ns()
+            client.send(bytes(SIZE))
+            sent_ns = self._until(lambda: _asked(self.talk.raw, _SIOCOUTQNSD) == 0)
+            self._answer()
+        leaves_ns = departures_ns(zip((drained_ns, asked_ns), frames, strict=True), rate_bps, BURST, drained_ns)
+        return 0, "qdisc", leaves_ns[-1] - sent_ns
+
+    def late_server(self, delay_ns):
+        """Have the server come for the request after it has been there for a while."""
+        self.talk.client.send(bytes(SIZE))
+        ready_ns = self._ready(self.talk.server.socket)
+        self.talk.server.sleep(delay_ns)
+        self._answer()
+        return 0, "queue", self._last("server", "recv").enter_ns - ready_ns
+
+    def thinking_server(self, delay_ns):
+        """Have the server hesitate between read() and write()."""
+        self.talk.client.send(bytes(SIZE))
+        self.talk.server.recv(SIZE)
+        self.talk.server.sleep(delay_ns)
+        self.talk.server.send(bytes(SIZE))
+        self.talk.client.recv(SIZE)
+        return 1, "application", self._last("server", "send").enter_ns - self._last("server", "recv").exit_ns
+
+    def late_client(self, delay_ns):
+        """Have the client come for the reply after it has been there for a while."""
+        talk = self.talk
+        talk.client.send(bytes(SIZE))
+        talk.server.recv(SIZE)
+        talk.server.send(bytes(SIZE))
+        ready_ns = self._ready(talk.raw)
+        talk.client.sleep(delay_ns)
+        talk.client.recv(SIZE)
+        return 1, "queue", self._last("client", "recv").enter_ns - ready_ns
+
+    def hogged_server(self, delay_ns):
+        """Keep the processor of a server that sleeps in read() busy with something that is more important."""
+        return self._hogged(delay_ns, self._read_there)
+
+    def hogged_poll(self, delay_ns):
+        """Do the same to a server that sleeps in poll() before it reads."""
+        return self._hogged(delay_ns, self._poll_there)
+
+    def _hogged(self, delay_ns, read):
+        """Delay a request so. One for which the hog could not keep its processor long enough is a plain one, and another is sent."""
+        deadline = time.monotonic() + LIMIT_S
+        while (held_ns := self._held(delay_ns, read)) < delay_ns:
+            assert time.monotonic() < deadline, "the hog does not keep its processor"
+        return 0, "wake_up", held_ns
+
+    def _held(self, delay_ns, read):
+        """Return for how long, at least, a request was ready and its reader had no processor; negative when it came later."""
+        reader = threading.Thread(target=read)
+        reader.start()
+        self._until(lambda: _sleeps(reader.native_id))
+        with self.hog.spinning():
+            self.talk.client.send(bytes(SIZE))
+            ready_ns = self._until(lambda: _readable(self.talk.server.socket) or self.hog.over())
+            over_ns = self.hog.spin_until(ready_ns + delay_ns)
+        reader.join()
+        self.talk.server.send(bytes(SIZE))
+        self.talk.client.recv(SIZE)
+        return over_ns - ready_ns
+
+    def _read_there(self):
+        os.sched_setaffinity(0, {self.hog.cpu})
+        self.talk.server.recv(SIZE)
+
+    def _poll_there(self):
+        os.sched_setaffinity(0, {self.hog.cpu})
+        # It is known as a reader from its first read() on; to look at nothing is enough.
+        with suppress(BlockingIOError):
+            self.talk.server.socket.recv(1, socket.MSG_DONTWAIT)
+        self.talk.server.poll()
+        self.talk.server.recv(SIZE)
+
+    def _answer(self):
+        self.talk.server.recv(SIZE)
+        self.talk.server.send(bytes(SIZE))
+        self.talk.client.recv(SIZE)
+
+    def _last(self, side, name):
+        calls = getattr(self.talk, side).timeline.calls
+        return next(call for call in reversed(calls) if call.name == name)
+
+    def _ready(self, sock):
+        return self._until(lambda: _readable(sock))
+
+    def _until(self, holds):
+        """Return a time at which something holds."""
+        deadline = time.monotonic() + LIMIT_S
+        while not holds():
+            assert time.monotonic() < deadline, "what the story waits for does not come"
+        return time.monotonic_ns()
+
+
+PLACES = (
+    "wire",
+    "wire_back",
+    "bucket",
+    "late_server",
+    "thinking_server",
+    "late_client",
+    "hogged_server",
+    "hogged_poll",
+)
+
+
+def inject(net, version, hog, places=PLACES, delays_ns=DELAYS_NS):
+    """Delay requests in all places, each by several times; returns what was injected, and the connection."""
+    told = []
+    with conversing(net, version) as talk:
+        story = Story(net, talk, version, hog)
+        talk.exchange(SIZE)
+        for place in places:
+            for delay_ns in delays_ns:
+                leg, layer, least_ns = getattr(story, place)(delay_ns)
+                told.append(
+                    (leg, layer, delay_ns, least_ns, sum(call.name == "send" for call in talk.client.timeline.calls))
+                )
+            talk.exchange(SIZE)
+    (connection,) = talk.connections
+    return matched(told, turns(connection)), connection
+
+
+def matched(told, every):
+    """Give each delay the turn in which it was: the last when it was told. After all of them comes a plain one."""
+    assert len(every) == told[-1][-1] + 1
+    found = []
+    for leg, layer, delay_ns, least_ns, requests in told:
+        turn = every[requests - 1]
+        longest_ns = turn.application.high if layer == "application" else (turn.request, turn.reply)[leg].travel.high
+        truth = Bracket(max(0, least_ns), longest_ns, max(0, least_ns))
+        found.append(Injected(leg, layer, delay_ns, turn, truth))
+    return found
+
+
+def _asked(sock, what):
+    """Ask a socket for a number of bytes."""
+    return struct.unpack("=i", fcntl.ioctl(sock, what, bytes(4)))[0]
+
+
+def _readable(sock):
+    """Tell whether a whole message can be read."""
+    return _asked(sock, termios.FIONREAD) >= SIZE
+
+
+def _sleeps(thread):
+    """Tell whether a thread of this process sleeps in recvfrom() or poll(). Source: proc_pid_syscall(5)."""
+    return Path(f"/proc/self/task/{thread}/syscall").read_text().split()[0] in _WAITS
+
+
+def verdicts(judge, ways, told, connection):
+    """Judge every request of the connection, and where each delay went: into its layer, and into no other."""
+    rows = exchanges(ways, connection.client.flow.rport).rows
+    rows = requests_by_flow(rows).get(connection.client.flow, rows[:0])
+    every = turns(connection)
+    yield judge.equal(str(connection.client.flow), "requests with a reply", len(every), len(rows))
+    for turn, row in zip(every, rows, strict=False):
+        yield from judge_request(judge, turn, row)
+        for it in told:
+            if it.turn == turn:
+                layer_ns = int(row["layers_ns"][it.leg][LAYERS.index(it.layer)])
+                subject = f"{connection.client.flow}, delayed by {it.delay_ns / MS:g} ms"
+                yield judge.duration(subject, f"{LEGS[it.leg]} {it.layer}", it.truth, layer_ns)
+                yield judge.duration(
+                    subject, f"all but {it.layer}", turn.others(it.truth), int(row["total_ns"]) - layer_ns
+                )

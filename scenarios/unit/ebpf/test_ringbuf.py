@@ -1,0 +1,198 @@
+"""The ring's consumer takes finished records, each once and as written, and nothing else."""
+
+import mmap
+import os
+import struct
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lab.arrays import plain
+from lab.ebpf.ringbuf import Ring
+
+PAGE = mmap.PAGESIZE
+RECORD = np.dtype([("number", "u8"), ("half", "u4")])  # 12 bytes, padded to 16
+STRIDE = 24  # with the header; no divisor of a page, so records wrap
+BUSY, DISCARD = 1 << 31, 1 << 30
+
+
+class FakeRing:
+    """The kernel's side of a ring of one page, in a file: two pages with positions, and the data twice."""
+
+    def __init__(self, position: int = 0) -> None:
+        self.fd = os.memfd_create("ring")
+        os.truncate(self.fd, 4 * PAGE)
+        self._write(0, struct.pack("=Q", position))
+        self._produced = position
+        self._publish(position)
+
+    def _write(self, offset: int, data: bytes) -> None:
+        os.pwrite(self.fd, data, offset)
+
+    def _publish(self, position: int) -> None:
+        self._produced = position
+        self._write(PAGE, struct.pack("=Q", position))
+
+    def put(self, position: int, data: bytes) -> None:
+        """Write at a position of the stream; each byte appears in both halves, as in the kernel's double mapping."""
+        for index, byte in enumerate(data):
+            for half in (0, PAGE):
+                self._write(2 * PAGE + half + (position + index) % PAGE, bytes([byte]))
+
+    def reserve(self, number: int, flags: int = 0, size: int = RECORD.itemsize) -> int:
+        """Write one record and return its position."""
+        position = self._produced
+        sample = np.array((number, 7), RECORD).tobytes().ljust(STRIDE - 8, b"\xff")
+        self.put(position, struct.pack("=II", size | flags, 0) + sample)
+        self._publish(position + STRIDE)
+        return position
+
+    def submit(self, position: int) -> None:
+        """Finish a record that was reserved busy."""
+        self.put(position, struct.pack("=I", RECORD.itemsize))
+
+    @property
+    def consumed(self) -> int:
+        """How far the consumer says it has come."""
+        return struct.unpack("=Q", os.pread(self.fd, 8, 0))[0]
+
+
+@pytest.fixture
+def fake():
+    """Make a ring of the kernel's and its consumer; `at(position)` begins where a stream has come that far."""
+    rings = []
+
+    def at(position: int = 0) -> SimpleNamespace:
+        kernel = FakeRing(position)
+        rings.append(kernel)
+        return SimpleNamespace(kernel=kernel, ring=Ring(kernel.fd, PAGE, lambda: RECORD))
+
+    yield at
+    for kernel in rings:
+        os.close(kernel.fd)
+
+
+def numbers(ring: Ring) -> list[int]:
+    return ring.drain()["number"].tolist()
+
+
+def test_an_empty_ring_gives_no_records(fake):
+    """Nothing written is nothing taken, in the type of a record."""
+    events = fake().ring.drain()
+    assert len(events) == 0
+    assert events.dtype == RECORD
+
+
+def test_records_come_in_order_whole_and_once(fake):
+    """Each record is taken with all its members, oldest first, and never again."""
+    it = fake()
+    for number in range(3):
+        it.kernel.reserve(number)
+    assert it.ring.drain().tolist() == [(0, 7), (1, 7), (2, 7)]
+    assert numbers(it.ring) == []
+
+
+def test_the_position_is_given_back_to_the_kernel(fake):
+    """What was taken is free for the kernel: the consumer's position is where the next record will be."""
+    it = fake()
+    it.kernel.reserve(1)
+    it.kernel.reserve(2)
+    it.ring.drain()
+    assert it.kernel.consumed == 2 * STRIDE
+
+
+@pytest.mark.parametrize("left", [8, 16, 24])
+def test_a_record_that_wraps_is_whole(fake, left):
+    """A record whose header or sample ends at the data area's end is read on from its beginning."""
+    it = fake(5 * PAGE - left)
+    it.kernel.reserve(1 << 60 | 1)
+    it.kernel.reserve(1 << 60 | 2)
+    assert numbers(it.ring) == [1 << 60 | 1, 1 << 60 | 2]
+
+
+def test_a_full_ring_is_taken_whole(fake):
+    """As many records as fit are taken at once, wherever in the area the oldest one lies."""
+    it, fit = fake(PAGE + 120), PAGE // STRIDE
+    for number in range(fit):
+        it.kernel.reserve(number)
+    assert numbers(it.ring) == list(range(fit))
+
+
+def test_many_rounds_lose_and_repeat_nothing(fake):
+    """The stream goes on through many rounds of the area."""
+    it, seen = fake(), []
+    for number in range(600):
+        it.kernel.reserve(number)
+        if number % 7 == 0:
+            seen += numbers(it.ring)
+    assert seen + numbers(it.ring) == list(range(600))
+
+
+def test_a_busy_record_is_waited_for(fake):
+    """What its writer has not finished stays, with all that follows, and is taken later in order."""
+    it = fake()
+    it.kernel.reserve(1)
+    busy = it.kernel.reserve(2, BUSY)
+    it.kernel.reserve(3)
+    assert numbers(it.ring) == [1]
+    assert it.kernel.consumed == STRIDE
+    it.kernel.submit(busy)
+    assert numbers(it.ring) == [2, 3]
+
+
+def test_a_discarded_record_is_skipped(fake):
+    """A record that its writer gave up is no event, and its room is given back."""
+    it = fake()
+    for number, flags in enumerate((DISCARD, 0, DISCARD, 0)):
+        it.kernel.reserve(number, flags)
+    assert numbers(it.ring) == [1, 3]
+    assert it.kernel.consumed == 4 * STRIDE
+
+
+@pytest.mark.parametrize("size", [8, 16, 4096])
+def test_a_record_of_another_size_is_an_error(fake, size):
+    """Records that are not of the expected type are refused, and not taken."""
+    it = fake()
+    it.kernel.reserve(1, size=size)
+    with pytest.raises(ValueError, match="not 12 bytes"):
+        it.ring.drain()
+    assert it.kernel.consumed == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_taken_records_are_safe_from_the_kernel(fake, count):
+    """What was taken is a copy: the kernel may write over the ring and it stays as it was."""
+    it = fake()
+    for number in range(count):
+        it.kernel.reserve(number)
+    events = it.ring.drain()
+    it.kernel.put(0, b"\xee" * PAGE)
+    assert events["number"].tolist() == list(range(count))
+
+
+def test_skipping_passes_over_what_is_finished(fake):
+    """Also what was discarded, and up to the record that is still being written; what comes then is read."""
+    it = fake(PAGE - STRIDE)  # the second record wraps
+    it.kernel.reserve(1)
+    it.kernel.reserve(2, DISCARD)
+    it.kernel.reserve(3)
+    under_way = it.kernel.reserve(4, BUSY)
+    it.kernel.reserve(5)
+    it.ring.skip()
+    assert it.kernel.consumed == under_way
+    it.kernel.submit(under_way)
+    assert numbers(it.ring) == [4, 5]
+    it.ring.skip()
+    assert numbers(it.ring) == []
+
+
+def test_plain_values() -> None:
+    """Events as Python's own values are the same values: numbers, text without its padding, addresses as bytes."""
+    events = np.zeros(2, [("time_ns", "u8"), ("comm", "S16"), ("laddr", "u1", 16), ("slots", "u4", 3)])
+    events[1] = (1 << 63, b"curl", range(16), (1, 2, 3))
+    first, second = plain(events[::-1])
+    assert first == {"time_ns": 1 << 63, "comm": b"curl", "laddr": bytes(range(16)), "slots": [1, 2, 3]}
+    assert second == {"time_ns": 0, "comm": b"", "laddr": bytes(16), "slots": [0, 0, 0]}
+    assert type(first["time_ns"]) is int
+    assert list(plain(events[:0])) == []

@@ -1,0 +1,255 @@
+"""The report in a browser, without a network: light, dark and on a phone; sorting, filtering, and every link to raw rows."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+from support.made.run_folder import HOSTILE, checks, folder, measurements
+
+from lab.cli import main
+
+SCREENS = {
+    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
+    "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}},
+    "phone": {"color_scheme": "light", "viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True},
+}
+
+
+ARM = """() => {
+    window.told = new Promise((done) => addEventListener("hashchange", () => done(), { once: true }));
+}"""
+FOLLOW = """link => new Promise((done) => {
+    addEventListener("hashchange", done, { once: true });
+    location.hash = link;
+})"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Start the browser: the distribution's, where there is one."""
+    found = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, chromium_sandbox=os.geteuid() != 0)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """Write reports: on one run with everything, and on two side by side."""
+    folders = tmp_path_factory.mktemp("results")
+    full = folder(folders / "full", checks=checks(), measurements=measurements(), recorded=True)
+    other = folder(folders / "other", checks=checks(3, wrong=0), kernel={"release": "5.10.0-33-amd64"}, attach="kprobe")
+    assert main(["report", str(full)]) == 0
+    assert main(["report", str(full), str(other), "-o", str(folders / "both.html")]) == 0
+    return {"one": full / "report.html", "both": folders / "both.html"}
+
+
+class Opened:
+    """A report in the browser, and what the browser said and asked for."""
+
+    def __init__(self, context, path):
+        self.said, self.asked = [], []
+        self.page = context.new_page()
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.path = path
+        self.go("")
+
+    def go(self, fragment):
+        """Follow a link within the page."""
+        self.page.goto(f"file://{self.path}{fragment}")
+        self.page.wait_for_selector("body[data-ready]")
+
+    def follow(self, link):
+        """Click a link within the page, which the browser tells the page of only later, and wait until it has been told."""
+        self.page.evaluate(ARM)
+        link.click()
+        self.page.evaluate("() => window.told")
+
+    def column(self, table, name):
+        """Return the texts of a column, as shown."""
+        return self.page.evaluate(
+            """([table, name]) => {
+                const place = document.querySelector(`[data-table=${table}]`);
+                const number = [...place.querySelectorAll("thead th")].findIndex((head) => head.textContent === name);
+                return [...place.querySelectorAll("tbody tr")].map((row) => row.cells[number].textContent);
+            }""",
+            [table, name],
+        )
+
+
+@pytest.fixture
+def opened(browser, reports, request):
+    """Open the report on one run, or the one that is asked for as (report, screen)."""
+    report, screen = getattr(request, "param", ("one", "light"))
+    context = browser.new_context(offline=True, **SCREENS[screen])
+    opened = Opened(context, reports[report])
+    yield opened
+    context.close()
+    assert opened.said == []
+    assert {url.partition("#")[0] for url in opened.asked} == {f"file://{opened.path}"}
+
+
+@pytest.mark.parametrize(
+    "opened", [(report, screen) for report in ("one", "both") for screen in SCREENS], indirect=True, ids="-".join
+)
+def test_opens(opened):
+    """No message, nothing fetched, nothing to scroll sideways to, and names of processes are text."""
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
+    assert "3 of " in page.locator("h1").inner_text()
+    assert page.locator("td", has_text=HOSTILE[:20]).count() > 0
+    assert page.locator("img").count() == 0
+
+
+def test_light_and_dark(browser, reports):
+    """Ink on paper, and the other way round; both as far apart as readers need (WCAG: 4.5 to 1)."""
+    brightness = {}
+    for screen in ("light", "dark"):
+        context = browser.new_context(offline=True, **SCREENS[screen])
+        page = Opened(context, reports["one"]).page
+        for selector, against in (
+            ("h2", "section"),
+            (".muted", "section"),
+            (".right", "section"),
+            (".wrong", "section"),
+            ("a", "section"),
+        ):
+            ink = luminance(page.evaluate(f"getComputedStyle(document.querySelector('main {selector}')).color"))
+            paper = luminance(page.evaluate(f"getComputedStyle(document.querySelector('{against}')).backgroundColor"))
+            assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= 4.5, (screen, selector)
+        brightness[screen] = paper
+        context.close()
+    assert brightness["light"] > 10 * brightness["dark"]
+
+
+def luminance(colour):
+    """Return the relative luminance of `rgb(1, 2, 3)`, as WCAG defines it."""
+    parts = [int(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(", ")]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def nanoseconds(text):
+    """Read a time as the table shows it."""
+    number, unit = text.split()
+    return float(number) * {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9}[unit]
+
+
+def test_sorting(opened):
+    """Numbers by their value, the largest first and then the smallest; what is unknown is last both ways. Names by the alphabet."""
+    place = opened.page.locator("[data-table=checks]")
+    opened.page.select_option("[data-table=checks] select >> nth=1", "duration")
+    for direction, reverse in (("descending", True), ("ascending", False)):
+        place.get_by_role("button", name="largest error").click()
+        assert place.locator("th[aria-sort]").get_attribute("aria-sort") == direction
+        shown = opened.column("checks", "largest error")
+        values = [nanoseconds(text) for text in shown if " " in text]
+        assert len(values) == 5
+        assert values == sorted(values, reverse=reverse)
+        assert shown[-3:] == ["", "", ""]
+    place.get_by_role("button", name="quantity").click()
+    names = opened.column("checks", "quantity")
+    assert names == sorted(names, key=str.casefold)
+    assert len(set(names)) > 2
+
+
+def test_filtering(opened):
+    """By probe, by verdict, by words, and all of them at once; the count says how many lines are left of how many."""
+    place = opened.page.locator("[data-table=checks]")
+    probe, verdict = (place.get_by_label(name, exact=True) for name in ("probe", "verdict"))
+    assert place.locator("output").inner_text() == "34 of 34 lines"
+    probe.select_option("duration")
+    assert set(opened.column("checks", "probe")) == {"duration"}
+    assert place.locator("output").inner_text() == "10 of 34 lines"
+    verdict.select_option("wrong")
+    assert opened.column("checks", "quantity") == ["first SYN to first FIN", "owner"]
+    place.get_by_label("search").fill("FIRST fin lost")
+    assert opened.column("checks", "quantity") == ["first SYN to first FIN"]
+    place.get_by_label("search").fill("nothing of the kind")
+    assert opened.column("checks", "quantity") == []
+    place.get_by_label("search").fill("")
+    verdict.select_option("right")
+    assert len(opened.column("checks", "quantity")) == 8
+
+
+def test_long_tables_are_drawn_in_parts(opened):
+    """More lines come when they are asked for."""
+    shown = opened.page.locator("[data-table=measurements] tbody tr")
+    whole = len(measurements())
+    assert shown.count() == min(whole, 100)
+    assert opened.page.locator("[data-table=measurements] .next").is_visible() == (whole > 100)
+
+
+@pytest.mark.parametrize("opened", [("one", "light"), ("both", "phone")], indirect=True, ids="-".join)
+def test_every_link_leads_somewhere(opened):
+    """Each raw row is that of its file, each part is there, each filter finds something, each file exists."""
+    page = opened.page
+    links = page.evaluate("[...new Set([...document.querySelectorAll('a')].map((a) => a.getAttribute('href')))]")
+    raw = [link for link in links if link.startswith("#raw:")]
+    assert len(raw) > 60
+    for link in links:
+        if not link.startswith("#"):
+            assert (opened.path.parent / link).is_file(), link
+            continue
+        page.evaluate(FOLLOW, link)
+        if link in raw:
+            check_raw_rows(page, opened.path.parent)
+        elif "?" in link:
+            assert page.locator("[data-table=checks] tbody tr").count() > 0, link
+        else:
+            assert page.locator(link).count() == 1, link
+
+
+def check_raw_rows(page, beside: Path):
+    """Compare what is shown as lines of a file with the file."""
+    title, link, lines = page.evaluate(
+        """() => [document.getElementById("rows-title").textContent, document.querySelector("#rows-about a").getAttribute("href"),
+            [...document.querySelectorAll("#rows-lines li")].map((line) =>
+                [line.querySelector("b")?.textContent, line.querySelector("code").textContent])]"""
+    )
+    assert page.locator("#rows").is_visible()
+    assert title
+    assert lines
+    file = beside / link
+    assert file.is_file()
+    for number, text in lines:
+        if number is None:
+            assert json.loads(text)["total_ns"] > 0  # a request, which a recording has in another form
+        else:
+            whole = file.read_text().splitlines()[int(number.removeprefix("line ").replace(",", "")) - 1]
+            assert (
+                whole.startswith(text.partition(" ... ")[0])
+                if " ... " in text
+                else json.loads(whole) == json.loads(text)
+            )
+
+
+def test_raw_rows_hide_nothing(opened):
+    """A name that turns the direction of writing is shown as what it is; the window closes, and leaves the page as it was."""
+    opened.follow(opened.page.locator("#wrong .raw").first)
+    rows = opened.page.locator("#rows")
+    assert "\\u202e" in rows.inner_text()
+    assert "\u202e" not in rows.inner_text()
+    rows.get_by_role("button", name="close").click()
+    assert not rows.is_visible()
+    opened.page.wait_for_function("location.hash === ''")  # that it has closed is told later as well
+    assert opened.page.evaluate("location.hash") == ""
+
+
+@pytest.mark.parametrize("opened", [("both", "light")], indirect=True)
+def test_side_by_side(opened):
+    """A probe opens to its quantities, and a cell leads to its checks, of its run."""
+    matrix = opened.page.locator("#matrix")
+    quantity = matrix.get_by_role("rowheader", name="SYN retransmissions").first
+    assert not quantity.is_visible()
+    matrix.get_by_role("button", name="quantities").first.click()
+    assert quantity.is_visible()
+    opened.follow(matrix.get_by_role("link", name="3 of 323 wrong"))
+    assert set(opened.column("checks", "probe")) == {"duration"}
+    assert set(opened.column("checks", "run")) == {"6.18.44, real clock"}

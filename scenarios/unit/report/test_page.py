@@ -1,0 +1,211 @@
+"""The report as a file: what is in it, what is left out and told of, and that names mean nothing to it."""
+
+import base64
+import gzip
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from support.made.run_folder import HOSTILE, checks, folder, measurements
+
+from lab.cli import main
+from lab.report import verdicts
+from lab.report.chart import bracket, cumulative, positions, series, share_scale, signed
+from lab.report.figures import Bench
+from lab.report.measured import Row
+from lab.results.measurement import Measurement
+from lab.units import MS
+from lab.verdict import Bracket, Judge
+
+JUDGE = Judge("s", "states", "fentry:tcp_v4_rcv")
+TOO_FAR = [JUDGE.duration("a", "q", Bracket(0, 9 * MS, 0), 2 * MS).within(MS)]
+
+
+def page(*runs, output=None):
+    """Write the report on some runs; returns its text, and the data that its script reads."""
+    arguments = ["report", *map(str, runs), *(["-o", str(output)] if output else [])]
+    assert main(arguments) == 0
+    text = (output or runs[0] / "report.html").read_text()
+    packed = re.search(r'id="data">([^<]*)<', text)[1]
+    return text, json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+def test_needs_nothing_else(tmp_path):
+    """Nothing is fetched: no address but those of the run's own files, and a policy that forbids all others."""
+    text, _ = page(folder(tmp_path / "run", checks=checks(), measurements=measurements(), recorded=True))
+    assert {found for found in re.findall(r'(?:href|src)="([^"#]*)', text) if found} == {"run.json"}
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+
+
+def test_a_name_is_only_a_name(tmp_path):
+    """Markup in the name of a process, or of a tool, is text."""
+    text, data = page(folder(tmp_path / "run", checks=checks(), measurements=measurements()))
+    assert "<img" not in text
+    assert text.count("<script") == 2
+    rows = [json.loads(line) for entry in data["raw"].values() for _, line in entry["lines"]]
+    assert sum(row.get("subject", "").startswith(HOSTILE) for row in rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("what", "headline"),
+    [
+        ({"checks": checks(wrong=0)}, "All 1,280 numbers are consistent with the truth."),
+        ({"checks": checks(wrong=1)}, "1 of 1,281 numbers is provably wrong."),
+        ({"checks": checks(wrong=9)}, "9 of 1,289 numbers are provably wrong."),
+        ({"checks": TOO_FAR}, "1 of 1 numbers is further off than it may be."),
+        (
+            {"checks": [*checks(wrong=9), *TOO_FAR]},
+            "9 of 1,290 numbers are provably wrong. 1 is further off than it may be.",
+        ),
+        ({"measurements": measurements()}, "5 of 7 goals are reached."),
+        ({"measurements": [row for row in measurements() if row.met]}, "All 5 goals are reached."),
+        ({"measurements": [replace(row, goal=None) for row in measurements()]}, "No number was judged in this run."),
+        ({}, "No number was judged in this run."),
+    ],
+)
+def test_the_verdict_comes_first(tmp_path, what, headline):
+    """One sentence; a run without checks is not called right, and of the bench alone it is the goals'."""
+    text, _ = page(folder(tmp_path / "run", **what))
+    assert re.sub(r"<[^>]*>|[✓✗]", "", re.search("<h1.*?</h1>", text)[0]).strip() == headline
+
+
+def test_goals_that_are_missed_say_by_how_much_and_why(tmp_path):
+    """By how much, in the unit and in per cent, and the reason that the bench gives."""
+    text, _ = page(folder(tmp_path / "run", measurements=measurements()))
+    assert re.search(r"missed by \d+ ns, \d+%: each segment is a sample", text)
+    assert "Goals: 5 of 7 reached" in text
+
+
+def test_a_figure_that_nobody_could_measure(tmp_path):
+    """Where each tool was refused there is no value to draw, and the page has their reasons."""
+    refused = [Measurement("instructions", "lab states", "per run", "instructions", refused="time is real here")]
+    text, _ = page(folder(tmp_path / "run", measurements=refused))
+    listed = re.search("What could not be measured.*?</section>", text, re.DOTALL)[0]
+    assert re.findall(r">([^<\n]+)</t[hd]>", listed)[-3:] == ["lab states", "time is real here", "instructions"]
+    assert "What asking costs" not in text
+
+
+def test_how_much_of_the_values_is_right():
+    """Of each tool's errors the table has the percentiles, and the share of the values that are right, and of those that it told."""
+    rows = [
+        Measurement("accuracy", tool, f"{what} of states", unit, values, {"delay_ms": delay})
+        for delay in (0, 20)
+        for tool, right in (("lab states", 1.0), ("bcc tcpstates", 0.5 + delay / 100))
+        for what, unit, values in (
+            ("error", "ns", [0.0, 5e6]),
+            ("right", "fraction", [right]),
+            ("told", "fraction", [1.0]),
+        )
+    ]
+    (errors,) = Bench([Row(row, "raw") for row in rows], {"lab states": 0, "bcc tcpstates": 1}).errors
+    assert errors.columns == ["p50", "p99", "max", "right", "told"]
+    assert {tool: (cells["told"][1], cells["right"][1]) for tool, _, cells, _ in errors.tools} == {
+        "lab states": ("100 %", "100 %"),
+        "bcc tcpstates": ("100 %", "60 %"),
+    }
+
+
+def test_every_wrong_check_is_kept(tmp_path, monkeypatch):
+    """When there is no room for all raw rows the wrong ones come first, and the page says what is left out."""
+    monkeypatch.setattr(verdicts, "MOST_ROWS", 70)
+    rows = checks(wrong=60)
+    _, data = page(folder(tmp_path / "run", checks=rows))
+    kept = [json.loads(line) for entry in data["raw"].values() for _, line in entry["lines"]]
+    assert len(kept) == 70
+    assert [row for row in kept if row["verdict"] == "outside"] == [
+        json.loads(row.to_json())
+        for row in sorted((row for row in rows if not row.passed), key=lambda row: row.error is None)
+    ]
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "lines of the table have no raw row here" in text
+
+
+def test_raw_rows_are_those_of_the_file(tmp_path):
+    """Each with the number of its line, character by character."""
+    run = folder(tmp_path / "run", checks=checks(), measurements=measurements())
+    _, data = page(run)
+    found = [(entry["file"], *line) for entry in data["raw"].values() for line in entry["lines"]]
+    assert {file for file, *_ in found} == {"checks.jsonl", "bench.jsonl"}
+    for file, number, line in found:
+        whole = (run / file).read_text().splitlines()[number - 1]
+        assert line == whole or whole.startswith(line.partition(" ... ")[0])
+
+
+def test_links_lead_from_where_the_page_is(tmp_path):
+    """A page elsewhere links to the same files; of two runs at one place the folders' names tell them apart."""
+    runs = [folder(tmp_path / "results" / name, checks=checks(seed)) for name, seed in (("a b", 1), ("c", 2))]
+    (tmp_path / "pages").mkdir()
+    _, data = page(*runs, output=tmp_path / "pages" / "page.html")
+    assert {entry["link"] for entry in data["raw"].values()} == {
+        f"../results/{name}/checks.jsonl" for name in ("a%20b", "c")
+    }
+    labels = {cells[0] for _, _, cells in data["tables"]["checks"]["rows"]}
+    assert labels == {"6.18.44, real clock, a b", "6.18.44, real clock, c"}
+
+
+def test_a_recording_that_cannot_be_read(tmp_path):
+    """The rest of the report is made, and the reason is on the page."""
+    run = folder(tmp_path / "run", checks=checks())
+    (run / "recording-1.npz").write_bytes(b"no recording")
+    text, _ = page(run)
+    assert "The recordings cannot be shown" in text
+    assert "is not a recording of this lab" in text
+
+
+def test_the_same_runs_give_the_same_page(tmp_path):
+    """Nothing on it depends on when it was made."""
+    run = folder(tmp_path / "run", checks=checks(), measurements=measurements(), recorded=True)
+    assert page(run) == page(run)
+
+
+def test_a_page_that_cannot_be_written(tmp_path, capsys):
+    """One sentence that says what to do."""
+    assert main(["report", str(folder(tmp_path / "run")), "-o", str(tmp_path / "missing" / "page.html")]) == 2
+    assert "choose another file with -o" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "measured", "places"),
+    [(0, 100, 50, (10, 90, 50)), (0, 100, 200, (10, 50, 90)), (100, 100, 0, (90, 90, 10)), (5, 5, 5, (50, 50, 50))],
+)
+def test_a_bracket_on_its_strip(low, high, measured, places):
+    """Bracket and value share one scale, also far from each other."""
+    assert bracket(JUDGE.duration("a", "q", Bracket(low, high, low), measured)) == places
+    assert bracket(JUDGE.equal("a", "q", "one", "other")) is None
+
+
+def test_curves_rise_to_all():
+    """A distribution begins at nothing and ends at all; whoever has no errors has no curve."""
+    plot = cumulative({"a": np.array([-10.0, 0, 1000]), "b": np.array([])}, {"a": 0, "b": 1})
+    (line,) = plot.lines
+    points = [tuple(map(float, point.split())) for point in line.path[1:].split("L")]
+    assert [x for x, _ in points] == sorted(x for x, _ in points)
+    assert (points[0][1], points[-1][1]) == (plot.bottom, plot.top)
+    assert points[0][0] == plot.left  # nothing is at the left end
+    assert cumulative({"b": np.array([])}, {"b": 0}) is None
+
+
+def test_histograms_count_everything():
+    """Each error is in one bar, on the side of its sign; each position in one bar, and those outside apart."""
+    errors = np.array([-5e12, -2e3, -0.4, 0, 3.0, 3.1, 9e99])
+    plot = signed(errors)
+    assert sum(int(bar.text.split()[0].replace(",", "")) for bar in plot.bars) == len(errors)
+    assert signed(np.array([])) is None
+    strip = positions(np.array([0, 0.5, 1, -3, 7]), 1, 1)
+    assert [int(bar.text.split()[0]) for bar in strip if not bar.bad] == [1, 1, 1]
+    assert [bar.text for bar in strip if bar.bad] == ["1 below the bracket", "1 above the bracket"]
+
+
+def test_scales_hold_everything():
+    """From nothing where values are near each other, by decades where they are far apart, and of a single value as well."""
+    for values in ([0.9, 0.95], [88, 10_000], [0.0], [-3.0, 5.0], [7.0]):
+        scale = share_scale(values)
+        places = [scale.at(value) for value in sorted(values)]
+        assert places == sorted(places)
+        assert all(0 <= place <= 100 for place in places)
+    plot = series({"a": [(10, 90.0), (1000, 9000.0)]}, {"a": 0})
+    assert [tick.text for tick in plot.y] == ["10", "100", "1,000", "10 k"]

@@ -1,0 +1,86 @@
+"""When segments must have arrived: brackets from hand-made timelines."""
+
+import pytest
+
+from lab.tcp import Flow
+from lab.timeline import Call, Connection, Timeline
+from lab.truth.directions import journeys, turns
+from lab.verdict import Bracket
+
+FLOW = Flow("192.0.2.1", 40000, "192.0.2.2", 9999)
+CLIENT = [Call("connect", 10, 20), Call("send", 30, 40, 100), Call("recv", 41, 80, 60), Call("recv", 81, 90, 40)]
+SERVER = [Call("accept", 5, 25), Call("recv", 26, 50, 100), Call("send", 60, 70, 100)]
+END = 1000
+
+
+def connection(client, server=None):
+    sides = Timeline("client", FLOW, calls=client), Timeline("server", FLOW.reversed(), calls=server or [])
+    return Connection(sides[0], sides[1] if server else None)
+
+
+def between(low, high):
+    return Bracket(low, high, low)
+
+
+def test_a_connection_that_is_closed():
+    """SYN and SYN-ACK inside connect(), data from send() to recv(), FIN from close() to the recv() that tells of it."""
+    closed = connection(
+        [*CLIENT, Call("close", 100, 110)], [*SERVER, Call("recv", 71, 120, 0), Call("close", 130, 140)]
+    )
+    to_server, to_client = journeys(closed, END)
+    assert to_server.flow == to_client.flow.reversed() == FLOW
+    assert to_server.opening == to_client.opening == between(10, 20)
+    assert to_server.first_data == to_server.last_data == between(30, 50)
+    assert to_client.first_data == between(60, 80)
+    assert to_client.last_data == between(60, 90)
+    assert to_server.payload == to_client.payload == Bracket(100, 100, 100)
+    assert to_server.ends == to_client.ends == ["FIN"]
+    assert to_server.end == between(100, 120)
+    assert to_client.end == between(130, END)
+
+
+def test_a_connection_that_is_reset():
+    """The RST comes from the close() with no time to linger; the other side, which learns of it, sends no end of its own."""
+    client = [*CLIENT, Call("linger0", 95, 96), Call("close", 100, 110)]
+    server = [*SERVER, Call("recv", 71, 120, 0, "ECONNRESET"), Call("close", 130, 140)]
+    to_server, to_client = journeys(connection(client, server), END)
+    assert to_server.ends == ["RST"]
+    assert to_server.end == between(100, 120)
+    assert to_client.ends == [""]
+
+
+def test_both_reset():
+    """Whichever RST comes first, the other may never be sent."""
+    client = [*CLIENT, Call("linger0", 95, 96), Call("close", 100, 110)]
+    server = [*SERVER, Call("linger0", 95, 96), Call("close", 100, 110)]
+    assert [journey.ends for journey in journeys(connection(client, server), END)] == [["RST", ""], ["RST", ""]]
+
+
+def test_data_that_nobody_read():
+    """What was sent and not read may have come or not; when its last byte came nobody can tell."""
+    client = [*CLIENT[:2], Call("linger0", 45, 46), Call("close", 50, 60)]
+    server = [SERVER[0], Call("recv", 26, 50, 30), Call("close", 130, 140)]
+    to_server, _ = journeys(connection(client, server), END)
+    assert to_server.payload == Bracket(30, 100, 100)
+    assert to_server.first_data == between(30, 50)
+    assert to_server.last_data is None
+
+
+def test_refused():
+    """A SYN to the server, a RST to the client, both inside connect()."""
+    refused = connection([Call("connect", 10, 20, 0, "ECONNREFUSED"), Call("close", 30, 40)])
+    to_server, to_client = journeys(refused, END)
+    assert (to_server.opening, to_server.ends) == (between(10, 20), [""])
+    assert (to_client.opening, to_client.ends, to_client.end) == (None, ["RST"], between(10, 20))
+
+
+def test_neither_accepted_nor_refused():
+    """Of a connection that nobody answered nothing is claimed."""
+    with pytest.raises(LookupError, match="nobody accepted"):
+        journeys(connection([Call("connect", 10, 20, 0, "ETIMEDOUT")]), END)
+
+
+def test_a_flow_that_is_used_again():
+    """Each user of a flow has it until the next one begins to connect."""
+    first, second = (connection([Call("connect", start, start + 10)]) for start in (100, 200))
+    assert [(since_ns, until_ns) for _, since_ns, until_ns in turns([second, first])] == [(0, 200), (200, 1 << 63)]

@@ -1,0 +1,117 @@
+"""What a wire's log tells of each connection: which segments passed which interface, and the least time that each wait took."""
+
+import numpy as np
+import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
+
+from lab.network.frame_log import FRAME, HEAD_BYTES, NEVER, Direction, Fate, Mark, WireLog
+from lab.tcp import Flow
+from lab.timeline import Call, Connection, Timeline
+from lab.truth.wire import Counts, Wire, counts
+
+both_versions = pytest.mark.parametrize("version", [4, 6])
+_ETHER = Ether(src="02:00:00:00:00:c1", dst="02:00:00:00:00:5e")  # scapy would ask the network for them
+HOLD_NS = 5000
+UNSURE_NS = 10  # a receive stamp is known to this
+
+
+def flow_of(version, port=40000):
+    """One client's flow."""
+    client, server = {4: ("192.0.2.1", "192.0.2.2"), 6: ("2001:db8::1", "2001:db8::2")}[version]
+    return Flow(client, port, server, 9999)
+
+
+def record(time_ns, flow, flags, *, seq=0, ack=0, size=0, fate=Fate.FORWARDED, marks=0):
+    """One frame that came to the wire at a time, and left it 5 us later if it did."""
+    network = IPv6 if ":" in flow.laddr else IP
+    segment = TCP(sport=flow.lport, dport=flow.rport, flags=flags, seq=seq % 2**32, ack=ack % 2**32)
+    data = bytes(_ETHER / network(src=flow.laddr, dst=flow.raddr) / segment / Raw(bytes(size)))
+    frame = np.zeros((), FRAME)
+    frame["arrived_low_ns"], frame["arrived_high_ns"] = time_ns, time_ns + UNSURE_NS
+    sent_ns = time_ns + HOLD_NS if fate == Fate.FORWARDED else NEVER
+    frame["sent_low_ns"], frame["sent_high_ns"] = sent_ns, sent_ns + 20 if sent_ns != NEVER else NEVER
+    frame["length"], frame["fate"], frame["marks"] = len(data), fate, marks
+    frame["direction"] = Direction.TO_SERVER if flow.rport == 9999 else Direction.TO_CLIENT
+    frame["head"][: min(len(data), HEAD_BYTES)] = np.frombuffer(data[:HEAD_BYTES], np.uint8)
+    return frame
+
+
+def connection_of(flow, enter_ns=0, exit_ns=10**9):
+    """One connection as far as its opening goes."""
+    return Connection(Timeline("client", flow, calls=[Call("connect", enter_ns, exit_ns)]), None)
+
+
+def story(flow, begin_ns=0, isn=2**32 - 1):
+    """Write a SYN that is lost, its retransmission, the answer, data that is doubled by the wire, a FIN and its acknowledgement."""
+    back = flow.reversed()
+    rows = [
+        (0, flow, "S", {"seq": isn, "fate": Fate.LOST}),
+        (1_000_000, flow, "S", {"seq": isn}),
+        (1_010_000, back, "SA", {"seq": 77, "ack": isn + 1}),
+        (1_020_000, flow, "A", {"seq": isn + 1, "ack": 78}),
+        (1_030_000, flow, "PA", {"seq": isn + 1, "ack": 78, "size": 10}),
+        (1_030_000, flow, "PA", {"seq": isn + 1, "ack": 78, "size": 10, "marks": Mark.COPY}),
+        (1_040_000, flow, "FA", {"seq": isn + 11, "ack": 78}),
+        (1_050_000, back, "A", {"seq": 78, "ack": isn + 11}),
+        (1_060_000, back, "A", {"seq": 78, "ack": isn + 12}),
+    ]
+    return [record(begin_ns + time_ns, which, flags, **what) for time_ns, which, flags, what in rows]
+
+
+@both_versions
+def test_what_passed_each_interface(version):
+    """What was lost has left and not arrived; a copy has arrived and not left."""
+    flow = flow_of(version)
+    way = Wire(WireLog(np.array(story(flow)))).way(flow)
+    headers = 54 if version == 4 else 74
+    assert counts(way.left) == Counts(5, 5 * headers + 10, 10, 2, 1)
+    assert counts(way.arrived) == Counts(5, 5 * headers + 20, 20, 1, 1)
+    assert way.again == 1
+    assert way.hold_ns() == HOLD_NS - UNSURE_NS
+
+
+@both_versions
+def test_least_times_of_each_wait(version):
+    """From the first of what was sent, at its latest, to the answer's leaving of the wire; sequence numbers wrap."""
+    flow = flow_of(version)
+    (carried,) = Wire(WireLog(np.array(story(flow)))).carried([connection_of(flow)])
+    assert carried.syn_acks == 1
+    assert carried.syn_sent_ns == 1_010_000 + HOLD_NS - UNSURE_NS
+    assert carried.syn_recv_ns == 10_000 + HOLD_NS - UNSURE_NS
+    assert (
+        carried.fin_ns(by_client=True) == 20_000 + HOLD_NS - UNSURE_NS
+    )  # the acknowledgement of the data before is none of it
+    assert carried.fin_ns(by_client=False) == 0
+    assert Wire(WireLog(np.array(story(flow)))).shortest_round_trip_ns(flow) == 2 * (HOLD_NS - UNSURE_NS)
+
+
+def test_connections_do_not_mix():
+    """Each has its own, by flow and by the time at which its flow was its own."""
+    first, other = flow_of(4), flow_of(4, 40001)
+    later_ns = 5_000_000_000
+    log = WireLog(np.array([*story(first), *story(other, 300), *story(first, later_ns)[1:]]))
+    connections = [connection_of(first, later_ns, later_ns + 10**9), connection_of(other), connection_of(first)]
+    again, its, earlier = Wire(log).carried(connections)
+    assert [len(each.to_server.left) for each in (again, its, earlier)] == [4, 5, 5]
+    assert its.to_client.left["arrived_low_ns"].tolist() == [1_010_300, 1_050_300, 1_060_300]
+
+
+def test_what_came_before_is_another_recordings():
+    """A flow that had been used before begins anew."""
+    flow, later_ns = flow_of(4), 5_000_000_000
+    log = WireLog(np.array([*story(flow), *story(flow, later_ns)]))
+    assert len(Wire(log).way(flow).left) == 10
+    assert Wire(log, later_ns).way(flow).left["arrived_low_ns"].tolist()[0] >= later_ns
+    assert len(Wire(log, later_ns).way(flow).left) == 5
+
+
+def test_nothing_was_carried():
+    """A flow that is not in the log, or a log of nothing, has no segments and claims nothing."""
+    for log in (WireLog(np.zeros(0, FRAME)), WireLog(np.array(story(flow_of(6))))):
+        (carried,) = Wire(log).carried([connection_of(flow_of(4))])
+        assert [counts(way.left) for way in carried.ways] == [Counts(0, 0, 0, 0, 0)] * 2
+        assert (carried.syn_sent_ns, carried.syn_recv_ns, carried.syn_acks, carried.fin_ns(by_client=True)) == (0,) * 4
+        assert Wire(log).shortest_round_trip_ns(flow_of(4)) == 0
