@@ -19,6 +19,7 @@ KERNEL := 6.1
 KERNELS := 5.10 6.1 6.12 newest
 ATTACH := fentry kprobe tracepoint
 CLOCK := real
+C_FILES = $(shell git ls-files "bpf/*.[ch]" "wire/*.[ch]")
 
 .PHONY: demo test rootless check soak bench bench-setup bench-gate setup format clean vm vm-matrix vm-setup
 
@@ -37,14 +38,14 @@ check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/clang-format --dry-run --Werror bpf/*.[ch] wire/*.[ch]
+	@$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/zizmor --quiet --offline .github
 
 format: setup
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
-	@$(BIN)/clang-format -i bpf/*.[ch] wire/*.[ch]
+	@$(BIN)/clang-format -i $(C_FILES)
 
 # A false failure is a bug: every second run has all processors busy beside it.
 soak: setup
@@ -94,8 +95,8 @@ $(VENV)/browser: | $(VENV)/ready
 	@touch $@
 
 # The wire's relay, for kernels without netem and for wires whose every frame is logged.
-$(BIN)/lab-relay: $(wildcard wire/*.[ch]) | $(VENV)/ready
-	@gcc -O2 -std=gnu11 -Wall -Wextra -Werror -o $@ wire/relay.c
+$(BIN)/lab-relay: $(wildcard wire/relay/*) wire/clock.h | $(VENV)/ready
+	@gcc -O2 -std=gnu11 -Wall -Wextra -Werror -o $@ wire/relay/relay.c
 
 # Load for the bench.
 $(BIN)/lab-load: wire/load.c wire/clock.h | $(VENV)/ready

@@ -26,10 +26,10 @@
 #define AT(name) AT_##name
 #define LOAD load_skb
 
-#include "calls.h"
-#include "functions.h"
-#include "packet.h"
-#include "tcp.h"
+#include "analyse/calls.h"
+#include "include/kernel_functions.h"
+#include "include/packet_parser.inc.h"
+#include "include/tcp_socket.h"
 
 /* Functions that threads come to are not observed by fentry where that would lose some. */
 #define SENDS_AT_TRACEPOINTS (ATTACH_FENTRY && PLAIN_TRACEPOINTS)
@@ -161,10 +161,10 @@ static inline int report_done(const void *sk, u8 kind, u8 point, u64 enter_ns, i
 }
 
 #if ATTACH_TRACEPOINT || SENDS_AT_TRACEPOINTS
-#include "analyse_lengths.h"
+#include "analyse/lengths.inc.h"
 #endif
 #if ATTACH_TRACEPOINT
-#include "analyse_tracepoints.h"
+#include "analyse/tracepoints.inc.h"
 #else
-#include "analyse_functions.h"
+#include "analyse/functions.inc.h"
 #endif

@@ -3,9 +3,9 @@
  * Nothing is remembered here: which segments belong together is found out where they are read, so that no connection that
  * never ends can use up room in the kernel. All other segments cost no more than being looked at.
  */
-#include "lab.h"
+#include "include/lab.h"
 #define LOAD load_skb
-#include "packet.h"
+#include "include/packet_parser.inc.h"
 
 struct segment {
     u64 time_ns;

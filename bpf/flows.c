@@ -5,8 +5,8 @@
  */
 #define LOAD load_skb
 
-#include "packet.h"
-#include "totals.h"
+#include "include/packet_parser.inc.h"
+#include "include/epochs.h"
 
 #define LOOPBACK_IFINDEX 1      /* include/net/flow.h */
 #define LOWEST_ETHERTYPE 0x0600 /* a lower one is the length of an IEEE 802.3 frame */

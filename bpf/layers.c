@@ -9,9 +9,9 @@
 
 #define READ typed_read
 
-#include "functions.h"
-#include "layers_calls.h"
-#include "layers_segments.h"
+#include "include/kernel_functions.h"
+#include "layers/calls.h"
+#include "layers/segments.h"
 
 /* Which of the probe's points is under way on this CPU (first_run() in lab.h). */
 enum slot { SLOT_READY };

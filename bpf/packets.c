@@ -5,9 +5,9 @@
  *
  * Whatever happens here, the frame goes on: XDP_PASS is all that this program can say.
  */
-#include "totals.h"
+#include "include/epochs.h"
 #define LOAD load_xdp
-#include "packet.h"
+#include "include/packet_parser.inc.h"
 
 #ifndef PORT
 #define PORT 9999

@@ -8,12 +8,12 @@
  * Who reads the totals says by definitions what belongs together and what is left out. A recording keeps all of it, by
  * connection.
  */
-#include "estimate.h"
-#include "functions.h"
-#include "log2.h"
+#include "rtt/estimate.h"
+#include "include/kernel_functions.h"
+#include "include/log2_histogram.h"
 #define READ typed_read
-#include "tcp.h"
-#include "totals.h"
+#include "include/tcp_socket.h"
+#include "include/epochs.h"
 
 #ifndef KEEP_SRTT
 #define KEEP_SRTT 1

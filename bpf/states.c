@@ -8,7 +8,7 @@
  * - Or no FIN comes and the minisock's timer runs out (tw_timer_handler()): timer:timer_expire_entry.
  */
 #define READ typed_read
-#include "tcp.h"
+#include "include/tcp_socket.h"
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 

@@ -1,11 +1,11 @@
-"""Histograms by powers of two, as bpf/log2.h fills them: bounds of a bucket, quantiles, and the picture that users know.
+"""Histograms by powers of two (bpf/include/log2_histogram.h): bounds of a bucket, quantiles, and their text picture.
 
 Slot 0 holds 0 and 1, slot n holds 2^n to 2^(n+1) - 1. Nothing here knows what is counted.
 """
 
 from collections.abc import Iterator, Sequence
 
-SLOTS = 32  # LOG2_SLOTS in bpf/log2.h: any value of 32 bits
+SLOTS = 32  # LOG2_SLOTS in bpf/include/log2_histogram.h: any value of 32 bits
 STARS = 40  # characters of the longest bar
 
 
@@ -15,7 +15,7 @@ def bounds(slot: int) -> tuple[int, int]:
 
 
 def slot_of(value: int) -> int:
-    """Return the slot of a value, as log2_slot() of bpf/log2.h does."""
+    """Return the slot of a value, as log2_slot() of bpf/include/log2_histogram.h does."""
     return max(1, value).bit_length() - 1
 
 

@@ -1,6 +1,6 @@
 """What packets say about themselves, in words, and what the segments of a flow say together.
 
-The words are the counterpart of bpf/packet.h; the rest is pure functions over arrays.
+The words are the counterpart of bpf/include/packet_parser.inc.h; the rest is pure functions over arrays.
 """
 
 from enum import IntEnum
@@ -13,7 +13,7 @@ from lab.tcp import UNSPECIFIED, Flow
 
 
 class Problem(IntEnum):
-    """`enum problem` in bpf/packet.h: why a packet's ports are not known, or even less."""
+    """`enum problem` in bpf/include/packet_parser.inc.h: why a packet's ports are not known, or even less."""
 
     NONE = 0
     NOT_IP = 1

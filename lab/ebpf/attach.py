@@ -1,6 +1,6 @@
 """Where BPF functions are attached: the kinds of attach points, and which of them a machine allows.
 
-A function of `bpf/*.c` says where it belongs by its name, `on_<kind>__<event>[__<role>]` (the macros of bpf/lab.h make it).
+A function of `bpf/*.c` says where it belongs by its name, `on_<kind>__<event>[__<role>]` (the macros of bpf/include/lab.h make it).
 What lives here: loading and attaching each kind. What does not: compiling, and what a function does.
 """
 

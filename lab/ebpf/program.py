@@ -30,7 +30,7 @@ from lab.paths import SOURCES
 if TYPE_CHECKING:
     from lab.ebpf.interface import Device
 
-_ROLES = ("__again", "__unaudited")  # bpf/lab.h
+_ROLES = ("__again", "__unaudited")  # bpf/include/lab.h
 _EVENTS, _TOTALS, _WATCHED, _UNDER_WAY = "events", "totals", "watched", "under_way"  # maps that only some programs have
 
 # Waking the reader for each event costs the traced code 7 to 11 microseconds, a record about 20 ns: nobody is woken, a
@@ -119,7 +119,7 @@ class Program:
     def fire(self, event: str, *arguments: int, cpu: int | None = None) -> int:
         """Run the function at a raw tracepoint as if the event had come with these arguments; returns what it returned.
 
-        With `cpu`, as if it had come there. The kernel does not do so for arguments whose types it knows (ON_TP_BTF in bpf/lab.h).
+        With `cpu`, as if it had come there. The kernel refuses this for arguments whose types it knows (ON_TP_BTF).
         """
         (fd,) = (it.fd for it in self._loaded if it.audited and it.event == event)
         return raw_tracepoint_test_run(fd, *arguments, cpu=cpu)

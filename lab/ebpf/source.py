@@ -16,7 +16,7 @@ from lab.paths import SOURCES
 KFUNCS = 0x10000000
 """What the numbers of kernel functions are counted from, beyond those of all helpers: the compiler takes one for the other."""
 
-_INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
+_INCLUDE = re.compile(r'^#include "([\w./]+)"$', re.MULTILINE)
 _MACRO = re.compile(r"^#define .*$", re.MULTILINE)
 _FIELD = re.compile(r"\bFIELD\((\w+), ([\w, ]+)\)")
 _ENUM = re.compile(r"\bENUM\((\w+), (\w+)\)")
@@ -71,7 +71,7 @@ def mentions(text: str) -> Mentions:
 
 
 def differs_by_way(text: str) -> bool:
-    """Tell whether it is another program for each way to observe kernel functions (`bpf/functions.h`)."""
+    """Tell whether it is another program for each way to observe kernel functions (`bpf/include/kernel_functions.h`)."""
     return "ATTACH_" in text
 
 

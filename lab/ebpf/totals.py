@@ -13,7 +13,7 @@ from lab.linux.grace_period import settle
 def take(totals: Map, epochs: Map) -> Events:
     """Empty the map `totals`, one row for each entry: the members of its key (without the epoch) and of its value.
 
-    A new epoch begins for the program (`bpf/totals.h`), and the old one is read when nothing can still be adding to it.
+    A new epoch begins for the program (`bpf/include/epochs.h`), and the old one is read when nothing can still be adding to it.
     """
     key, value = dtype_of(totals.table.key), dtype_of(totals.table.value)
     epoch = epochs.number()

@@ -14,7 +14,7 @@ from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 
 COUNTING = """
-#include "tcp.h"
+#include "include/tcp_socket.h"
 
 BPF_ARRAY(passed_over, u64, 1);
 

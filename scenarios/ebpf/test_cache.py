@@ -74,7 +74,7 @@ def test_the_same_program(empty, source):
 def test_another_source_definition_or_kernel(empty, tmp_path, monkeypatch):
     """Whatever a program depends on makes another entry."""
     source = tmp_path / "small.c"
-    text = '#include "lab.h"\nON_TC(egress) { return WHAT; }\n'
+    text = '#include "include/lab.h"\nON_TC(egress) { return WHAT; }\n'
     source.write_text(text)
     assert compiler.compiled(source, ["WHAT=1"]) != compiler.compiled(source, ["WHAT=2"])
     source.write_text(text.replace("WHAT", "WHAT + 1"))
@@ -101,7 +101,7 @@ def test_each_way_of_attaching_is_another_program(empty, monkeypatch, probe):
 def test_a_source_that_does_not_compile(empty, tmp_path, capfd):
     """One sentence behind the compiler's own words, and no entry."""
     source = tmp_path / "wrong.c"
-    source.write_text('#include "lab.h"\nON_TC(egress) { return nothing_of_that_name; }\n')
+    source.write_text('#include "include/lab.h"\nON_TC(egress) { return nothing_of_that_name; }\n')
     with pytest.raises(LabError, match=r"wrong\.c cannot be loaded on this kernel: see the messages above"):
         compiler.compiled(source)
     assert "wrong.c:2:" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""bpf/packet.h against frames whose truth is known, run in the kernel on frames that nobody has sent (BPF_PROG_TEST_RUN).
+"""bpf/include/packet_parser.inc.h on frames whose truth is known, run by the kernel without a network (BPF_PROG_TEST_RUN).
 
 F3: VLAN tags, IP options, fragments and IPv6 extension headers give the right ports, or none and the reason; never a wrong port.
 """
@@ -23,9 +23,9 @@ from lab.traffic.crafted.frames import Frame
 from lab.traffic.crafted.unusual_frames import unusual
 
 PARSER = """
-#include "lab.h"
+#include "include/lab.h"
 #define LOAD %(load)s
-#include "packet.h"
+#include "include/packet_parser.inc.h"
 
 struct parsed {
     u32 seq;
@@ -84,13 +84,13 @@ LARGEST = 3000  # bytes that surely fit in the page which a program is run on
 Parse = Callable[[Sequence[bytes]], Iterator[tuple[int, np.void]]]
 
 
-def compiled(folder: Path, hook: str, header: str = '#include "packet.h"') -> Parse:
+def compiled(folder: Path, hook: str, header: str = '#include "include/packet_parser.inc.h"') -> Parse:
     """Compile the parser for a hook; what it makes parses frames in the kernel and yields each one's number and what was read.
 
     A frame that the kernel would show no program at that hook is passed over.
     """
     source = folder / f"{hook}.c"
-    source.write_text(PARSER.replace('#include "packet.h"', header) % HOOKS[hook])
+    source.write_text(PARSER.replace('#include "include/packet_parser.inc.h"', header) % HOOKS[hook])
     program = Program(source)
 
     def shown(data):
@@ -215,7 +215,9 @@ WRONG = {
 @pytest.mark.parametrize(("pattern", "replacement"), WRONG.values(), ids=WRONG)
 def test_a_parser_that_is_wrong(tmp_path, pattern, replacement):
     """A parser with a fault that others have had is caught by some unusual frame."""
-    header = altered((SOURCES / "packet.h").read_text().replace("#pragma once", ""), (pattern, replacement))
+    header = altered(
+        (SOURCES / "include/packet_parser.inc.h").read_text().replace("#pragma once", ""), (pattern, replacement)
+    )
     parse = compiled(tmp_path, "XDP", header)
     frames = [frame for frame in unusual() if len(frame.data) <= LARGEST]
     wrong = [

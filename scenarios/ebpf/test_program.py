@@ -23,7 +23,7 @@ from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 
 COUNTING = """
-#include "totals.h"
+#include "include/epochs.h"
 #include <linux/pkt_cls.h>
 
 struct key { u32 epoch; u32 ifindex; };
@@ -50,7 +50,7 @@ ON_TC(egress) { return add(ctx); }
 """
 # Each segment that its second program finds undone is a loss.
 IN_ORDER = """
-#include "functions.h"
+#include "include/kernel_functions.h"
 
 static inline int first(const u64 skb) { note_run(0, skb, false); return 0; }
 
@@ -70,7 +70,7 @@ ON_FUNCTION_AGAIN(tcp_rcv_established) { return second(ARGUMENT(1)); }
 #endif
 """
 READING = """
-#include "lab.h"
+#include "include/lab.h"
 
 ON_RAW_TRACEPOINT(reading)
 {
@@ -82,7 +82,7 @@ ON_RAW_TRACEPOINT(reading)
 }
 """
 INTERRUPTED = """
-#include "lab.h"
+#include "include/lab.h"
 
 ON_RAW_TRACEPOINT(interrupted)
 {
@@ -105,7 +105,7 @@ ON_RAW_TRACEPOINT(interrupted)
 }
 """
 MOVED = """
-#include "lab.h"
+#include "include/lab.h"
 
 ON_RAW_TRACEPOINT(first) { note_run(0, 1, true); return 0; }
 ON_RAW_TRACEPOINT(second) { return rescues(0, 1); }

@@ -30,7 +30,7 @@ _EXTENSIONS = {
     44: IPv6ExtHdrFragment,
     60: IPv6ExtHdrDestOpt,
 }
-MOST_TAGS = 2  # that bpf/packet.h looks behind
+MOST_TAGS = 2  # that bpf/include/packet_parser.inc.h looks behind
 _KIND = {IP: "IP", IPv6: "IP", Dot1Q: "tag", Dot1AD: "tag"}
 _BEFORE_PORTS = (Ether, Dot1Q, Dot1AD, IP, IPv6, AH, *_EXTENSIONS.values())
 

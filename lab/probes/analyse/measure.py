@@ -18,7 +18,7 @@ from lab.tcp import State
 
 
 class Kind(IntEnum):
-    """What a step is: `enum kind` in bpf/steps.h (a test compares the two). Up to CLOSE they are system calls."""
+    """What a step is: `enum kind` in bpf/analyse/event.h (a test compares the two). Up to CLOSE they are system calls."""
 
     CONNECT = 0
     ACCEPT = 1
@@ -45,8 +45,8 @@ class Role(IntEnum):
 
 @cache
 def points() -> tuple[str, ...]:
-    """Names of the places where steps are observed, in the order of `enum point` in bpf/steps.h."""
-    (body,) = re.findall(r"enum point \{(.*?)\};", (SOURCES / "steps.h").read_text(), re.DOTALL)
+    """Names of the places where steps are observed, in the order of `enum point` in bpf/analyse/event.h."""
+    (body,) = re.findall(r"enum point \{(.*?)\};", (SOURCES / "analyse/event.h").read_text(), re.DOTALL)
     return tuple(re.findall(r"\bAT_(\w+)", body))
 
 

@@ -18,7 +18,7 @@ from lab.probes.layers.byte_streams import NONE, Cover, Reach, Streams, streams
 
 
 class At(IntEnum):
-    """Where a point is: `enum layer_point` in bpf/layers.h (a test compares the two)."""
+    """Where a point is: `enum layer_point` in bpf/layers/event.h (a test compares the two)."""
 
     WRITE = 0
     TC_OUT = 1

@@ -40,7 +40,7 @@ EXPERIMENTAL = 0x88B5
 """IEEE 802, local experimental ethertype."""
 
 MOST_HEADERS = 8
-"""IPv6 extension headers that bpf/packet.h looks through."""
+"""IPv6 extension headers that bpf/include/packet_parser.inc.h looks through."""
 
 LONGEST = 9000
 """Bytes of the largest IP packet in the catalogue: the MTU that a network must have to carry it."""

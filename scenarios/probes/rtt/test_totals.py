@@ -20,14 +20,14 @@ from lab.traffic.demo.process import converse
 
 TIMES = 100_000
 LOG2 = """
-#include "lab.h"
-#include "log2.h"
+#include "include/lab.h"
+#include "include/log2_histogram.h"
 
 ON_RAW_TRACEPOINT(tcp_probe) { return log2_slot(ctx->args[0]); }
 """
 ESTIMATE = """
-#include "estimate.h"
-#include "lab.h"
+#include "rtt/estimate.h"
+#include "include/lab.h"
 
 ON_RAW_TRACEPOINT(tcp_probe)
 {
@@ -45,7 +45,7 @@ EDGES |= {(1 << n) - 1: n - 1 for n in range(2, 33)} | {1 << n: n for n in range
 
 @pytest.fixture(scope="module")
 def log2_slot(tmp_path_factory):
-    """Return what bpf/log2.h makes of a value, in the kernel."""
+    """Return what bpf/include/log2_histogram.h makes of a value, in the kernel."""
     source = tmp_path_factory.mktemp("log2") / "log2_slot.c"
     source.write_text(LOG2)
     program = Program(source)
@@ -87,7 +87,7 @@ RTT_US = st.one_of(st.integers(0, 100), st.integers(0, 100_000_000))
 
 @pytest.fixture(scope="module")
 def rtt_sample(tmp_path_factory):
-    """Return what bpf/estimate.h makes of two looks at an estimate, in the kernel."""
+    """Return what bpf/rtt/estimate.h makes of two looks at an estimate, in the kernel."""
     source = tmp_path_factory.mktemp("estimate") / "rtt_sample.c"
     source.write_text(ESTIMATE)
     program = Program(source)

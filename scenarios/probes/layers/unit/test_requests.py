@@ -17,7 +17,7 @@ NUMBERS = st.one_of(st.integers(0, (1 << 32) - 1), st.integers((1 << 32) - 9 * M
 
 def test_points_are_numbered_as_in_the_program():
     """Python's names are those of the C header, in the same order."""
-    text = (SOURCES / "layers.h").read_text()
+    text = (SOURCES / "layers/event.h").read_text()
     names = [line.split("_", 1)[1].split(",")[0] for line in text.splitlines() if line.startswith("    POINT_")]
     assert names == [at.name for at in At]
 

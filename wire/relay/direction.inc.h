@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <sys/socket.h>
 
-#include "clock.h"
+#include "../clock.h"
 #include "conditions.h"
 #include "queue.h"
 #include "record.h"

@@ -1,7 +1,7 @@
 /* One step of a connection, as the probe `analyse` reports it: what was observed, where, and of which socket. */
 #pragma once
 
-#include "tcp.h"
+#include "include/tcp_socket.h"
 
 /* What was observed: a system call, which is reported when it is entered and when it returns, or what the kernel does. */
 enum kind {

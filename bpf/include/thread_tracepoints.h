@@ -7,7 +7,7 @@
  */
 #pragma once
 
-#include "lab.h"
+#include "include/lab.h"
 
 /* Since then, tracepoints have a grace period of their own: FIELD(tp_transition_snapshot, srcu_gp). */
 #if defined(OFFSET__tp_transition_snapshot__srcu_gp)

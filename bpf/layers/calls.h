@@ -31,8 +31,8 @@
 
 #define AT(name) 0
 
-#include "layers.h"
-#include "syscalls.h"
+#include "layers/event.h"
+#include "include/tcp_syscalls.inc.h"
 
 #define LONGEST_CALL 0x7ffff000 /* MAX_RW_COUNT */
 

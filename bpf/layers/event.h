@@ -1,7 +1,7 @@
 /* One point on the way of TCP's data from the write() of one application to the read() of the other, as the probe `layers` tells it. */
 #pragma once
 
-#include "tcp.h"
+#include "include/tcp_socket.h"
 
 /* Where, in the order of the way (lab/probes/layers/stages.py has the same). */
 enum layer_point {

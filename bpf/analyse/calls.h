@@ -1,8 +1,8 @@
 /* What the probe `analyse` tells of system calls: each when it is entered and when it returns. */
 #pragma once
 
-#include "steps.h"
-#include "syscalls.h"
+#include "analyse/event.h"
+#include "include/tcp_syscalls.inc.h"
 
 /* A system call under way. */
 struct call {

@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
-#include "orders.h"
+#include "orders.inc.h"
 
 #define SPIN_NS 100000             /* a sleep may end so much too late */
 #define REST_NS 100000             /* going to sleep takes a good part of a shorter time */

@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "lab.h"
+#include "include/lab.h"
 
 BPF_ARRAY(epochs, u32, 1);
 

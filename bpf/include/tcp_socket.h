@@ -1,8 +1,8 @@
 /* TCP sockets: their states, and who talks to whom. */
 #pragma once
 
-#include "address.h"
-#include "lab.h"
+#include "include/address.h"
+#include "include/lab.h"
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/tcp.h>

@@ -7,7 +7,7 @@
  */
 #pragma once
 
-#include "address.h"
+#include "include/address.h"
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>

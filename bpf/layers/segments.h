@@ -1,8 +1,8 @@
 /* The segments on their way through both hosts' stacks, as the probe `layers` tells them. */
 #pragma once
 
-#include "layers.h"
-#include "packet.h"
+#include "layers/event.h"
+#include "include/packet_parser.inc.h"
 
 #define NOP_NOP_TIMESTAMP 0x0101080a /* what tcp_options_write() begins the options of an established connection with */
 

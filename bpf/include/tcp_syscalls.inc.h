@@ -5,8 +5,8 @@
  */
 #pragma once
 
-#include "tcp.h"
-#include "threads.h"
+#include "include/tcp_socket.h"
+#include "include/thread_tracepoints.h"
 #include <asm/unistd.h>
 
 #define TS_COMPAT 0x0002 /* arch/x86/include/asm/thread_info.h */

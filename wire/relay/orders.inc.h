@@ -4,7 +4,7 @@
 #include <inttypes.h>
 #include <unistd.h>
 
-#include "device.h"
+#include "device.inc.h"
 
 static void status(const char *word)
 {

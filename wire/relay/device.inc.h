@@ -6,7 +6,7 @@
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 
-#include "direction.h"
+#include "direction.inc.h"
 
 #define BATCH 64
 #define LARGEST (65535 + ETHERNET_HEADER)
