@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -45,6 +44,13 @@ def pytest_configure(config):
 def pytest_configure_node(node):
     """Tell a worker of pytest-xdist where the results go."""
     node.workerinput["results"] = str(node.config.stash[RESULTS_KEY].path)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark everything in a folder `unit` as needing no privileges."""
+    for item in items:
+        if "unit" in item.path.parts:
+            item.add_marker(pytest.mark.rootless)
 
 
 def pytest_collection_finish(session):
@@ -150,7 +156,7 @@ class Lab:
 
     def _judged(self, probe: str, observed: Observed) -> list[Check]:
         probes.require(probe)
-        return list(import_module(f"lab.probes.{probe}.cli").judge(observed, self.scenario))
+        return probes.judge(probe, observed, self.scenario)
 
     def check(self, checks: Iterable[Check]) -> list[Check]:
         """Note checks in the results and fail when one of them is outside its bracket."""

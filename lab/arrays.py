@@ -33,7 +33,7 @@ def plain(events: Events) -> Iterator[dict[str, Any]]:
 
     For printing: each costs a fraction of a NumPy row.
     """
-    import numpy as np  # noqa: PLC0415 (see the head)
+    import numpy as np
 
     names = events.dtype.names or ()
     columns = []
@@ -47,7 +47,7 @@ def plain(events: Events) -> Iterator[dict[str, Any]]:
 
 def flow_numbers(rows: Rows) -> Index:
     """Return an array of shape (n,): the same number for rows of the same flow in the same network namespace."""
-    import numpy as np  # noqa: PLC0415 (see the head)
+    import numpy as np
 
     parts = [rows["laddr"], rows["raddr"]]
     parts += [

@@ -9,7 +9,7 @@ import re
 import select
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
@@ -84,8 +84,9 @@ def _give_up(stream: TextIO) -> None:
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lab", description="eBPF probes of TCP, judged against known delays.")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    found = {name: f"lab.commands.{name}" for name in _modules(commands)} | {
-        name: f"lab.probes.{name}.cli" for name in _modules(probes)
+    names = (info.name for info in pkgutil.iter_modules(commands.__path__))
+    found = {name: f"lab.commands.{name}" for name in names} | {
+        name: f"lab.probes.{name}.cli" for name in probes.names()
     }
     # Importing only the command that runs keeps start-up short.
     chosen = words[0] if words and words[0] in found else None
@@ -116,7 +117,3 @@ def _with_negative_values(words: Sequence[str]) -> list[str]:
         else:
             joined.append(word)
     return joined
-
-
-def _modules(package: ModuleType) -> Iterator[str]:
-    return (info.name for info in pkgutil.iter_modules(package.__path__))

@@ -2,6 +2,7 @@
 
 import os
 import time
+from datetime import datetime
 
 CLOCK, WALL = "CLOCK_MONOTONIC", "CLOCK_REALTIME"
 """Of all times that are recorded; and of those that a user has asked for instead."""
@@ -28,3 +29,11 @@ def wall_offset_ns() -> int:
         before_ns, wall_ns, after_ns = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
         readings.append((after_ns - before_ns, wall_ns - (before_ns + after_ns) // 2))
     return min(readings)[1]
+
+
+def time_of_day(time_ns: object) -> str:
+    """Return a time on `CLOCK_MONOTONIC` as local wall-clock time, to the microsecond, by the clocks' difference now."""
+    if not isinstance(time_ns, int):
+        raise TypeError("a time is an integer of nanoseconds")
+    wall_ns = time_ns + time.time_ns() - time.monotonic_ns()
+    return datetime.fromtimestamp(wall_ns / 1e9).astimezone().strftime("%H:%M:%S.%f")

@@ -8,8 +8,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from lab.arrays import Events, Integers
-from lab.tcp import UNSPECIFIED, Flow
+from lab.arrays import Integers
 
 
 class Problem(IntEnum):
@@ -67,7 +66,6 @@ PROTOCOLS = {
 """IANA's registry of protocol numbers: what is met often."""
 
 TCP = 6
-_UNSPECIFIED: set[str | int] = {*UNSPECIFIED, 0}  # of a socket that was never connected
 
 
 def flags_text(flags: int) -> str:
@@ -80,35 +78,6 @@ def protocol_text(protocol: int) -> str:
     return PROTOCOLS.get(protocol, str(protocol))
 
 
-def by_flow(packets: Events) -> dict[tuple[int, Flow], Events]:
-    """TCP's packets of each flow at each interface, in the order given; by ifindex, and flow with the sender first."""
-    segments = packets[(packets["problem"] == 0) & (packets["protocol"] == TCP)]
-    if not len(segments):
-        return {}
-    names = ("saddr", "daddr", "sport", "dport", "ifindex")
-    columns = [np.ascontiguousarray(segments[name]).view(np.uint8).reshape(len(segments), -1) for name in names]
-    keys = np.concatenate(columns, axis=1)
-    _, first, number = np.unique(
-        np.ascontiguousarray(keys).view(f"V{keys.shape[1]}")[:, 0], return_index=True, return_inverse=True
-    )
-    order = np.argsort(number, kind="stable")
-    groups = np.split(segments[order], np.searchsorted(number[order], np.arange(1, len(first))))
-    return {(int(group["ifindex"][0]), Flow.of(group[0])): group for group in groups}
-
-
-def packets_of(flows: dict[tuple[int, Flow], Events], ifindex: int, flow: Flow) -> list[Events]:
-    """Return what came of a flow to an interface, of `by_flow`; an unspecified address or port stands for any."""
-    if (ifindex, flow) in flows:
-        return [flows[ifindex, flow]]
-    if not _UNSPECIFIED & set(flow):
-        return []
-    return [
-        packets
-        for (place, seen), packets in flows.items()
-        if place == ifindex and all(known in (part, *_UNSPECIFIED) for part, known in zip(seen, flow, strict=True))
-    ]
-
-
 def distinct_bytes(seq: npt.NDArray[np.uint32], length: npt.NDArray[np.uint32]) -> int:
     """How many bytes of a stream some segments have brought, each counted once however often it was sent.
 
@@ -116,7 +85,7 @@ def distinct_bytes(seq: npt.NDArray[np.uint32], length: npt.NDArray[np.uint32]) 
     Sequence numbers may wrap; from one segment to the next they differ by less than 2 GiB (RFC 9293, 3.4).
     """
     brings = length > 0
-    start = _unwrapped(seq)[brings]
+    start = unwrapped(seq)[brings]
     order = np.argsort(start, kind="stable")
     start = start[order]
     end = start + length[brings][order].astype(np.int64)
@@ -125,19 +94,7 @@ def distinct_bytes(seq: npt.NDArray[np.uint32], length: npt.NDArray[np.uint32]) 
     return int(np.maximum(0, end - np.maximum(start, before)).sum())
 
 
-def arrival_of_byte(seq: npt.NDArray[np.uint32], length: npt.NDArray[np.uint32], byte: int) -> int | None:
-    """Index of the segment that first brought a byte, counted from the first SYN's successor; None when none did.
-
-    `seq` and `length` as for `distinct_bytes`, with the SYN as the first segment.
-    """
-    offset = _unwrapped(seq) - 1
-    offset[:1] = 0  # the SYN itself takes the number before the stream
-    brings = (length > 0) & (offset <= byte) & (byte < offset + length.astype(np.int64))
-    found = np.flatnonzero(brings)
-    return int(found[0]) if len(found) else None
-
-
-def _unwrapped(seq: npt.NDArray[np.uint32]) -> Integers:
+def unwrapped(seq: npt.NDArray[np.uint32]) -> Integers:
     """Return sequence numbers as distances from the first one."""
     steps = np.diff(seq).view(np.int32).astype(np.int64)
     return np.concatenate([np.zeros(min(1, len(seq)), np.int64), np.cumsum(steps)])

@@ -65,3 +65,27 @@ def address_text(packed: bytes) -> str:
     """16 bytes in network order as text; an IPv4-mapped address as plain IPv4 (RFC 4291, 2.5.5.2)."""
     address = ipaddress.IPv6Address(packed)
     return str(address.ipv4_mapped or address)
+
+
+class Ended(IntEnum):
+    """How a connection ended, as far as was seen.
+
+    `FIN`: both sides have sent theirs. `RST`: reset by one of them, perhaps after the first FIN. `REFUSED`: a RST instead of an
+    answer to the SYN. `TIMEOUT`: no answer to any SYN. `REPLACED`: another connection has its addresses and ports, so it must
+    have ended unseen. `OPEN`: not yet.
+    """
+
+    OPEN = 0
+    FIN = 1
+    RST = 2
+    REFUSED = 3
+    TIMEOUT = 4
+    REPLACED = 5
+
+
+class Side(IntEnum):
+    """Who of the two."""
+
+    NOBODY = 0
+    CLIENT = 1
+    SERVER = 2

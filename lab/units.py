@@ -98,3 +98,8 @@ def port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"`{text}` is no port: give a number from 1 to 65535")
     return int(text)
+
+
+def positive_seconds(text: str) -> float:
+    """Parse a time in seconds (argparse type): above 0."""
+    return above_zero(text, "no time: give a number of seconds above 0")

@@ -14,6 +14,31 @@ class Bracket(NamedTuple):
     high: int
     best: int
 
+    @classmethod
+    def early(cls, low: int, high: int) -> Self:
+        """Return an interval whose lower end is the best estimate: what happens as soon as it can."""
+        return cls(low, high, low)
+
+    @classmethod
+    def middle(cls, low: int, high: int) -> Self:
+        """Return an interval without a better estimate than its middle."""
+        return cls(low, high, (low + high) // 2)
+
+    @classmethod
+    def late(cls, low: int, high: int) -> Self:
+        """Return an interval whose upper end is the best estimate: a stamp that follows at once."""
+        return cls(low, high, high)
+
+    @classmethod
+    def exactly(cls, value: int) -> Self:
+        """Return the interval of one value."""
+        return cls(value, value, value)
+
+    @classmethod
+    def between(cls, start: Self, end: Self) -> Self:
+        """Return how long it can have been from one point in time to a later one."""
+        return cls.middle(max(0, end.low - start.high), end.high - start.low)
+
 
 @dataclass(frozen=True)
 class Check:

@@ -13,12 +13,12 @@ from lab.bench import tools
 from lab.bench.tools import FlowRow, LifeRow, RttRow, Scope, StateRow, Tool, running
 from lab.network.topology import Topology
 from lab.observation import Observed, observing
-from lab.probes.states.judge import Waits
 from lab.tcp import UNSPECIFIED, Flow
 from lab.timeline import Connection
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 from lab.truth import rtt, states
+from lab.truth.states import Waits
 from lab.truth.wire import Carried
 from lab.verdict import Bracket
 

@@ -9,11 +9,12 @@ is 0.
 import argparse
 
 from lab.bench import chapters, tools
+from lab.bench.context import Bench
 from lab.bench.show import tables
 from lab.errors import LabError
 from lab.linux.run_lock import require_root
 from lab.results.writer import Results
-from lab.steps_shown import steps
+from lab.terminal import progress
 
 EXAMPLES = """\
 examples:
@@ -39,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
     results = Results.create()
     results.note(peers=tools.versions(), quick=args.quick)
     rows = []
-    with steps() as step:
+    with progress() as step:
         for name in args.chapters or chapters.names():
-            for row in chapters.chapter(name).measure(chapters.Bench(args.quick, step)):
+            for row in chapters.chapter(name).measure(Bench(args.quick, step)):
                 results.measured(row)
                 rows.append(row)
     print("\n".join(tables(rows)))

@@ -15,13 +15,14 @@ from lab import probes
 from lab.linux.run_lock import require_root
 from lab.network.topology import topology
 from lab.observation import Observed, observe
-from lab.probes.layers import cli, text
+from lab.probes.layers import text
 from lab.probes.layers.perfetto import TRACE, write_trace
 from lab.probes.layers.plot import draw
+from lab.probes.layers.requests import requests_of
 from lab.report import request_timeline
 from lab.results import check_table
 from lab.results.writer import Results
-from lab.steps_shown import steps
+from lab.terminal import progress
 from lab.traffic.demo.conversation import Conversation
 from lab.units import MS
 
@@ -52,15 +53,15 @@ def run(args: argparse.Namespace) -> int:
     require_root()
     results = Results.create()
     told: dict[str, Observed] = {}
-    with steps() as step:
+    with progress() as step:
         step("compiling the probes")
         refused = probes.refused()
-        every = {name: probe for name, probe in probes.every().items() if name not in refused}
+        every = [name for name in probes.names() if name not in refused]
         step("building client | wire | server")
         with topology() as net:
             for story, (version, conversation) in _STORIES.items():
                 step(story)
-                with observe(net, conversation, probes=list(every), version=version) as told[story]:
+                with observe(net, conversation, probes=every, version=version) as told[story]:
                     pass
         step("judging")
     for name, why in refused.items():
@@ -69,11 +70,11 @@ def run(args: argparse.Namespace) -> int:
     for number, (story, observed) in enumerate(told.items(), 1):
         observed.recording.save(results.path / f"recording-{number}.npz")
         print(f"\n{story}:")
-        for name, probe in every.items():
+        for name in every:
             print(f"\nlab {name}")
             if number == 1 or args.all:
-                print("\n".join([*probe.table(observed), ""]))
-            judged = results.add(probe.judge(observed, scenario=story))
+                print("\n".join([*probes.table(name, observed), ""]))
+            judged = results.add(probes.judge(name, observed, story))
             print(_told_of(judged, everything=args.all))
             checks += judged
     if "layers" in every:
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _tell_requests(told: dict[str, Observed], folder: Path) -> None:
     """Show one request in every detail, and write where the time of all of them went."""
-    rows = np.concatenate([cli.requests(observed) for observed in told.values()])
+    rows = np.concatenate([requests_of(observed) for observed in told.values()])
     print("\nThe first request, as all probes have seen it:\n")
     print("\n".join(request_timeline.lines(next(iter(told.values())))))
     print("\nWhere the time of a request went:\n")

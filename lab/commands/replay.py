@@ -26,10 +26,11 @@ from lab.ebpf.program import Program
 from lab.ebpf.recorder import record
 from lab.errors import LabError
 from lab.linux.grace_period import settle_backlogs
-from lab.live import tool
+from lab.live.output import Output
 from lab.network.relay import Relay
 from lab.network.topology import ETHERNET_MTU, Topology, topology
 from lab.observation import Observed
+from lab.signals import stopping
 from lab.traffic.crafted.pcap_reader import captured
 from lab.traffic.crafted.replay import Replayed, replay
 from lab.traffic.crafted.send import Sender
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mtu", type=_mtu, default=ETHERNET_MTU, metavar="BYTES", help="of the lab's own network (%(default)s)"
     )
     parser.add_argument(
-        "--probes", nargs="+", choices=sorted(probes.every()), help="attach these, and show what they tell at the end"
+        "--probes", nargs="+", choices=probes.names(), help="attach these, and show what they tell at the end"
     )
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each frame, as it is sent")
 
@@ -112,8 +113,8 @@ class Progress:
 
 def _replay(args: argparse.Namespace, device: Device, progress: Progress) -> int:
     """Send the file's frames from an interface, and say how it went, whatever happens; returns the exit status."""
-    note = tool.Output(args).note
-    with Sender(device.netns, device.ifname) as sender, tool.stopping() as stop:
+    note = Output(args).note
+    with Sender(device.netns, device.ifname) as sender, stopping() as stop:
         note(f"sending {args.file} from {device.ifname}" + (f" in {device.netns}" if device.netns else ""))
 
         def pause(seconds: float) -> bool:
@@ -135,7 +136,7 @@ def _replay(args: argparse.Namespace, device: Device, progress: Progress) -> int
 
 def _watched(args: argparse.Namespace, net: Topology, link: Relay) -> int:
     """Replay with probes attached, and print what each has to tell."""
-    every, progress = probes.every(), Progress()
+    progress = Progress()
     programs = {name: Program.load(name, _EVERYTHING.get(name, ())) for name in args.probes}
     status, failure = 0, None
     with record(programs=programs, devices=net.devices, lossy=True) as recorder:
@@ -146,7 +147,7 @@ def _watched(args: argparse.Namespace, net: Topology, link: Relay) -> int:
         _await_arrival(link, progress.carried)
     observed = Observed(net.inodes, recorder.recording, end_ns=time.monotonic_ns())
     for name in args.probes:
-        print("\n".join([f"\nlab {name}", *every[name].table(observed)]))
+        print("\n".join([f"\nlab {name}", *probes.table(name, observed)]))
         if missing := observed.recording.missing(name):
             print(f"{missing} events are missing: this is not complete")
     if failure:

@@ -192,7 +192,7 @@ class _Filter(NamedTuple):
 
 def _add_filter(ifindex: int, fd: int, direction: str) -> _Filter:
     """Add a filter behind those that are there, and a clsact qdisc when there is none."""
-    from pyroute2 import IPRoute  # noqa: PLC0415 (a sixth of a second that newer kernels need not wait for)
+    from pyroute2 import IPRoute
 
     with IPRoute() as netlink:
         if any(qdisc.get_attr("TCA_KIND") == "clsact" for qdisc in netlink.get_qdiscs(ifindex)):
@@ -221,8 +221,8 @@ def _filters(netlink: "IPRoute", ifindex: int, direction: str) -> dict[int, str]
 
 
 def _remove_filter(ifindex: int, filter_: _Filter) -> None:
-    from pyroute2 import IPRoute  # noqa: PLC0415 (as above)
-    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 (as above)
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
 
     with suppress(LabError, NetlinkError), IPRoute() as netlink:  # gone with its interface, or taken away by someone
         netlink.tc("del-filter", "bpf", ifindex, ":1", prio=filter_.priority, parent=_CLSACT[filter_.direction])

@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 _ROLES = ("__again", "__unaudited")  # bpf/include/lab.h
 _EVENTS, _TOTALS, _WATCHED, _UNDER_WAY = "events", "totals", "watched", "under_way"  # maps that only some programs have
 
-# Waking the reader for each event costs the traced code 7 to 11 microseconds, a record about 20 ns: nobody is woken, a
-# timer drains the ring. A 16 MiB ring holds 5 ms of more than 30 million records a second.
-DRAIN_INTERVAL_S = 0.005
-
 
 class Program:
     """A loaded program. What it tells comes through `ring` (None when it has no events), or as `take_totals`, or both.

@@ -1,15 +1,15 @@
 """Running probes together and collecting what they say: the step from rings to a recording."""
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
 from lab.ebpf.audit import Audit, Counts
+from lab.ebpf.drain_thread import DrainThread
 from lab.ebpf.event_store import Store
 from lab.ebpf.interface import Device, require_distinct
-from lab.ebpf.program import DRAIN_INTERVAL_S, Program
+from lab.ebpf.program import Program
 from lab.ebpf.recording import Recording
 from lab.linux.grace_period import settle
 
@@ -26,9 +26,7 @@ class Recorder:
         self._passed_over_before: dict[str, int] = {}
         self._unseen_before: dict[str, Counts] = {}
         self._audits: dict[str, Audit] = {}
-        self._stop = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._drain_by_timer, name="drain", daemon=True)
+        self._thread = DrainThread(self._drain)
         self.recording: Recording
 
     def start(self, audits: dict[str, Audit]) -> None:
@@ -50,8 +48,7 @@ class Recorder:
         settle()
         unseen = {name: audit.unseen() for name, audit in self._audits.items()}
         self.stop()
-        if self._failure is not None:
-            raise self._failure
+        self._thread.raise_failure()
         self._drain()
         self.recording = Recording(
             events={name: store.in_order() for name, store in self._stores.items()},
@@ -68,21 +65,12 @@ class Recorder:
 
     def stop(self) -> None:
         """End the draining thread, if it runs: the ring has one reader."""
-        self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._thread.stop()
 
     def _drain(self) -> None:
         for name, program in self._programs.items():
             if program.ring and (events := program.ring.drain()).size:
                 self._stores[name].add(events)
-
-    def _drain_by_timer(self) -> None:
-        try:
-            while not self._stop.wait(DRAIN_INTERVAL_S):
-                self._drain()
-        except BaseException as error:  # noqa: BLE001 (raised again by the thread that records)
-            self._failure = error
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class Ring:
         Stops at the first record that its writer has not yet submitted. Raises `ValueError` when a record has another
         size than `dtype` says.
         """
-        import numpy as np  # noqa: PLC0415 (a third of a live tool's start: programs are attached without it)
+        import numpy as np
 
         consumer, length = self._consumer[0], self.dtype.itemsize
         start, stride = consumer & (self._size - 1), _stride(length)

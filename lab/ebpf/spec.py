@@ -64,7 +64,7 @@ class Compiled(NamedTuple):
 
 def dtype_of(members: Members) -> "np.dtype[np.void]":
     """NumPy's view of a C struct, with C's gaps between the members and behind the last; text is of `char[]`."""
-    import numpy as np  # noqa: PLC0415 (programs are loaded and attached without it)
+    import numpy as np
 
     aligned = np.dtype(
         [

@@ -9,10 +9,11 @@ from types import TracebackType
 from typing import Self
 
 from lab.arrays import Events
+from lab.ebpf.drain_thread import DrainThread
 from lab.ebpf.interface import Device
-from lab.ebpf.program import DRAIN_INTERVAL_S, Program
+from lab.ebpf.program import Program
 from lab.ebpf.ringbuf import Ring
-from lab.live import tool
+from lab.live import drain
 
 MOST_COLLECTED = 4_000_000
 """Events that wait for a tool that is slow, some hundred megabytes."""
@@ -29,19 +30,16 @@ class Collector:
         self._ring = ring
         self._chunks: list[Events] = []
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._drain_by_timer, name="collect", daemon=True)
+        self._thread = DrainThread(self._drain)
 
     def take(self) -> Events:
         """Return what has come until now, in the order of the ring."""
-        import numpy as np  # noqa: PLC0415 (a third of a live tool's start: programs are attached without it)
+        import numpy as np
 
+        self._drain()
         with self._lock:
-            self._drain()
             chunks, self._chunks = self._chunks, []
-        if self._failure is not None:
-            raise self._failure
+        self._thread.raise_failure()
         return np.concatenate([np.zeros(0, self._ring.dtype), *chunks])
 
     def __enter__(self) -> Self:
@@ -51,23 +49,15 @@ class Collector:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._thread.stop()
 
     def _drain(self) -> None:
-        events = self._ring.drain()
-        if sum(map(len, self._chunks)) > MOST_COLLECTED:
-            self.dropped += len(events)
-        elif events.size:
-            self._chunks.append(events)
-
-    def _drain_by_timer(self) -> None:
-        try:
-            while not self._stop.wait(DRAIN_INTERVAL_S):
-                with self._lock:
-                    self._drain()
-        except BaseException as error:  # noqa: BLE001 (raised again by the thread that takes)
-            self._failure = error
+        with self._lock:
+            events = self._ring.drain()
+            if sum(map(len, self._chunks)) > MOST_COLLECTED:
+                self.dropped += len(events)
+            elif events.size:
+                self._chunks.append(events)
 
 
 @contextmanager
@@ -88,7 +78,7 @@ def collected(
     def batches(times: Iterator[None], collector: Collector) -> Iterator[tuple[Events, int]]:
         waiting, dropped = collector.take(), 0
         for _ in times:
-            complete, waiting, complete_ns = tool.by_time(waiting, collector.take)
+            complete, waiting, complete_ns = drain.by_time(waiting, collector.take)
             yield complete, complete_ns
             if collector.dropped > dropped:
                 print(
@@ -98,5 +88,5 @@ def collected(
                 dropped = collector.dropped
         yield waiting, time.monotonic_ns()
 
-    with tool.ticks(program, interval_s, seconds, devices, netns) as times, Collector(program.ring) as collector:
+    with drain.ticks(program, interval_s, seconds, devices, netns) as times, Collector(program.ring) as collector:
         yield batches(times, collector)

@@ -1,39 +1,62 @@
-"""The probes: one module each, which is a command of its own and knows what its program in `bpf/` reports.
+"""The probes, a package each. There is no list to edit: the folders are the list.
 
-A probe's module has a docstring (what each column means, and what it cannot know), `add_arguments` and `run` (the live tool),
-`table` (what the live tool would have printed for a recording, line by line) and `judge` (its numbers against the truth).
-There is no list to edit: the files are the list.
+A probe is `bpf/<name>.c` and the package `lab/probes/<name>/` with the modules
+
+- `cli`: the live tool. Its docstring is the help, `add_arguments(parser)` its options, `run(args)` what it does.
+- `text`: `table(observed)` yields the lines that the live tool would have printed for a recording.
+- `judge`: `checks(observed, scenario)` yields every comparison of the probe's numbers with the truth.
+
+and whatever else it needs: `measure` (pure functions from events to rows) and `tracker` (the same, batch by batch) by convention.
 """
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Protocol, cast
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-from lab.errors import Refused
+from lab.errors import LabError, Refused
 
 if TYPE_CHECKING:
     from lab.observation import Observed
     from lab.verdict import Check
 
 
-class Probe(Protocol):
-    """What the lab asks of a probe's module."""
-
-    __doc__: str
-
-    def table(self, observed: "Observed") -> Iterable[str]:
-        """Lines of the live tool's table, the head first, for what was recorded on both hosts."""
-
-    def judge(self, observed: "Observed", scenario: str) -> Iterator["Check"]:
-        """Every comparison of the probe's numbers with the truth."""
+def names() -> list[str]:
+    """Name every probe, in alphabetical order."""
+    return sorted(info.name for info in pkgutil.iter_modules(__path__))
 
 
-def every() -> dict[str, Probe]:
-    """Import every probe, by name."""
-    names = sorted(info.name for info in pkgutil.iter_modules(__path__))
-    return {name: cast("Probe", importlib.import_module(f"{__name__}.{name}.cli")) for name in names}
+def part(probe: str, module: str) -> ModuleType:
+    """Import one module of a probe's package. Raises `LabError` when there is no such probe, or no such module."""
+    name = f"{__name__}.{probe}.{module}"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and not name.startswith(error.name):
+            raise
+        raise LabError(
+            f"the probe `{probe}` has no module {name}: lab/probes/__init__.py says what it needs"
+        ) from error
+
+
+def table(probe: str, observed: "Observed") -> Iterator[str]:
+    """Yield the lines that a probe's live tool would have printed for what was recorded on both hosts."""
+    yield from part(probe, "text").table(observed)
+
+
+def judge(probe: str, observed: "Observed", scenario: str) -> list["Check"]:
+    """Compare a probe's numbers with the truth; returns every check.
+
+    Raises `LabError` when there is none: a probe whose numbers are not looked at is not tested.
+    """
+    if checks := list(part(probe, "judge").checks(observed, scenario)):
+        return checks
+    raise LabError(
+        f"the judge of `{probe}` yields no check for {len(observed.connections)} connections: "
+        f"let checks() in lab/probes/{probe}/judge.py compare at least one number of each"
+    )
 
 
 @cache
@@ -55,9 +78,9 @@ def require(name: str) -> None:
 
 def refused() -> dict[str, str]:
     """Return why this kernel refuses those probes that it does, by name."""
-    return {name: why for name in every() if (why := refusal(name))}
+    return {name: why for name in names() if (why := refusal(name))}
 
 
 def here() -> list[str]:
     """Name every probe that this kernel does not refuse."""
-    return [name for name in every() if not refusal(name)]
+    return [name for name in names() if not refusal(name)]

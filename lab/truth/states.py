@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from lab.tcp import State
 from lab.timeline import Call, Connection, Timeline
+from lab.truth.wire import Carried
 from lab.verdict import Bracket
 
 
@@ -135,3 +136,25 @@ def _closing(side: _Side, other: _Side, end_ns: int) -> list[Path]:
     if other.passive:
         return [active]
     return [path for path in (active, simultaneous, passive) if all(it.earliest_ns <= it.latest_ns for it in path)]
+
+
+class Waits:
+    """What the wire says of the times that one side waited for the other; nothing where the wire keeps no log."""
+
+    def __init__(self, carried: Carried | None, *, by_client: bool) -> None:
+        fin_ns = carried.fin_ns(by_client=by_client) if carried else 0
+        self._least_ns = {
+            (State.SYN_SENT, State.ESTABLISHED): carried.syn_sent_ns if carried else 0,
+            (State.SYN_RECV, State.ESTABLISHED): carried.syn_recv_ns if carried else 0,
+            (State.FIN_WAIT1, State.FIN_WAIT2): fin_ns,
+            (State.FIN_WAIT1, State.TIME_WAIT): fin_ns,
+            (State.LAST_ACK, State.CLOSE): fin_ns,
+        }
+        self.unmeasured = {State.SYN_RECV} if carried and carried.syn_acks > 1 else set()
+        """States whose time nobody has measured: of a SYN-ACK that was sent again the kernel takes no sample (Karn)."""
+
+    def bracket(self, left: Entered, entered: Entered) -> Bracket:
+        """How long it can have taken from one state to the next."""
+        bracket = between(left, entered)
+        low = max(bracket.low, self._least_ns.get((left.state, entered.state), 0))
+        return Bracket(low, bracket.high, max(low, bracket.best))

@@ -16,12 +16,13 @@ from lab.paths import SOURCES
 # `lab states`, telling what is there by the time that it shows its header.
 WATCHED = """
 import sys
-from lab import cli, live
-start = live.Output.start
+from lab import cli
+from lab.live.output import Output
+start = Output.start
 def started(output):
     print("libbcc" in open("/proc/self/maps").read(), "numpy" in sys.modules)
     start(output)
-live.Output.start = started
+Output.start = started
 sys.exit(cli.main(["states", "--seconds", "0.1"]))
 """
 

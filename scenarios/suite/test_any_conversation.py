@@ -80,4 +80,4 @@ def test_any_conversation(lab, seed):
     conversation, how = drawn(seed, relayed=seed % 2)
     here = probes.here()
     observed = lab.converse(conversation, probes=here, **how)
-    lab.check(check for name in here for check in probes.every()[name].judge(observed, lab.scenario))
+    lab.check(check for name in here for check in probes.judge(name, observed, lab.scenario))

@@ -25,7 +25,7 @@ from lab.traffic.demo.process import converse
 from lab.units import MS
 from lab.verdict import Bracket, Check
 
-EVERY = sorted(probes.every())
+EVERY = probes.names()
 ONE_WAY = Conditions(delay_ns=50 * MS)
 ROUND_TRIP_NS = 2 * ONE_WAY.delay_ns
 PLAIN = Conversation(exchanges=3)

@@ -20,12 +20,12 @@ from lab.network.topology import Host, topology
 from lab.observation import Observed
 from lab.packet import ACK, SYN
 from lab.probes.analyse.measure import Kind
-from lab.probes.duration.measure import Ended, Side, lifetimes
+from lab.probes.duration.measure import lifetimes
 from lab.probes.flows.measure import Direction, merged
 from lab.probes.rtt.measure import Kind as Estimate
 from lab.probes.rtt.measure import folded
 from lab.probes.states.measure import transitions
-from lab.tcp import SYN_TIMEOUT_NS, State, address_text
+from lab.tcp import SYN_TIMEOUT_NS, Ended, Side, State, address_text
 from lab.traffic.crafted.script import FLAGS
 from lab.traffic.crafted.tcp_peer import Peer
 from lab.verdict import Bracket

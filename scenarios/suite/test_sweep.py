@@ -21,7 +21,7 @@ from lab.units import MS
 
 PERFECT = Conditions()
 CONVERSATION = Conversation(exchanges=3)
-EVERY = sorted(probes.every())
+EVERY = probes.names()
 SIZE = 375
 AT_ONCE = 3  # connections of each IP version on each kind of wire
 
@@ -112,7 +112,7 @@ def test_the_wire_catches_what_applications_cannot_see():
     def wrong(probe, events=None, totals=None):
         events, totals = events or {}, totals or {}
         altered = replace(recording, events=recording.events | events, totals=recording.totals | totals)
-        checks = probes.every()[probe].judge(replace(observed, recording=altered), "wrong")
+        checks = probes.judge(probe, replace(observed, recording=altered), "wrong")
         return {check.quantity for check in checks if not check.passed}
 
     packets = recording.events["packets"]

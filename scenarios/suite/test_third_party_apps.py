@@ -17,9 +17,9 @@ from lab.ebpf.recorder import record
 from lab.linux.tcp_counters import tcp_sent
 from lab.observation import Observed
 from lab.probes.analyse.measure import Kind, joined
-from lab.probes.duration.measure import Ended, lifetimes
+from lab.probes.duration.measure import lifetimes
 from lab.probes.flows.measure import Direction
-from lab.tcp import Flow
+from lab.tcp import Ended, Flow
 from lab.verdict import Bracket
 
 HTTP, IPERF3, REDIS = 8080, 5201, 6379

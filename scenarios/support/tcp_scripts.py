@@ -5,7 +5,7 @@ What lives here: what is played. What does not: any expectation of a single prob
 
 from typing import NamedTuple
 
-from lab.probes.duration.measure import Ended, Side
+from lab.tcp import Ended, Side
 
 C, S, NOBODY = Side.CLIENT, Side.SERVER, Side.NOBODY
 OPENED = "SYN_RECV:cA ESTABLISHED:cA"

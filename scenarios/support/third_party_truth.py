@@ -6,13 +6,13 @@ import numpy as np
 
 from lab.packet import distinct_bytes
 from lab.probes.analyse.measure import Kind, joined
-from lab.probes.duration.measure import Ended, Side, lifetimes
+from lab.probes.duration.measure import lifetimes
 from lab.probes.flows import measure
 from lab.probes.flows.measure import Direction
 from lab.probes.rtt.measure import Kind as Estimate
 from lab.probes.rtt.measure import folded
 from lab.probes.states.measure import transitions
-from lab.tcp import Flow, State
+from lab.tcp import Ended, Flow, Side, State
 from lab.truth.volumes import segments_sent
 from lab.verdict import Bracket
 from support import kernel_abilities

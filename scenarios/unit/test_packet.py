@@ -6,18 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.packet import (
-    ACK,
-    SYN,
-    TCP,
-    arrival_of_byte,
-    by_flow,
-    distinct_bytes,
-    flags_text,
-    packets_of,
-    protocol_text,
-)
+from lab.packet import ACK, SYN, TCP, distinct_bytes, flags_text, protocol_text
 from lab.probes.packets import text
+from lab.probes.packets.measure import arrival_of_byte, by_flow, packets_of
 from lab.tcp import Flow
 
 FRAME = np.dtype(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lab.bench.chapters import Bench
+from lab.bench.context import Bench
 from lab.bench.load_generator import loopback
 from lab.bench.tools import Scope, Tool, running
 from lab.network.conditions import Conditions

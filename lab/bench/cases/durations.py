@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from lab.bench.asked import Answer, Asked, ask, asking, lasted, rows_of, to_second_fin
 from lab.bench.cases import DELAY, DPORT, MANY, SPORT, Verdicts, wire, with_many
-from lab.bench.chapters import Bench, able
+from lab.bench.context import Bench, able
 from lab.bench.load_generator import PORT
 from lab.bench.tools import DURATION
 from lab.network.conditions import Conditions

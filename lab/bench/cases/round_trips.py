@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from lab.bench.asked import ask, asking
 from lab.bench.cases import DPORT, MANY, Verdicts, lost, wire, with_many
-from lab.bench.chapters import Bench, able
+from lab.bench.context import Bench, able
 from lab.bench.load_generator import loopback
 from lab.bench.tools import RTT, RttRow, Scope, Tool, running
 from lab.errors import LabError

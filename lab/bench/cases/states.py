@@ -2,7 +2,7 @@
 
 from lab.bench.asked import Asked, ask, times_in_states
 from lab.bench.cases import DPORT, SPORT, Verdicts, wire
-from lab.bench.chapters import Bench, able
+from lab.bench.context import Bench, able
 from lab.bench.load_generator import PORT, loopback
 from lab.bench.tools import STATES, Scope, StateRow, Tool, running
 from lab.timeline import Connection

@@ -11,7 +11,7 @@ from scapy.packet import Packet, Raw
 
 from lab.bench.asked import ask, asking, between, rows_of
 from lab.bench.cases import DPORT, MANY, SPORT, Verdicts, wire, with_many
-from lab.bench.chapters import Bench, seeing_frames
+from lab.bench.context import Bench, seeing_frames
 from lab.bench.tools import DURATION, FLOWS, PACKETS, FlowRow
 from lab.network.topology import CLIENT_MAC, SERVER_MAC, topology
 from lab.packet import Problem

@@ -14,7 +14,7 @@ import numpy as np
 
 from lab.bench import tools
 from lab.bench.asked import Answer, answers, ask
-from lab.bench.chapters import Bench, able, explained, refused, seeing_frames
+from lab.bench.context import Bench, able, explained, refused, seeing_frames
 from lab.bench.tools import Tool
 from lab.network.conditions import Conditions
 from lab.network.relay import Relay

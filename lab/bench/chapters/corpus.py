@@ -14,7 +14,7 @@ applications ask for, in kilobytes, and has no packets, ports or frames to be ri
 from collections.abc import Iterator
 
 from lab.bench import cases, tools
-from lab.bench.chapters import Bench
+from lab.bench.context import Bench
 from lab.bench.tools import KINDS, Tool
 from lab.results.measurement import Measurement
 

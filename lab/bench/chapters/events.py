@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from lab.bench import process, tools, turns
-from lab.bench.chapters import Bench, able, explained, refused
+from lab.bench.context import Bench, able, explained, refused
 from lab.bench.load_generator import CHANGES_EACH, PORT, loopback
 from lab.bench.producer import produce, producing
 from lab.bench.tools import Scope, at_rest

@@ -8,7 +8,7 @@ same each time, over the lab's own wire: connections one after the other, then r
 from collections.abc import Iterator
 
 from lab import clock, probes
-from lab.bench.chapters import Bench
+from lab.bench.context import Bench
 from lab.bench.load_generator import across
 from lab.bench.run_time import counted, since
 from lab.bench.tools import CHANGES

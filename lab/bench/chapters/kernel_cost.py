@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from lab.bench import tools, turns
-from lab.bench.chapters import Bench, able, explained, refused
+from lab.bench.context import Bench, able, explained, refused
 from lab.bench.load_generator import loopback
 from lab.bench.run_time import Cost, Watch, counted
 from lab.bench.tools import CHANGES, FRAMES, RTT, SEGMENTS, Scope, Tool, running

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lab.bench import turns
-from lab.bench.chapters import Bench, explained
+from lab.bench.context import Bench, explained
 from lab.bench.forked import forked, pipe
 from lab.ebpf.program import Program
 from lab.linux.grace_period import settle

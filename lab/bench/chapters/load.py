@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from lab import probes
 from lab.bench import turns
-from lab.bench.chapters import Bench
+from lab.bench.context import Bench
 from lab.ebpf.recorder import record
 from lab.network.topology import Topology, topology
 from lab.results.measurement import Goal, Measurement

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from lab.bench import process, tools, turns
-from lab.bench.chapters import Bench, able, explained, refused
+from lab.bench.context import Bench, able, explained, refused
 from lab.bench.forked import forked, pipe
 from lab.bench.load_generator import loopback
 from lab.bench.producer import produce
 from lab.bench.tools import Scope, Tool, at_rest
-from lab.ebpf.program import DRAIN_INTERVAL_S, Program
+from lab.ebpf.drain_thread import DRAIN_INTERVAL_S
+from lab.ebpf.program import Program
 from lab.ebpf.recorder import record
 from lab.errors import LabError
 from lab.results.measurement import Goal, Measurement

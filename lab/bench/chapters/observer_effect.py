@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lab.bench import tools, turns
-from lab.bench.chapters import Bench, able, explained, refused
+from lab.bench.context import Bench, able, explained, refused
 from lab.bench.load_generator import CHANGES_EACH, PORT, Place, across, loopback
 from lab.bench.tools import (
     DURATION,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from lab.bench import tools, turns
-from lab.bench.chapters import Bench, able
+from lab.bench.context import Bench, able
 from lab.bench.load_generator import loopback
 from lab.bench.run_time import Watch, counted
 from lab.bench.tools import FLOWS, FRAMES, RTT, SEGMENTS, Scope, Tool, at_rest, running

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from lab.bench import tools, turns
-from lab.bench.chapters import Bench, able, explained, refused
+from lab.bench.context import Bench, able, explained, refused
 from lab.bench.forked import forked, pipe
 from lab.bench.load_generator import Place, loopback
 from lab.bench.tools import Scope, Tool, running

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lab.arrays import Integers
-from lab.bench.chapters import Bench, explained
+from lab.bench.context import Bench, explained
 from lab.bench.forked import forked
 from lab.linux.netns import inside
 from lab.network.conditions import Conditions

@@ -30,22 +30,15 @@ call returns.
 """
 
 import argparse
-import re
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lab.ebpf.program import Program
 from lab.errors import LabError
-from lab.live import tool
+from lab.live import drain
+from lab.live import output as live_output
+from lab.live.output import Output
 from lab.units import duration_ns, port
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lab.observation import Observed
-    from lab.verdict import Check
 
 EXAMPLES = """\
 examples:
@@ -67,20 +60,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", "--pid", type=int, metavar="PID", help="sockets of this process")
     parser.add_argument("-L", "--localport", type=port, nargs="+", metavar="PORT", help="of these local ports")
     parser.add_argument("-w", "--wide", action="store_true", help="columns as wide as IPv6 addresses")
-    tool.add_arguments(parser)
+    live_output.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print steps until Ctrl-C, or for `--seconds`."""
     if args.pid is not None and not Path(f"/proc/{args.pid}").exists():
         raise LabError(f"there is no process {args.pid}: give the PID of one that runs (`pgrep` finds it by name)")
-    output = tool.Output(args, header(wide=args.wide))
-    with tool.events_by_time(Program.load("analyse"), args.seconds, netns=tool.netns_of(args)) as batches:
+    output = Output(args)
+    with drain.events_by_time(Program.load("analyse"), args.seconds, netns=live_output.netns_of(args)) as batches:
         output.start()
         from lab.probes.analyse.measure import Role
-        from lab.probes.analyse.text import as_dicts, line
+        from lab.probes.analyse.text import as_dicts, header, line
         from lab.probes.analyse.tracker import Follow
 
+        output.heading(header(wide=args.wide))
         role = Role[args.side.upper()]
         line_of = partial(line, wide=args.wide)
         follow = Follow(role, tgid=args.pid, lports=args.localport, least_ns=args.minimum)
@@ -89,35 +83,3 @@ def run(args: argparse.Namespace) -> int:
                 output.row(row, line_of)
     output.note(follow.end())
     return 0
-
-
-def table(observed: "Observed") -> "Iterator[str]":
-    """Yield what the live tool would have printed: each side's rows for its host."""
-    from lab.probes.analyse.measure import Role, joined
-    from lab.probes.analyse.text import as_dicts, line
-
-    wide = any(":" in connection.client.flow.laddr for connection in observed.connections)
-    rows = joined(observed.recording.events["analyse"])
-    for side, inode in zip(_SIDES, observed.inodes, strict=True):
-        yield f"{side}:"
-        yield header(wide=wide)
-        for row in as_dicts(rows[(rows["netns"] == inode) & (rows["role"] == Role[side.upper()])]):
-            yield line(row, wide=wide)
-
-
-def header(*, wide: bool = False) -> str:
-    """Return the table's head line."""
-    width = 39 if wide else 15
-    return (
-        f"{'PID':<7} {'COMM':<12} {'IP':<2} {'SADDR':<{width}} {'DADDR':<{width}} {'DPORT':<5} {'TIMESTAMP(us)':<16} "
-        f"{'FUNC':<19} {'TCP_STATE':<11} {'TCP_DESCRIPTION':<72} TCP_CONNECT_TIME(us)"
-    )
-
-
-def judge(observed: "Observed", scenario: str) -> "Iterator[Check]":
-    """Compare each connection's steps with what both applications know; yields every check."""
-    from lab.probes.analyse.judge import judge_all
-
-    judge = observed.judge(scenario, "analyse")
-    places = re.sub(r"(tracepoint:sys_(?:enter|exit)_)\w+", r"\1*", judge.attach_point).split(", ")
-    return judge_all(observed, replace(judge, attach_point=", ".join(dict.fromkeys(places))))

@@ -2,13 +2,17 @@
 
 import errno
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lab.arrays import UNKNOWN, plain
 from lab.clock import CLOCK
-from lab.probes.analyse.measure import Kind, Role, latency_ns, points
+from lab.probes.analyse.measure import Kind, Role, joined, latency_ns, points
 from lab.tcp import UNSPECIFIED, State, address_text
+
+if TYPE_CHECKING:
+    from lab.observation import Observed
 
 _FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293, 3.1
 
@@ -88,4 +92,24 @@ def line(row: dict[str, object], *, wide: bool = False) -> str:
     return (
         f"{shown['pid']:<7} {shown['comm']:<12.12} {shown['ip']:<2} {shown['saddr']:<{width}} {shown['daddr']:<{width}} "
         f"{shown['dport']:<5} {time_us:<16} {shown['func']:<19} {shown['state']:<11} {description(row):<72} {connect_us}"
+    )
+
+
+def table(observed: "Observed") -> "Iterator[str]":
+    """Yield what the live tool would have printed: each side's rows for its host."""
+    wide = any(":" in connection.client.flow.laddr for connection in observed.connections)
+    rows = joined(observed.recording.events["analyse"])
+    for role, inode in zip((Role.CLIENT, Role.SERVICE), observed.inodes, strict=True):
+        yield f"{role.name.lower()}:"
+        yield header(wide=wide)
+        for row in as_dicts(rows[(rows["netns"] == inode) & (rows["role"] == role)]):
+            yield line(row, wide=wide)
+
+
+def header(*, wide: bool = False) -> str:
+    """Return the table's head line."""
+    width = 39 if wide else 15
+    return (
+        f"{'PID':<7} {'COMM':<12} {'IP':<2} {'SADDR':<{width}} {'DADDR':<{width}} {'DPORT':<5} {'TIMESTAMP(us)':<16} "
+        f"{'FUNC':<19} {'TCP_STATE':<11} {'TCP_DESCRIPTION':<72} TCP_CONNECT_TIME(us)"
     )

@@ -31,17 +31,15 @@ from typing import TYPE_CHECKING
 
 from lab.ebpf.program import Program
 from lab.errors import LabError
-from lab.live import tool
+from lab.live import drain
+from lab.live import output as live_output
+from lab.live.output import Output
 from lab.pictures import require_drawable
 from lab.tcp import SYN_TIMEOUT_NS
 from lab.units import duration_ns, port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lab.observation import Observed
     from lab.probes.duration.statistics_file import DurationsFile
-    from lab.verdict import Check
 
 EXAMPLES = """\
 examples:
@@ -52,12 +50,11 @@ examples:
 """
 
 _INTERVAL_S = 0.1
-_HEAD = f"{'client':>15}:{'port':<5} -> {'server':>15}:{'port':<5} | first SYN to first FIN"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    tool.add_device_arguments(parser)
+    live_output.add_device_arguments(parser)
     parser.add_argument("--sport", type=port, nargs="+", metavar="PORT", help="only clients with one of these ports")
     parser.add_argument("--dport", type=port, nargs="+", metavar="PORT", help="only servers with one of these ports")
     parser.add_argument(
@@ -82,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="draw what this file has (from --output); watch nothing",
     )
-    tool.add_arguments(parser)
+    live_output.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,19 +88,20 @@ def run(args: argparse.Namespace) -> int:
         require_drawable(args.plot)
     if args.source is not None:
         return _draw_from(args.source, args.plot)
-    device = tool.device_of(args)
+    device = live_output.device_of(args)
     file = _file(args.output)
     program = Program.load("duration")
     ring = program.ring
     if ring is None:
         raise TypeError("the program has no ring")
-    output = tool.Output(args, _HEAD)
+    output = Output(args)
     gone: LabError | None = None
-    with tool.ticks(program, _INTERVAL_S, args.seconds, [device]) as ticks:
+    with drain.ticks(program, _INTERVAL_S, args.seconds, [device]) as ticks:
         output.start()
-        from lab.probes.duration.text import Show
+        from lab.probes.duration.text import HEAD, Show
         from lab.probes.duration.tracker import ConnectionTable
 
+        output.heading(HEAD)
         show, table = Show(args, device.ifname, output, file), ConnectionTable(args.syn_timeout)
         try:
             for _ in ticks:
@@ -135,25 +133,3 @@ def _draw_from(source: Path, plot: Path | None) -> int:
     histogram.add(read_durations(source))
     histogram.draw(plot)
     return 0
-
-
-def table(observed: "Observed") -> "Iterator[str]":
-    """Yield what the live tool would have printed at each of the interfaces."""
-    from lab.probes.duration.measure import lifetimes
-    from lab.probes.duration.text import as_dict, text
-
-    rows = lifetimes(observed.recording.events["duration"], observed.end_ns)
-    for ifindex, (ifname, inode) in observed.recording.devices.items():
-        who = ("client", "server")[observed.inodes.index(inode)] if inode in observed.inodes else "another host"
-        yield f"{_HEAD}, at {ifname} of the {who}"
-        for row in rows[rows["ifindex"] == ifindex]:
-            yield text(as_dict(row, ifname))
-
-
-def judge(observed: "Observed", scenario: str) -> "Iterator[Check]":
-    """Compare what each interface saw of the connections with what both applications know; yields every check."""
-    from lab.probes.duration.measure import lifetimes
-    from lab.truth.durations import judge_connections
-
-    rows = lifetimes(observed.recording.events["duration"], observed.end_ns)
-    return judge_connections(observed, observed.judge(scenario, "duration"), rows)

@@ -5,39 +5,13 @@ What lives here: what each segment does to its connection. What does not: which 
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 
 from lab.arrays import UNKNOWN, Events, Index, Integers, Mask, Rows
 from lab.packet import ACK
 from lab.probes.duration.grouping import Grouped, Kind, counted, group
-from lab.tcp import SYN_TIMEOUT_NS
-
-
-class Ended(IntEnum):
-    """How a connection ended, as far as was seen.
-
-    `FIN`: both sides have sent theirs. `RST`: reset by one of them, perhaps after the first FIN. `REFUSED`: a RST instead of an
-    answer to the SYN. `TIMEOUT`: no answer to any SYN. `REPLACED`: another connection has its addresses and ports, so it must
-    have ended unseen. `OPEN`: not yet.
-    """
-
-    OPEN = 0
-    FIN = 1
-    RST = 2
-    REFUSED = 3
-    TIMEOUT = 4
-    REPLACED = 5
-
-
-class Side(IntEnum):
-    """Who of the two."""
-
-    NOBODY = 0
-    CLIENT = 1
-    SERVER = 2
-
+from lab.tcp import SYN_TIMEOUT_NS, Ended, Side
 
 _HALF = np.uint32(1 << 31)  # sequence numbers are compared modulo 2^32 (RFC 9293, 3.4)
 _ONE = np.uint32(1)

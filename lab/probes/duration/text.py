@@ -3,20 +3,26 @@
 import argparse
 from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 from lab.arrays import UNKNOWN, Row, Rows, plain
 from lab.clock import CLOCK
-from lab.live import tool
-from lab.probes.duration.measure import TIMES, Ended, Side
+from lab.live.output import Output
+from lab.probes.duration.measure import TIMES, lifetimes
 from lab.probes.duration.statistics_file import DurationsFile, Histogram, line
 from lab.probes.duration.tracker import MOST_CONNECTIONS
-from lab.tcp import address_text
+from lab.tcp import Ended, Side, address_text
+
+if TYPE_CHECKING:
+    from lab.observation import Observed
+
+HEAD = f"{'client':>15}:{'port':<5} -> {'server':>15}:{'port':<5} | first SYN to first FIN"
 
 
 class Show:
     """Where rows go: standard output, the file, the histogram."""
 
-    def __init__(self, args: argparse.Namespace, ifname: str, output: tool.Output, file: DurationsFile | None) -> None:
+    def __init__(self, args: argparse.Namespace, ifname: str, output: Output, file: DurationsFile | None) -> None:
         self._args, self._ifname, self._output, self._file = args, ifname, output, file
         self._line = partial(text, verbose=args.verbose)
         self._histogram = Histogram()
@@ -119,3 +125,13 @@ def _remarks(row: dict[str, object], *, verbose: bool) -> Iterator[str]:
         yield f"second fin after {second / 1e9:.9f} s"
     if verbose and row["fin_retransmissions"]:
         yield f"FIN sent again {row['fin_retransmissions']} x"
+
+
+def table(observed: "Observed") -> "Iterator[str]":
+    """Yield what the live tool would have printed at each of the interfaces."""
+    rows = lifetimes(observed.recording.events["duration"], observed.end_ns)
+    for ifindex, (ifname, inode) in observed.recording.devices.items():
+        who = ("client", "server")[observed.inodes.index(inode)] if inode in observed.inodes else "another host"
+        yield f"{HEAD}, at {ifname} of the {who}"
+        for row in rows[rows["ifindex"] == ifindex]:
+            yield text(as_dict(row, ifname))

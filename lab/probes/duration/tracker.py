@@ -8,8 +8,8 @@ import numpy as np
 
 from lab.arrays import Events, Index, Mask, Rows
 from lab.probes.duration.grouping import counted
-from lab.probes.duration.measure import Ended, Followed, follow
-from lab.tcp import SYN_TIMEOUT_NS
+from lab.probes.duration.measure import Followed, follow
+from lab.tcp import SYN_TIMEOUT_NS, Ended
 
 MOST_CONNECTIONS = 100_000
 LINGER_NS = 60_000_000_000

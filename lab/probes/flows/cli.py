@@ -30,14 +30,12 @@ from typing import TYPE_CHECKING
 
 from lab import terminal
 from lab.ebpf.program import Program
-from lab.live import tool
+from lab.live import drain
+from lab.live import output as live_output
+from lab.live.output import Output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lab.observation import Observed
     from lab.probes.flows.text import Said
-    from lab.verdict import Check
 
 EXAMPLES = """\
 examples:
@@ -51,7 +49,7 @@ _MOST_ROWS = 65536
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    tool.add_device_arguments(parser)
+    live_output.add_device_arguments(parser)
     parser.add_argument("-c", "--connections", action="store_true", help="each connection, with both of its directions")
     parser.add_argument("-m", "--mac", action="store_true", help="tell MAC addresses too, and apart")
     parser.add_argument(
@@ -61,17 +59,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--interval", type=_interval, default=1.0, metavar="S", help="seconds between reports (%(default)g)"
     )
     parser.add_argument("-d", "--delta", action="store_true", help="count each interval anew, not from the start")
-    tool.add_arguments(parser)
+    live_output.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a report each interval until Ctrl-C, or for `--seconds`."""
-    device = tool.device_of(args)
-    output = tool.Output(args)
-    with tool.totals(Program.load("flows"), args.interval, args.seconds, [device]) as batches:
+    device = live_output.device_of(args)
+    output = Output(args)
+    with drain.totals(Program.load("flows"), args.interval, args.seconds, [device]) as batches:
         output.start()
-        from lab.probes.flows import measure
-        from lab.probes.flows import text as traffic_report
+        from lab.probes.flows import measure, text
 
         group = measure.connections if args.connections else measure.pairs
         key = (measure.CONNECTION if args.connections else measure.PAIR) + measure.MACS * args.mac
@@ -83,9 +80,9 @@ def run(args: argparse.Namespace) -> int:
             if args.connections:
                 rows = measure.from_first_sender(rows)
             room = _lines_that_fit() if sys.stdout.isatty() and not (args.json or args.csv) else len(rows)
-            shown = [traffic_report.as_dict(row, names) for row in rows[: min(room, args.top or len(rows))]]
+            shown = [text.as_dict(row, names) for row in rows[: min(room, args.top or len(rows))]]
             if so_far.older["rows"]:
-                shown.append(traffic_report.older(shown[0], so_far.older))
+                shown.append(text.older(shown[0], so_far.older))
             if args.json or args.csv:
                 time_ns = time.monotonic_ns()
                 for row in shown:
@@ -97,12 +94,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_report(shown: "list[Said]", count: int, args: argparse.Namespace) -> None:
-    from lab.probes.flows import text as traffic_report
+    from lab.probes.flows import text
 
     width = terminal.columns()  # a line that wraps takes two
-    for line in traffic_report.table(shown, connections=args.connections, macs=args.mac):
+    for line in text.lines(shown, connections=args.connections, macs=args.mac):
         print(line[:width])
-    listed = sum(row["protocol"] != traffic_report.OLDER for row in shown)
+    listed = sum(row["protocol"] != text.OLDER for row in shown)
     if count > listed:
         print(f"... and {count - listed} more")
 
@@ -119,36 +116,17 @@ def _lines_that_fit() -> int:
     return max(1, shutil.get_terminal_size().lines - 4)
 
 
-def table(observed: "Observed") -> "Iterator[str]":
-    """Yield what the live tool would have printed for both hosts."""
-    from lab.probes.flows import measure
-    from lab.probes.flows import text as traffic_report
-
-    devices = observed.recording.devices
-    names = {index: name for index, (name, _) in devices.items()}
-    totals = observed.recording.totals["flows"]
-    by_host = (measure.largest_first(measure.pairs(totals[totals["ifindex"] == index])) for index in devices)
-    yield from traffic_report.table([traffic_report.as_dict(row, names) for rows in by_host for row in rows])
+def _count(word: str) -> int:
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"`{word}` is no number of lines: give 1 or more")
+    return int(word)
 
 
-def judge(observed: "Observed", scenario: str) -> "Iterator[Check]":
-    """Compare what was counted at both hosts with what the applications and the hosts' own counters know; yields every check."""
-    from lab.probes.flows.judge import judge_all
-
-    return judge_all(observed, scenario)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"`{text}` is no number of lines: give 1 or more")
-    return int(text)
-
-
-def _interval(text: str) -> float:
+def _interval(word: str) -> float:
     try:
-        value = float(text)
+        value = float(word)
     except ValueError:
         value = 0
     if not 0.1 <= value <= 86400:
-        raise argparse.ArgumentTypeError(f"`{text}` is no interval: give a number of seconds from 0.1 to 86400")
+        raise argparse.ArgumentTypeError(f"`{word}` is no interval: give a number of seconds from 0.1 to 86400")
     return value

@@ -19,7 +19,7 @@ from lab.verdict import Bracket, Check, Judge
 _FLOW = ("ifindex", "direction", "saddr", "daddr", "sport", "dport")
 
 
-def judge_all(observed: Observed, scenario: str) -> Iterator[Check]:
+def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     """Compare what was counted at both hosts with what the applications and the hosts' own counters know; yields every check.
 
     A wire that keeps a log tells exactly what left one host and what arrived at the other. Of any other wire it is said that

@@ -1,15 +1,18 @@
 """Rows of a traffic report as programs and people read them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab.clock import CLOCK
-from lab.live import tool
+from lab.clock import CLOCK, time_of_day
 from lab.packet import Problem
-from lab.probes.flows.measure import NEVER_NS, Direction, protocol_name
+from lab.probes.flows.measure import NEVER_NS, Direction, largest_first, pairs, protocol_name
 from lab.tcp import address_text, endpoint
 from lab.units import SECOND, bytes_text
+
+if TYPE_CHECKING:
+    from lab.observation import Observed
 
 Said = dict[str, object]
 
@@ -66,7 +69,7 @@ def older(like: Said, sums: Mapping[str, int]) -> Said:
     )
 
 
-def table(rows: Sequence[Said], *, connections: bool = False, macs: bool = False) -> Iterator[str]:
+def lines(rows: Sequence[Said], *, connections: bool = False, macs: bool = False) -> Iterator[str]:
     """Yield the lines of a table, the head first, with columns as wide as they have to be."""
     cells = [_cells(row, connections=connections, macs=macs) for row in rows]
     columns = list(_cells({}, connections=connections, macs=macs))
@@ -122,7 +125,7 @@ def _endpoint(row: Said, name: str, port: str) -> str:
 
 
 def _time_of_day(time_ns: object) -> str:
-    return tool.time_of_day(time_ns)[:12] if isinstance(time_ns, int) else "-"
+    return time_of_day(time_ns)[:12] if isinstance(time_ns, int) else "-"
 
 
 def _duration(row: Said) -> str:
@@ -130,3 +133,12 @@ def _duration(row: Said) -> str:
     if not isinstance(first_ns, int) or not isinstance(last_ns, int):
         return "-"
     return f"{(last_ns - first_ns) / SECOND:.3f}"
+
+
+def table(observed: "Observed") -> Iterator[str]:
+    """Yield what the live tool would have printed for both hosts."""
+    devices = observed.recording.devices
+    names = {index: name for index, (name, _) in devices.items()}
+    totals = observed.recording.totals["flows"]
+    by_host = (largest_first(pairs(totals[totals["ifindex"] == index])) for index in devices)
+    yield from lines([as_dict(row, names) for rows in by_host for row in rows])

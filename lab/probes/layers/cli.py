@@ -33,23 +33,16 @@ sendmmsg(), recvmmsg() and 32-bit programs, and what a packet with IPv6 extensio
 import argparse
 import ipaddress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
 from lab.errors import LabError
-from lab.live import tool
+from lab.live import output as live_output
 from lab.live.collector import collected
+from lab.live.output import Output
 from lab.pictures import require_drawable
 from lab.traffic.demo.conversation import PORT
 from lab.units import port
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lab.arrays import Rows
-    from lab.observation import Observed
-    from lab.verdict import Check
 
 EXAMPLES = """\
 examples:
@@ -61,7 +54,6 @@ examples:
 """
 
 _INTERVAL_S = 0.2
-_HEADINGS = ("APP", "WRITE", "RESEND", "QDISC", "WIRE", "RECEIVE", "IP", "TCP", "WAKE-UP", "QUEUE", "READ")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--perfetto", type=Path, metavar="FILE", help="write a trace for ui.perfetto.dev (JSON)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw waterfall and percentiles (.png, .svg, .pdf)")
     parser.add_argument("--recording", type=Path, metavar="FILE", help="read a saved recording; watch nothing")
-    tool.add_device_arguments(parser)
-    tool.add_arguments(parser)
+    live_output.add_device_arguments(parser)
+    live_output.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,7 +97,7 @@ def _read(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
     from lab.probes.layers.requests import exchanges
     from lab.probes.layers.stages import Ways
 
-    ways, output = Ways.load(args.recording), _output(args)
+    ways, output = Ways.load(args.recording), Output(args)
     show = Show(args, output, flow)
     output.start()
     show.rows(ways.packets() if args.packets else exchanges(ways, args.port).rows)
@@ -119,7 +111,7 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
     elif args.peer_interface is not None:
         raise LabError("--peer-interface is one of the other host's: give --peer-netns as well")
     inodes = tuple(device.inode for device in devices)
-    output = _output(args)
+    output = Output(args)
     with collected(
         Program.load("layers", (f"PORT={args.port}",)), _INTERVAL_S, args.seconds, devices, inodes
     ) as batches:
@@ -136,19 +128,6 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
     show.end()
 
 
-def _output(args: argparse.Namespace) -> tool.Output:
-    return tool.Output(args, "" if args.summary else header(packets=args.packets))
-
-
-def header(*, packets: bool = False) -> str:
-    """Return the head line of the table of requests, or of segments."""
-    if packets:
-        layers = "".join(f" {name:>8}" for name in _HEADINGS[1:])
-        return f"{'FROM':<21} {'TO':<21} {'SEQ':>10} {'BYTES':>6}{layers} FATE (times in us)"
-    layers = "".join(f" {name:>8}" for name in _HEADINGS)
-    return f"{'CLIENT':<21} {'(us)':<7} {'BYTES':>8}{layers} {'ELSEWHERE':>10} {'TOTAL':>10}"
-
-
 def _flow(text: str) -> tuple[str, int]:
     """Parse `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]:4711`; port 0 is any. Raises `LabError`."""
     address, _, number = text.rpartition(":") if text.count(":") == 1 or "]:" in text else (text, "", "0")
@@ -156,28 +135,3 @@ def _flow(text: str) -> tuple[str, int]:
         return str(ipaddress.ip_address(address.strip("[]"))), int(number)
     except ValueError:
         raise LabError(f"`{text}` is no client: write it like 192.0.2.1:4711 or [2001:db8::1]:4711") from None
-
-
-def table(observed: "Observed") -> "Iterator[str]":
-    """Yield what the live tool would have printed for both hosts."""
-    from lab.probes.layers import text as layer_text
-
-    yield header()
-    for row in requests(observed):
-        yield layer_text.line(layer_text.as_dict(row))
-
-
-def requests(observed: "Observed") -> "Rows":
-    """Return the requests of the observed connections, with their layers."""
-    from lab.probes.layers.requests import exchanges
-    from lab.probes.layers.stages import Ways
-
-    server_port = observed.connections[0].client.flow.rport if observed.connections else PORT
-    return exchanges(Ways(observed.recording.events["layers"], observed.inodes), server_port).rows
-
-
-def judge(observed: "Observed", scenario: str) -> "Iterator[Check]":
-    """Compare each request's layers with what both applications know; yields every check."""
-    from lab.probes.layers.judge import judge_all
-
-    return judge_all(observed, observed.judge(scenario, "layers"))

@@ -8,8 +8,8 @@ import numpy as np
 from lab.arrays import UNKNOWN, Rows
 from lab.network.segment_parser import Flag, has
 from lab.observation import Observed
-from lab.probes.layers.requests import LEGS, exchanges
-from lab.probes.layers.stages import LAYERS, Stop, Ways
+from lab.probes.layers.requests import LEGS, requests_of
+from lab.probes.layers.stages import LAYERS, Stop
 from lab.tcp import Flow, address_text
 from lab.truth.directions import turns as connections_in_time
 from lab.truth.requests import Leg, Turn, turns
@@ -17,10 +17,10 @@ from lab.truth.wire import Way
 from lab.verdict import Bracket, Check, Judge
 
 
-def judge_all(observed: Observed, judge: Judge) -> Iterator[Check]:
-    """Yield every check of a recording."""
-    port = observed.connections[0].client.flow.rport if observed.connections else 0
-    rows = exchanges(Ways(observed.recording.events["layers"], observed.inodes), port).rows
+def checks(observed: Observed, scenario: str) -> Iterator[Check]:
+    """Compare each request's layers with what both applications know; yields every check."""
+    judge = observed.judge(scenario, "layers")
+    rows = requests_of(observed)
     by_flow = requests_by_flow(rows)
     explained = 0
     for connection, since_ns, until_ns in connections_in_time(observed.connections):

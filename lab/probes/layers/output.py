@@ -7,7 +7,7 @@ import numpy as np
 
 from lab.arrays import Rows
 from lab.errors import LabError
-from lab.live import tool
+from lab.live.output import Output
 from lab.probes.layers import text as layer_text
 from lab.probes.layers.perfetto import MOST_REQUESTS, write_trace
 from lab.probes.layers.plot import draw
@@ -21,12 +21,14 @@ _ANY = 0
 class Show:
     """Where rows go: standard output, percentiles, and the files that were asked for."""
 
-    def __init__(self, args: argparse.Namespace, output: tool.Output, flow: tuple[str, int] | None) -> None:
+    def __init__(self, args: argparse.Namespace, output: Output, flow: tuple[str, int] | None) -> None:
         """`flow` is the only client that is shown, by address and port; port 0 is any."""
         self._args, self._output, self._flow = args, output, flow
         self._seen: set[str] = set()
         self._kept: deque[Rows] = deque()
         self._shown = self._dropped = 0
+        if not args.summary:
+            output.heading(layer_text.header(packets=args.packets))
 
     def note(self, text: str) -> None:
         """Say something that is not a row."""

@@ -5,11 +5,16 @@ turns, by the calls of its client, or by those of its server where nobody watche
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lab.arrays import UNKNOWN, Integers, Mask, Rows
 from lab.probes.layers.stages import LAYERS, At, Stop, Ways, elsewhere_ns, layers_ns
+from lab.traffic.demo.conversation import PORT
+
+if TYPE_CHECKING:
+    from lab.observation import Observed
 
 LEGS = ("request", "reply")
 
@@ -158,3 +163,9 @@ def _tell(rows: Rows, ways: Ways, calls: Integers, port: int) -> None:
     known = np.where(flat == UNKNOWN, np.iinfo(np.int64).max, flat)
     rows["time_ns"] = known.min(axis=1, initial=np.iinfo(np.int64).max)
     rows["total_ns"] = flat.max(axis=1, initial=UNKNOWN) - rows["time_ns"]
+
+
+def requests_of(observed: "Observed") -> Rows:
+    """Return the requests of the observed connections, with their layers."""
+    port = observed.connections[0].client.flow.rport if observed.connections else PORT
+    return exchanges(Ways(observed.recording.events["layers"], observed.inodes), port).rows

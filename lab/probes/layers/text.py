@@ -1,16 +1,22 @@
 """Requests and their layers as people read them: lines of a table, percentiles, and the waterfall of one request. Pure text."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lab.arrays import UNKNOWN, Integers, Rows
 from lab.clock import CLOCK
 from lab.log2_histogram import SLOTS, STARS, picture
-from lab.probes.layers.requests import LEGS
+from lab.probes.layers.requests import LEGS, requests_of
 from lab.probes.layers.stages import FATES, LAYERS, layers_ns
 from lab.tcp import address_text, endpoint
 from lab.units import duration_text
+
+if TYPE_CHECKING:
+    from lab.observation import Observed
+
+_HEADINGS = ("APP", "WRITE", "RESEND", "QDISC", "WIRE", "RECEIVE", "IP", "TCP", "WAKE-UP", "QUEUE", "READ")
 
 PERCENTILES = (50, 90, 99)
 
@@ -179,3 +185,19 @@ def _bar(begin_ns: int, end_ns: int, total_ns: int) -> str:
     first = min(first, STARS - 1)
     drawn = "*" * (last - first) or "."
     return f"{' ' * first}{drawn}".ljust(STARS)
+
+
+def header(*, packets: bool = False) -> str:
+    """Return the head line of the table of requests, or of segments."""
+    if packets:
+        layers = "".join(f" {name:>8}" for name in _HEADINGS[1:])
+        return f"{'FROM':<21} {'TO':<21} {'SEQ':>10} {'BYTES':>6}{layers} FATE (times in us)"
+    layers = "".join(f" {name:>8}" for name in _HEADINGS)
+    return f"{'CLIENT':<21} {'(us)':<7} {'BYTES':>8}{layers} {'ELSEWHERE':>10} {'TOTAL':>10}"
+
+
+def table(observed: "Observed") -> Iterator[str]:
+    """Yield what the live tool would have printed for both hosts."""
+    yield header()
+    for row in requests_of(observed):
+        yield line(as_dict(row))

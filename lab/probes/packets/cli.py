@@ -32,17 +32,15 @@ from lab.clock import wall_offset_ns
 from lab.ebpf.interface import MODES, Device
 from lab.ebpf.program import Program
 from lab.errors import LabError
-from lab.live import tool
+from lab.live import drain
+from lab.live import output as live_output
+from lab.live.output import Output
 from lab.probes.packets.pcapng_writer import Capture
 from lab.traffic.demo.conversation import PORT
 from lab.units import port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lab.arrays import Events
-    from lab.observation import Observed
-    from lab.verdict import Check
 
 EXAMPLES = """\
 examples:
@@ -67,22 +65,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"also write the frames, up to {_SNAPLEN} bytes of each, as pcapng with wall-clock time",
     )
-    tool.add_device_arguments(parser)
-    tool.add_arguments(parser)
+    live_output.add_device_arguments(parser)
+    live_output.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print packets until Ctrl-C, or for `--seconds`."""
     device = Device.find(args.interface, args.netns, args.mode)
     defines = [f"PORT={0 if args.all else args.port}"]
-    output = tool.Output(args)
+    output = Output(args)
     with ExitStack() as open_files:
         capture = open_files.enter_context(Capture(args.pcap, device.ifname, _SNAPLEN)) if args.pcap else None
         if capture:
             defines.append(f"SNAPLEN={_SNAPLEN}")
         program = Program.load("packets", tuple(defines))
         try:
-            with tool.events_by_time(program, args.seconds, [device]) as batches:
+            with drain.events_by_time(program, args.seconds, [device]) as batches:
                 output.start()
                 from lab.probes.packets.text import as_dict, line
 
@@ -99,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _captured(capture: Capture, batch: "Events", offset_ns: int, output: tool.Output) -> bool:
+def _captured(capture: Capture, batch: "Events", offset_ns: int, output: Output) -> bool:
     """Write frames to the capture; False when there is no room for more, which must not end the printing."""
     try:
         for row in batch:
@@ -109,17 +107,3 @@ def _captured(capture: Capture, batch: "Events", offset_ns: int, output: tool.Ou
         output.note(f"{error}; what follows is printed only")
         return False
     return True
-
-
-def table(observed: "Observed") -> "Iterator[str]":
-    """Yield what the live tool would have printed for both hosts."""
-    from lab.probes.packets.text import as_dict, line
-
-    return (line(as_dict(row)) for row in observed.recording.events["packets"])
-
-
-def judge(observed: "Observed", scenario: str) -> "Iterator[Check]":
-    """Compare the packets that both hosts have received with what both applications know; yields every check."""
-    from lab.probes.packets.judge import judge_all
-
-    return judge_all(observed, scenario)

@@ -7,12 +7,13 @@ import numpy.typing as npt
 
 from lab.arrays import UNKNOWN, Events, Rows
 from lab.observation import Observed
-from lab.packet import ACK, FIN, RST, SYN, arrival_of_byte, by_flow, distinct_bytes, flags_text, packets_of
+from lab.packet import ACK, FIN, RST, SYN, distinct_bytes, flags_text
+from lab.probes.packets.measure import arrival_of_byte, by_flow, packets_of
 from lab.truth.directions import Journey, journeys, turns
 from lab.verdict import Bracket, Check, Judge
 
 
-def judge_all(observed: Observed, scenario: str) -> Iterator[Check]:
+def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     """Compare the packets that both hosts have received with what both applications know; yields every check.
 
     Where the wire keeps a log, each packet that left it has arrived, once, and not before. Elsewhere a kernel may have answered what

@@ -1,11 +1,17 @@
 """Packets as programs and people read them: a row each, a line each, and what of them could not be read."""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from lab.arrays import Events, Row
 from lab.clock import CLOCK, WALL
 from lab.packet import PROBLEMS, TCP, flags_text, protocol_text
 from lab.tcp import address_text
+
+if TYPE_CHECKING:
+    from lab.observation import Observed
 
 _NO_IP = 0
 
@@ -61,3 +67,8 @@ def line(row: dict[str, object]) -> str:
         f"Packet Data - src_ip: {saddr},  src_port: {sport}, dst_ip: {daddr},  dst_port: {dport}, "
         f"timestamp(us): {time_ns // 1000}{why}"
     )
+
+
+def table(observed: "Observed") -> Iterator[str]:
+    """Yield what the live tool would have printed for both hosts."""
+    return (line(as_dict(row)) for row in observed.recording.events["packets"])

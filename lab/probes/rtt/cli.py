@@ -26,18 +26,13 @@ import argparse
 import ipaddress
 import struct
 import time
-from typing import TYPE_CHECKING
 
 from lab.clock import CLOCK
 from lab.ebpf.program import Program
-from lab.live import tool
-from lab.units import port
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lab.observation import Observed
-    from lab.verdict import Check
+from lab.live import drain
+from lab.live import output as live_output
+from lab.live.output import Output
+from lab.units import port, positive_seconds
 
 EXAMPLES = """\
 examples:
@@ -54,13 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-i",
         "--interval",
-        type=tool.positive_seconds,
+        type=positive_seconds,
         default=10,
         metavar="S",
         help="print each S seconds (%(default)s)",
     )
     parser.add_argument(
-        "-d", "--duration", type=tool.positive_seconds, dest="seconds", default=argparse.SUPPRESS, metavar="S",
+        "-d", "--duration", type=positive_seconds, dest="seconds", default=argparse.SUPPRESS, metavar="S",
         help="the same as --seconds",
     )  # fmt: skip
     parser.add_argument("--raw", action="store_true", help="single RTT samples instead of the smoothed RTT")
@@ -80,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-4", "--ipv4", action="store_const", dest="version", const=4, help="IPv4 only, mapped included"
     )
     family.add_argument("-6", "--ipv6", action="store_const", dest="version", const=6, help="IPv6 only")
-    tool.add_arguments(parser)
+    live_output.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,10 +83,10 @@ def run(args: argparse.Namespace) -> int:
     program = Program.load("rtt", defines(args))
     unit_us = 1000 if args.ms else 1
     what = "RTT, not smoothed" if args.raw else "smoothed RTT"
-    header = f"TCP {what}, each {args.interval:g} s until Ctrl-C"
-    output = tool.Output(args, header)
-    with tool.totals(program, args.interval, args.seconds, netns=tool.netns_of(args)) as intervals:
+    output = Output(args)
+    with drain.totals(program, args.interval, args.seconds, netns=live_output.netns_of(args)) as intervals:
         output.start()
+        output.heading(f"TCP {what}, each {args.interval:g} s until Ctrl-C")
         from lab.probes.rtt.measure import as_dict, folded
         from lab.probes.rtt.text import block, csv_row
 
@@ -137,20 +132,3 @@ def _address(text: str) -> str:
         ) from None
     packed = b"\xff\xff".rjust(12, b"\0") + address.packed if address.version == 4 else address.packed
     return ",".join(map(str, struct.unpack("=4I", packed)))
-
-
-def table(observed: "Observed") -> "Iterator[str]":
-    """Yield what the live tool would have printed for both hosts, without and with --raw."""
-    from lab.probes.rtt import text as rtt_text
-
-    return rtt_text.table(observed)
-
-
-def judge(observed: "Observed", scenario: str, least_ns: int = 0) -> "Iterator[Check]":
-    """Compare what the probe added up for each socket with what both applications know; yields every check.
-
-    `least_ns` is what the wire alone takes for a round trip, in nanoseconds; a wire's log tells it for each connection.
-    """
-    from lab.probes.rtt.judge import judge_all
-
-    return judge_all(observed, scenario, least_ns)

@@ -17,7 +17,7 @@ _RESOLUTION_NS = 1000  # the kernel subtracts times that it has cut to whole mic
 _BY_TIME_STAMPS_NS = 1_000_000  # the tick of TCP's time stamps, which measure what was sent again (RFC 7323, 4)
 
 
-def judge_all(observed: Observed, scenario: str, least_ns: int = 0) -> Iterator[Check]:
+def checks(observed: Observed, scenario: str, least_ns: int = 0) -> Iterator[Check]:
     """Compare what the probe added up for each socket with what both applications know; yields every check.
 
     `least_ns` is what the wire alone takes for a round trip, in nanoseconds; a wire's log tells it for each connection.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from lab.live import tool
+from lab.clock import time_of_day
 from lab.log2_histogram import picture
 from lab.probes.rtt import measure
 from lab.probes.rtt.measure import Kind, all_together, as_dict, bucket_us, of_hosts, slots_of
@@ -26,7 +26,7 @@ def block(
     """Yield the lines of one histogram."""
     unit = "msecs" if unit_us > 1 else "usecs"
     if timestamp:
-        yield tool.time_of_day(values["time_ns"])
+        yield time_of_day(values["time_ns"])
     yield f"Key: {_who(values)}"
     if values["count"]:
         figures = {name: _time(values[name], unit_us) for name in values if name.endswith("_us")}

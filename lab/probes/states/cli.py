@@ -16,18 +16,14 @@ of the two sockets that come of it, the second goes from SYN_RECV to CLOSE at on
 """
 
 import argparse
-from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
 from lab.arrays import plain
 from lab.ebpf.program import Program
-from lab.live import tool
+from lab.live import drain
+from lab.live import output as live_output
+from lab.live.output import Output
 from lab.units import port
-
-if TYPE_CHECKING:
-    from lab.observation import Observed
-    from lab.verdict import Check
 
 EXAMPLES = """\
 examples:
@@ -50,16 +46,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     family.add_argument("-6", "--ipv6", action="store_const", dest="version", const=6, help="IPv6 only")
     parser.add_argument("-w", "--wide", action="store_true", help="columns as wide as IPv6 addresses")
     parser.add_argument("-T", "--timestamp", action="store_true", help="begin each line with the time of day")
-    tool.add_arguments(parser)
+    live_output.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print changes until Ctrl-C, or for `--seconds`."""
     shown = {"wide": args.wide, "timestamp": args.timestamp}
-    output, line_of = tool.Output(args, header(**shown)), partial(line, **shown)
-    with tool.events(Program.load("states"), args.seconds, netns=tool.netns_of(args)) as batches:
+    output = Output(args)
+    with drain.events(Program.load("states"), args.seconds, netns=live_output.netns_of(args)) as batches:
         output.start()
-        from lab.probes.states.tracker import Follow, as_dict
+        from lab.probes.states.text import as_dict, header, line
+        from lab.probes.states.tracker import Follow
+
+        output.heading(header(**shown))
+        line_of = partial(line, **shown)
 
         follow = Follow(args.localport, args.remoteport, args.version)
         for batch in batches:
@@ -67,45 +67,3 @@ def run(args: argparse.Namespace) -> int:
                 output.row(as_dict(row), line_of)
     output.note(follow.end())
     return 0
-
-
-def table(observed: "Observed") -> Iterator[str]:
-    """Yield what the live tool would have printed for both hosts."""
-    from lab.probes.states.measure import transitions
-    from lab.probes.states.tracker import as_dict
-
-    wide = any(":" in connection.client.flow.laddr for connection in observed.connections)
-    yield header(wide=wide)
-    for row in transitions(observed.recording.events["states"]):
-        if row["netns"] in observed.inodes:
-            yield line(as_dict(row), wide=wide)
-
-
-def header(*, wide: bool = False, timestamp: bool = False) -> str:
-    """Return the table's head line."""
-    width = 39 if wide else 15
-    time_of_day = f"{'TIME':<15} " if timestamp else ""
-    return (
-        f"{time_of_day}{'SKADDR':<16} {'C-PID':<7} {'C-COMM':<10} {'LADDR':<{width}} {'LPORT':<5} "
-        f"{'RADDR':<{width}} {'RPORT':<5} {'OLDSTATE':<11} -> {'NEWSTATE':<11} MS"
-    )
-
-
-def line(row: dict[str, object], *, wide: bool = False, timestamp: bool = False) -> str:
-    """One row of the table."""
-    width = 39 if wide else 15
-    time_of_day = f"{tool.time_of_day(row['time_ns']):<15} " if timestamp else ""
-    duration_ns = row["duration_ns"]
-    ms = "-" if not isinstance(duration_ns, int) else f"{duration_ns / 1e6:.3f}"
-    pid, comm, lport, rport = ("-" if row[name] is None else row[name] for name in ("pid", "comm", "lport", "rport"))
-    return (
-        f"{time_of_day}{row['skaddr']:<16} {pid:<7} {comm:<10.10} {row['laddr']:<{width}} {lport:<5} "
-        f"{row['raddr']:<{width}} {rport:<5} {row['oldstate']:<11} -> {row['newstate']:<11} {ms}"
-    )
-
-
-def judge(observed: "Observed", scenario: str) -> "Iterator[Check]":
-    """Compare what the probe recorded of the connections with what both applications know; yields every check."""
-    from lab.probes.states.judge import judge_all
-
-    return judge_all(observed, scenario)

@@ -11,8 +11,8 @@ from lab.probes.states.measure import transitions
 from lab.tcp import State, address_text
 from lab.timeline import Timeline
 from lab.truth import states
-from lab.truth.wire import Carried
-from lab.verdict import Bracket, Check, Judge
+from lab.truth.states import Waits
+from lab.verdict import Check, Judge
 
 _UNTOUCHED = (State.SYN_RECV, State.ESTABLISHED, State.CLOSE)
 _STILLBORN = [
@@ -21,7 +21,7 @@ _STILLBORN = [
 ]  # a child that is no connection: stillborn() in lab/probes/analyse/measure.py
 
 
-def judge_all(observed: Observed, scenario: str) -> Iterator[Check]:
+def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     """Compare what the probe recorded of the connections with what both applications know; yields every check."""
     judge = observed.judge(scenario, "states")
     sockets = _sockets(transitions(observed.recording.events["states"]))
@@ -72,28 +72,6 @@ def _take(sockets: dict[tuple[int, int, int], list[Rows]], inode: int, timeline:
 
 def _second_ns(socket: Rows) -> int:
     return int(socket[:2]["time_ns"][-1])
-
-
-class Waits:
-    """What the wire says of the times that one side waited for the other; nothing where the wire keeps no log."""
-
-    def __init__(self, carried: Carried | None, *, by_client: bool) -> None:
-        fin_ns = carried.fin_ns(by_client=by_client) if carried else 0
-        self._least_ns = {
-            (State.SYN_SENT, State.ESTABLISHED): carried.syn_sent_ns if carried else 0,
-            (State.SYN_RECV, State.ESTABLISHED): carried.syn_recv_ns if carried else 0,
-            (State.FIN_WAIT1, State.FIN_WAIT2): fin_ns,
-            (State.FIN_WAIT1, State.TIME_WAIT): fin_ns,
-            (State.LAST_ACK, State.CLOSE): fin_ns,
-        }
-        self.unmeasured = {State.SYN_RECV} if carried and carried.syn_acks > 1 else set()
-        """States whose time nobody has measured: of a SYN-ACK that was sent again the kernel takes no sample (Karn)."""
-
-    def bracket(self, left: states.Entered, entered: states.Entered) -> Bracket:
-        """How long it can have taken from one state to the next."""
-        bracket = states.between(left, entered)
-        low = max(bracket.low, self._least_ns.get((left.state, entered.state), 0))
-        return Bracket(low, bracket.high, max(low, bracket.best))
 
 
 def _judge_socket(

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from lab.arrays import UNKNOWN, Events, Mask, Row, Rows
-from lab.clock import CLOCK
+from lab.arrays import Events, Mask, Rows
 from lab.probes.states.measure import superseded, transitions
-from lab.tcp import State, address_text
+from lab.tcp import State
 
 _ENDED = (State.CLOSE, State.TIME_WAIT)
 _MOST_OPEN = 1_000_000
@@ -81,27 +80,6 @@ class Follow:
         for name in dtype.names or ():
             self._open[name] = latest[name]
         self._open["carried"] = 1
-
-
-def as_dict(row: Row) -> dict[str, object]:
-    """One row under the names that `--json` and `--csv` use; None is unknown."""
-    known = int(row["tgid"]) != 0
-    duration_ns = int(row["duration_ns"])
-    return {
-        "time_ns": int(row["time_ns"]),
-        "clock": CLOCK,
-        "skaddr": f"{int(row['skaddr']):x}",
-        "netns": int(row["netns"]),
-        "pid": int(row["tgid"]) if known else None,
-        "comm": row["comm"].decode(errors="replace") if known else None,
-        "laddr": address_text(bytes(row["laddr"])),
-        "lport": int(row["lport"]) or None,
-        "raddr": address_text(bytes(row["raddr"])),
-        "rport": int(row["rport"]) or None,
-        "oldstate": State(row["oldstate"]).name,
-        "newstate": State(row["newstate"]).name,
-        "duration_ns": None if duration_ns == UNKNOWN else duration_ns,
-    }
 
 
 def _is_ipv4(rows: Rows) -> Mask:

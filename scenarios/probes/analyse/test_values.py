@@ -18,12 +18,13 @@ import pytest
 from support import kernel_abilities
 from support.mutants import caught, changed
 
+from lab import probes
 from lab.arrays import UNKNOWN
 from lab.ebpf import attach
 from lab.ebpf.recorder import record
 from lab.linux.netns import inside
 from lab.observation import Observed
-from lab.probes.analyse import cli
+from lab.probes.analyse import text
 from lab.probes.analyse import text as steps_text
 from lab.probes.analyse.measure import Kind, Role, joined, latency_ns
 from lab.tcp import State, address_text
@@ -58,7 +59,7 @@ def test_every_step_of_a_connection(lab, version, closer):
     assert "transfer from SYN_SENT to ESTABLISHED" in texts
     returned = r"data returned to the application, 375 bytes, after waiting \d+\.\d us"
     assert any(re.fullmatch(returned, text) for text in texts) == kernel_abilities.is_told()
-    assert len(list(cli.table(observed))) == len(rows) + 4  # a title and a head for each side
+    assert len(list(text.table(observed))) == len(rows) + 4  # a title and a head for each side
 
 
 @both_versions
@@ -344,7 +345,7 @@ def judged(lab, tmp_path):
                 pass
             end_ns = lab.net.quiesce()
         observed = Observed(lab.net.inodes, recorder.recording, demo.connections, end_ns)
-        return caught(cli.judge(observed, lab.scenario))
+        return caught(probes.judge("analyse", observed, lab.scenario))
 
     return judge
 

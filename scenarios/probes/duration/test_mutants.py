@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from support.mutants import caught, changed
 
+from lab import probes
 from lab.arrays import UNKNOWN
 from lab.ebpf.recorder import record
 from lab.observation import Observed
-from lab.probes.duration import cli
 from lab.probes.duration.measure import lifetimes
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
@@ -27,7 +27,7 @@ def judged(lab, tmp_path):
                 pass
             end_ns = lab.net.quiesce()
         observed = Observed(lab.net.inodes, recorder.recording, demo.connections, end_ns)
-        return list(cli.judge(observed, lab.scenario))
+        return list(probes.judge("duration", observed, lab.scenario))
 
     return judge
 
@@ -95,8 +95,8 @@ def judged_as(monkeypatch, lab):
             change(rows)
             return rows
 
-        monkeypatch.setattr("lab.probes.duration.measure.lifetimes", wrong)
-        return caught(cli.judge(observed, lab.scenario))
+        monkeypatch.setattr("lab.probes.duration.judge.lifetimes", wrong)
+        return caught(probes.judge("duration", observed, lab.scenario))
 
     return judge
 

@@ -10,7 +10,8 @@ import pytest
 from support.processes import HUNG_S
 
 from lab.linux.netns import inside
-from lab.probes.duration.measure import Ended, lifetimes
+from lab.probes.duration.measure import lifetimes
+from lab.tcp import Ended
 from lab.traffic.demo.conversation import Conversation
 from lab.truth.durations import truth_of
 from lab.units import MS

@@ -17,8 +17,8 @@ from lab.ebpf.interface import Device
 from lab.ebpf.recorder import record
 from lab.linux.netns import inside
 from lab.observation import Observed
-from lab.probes.duration.measure import Ended, Side, lifetimes
-from lab.tcp import Flow, address_text
+from lab.probes.duration.measure import lifetimes
+from lab.tcp import Ended, Flow, Side, address_text
 from lab.timeline import Connection
 from lab.traffic.crafted.script_player import play
 from lab.traffic.demo.conversation import Conversation

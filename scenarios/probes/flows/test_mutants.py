@@ -2,7 +2,7 @@
 
 from support.flow_mutants import changed, counts_skbs
 
-from lab.probes.flows import cli
+from lab import probes
 from lab.traffic.demo.conversation import Conversation
 
 
@@ -11,7 +11,7 @@ def judged(lab, program):
     observed = lab.converse(
         Conversation(size_bits=8 * 100_000), programs={"flows": program}, connections=10, lossy=True
     )
-    return {check.quantity for check in cli.judge(observed, lab.scenario) if not check.passed}
+    return {check.quantity for check in probes.judge("flows", observed, lab.scenario) if not check.passed}
 
 
 def test_the_right_probe_passes(lab, tmp_path):
@@ -60,4 +60,6 @@ def test_judge_of_nothing(lab):
     """A probe that has seen nothing of a connection has every count wrong."""
     observed = lab.converse(Conversation(), probes=["flows"])
     observed.recording.totals["flows"] = observed.recording.totals["flows"][:0]
-    assert not any(check.passed for check in cli.judge(observed, lab.scenario) if check.quantity in ("SYN", "packets"))
+    assert not any(
+        check.passed for check in probes.judge("flows", observed, lab.scenario) if check.quantity in ("SYN", "packets")
+    )

@@ -16,6 +16,7 @@ from scapy.packet import Raw
 from support.mutants import caught, changed
 from support.packet_taps import received_by
 
+from lab import probes
 from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
 from lab.ebpf.recorder import record
@@ -24,7 +25,6 @@ from lab.linux.netns import inside
 from lab.observation import Observed
 from lab.packet import PROBLEMS
 from lab.paths import SOURCES
-from lab.probes.packets import cli
 from lab.probes.packets import text as packet_text
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
@@ -105,7 +105,7 @@ def test_modes(lab, watched, mode, version):
     devices = [replace(device, mode=mode) for device in lab.net.devices]
     conversation = Conversation(size_bits=16_000_000)
     observed = watched(Program.load("packets"), conversation, devices=devices, version=version)
-    checks = lab.check(cli.judge(observed, lab.scenario))
+    checks = lab.check(probes.judge("packets", observed, lab.scenario))
     assert {check.attach_point for check in checks} == {f"xdp:frame ({mode})"}
     largest = observed.recording.events["packets"]["frame_length"].max()
     assert (largest > MTU_FRAME) == (mode == "generic")
@@ -126,7 +126,9 @@ def test_auto_is_generic_where_the_driver_has_no_native_xdp(lab):
 def test_ports_in_the_right_order(lab, watched, version, port, source_port):
     """S6: ports that are each other's byte swap, and the smallest and largest, come out as the sockets have them."""
     program = Program.load("packets", (f"PORT={port}",))
-    lab.check(cli.judge(watched(program, port=port, source_port=source_port, version=version), lab.scenario))
+    lab.check(
+        probes.judge("packets", watched(program, port=port, source_port=source_port, version=version), lab.scenario)
+    )
 
 
 def test_other_ports_are_not_seen(watched):
@@ -161,7 +163,7 @@ def test_order(lab, watched):
     times = observed.recording.events["packets"]["time_ns"].astype(np.int64)
     assert len(times) > 50 * 20 * 2
     assert (np.diff(times) >= 0).all()
-    lab.check(cli.judge(observed, lab.scenario))
+    lab.check(probes.judge("packets", observed, lab.scenario))
 
 
 # To a station that is none of the hosts, so that nobody answers.
@@ -270,4 +272,4 @@ WRONG = {
 def test_wrong_probe_is_caught(lab, watched, tmp_path, change, quantities):
     """Probes that are wrong on purpose: what they get wrong is found."""
     observed = watched(changed(tmp_path, "packets", change), connections=50, concurrency=5)
-    assert quantities <= caught(cli.judge(observed, lab.scenario))
+    assert quantities <= caught(probes.judge("packets", observed, lab.scenario))

@@ -5,8 +5,8 @@ from support.lockstep import conversing
 from support.mutants import caught, changed
 from support.token_bucket import throttle
 
+from lab import probes
 from lab.observation import observing
-from lab.probes.rtt import cli
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def judged(lab, tmp_path):
             for _ in range(6):
                 talk.exchange(375)
         observed.connections += talk.connections
-        return caught(cli.judge(observed, lab.scenario))
+        return caught(probes.judge("rtt", observed, lab.scenario))
 
     return judge
 

@@ -8,7 +8,7 @@ from lab.network.link_choice import wire
 from lab.network.relay import Relay
 from lab.network.topology import topology
 from lab.observation import observing
-from lab.probes.rtt import cli
+from lab.probes.rtt.judge import checks
 from lab.probes.rtt.measure import Kind, folded
 from lab.traffic.demo.conversation import Conversation
 from lab.units import MS
@@ -31,7 +31,7 @@ def test_no_sample_is_shorter_than_the_wire(lab, version):
     """Each RTT, the handshake's included, and each average of them lasts at least both ways of the wire."""
     lab.net.conditions(ONE_WAY, ONE_WAY)
     observed = lab.converse(Conversation(exchanges=4), probes=["rtt"], version=version)
-    lab.check(cli.judge(observed, lab.scenario, least_ns=40 * MS))
+    lab.check(checks(observed, lab.scenario, least_ns=40 * MS))
 
 
 @both_versions
@@ -54,7 +54,7 @@ def test_a_step_on_the_wire(lab, version):
     lagging = Bracket(int(40 * MS * (1 - (7 / 8) ** 5)), max(most_ns), int(40 * MS * (1 - (7 / 8) ** 6)))
     lab.check(
         [
-            *cli.judge(observed, lab.scenario),
+            *checks(observed, lab.scenario),
             judge.count(flow, "RTT samples above 32 ms", slow, int(samples["slots"][15:].sum())),
             judge.duration(flow, "largest srtt after the step", lagging, int(srtt["max_us"]) * 1000, 6000),
         ]
@@ -75,7 +75,7 @@ def test_a_lost_request(lab, version, time_stamps):
             talk.exchange(SIZE)
             talk.exchange(SIZE)
     observed.connections += talk.connections
-    judged = list(cli.judge(observed, lab.scenario))
+    judged = list(checks(observed, lab.scenario))
     flow = str(talk.client.timeline.flow)
     (number,) = (it.measured for it in judged if it.quantity == "RTT samples" and it.subject == flow)
     assert number == 3 + time_stamps

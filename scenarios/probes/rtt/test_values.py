@@ -12,11 +12,11 @@ import pytest
 from support.lockstep import TcpInfo, conversing
 from support.token_bucket import throttle
 
+from lab import probes
 from lab.ebpf.program import Program
 from lab.ebpf.recorder import record
 from lab.linux.grace_period import settle
 from lab.observation import Observed, observing
-from lab.probes.rtt import cli
 from lab.probes.rtt.measure import Kind, folded
 from lab.traffic.demo.conversation import Conversation
 from lab.units import MS, SECOND
@@ -144,7 +144,7 @@ def test_a_step_in_the_delay(lab, version):
     lagging = Bracket(max(smoothed(0, least_ns)), max(smoothed(earlier_ns, most_ns)), max(smoothed(0, least_ns)))
     lab.check(
         [
-            *cli.judge(observed, lab.scenario),
+            *probes.judge("rtt", observed, lab.scenario),
             judge.duration(flow, "largest RTT sample after the step", largest, int(samples["max_us"]) * 1000, 1000),
             judge.count(flow, "RTT samples above 32 ms", slowest, int(samples["slots"][slot:].sum())),
             judge.duration(flow, "largest srtt after the step", lagging, int(srtt["max_us"]) * 1000, 1000 * slow),

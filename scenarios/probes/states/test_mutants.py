@@ -3,9 +3,9 @@
 import pytest
 from support.mutants import caught, changed
 
+from lab import probes
 from lab.ebpf.recorder import record
 from lab.observation import Observed
-from lab.probes.states import cli
 from lab.tcp import State
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
@@ -24,7 +24,7 @@ def judged(lab, tmp_path):
                 pass
             end_ns = lab.net.quiesce()
         observed = Observed(lab.net.inodes, recorder.recording, demo.connections, end_ns)
-        return list(cli.judge(observed, lab.scenario))
+        return list(probes.judge("states", observed, lab.scenario))
 
     return judge
 

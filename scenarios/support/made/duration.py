@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from lab.arrays import UNKNOWN
 from lab.packet import ACK
-from lab.probes.duration.measure import Ended, Side
-from lab.tcp import Flow, address_text
+from lab.tcp import Ended, Flow, Side, address_text
 from lab.traffic.crafted import script
 from support.made.states import packed
 

@@ -6,7 +6,8 @@ import pytest
 
 from lab.bench import tools, turns
 from lab.bench.asked import Answer
-from lab.bench.chapters import chapter, explained, names, observer_effect
+from lab.bench.chapters import chapter, names, observer_effect
+from lab.bench.context import explained
 from lab.bench.show import tables
 from lab.results.measurement import Goal, Measurement
 from lab.verdict import Bracket

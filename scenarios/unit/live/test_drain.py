@@ -5,12 +5,12 @@ import subprocess
 import sys
 from contextlib import closing
 
-from lab.live.tool import Stop
+from lab.signals import Stop
 
 # A signal at every moment that there is, most of them inside wait().
 INTERRUPTED = """
 import signal
-from lab.live.tool import Stop
+from lab.signals import Stop
 heard = 0
 stop = Stop()
 

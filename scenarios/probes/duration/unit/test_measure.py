@@ -6,8 +6,8 @@ from hypothesis import Phase, given, settings
 from support.made.duration import OPEN_BEFORE, WHOLE, exchange, segment, segments, told, traffic
 
 from lab.arrays import UNKNOWN
-from lab.probes.duration.measure import Ended, Side, lifetimes
-from lab.tcp import SYN_TIMEOUT_NS
+from lab.probes.duration.measure import lifetimes
+from lab.tcp import SYN_TIMEOUT_NS, Ended, Side
 from lab.units import SECOND
 
 NOW_NS = 1_000_000

@@ -6,9 +6,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from support.made.duration import SEGMENT, exchange, segment, segments, told, traffic
 
-from lab.probes.duration.measure import Ended, lifetimes
+from lab.probes.duration.measure import lifetimes
 from lab.probes.duration.tracker import LINGER_NS, ConnectionTable
-from lab.tcp import SYN_TIMEOUT_NS, Flow
+from lab.tcp import SYN_TIMEOUT_NS, Ended, Flow
 from lab.units import MS, SECOND
 
 NOTHING = np.zeros(0, SEGMENT)

@@ -263,7 +263,7 @@ def test_names(numbers, name):
 def test_table():
     """Columns as the users of such tools know them, as wide as they have to be; `-` for what there is not."""
     rows = [as_dict(row, {2: "eth0"}) for row in measure.pairs(totals(flow(packets=1234567, bytes=1234567, vlan=7)))]
-    lines = list(text.table([*rows, text.older(rows[0], {"packets": 5, "bytes": 300})]))
+    lines = list(text.lines([*rows, text.older(rows[0], {"packets": 5, "bytes": 300})]))
     assert [line.split() for line in lines] == [
         ["PROTOCOL", "SOURCE", "DESTINATION", "PACKETS", "BYTES", "INTERFACE", "DIRECTION"],
         ["TCP", A, B, "1234567", "1.2", "MB", "eth0.7", "egress"],
@@ -284,7 +284,7 @@ def test_table_of_connections():
         )
     )
     said = [as_dict(row, {2: "eth0"}) for row in measure.largest_first(rows)]
-    head, first, *rest = text.table(said, connections=True, macs=True)
+    head, first, *rest = text.lines(said, connections=True, macs=True)
     assert head.split()[:6] == ["PROTOCOL", "SOURCE", "DESTINATION", "START", "DURATION", "PACKETS"]
     words = first.split()
     assert (words[1], words[2], words[4], words[5]) == (f"{A}:5", f"{B}:80", "1.500", "9")

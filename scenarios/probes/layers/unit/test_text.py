@@ -8,7 +8,7 @@ import pytest
 from support.made.layers import CLIENT_NETNS, FLOW, PORT, SERVER_NETNS, Network, points, talk
 
 from lab.errors import LabError
-from lab.probes.layers import cli
+from lab.probes.layers import text
 from lab.probes.layers import text as layer_text
 from lab.probes.layers.perfetto import require_writable, write_trace
 from lab.probes.layers.plot import draw
@@ -39,7 +39,7 @@ def test_a_line_has_every_layer():
         assert answered[-1] == f"{row['total_ns'] / 1000:.1f}"
         told_ns = [told[f"{leg}_{name}_ns"] for leg in ("request", "reply") for name in LAYERS]
         assert sum(told_ns) + told["elsewhere_ns"] == told["total_ns"]
-    assert len(cli.header().split()) == len(layer_text.line(told).splitlines()[1].split()) + 1
+    assert len(text.header().split()) == len(layer_text.line(told).splitlines()[1].split()) + 1
 
 
 def test_what_nobody_watched_is_a_dash():

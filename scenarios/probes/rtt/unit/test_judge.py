@@ -7,7 +7,7 @@ from support.made.timelines import END, FLOW, REPLY, REQUEST, connection
 from lab.ebpf.recording import Recording
 from lab.linux.tcp_counters import Sent
 from lab.observation import Observed
-from lab.probes.rtt.judge import judge_all
+from lab.probes.rtt.judge import checks
 
 CLIENT, SERVER = 1, 2
 TICK_US = 1000
@@ -18,7 +18,7 @@ def wrong(client_us, *sent):
     totals = [of_socket(FLOW, CLIENT, client_us), of_socket(FLOW.reversed(), SERVER, [0, 0])]
     recording = Recording({}, attach_points={"rtt": ["here"]}, totals={"rtt": np.concatenate(totals)})
     observed = Observed((CLIENT, SERVER), recording, [connection(REQUEST, REPLY)], END, sent=sent)
-    return {check.subject for check in judge_all(observed, "") if "sample" in check.quantity and not check.passed}
+    return {check.subject for check in checks(observed, "") if "sample" in check.quantity and not check.passed}
 
 
 def test_a_sample_by_time_stamps_is_a_tick_longer_at_most():

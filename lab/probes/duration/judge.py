@@ -1,0 +1,105 @@
+"""The probe `duration` against the truth: each connection's row at each interface."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from lab.arrays import UNKNOWN, Rows
+from lab.observation import Observed
+from lab.probes.duration.measure import lifetimes
+from lab.tcp import UNSPECIFIED, Ended, Flow, Side, address_text
+from lab.truth.durations import Truth, seen_at, truth_of
+from lab.verdict import Bracket, Check, Judge
+
+
+def checks(observed: Observed, scenario: str) -> Iterator[Check]:
+    """Compare what each interface saw of the connections with what both applications know; yields every check."""
+    judge = observed.judge(scenario, "duration")
+    rows = lifetimes(observed.recording.events["duration"], observed.end_ns)
+    everywhere = [(truth_of(connection, observed.end_ns), its) for connection, its in observed.carried()]
+    flows = [connection.client.flow for connection in observed.connections]
+    for ifindex, (ifname, inode) in observed.recording.devices.items():
+        if inode not in observed.inodes:
+            continue
+        side = (Side.CLIENT, Side.SERVER)[observed.inodes.index(inode)]
+        place = f"at {ifname} of the {side.name.lower()}"
+        truths = [seen_at(side, truth, its) if its else truth for truth, its in everywhere]
+        here = rows[rows["ifindex"] == ifindex]
+        mine, others = _matched(here, flows, truths)
+        yield judge.equal(f"all connections {place}", "rows without a connection", 0, others)
+        for flow, truth, row in zip(flows, truths, mine, strict=True):
+            yield from _judge_row(judge, f"{flow} {place}", flow, truth, None if row is None else here[row])
+
+
+def _judge_row(judge: Judge, subject: str, flow: Flow, truth: Truth, row: np.void | None) -> Iterator[Check]:
+    yield judge.equal(subject, "seen", "once", "never" if row is None else "once")
+    if row is None:
+        return
+    if flow.laddr not in UNSPECIFIED:
+        yield judge.equal(subject, "client's address", flow.laddr, address_text(row["saddr"].tobytes()))
+    start = truth.start
+    yield judge.duration(subject, "first SYN at", start, int(row["start_ns"]))
+    yield judge.one_of(subject, "ended by", [ended.name for ended in truth.ended], Ended(row["ended"]).name)
+    yield judge.count(subject, "SYN retransmissions", truth.syns_again, int(row["syn_retransmissions"]))
+    if truth.fins_again:
+        yield judge.count(subject, "FIN retransmissions", truth.fins_again, int(row["fin_retransmissions"]))
+    if truth.ended[0] in (Ended.FIN, Ended.RST):
+        answer = Bracket.middle(0, truth.answered_by_ns - start.low)
+        yield judge.duration(subject, "first SYN to SYN-ACK", answer, int(row["synack_ns"]))
+    else:
+        yield judge.equal(subject, "first SYN to SYN-ACK", None, _or_none(row["synack_ns"]))
+    if truth.ends:
+        sides = [side.name for side in truth.closed_first]
+        yield judge.one_of(subject, "closed first by", sides, Side(row["closed_first"]).name)
+        yield judge.duration(subject, "first FIN or RST at", truth.first_end, int(row["end_ns"]))
+        duration = Bracket.between(start, truth.first_end)
+        yield judge.duration(subject, "first SYN to first FIN or RST", duration, int(row["duration_ns"]))
+    else:
+        yield judge.equal(subject, "first SYN to first FIN or RST", None, _or_none(row["duration_ns"]))
+    if (second_fin := truth.second_fin) is not None:
+        second = Bracket.between(start, second_fin)
+        yield judge.duration(subject, "first SYN to second FIN", second, int(row["second_fin_ns"]))
+    else:
+        yield judge.equal(subject, "first SYN to second FIN", None, _or_none(row["second_fin_ns"]))
+
+
+def _matched(rows: Rows, flows: list[Flow], truths: list[Truth]) -> tuple[list[int | None], int]:
+    """For each connection the index of its row; and how many rows of such connections are nobody's.
+
+    The n-th use of a flow is told by when it was opened; a client that was refused may not know its port, and then each row
+    goes to the connection that was over first, of those that it can be.
+    """
+    waiting: dict[tuple[str, int, int], list[int]] = defaultdict(list)
+    for number, flow in sorted(enumerate(flows), key=lambda pair: truths[pair[0]].start.high):
+        waiting[flow.raddr, flow.rport, flow.lport].append(number)
+    servers = {(flow.raddr, flow.rport) for flow in flows}
+    mine: list[int | None] = [None] * len(flows)
+    left = []
+    for index, row in enumerate(rows):
+        server = (address_text(row["daddr"].tobytes()), int(row["dport"]))
+        queues = [waiting[*server, port] for port in (int(row["sport"]), 0)]
+        fits = [
+            (queue, number)
+            for queue in queues
+            for number in queue
+            if truths[number].start.low <= row["start_ns"] <= truths[number].start.high
+        ]
+        if fits:
+            queue, number = fits[0]
+            queue.remove(number)
+            mine[number] = index
+        elif server in servers:
+            left.append((index, queues))
+    nobodys = 0
+    for index, queues in left:  # rows with a wrong start are judged as such
+        queue = queues[0] or queues[1]
+        if queue:
+            mine[queue.pop(0)] = index
+        else:
+            nobodys += 1
+    return mine, nobodys
+
+
+def _or_none(value: int) -> int | None:
+    return None if value == UNKNOWN else int(value)
