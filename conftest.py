@@ -11,9 +11,9 @@ import pytest
 from lab import clock, probes
 from lab.doctor import capabilities
 from lab.ebpf import attach
-from lab.errors import LabError, Refused
+from lab.errors import LabError, UnsupportedByKernel
+from lab.linux.instance import Instance, require_root
 from lab.linux.netns import NAMED
-from lab.linux.run_lock import Run, require_root
 from lab.network.topology import Topology, topology
 from lab.observation import Observed, observe
 from lab.results import allowed_skips, check_table
@@ -68,7 +68,7 @@ def pytest_runtest_setup():
     """Skip what this kernel cannot do, here and nowhere else: the capability that refuses it gives the reason."""
     try:
         return (yield)
-    except Refused as error:
+    except UnsupportedByKernel as error:
         pytest.skip(str(error))
 
 
@@ -89,7 +89,7 @@ def _skipped(config) -> list[allowed_skips.Skipped]:
     if not left_out:
         return []
     reasons = [it.longrepr[2].removeprefix("Skipped: ") for it in left_out]
-    lane = allowed_skips.Lane(os.uname().release, attach.way(), clock.of_guest())
+    lane = allowed_skips.Lane(os.uname().release, attach.mechanism(), clock.of_guest())
     return allowed_skips.compared(reasons, allowed_skips.allowed(ALLOWED_SKIPS), lane)
 
 
@@ -178,7 +178,7 @@ def nothing_left():
     """Fail at the end when anything of this process's own doing is still there: a leak is a defect."""
     yield
     if os.geteuid() == 0:
-        assert [path.name for path in NAMED.glob(f"lab-{Run.current().name}-*")] == [], "namespaces are left"
+        assert [path.name for path in NAMED.glob(f"lab-{Instance.current().name}-*")] == [], "namespaces are left"
     assert [path.read_text() for path in Path("/proc/self/task").glob("*/children") if path.read_text()] == []
     open_files = [os.fspath(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
     assert not any("bpf_link" in file for file in open_files), "programs are still attached"

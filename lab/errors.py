@@ -5,7 +5,7 @@ class LabError(Exception):
     """Something the user can put right; the message is one sentence that says how."""
 
 
-class Refused(LabError):  # noqa: N818 (as the kernel's own word for it)
+class UnsupportedByKernel(LabError):  # noqa: N818 (as the kernel's own word for it)
     """This kernel cannot do what a probe needs.
 
     A scenario that meets it is skipped if the lane allows the skip (lab/results/allowed_skips.py).

@@ -14,7 +14,7 @@ from lab.network.topology import Topology
 from lab.timeline import Connection
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import Demo, converse
-from lab.truth.wire import Carried, Wire
+from lab.truth.wire import OnWire, WireTruth
 from lab.verdict import Judge
 
 
@@ -33,9 +33,9 @@ class Observed:
     end_ns: int = 0
     demo: Demo = field(default_factory=Demo)
     sent: tuple[Sent, Sent] = (Sent(), Sent())
-    wire: Wire | None = None
+    wire: WireTruth | None = None
 
-    def carried(self) -> Iterator[tuple[Connection, Carried | None]]:
+    def carried(self) -> Iterator[tuple[Connection, OnWire | None]]:
         """Yield each connection with what the wire has carried of it, None if it keeps no log."""
         every = self.wire.carried(self.connections) if self.wire else [None] * len(self.connections)
         yield from zip(self.connections, every, strict=True)
@@ -66,7 +66,7 @@ def observing(
         client, server = (tcp_sent(host.name) for host in (net.client, net.server))
         observed.sent = client.since(before[0]), server.since(before[1])
         if log := net.link.log():
-            observed.wire = Wire(log, begun_ns)
+            observed.wire = WireTruth(log, begun_ns)
     observed.recording = recorder.recording
 
 

@@ -11,7 +11,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Let those signals wait until the block is over. What is forked inside has them blocked too."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:

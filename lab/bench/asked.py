@@ -19,7 +19,7 @@ from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 from lab.truth import rtt, states
 from lab.truth.states import Waits
-from lab.truth.wire import Carried
+from lab.truth.wire import OnWire
 from lab.verdict import Bracket
 
 
@@ -139,7 +139,7 @@ def durations(tool: Tool, asked: Asked) -> Iterator[Answer]:
         yield Answer("first SYN to first FIN", lasted(connection, its), lasted_ns, tool.unit_ns, missing=not told)
 
 
-def lasted(connection: Connection, its: Carried | None) -> Bracket:
+def lasted(connection: Connection, its: OnWire | None) -> Bracket:
     """Return the time from the client's first SYN to its FIN or RST, or to its refusal."""
     connect = connection.client.find("connect")
     syn_ns = connect.exit_ns
@@ -152,7 +152,7 @@ def lasted(connection: Connection, its: Carried | None) -> Bracket:
     return Bracket(max(0, end.enter_ns - syn_ns), end.exit_ns - connect.enter_ns, end.enter_ns - connect.enter_ns)
 
 
-def to_second_fin(connection: Connection, its: Carried | None) -> Bracket:
+def to_second_fin(connection: Connection, its: OnWire | None) -> Bracket:
     """Return the time from the client's first SYN to the server's FIN, which the client has seen when its recv() said so."""
     if connection.server is None:
         return lasted(connection, its)

@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from lab.signals import ENDING, undisturbed
+from lab.signals import ENDING, defer_signals
 
 _FORK = multiprocessing.get_context("fork")
 
@@ -24,7 +24,7 @@ def forked(function: Callable[..., object], *arguments: object) -> BaseProcess:
     """
     process = _FORK.Process(target=_deaf_to_interrupts, args=(function, *arguments), daemon=True)
     # What Python's own modules do after a fork comes first, and an exception there is dropped: Ctrl-C would be lost.
-    with undisturbed():
+    with defer_signals():
         process.start()
     return process
 

@@ -14,8 +14,8 @@ from pyroute2 import IPRoute
 
 from lab.arrays import Integers
 from lab.errors import LabError
+from lab.linux.instance import Instance
 from lab.linux.netns import create, inside, path_of, remove
-from lab.linux.run_lock import Run
 from lab.network.topology import Topology
 
 PORT = 20_997
@@ -87,7 +87,7 @@ def loopback(address: str = _LOOPBACK) -> Iterator[Place]:
     One a load: what a kernel still keeps of thousands of closed connections is not to be in the way of the next. Both ends of a
     connection have the `address`, which the loopback is given if it is not its own.
     """
-    name = f"lab-{Run.current().name}-load-{next(_places)}"
+    name = f"lab-{Instance.current().name}-load-{next(_places)}"
     with ExitStack() as undo:
         undo.callback(remove, name)
         create(name)

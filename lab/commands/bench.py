@@ -12,7 +12,7 @@ from lab.bench import chapters, tools
 from lab.bench.context import Bench
 from lab.bench.show import tables
 from lab.errors import LabError
-from lab.linux.run_lock import require_root
+from lab.linux.instance import require_root
 from lab.results.writer import Results
 from lab.terminal import progress
 

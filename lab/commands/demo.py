@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lab import probes
-from lab.linux.run_lock import require_root
+from lab.linux.instance import require_root
 from lab.network.topology import topology
 from lab.observation import Observed, observe
 from lab.probes.layers import text

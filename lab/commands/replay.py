@@ -25,7 +25,7 @@ from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
 from lab.ebpf.recorder import record
 from lab.errors import LabError
-from lab.linux.grace_period import settle_backlogs
+from lab.linux.grace_period import await_backlogs
 from lab.live.output import Output
 from lab.network.relay import Relay
 from lab.network.topology import ETHERNET_MTU, Topology, topology
@@ -162,7 +162,7 @@ def _await_arrival(link: Relay, frames: int) -> None:
         if time.monotonic() > deadline:
             raise LabError(f"the wire did not carry {frames} frames within {_LIMIT_S:g} s: send them more slowly")
         time.sleep(0.001)
-    settle_backlogs()
+    await_backlogs()
 
 
 def as_dict(sent: Replayed) -> dict[str, object]:

@@ -11,7 +11,7 @@ import argparse
 
 from lab import terminal
 from lab.clock import REAL, VIRTUAL
-from lab.ebpf.attach import BEST, WAYS
+from lab.ebpf.attach import BEST, MECHANISMS
 from lab.errors import LabError
 from lab.units import duration_ns
 from lab.vm import archive, lane
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-a",
         "--attach",
         nargs="+",
-        choices=[BEST, *WAYS],
+        choices=[BEST, *MECHANISMS],
         default=[BEST],
         help="ways to attach, in turn (best)",
     )

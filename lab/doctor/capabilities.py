@@ -25,11 +25,11 @@ from lab.errors import LabError
 from lab.linux import bpf, tracefs
 from lab.linux.bpf import RETURN_ZERO, AttachType, ProgType, instruction, owned, returning
 from lab.linux.btf import Btf
-from lab.linux.grace_period import settle
+from lab.linux.grace_period import await_grace_period
 
 # For each observation the ways to make it, best first, each with the capability that it takes.
 # Why this order: the design's section on attach points. Links come last: they are chosen in the same manner.
-WAYS: dict[str, tuple[tuple[str, str], ...]] = {
+MECHANISMS: dict[str, tuple[tuple[str, str], ...]] = {
     "TCP state change": (("raw tracepoint sock:inet_sock_set_state", "raw tp inet_sock_set_state"),),
     "segment received on an established socket": (
         ("fentry", "fentry"),
@@ -123,18 +123,18 @@ def choices(capabilities: list[Capability]) -> list[Choice]:
     """Choose for each observation the best way that is available; `none` when there is no way at all."""
     found = {capability.name: capability for capability in capabilities}
     made = []
-    for observation, ways in WAYS.items():
+    for observation, ways in MECHANISMS.items():
         refusals = [_refusal(found[need], {need for _, need in ways}) for _, need in ways]
         best = refusals.index(None) if None in refusals else len(ways)
-        chosen = [*(way for way, _ in ways), "none"][best]
-        refused = "; ".join(f"{way}: {why}" for (way, _), why in zip(ways[:best], refusals, strict=False))
+        chosen = [*(mechanism for mechanism, _ in ways), "none"][best]
+        refused = "; ".join(f"{mechanism}: {why}" for (mechanism, _), why in zip(ways[:best], refusals, strict=False))
         made.append(Choice(observation, chosen, refused))
     return made
 
 
 def _refusal(capability: Capability, needs: set[str]) -> str | None:
     """Say why a way is not taken; `needs` are those of all the ways to make the observation. None: it can be taken."""
-    functions = set(attach.WAYS) & needs
+    functions = set(attach.MECHANISMS) & needs
     if functions and (forced := attach.forced()):
         wanted = {forced} if forced in functions else needs - functions
         if capability.name not in wanted:
@@ -264,7 +264,7 @@ def _tracepoint_count() -> str:
 
 
 def _membarrier() -> str:
-    settle()
+    await_grace_period()
     return "waits for what is under way on other processors"
 
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lab.ebpf.cache import recall
-from lab.errors import LabError, Refused
+from lab.errors import LabError, UnsupportedByKernel
 from lab.linux import bpf, btf, tracefs
 from lab.linux.bpf import AttachType, ProgType, owned
-from lab.linux.run_lock import Run, event_group
+from lab.linux.instance import Instance, event_group
 
 if TYPE_CHECKING:
     from lab.ebpf.interface import Device
 
-WAYS = ("fentry", "kprobe", "tracepoint")
+MECHANISMS = ("fentry", "kprobe", "tracepoint")
 """How a kernel function can be observed, best first; a tracepoint is near it and not at it."""
 
 BEST = "best"
@@ -105,25 +105,25 @@ def place(kind: str, event: str) -> str:
 
 
 @cache
-def way() -> str:
+def mechanism() -> str:
     """Return how this machine's kernel functions are observed: what `LAB_ATTACH` says, or the best that works.
 
     As for `forced`.
     """
     if asked_for := forced():
         return asked_for
-    for name in WAYS[:-1]:
+    for name in MECHANISMS[:-1]:
         with suppress(OSError, LabError):
             attempt(name)
             return name
-    return WAYS[-1]
+    return MECHANISMS[-1]
 
 
 def forced() -> str | None:
-    """Return the way that `LAB_ATTACH` names, None when it is not set. Raises `LabError` when it names none of `WAYS`."""
+    """Return the way that `LAB_ATTACH` names, None when it is not set. Raises `LabError` when it names none of `MECHANISMS`."""
     name = os.environ.get(FORCED)
-    if name is not None and name not in WAYS:
-        raise LabError(f"{FORCED} is `{name}`: set it to one of {', '.join(WAYS)}, or not at all")
+    if name is not None and name not in MECHANISMS:
+        raise LabError(f"{FORCED} is `{name}`: set it to one of {', '.join(MECHANISMS)}, or not at all")
     return name
 
 
@@ -171,7 +171,7 @@ def refusal(function: Function) -> str | None:
     try:
         with ExitStack() as links:
             attach(function, (), links)
-    except Refused as error:
+    except UnsupportedByKernel as error:
         return str(error)
     return None
 
@@ -186,7 +186,7 @@ def _type_id(kind: str, name: str) -> int:
 
 
 def attach(function: Function, devices: "Sequence[Device]", links: ExitStack) -> list[str]:
-    """Attach a function until `links` is closed. Raises `Refused` when the kernel does so.
+    """Attach a function until `links` is closed. Raises `UnsupportedByKernel` when the kernel does so.
 
     Returns the attach points, as results name them; at a device with the mechanism that was used: `xdp:frame (generic)`.
     """
@@ -196,7 +196,9 @@ def attach(function: Function, devices: "Sequence[Device]", links: ExitStack) ->
             return [f"{function.place} ({to_device(function.fd, function.event, links)})" for to_device in attach_to]
         _ATTACH[function.kind](function, links)
     except OSError as error:
-        raise Refused(f"this kernel refuses the {function.place} ({error.strerror}): see lab doctor") from error
+        raise UnsupportedByKernel(
+            f"this kernel refuses the {function.place} ({error.strerror}): see lab doctor"
+        ) from error
     return [function.place]
 
 
@@ -227,7 +229,9 @@ def _kprobe(function: Function, links: ExitStack) -> None:
 
 def _kretprobe(function: Function, links: ExitStack) -> None:
     """By an event of tracefs: one of perf's own has room for ten calls under way, and passes over the return of all others."""
-    event = tracefs.return_event(event_group(Run.current().name), f"{function.event}_{function.fd}", function.event)
+    event = tracefs.return_event(
+        event_group(Instance.current().name), f"{function.event}_{function.fd}", function.event
+    )
     _perf_event(function, links, _PERF_TYPE_TRACEPOINT, links.enter_context(event), None)
 
 

@@ -16,13 +16,13 @@ from typing import Any
 
 from lab.ebpf import attach, cache, headers, spec
 from lab.ebpf import source as source_module
-from lab.ebpf.source import KFUNCS, differs_by_way, kernel_facts, mentions, text_of
-from lab.ebpf.spec import Code, Compiled, Members, Table
-from lab.errors import LabError, Refused
+from lab.ebpf.source import KFUNCS, differs_by_mechanism, kernel_facts, mentions, text_of
+from lab.ebpf.spec import CollectionSpec, MapSpec, Members, ProgramSpec
+from lab.errors import LabError, UnsupportedByKernel
 from lab.linux import btf, cpus
 from lab.linux.bpf import RINGBUF, syscall
-from lab.linux.run_lock import Run
-from lab.signals import undisturbed
+from lab.linux.instance import Instance
+from lab.signals import defer_signals
 
 _LIBRARY = "libbcc.so.0"
 _PLACES = (f"/usr/lib/{os.uname().machine}-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
@@ -64,14 +64,18 @@ _FUNCTIONS: list[tuple[str, list[Any], Any]] = [
 ]
 
 
-def compiled(source: Path, defines: Sequence[str] = ()) -> Compiled:
+def compile_source(source: Path, defines: Sequence[str] = ()) -> CollectionSpec:
     """Compile a C file for the running kernel, with `defines` as further `-D` definitions, or recall what came of it before.
 
-    Raises `Refused` when the kernel lacks something that the file reads, `LabError` when BCC is missing.
+    Raises `UnsupportedByKernel` when the kernel lacks something that the file reads, `LabError` when BCC is missing.
     """
     text = text_of(source)
     attach.forced()  # what is wrong there is said for every program
-    ways = [f"ATTACH_{way.upper()}={int(way == attach.way())}" for way in attach.WAYS] if differs_by_way(text) else []
+    ways = (
+        [f"ATTACH_{it.upper()}={int(it == attach.mechanism())}" for it in attach.MECHANISMS]
+        if differs_by_mechanism(text)
+        else []
+    )
     defines = [f"MACHINE_{os.uname().machine}=1", f"CPUS={cpus.possible()[-1] + 1}", *ways, *defines]
     # Debug information is for people and for map types: without, the instructions are the same, a tenth sooner.
     flags = [*headers.user_include_flags(), "-Wno-unused-function", "-g0", *(f"-D{define}" for define in defines)]
@@ -81,7 +85,7 @@ def compiled(source: Path, defines: Sequence[str] = ()) -> Compiled:
     def make() -> bytes:
         return _compile(library, source.name, text, flags).to_bytes()
 
-    return Compiled.from_bytes(cache.recall(source.stem, json.dumps(made_from).encode(), make))
+    return CollectionSpec.from_bytes(cache.recall(source.stem, json.dumps(made_from).encode(), make))
 
 
 def version() -> str:
@@ -104,8 +108,8 @@ def _own_code() -> list[str]:
     ]
 
 
-@undisturbed()
-def _compile(library: Path, name: str, text: str, flags: Sequence[str]) -> Compiled:
+@defer_signals()
+def _compile(library: Path, name: str, text: str, flags: Sequence[str]) -> CollectionSpec:
     # Not to be broken off: an exception would leave threads behind that are in the middle of C++.
     # BCC's library is large, and so are the kernel's types: one is loaded while the other is looked through. Not by ctypes, which
     # would let no other thread run meanwhile.
@@ -125,12 +129,12 @@ def _compile(library: Path, name: str, text: str, flags: Sequence[str]) -> Compi
         )
     if not module:  # BCC has printed the compiler's words itself
         why = "; ".join(missing) or "see the messages above"
-        raise Refused(f"{name} cannot be loaded on this kernel: {why}")
+        raise UnsupportedByKernel(f"{name} cannot be loaded on this kernel: {why}")
     try:
         tables = range(bcc.bpf_num_tables(module))
         by_fd = {bcc.bpf_table_fd_id(module, number): bcc.bpf_table_name(module, number).decode() for number in tables}
         functions = [_function(bcc, module, number, by_fd) for number in range(bcc.bpf_num_functions(module))]
-        return Compiled(functions, [_table(bcc, module, number) for number in tables], mentioned.events)
+        return CollectionSpec(functions, [_table(bcc, module, number) for number in tables], mentioned.events)
     finally:
         bcc.bpf_module_destroy(module)
 
@@ -171,7 +175,7 @@ def _loaded(path: Path) -> Any:
 @contextmanager
 def _header_tree() -> Iterator[None]:
     """BCC asks the environment where kernel headers are."""
-    tree = Run.current().path / "headers"
+    tree = Instance.current().path / "headers"
     headers.write_tree(tree)
     before = os.environ.get("BCC_KERNEL_SOURCE")
     os.environ["BCC_KERNEL_SOURCE"] = str(tree)
@@ -183,7 +187,7 @@ def _header_tree() -> Iterator[None]:
             os.environ["BCC_KERNEL_SOURCE"] = before
 
 
-def _function(bcc: Any, module: int, number: int, maps_by_fd: dict[int, str]) -> Code:
+def _function(bcc: Any, module: int, number: int, maps_by_fd: dict[int, str]) -> ProgramSpec:
     name = bcc.bpf_function_name(module, number)
     code = bytearray(ctypes.string_at(bcc.bpf_function_start(module, name), bcc.bpf_function_size(module, name)))
     maps = []
@@ -200,10 +204,10 @@ def _function(bcc: Any, module: int, number: int, maps_by_fd: dict[int, str]) ->
             code[position + 1] = _PSEUDO_KFUNC_CALL << 4
             code[taken] = (value - KFUNCS).to_bytes(4, "little")
         position += 16 if wide else 8
-    return Code(name.decode(), bytes(code), maps)
+    return ProgramSpec(name.decode(), bytes(code), maps)
 
 
-def _table(bcc: Any, module: int, number: int) -> Table:
+def _table(bcc: Any, module: int, number: int) -> MapSpec:
     def told(what: str) -> Any:
         return getattr(bcc, f"bpf_table_{what}")(module, number)
 
@@ -213,7 +217,7 @@ def _table(bcc: Any, module: int, number: int) -> Table:
     else:
         key, value = _members_of(told("key_desc_id")), _members_of(told("leaf_desc_id"))
     sizes = (told("key_size_id"), told("leaf_size_id"), told("max_entries_id"))
-    return Table(name.decode(), map_type, *sizes, told("flags_id"), key, value)
+    return MapSpec(name.decode(), map_type, *sizes, told("flags_id"), key, value)
 
 
 def _record(bcc: Any, module: int, ring: bytes) -> Members:

@@ -17,14 +17,14 @@ from weakref import finalize
 from lab.arrays import Events
 from lab.ebpf import attach
 from lab.ebpf.attach import Function
-from lab.ebpf.compiler import compiled
+from lab.ebpf.compiler import compile_source
 from lab.ebpf.maps import Map
 from lab.ebpf.ringbuf import Ring
-from lab.ebpf.spec import Code, dtype_of
-from lab.errors import LabError, Refused
+from lab.ebpf.spec import ProgramSpec, dtype_of
+from lab.errors import LabError, UnsupportedByKernel
 from lab.linux.bpf import raw_tracepoint_test_run, recursion_misses
-from lab.linux.grace_period import settle
-from lab.linux.run_lock import Run
+from lab.linux.grace_period import await_grace_period
+from lab.linux.instance import Instance
 from lab.paths import SOURCES
 
 if TYPE_CHECKING:
@@ -43,22 +43,24 @@ class Program:
     def __init__(self, source: Path, defines: Sequence[str] = (), maps: Mapping[str, Map] | None = None) -> None:
         """Compile and load a C file, with `defines` as further `-D` definitions; `maps` of another program take the place of its own.
 
-        Raises `Refused` when the kernel lacks something that it reads, or refuses it.
+        Raises `UnsupportedByKernel` when the kernel lacks something that it reads, or refuses it.
         """
-        Run.current()
-        made = compiled(source, defines)
+        Instance.current()
+        made = compile_source(source, defines)
         self._numbers = {event: number for number, event in enumerate(made.events)}
         try:
-            self.maps = {table.name: Map(table) for table in made.tables} | dict(maps or {})
+            self.maps = {spec.name: Map(spec) for spec in made.tables} | dict(maps or {})
         except OSError as error:
-            raise Refused(f"this kernel refuses a map of {source.name} ({error.strerror}): see lab doctor") from error
+            raise UnsupportedByKernel(
+                f"this kernel refuses a map of {source.name} ({error.strerror}): see lab doctor"
+            ) from error
         self._loaded = [_load(code, self.maps, source.name) for code in made.functions]
         for function in self._loaded:
             finalize(self, os.close, function.fd)
         self.attach_points = list(dict.fromkeys(function.place for function in self._loaded))
         self.ring: Ring | None = None
         if events := self.maps.get(_EVENTS):
-            self.ring = Ring(events.fd, events.table.max_entries, partial(dtype_of, events.table.value))
+            self.ring = Ring(events.fd, events.spec.max_entries, partial(dtype_of, events.spec.value))
         self.has_totals = _TOTALS in self.maps
         self._under_way = [kept for name, kept in self.maps.items() if name.startswith(_UNDER_WAY)]
 
@@ -153,7 +155,7 @@ class Program:
     def _watch(self, netns: Collection[int]) -> None:
         if not (watched := self.maps.get(_WATCHED)):
             return
-        room = watched.table.value_size // 4
+        room = watched.spec.value_size // 4
         if len(netns) > room:
             raise LabError(f"a program can be limited to {room} network namespaces, not to {len(netns)}: give fewer")
         # No place is left at 0 but where there is no limit: 0 is what the namespace of a packet without a device reads as.
@@ -162,7 +164,7 @@ class Program:
     def _forget_under_way(self) -> None:
         """Empty the maps in which a program remembers what has begun and is to end: detached, it misses the ends."""
         if self._under_way:
-            settle()
+            await_grace_period()
         for begun in self._under_way:
             begun.clear()
 
@@ -173,7 +175,7 @@ class Program:
         return cls(SOURCES / f"{name}.c", defines)
 
 
-def _load(code: Code, maps: dict[str, Map], source: str) -> Function:
+def _load(code: ProgramSpec, maps: dict[str, Map], source: str) -> Function:
     """Load one of the program's functions; where it belongs is in its name."""
     instructions = bytearray(code.instructions)
     for position, name in code.maps:
@@ -184,7 +186,7 @@ def _load(code: Code, maps: dict[str, Map], source: str) -> Function:
     try:
         fd = attach.load(kind, event, bytes(instructions))
     except OSError as error:
-        raise Refused(
+        raise UnsupportedByKernel(
             f"this kernel refuses the {attach.place(kind, event)} of {source} ({error.strerror}): see lab doctor"
         ) from error
     return Function(kind, event, fd, role)

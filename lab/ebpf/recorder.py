@@ -11,7 +11,7 @@ from lab.ebpf.event_store import Store
 from lab.ebpf.interface import Device, require_distinct
 from lab.ebpf.program import Program
 from lab.ebpf.recording import Recording
-from lab.linux.grace_period import settle
+from lab.linux.grace_period import await_grace_period
 
 
 class Recorder:
@@ -45,7 +45,7 @@ class Recorder:
 
     def finish(self) -> None:
         """Wait for what is under way, and make the recording."""
-        settle()
+        await_grace_period()
         unseen = {name: audit.unseen() for name, audit in self._audits.items()}
         self.stop()
         self._thread.raise_failure()

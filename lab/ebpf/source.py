@@ -70,7 +70,7 @@ def mentions(text: str) -> Mentions:
     return Mentions(*(sorted(set(pattern.findall(used))) for pattern in patterns))
 
 
-def differs_by_way(text: str) -> bool:
+def differs_by_mechanism(text: str) -> bool:
     """Tell whether it is another program for each way to observe kernel functions (`bpf/include/kernel_functions.h`)."""
     return "ATTACH_" in text
 

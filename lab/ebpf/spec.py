@@ -15,7 +15,7 @@ Members = list[tuple[str, str, int]]
 0 when it is no array."""
 
 
-class Table(NamedTuple):
+class MapSpec(NamedTuple):
     """A map: what `bpf(BPF_MAP_CREATE)` wants to know (sizes in bytes), and the structs that are its keys and values.
 
     The value of a ring buffer is its record, though the kernel knows no size of it. What is no struct has no members.
@@ -31,7 +31,7 @@ class Table(NamedTuple):
     value: Members
 
 
-class Code(NamedTuple):
+class ProgramSpec(NamedTuple):
     """A function's instructions. `maps` says where they take which map: position of the instruction, name of the map."""
 
     name: str
@@ -39,11 +39,11 @@ class Code(NamedTuple):
     maps: list[tuple[int, str]]
 
 
-class Compiled(NamedTuple):
+class CollectionSpec(NamedTuple):
     """A compiled C file. `events` are the raw tracepoints that the program counts by number: by their position here."""
 
-    functions: list[Code]
-    tables: list[Table]
+    functions: list[ProgramSpec]
+    tables: list[MapSpec]
     events: list[str]
 
     def to_bytes(self) -> bytes:
@@ -52,12 +52,12 @@ class Compiled(NamedTuple):
         return json.dumps([functions, self.tables, self.events]).encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Compiled":
+    def from_bytes(cls, data: bytes) -> "CollectionSpec":
         """Read what `to_bytes` has written."""
         functions, tables, events = json.loads(data)
         return cls(
-            [Code(name, base64.b64decode(code), _tuples(maps)) for name, code, maps in functions],
-            [Table._make([*numbers, _tuples(key), _tuples(value)]) for *numbers, key, value in tables],
+            [ProgramSpec(name, base64.b64decode(code), _tuples(maps)) for name, code, maps in functions],
+            [MapSpec._make([*numbers, _tuples(key), _tuples(value)]) for *numbers, key, value in tables],
             events,
         )
 

@@ -7,7 +7,7 @@ import numpy as np
 from lab.arrays import Events
 from lab.ebpf.maps import Map
 from lab.ebpf.spec import dtype_of
-from lab.linux.grace_period import settle
+from lab.linux.grace_period import await_grace_period
 
 
 def take(totals: Map, epochs: Map) -> Events:
@@ -15,10 +15,10 @@ def take(totals: Map, epochs: Map) -> Events:
 
     A new epoch begins for the program (`bpf/include/epochs.h`), and the old one is read when nothing can still be adding to it.
     """
-    key, value = dtype_of(totals.table.key), dtype_of(totals.table.value)
+    key, value = dtype_of(totals.spec.key), dtype_of(totals.spec.value)
     epoch = epochs.number()
     epochs.write(struct.pack("=I", epoch + 1))
-    settle()
+    await_grace_period()
     keys, values = totals.entries()
     rows = np.frombuffer(keys, key)
     over = rows["epoch"] == epoch

@@ -13,7 +13,7 @@ _BACKLOG = (
 _HOPS = 2  # from one host's device to the bridge, from there to the other host's
 
 
-def settle() -> None:
+def await_grace_period() -> None:
     """Return when whatever the kernel was doing with packets at the time of the call is done.
 
     Receive processing runs inside RCU read-side sections, and `MEMBARRIER_CMD_GLOBAL` waits for all of them
@@ -26,7 +26,7 @@ def settle() -> None:
         raise LabError(f"this kernel refuses membarrier ({error.strerror}): boot it without nohz_full") from error
 
 
-def settle_backlogs(limit_s: float = 20.0) -> None:
+def await_backlogs(limit_s: float = 20.0) -> None:
     """Return when the packets that are on their way through the wire's bridge at the time of the call have arrived.
 
     At each hop a packet waits in the backlog of some processor, whose softirq may itself wait for its turn on a busy machine. A
@@ -39,7 +39,7 @@ def settle_backlogs(limit_s: float = 20.0) -> None:
             waiting = {cpu for cpu, length in _backlogs().items() if cpu in waiting and length}
             if waiting and time.monotonic() > deadline:
                 raise LabError(f"packets waited for longer than {limit_s:g} s: let the machine do less beside the lab")
-        settle()
+        await_grace_period()
 
 
 def _backlogs() -> dict[int, int]:

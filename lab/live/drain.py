@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lab.arrays import Events
 from lab.ebpf.program import Program
 from lab.errors import LabError
-from lab.linux.grace_period import settle
+from lab.linux.grace_period import await_grace_period
 from lab.signals import Stop, stopping
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def by_time(waiting: Events, drain: Callable[[], Events]) -> tuple[Events, Event
     import numpy as np
 
     complete_ns = time.monotonic_ns()
-    settle()  # for what was stamped before that: now it has its place in the ring
-    settle()  # for what has its place before it, since draining stops at a record that is still being written
+    await_grace_period()  # for what was stamped before that: now it has its place in the ring
+    await_grace_period()  # for what has its place before it, since draining stops at a record that is still being written
     events = np.concatenate([waiting, drain()])
     events = events[np.argsort(events["time_ns"], kind="stable")]
     complete = int(np.searchsorted(events["time_ns"], np.uint64(complete_ns), side="right"))
@@ -133,7 +133,7 @@ def _ticks(
                 stopped |= gone is not None
         stopped |= time.monotonic() >= deadline
         if stopped:
-            settle()
+            await_grace_period()
         yield
         sys.stdout.flush()
         if (lost := program.lost()) != reported:

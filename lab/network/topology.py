@@ -20,9 +20,9 @@ from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
 
 from lab.ebpf.interface import Device
 from lab.errors import LabError
-from lab.linux.grace_period import settle_backlogs
+from lab.linux.grace_period import await_backlogs
+from lab.linux.instance import Instance
 from lab.linux.netns import create, inode_of, inside, remove, tcp_sockets
-from lab.linux.run_lock import Run
 from lab.network.conditions import Change, Conditions
 from lab.network.link import SIDES, Bridge, Link, Place
 from lab.tcp import State
@@ -108,20 +108,20 @@ class Topology:
                 sockets = ", ".join(f"{s.local} -> {s.remote} {s.state.name}" for s in left[:3])
                 raise LabError(f"{len(left)} connections did not end within {limit_s:g} s, first {sockets}")
             time.sleep(0.001)
-        settle_backlogs()
+        await_backlogs()
         # What a wire still holds comes out as it was told to, and may be answered from TIME_WAIT.
         while waiting := self.link.waiting():
             if time.monotonic() > deadline:
                 raise LabError(f"{waiting} frames were still on the wire after {limit_s:g} s: give it a shorter delay")
             time.sleep(0.001)
-            settle_backlogs()
+            await_backlogs()
         return time.monotonic_ns()
 
 
 @contextmanager
 def topology(link: Link | None = None, *, mtu: int = ETHERNET_MTU) -> Iterator[Topology]:
     """Build the network, hand it out, take it down. The default link is a plain bridge; `mtu` is that of every device."""
-    run, number = Run.current(), next(_topologies)
+    run, number = Instance.current(), next(_topologies)
     prefix = f"lab-{run.name}-{number}"
     net = Topology(
         client=Host(f"{prefix}-client", "192.0.2.1", "2001:db8::1", CLIENT_MAC, 101),

@@ -16,7 +16,7 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from lab.errors import LabError, Refused
+from lab.errors import LabError, UnsupportedByKernel
 
 if TYPE_CHECKING:
     from lab.observation import Observed
@@ -66,14 +66,14 @@ def refusal(name: str) -> str | None:
 
     try:
         return Program.load(name).refusal
-    except Refused as error:
+    except UnsupportedByKernel as error:
         return str(error)
 
 
 def require(name: str) -> None:
-    """Raise `Refused`, in the kernel's words, if this kernel refuses a probe."""
+    """Raise `UnsupportedByKernel`, in the kernel's words, if this kernel refuses a probe."""
     if why := refusal(name):
-        raise Refused(why)
+        raise UnsupportedByKernel(why)
 
 
 def refused() -> dict[str, str]:

@@ -15,7 +15,7 @@ from lab.probes.layers.stages import At
 from lab.probes.packets import text as packet_text
 from lab.tcp import Flow
 from lab.timeline import Connection
-from lab.truth.requests import turns
+from lab.truth.requests import exchanges
 
 _LAYERS = {
     At.TC_OUT: ("TC", "egress"),
@@ -47,8 +47,8 @@ def stamps(observed: Observed, connection: Connection) -> list[Stamp]:
 def lines(observed: Observed) -> Iterator[str]:
     """Yield the first request of the first connection as a table, from where it was written to where its reply was read."""
     connection = observed.connections[0]
-    turn = turns(connection)[0]
-    begin_ns, end_ns = turn.request.first.enter_ns, turn.reply.read.exit_ns
+    exchange = exchanges(connection)[0]
+    begin_ns, end_ns = exchange.request.first.enter_ns, exchange.reply.read.exit_ns
     yield f"{'us':>10}  {'host':<6}  {'who':<11}  what"
     for stamp in stamps(observed, connection):
         if begin_ns <= stamp.time_ns <= end_ns:

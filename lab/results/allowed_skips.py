@@ -17,10 +17,10 @@ from lab.errors import LabError
 
 @dataclass(frozen=True)
 class Lane:
-    """Where scenarios run: the kernel's release, the way to attach (`lab.ebpf.attach.way`), the clock (real or virtual)."""
+    """Where scenarios run: the kernel's release, the way to attach (`lab.ebpf.attach.mechanism`), the clock (real or virtual)."""
 
     release: str
-    way: str
+    mechanism: str
     clock: str
 
     @property
@@ -44,7 +44,7 @@ class Allowed:
         return (
             self.reason in reason
             and (self.before is None or lane.version < _version(self.before))
-            and self.attach in (None, lane.way)
+            and self.attach in (None, lane.mechanism)
             and self.clock in (None, lane.clock)
         )
 

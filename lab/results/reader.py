@@ -12,8 +12,8 @@ from lab import clock
 from lab.arrays import Rows
 from lab.ebpf import attach
 from lab.errors import LabError
-from lab.probes.layers.requests import EXCHANGE, exchanges
-from lab.probes.layers.stages import Ways
+from lab.probes.layers.requests import REQUEST, requests
+from lab.probes.layers.stages import Stages
 from lab.results import measurement, writer
 from lab.results.check_columns import FILE, CheckColumns
 from lab.results.measurement import Measurement
@@ -66,8 +66,8 @@ class RunFolder:
     @property
     def place(self) -> str:
         """Where it ran: kernel, time, and the way of attaching where one was asked for. A run that does not say had real time."""
-        time, way = self.about.get("time", clock.REAL), self.about.get("attach", attach.BEST)
-        return ", ".join([self.kernel, f"{time} clock", *([] if way == attach.BEST else [str(way)])])
+        time, mechanism = self.about.get("time", clock.REAL), self.about.get("attach", attach.BEST)
+        return ", ".join([self.kernel, f"{time} clock", *([] if mechanism == attach.BEST else [str(mechanism)])])
 
     @cached_property
     def checks(self) -> CheckColumns:
@@ -86,5 +86,5 @@ class RunFolder:
 
     def requests(self) -> Rows:
         """Return the requests of all recordings, with their layers, in order of time. Raises `LabError` for a file that has none."""
-        rows = [exchanges(Ways.load(path), PORT).rows for path in self.recordings]
-        return np.concatenate([np.zeros(0, EXCHANGE), *rows])
+        rows = [requests(Stages.load(path), PORT).rows for path in self.recordings]
+        return np.concatenate([np.zeros(0, REQUEST), *rows])

@@ -17,7 +17,7 @@ _FOR_EVER = 1 << 63
 
 
 @dataclass(frozen=True)
-class Journey:
+class OneDirection:
     """What one side sends and the other receives.
 
     `flow` has the sender first. Points in time are on `CLOCK_MONOTONIC`, in nanoseconds: of the `opening` segment (the SYN of a
@@ -36,7 +36,7 @@ class Journey:
     end: Bracket
 
 
-def journeys(connection: Connection, end_ns: int) -> tuple[Journey, Journey]:
+def both_directions(connection: Connection, end_ns: int) -> tuple[OneDirection, OneDirection]:
     """Tell of a connection what comes to the server, and what comes to the client.
 
     `end_ns` is a time at which the connection is known to have been over. Raises `LookupError` for a connection of which nobody
@@ -51,12 +51,12 @@ def journeys(connection: Connection, end_ns: int) -> tuple[Journey, Journey]:
         raise LookupError(f"nobody accepted {client.flow}, and nobody refused it")
     nothing = Bracket(0, 0, 0)
     return (
-        Journey(client.flow, opening, nothing, 0, None, None, [""], opening),
-        Journey(client.flow.reversed(), None, nothing, 0, None, None, ["RST"], opening),
+        OneDirection(client.flow, opening, nothing, 0, None, None, [""], opening),
+        OneDirection(client.flow.reversed(), None, nothing, 0, None, None, ["RST"], opening),
     )
 
 
-def turns(connections: Iterable[Connection]) -> Iterator[tuple[Connection, int, int]]:
+def connections_in_time(connections: Iterable[Connection]) -> Iterator[tuple[Connection, int, int]]:
     """Give each connection with the time from which and until which its flow is its own: a flow can be used again."""
     by_flow: dict[Flow, list[Connection]] = defaultdict(list)
     for connection in connections:
@@ -68,7 +68,7 @@ def turns(connections: Iterable[Connection]) -> Iterator[tuple[Connection, int, 
             yield connection, since_ns, until_ns
 
 
-def _journey(sender: Timeline, receiver: Timeline, opening: Bracket, end_ns: int) -> Journey:
+def _journey(sender: Timeline, receiver: Timeline, opening: Bracket, end_ns: int) -> OneDirection:
     sends, receives = _carrying(sender, "send"), _carrying(receiver, "recv")
     sent, received = sum(call.result for call in sends), sum(call.result for call in receives)
     first_data = last_data = None
@@ -78,7 +78,7 @@ def _journey(sender: Timeline, receiver: Timeline, opening: Bracket, end_ns: int
         last_data = _between(sends[-1].enter_ns, receives[-1].exit_ns)
     closing = next(call for call in sender.calls if call.name in ("shutdown", "close"))
     noticed_ns = next((call.exit_ns for call in receiver.calls if _tells_of_the_end(call)), end_ns)
-    return Journey(
+    return OneDirection(
         flow=sender.flow,
         opening=opening,
         payload=Bracket(received, sent, sent),

@@ -15,7 +15,7 @@ from lab.network.conditions import FOREVER_NS
 from lab.network.segment_parser import Flag
 from lab.tcp import Ended, Side
 from lab.timeline import Call, Connection, Timeline
-from lab.truth.wire import Carried
+from lab.truth.wire import OnWire
 from lab.verdict import Bracket
 
 _SYN_INTERVAL_NS = 990_000_000
@@ -90,7 +90,7 @@ def _syns_again(begun_ns: int, answered_by_ns: int) -> Bracket:
     return Bracket(0, (answered_by_ns - begun_ns) // _SYN_INTERVAL_NS, 0)
 
 
-def seen_at(place: Side, truth: Truth, carried: Carried) -> Truth:
+def seen_at(place: Side, truth: Truth, carried: OnWire) -> Truth:
     """Add what the wire's log knows of one host's interface: how often each segment passed it, and by when or after which time."""
 
     def passed(sender: Side, flag: Flag) -> tuple[Rows, int, int]:

@@ -61,7 +61,7 @@ class Leg:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Exchange:
     """A request and its reply."""
 
     request: Leg
@@ -94,7 +94,7 @@ def between(start: Bracket, end: Bracket) -> Bracket:
     return Bracket(low, end.high - start.low, min(max(low, end.best - start.best), end.high - start.low))
 
 
-def turns(connection: Connection) -> list[Turn]:
+def exchanges(connection: Connection) -> list[Exchange]:
     """Return the turns of a connection, in order: requests that were read, with replies of which the client has read something."""
     if connection.server is None:
         return []
@@ -118,7 +118,7 @@ def turns(connection: Connection) -> list[Turn]:
             first, last = (server.with_byte("send", byte) for byte in (reply[0], reply[-1]))
             asking = Leg(len(request), request.stop, sends[0], sends[-1], read, server.waiting(read))
             answering = Leg(len(reply), reply.stop, first, last, returned, client.waiting(returned))
-            found.append(Turn(asking, answering))
+            found.append(Exchange(asking, answering))
     return found
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from lab.tcp import State
 from lab.timeline import Call, Connection, Timeline
-from lab.truth.wire import Carried
+from lab.truth.wire import OnWire
 from lab.verdict import Bracket
 
 
@@ -141,7 +141,7 @@ def _closing(side: _Side, other: _Side, end_ns: int) -> list[Path]:
 class Waits:
     """What the wire says of the times that one side waited for the other; nothing where the wire keeps no log."""
 
-    def __init__(self, carried: Carried | None, *, by_client: bool) -> None:
+    def __init__(self, carried: OnWire | None, *, by_client: bool) -> None:
         fin_ns = carried.fin_ns(by_client=by_client) if carried else 0
         self._least_ns = {
             (State.SYN_SENT, State.ESTABLISHED): carried.syn_sent_ns if carried else 0,

@@ -24,7 +24,7 @@ class Headers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Way:
+class Volumes:
     """One direction of every connection with the same flow: who sent, who received, and the counters of the sender's host."""
 
     connections: list[Connection]

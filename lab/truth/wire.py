@@ -17,7 +17,7 @@ from lab.network.frame_log import FRAME, Fate, Mark, WireLog, hold_ns
 from lab.network.segment_parser import SEGMENT, Flag
 from lab.tcp import Flow
 from lab.timeline import Connection
-from lab.truth.directions import turns
+from lab.truth.directions import connections_in_time
 
 _OF_FRAME = ("arrived_low_ns", "arrived_high_ns", "sent_low_ns", "sent_high_ns", "length", "fate", "marks")
 _CARRIED = np.dtype(
@@ -41,7 +41,7 @@ class Counts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Way:
+class WireStream:
     """One direction of one connection, in the order in which its segments came to the wire; a copy follows its original."""
 
     carried: Rows
@@ -68,14 +68,14 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Carried:
+class OnWire:
     """Both directions of one connection. Times it can tell are the least possible, in nanoseconds, 0 where nothing is known."""
 
-    to_server: Way
-    to_client: Way
+    to_server: WireStream
+    to_client: WireStream
 
     @property
-    def ways(self) -> tuple[Way, Way]:
+    def ways(self) -> tuple[WireStream, WireStream]:
         """Both, to the server first."""
         return self.to_server, self.to_client
 
@@ -109,7 +109,7 @@ class Carried:
         return _least_between(fins, answers[segment_parser.has(answers, Flag.ACK) & (answers["ack"] == end)])
 
 
-class Wire:
+class WireTruth:
     """A wire's log by flow, of what came to the wire since a time (ns): before that, the same flow was another's."""
 
     def __init__(self, log: WireLog, since_ns: int = 0) -> None:
@@ -126,24 +126,24 @@ class Wire:
         parts = np.split(carried[order], np.searchsorted(of[order], np.arange(1, len(flows))))
         self._flows = {flow.tobytes(): part for flow, part in zip(flows, parts, strict=False)}
 
-    def way(self, *flows: Flow, since_ns: int = 0, until_ns: int = FOREVER_NS) -> Way:
+    def way(self, *flows: Flow, since_ns: int = 0, until_ns: int = FOREVER_NS) -> WireStream:
         """Return what was carried from the first end of each flow to the second, of what came to the wire between two times."""
         nothing = np.zeros(0, _CARRIED)
         found = np.concatenate([nothing, *(self._flows.get(_key(flow), nothing) for flow in flows)])
         came_ns = found["arrived_low_ns"]
-        return Way(found[(came_ns >= since_ns) & (came_ns < until_ns)])
+        return WireStream(found[(came_ns >= since_ns) & (came_ns < until_ns)])
 
     def shortest_round_trip_ns(self, flow: Flow) -> int:
         """Return what the wire alone took at the least to carry a segment of a flow, and an answer to it."""
         return self.way(flow).hold_ns() + self.way(flow.reversed()).hold_ns()
 
-    def carried(self, connections: list[Connection]) -> list[Carried]:
+    def carried(self, connections: list[Connection]) -> list[OnWire]:
         """Find each connection's segments, in the order of `connections`; a flow may be used again."""
-        found: dict[int, Carried] = {}
-        for connection, since_ns, until_ns in turns(connections):
+        found: dict[int, OnWire] = {}
+        for connection, since_ns, until_ns in connections_in_time(connections):
             flow = connection.client.flow
             ways = [self.way(it, since_ns=since_ns, until_ns=until_ns) for it in (flow, flow.reversed())]
-            found[id(connection)] = Carried(*ways)
+            found[id(connection)] = OnWire(*ways)
         return [found[id(connection)] for connection in connections]
 
 

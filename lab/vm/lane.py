@@ -46,7 +46,7 @@ class Outcome:
     """One run: on which kernel and in which way, its exit status, and the verdicts it left."""
 
     kernel: str
-    way: str
+    mechanism: str
     status: int
     results: Path | None
     checks: list[Check] = field(default_factory=list)
@@ -79,9 +79,9 @@ def script(ways: Sequence[str], clock: str, arguments: Sequence[str]) -> str:
     # A guest may be ended before its run is: what has failed is told at once.
     pytest = ["-m", "pytest", "--instafail", "-p", "no:cacheprovider", "-m", "not rootless", *arguments]
     lines = [_PACKETS_FIRST] if clock == VIRTUAL else []
-    for way in ways:
-        words = python(clock, *pytest, **({} if way == BEST else {FORCED: way}))
-        lines += [shlex.join(words), f'echo "{_ENDED} {way} $?"'] * (2 if clock == VIRTUAL else 1)
+    for mechanism in ways:
+        words = python(clock, *pytest, **({} if mechanism == BEST else {FORCED: mechanism}))
+        lines += [shlex.join(words), f'echo "{_ENDED} {mechanism} $?"'] * (2 if clock == VIRTUAL else 1)
     return "\n".join(lines)
 
 
@@ -191,7 +191,7 @@ def summary(outcomes: Sequence[Outcome], width: int | None = None) -> str:
     Where a table of all is wider than so many letters, each kernel has one of its own.
     """
     ended = [
-        f"{it.kernel}, {it.way}: {'passed' if it.passed else f'failed ({it.status})'}, {it.results or 'without results'}"
+        f"{it.kernel}, {it.mechanism}: {'passed' if it.passed else f'failed ({it.status})'}, {it.results or 'without results'}"
         for it in outcomes
     ]
     return "\n".join(["", *_tables(outcomes, width), *differences(outcomes), *ended])
@@ -212,7 +212,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
     In each cell: how many checks were right or wrong, and the largest error of times that have to be exact.
     """
-    columns = [f"{outcome.kernel}, {outcome.way}" for outcome in outcomes]
+    columns = [f"{outcome.kernel}, {outcome.mechanism}" for outcome in outcomes]
     probes: dict[str, dict[str, list[str]]] = {}
     for number, outcome in enumerate(outcomes):
         for (probe, quantity), checks in _grouped(outcome.checks).items():
@@ -234,11 +234,11 @@ def differences(outcomes: Sequence[Outcome]) -> list[str]:
     """
     found = []
     for kernel in dict.fromkeys(outcome.kernel for outcome in outcomes):
-        judged = {it.way: set(_grouped(it.checks)) for it in outcomes if it.kernel == kernel and it.checks}
+        judged = {it.mechanism: set(_grouped(it.checks)) for it in outcomes if it.kernel == kernel and it.checks}
         only: dict[tuple[str, str, str], list[str]] = {}
         for probe, quantity in sorted(set().union(*judged.values())):
-            having = ", ".join(way for way, them in judged.items() if (probe, quantity) in them)
-            without = ", ".join(way for way, them in judged.items() if (probe, quantity) not in them)
+            having = ", ".join(mechanism for mechanism, them in judged.items() if (probe, quantity) in them)
+            without = ", ".join(mechanism for mechanism, them in judged.items() if (probe, quantity) not in them)
             if without:
                 only.setdefault((probe, having, without), []).append(quantity)
         found += [

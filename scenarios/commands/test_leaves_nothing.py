@@ -10,7 +10,7 @@ from support.processes import NOTHING, belongings, end, lab_command, left_of, st
 
 from lab.ebpf import attach
 from lab.ebpf.recorder import record
-from lab.linux import run_lock
+from lab.linux import instance
 from lab.linux.netns import NAMED
 from lab.network.topology import topology
 
@@ -107,7 +107,7 @@ def test_killed_run_is_swept_by_the_next():
     """What `kill -9` leaves, namespaces, events and a folder, is gone after the next run's start; processes die at once."""
     with started(sys.executable, "-c", INTERRUPTIBLE, ready="under way") as process:
         held = belongings(process.pid)
-        assert bool(held["events"]) == (attach.way() == "kprobe")
+        assert bool(held["events"]) == (attach.mechanism() == "kprobe")
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert left_of({**NOTHING, "processes": held["processes"], "programs": held["programs"]}) == NOTHING
@@ -120,7 +120,7 @@ def test_living_run_is_never_swept():
     """The next run leaves alone what belongs to one that is alive."""
     with started(sys.executable, "-c", INTERRUPTIBLE, ready="under way") as process:
         held = belongings(process.pid)
-        assert held["runs"].isdisjoint(run_lock.sweep())
+        assert held["runs"].isdisjoint(instance.sweep())
         assert lab_command("states", "--seconds", "0.1").returncode == 0
         assert all((NAMED / name).exists() for name in held["namespaces"])
         end(process)

@@ -66,9 +66,9 @@ def test_an_entry_that_others_can_write_to(tmp_path):
 @pytest.mark.parametrize("source", sorted(SOURCES.glob("*.c")), ids=lambda path: path.name)
 def test_the_same_program(empty, source):
     """What is read is what was written, for each probe, and no compiler is asked again."""
-    first = compiler.compiled(source)
+    first = compiler.compile_source(source)
     assert first.functions
-    assert compiler.compiled(source) == first
+    assert compiler.compile_source(source) == first
     assert empty == [source.name]
 
 
@@ -77,13 +77,13 @@ def test_another_source_definition_or_kernel(empty, tmp_path, monkeypatch):
     source = tmp_path / "small.c"
     text = '#include "include/lab.h"\nON_TC(egress) { return WHAT; }\n'
     source.write_text(text)
-    assert compiler.compiled(source, ["WHAT=1"]) != compiler.compiled(source, ["WHAT=2"])
+    assert compiler.compile_source(source, ["WHAT=1"]) != compiler.compile_source(source, ["WHAT=2"])
     source.write_text(text.replace("WHAT", "WHAT + 1"))
-    compiler.compiled(source, ["WHAT=1"])
+    compiler.compile_source(source, ["WHAT=1"])
     monkeypatch.setattr(btf, "kernel_identity", lambda: "another kernel")
-    compiler.compiled(source, ["WHAT=1"])
+    compiler.compile_source(source, ["WHAT=1"])
     assert len(empty) == 4
-    compiler.compiled(source, ["WHAT=1"])
+    compiler.compile_source(source, ["WHAT=1"])
     assert len(empty) == 4
 
 
@@ -91,9 +91,9 @@ def test_another_source_definition_or_kernel(empty, tmp_path, monkeypatch):
 def test_each_way_of_attaching_is_another_program(empty, monkeypatch, probe):
     """But for the probe that observes no kernel function."""
     made = []
-    for way in attach.WAYS:
-        monkeypatch.setattr(attach, "way", lambda way=way: way)
-        made.append(compiler.compiled(SOURCES / f"{probe}.c"))
+    for mechanism in attach.MECHANISMS:
+        monkeypatch.setattr(attach, "way", lambda mechanism=mechanism: mechanism)
+        made.append(compiler.compile_source(SOURCES / f"{probe}.c"))
     kinds = [{code.name.split("__")[0] for code in program.functions} & {"on_fentry", "on_kprobe"} for program in made]
     assert kinds == ([set()] * 3 if probe == "states" else [{"on_fentry"}, {"on_kprobe"}, set()])
     assert len(empty) == (1 if probe == "states" else 3)
@@ -104,7 +104,7 @@ def test_a_source_that_does_not_compile(empty, tmp_path, capfd):
     source = tmp_path / "wrong.c"
     source.write_text('#include "include/lab.h"\nON_TC(egress) { return nothing_of_that_name; }\n')
     with pytest.raises(LabError, match=r"wrong\.c cannot be loaded on this kernel: see the messages above"):
-        compiler.compiled(source)
+        compiler.compile_source(source)
     assert "wrong.c:2:" in capfd.readouterr().err
     assert cache.examine().startswith("0 entries")
     assert empty == ["wrong.c"]
@@ -113,7 +113,7 @@ def test_a_source_that_does_not_compile(empty, tmp_path, capfd):
 def test_the_compiler_keeps_the_process_as_it_is(empty):
     """It runs under another user's id; nothing else does, and no map of its own stays."""
     before = sorted(Path("/proc/self/fd").iterdir())
-    compiler.compiled(SOURCES / "states.c")
+    compiler.compile_source(SOURCES / "states.c")
     assert empty == ["states.c"]
     assert os.getresuid() == (0, 0, 0)
     assert sorted(Path("/proc/self/fd").iterdir()) == before

@@ -149,7 +149,7 @@ def test_json_is_one_object(capsys):
     status = run_command("--json")
     found = json.loads(capsys.readouterr().out)
     assert found.keys() == {"capabilities", "choices"}
-    assert [row["observation"] for row in found["choices"]] == list(capabilities.WAYS)
+    assert [row["observation"] for row in found["choices"]] == list(capabilities.MECHANISMS)
     missing = {row["name"] for row in found["capabilities"] if not row["available"]} & capabilities.INDISPENSABLE.keys()
     assert status == bool(missing)
 
@@ -174,7 +174,7 @@ def test_a_refusal_is_reported_with_its_reason(monkeypatch, capsys):
 def test_a_better_way_that_is_refused_gives_way_to_the_next(monkeypatch):
     monkeypatch.delenv(attach.FORCED, raising=False)
     refused = {"fentry": "too locked", "kprobe": "too old"}
-    needs = {need for ways in capabilities.WAYS.values() for _, need in ways}
+    needs = {need for ways in capabilities.MECHANISMS.values() for _, need in ways}
     found = [capabilities.Capability(name, name not in refused, refused.get(name, "fine")) for name in needs]
     chosen = {choice.observation: choice for choice in capabilities.choices(found)}
     reach = chosen["segment reaches TCP"]
@@ -182,21 +182,21 @@ def test_a_better_way_that_is_refused_gives_way_to_the_next(monkeypatch):
     assert (chosen["link condition"].chosen, chosen["link condition"].refused) == ("netem", "")
 
 
-@pytest.mark.parametrize("way", attach.WAYS)
-def test_a_way_that_is_asked_for_is_the_only_one(monkeypatch, way):
-    monkeypatch.setenv(attach.FORCED, way)
+@pytest.mark.parametrize("way", attach.MECHANISMS)
+def test_a_way_that_is_asked_for_is_the_only_one(monkeypatch, mechanism):
+    monkeypatch.setenv(attach.FORCED, mechanism)
     found = [
         capabilities.Capability(need, available=True, detail="fine")
-        for ways in capabilities.WAYS.values()
+        for ways in capabilities.MECHANISMS.values()
         for _, need in ways
     ]
     chosen = {choice.observation: choice.chosen for choice in capabilities.choices(found)}
-    assert chosen["segment reaches TCP"] == (way if way != "tracepoint" else "cgroup_skb ingress")
+    assert chosen["segment reaches TCP"] == (mechanism if mechanism != "tracepoint" else "cgroup_skb ingress")
     assert chosen["link condition"] == "netem"
 
 
 def test_no_way_at_all_is_said():
-    needs = {need for ways in capabilities.WAYS.values() for _, need in ways}
+    needs = {need for ways in capabilities.MECHANISMS.values() for _, need in ways}
     found = [capabilities.Capability(name, available=False, detail="") for name in needs]
     assert {choice.chosen for choice in capabilities.choices(found)} == {"none"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lab.ebpf.maps import Map
-from lab.ebpf.spec import Table
+from lab.ebpf.spec import MapSpec
 from lab.linux import cpus
 from lab.linux.bpf import map_lookup_elem, map_update_elem
 
@@ -18,7 +18,7 @@ def made():
     """Make a map."""
 
     def make(map_type, value_size, entries, key_size=4):
-        return Map(Table("a_name_that_is_longer_than_15", map_type, key_size, value_size, entries, 0, [], []))
+        return Map(MapSpec("a_name_that_is_longer_than_15", map_type, key_size, value_size, entries, 0, [], []))
 
     return make
 

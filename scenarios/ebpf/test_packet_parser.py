@@ -84,7 +84,7 @@ LARGEST = 3000  # bytes that surely fit in the page which a program is run on
 Parse = Callable[[Sequence[bytes]], Iterator[tuple[int, np.void]]]
 
 
-def compiled(folder: Path, hook: str, header: str = '#include "include/packet_parser.inc.h"') -> Parse:
+def compile_source(folder: Path, hook: str, header: str = '#include "include/packet_parser.inc.h"') -> Parse:
     """Compile the parser for a hook; what it makes parses frames in the kernel and yields each one's number and what was read.
 
     A frame that the kernel would show no program at that hook is passed over.
@@ -114,7 +114,7 @@ def compiled(folder: Path, hook: str, header: str = '#include "include/packet_pa
 def parse(tmp_path_factory):
     """Parse frames at both hooks."""
     folder = tmp_path_factory.mktemp("parser")
-    parsers = [compiled(folder, hook) for hook in HOOKS]
+    parsers = [compile_source(folder, hook) for hook in HOOKS]
     return lambda frames: chain.from_iterable(parse(frames) for parse in parsers)
 
 
@@ -218,7 +218,7 @@ def test_a_parser_that_is_wrong(tmp_path, pattern, replacement):
     header = altered(
         (SOURCES / "include/packet_parser.inc.h").read_text().replace("#pragma once", ""), (pattern, replacement)
     )
-    parse = compiled(tmp_path, "XDP", header)
+    parse = compile_source(tmp_path, "XDP", header)
     frames = [frame for frame in unusual() if len(frame.data) <= LARGEST]
     wrong = [
         frames[number].name

@@ -15,7 +15,7 @@ from support.tcp_scripts import CLIENT_BY_HAND, SERVER_BY_HAND, SLOW
 from lab import probes
 from lab.arrays import UNKNOWN
 from lab.ebpf.recorder import record
-from lab.linux.grace_period import settle_backlogs
+from lab.linux.grace_period import await_backlogs
 from lab.network.topology import Host, topology
 from lab.observation import Observed
 from lab.packet import ACK, SYN
@@ -245,7 +245,7 @@ def test_flood(lab, version):
         record(*probes.here(), devices=net.devices) as recorder,
     ):
         sent = peer.syns(ports)
-        settle_backlogs()
+        await_backlogs()
         end_ns = time.monotonic_ns()
         peer.listen()
         answered = {port for port, flags in peer.heard.items() if set(flags) == {SYN | ACK}}

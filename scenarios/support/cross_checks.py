@@ -10,7 +10,7 @@ import numpy as np
 
 from lab import probes
 from lab.clock import CLOCK
-from lab.errors import Refused
+from lab.errors import UnsupportedByKernel
 from lab.packet import ACK, FIN, RST, SYN, TCP
 from lab.probes.analyse.measure import Kind, joined, points
 from lab.probes.layers.stages import At
@@ -32,8 +32,8 @@ class Seen(dict):
     """What each probe has seen, by its name; asking for one that this kernel refuses tells why."""
 
     def __missing__(self, name):
-        """Raise `Refused`, as loading the probe did."""
-        raise Refused(probes.refusal(name) or f"{name} was not recorded")
+        """Raise `UnsupportedByKernel`, as loading the probe did."""
+        raise UnsupportedByKernel(probes.refusal(name) or f"{name} was not recorded")
 
 
 def seen(recording, inodes):
@@ -184,7 +184,7 @@ FACTS = (
 def hold(seen):
     """Check every fact, but for those about a probe that this kernel refuses."""
     for fact in FACTS:
-        with suppress(Refused):
+        with suppress(UnsupportedByKernel):
             fact(seen)
 
 

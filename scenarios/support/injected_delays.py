@@ -22,9 +22,9 @@ from lab.network.conditions import Conditions
 from lab.network.frame_log import Direction, hold_ns
 from lab.network.token_bucket import departures_ns, token_bucket
 from lab.probes.layers.judge import judge_request, requests_by_flow
-from lab.probes.layers.requests import LEGS, exchanges
+from lab.probes.layers.requests import LEGS, requests
 from lab.probes.layers.stages import LAYERS
-from lab.truth.requests import Turn, turns
+from lab.truth.requests import Exchange, exchanges
 from lab.units import MS
 from lab.verdict import Bracket
 from support.lockstep import conversing
@@ -47,7 +47,7 @@ class Injected:
     leg: int
     layer: str
     delay_ns: int
-    turn: Turn
+    exchange: Exchange
     truth: Bracket
 
 
@@ -207,18 +207,20 @@ def inject(net, version, hog, places=PLACES, delays_ns=DELAYS_NS):
                 )
             talk.exchange(SIZE)
     (connection,) = talk.connections
-    return matched(told, turns(connection)), connection
+    return matched(told, exchanges(connection)), connection
 
 
 def matched(told, every):
     """Give each delay the turn in which it was: the last when it was told. After all of them comes a plain one."""
     assert len(every) == told[-1][-1] + 1
     found = []
-    for leg, layer, delay_ns, least_ns, requests in told:
-        turn = every[requests - 1]
-        longest_ns = turn.application.high if layer == "application" else (turn.request, turn.reply)[leg].travel.high
+    for leg, layer, delay_ns, least_ns, number in told:
+        exchange = every[number - 1]
+        longest_ns = (
+            exchange.application.high if layer == "application" else (exchange.request, exchange.reply)[leg].travel.high
+        )
         truth = Bracket(max(0, least_ns), longest_ns, max(0, least_ns))
-        found.append(Injected(leg, layer, delay_ns, turn, truth))
+        found.append(Injected(leg, layer, delay_ns, exchange, truth))
     return found
 
 
@@ -237,19 +239,19 @@ def _sleeps(thread):
     return Path(f"/proc/self/task/{thread}/syscall").read_text().split()[0] in _WAITS
 
 
-def verdicts(judge, ways, told, connection):
+def verdicts(judge, stages, told, connection):
     """Judge every request of the connection, and where each delay went: into its layer, and into no other."""
-    rows = exchanges(ways, connection.client.flow.rport).rows
+    rows = requests(stages, connection.client.flow.rport).rows
     rows = requests_by_flow(rows).get(connection.client.flow, rows[:0])
-    every = turns(connection)
+    every = exchanges(connection)
     yield judge.equal(str(connection.client.flow), "requests with a reply", len(every), len(rows))
-    for turn, row in zip(every, rows, strict=False):
-        yield from judge_request(judge, turn, row)
+    for exchange, row in zip(every, rows, strict=False):
+        yield from judge_request(judge, exchange, row)
         for it in told:
-            if it.turn == turn:
+            if it.exchange == exchange:
                 layer_ns = int(row["layers_ns"][it.leg][LAYERS.index(it.layer)])
                 subject = f"{connection.client.flow}, delayed by {it.delay_ns / MS:g} ms"
                 yield judge.duration(subject, f"{LEGS[it.leg]} {it.layer}", it.truth, layer_ns)
                 yield judge.duration(
-                    subject, f"all but {it.layer}", turn.others(it.truth), int(row["total_ns"]) - layer_ns
+                    subject, f"all but {it.layer}", exchange.others(it.truth), int(row["total_ns"]) - layer_ns
                 )

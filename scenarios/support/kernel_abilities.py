@@ -3,7 +3,7 @@
 from functools import cache
 
 from lab.ebpf.program import Program
-from lab.errors import Refused
+from lab.errors import UnsupportedByKernel
 from lab.probes.analyse.measure import tells_work
 
 
@@ -16,4 +16,6 @@ def is_told():
 def required():
     """Leave a scenario out where that is not so."""
     if not is_told():
-        raise Refused("this kernel has no raw tracepoint:sock_recv_length, and its functions are not observed")
+        raise UnsupportedByKernel(
+            "this kernel has no raw tracepoint:sock_recv_length, and its functions are not observed"
+        )

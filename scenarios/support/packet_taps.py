@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from lab.linux.grace_period import settle
+from lab.linux.grace_period import await_grace_period
 from lab.linux.netns import inside, path_of
 from lab.traffic.crafted.send import send
 from lab.traffic.crafted.unusual_frames import EXPERIMENTAL
@@ -31,7 +31,7 @@ def received_by(*hosts):
     with ExitStack() as stack:
         taps = [stack.enter_context(inside(host.name, _tap)) for host in hosts]
         yield frames
-        settle()
+        await_grace_period()
         for tap in taps:
             _, dropped = struct.unpack("II", tap.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
             assert dropped == 0, "the tap itself has lost frames: it cannot be compared with"

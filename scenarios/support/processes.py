@@ -11,8 +11,8 @@ from pathlib import Path
 
 from lab import probes
 from lab.linux import bpf, tracefs
+from lab.linux.instance import INSTANCES, event_group
 from lab.linux.netns import NAMED
-from lab.linux.run_lock import RUNS, event_group
 
 HUNG_S = 120
 """What takes longer than this many seconds is taken for hung: where every instruction is emulated, what takes 5 s takes 60."""
@@ -53,7 +53,7 @@ def started(*command, ready, **options):
 def watching(command, *arguments):
     """Run a live tool, `lab <command>`, around a block; afterwards the yielded list holds what it printed, standard error first.
 
-    Raises `Refused` where the kernel refuses the probe of that name.
+    Raises `UnsupportedByKernel` where the kernel refuses the probe of that name.
     """
     probes.require(command)
     read, write = os.pipe()
@@ -106,7 +106,7 @@ def descendants(pid):
 def belongings(pid):
     """Return what a process and its children hold: processes, BPF programs, runs, and the namespaces and events of their name."""
     family = descendants(pid)
-    locks = {path.stat().st_ino: path.parent.name for path in RUNS.glob("*/lock")}
+    locks = {path.stat().st_ino: path.parent.name for path in INSTANCES.glob("*/lock")}
     names = {locks[inode] for member in family for inode in open_files(member) if inode in locks}
     return {
         "processes": set(family),
@@ -145,7 +145,7 @@ def left_of(held, limit_s=20.0):
             "programs": {program for program in held["programs"] if bpf.prog_exists(program)},
             "namespaces": {name for name in held["namespaces"] if (NAMED / name).exists()},
             "events": {path for path in held["events"] if path.exists()},
-            "runs": {name for name in held["runs"] if (RUNS / name).exists()},
+            "runs": {name for name in held["runs"] if (INSTANCES / name).exists()},
         }
         if not any(left.values()) or time.monotonic() > deadline:
             return left

@@ -104,10 +104,10 @@ def _flows(observed, scenario, connections):
         sums[int(row["ifindex"]), Direction(row["direction"]), Flow.of(row)] = row
     indexes = {inode: index for index, (_, inode) in observed.recording.devices.items()}
     here, there = (indexes[inode] for inode in observed.inodes)
-    ways = {"client": (here, there, observed.sent[0]), "server": (there, here, observed.sent[1])}
+    stages = {"client": (here, there, observed.sent[0]), "server": (there, here, observed.sent[1])}
     for told in connections:
         for role, flow, end, _ in told.sides:
-            left_at, arrives_at, counters = ways[role]
+            left_at, arrives_at, counters = stages[role]
             left, arrived = sums[left_at, Direction.EGRESS, flow], sums[arrives_at, Direction.INGRESS, flow]
             again = counters.retransmitted * MTU
             for where, row in (("left", left), ("arrived", arrived)):
@@ -116,7 +116,7 @@ def _flows(observed, scenario, connections):
                 if end.written is not None:
                     data = Bracket(end.read.low, end.written + again, end.written)
                     yield judge.count(str(flow), f"payload bytes that {where}", data, int(row["payload_bytes"]))
-    for host, (index, _, counters) in ways.items():
+    for host, (index, _, counters) in stages.items():
         left = [row for (at, way, _), row in sums.items() if (at, way) == (index, Direction.EGRESS)]
         packets = sum(int(row["packets"]) for row in left)
         yield judge.count(f"the {host}'s host", "TCP packets sent", segments_sent(counters), packets)

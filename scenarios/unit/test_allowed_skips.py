@@ -21,9 +21,9 @@ REASON = "this kernel refuses the raw tracepoint:sk_data_ready (No such file or 
         ("6.1.0-50-amd64", "fentry", None),
     ],
 )
-def test_an_entry_is_for_its_lanes(release, way, why):
+def test_an_entry_is_for_its_lanes(release, mechanism, why):
     """By version, number by number, and by the way to attach; anywhere else the same skip is unexpected."""
-    (skipped,) = allowed_skips.compared([REASON], [READY], Lane(release, way, "real"))
+    (skipped,) = allowed_skips.compared([REASON], [READY], Lane(release, mechanism, "real"))
     assert skipped.why == why
     assert ("NOT ALLOWED" in str(skipped)) is (why is None)
 

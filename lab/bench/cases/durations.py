@@ -11,7 +11,7 @@ from lab.network.conditions import Conditions
 from lab.timeline import Connection
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
-from lab.truth.wire import Carried
+from lab.truth.wire import OnWire
 from lab.units import MS
 from lab.verdict import Bracket
 
@@ -34,7 +34,7 @@ def ends(_: Bench) -> Verdicts:
         yield from _lasting("D3", ask(net, able(DURATION), half_close, port=DPORT), lasted, to_second_fin)
 
 
-def _lasting(case: str, asked: Asked, *truths: Callable[[Connection, Carried | None], Bracket]) -> Verdicts:
+def _lasting(case: str, asked: Asked, *truths: Callable[[Connection, OnWire | None], Bracket]) -> Verdicts:
     """Tell whether each connection was told of, with a duration that is one of those that are true."""
     for tool in able(DURATION):
         right = True

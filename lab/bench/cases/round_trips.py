@@ -29,7 +29,7 @@ from lab.tcp import State
 from lab.timeline import Connection
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
-from lab.truth.wire import Carried
+from lab.truth.wire import OnWire
 from lab.units import MS
 
 _OWN = "198.18.77.1"  # for benchmarks (RFC 2544): no other traffic of the machine is counted with it
@@ -174,7 +174,7 @@ def _right(rows: Sequence[RttRow], key: str, held: Sequence[Held]) -> bool:
     return len(mine) == 1 and consistent(mine[0], held)
 
 
-def _held(tool: Tool, connection: Connection, its: Carried | None, least_ns: Callable[[int], int]) -> Iterator[Held]:
+def _held(tool: Tool, connection: Connection, its: OnWire | None, least_ns: Callable[[int], int]) -> Iterator[Held]:
     """Yield what the histogram of the client's socket can hold; `least_ns` is what the wire takes for what was sent at a time.
 
     The kernel takes one sample of each message, which is acknowledged by the reply at the latest, and shows with each segment

@@ -9,7 +9,7 @@ processor can make them: there nobody has a rate to choose, and a tool that wake
 import time
 from collections.abc import Iterator
 
-from lab.bench import process, tools, turns
+from lab.bench import interleave, process, tools
 from lab.bench.context import Bench, able, explained, refused
 from lab.bench.load_generator import CHANGES_EACH, PORT, loopback
 from lab.bench.producer import produce, producing
@@ -37,7 +37,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     yield from refused(FIGURE, "processor time per event", "ns", tools.STATES)
     samples: dict[tuple[str, str, str], list[float]] = {}
     number = bench.times(10_000, 2000)
-    for tool in turns.order(able(tools.STATES), bench.times(5, 2)):
+    for tool in interleave.order(able(tools.STATES), bench.times(5, 2)):
         bench.step(f"events: {tool.name}")
         with loopback() as place, at_rest(tool, Scope(place.client)) as run:
             before_ns = process.busy_ns(run.pid)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from lab.bench import tools, turns
+from lab.bench import interleave, tools
 from lab.bench.context import Bench, able, explained, refused
 from lab.bench.load_generator import loopback
 from lab.bench.run_time import Cost, Watch, counted
@@ -38,7 +38,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     samples: dict[tuple[Tool, str], list[float]] = defaultdict(list)
     counting: dict[str, list[float]] = defaultdict(list)
     number = bench.times(5000, 1500)
-    for tool in turns.order(watched, bench.times(5, 2)):
+    for tool in interleave.order(watched, bench.times(5, 2)):
         bench.step(f"kernel cost: {tool.name}")
         event = SEGMENTS if tool.kind == RTT else CHANGES
         with loopback() as place, counted(event) as empty, running(tool, Scope(place.client)) as run:
@@ -71,7 +71,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
                 tool.name,
                 f"{quantity}, ratio to the cheapest peer ({peer.name})",
                 "ratio",
-                turns.ratios(values, samples[peer, quantity]),
+                interleave.ratios(values, samples[peer, quantity]),
                 _conditions(tool.at),
                 Goal(least=False, value=1) if tool.name in _GOALS else None,
             )

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab.bench import turns
+from lab.bench import interleave
 from lab.bench.context import Bench, explained
 from lab.bench.forked import forked, pipe
 from lab.ebpf.program import Program
-from lab.linux.grace_period import settle
+from lab.linux.grace_period import await_grace_period
 from lab.linux.netns import inside
 from lab.live.collector import Collector
 from lab.network.topology import Topology, topology
-from lab.probes.layers.requests import exchanges
-from lab.probes.layers.stages import Ways
+from lab.probes.layers.requests import requests
+from lab.probes.layers.stages import Stages
 from lab.results.measurement import Goal, Measurement
 from lab.traffic.demo.conversation import PORT, Conversation
 from lab.traffic.demo.process import converse
@@ -73,23 +73,23 @@ def _measured(what: str, traffic: Traffic, connections: int, bench: Bench) -> It
             raise TypeError("the program has no ring")
         lost = program.lost()
         ask(0.2)
-        for attached in turns.order((False, True), bench.times(16, 4)):
+        for attached in interleave.order((False, True), bench.times(16, 4)):
             if not attached:
                 rates[attached].append(ask(0.3))
                 continue
             with program.attached(net.devices, hosts), Collector(program.ring) as collector:
                 rates[attached].append(ask(0.3))
-                settle()
+                await_grace_period()
                 chunks.append(collector.take())
         lost = program.lost() - lost
     points = np.concatenate(chunks)
     points = points[np.argsort(points["time_ns"], kind="stable")]
     begin_ns = time.process_time_ns()
-    rows = exchanges(Ways(points, hosts), PORT).rows
+    rows = requests(Stages(points, hosts), PORT).rows
     joined_ns = (time.process_time_ns() - begin_ns) / len(points)
     whole = float((rows["layers_ns"] >= 0).all(axis=(1, 2)).mean())
     conditions = {"connections": connections}
-    ratio = Measurement(FIGURE, _TOOL, what, "ratio", turns.ratios(rates[True], rates[False]), conditions, _KEPT)
+    ratio = Measurement(FIGURE, _TOOL, what, "ratio", interleave.ratios(rates[True], rates[False]), conditions, _KEPT)
     request_ns, added_ns = (SECOND / float(np.median(rates[key])) for key in (False, True))
     yield explained(
         ratio, f"a request that takes {request_ns / 1000:.0f} us takes {(added_ns - request_ns) / 1000:.1f} us longer"
@@ -108,16 +108,16 @@ def _measured(what: str, traffic: Traffic, connections: int, bench: Bench) -> It
 @contextmanager
 def _conversing(net: Topology, connections: int) -> Iterator[Callable[[float], float]]:
     """Hand out what has the demo's client and server talk for about so many seconds; that returns the requests per second."""
-    exchanges = 100
+    requests = 100
 
     def ask(seconds: float) -> float:
-        nonlocal exchanges
-        with converse(net, Conversation(size_bits=SIZE * 8, exchanges=exchanges), connections=connections) as demo:
+        nonlocal requests
+        with converse(net, Conversation(size_bits=SIZE * 8, exchanges=requests), connections=connections) as demo:
             pass
         calls = [connection.client.calls for connection in demo.connections]
         took_ns = max(them[-1].enter_ns for them in calls) - min(them[0].exit_ns for them in calls)
-        rate = connections * exchanges * SECOND / took_ns
-        exchanges = int(rate * seconds / connections) + 1
+        rate = connections * requests * SECOND / took_ns
+        requests = int(rate * seconds / connections) + 1
         return rate
 
     yield ask

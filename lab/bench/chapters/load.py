@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from lab import probes
-from lab.bench import turns
+from lab.bench import interleave
 from lab.bench.context import Bench
 from lab.ebpf.recorder import record
 from lab.network.topology import Topology, topology
@@ -86,11 +86,11 @@ def _measured(load: Load, bench: Bench) -> Iterator[Measurement]:
         withheld.append(sum(recorder.recording.withheld.values()))
         return reached
 
-    rates = turns.in_turns((False, True), bench.times(5, 2), turn)
+    rates = interleave.interleaved((False, True), bench.times(5, 2), turn)
     yield Measurement(FIGURE, _DEMO, load.what, load.unit, rates[False], goal=load.goal)
     yield Measurement(FIGURE, _PROBES, load.what, load.unit, rates[True])
     yield Measurement(
-        FIGURE, _PROBES, f"{load.what}, with all probes", "ratio", turns.ratios(rates[True], rates[False])
+        FIGURE, _PROBES, f"{load.what}, with all probes", "ratio", interleave.ratios(rates[True], rates[False])
     )
     yield Measurement(FIGURE, _PROBES, f"{load.what}, lost", "events", lost, goal=_NONE)
     yield Measurement(FIGURE, _PROBES, f"{load.what}, withheld", "events", withheld)

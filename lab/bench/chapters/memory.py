@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from lab.bench import process, tools, turns
+from lab.bench import interleave, process, tools
 from lab.bench.context import Bench, able, explained, refused
 from lab.bench.forked import forked, pipe
 from lab.bench.load_generator import loopback
@@ -39,7 +39,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     samples: dict[tuple[str, str, bool], list[float]] = {}
     largest: dict[str, str] = {}
     processor: dict[Tool, list[float]] = defaultdict(list)
-    for tool in turns.order(able(*tools.KINDS), bench.times(2, 1)):
+    for tool in interleave.order(able(*tools.KINDS), bench.times(2, 1)):
         bench.step(f"memory: {tool.name}")
         with loopback() as place, at_rest(tool, Scope(place.client)) as run:
             idle = process.family_memory(run.pid)

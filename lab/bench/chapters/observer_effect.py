@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lab.bench import tools, turns
+from lab.bench import interleave, tools
 from lab.bench.context import Bench, able, explained, refused
 from lab.bench.load_generator import CHANGES_EACH, PORT, Place, across, loopback
 from lab.bench.tools import (
@@ -48,7 +48,7 @@ class Pairs:
 
     def add(self, tools_in_turn: Sequence[Tool], repetitions: int, load: Callable[[Tool | None], Values]) -> None:
         """Measure every tool so many times, each time beside none."""
-        for number, tool in enumerate(turns.order(tools_in_turn, repetitions)):
+        for number, tool in enumerate(interleave.order(tools_in_turn, repetitions)):
             for subject in (None, tool) if number % 2 else (tool, None):
                 for quantity, value in load(subject).items():
                     (self.with_tool if subject else self.without)[tool, quantity].append(value)
@@ -131,7 +131,7 @@ def rows(pairs: Pairs) -> Iterator[Measurement]:
             yield Measurement(FIGURE, tool.name, quantity, "fraction", values)
             continue
         goal = Goal(least=True, value=_LEAST) if (tool.name, quantity) == ("lab states", "connections") else None
-        ratios = turns.ratios(values, pairs.without[tool, quantity])
+        ratios = interleave.ratios(values, pairs.without[tool, quantity])
         row = Measurement(FIGURE, tool.name, quantity, "ratio", ratios, goal=goal)
         with_us, without_us = (1e6 / float(np.median(them)) for them in (values, pairs.without[tool, quantity]))
         yield explained(row, f"what takes {without_us:.2f} us without it takes {with_us:.2f} us with it")

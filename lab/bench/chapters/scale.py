@@ -7,7 +7,7 @@ in the chapter on kernel cost. `together` is the pace of connections with so man
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from lab.bench import tools, turns
+from lab.bench import interleave, tools
 from lab.bench.context import Bench, able
 from lab.bench.load_generator import loopback
 from lab.bench.run_time import Watch, counted
@@ -23,7 +23,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     kept = [tool for tool in able(RTT, FLOWS) if tool.ours or tool.at != FRAMES]
     costs: dict[tuple[Tool, int], list[float]] = {}
     cases = [(tool, connections) for connections in _CONNECTIONS for tool in kept]
-    for tool, connections in turns.order(cases, bench.times(2, 1)):
+    for tool, connections in interleave.order(cases, bench.times(2, 1)):
         bench.step(f"scale: {tool.name}, {connections} connections")
         with loopback() as place, counted(SEGMENTS) as empty, running(tool, Scope(place.client)) as run:
             watch = Watch(run.pid, empty)
@@ -49,11 +49,11 @@ def _together(bench: Bench) -> Iterator[Measurement]:
 
     # None, one, half of them, all.
     numbers = sorted({0, 1, len(ours) // 2, len(ours)})
-    measured = turns.in_turns(numbers, bench.times(5, 2), pace)
+    measured = interleave.interleaved(numbers, bench.times(5, 2), pace)
     for probes, values in measured.items():
         if probes:
             names = ", ".join(tool.name.removeprefix("lab ") for tool in ours[:probes])
-            ratios = turns.ratios(values, measured[0])
+            ratios = interleave.ratios(values, measured[0])
             yield Measurement(
                 FIGURE, "lab (several probes)", "connections, together", "ratio", ratios, {"probes": probes}, note=names
             )

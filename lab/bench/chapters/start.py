@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from lab.bench import tools, turns
+from lab.bench import interleave, tools
 from lab.bench.context import Bench, able, explained, refused
 from lab.bench.forked import forked, pipe
 from lab.bench.load_generator import Place, loopback
@@ -41,7 +41,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     warm = [(tool, "kept" if tool.ours else "") for tool in able(*tools.KINDS)]
     cold = [(tool, "empty") for tool, _ in warm if tool.name == _GOALS_OF]
     samples: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for tool, cache in turns.order([*warm, *cold], bench.times(7, 3)):
+    for tool, cache in interleave.order([*warm, *cold], bench.times(7, 3)):
         bench.step(f"start: {tool.name}")
         for quantity, took_ms in _started(tool, cache).items():
             samples[tool.name, cache, quantity].append(took_ms)

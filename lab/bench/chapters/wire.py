@@ -61,7 +61,7 @@ _CASES = (
 )
 
 
-class Carried(NamedTuple):
+class OnWire(NamedTuple):
     """What the log tells of one run: how late frames were (ns), how many there were, how many were dropped unasked; and the times."""
 
     late_ns: Integers
@@ -74,7 +74,7 @@ class Carried(NamedTuple):
 def measure(bench: Bench) -> Iterator[Measurement]:
     """Measure every rate and delay several times over, each time all of them."""
     repetitions, seconds = bench.times(3, 1), 2.0 if not bench.quick else 0.5
-    runs: dict[Paced, list[Carried]] = {case: [] for case in _CASES}
+    runs: dict[Paced, list[OnWire]] = {case: [] for case in _CASES}
     streams: dict[int, list[float]] = {0: [], 1: []}
     for _ in range(repetitions):
         for case, found in runs.items():
@@ -89,7 +89,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
         yield Measurement(FIGURE, _RELAY, "one TCP stream", "Gbit/s", rates, {"delay": f"{delay_ms} ms"}, _GIGABIT)
 
 
-def _rows(case: Paced, runs: list[Carried]) -> Iterator[Measurement]:
+def _rows(case: Paced, runs: list[OnWire]) -> Iterator[Measurement]:
     """Yield what was found of one case; the delays are promised for a thousand frames a second, that none is dropped for all."""
     promised = _GOALS if case.per_second == 1000 else {}
     for quantity, percentile in (("late, p50", 50), ("late, p99", 99), ("late, most", 100)):
@@ -108,12 +108,12 @@ def _rows(case: Paced, runs: list[Carried]) -> Iterator[Measurement]:
         yield Measurement(FIGURE, _RELAY, quantity, unit, values, case.conditions, goal)
 
 
-def _busy(runs: list[Carried]) -> float:
+def _busy(runs: list[OnWire]) -> float:
     """How much of the time the relay ran."""
     return sum(run.cpu_ns for run in runs) / sum(run.took_ns for run in runs)
 
 
-def _paced(case: Paced, seconds: float) -> Carried:
+def _paced(case: Paced, seconds: float) -> OnWire:
     """Send at an even rate."""
 
     def traffic(net: Topology, stack: ExitStack) -> None:
@@ -160,7 +160,7 @@ def _stream(delay_ms: int, seconds: float) -> float:
     return received * 8 / took_ns
 
 
-def _carried(relay: Relay, delay_ms: int, traffic: Callable[[Topology, ExitStack], None]) -> Carried:
+def _carried(relay: Relay, delay_ms: int, traffic: Callable[[Topology, ExitStack], None]) -> OnWire:
     conditions = Conditions(delay_ns=delay_ms * MS)
     with topology(relay) as net:
         net.conditions(conditions, conditions)
@@ -172,7 +172,7 @@ def _carried(relay: Relay, delay_ms: int, traffic: Callable[[Topology, ExitStack
             time.sleep(0.01)
         log = relay.log(lossy=True)
     late_ns = hold_ns(log.going(Direction.TO_SERVER))[0] - delay_ms * MS
-    return Carried(late_ns, len(log.frames), sum(log.faults.values()), took_ns, cpu_ns)
+    return OnWire(late_ns, len(log.frames), sum(log.faults.values()), took_ns, cpu_ns)
 
 
 def _bound(host: Host) -> socket.socket:

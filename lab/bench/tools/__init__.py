@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 from lab.bench.process import busy_share
 from lab.errors import LabError
+from lab.linux.instance import Instance
 from lab.linux.netns import inside
-from lab.linux.run_lock import Run
 
 STATES, DURATION, RTT, FLOWS, PACKETS, NATIVE = "states", "duration", "rtt", "flows", "packets", "packets, native XDP"
 """What a tool can claim to tell: a tool is compared with those that claim the same."""
@@ -197,7 +197,7 @@ class Running:
 def running(tool: Tool, scope: Scope | None = None) -> Iterator[Running]:
     """Run a tool around a block, from when it observes. Raises `RefusedError` with the tool's own words when it never does."""
     scope = scope or Scope()
-    folder = Path(tempfile.mkdtemp(prefix="tool-", dir=Run.current().path))
+    folder = Path(tempfile.mkdtemp(prefix="tool-", dir=Instance.current().path))
     out, err = folder / "out", folder / "err"
     with out.open("wb") as stdout, err.open("wb") as stderr:
         read, write = os.pipe()

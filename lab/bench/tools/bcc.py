@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from lab.bench import peer_headers
 from lab.bench.tools import DURATION, FLOWS, RTT, SEGMENTS, STATES, Tool
 from lab.bench.tools.libbpf import by_lport, by_rport, lives, nothing, round_trips, states
-from lab.linux.run_lock import Run
+from lab.linux.instance import Instance
 
 
 def _environment() -> Mapping[str, str]:
-    return peer_headers.write_tree(Run.current().path / "peer-headers")
+    return peer_headers.write_tree(Instance.current().path / "peer-headers")
 
 
 TOOLS = (

@@ -72,14 +72,14 @@ def run(args: argparse.Namespace) -> int:
         output.start()
         from lab.probes.analyse.measure import Role
         from lab.probes.analyse.text import as_dicts, header, line
-        from lab.probes.analyse.tracker import Follow
+        from lab.probes.analyse.tracker import Tracker
 
         output.heading(header(wide=args.wide))
         role = Role[args.side.upper()]
         line_of = partial(line, wide=args.wide)
-        follow = Follow(role, tgid=args.pid, lports=args.localport, least_ns=args.minimum)
+        tracker = Tracker(role, tgid=args.pid, lports=args.localport, least_ns=args.minimum)
         for batch in batches:
-            for row in as_dicts(follow.rows(batch)):
+            for row in as_dicts(tracker.rows(batch)):
                 output.row(row, line_of)
-    output.note(follow.end())
+    output.note(tracker.end())
     return 0

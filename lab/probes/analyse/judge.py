@@ -17,7 +17,7 @@ from lab.probes.analyse.measure import Kind, Role, joined, stillborn, tells_work
 from lab.tcp import Flow, State
 from lab.timeline import Call, Connection, Timeline
 from lab.truth import states
-from lab.truth.wire import Carried
+from lab.truth.wire import OnWire
 from lab.verdict import Bracket, Check, Judge
 
 _KINDS = {
@@ -123,7 +123,7 @@ class _Side:
         other: Timeline | None,
         rows: Rows,
         early: Rows,
-        carried: Carried | None,
+        carried: OnWire | None,
     ) -> None:
         self._judge, self._timeline, self._other, self._rows = judge, timeline, other, rows
         self._early, self._carried = early, carried

@@ -19,7 +19,7 @@ MOST_WAITING = 100_000
 _NO_ROWS: Rows = np.zeros(0, [("time_ns", "u8")])
 
 
-class Follow:
+class Tracker:
     """Turns batches of events, in order of time, into rows to show, in order of time.
 
     A row that a filter asks something of which is not known yet (the owner of a connection before accept(), the local port before

@@ -99,10 +99,10 @@ def run(args: argparse.Namespace) -> int:
     with drain.ticks(program, _INTERVAL_S, args.seconds, [device]) as ticks:
         output.start()
         from lab.probes.duration.text import HEAD, Show
-        from lab.probes.duration.tracker import ConnectionTable
+        from lab.probes.duration.tracker import Tracker
 
         output.heading(HEAD)
-        show, table = Show(args, device.ifname, output, file), ConnectionTable(args.syn_timeout)
+        show, table = Show(args, device.ifname, output, file), Tracker(args.syn_timeout)
         try:
             for _ in ticks:
                 now_ns = time.monotonic_ns()

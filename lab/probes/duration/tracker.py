@@ -20,7 +20,7 @@ _FREE = -1
 _BUCKETS = 1 << 16
 
 
-class ConnectionTable:
+class Tracker:
     """Turns batches of segments into rows of connections that have ended.
 
     Of more than `most` connections those that have ended longest ago are forgotten first, then the oldest; `forgotten` counts

@@ -12,7 +12,7 @@ from lab.probes.flows import measure
 from lab.probes.flows.measure import Direction
 from lab.tcp import UNSPECIFIED, Flow
 from lab.timeline import Connection
-from lab.truth.volumes import Way, segments_sent
+from lab.truth.volumes import Volumes, segments_sent
 from lab.truth.wire import Counts, counts
 from lab.verdict import Bracket, Check, Judge
 
@@ -46,7 +46,7 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
             left = _sum(tcp, [counted.get((here, Direction.EGRESS, side)) for side in sides])
             arrived = _sum(tcp, [counted.get((there, Direction.INGRESS, side)) for side in sides])
             subject = str(told if role == "client" else told.reversed())
-            yield from _judge_way(judge, subject, Way(connections, role, sent, observed.end_ns), left, arrived)
+            yield from _judge_way(judge, subject, Volumes(connections, role, sent, observed.end_ns), left, arrived)
             way = observed.wire.way(*sides) if observed.wire else None
             if way:
                 yield judge.equal(subject, "what left", str(counts(way.left)), str(_counts(left)))
@@ -71,7 +71,7 @@ def _sum(tcp: Rows, found: list[np.void | None]) -> np.void:
     return row
 
 
-def _judge_way(judge: Judge, subject: str, way: Way, left: np.void, arrived: np.void) -> Iterator[Check]:
+def _judge_way(judge: Judge, subject: str, way: Volumes, left: np.void, arrived: np.void) -> Iterator[Check]:
     packets, size, payload = (int(left[name]) for name in ("packets", "bytes", "payload_bytes"))
     yield judge.count(subject, "payload bytes", way.payload, payload)
     yield judge.count(subject, "packets", way.packets, packets)

@@ -94,13 +94,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
     from lab.probes.layers.output import Show
-    from lab.probes.layers.requests import exchanges
-    from lab.probes.layers.stages import Ways
+    from lab.probes.layers.requests import requests
+    from lab.probes.layers.stages import Stages
 
-    ways, output = Ways.load(args.recording), Output(args)
+    stages, output = Stages.load(args.recording), Output(args)
     show = Show(args, output, flow)
     output.start()
-    show.rows(ways.packets() if args.packets else exchanges(ways, args.port).rows)
+    show.rows(stages.packets() if args.packets else requests(stages, args.port).rows)
     show.end()
 
 
@@ -117,14 +117,14 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
     ) as batches:
         output.start()
         from lab.probes.layers.output import Show
-        from lab.probes.layers.tracker import FollowExchanges, FollowPackets
+        from lab.probes.layers.tracker import RequestTracker, SegmentTracker
 
         show = Show(args, output, flow)
-        follow = FollowPackets(inodes) if args.packets else FollowExchanges(args.port, inodes)
+        tracker = SegmentTracker(inodes) if args.packets else RequestTracker(args.port, inodes)
         for batch, complete_ns in batches:
-            show.rows(follow.rows(batch, complete_ns))
-        show.rows(follow.rows(batch[:0], complete_ns, final=True))
-    output.note(follow.end())
+            show.rows(tracker.rows(batch, complete_ns))
+        show.rows(tracker.rows(batch[:0], complete_ns, final=True))
+    output.note(tracker.end())
     show.end()
 
 

@@ -11,9 +11,9 @@ from lab.observation import Observed
 from lab.probes.layers.requests import LEGS, requests_of
 from lab.probes.layers.stages import LAYERS, Stop
 from lab.tcp import Flow, address_text
-from lab.truth.directions import turns as connections_in_time
-from lab.truth.requests import Leg, Turn, turns
-from lab.truth.wire import Way
+from lab.truth.directions import connections_in_time
+from lab.truth.requests import Exchange, Leg, exchanges
+from lab.truth.wire import WireStream
 from lab.verdict import Bracket, Check, Judge
 
 
@@ -28,15 +28,15 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
         mine = by_flow.get(flow, rows[:0])
         mine = mine[(mine["time_ns"] >= since_ns) & (mine["time_ns"] < until_ns)]
         explained += len(mine)
-        expected = turns(connection)
+        expected = exchanges(connection)
         yield judge.equal(str(flow), "requests with a reply", len(expected), len(mine))
-        ways = []
+        stages = []
         if observed.wire:
-            ways = [observed.wire.way(it, since_ns=since_ns, until_ns=until_ns) for it in (flow, flow.reversed())]
-        for turn, row in zip(expected, mine, strict=False):
-            yield from judge_request(judge, turn, row)
-            for number, way in enumerate(ways):
-                yield from _judge_on_wire(judge, number, turn, row, way)
+            stages = [observed.wire.way(it, since_ns=since_ns, until_ns=until_ns) for it in (flow, flow.reversed())]
+        for exchange, row in zip(expected, mine, strict=False):
+            yield from judge_request(judge, exchange, row)
+            for number, way in enumerate(stages):
+                yield from _judge_on_wire(judge, number, exchange, row, way)
     yield judge.equal("all connections", "requests of no connection", 0, len(rows) - explained)
 
 
@@ -48,7 +48,7 @@ def requests_by_flow(rows: Rows) -> dict[Flow, Rows]:
     return {flow: rows[indices] for flow, indices in found.items()}
 
 
-def judge_request(judge: Judge, turn: Turn, row: np.void) -> Iterator[Check]:
+def judge_request(judge: Judge, exchange: Exchange, row: np.void) -> Iterator[Check]:
     """Yield every check of one request and its reply."""
     subject = _subject(row)
     layers = row["layers_ns"]
@@ -59,11 +59,11 @@ def judge_request(judge: Judge, turn: Turn, row: np.void) -> Iterator[Check]:
         if ns == UNKNOWN
     ]
     yield judge.equal(subject, "layers that were not seen", "", ", ".join(unseen))
-    yield judge.duration(subject, "round trip", turn.round_trip, int(row["total_ns"]))
+    yield judge.duration(subject, "round trip", exchange.round_trip, int(row["total_ns"]))
     yield judge.equal(subject, "sum of all layers", int(row["total_ns"]), int(layers.sum() + row["elsewhere_ns"]))
-    yield judge.duration(subject, "server's application", turn.application, int(layers[1][0]))
-    yield judge.duration(subject, "client's application", turn.thinking, int(layers[0][0]))
-    for number, (name, leg) in enumerate(zip(LEGS, (turn.request, turn.reply), strict=True)):
+    yield judge.duration(subject, "server's application", exchange.application, int(layers[1][0]))
+    yield judge.duration(subject, "client's application", exchange.thinking, int(layers[0][0]))
+    for number, (name, leg) in enumerate(zip(LEGS, (exchange.request, exchange.reply), strict=True)):
         yield from _judge_leg(
             judge, subject, name, leg, int(row["bytes"][number]), row["stops"][number], layers[number]
         )
@@ -86,12 +86,12 @@ def _judge_leg(
         yield judge.duration(subject, f"{name} {layer.replace('_', '-')}", truth, int(layers[LAYERS.index(layer)]))
 
 
-def _judge_on_wire(judge: Judge, number: int, turn: Turn, row: np.void, way: Way) -> Iterator[Check]:
+def _judge_on_wire(judge: Judge, number: int, exchange: Exchange, row: np.void, way: WireStream) -> Iterator[Check]:
     """Judge what the wire's log knows of the last byte: how often it was sent, and what had happened before and after that.
 
     Which of several transmissions came first to TCP nobody knows: it is one of those that the wire has carried.
     """
-    subject, name, leg = _subject(row), LEGS[number], (turn.request, turn.reply)[number]
+    subject, name, leg = _subject(row), LEGS[number], (exchange.request, exchange.reply)[number]
     isn = way.left["seq"][has(way.left, Flag.SYN)][:1].astype(np.int64)
     if not len(isn):
         return

@@ -11,7 +11,7 @@ from lab.live.output import Output
 from lab.probes.layers import text as layer_text
 from lab.probes.layers.perfetto import MOST_REQUESTS, write_trace
 from lab.probes.layers.plot import draw
-from lab.probes.layers.requests import EXCHANGE
+from lab.probes.layers.requests import REQUEST
 from lab.tcp import address_text, endpoint
 
 _MOST_KEPT = 1_000_000  # requests, for what is told at the end
@@ -56,7 +56,7 @@ class Show:
             seen = ", ".join(sorted(self._seen)[:5])
             others = f"there are some of {seen}" if seen else "nor of anyone else"
             raise LabError(f"there is no request of {self._args.flow}, {others}")
-        rows = np.concatenate([np.zeros(0, EXCHANGE), *self._kept])
+        rows = np.concatenate([np.zeros(0, REQUEST), *self._kept])
         if self._dropped:
             self.note(f"percentiles and files are of the last {len(rows)} requests, {self._dropped} were before")
         self._summary(rows)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lab.arrays import UNKNOWN, Integers, Mask, Rows
-from lab.probes.layers.stages import LAYERS, At, Stop, Ways, elsewhere_ns, layers_ns
+from lab.probes.layers.stages import LAYERS, At, Stages, Stop, elsewhere_ns, layers_ns
 from lab.traffic.demo.conversation import PORT
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LEGS = ("request", "reply")
 
-EXCHANGE = np.dtype(
+REQUEST = np.dtype(
     [
         ("time_ns", "i8"),
         ("caddr", "u1", 16),
@@ -38,7 +38,7 @@ EXCHANGE = np.dtype(
 
 
 @dataclass(frozen=True)
-class Turns:
+class Exchanges:
     """The turns of connections, in order.
 
     What was asked and answered in each, as positions of bytes: nothing of either where the end is no more than the start. What comes
@@ -67,20 +67,20 @@ class Turns:
 
 
 @dataclass(frozen=True)
-class Exchanges:
+class Requests:
     """Requests with their replies, and what could not become one.
 
-    `rows` are as told at `exchanges`. `overlaps` tells of which turns the reply began before the request had been read: pipelined, or
-    not the one's reply at all. `turn` is the number of each row's turn.
+    `rows` are as told at `requests`. `overlaps` tells of which turns the reply began before the request had been read: pipelined, or
+    not the one's reply at all. `exchange` is the number of each row's turn.
     """
 
     rows: Rows
-    turns: Turns
+    exchanges: Exchanges
     overlaps: Mask
-    turn: Integers
+    exchange: Integers
 
 
-def exchanges(ways: Ways, port: int) -> Exchanges:
+def requests(stages: Stages, port: int) -> Requests:
     """Find every request with its reply, in order of time; `port` is the servers'.
 
     Fields of a row: `time_ns` at which it began; the ends, client (`caddr`, `cport`) and server (`saddr`, `sport`); `connection`, and
@@ -91,33 +91,33 @@ def exchanges(ways: Ways, port: int) -> Exchanges:
     All layers and `elsewhere_ns` add up to `total_ns`. The reply's application is the server, from the return of its read() to the
     write() of the reply's last byte.
     """
-    turns = _turns(ways, port)
-    complete = np.flatnonzero(turns.asked & turns.answered)
-    rows = np.zeros(len(complete), EXCHANGE)
-    covers, stops = ways.covers, rows["stops"]
-    legs = ((turns.request_start, turns.request_end), (turns.reply_start, turns.reply_end))
+    exchanges = _exchanges(stages, port)
+    complete = np.flatnonzero(exchanges.asked & exchanges.answered)
+    rows = np.zeros(len(complete), REQUEST)
+    covers, stops = stages.covers, rows["stops"]
+    legs = ((exchanges.request_start, exchanges.request_end), (exchanges.reply_start, exchanges.reply_end))
     begun = []
     for leg, (starts, ends) in enumerate(legs):
         start, end = starts[complete], ends[complete]
         rows["bytes"][:, leg] = end - start
-        stops[:, leg] = ways.of_bytes(end - 1)
+        stops[:, leg] = stages.of_bytes(end - 1)
         left, came = (covers[at].count(end - 1) for at in (At.TC_OUT, At.TC_IN))
         rows["sent"][:, leg] = np.where(left > 0, left, came)  # a network may make copies
-        begun.append(ways.streams.values(covers[At.WRITE].first(start), "enter_ns"))
+        begun.append(stages.streams.values(covers[At.WRITE].first(start), "enter_ns"))
     stops[:, 0, Stop.BEGUN] = begun[0]
     stops[:, 1, Stop.BEGUN] = read_ns = stops[:, 0, Stop.READ]
-    rows["number"], rows["connection"] = turns.number[complete], turns.connection[complete]
-    _tell(rows, ways, turns.call[complete], port)
+    rows["number"], rows["connection"] = exchanges.number[complete], exchanges.connection[complete]
+    _tell(rows, stages, exchanges.call[complete], port)
     overlap = (begun[1] != UNKNOWN) & (read_ns != UNKNOWN) & (begun[1] < read_ns)
-    overlaps = np.zeros(len(turns.call), bool)
+    overlaps = np.zeros(len(exchanges.call), bool)
     overlaps[complete[overlap]] = True
-    rows, turn = rows[~overlap], complete[~overlap]
+    rows, exchange = rows[~overlap], complete[~overlap]
     order = np.argsort(rows["time_ns"], kind="stable")
-    return Exchanges(rows[order], turns, overlaps, turn[order])
+    return Requests(rows[order], exchanges, overlaps, exchange[order])
 
 
-def _turns(ways: Ways, port: int) -> Turns:
-    streams, events = ways.streams, ways.events
+def _exchanges(stages: Stages, port: int) -> Exchanges:
+    streams, events = stages.streams, stages.events
     calls = streams.of(At.WRITE, At.READ)
     writes = events["at"][calls] == At.WRITE
     by_server = np.where(writes, events["sport"][calls], events["dport"][calls]) == port
@@ -143,16 +143,16 @@ def _turns(ways: Ways, port: int) -> Turns:
         lowest = np.minimum.reduceat(np.where(mine, start, far), firsts)
         return lowest, np.maximum.reduceat(np.where(mine, end, -far), firsts)
 
-    turn, first_of_connection = np.arange(len(firsts)), fresh[firsts]
+    exchange, first_of_connection = np.arange(len(firsts)), fresh[firsts]
     unasked = ~asks[firsts] & first_of_connection
-    number_0 = np.maximum.accumulate(np.where(first_of_connection, turn + unasked, 0))
+    number_0 = np.maximum.accumulate(np.where(first_of_connection, exchange + unasked, 0))
     last = np.append(first_of_connection[1:], True)[: len(firsts)]
-    return Turns(*bounds(asks), *bounds(~asks), connection[firsts], turn - number_0, calls[firsts], last)
+    return Exchanges(*bounds(asks), *bounds(~asks), connection[firsts], exchange - number_0, calls[firsts], last)
 
 
-def _tell(rows: Rows, ways: Ways, calls: Integers, port: int) -> None:
+def _tell(rows: Rows, stages: Stages, calls: Integers, port: int) -> None:
     """Fill in, in place, who talks and how long what took; `calls` gives one call of each row."""
-    events = ways.events[calls]
+    events = stages.events[calls]
     to_server = events["dport"] == port
     for end, ours, theirs in (("c", "s", "d"), ("s", "d", "s")):
         rows[f"{end}addr"] = np.where(to_server[:, None], events[f"{ours}addr"], events[f"{theirs}addr"])
@@ -168,4 +168,4 @@ def _tell(rows: Rows, ways: Ways, calls: Integers, port: int) -> None:
 def requests_of(observed: "Observed") -> Rows:
     """Return the requests of the observed connections, with their layers."""
     port = observed.connections[0].client.flow.rport if observed.connections else PORT
-    return exchanges(Ways(observed.recording.events["layers"], observed.inodes), port).rows
+    return requests(Stages(observed.recording.events["layers"], observed.inodes), port).rows

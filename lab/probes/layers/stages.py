@@ -85,7 +85,7 @@ def elsewhere_ns(stops: Integers) -> Integers:
     return last - first - np.where(layers == UNKNOWN, 0, layers).sum(axis=-1)
 
 
-class Ways:
+class Stages:
     """The ways of the bytes that some points tell of.
 
     `events` are those of the probe `layers`, in order of time; with `inodes` only those in these network namespaces count.

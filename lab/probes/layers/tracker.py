@@ -9,8 +9,8 @@ import numpy as np
 
 from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows
 from lab.packet import FIN, RST
-from lab.probes.layers.requests import EXCHANGE, Exchanges, exchanges
-from lab.probes.layers.stages import At, Stop, Ways
+from lab.probes.layers.requests import REQUEST, Requests, requests
+from lab.probes.layers.stages import At, Stages, Stop
 from lab.units import MS, SECOND
 
 QUIET_NS = SECOND
@@ -23,8 +23,8 @@ MOST_POINTS = 400_000
 """Points that are kept; when there are more, the oldest are forgotten and counted."""
 
 
-class FollowExchanges:
-    """Turns batches of points, in order of time, into requests with their replies (rows of `exchanges`).
+class RequestTracker:
+    """Turns batches of points, in order of time, into requests with their replies (rows of `requests`).
 
     A reply may go on until the client writes again, closes, or has been quiet for a while: only then the request is shown.
     """
@@ -38,23 +38,23 @@ class FollowExchanges:
         """Return the requests that are over; `now_ns` is a time up to which all points have come. `final`: no more will come."""
         points = batch if self._kept is None else np.concatenate([self._kept, batch])
         # A system call that was under way tells of bytes whose other points have come before.
-        ways = Ways(points[np.argsort(points["time_ns"], kind="stable")], self._inodes)
-        found = exchanges(ways, self._port)
-        over = np.ones(len(found.turns.call), bool) if final else self._over(ways, found, now_ns)
+        stages = Stages(points[np.argsort(points["time_ns"], kind="stable")], self._inodes)
+        found = requests(stages, self._port)
+        over = np.ones(len(found.exchanges.call), bool) if final else self._over(stages, found, now_ns)
         self._count(found, over)
-        self._keep(ways, found, over)
+        self._keep(stages, found, over)
         if final:
-            self._strange["requests without a reply"] += int((found.turns.asked & ~found.turns.answered).sum())
-        return found.rows[over[found.turn]] if len(found.rows) else np.zeros(0, EXCHANGE)
+            self._strange["requests without a reply"] += int((found.exchanges.asked & ~found.exchanges.answered).sum())
+        return found.rows[over[found.exchange]] if len(found.rows) else np.zeros(0, REQUEST)
 
     def end(self) -> str:
         """Return what remains to be said when the tool ends."""
         return "; ".join(f"{what}: {count}" for what, count in self._strange.items() if count)
 
-    def _over(self, ways: Ways, found: Exchanges, now_ns: int) -> Mask:
+    def _over(self, stages: Stages, found: Requests, now_ns: int) -> Mask:
         """Tell which turns are over, and so is every turn before them."""
-        turns, streams, events = found.turns, ways.streams, ways.events
-        if not len(turns.call):
+        exchanges, streams, events = found.exchanges, stages.streams, stages.events
+        if not len(exchanges.call):
             return np.zeros(0, bool)
         newest_ns = np.zeros(int(streams.connection.max()) + 1, np.int64)
         np.maximum.at(newest_ns, streams.connection, events["time_ns"].astype(np.int64))
@@ -62,30 +62,34 @@ class FollowExchanges:
         by_client = (events["flags"] & FIN > 0) & (events["dport"] == self._port)
         closed[streams.connection[by_client | (events["flags"] & RST > 0)]] = True
         idle_ns = now_ns - newest_ns
-        over = ~turns.last | (idle_ns > np.where(closed, OVER_NS, QUIET_NS))[turns.connection]
-        over &= turns.answered | ~turns.last  # a request waits for its reply however long that takes
-        over[found.turn] &= ~_waits(found.rows) | (idle_ns > QUIET_NS)[found.rows["connection"]]
+        over = ~exchanges.last | (idle_ns > np.where(closed, OVER_NS, QUIET_NS))[exchanges.connection]
+        over &= exchanges.answered | ~exchanges.last  # a request waits for its reply however long that takes
+        over[found.exchange] &= ~_waits(found.rows) | (idle_ns > QUIET_NS)[found.rows["connection"]]
         waiting = np.cumsum(~over)
-        first = _firsts(turns.connection)
+        first = _firsts(exchanges.connection)
         before: Integers = np.repeat(waiting[first] - ~over[first], np.diff(np.append(first, len(over))))
         return waiting == before
 
-    def _count(self, found: Exchanges, over: Mask) -> None:
-        turns = found.turns
-        self._strange["sent without having been asked for, or too late"] += int((over & ~turns.asked).sum())
+    def _count(self, found: Requests, over: Mask) -> None:
+        exchanges = found.exchanges
+        self._strange["sent without having been asked for, or too late"] += int((over & ~exchanges.asked).sum())
         self._strange["replies that began before their request had been read"] += int((over & found.overlaps).sum())
 
-    def _keep(self, ways: Ways, found: Exchanges, over: Mask) -> None:
+    def _keep(self, stages: Stages, found: Requests, over: Mask) -> None:
         """Keep the points of what is not over."""
-        streams, turns = ways.streams, found.turns
+        streams, exchanges = stages.streams, found.exchanges
         bound = np.full(len(streams.bases) + 1, -1)
-        for some, ends in ((turns.asked, turns.request_end), (turns.answered, turns.reply_end)):
+        for some, ends in ((exchanges.asked, exchanges.request_end), (exchanges.answered, exchanges.reply_end)):
             ended = ends[over & some]
             np.maximum.at(bound, streams.stream(ended - 1), ended)
         ended_at = bound[streams.stream(streams.start)]
-        kept = np.where(ways.events["at"] == At.READY, streams.start > ended_at, streams.end > ended_at)
-        kept &= (ways.events["length"] > 0) | (ways.events["at"] == At.READY) | (ways.events["flags"] & (FIN | RST) > 0)
-        points = ways.events[kept]
+        kept = np.where(stages.events["at"] == At.READY, streams.start > ended_at, streams.end > ended_at)
+        kept &= (
+            (stages.events["length"] > 0)
+            | (stages.events["at"] == At.READY)
+            | (stages.events["flags"] & (FIN | RST) > 0)
+        )
+        points = stages.events[kept]
         forgotten = max(0, len(points) - MOST_POINTS)
         self._strange["points of requests that were too long, forgotten"] += forgotten
         self._kept = points[forgotten:]
@@ -102,8 +106,8 @@ def _waits(rows: Rows) -> Mask:
     return ((stops[:, :, Stop.WRITTEN] == UNKNOWN) & (stops[:, :, Stop.FIRST_OUT] != UNKNOWN)).any(axis=1)
 
 
-class FollowPackets:
-    """Turns batches of points into segments (rows of `Ways.packets`), each a second after it was sent."""
+class SegmentTracker:
+    """Turns batches of points into segments (rows of `Stages.packets`), each a second after it was sent."""
 
     def __init__(self, inodes: tuple[int, ...] | None) -> None:
         self._inodes = inodes
@@ -111,15 +115,15 @@ class FollowPackets:
         self._shown_ns = 0
 
     def rows(self, batch: Events, now_ns: int, *, final: bool = False) -> Rows:
-        """Return the segments of which nothing more is waited for; as for `FollowExchanges.rows`."""
+        """Return the segments of which nothing more is waited for; as for `RequestTracker.rows`."""
         points = batch if self._kept is None else np.concatenate([self._kept, batch])
-        ways = Ways(points[np.argsort(points["time_ns"], kind="stable")], self._inodes)
-        packets = ways.packets()
+        stages = Stages(points[np.argsort(points["time_ns"], kind="stable")], self._inodes)
+        packets = stages.packets()
         until_ns = now_ns if final else now_ns - QUIET_NS
         shown = (packets["time_ns"] > self._shown_ns) & (packets["time_ns"] <= until_ns)
         self._shown_ns = max(self._shown_ns, until_ns)
         # What was sent before may come, and be read, after.
-        self._kept = ways.events[ways.events["time_ns"] > max(0, until_ns - QUIET_NS)][-MOST_POINTS:]
+        self._kept = stages.events[stages.events["time_ns"] > max(0, until_ns - QUIET_NS)][-MOST_POINTS:]
         return packets[shown]
 
     def end(self) -> str:

@@ -9,7 +9,7 @@ from lab.arrays import UNKNOWN, Events, Rows
 from lab.observation import Observed
 from lab.packet import ACK, FIN, RST, SYN, distinct_bytes, flags_text
 from lab.probes.packets.measure import arrival_of_byte, by_flow, packets_of
-from lab.truth.directions import Journey, journeys, turns
+from lab.truth.directions import OneDirection, both_directions, connections_in_time
 from lab.verdict import Bracket, Check, Judge
 
 
@@ -25,20 +25,22 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     ifindexes = {inode: ifindex for ifindex, (_, inode) in observed.recording.devices.items()}
     at_client, at_server = (ifindexes[inode] for inode in observed.inodes)
     explained = 0
-    for connection, since_ns, until_ns in turns(observed.connections):
-        to_server, to_client = journeys(connection, observed.end_ns)
+    for connection, since_ns, until_ns in connections_in_time(observed.connections):
+        to_server, to_client = both_directions(connection, observed.end_ns)
         arrived = []
         ways = ((to_server, at_server, SYN), (to_client, at_client, SYN | ACK))
-        for (journey, ifindex, opening), sent in zip(ways, observed.sent, strict=True):
-            rows = np.concatenate([frames[:0], *packets_of(flows, ifindex, journey.flow)])
+        for (direction, ifindex, opening), sent in zip(ways, observed.sent, strict=True):
+            rows = np.concatenate([frames[:0], *packets_of(flows, ifindex, direction.flow)])
             rows = rows[(rows["time_ns"] >= since_ns) & (rows["time_ns"] < until_ns)]
-            yield from _judge_journey(judge, journey, rows, opening)
+            yield from _judge_journey(judge, direction, rows, opening)
             if observed.wire:
-                way = observed.wire.way(journey.flow, since_ns=since_ns, until_ns=until_ns)
-                yield from _judge_arrivals(judge, str(journey.flow), rows, way.arrived)
+                way = observed.wire.way(direction.flow, since_ns=since_ns, until_ns=until_ns)
+                yield from _judge_arrivals(judge, str(direction.flow), rows, way.arrived)
             else:
-                late = ["FIN,RST"] if sent.resets and "FIN" in journey.ends else []
-                yield judge.one_of(str(journey.flow), "ends with", journey.ends + late, ",".join(_ends(rows["flags"])))
+                late = ["FIN,RST"] if sent.resets and "FIN" in direction.ends else []
+                yield judge.one_of(
+                    str(direction.flow), "ends with", direction.ends + late, ",".join(_ends(rows["flags"]))
+                )
             arrived.append(rows)
         explained += sum(len(rows) for rows in arrived)
         if all(len(rows) for rows in arrived):
@@ -55,28 +57,28 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     yield judge.count("all connections", "packets of no connection", Bracket(0, 0, 0), strangers)
 
 
-def _judge_journey(judge: Judge, journey: Journey, rows: Events, opening: int) -> Iterator[Check]:
+def _judge_journey(judge: Judge, direction: OneDirection, rows: Events, opening: int) -> Iterator[Check]:
     """Judge what has arrived of one side's segments."""
-    subject, name = str(journey.flow), flags_text(opening).replace(",", "-")
+    subject, name = str(direction.flow), flags_text(opening).replace(",", "-")
     flags = rows["flags"]
     opened = rows[(flags & (SYN | ACK | RST)) == opening]
-    expected = int(journey.opening is not None)
+    expected = int(direction.opening is not None)
     yield judge.count(subject, f"{name} numbers", Bracket(expected, expected, expected), len(np.unique(opened["seq"])))
-    if journey.opening and len(opened):
-        yield judge.duration(subject, f"{name} arrives at", journey.opening, int(opened["time_ns"][0]))
+    if direction.opening and len(opened):
+        yield judge.duration(subject, f"{name} arrives at", direction.opening, int(opened["time_ns"][0]))
     stream = rows[(flags & RST) == 0]
     yield judge.count(
-        subject, "payload bytes", journey.payload, distinct_bytes(stream["seq"], stream["payload_length"])
+        subject, "payload bytes", direction.payload, distinct_bytes(stream["seq"], stream["payload_length"])
     )
-    for what, bracket, byte in (("first", journey.first_data, 0), ("last", journey.last_data, journey.sent - 1)):
+    for what, bracket, byte in (("first", direction.first_data, 0), ("last", direction.last_data, direction.sent - 1)):
         if bracket:
             index = arrival_of_byte(stream["seq"], stream["payload_length"], byte)
             arrived_ns = UNKNOWN if index is None else int(stream["time_ns"][index])
             yield judge.duration(subject, f"{what} data arrives at", bracket, arrived_ns)
     # Other ends than those of the applications are answers to strays, and no part of the connection.
-    for end in set(_ends(flags)) & set(journey.ends):
+    for end in set(_ends(flags)) & set(direction.ends):
         ended_ns = int(rows["time_ns"][(flags & {"FIN": FIN, "RST": RST}[end]) > 0][0])
-        yield judge.duration(subject, f"{end} arrives at", journey.end, ended_ns)
+        yield judge.duration(subject, f"{end} arrives at", direction.end, ended_ns)
 
 
 def _ends(flags: npt.NDArray[np.uint8]) -> list[str]:

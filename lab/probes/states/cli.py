@@ -56,14 +56,14 @@ def run(args: argparse.Namespace) -> int:
     with drain.events(Program.load("states"), args.seconds, netns=live_output.netns_of(args)) as batches:
         output.start()
         from lab.probes.states.text import as_dict, header, line
-        from lab.probes.states.tracker import Follow
+        from lab.probes.states.tracker import Tracker
 
         output.heading(header(**shown))
         line_of = partial(line, **shown)
 
-        follow = Follow(args.localport, args.remoteport, args.version)
+        tracker = Tracker(args.localport, args.remoteport, args.version)
         for batch in batches:
-            for row in plain(follow.rows(batch)):
+            for row in plain(tracker.rows(batch)):
                 output.row(as_dict(row), line_of)
-    output.note(follow.end())
+    output.note(tracker.end())
     return 0

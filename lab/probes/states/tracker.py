@@ -10,7 +10,7 @@ _ENDED = (State.CLOSE, State.TIME_WAIT)
 _MOST_OPEN = 1_000_000
 
 
-class Follow:
+class Tracker:
     """Turns batches of events into rows to show, carrying what open sockets were last seen doing.
 
     A row whose port is not known yet (the local one at SYN_SENT, the remote one at SYN_RECV) waits for the socket's next

@@ -15,7 +15,7 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from lab.linux.grace_period import settle
+from lab.linux.grace_period import await_grace_period
 from lab.linux.netns import inside
 from lab.network.topology import Host, Topology
 from lab.tcp import Flow
@@ -77,7 +77,7 @@ def play(
                 if last:
                     wait_until(last[0].passed_ns + segment.gap_ns)
                 before.append((to_server if segment.by_client else to_client).carry(frames[number][step]))
-            settle()  # a packet socket gets a frame before TC does
+            await_grace_period()  # a packet socket gets a frame before TC does
             passed_ns = time.monotonic_ns()
             for number, before_ns in zip(playing, before, strict=True):
                 told[number].times.append(Passed(before_ns, passed_ns))

@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 
 from lab.errors import LabError
-from lab.linux.grace_period import settle_backlogs
+from lab.linux.grace_period import await_backlogs
 from lab.linux.netns import inside
 from lab.network import segment_parser as wire
 from lab.network.topology import Topology
@@ -103,7 +103,7 @@ class Peer:
         with self._sender, self._tap:
             if self._listener:
                 self._listener.close()  # and with it what was half-open
-            settle_backlogs()
+            await_backlogs()
             self.listen()
 
     def flow(self, port: int) -> Flow:
@@ -140,7 +140,7 @@ class Peer:
                     before_ns = first.setdefault((int(row["flags"]), int(row["seq"])), since_ns)
                 due_ns = time.monotonic_ns()
                 told.steps.append(Step(word, before_ns, due_ns, is_mine and not is_call))
-            settle_backlogs()
+            await_backlogs()
             told.over_ns = time.monotonic_ns()
         return told
 

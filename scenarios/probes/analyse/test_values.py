@@ -382,7 +382,7 @@ def test_a_probe_that_swaps_the_ends_of_packets(judged):
     in_functions = (r"endpoints.lport = bpf_ntohs\(tcp.dest\);", "endpoints.lport = bpf_ntohs(tcp.source);")
     wrong = judged(at_the_hook, in_functions)
     # In functions a packet comes before anything else of its socket, whose ends are taken from it: not even the socket is found.
-    assert ("addresses and ports" if attach.way() == "tracepoint" else "socket") in wrong
+    assert ("addresses and ports" if attach.mechanism() == "tracepoint" else "socket") in wrong
 
 
 def test_a_probe_that_loses_returns_without_a_word(judged):

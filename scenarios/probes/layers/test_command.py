@@ -17,7 +17,7 @@ from lab.probes.layers.stages import LAYERS
 from lab.report.request_timeline import stamps
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
-from lab.truth.requests import turns
+from lab.truth.requests import exchanges
 from lab.units import MS
 from lab.verdict import Judge
 
@@ -47,11 +47,11 @@ def test_requests(lab, tmp_path):
     for connection in connections:
         flow = connection.client.flow
         mine = [row for row in rows if (row["caddr"], row["cport"]) == (flow.laddr, flow.lport)]
-        for turn, row in zip(turns(connection), mine, strict=True):
+        for exchange, row in zip(exchanges(connection), mine, strict=True):
             layers = [row[f"{leg}_{name}_ns"] for leg in ("request", "reply") for name in LAYERS]
             assert sum(layers) == row["total_ns"]
-            checks.append(judge.duration(str(flow), "round trip", turn.round_trip, row["total_ns"]))
-            checks.append(judge.duration(str(flow), "application", turn.application, row["reply_application_ns"]))
+            checks.append(judge.duration(str(flow), "round trip", exchange.round_trip, row["total_ns"]))
+            checks.append(judge.duration(str(flow), "application", exchange.application, row["reply_application_ns"]))
     assert len(lab.check(checks)) == 2 * 3 * 3
     slices = [event for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"] if event["ph"] == "X"]
     assert len(slices) == 9 * 2 * len(LAYERS)
@@ -117,7 +117,7 @@ def test_in_order_and_from_a_recording(net, tmp_path):
     with observe(net, PLAN, probes=["layers", "packets", "analyse"]) as observed:
         pass
     (connection,) = observed.connections
-    request = turns(connection)[0].request
+    request = exchanges(connection)[0].request
     told = [
         f"{stamp.host} {stamp.who} {stamp.what.split(':')[0].split(',')[0]}"
         for stamp in stamps(observed, connection)

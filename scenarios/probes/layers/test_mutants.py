@@ -10,7 +10,7 @@ from support.mutants import caught, changed
 from lab.ebpf.recorder import record
 from lab.network.relay import Relay
 from lab.network.topology import topology
-from lab.probes.layers.stages import Ways
+from lab.probes.layers.stages import Stages
 from lab.units import MS
 from lab.verdict import Judge
 
@@ -97,8 +97,8 @@ def test_variant(place, tmp_path, variant):
             told, connection = inject(net, 4, it, delays_ns=(5 * MS,))
             net.quiesce()
         recorder.recording.require_complete()
-        ways = Ways(recorder.recording.events["layers"], net.inodes)
-        wrong |= caught(verdicts(Judge(variant, "layers", ""), ways, told, connection))
+        stages = Stages(recorder.recording.events["layers"], net.inodes)
+        wrong |= caught(verdicts(Judge(variant, "layers", ""), stages, told, connection))
         if expected <= wrong:
             break
     assert expected <= wrong

@@ -13,10 +13,10 @@ from lab.network.relay import Relay
 from lab.network.segment_parser import belongs
 from lab.network.topology import topology
 from lab.probes.layers.judge import judge_request
-from lab.probes.layers.requests import exchanges
-from lab.probes.layers.stages import FATES, LAYERS, Stop, Ways
+from lab.probes.layers.requests import requests
+from lab.probes.layers.stages import FATES, LAYERS, Stages, Stop
 from lab.traffic.demo.conversation import Conversation
-from lab.truth.requests import turns
+from lab.truth.requests import exchanges
 from lab.units import MS
 from lab.verdict import Bracket, Judge
 
@@ -30,15 +30,15 @@ def injected():
         with record("layers", devices=net.devices) as recorder:
             told = {version: inject(net, version, it) for version in (4, 6)}
             net.quiesce()
-        return Ways(recorder.recording.events["layers"], net.inodes), told, recorder.recording
+        return Stages(recorder.recording.events["layers"], net.inodes), told, recorder.recording
 
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_delay_is_in_its_layer_and_nowhere_else(lab, injected, version):
     """Token bucket: qdisc. Wire: wire. Server late: its queue. Server thinks: application. Client late: its queue. Hog: wake-up."""
-    ways, told, recording = injected
+    stages, told, recording = injected
     judge = Judge(lab.scenario, "layers", ", ".join(recording.attach_points["layers"]), recording.missing("layers"))
-    checks = lab.check(verdicts(judge, ways, *told[version]))
+    checks = lab.check(verdicts(judge, stages, *told[version]))
     assert sum(check.quantity.startswith("all but") for check in checks) == len(told[version][0]) == 24
 
 
@@ -48,7 +48,7 @@ def test_a_request_that_comes_when_the_hog_is_gone():
         net.conditions(Conditions(drop=(1, 2)), Conditions())
         _, _, least_ns = Story(net, talk, 4, it).hogged_server(2 * MS)
     assert least_ns >= 2 * MS
-    assert len(turns(*talk.connections)) >= 2
+    assert len(exchanges(*talk.connections)) >= 2
 
 
 @pytest.mark.parametrize(
@@ -75,27 +75,27 @@ def test_a_lost_request(lab):
                 net.conditions(Conditions(drop=(1, 2)), Conditions())
                 talk.exchange(SIZE)
             net.quiesce()
-        log, ways = net.link.log(), Ways(recorder.recording.events["layers"], net.inodes)
+        log, stages = net.link.log(), Stages(recorder.recording.events["layers"], net.inodes)
     (connection,) = talk.connections
     flow = connection.client.flow
     segments = log.tcp(flow)
     mine = segments[belongs(segments, flow) & (segments["payload"] > 0)][1:]
     assert len(mine) >= 2
     arrived_ns = log.frames[mine["frame"]]["arrived_high_ns"].tolist()
-    row = exchanges(ways, flow.rport).rows[1]
-    turn = turns(connection)[1]
-    asked_ns = turn.request.first.enter_ns
+    row = requests(stages, flow.rport).rows[1]
+    exchange = exchanges(connection)[1]
+    asked_ns = exchange.request.first.enter_ns
     layers = dict(zip(LAYERS, row["layers_ns"][0].tolist(), strict=True))
     judge = Judge(lab.scenario, "layers", "", 0)
     lab.check(
         [
-            *judge_request(judge, turn, row),
+            *judge_request(judge, exchange, row),
             judge.equal(str(flow), "times the request was sent", len(mine), int(row["sent"][0])),
             judge.duration(str(flow), "write", Bracket(0, arrived_ns[0] - asked_ns, 0), layers["write"]),
             judge.duration(str(flow), "resend", Bracket(1, arrived_ns[-1] - asked_ns, 1), layers["resend"]),
         ]
     )
-    packets = ways.packets()
+    packets = stages.packets()
     fates = [FATES[fate] for fate in packets["fate"][(packets["sport"] == flow.lport)]]
     assert fates == ["delivered", *["lost"] * (len(mine) - 1), "delivered"]
 
@@ -116,9 +116,9 @@ def test_what_is_read_after_a_reset(lab, version, late):
             lab.net.quiesce()
             reader.recv(SIZE)
         lab.net.quiesce()
-    ways = Ways(recorder.recording.events["layers"], lab.net.inodes)
+    stages = Stages(recorder.recording.events["layers"], lab.net.inodes)
     sent, read = (next(it for it in of.timeline.calls[::-1] if it.result == SIZE) for of in (other, reader))
-    row = ways.packets()[-1]
+    row = stages.packets()[-1]
     judge, flow = Judge(lab.scenario, "layers", ""), str(other.timeline.flow)
     lab.check(
         [
@@ -132,5 +132,5 @@ def test_what_is_read_after_a_reset(lab, version, late):
         ]
     )
     if late == "client":
-        ((turn,), rows) = turns(*talk.connections), exchanges(ways, talk.client.timeline.flow.rport).rows
-        lab.check(judge_request(judge, turn, rows[0]))
+        ((exchange,), rows) = exchanges(*talk.connections), requests(stages, talk.client.timeline.flow.rport).rows
+        lab.check(judge_request(judge, exchange, rows[0]))

@@ -143,7 +143,7 @@ def fire(cpu, program, skaddr, times):
 @pytest.fixture
 def fired(net, monkeypatch):
     """Let two processors at once add 100,000 values each for one open connection; returns the totals, and the value."""
-    monkeypatch.setattr("lab.ebpf.attach.way", lambda: "tracepoint")  # what stands at a function cannot be fired
+    monkeypatch.setattr("lab.ebpf.attach.mechanism", lambda: "tracepoint")  # what stands at a function cannot be fired
 
     def add(program):
         with ExitStack() as open_connection:

@@ -15,7 +15,7 @@ from support.token_bucket import throttle
 from lab import probes
 from lab.ebpf.program import Program
 from lab.ebpf.recorder import record
-from lab.linux.grace_period import settle
+from lab.linux.grace_period import await_grace_period
 from lab.observation import Observed, observing
 from lab.probes.rtt.measure import Kind, folded
 from lab.traffic.demo.conversation import Conversation
@@ -232,7 +232,7 @@ def test_attached_in_the_middle(lab, version):
             with record(programs={"rtt": program}, devices=lab.net.devices) as recorder:
                 for _ in range(4):
                     talk.exchange(SIZE)
-                settle()
+                await_grace_period()
         observed = Observed(lab.net.inodes, recorder.recording)
         samples, srtt = (row_of(observed, lab.net.client.inode, kind) for kind in (Kind.RTT, Kind.SRTT))
         # The first reply's first segment is the first one seen: the sample that it carries shows with the second segment.

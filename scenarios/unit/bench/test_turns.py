@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from lab.bench import tools, turns
+from lab.bench import interleave, tools
 from lab.bench.asked import Answer
 from lab.bench.chapters import chapter, names, observer_effect
 from lab.bench.context import explained
@@ -15,7 +15,7 @@ from lab.verdict import Bracket
 
 def test_everyone_has_a_turn_in_each_repetition():
     """And each repetition begins with another one."""
-    order = list(turns.order("abc", 4))
+    order = list(interleave.order("abc", 4))
     repetitions = [order[at : at + 3] for at in range(0, len(order), 3)]
     assert all(sorted(them) == ["a", "b", "c"] for them in repetitions)
     assert all(before[0] != after[0] for before, after in pairwise(repetitions))
@@ -24,8 +24,8 @@ def test_everyone_has_a_turn_in_each_repetition():
 def test_results_stand_at_their_repetition():
     """Ratios are taken within one."""
     paces = {"bare": iter([10.0, 20.0]), "tool": iter([5.0, 18.0])}
-    measured = turns.in_turns(("bare", "tool"), 2, lambda subject: next(paces[subject]))
-    assert turns.ratios(measured["tool"], measured["bare"]) == [0.5, 0.9]
+    measured = interleave.interleaved(("bare", "tool"), 2, lambda subject: next(paces[subject]))
+    assert interleave.ratios(measured["tool"], measured["bare"]) == [0.5, 0.9]
 
 
 def test_a_missed_goal_says_by_how_much_and_why():

@@ -5,7 +5,7 @@ import ctypes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.ebpf.spec import Code, Compiled, Table, dtype_of
+from lab.ebpf.spec import CollectionSpec, MapSpec, ProgramSpec, dtype_of
 
 TYPES = {
     "S": ctypes.c_char,
@@ -41,7 +41,7 @@ def test_a_struct_is_as_in_c(struct):
 
 def test_written_and_read():
     """Everything comes back, down to the types."""
-    table = Table("totals", 1, 8, 16, 64, 0, [("epoch", "u4", 0)], [("name", "S", 16)])
-    code = Code("on_xdp__frame", bytes(range(256)), [(0, "totals"), (7, "lost")])
-    program = Compiled([code, Code("on_xdp__again", b"", [])], [table], ["kfree_skb"])
-    assert Compiled.from_bytes(program.to_bytes()) == program
+    table = MapSpec("totals", 1, 8, 16, 64, 0, [("epoch", "u4", 0)], [("name", "S", 16)])
+    code = ProgramSpec("on_xdp__frame", bytes(range(256)), [(0, "totals"), (7, "lost")])
+    program = CollectionSpec([code, ProgramSpec("on_xdp__again", b"", [])], [table], ["kfree_skb"])
+    assert CollectionSpec.from_bytes(program.to_bytes()) == program

@@ -81,7 +81,7 @@ def test_tbf():
     assert struct.unpack("=Q", found[4]) == (125_000,)
 
 
-class Wire:
+class WireTruth:
     """Stands in for a netlink socket: notes what it is to send."""
 
     def __init__(self):
@@ -103,7 +103,7 @@ class Wire:
 @pytest.fixture
 def wire(monkeypatch):
     """Send to nobody."""
-    wire = Wire()
+    wire = WireTruth()
     monkeypatch.setattr(netem, "IPRoute", lambda: wire)
     monkeypatch.setattr(netem, "inside", lambda _, function: function())
     monkeypatch.setattr(netem, "turn_off", lambda _: None)

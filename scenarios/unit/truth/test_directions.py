@@ -4,7 +4,7 @@ import pytest
 
 from lab.tcp import Flow
 from lab.timeline import Call, Connection, Timeline
-from lab.truth.directions import journeys, turns
+from lab.truth.directions import both_directions, connections_in_time
 from lab.verdict import Bracket
 
 FLOW = Flow("192.0.2.1", 40000, "192.0.2.2", 9999)
@@ -27,7 +27,7 @@ def test_a_connection_that_is_closed():
     closed = connection(
         [*CLIENT, Call("close", 100, 110)], [*SERVER, Call("recv", 71, 120, 0), Call("close", 130, 140)]
     )
-    to_server, to_client = journeys(closed, END)
+    to_server, to_client = both_directions(closed, END)
     assert to_server.flow == to_client.flow.reversed() == FLOW
     assert to_server.opening == to_client.opening == between(10, 20)
     assert to_server.first_data == to_server.last_data == between(30, 50)
@@ -43,7 +43,7 @@ def test_a_connection_that_is_reset():
     """The RST comes from the close() with no time to linger; the other side, which learns of it, sends no end of its own."""
     client = [*CLIENT, Call("linger0", 95, 96), Call("close", 100, 110)]
     server = [*SERVER, Call("recv", 71, 120, 0, "ECONNRESET"), Call("close", 130, 140)]
-    to_server, to_client = journeys(connection(client, server), END)
+    to_server, to_client = both_directions(connection(client, server), END)
     assert to_server.ends == ["RST"]
     assert to_server.end == between(100, 120)
     assert to_client.ends == [""]
@@ -53,14 +53,17 @@ def test_both_reset():
     """Whichever RST comes first, the other may never be sent."""
     client = [*CLIENT, Call("linger0", 95, 96), Call("close", 100, 110)]
     server = [*SERVER, Call("linger0", 95, 96), Call("close", 100, 110)]
-    assert [journey.ends for journey in journeys(connection(client, server), END)] == [["RST", ""], ["RST", ""]]
+    assert [direction.ends for direction in both_directions(connection(client, server), END)] == [
+        ["RST", ""],
+        ["RST", ""],
+    ]
 
 
 def test_data_that_nobody_read():
     """What was sent and not read may have come or not; when its last byte came nobody can tell."""
     client = [*CLIENT[:2], Call("linger0", 45, 46), Call("close", 50, 60)]
     server = [SERVER[0], Call("recv", 26, 50, 30), Call("close", 130, 140)]
-    to_server, _ = journeys(connection(client, server), END)
+    to_server, _ = both_directions(connection(client, server), END)
     assert to_server.payload == Bracket(30, 100, 100)
     assert to_server.first_data == between(30, 50)
     assert to_server.last_data is None
@@ -69,7 +72,7 @@ def test_data_that_nobody_read():
 def test_refused():
     """A SYN to the server, a RST to the client, both inside connect()."""
     refused = connection([Call("connect", 10, 20, 0, "ECONNREFUSED"), Call("close", 30, 40)])
-    to_server, to_client = journeys(refused, END)
+    to_server, to_client = both_directions(refused, END)
     assert (to_server.opening, to_server.ends) == (between(10, 20), [""])
     assert (to_client.opening, to_client.ends, to_client.end) == (None, ["RST"], between(10, 20))
 
@@ -77,10 +80,13 @@ def test_refused():
 def test_neither_accepted_nor_refused():
     """Of a connection that nobody answered nothing is claimed."""
     with pytest.raises(LookupError, match="nobody accepted"):
-        journeys(connection([Call("connect", 10, 20, 0, "ETIMEDOUT")]), END)
+        both_directions(connection([Call("connect", 10, 20, 0, "ETIMEDOUT")]), END)
 
 
 def test_a_flow_that_is_used_again():
     """Each user of a flow has it until the next one begins to connect."""
     first, second = (connection([Call("connect", start, start + 10)]) for start in (100, 200))
-    assert [(since_ns, until_ns) for _, since_ns, until_ns in turns([second, first])] == [(0, 200), (200, 1 << 63)]
+    assert [(since_ns, until_ns) for _, since_ns, until_ns in connections_in_time([second, first])] == [
+        (0, 200),
+        (200, 1 << 63),
+    ]

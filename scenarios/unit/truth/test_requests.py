@@ -4,7 +4,7 @@ import pytest
 
 from lab.tcp import Flow
 from lab.timeline import Call, Connection, Timeline
-from lab.truth.requests import turns
+from lab.truth.requests import exchanges
 from lab.verdict import Bracket
 
 FLOW = Flow("192.0.2.1", 40000, "192.0.2.2", 9999)
@@ -28,25 +28,25 @@ SERVER = [("accept", 10, 60), ("recv", 90, 200, 10), ("send", 250, 280, 20), ("c
 
 def test_one_request():
     """Each stop has the stamps of its call, and nothing is read before it was written."""
-    (turn,) = turns(connection(CLIENT, SERVER))
-    assert (turn.request.size, turn.reply.size) == (10, 20)
-    assert turn.request.written[:2] == (100, 120)
-    assert turn.request.returned[:2] == (100, 200)
-    assert turn.reply.returned[:2] == (410, 500)
-    assert turn.request.travel[:2] == (0, 100)
-    assert turn.application[:2] == (50, 180)
-    assert turn.round_trip[:2] == (290, 400)
-    assert turn.thinking == Bracket(0, 0, 0)
-    assert turn.request.waking[:2] == turn.request.reading[:2] == (0, 100)
-    assert turn.reply.waking[:2] == (0, 90)
-    assert turn.others(Bracket(50, 180, 100)) == Bracket(0, 350, 0)
+    (exchange,) = exchanges(connection(CLIENT, SERVER))
+    assert (exchange.request.size, exchange.reply.size) == (10, 20)
+    assert exchange.request.written[:2] == (100, 120)
+    assert exchange.request.returned[:2] == (100, 200)
+    assert exchange.reply.returned[:2] == (410, 500)
+    assert exchange.request.travel[:2] == (0, 100)
+    assert exchange.application[:2] == (50, 180)
+    assert exchange.round_trip[:2] == (290, 400)
+    assert exchange.thinking == Bracket(0, 0, 0)
+    assert exchange.request.waking[:2] == exchange.request.reading[:2] == (0, 100)
+    assert exchange.reply.waking[:2] == (0, 90)
+    assert exchange.others(Bracket(50, 180, 100)) == Bracket(0, 350, 0)
 
 
 def test_requests_in_pieces():
     """A request in two writes is read in one; the second request has calls of its own."""
     client = [("send", 0, 5, 3), ("send", 10, 15, 4), ("recv", 20, 80, 6), ("send", 90, 95, 1), ("recv", 96, 120, 1)]
     server = [("recv", 1, 30, 7), ("send", 40, 45, 2), ("send", 50, 55, 4), ("recv", 60, 99, 1), ("send", 100, 101, 1)]
-    first, second = turns(connection(client, server))
+    first, second = exchanges(connection(client, server))
     assert first.thinking[:2] == (5, 15)
     assert first.request.written[:2] == (10, 15)
     assert (first.reply.first.enter_ns, first.reply.last.enter_ns) == (40, 50)
@@ -58,9 +58,9 @@ def test_requests_in_pieces():
 def test_a_reader_that_polls():
     """Who waits in poll() may wake up there; copying is the read's alone."""
     server = [SERVER[0], ("poll", 70, 150, 1), ("recv", 160, 200, 10), *SERVER[2:]]
-    (turn,) = turns(connection(CLIENT, server))
-    assert turn.request.waking[:2] == (0, 100)
-    assert turn.request.reading[:2] == (0, 40)
+    (exchange,) = exchanges(connection(CLIENT, server))
+    assert exchange.request.waking[:2] == (0, 100)
+    assert exchange.request.reading[:2] == (0, 40)
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,10 @@ def test_a_reader_that_polls():
 def test_no_request(client, server):
     """What nobody asked for, or nobody answered, is no turn; neither is anything of a connection that was never accepted."""
     there = connection(client, server)
-    assert turns(there) == turns(Connection(there.client, None)) == []
+    assert exchanges(there) == exchanges(Connection(there.client, None)) == []
 
 
 def test_a_byte_from_nowhere():
     """Stamps that contradict each other are an error, and no bracket."""
     with pytest.raises(LookupError, match="carried byte 9"):
-        turns(connection(CLIENT, [("recv", 90, 200, 5), *SERVER[2:]]))
+        exchanges(connection(CLIENT, [("recv", 90, 200, 5), *SERVER[2:]]))

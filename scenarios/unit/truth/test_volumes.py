@@ -5,7 +5,7 @@ import pytest
 from lab.linux.tcp_counters import Sent
 from lab.tcp import Flow
 from lab.timeline import Call, Connection, Timeline
-from lab.truth.volumes import Way, segments_sent
+from lab.truth.volumes import Volumes, segments_sent
 
 CLIENT = Flow("192.0.2.1", 40000, "192.0.2.2", 80)
 
@@ -34,7 +34,7 @@ REFUSED = connection(["connect ECONNREFUSED", "close"], None)
 
 
 def way(*connections, role="client", retransmitted=0):
-    return Way(list(connections), role, Sent(100, retransmitted, retransmitted // 2), 10_000)
+    return Volumes(list(connections), role, Sent(100, retransmitted, retransmitted // 2), 10_000)
 
 
 @pytest.mark.parametrize(("role", "payload"), [("client", 3000), ("server", 500)])

@@ -137,13 +137,13 @@ def test_a_guest_has_the_checkout_where_the_host_has_it(here):
     assert any(f"path={here.replace(',', ',,')}," in word for word in words)
 
 
-def outcome(way, *measured, places="fentry:tcp_recvmsg, fentry:tcp_sendmsg", **fields):
+def outcome(mechanism, *measured, places="fentry:tcp_recvmsg, fentry:tcp_sendmsg", **fields):
     judge = Judge("scenario", "rtt", places)
     checks = [
         judge.count("flow", f"RTT samples of send() {number}", Bracket(1, 3, 2), it)
         for number, it in enumerate(measured)
     ]
-    return replace(Outcome("6.1", way, 0, None, checks), **fields)
+    return replace(Outcome("6.1", mechanism, 0, None, checks), **fields)
 
 
 def test_the_matrix_has_a_cell_for_each_kernel_and_way():
@@ -160,7 +160,7 @@ def test_the_matrix_has_a_cell_for_each_kernel_and_way():
 
 def test_a_matrix_that_is_wider_than_the_terminal():
     """There each kernel has a table of its own, and nothing else changes."""
-    ran = [outcome(way, 1, kernel=kernel) for kernel in ("6.1", "7.2") for way in ("fentry", "kprobe")]
+    ran = [outcome(mechanism, 1, kernel=kernel) for kernel in ("6.1", "7.2") for mechanism in ("fentry", "kprobe")]
     heads = {
         width: [line.split()[2::2] for line in lane.summary(ran, width).splitlines() if line.startswith("probe ")]
         for width in (None, 400, 80)
@@ -243,8 +243,8 @@ def test_what_a_guest_has_printed(tmp_path):
     (tmp_path / "checks.jsonl").write_text(judge.count("flow", "RTT samples", Bracket(1, 3, 2), 2).to_json() + "\n")
     printed = f"...\nresults: {tmp_path}\n1 passed\n--- lab vm: fentry 0\nno BCC\n--- lab vm: kprobe 2\n"
     first, second = lane.outcomes("6.1", printed)
-    assert (first.way, first.passed, first.results, len(first.checks)) == ("fentry", True, tmp_path, 1)
-    assert (second.way, second.passed, second.results, second.checks) == ("kprobe", False, None, [])
+    assert (first.mechanism, first.passed, first.results, len(first.checks)) == ("fentry", True, tmp_path, 1)
+    assert (second.mechanism, second.passed, second.results, second.checks) == ("kprobe", False, None, [])
 
 
 def test_runs_of_other_machines(tmp_path):
@@ -253,7 +253,7 @@ def test_runs_of_other_machines(tmp_path):
     check = Judge("scenario", "rtt", "kprobe:x").count("flow", "RTT samples", Bracket(1, 3, 2), 9)
     (tmp_path / "checks.jsonl").write_text(check.to_json() + "\n")
     found = Outcome.of(tmp_path)
-    assert (found.kernel, found.way, found.passed) == ("6.12, virtual clock", "kprobe", False)
+    assert (found.kernel, found.mechanism, found.passed) == ("6.12, virtual clock", "kprobe", False)
     with pytest.raises(LabError, match="is no run's folder"):
         Outcome.of(tmp_path / "nowhere")
 

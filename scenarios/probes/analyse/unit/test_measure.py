@@ -11,9 +11,8 @@ from support.made.states import CLIENT, SERVER
 
 from lab.arrays import UNKNOWN
 from lab.paths import SOURCES
-from lab.probes.analyse import tracker
 from lab.probes.analyse.measure import Kind, Role, carried, joined, latency_ns, points, stillborn
-from lab.probes.analyse.tracker import Follow
+from lab.probes.analyse.tracker import Tracker
 from lab.tcp import State, address_text
 from lab.units import SECOND
 
@@ -258,8 +257,8 @@ def test_batches_make_no_difference(data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=4)))
     whole = joined(events)
     for role in (Role.CLIENT, Role.SERVICE):
-        follow = Follow(role)
-        shown = np.concatenate([follow.rows(batch) for batch in np.split(events, cuts)])
+        tracker = Tracker(role)
+        shown = np.concatenate([tracker.rows(batch) for batch in np.split(events, cuts)])
         expected = whole[np.isin(whole["role"], (role, Role.UNKNOWN))]
         for name in ("time_ns", "kind", "skaddr", "netns", "connect_ns"):
             assert shown[name].tolist() == expected[name].tolist()
@@ -275,12 +274,12 @@ def test_a_filter_loses_no_row_in_any_batch(data):
     events = steps(*client(100), *client(1000, 8), *service(150), *client(500, 7, skaddr=0xD0))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=4)))
     for how, count in (({"tgid": 7}, 20), ({"tgid": 8}, 10), ({"lports": [40000]}, 30), ({"lports": [1]}, 0)):
-        follow = Follow(Role.CLIENT, **how)
-        shown = np.concatenate([follow.rows(batch) for batch in np.split(events, cuts)])
+        tracker = Tracker(Role.CLIENT, **how)
+        shown = np.concatenate([tracker.rows(batch) for batch in np.split(events, cuts)])
         assert len(shown) == count
-        assert follow.end() == ""
-    follow = Follow(Role.SERVICE, tgid=9)
-    assert sum(len(follow.rows(batch)) for batch in np.split(events, cuts)) == 6
+        assert tracker.end() == ""
+    tracker = Tracker(Role.SERVICE, tgid=9)
+    assert sum(len(tracker.rows(batch)) for batch in np.split(events, cuts)) == 6
 
 
 def test_minimum_latency_is_exact():
@@ -292,40 +291,40 @@ def test_minimum_latency_is_exact():
         (40, [Kind.CHANGED, Kind.CONNECT]),
         (30, [Kind.CHANGED, Kind.CONNECT, Kind.CLOSE]),
     ):
-        shown = Follow(Role.CLIENT, least_ns=least_ns).rows(events)
+        shown = Tracker(Role.CLIENT, least_ns=least_ns).rows(events)
         assert shown["kind"].tolist() == kinds
 
 
 def test_what_is_over_is_forgotten():
     """A long run does not grow: a second after a socket has gone nothing of it is kept."""
-    follow = Follow(Role.CLIENT)
+    tracker = Tracker(Role.CLIENT)
     for number in range(50):
-        follow.rows(steps(*client(number * SECOND * 3, skaddr=0xA00 + number)))
-    assert len(follow._known) <= 6  # noqa: SLF001 (what is kept cannot be seen from outside)
+        tracker.rows(steps(*client(number * SECOND * 3, skaddr=0xA00 + number)))
+    assert len(tracker._known) <= 6  # noqa: SLF001 (what is kept cannot be seen from outside)
 
 
 def test_rows_that_wait_do_not_add_up():
     """A socket whose rows wait for their owner is known once, however many batches tell of others."""
-    follow = Follow(Role.CLIENT, tgid=7)
-    follow.rows(steps(step(100, Kind.ARRIVED, skaddr=0x1)))
+    tracker = Tracker(Role.CLIENT, tgid=7)
+    tracker.rows(steps(step(100, Kind.ARRIVED, skaddr=0x1)))
     for number in range(20):
-        follow.rows(steps(step(200 + number, Kind.ARRIVED, CLIENT._replace(lport=2), 0x2)))
-    assert len(follow._known) == 2  # noqa: SLF001 (what is kept cannot be seen from outside)
+        tracker.rows(steps(step(200 + number, Kind.ARRIVED, CLIENT._replace(lport=2), 0x2)))
+    assert len(tracker._known) == 2  # noqa: SLF001 (what is kept cannot be seen from outside)
 
 
 def test_limits_are_told(monkeypatch):
     """More open sockets or waiting rows than are kept: the oldest go, and the end says how many."""
-    monkeypatch.setattr(tracker, "MOST_OPEN", 3)
-    monkeypatch.setattr(tracker, "MOST_WAITING", 2)
+    monkeypatch.setattr("lab.probes.analyse.tracker.MOST_OPEN", 3)
+    monkeypatch.setattr("lab.probes.analyse.tracker.MOST_WAITING", 2)
     for how, says in (({}, "5 were forgotten"), ({"tgid": 7}, "8 steps are not shown")):
-        follow = Follow(Role.CLIENT, **how)
+        tracker = Tracker(Role.CLIENT, **how)
         for number in range(8):
-            follow.rows(steps(step(100 + number, Kind.ARRIVED, CLIENT._replace(lport=1 + number), 0x100 + number)))
-        assert says in follow.end()
+            tracker.rows(steps(step(100 + number, Kind.ARRIVED, CLIENT._replace(lport=1 + number), 0x100 + number)))
+        assert says in tracker.end()
 
 
 def test_nothing():
     """No events, no rows."""
     assert len(joined(steps())) == 0
     assert len(carried(joined(steps()), 0)) == 0
-    assert len(Follow(Role.CLIENT).rows(steps())) == 0
+    assert len(Tracker(Role.CLIENT).rows(steps())) == 0

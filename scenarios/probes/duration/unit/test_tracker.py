@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from support.made.duration import SEGMENT, exchange, segment, segments, told, traffic
 
 from lab.probes.duration.measure import lifetimes
-from lab.probes.duration.tracker import LINGER_NS, ConnectionTable
+from lab.probes.duration.tracker import LINGER_NS, Tracker
 from lab.tcp import SYN_TIMEOUT_NS, Ended, Flow
 from lab.units import MS, SECOND
 
@@ -25,7 +25,7 @@ def fed(table, *batches):
 def test_batches_do_not_matter(traffic, data):
     """Cut anywhere, each batch in any order and some segments a batch late: the same rows, each once."""
     events = segments(*traffic.events)
-    table, rows, late = ConnectionTable(), [], NOTHING
+    table, rows, late = Tracker(), [], NOTHING
     cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=8)))
     for start, end in zip([0, *cuts], [*cuts, len(events)], strict=True):
         batch = np.concatenate([late, events[start:end]])
@@ -45,10 +45,10 @@ def test_batches_do_not_matter(traffic, data):
 
 def test_what_waits_is_not_forgotten():
     """A segment waits for the next look; at the end nothing waits."""
-    table = ConnectionTable()
+    table = Tracker()
     assert fed(table, (1 * MS, segments(*exchange("cS sSA cF sF")))) == [[]]
     assert fed(table, (2 * MS, NOTHING)) == [["FIN"]]
-    table = ConnectionTable()
+    table = Tracker()
     fed(table, (5, segments(*exchange("cS sSA cF sF"))))
     ended, still_open = table.finish(1 * MS)
     assert (len(ended), len(still_open)) == (1, 0)
@@ -56,7 +56,7 @@ def test_what_waits_is_not_forgotten():
 
 def test_timeout_is_reported_once_and_leaves_the_table():
     """D2: no answer for so long after the last SYN: reported then, not earlier, and gone."""
-    table = ConnectionTable(syn_timeout_ns=2 * SECOND)
+    table = Tracker(syn_timeout_ns=2 * SECOND)
     syns = segments(segment(10, "S"), segment(SECOND, "S"))
     last_ns = SECOND
     looks = [
@@ -73,7 +73,7 @@ def test_timeout_is_reported_once_and_leaves_the_table():
 @pytest.mark.parametrize("story", ["cS sSA cF sF", "cS sRA0", "cS sSA cRA", "cRA"])
 def test_what_has_ended_leaves_the_table(story):
     """D2: after TIME_WAIT's time the table is empty, and a FIN sent again until then is no new connection."""
-    table = ConnectionTable()
+    table = Tracker()
     assert len(fed(table, (MS, segments(*exchange(story))), (2 * MS, NOTHING))[1]) == 1
     assert len(table) == 1
     again = segments(*exchange("sF cF", start_ns=3 * MS))
@@ -84,14 +84,14 @@ def test_what_has_ended_leaves_the_table(story):
 
 def test_strays_do_not_stay():
     """A RST that belongs to nothing takes no room."""
-    table = ConnectionTable()
+    table = Tracker()
     fed(table, (MS, segments(*exchange("cR sR"))), (2 * MS, NOTHING))
     assert len(table) == 0
 
 
 def test_retransmissions_take_no_room():
     """Ten thousand times the same SYN is one segment and a count."""
-    table = ConnectionTable()
+    table = Tracker()
     for number in range(100):
         fed(table, (number * MS, segments(*(segment(number * MS + step, "S") for step in range(100)))))
     fed(table, (SECOND, NOTHING))
@@ -102,7 +102,7 @@ def test_retransmissions_take_no_room():
 
 def test_silent_for_ever():
     """An established connection that never ends stays, as long as there is room."""
-    table = ConnectionTable()
+    table = Tracker()
     fed(table, (MS, segments(*exchange("cS sSA"))), (2 * MS, NOTHING), (10**6 * SECOND, NOTHING))
     assert len(table) == 1
     end = segments(*exchange("cF sF", start_ns=2 * 10**6 * SECOND))
@@ -125,7 +125,7 @@ def flood(count, start_ns, kinds="cS"):
 
 def test_a_flood_of_syns_is_bounded():
     """D2, L2: more attempts than there is room for: the oldest are forgotten, counted, and the table stays as large as it is."""
-    table = ConnectionTable(most=1000)
+    table = Tracker(most=1000)
     for number in range(20):
         fed(table, (number * SECOND, flood(5000, number * SECOND - 10_000)))
     fed(table, (SYN_TIMEOUT_NS // 2, NOTHING))
@@ -135,7 +135,7 @@ def test_a_flood_of_syns_is_bounded():
 
 def test_what_has_ended_makes_room_first():
     """Connections that are open are kept when forgetting ended ones is enough; nothing is counted as forgotten then."""
-    table = ConnectionTable(most=1000)
+    table = Tracker(most=1000)
     fed(table, (MS, flood(500, 10, "cS sSA")))
     ended = 0
     for number in range(1, 10):
@@ -149,7 +149,7 @@ def test_what_has_ended_makes_room_first():
 
 def test_a_large_table_is_quick():
     """With 100,000 open connections, a look at ten others takes milliseconds: what nothing happens to is left alone."""
-    table = ConnectionTable()
+    table = Tracker()
     fed(table, (MS, flood(99_000, 10, "cS sSA")), (2 * MS, NOTHING))
     assert len(table) == 99_000
     before = table._kept["number"].copy()  # noqa: SLF001 (how much of it is looked at is the point)

@@ -8,8 +8,8 @@ from support.made.layers import CLIENT_NETNS, FLOW, MSS, PORT, SERVER_NETNS, Net
 
 from lab.arrays import UNKNOWN
 from lab.paths import SOURCES
-from lab.probes.layers.requests import exchanges
-from lab.probes.layers.stages import FATES, LAYERS, At, Stop, Ways, elsewhere_ns, layers_ns
+from lab.probes.layers.requests import requests
+from lab.probes.layers.stages import FATES, LAYERS, At, Stages, Stop, elsewhere_ns, layers_ns
 
 HOSTS = (CLIENT_NETNS, SERVER_NETNS)
 NUMBERS = st.one_of(st.integers(0, (1 << 32) - 1), st.integers((1 << 32) - 9 * MSS, (1 << 32) - 1))
@@ -35,14 +35,14 @@ def test_every_stop_of_every_request(seed, numbers, loss, spurious, turns):
     network = Network(seed, loss, spurious)
     network.open(FLOW, *numbers)
     truth = talk(network, FLOW, numbers, turns)
-    found = exchanges(Ways(points(*network.rows), HOSTS), PORT)
-    assert len(found.rows) == len(found.turns.call) == turns
+    found = requests(Stages(points(*network.rows), HOSTS), PORT)
+    assert len(found.rows) == len(found.exchanges.call) == turns
     assert not found.overlaps.any()
-    for row, ways in zip(found.rows, truth, strict=True):
-        request, reply = (way.stops for way in ways)
+    for row, stages in zip(found.rows, truth, strict=True):
+        request, reply = (way.stops for way in stages)
         reply[Stop.BEGUN] = request[Stop.READ]
         assert row["stops"].tolist() == [request, reply]
-        assert row["sent"].tolist() == [way.sent for way in ways]
+        assert row["sent"].tolist() == [way.sent for way in stages]
         assert row["layers_ns"].sum() == row["total_ns"] == reply[Stop.READ] - request[Stop.BEGUN]
         assert row["elsewhere_ns"] == 0
         assert (row["layers_ns"] >= 0).all()
@@ -56,7 +56,7 @@ def test_every_segment(seed, loss, spurious):
     network.open(FLOW, 5, 6)
     sizes = [network.random.randint(1, 9 * MSS) for _ in range(3)]
     network.send(FLOW, 6, sizes)
-    rows = Ways(points(*network.rows), HOSTS).packets()
+    rows = Stages(points(*network.rows), HOSTS).packets()
     assert len(rows) == sum(row["at"] == At.DEVICE_OUT and row["length"] > 0 for row in network.rows)
     assert {FATES[fate] for fate in rows["fate"]} <= {"delivered", "duplicate", "lost"}
     arrivals = sum(row["at"] == At.DEVICE_IN and row["length"] > 0 for row in network.rows)
@@ -82,7 +82,7 @@ def test_flows_that_are_used_again(seed, numbers):
     other = FLOW._replace(lport=40001)
     beside.open(other, *numbers[4:])
     talk(beside, other, numbers[4:], 3)
-    found = exchanges(Ways(points(*network.rows, *beside.rows), HOSTS), PORT).rows
+    found = requests(Stages(points(*network.rows, *beside.rows), HOSTS), PORT).rows
     mine = found[found["cport"] == FLOW.lport]
     assert mine["number"].tolist() == [0, 1, 0, 1]
     assert len(set(mine["connection"])) == 2
@@ -97,7 +97,7 @@ def test_one_host(host):
     network.open(FLOW, 8, 9)
     talk(network, FLOW, (8, 9), 3)
     everything = points(*network.rows)
-    whole, part = (exchanges(Ways(everything, hosts), PORT).rows for hosts in (HOSTS, (host,)))
+    whole, part = (requests(Stages(everything, hosts), PORT).rows for hosts in (HOSTS, (host,)))
     assert len(part) == len(whole) == 3
     assert set(part.dtype.names) == set(whole.dtype.names)
     for row, true in zip(part, whole, strict=True):
@@ -122,12 +122,12 @@ def test_what_is_no_request_is_told():
 
     greeting, early = moved(back, 100, 10, 20), moved(FLOW, 1, 30, 60) + moved(back, 110, 50, 70)
     asked = moved(FLOW, 11, 80, 90)
-    found = exchanges(Ways(points(*greeting, *early, *asked), HOSTS), PORT)
+    found = requests(Stages(points(*greeting, *early, *asked), HOSTS), PORT)
     assert len(found.rows) == 0
-    assert found.turns.asked.tolist() == [False, True, True]
-    assert found.turns.answered.tolist() == [True, True, False]
+    assert found.exchanges.asked.tolist() == [False, True, True]
+    assert found.exchanges.answered.tolist() == [True, True, False]
     assert found.overlaps.tolist() == [False, True, False]
-    assert found.turns.last.tolist() == [False, False, True]
+    assert found.exchanges.last.tolist() == [False, False, True]
 
 
 def test_reads_that_return_more():
@@ -137,7 +137,7 @@ def test_reads_that_return_more():
     rows += [point(40 + n, At.TCP_IN, 1 + 10 * n, 10) for n in range(3)]
     rows += [point(50 + n, At.READY, 11 + 10 * n, 0) for n in range(3)]
     rows += [point(70, At.READ, 1, 25, enter_ns=60), point(80, At.READ, 26, 5, enter_ns=75)]
-    packets = Ways(points(*rows), HOSTS).packets()
+    packets = Stages(points(*rows), HOSTS).packets()
     assert packets["read_length"].tolist() == [25, 25, 5]
     assert packets["stops"][:, Stop.READY].tolist() == [50, 51, 52]
     assert packets["stops"][:, Stop.PICKED].tolist() == [60, 60, 75]
@@ -147,7 +147,7 @@ def test_reads_that_return_more():
 def test_nothing():
     """No points, no rows; and one point alone is none either."""
     for rows in ((), (point(1, At.READY, 1, 0),)):
-        ways = Ways(points(*rows), HOSTS)
-        assert len(ways.packets()) == len(exchanges(ways, PORT).rows) == 0
+        stages = Stages(points(*rows), HOSTS)
+        assert len(stages.packets()) == len(requests(stages, PORT).rows) == 0
     assert layers_ns(np.full(len(Stop), UNKNOWN)).tolist() == [UNKNOWN] * len(LAYERS)
     assert elsewhere_ns(np.full(len(Stop), UNKNOWN)) == 0

@@ -12,8 +12,8 @@ from lab.probes.layers import text
 from lab.probes.layers import text as layer_text
 from lab.probes.layers.perfetto import require_writable, write_trace
 from lab.probes.layers.plot import draw
-from lab.probes.layers.requests import EXCHANGE, exchanges
-from lab.probes.layers.stages import LAYERS, Ways
+from lab.probes.layers.requests import REQUEST, requests
+from lab.probes.layers.stages import LAYERS, Stages
 
 
 def rows(hosts=(CLIENT_NETNS, SERVER_NETNS), turns=5):
@@ -24,7 +24,7 @@ def rows(hosts=(CLIENT_NETNS, SERVER_NETNS), turns=5):
         network.open(flow, 8, 9)
         talk(network, flow, (8, 9), turns)
         found += network.rows
-    return exchanges(Ways(points(*found), hosts), PORT).rows
+    return requests(Stages(points(*found), hosts), PORT).rows
 
 
 def test_a_line_has_every_layer():
@@ -126,7 +126,7 @@ def test_files_that_cannot_be_written(tmp_path):
         with pytest.raises(LabError, match="choose another file"):
             attempt(tmp_path / "missing" / "trace.json")
     with pytest.raises(LabError, match="no request was seen"):
-        draw(tmp_path / "layers.png", np.zeros(0, EXCHANGE))
+        draw(tmp_path / "layers.png", np.zeros(0, REQUEST))
     with pytest.raises(LabError, match="choose another file"):
         draw(tmp_path / "missing" / "layers.png", rows())
 

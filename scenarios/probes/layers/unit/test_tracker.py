@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 from support.made.layers import CLIENT_NETNS, FLOW, MSS, PORT, SERVER_NETNS, Network, point, points, talk
 
 from lab.packet import FIN
-from lab.probes.layers import tracker
-from lab.probes.layers.requests import exchanges
-from lab.probes.layers.stages import At, Ways
-from lab.probes.layers.tracker import QUIET_NS, FollowExchanges, FollowPackets
+from lab.probes.layers.requests import requests
+from lab.probes.layers.stages import At, Stages
+from lab.probes.layers.tracker import QUIET_NS, RequestTracker, SegmentTracker
 from lab.units import MS, SECOND
 
 HOSTS = (CLIENT_NETNS, SERVER_NETNS)
@@ -46,13 +45,13 @@ def told(rows):
 def test_batches_make_no_difference(seed, cuts, hosts):
     """In any number of batches the same requests are told as in one, each of them once."""
     everything = traffic(seed)
-    whole = exchanges(Ways(everything, hosts), PORT).rows
-    follow = FollowExchanges(PORT, hosts)
+    whole = requests(Stages(everything, hosts), PORT).rows
+    tracker = RequestTracker(PORT, hosts)
     batches = np.split(everything, sorted(min(cut, len(everything)) for cut in cuts))
-    shown = [follow.rows(batch, int(batch["time_ns"][-1]) if len(batch) else 0) for batch in batches]
-    shown.append(follow.rows(everything[:0], 0, final=True))
+    shown = [tracker.rows(batch, int(batch["time_ns"][-1]) if len(batch) else 0) for batch in batches]
+    shown.append(tracker.rows(everything[:0], 0, final=True))
     assert told(np.concatenate(shown)) == told(whole)
-    assert follow.end() == ""
+    assert tracker.end() == ""
 
 
 @settings(deadline=None, max_examples=25)  # how long it takes is the machine's affair
@@ -60,11 +59,11 @@ def test_batches_make_no_difference(seed, cuts, hosts):
 def test_every_segment_is_told_once(seed, cuts):
     """In any number of batches each segment comes once, with what became of it."""
     everything = traffic(seed)
-    whole = Ways(everything, HOSTS).packets()
-    follow = FollowPackets(HOSTS)
+    whole = Stages(everything, HOSTS).packets()
+    tracker = SegmentTracker(HOSTS)
     batches = np.split(everything, sorted(min(cut, len(everything)) for cut in cuts))
-    shown = [follow.rows(batch, int(batch["time_ns"][-1]) if len(batch) else 0) for batch in batches]
-    shown.append(follow.rows(everything[:0], 1 << 60, final=True))
+    shown = [tracker.rows(batch, int(batch["time_ns"][-1]) if len(batch) else 0) for batch in batches]
+    shown.append(tracker.rows(everything[:0], 1 << 60, final=True))
     assert sorted(row.tobytes() for row in np.concatenate(shown)) == sorted(row.tobytes() for row in whole)
 
 
@@ -80,52 +79,52 @@ def request(begin_ns=1000, seq=1, reply_seq=100):
 
 def test_when_a_request_is_over():
     """It is over when the next one begins, when the client has closed and all is quiet, or when all was quiet for a second."""
-    follow = FollowExchanges(PORT, HOSTS)
-    assert len(follow.rows(points(*request()), 20_000)) == 0
-    assert len(follow.rows(points(*request(100_000, 11, 110)), 200_000)) == 1
-    assert len(follow.rows(points(), 100_000 + QUIET_NS)) == 0
-    assert len(follow.rows(points(), 120_000 + QUIET_NS)) == 1
-    assert len(follow.rows(points(*request(3 * SECOND, 21, 120)), 3 * SECOND)) == 0
+    tracker = RequestTracker(PORT, HOSTS)
+    assert len(tracker.rows(points(*request()), 20_000)) == 0
+    assert len(tracker.rows(points(*request(100_000, 11, 110)), 200_000)) == 1
+    assert len(tracker.rows(points(), 100_000 + QUIET_NS)) == 0
+    assert len(tracker.rows(points(), 120_000 + QUIET_NS)) == 1
+    assert len(tracker.rows(points(*request(3 * SECOND, 21, 120)), 3 * SECOND)) == 0
     close = point(3 * SECOND + 20_000, At.TC_OUT, 31, 0, flags=FIN)
-    assert len(follow.rows(points(close), 3 * SECOND + 30_000)) == 0
-    assert len(follow.rows(points(), 3 * SECOND + 100 * MS)) == 1
-    assert len(follow.rows(points(), 0, final=True)) == 0
-    assert follow.end() == ""
+    assert len(tracker.rows(points(close), 3 * SECOND + 30_000)) == 0
+    assert len(tracker.rows(points(), 3 * SECOND + 100 * MS)) == 1
+    assert len(tracker.rows(points(), 0, final=True)) == 0
+    assert tracker.end() == ""
 
 
 def test_a_call_that_has_not_returned_is_waited_for():
     """A reply that has been read before its write() has returned is told when that has."""
-    follow = FollowExchanges(PORT, HOSTS)
+    tracker = RequestTracker(PORT, HOSTS)
     *early, late = request()
     following = request(100_000, 11, 110)
-    assert len(follow.rows(points(*early, *following[:3]), 200_000)) == 0
-    (row,) = follow.rows(points(late), 200_000)
+    assert len(tracker.rows(points(*early, *following[:3]), 200_000)) == 0
+    (row,) = tracker.rows(points(late), 200_000)
     assert row["layers_ns"][1][0] == 2000
-    assert len(follow.rows(points(*following[3:]), 0, final=True)) == 1
+    assert len(tracker.rows(points(*following[3:]), 0, final=True)) == 1
 
 
 def test_what_is_strange_is_counted():
     """What nobody asked for, and what is too much to be kept, is told at the end, and takes no room."""
-    follow = FollowExchanges(PORT, HOSTS)
+    tracker = RequestTracker(PORT, HOSTS)
     greeting = [point(10, At.WRITE, 1, 10, BACK, enter_ns=5), point(20, At.READ, 1, 10, BACK, enter_ns=15)]
-    follow.rows(points(*greeting), 100)
-    follow.rows(points(*request(1000, 1, 11)[:3]), 5000)
-    follow.rows(points(), 0, final=True)
-    assert follow.end() == "sent without having been asked for, or too late: 1; requests without a reply: 1"
+    tracker.rows(points(*greeting), 100)
+    tracker.rows(points(*request(1000, 1, 11)[:3]), 5000)
+    tracker.rows(points(), 0, final=True)
+    assert tracker.end() == "sent without having been asked for, or too late: 1; requests without a reply: 1"
 
 
 def test_a_long_request_does_not_fill_the_memory(monkeypatch):
     """Of a request without end the oldest points are forgotten, which is told."""
-    monkeypatch.setattr(tracker, "MOST_POINTS", 50)
-    follow = FollowExchanges(PORT, HOSTS)
+    monkeypatch.setattr("lab.probes.layers.tracker.MOST_POINTS", 50)
+    tracker = RequestTracker(PORT, HOSTS)
     for number in range(100):
-        follow.rows(points(point(10 + number, At.WRITE, 1 + number, 1, enter_ns=5 + number)), 1000)
-    assert follow.end() == "points of requests that were too long, forgotten: 50"
+        tracker.rows(points(point(10 + number, At.WRITE, 1 + number, 1, enter_ns=5 + number)), 1000)
+    assert tracker.end() == "points of requests that were too long, forgotten: 50"
 
 
 @pytest.mark.parametrize("hosts", [HOSTS, None])
 def test_nothing(hosts):
     """Batches of nothing are nothing."""
-    for follow in (FollowExchanges(PORT, hosts), FollowPackets(hosts)):
-        assert len(follow.rows(points(), 5)) == len(follow.rows(points(), 0, final=True)) == 0
-        assert follow.end() == ""
+    for tracker in (RequestTracker(PORT, hosts), SegmentTracker(hosts)):
+        assert len(tracker.rows(points(), 5)) == len(tracker.rows(points(), 0, final=True)) == 0
+        assert tracker.end() == ""

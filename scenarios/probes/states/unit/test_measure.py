@@ -23,7 +23,7 @@ from support.made.states import (
 
 from lab.arrays import UNKNOWN
 from lab.probes.states.measure import transitions
-from lab.probes.states.tracker import Follow
+from lab.probes.states.tracker import Tracker
 from lab.tcp import Flow, State, address_text
 
 thoroughly = settings(deadline=None, derandomize=True, max_examples=200, phases=set(Phase) - {Phase.explain})
@@ -328,8 +328,8 @@ def wanted(truth: Truth, lports, rports, version) -> bool:
 def test_rows_do_not_depend_on_how_the_stream_is_cut_into_batches(case: Traffic, filters, random):
     """With and without filters, batches give every row of a matching connection once, with the same times (S4)."""
     cuts = sorted(random.randrange(len(case.events) + 1) for _ in range(random.randrange(5)))
-    follow = Follow(**filters)
-    shown = [row for batch in np.split(case.events, cuts) for row in follow.rows(batch)]
+    tracker = Tracker(**filters)
+    shown = [row for batch in np.split(case.events, cuts) for row in tracker.rows(batch)]
     whole = {truth.time_ns for truth in case.truth if truth.flow.lport and truth.flow.rport}
     seen = [(int(row["time_ns"]), told(row)) for row in shown if int(row["time_ns"]) in whole]
     expected = [truth for truth in case.truth if truth.time_ns in whole and wanted(truth, **filters)]
@@ -346,52 +346,52 @@ def test_rows_do_not_depend_on_how_the_stream_is_cut_into_batches(case: Traffic,
 def test_one_batch_shows_each_row_as_it_was_measured(case: Traffic, filters):
     """What is shown of one batch is what was measured in it, in order of time (S4)."""
     complete = [truth for truth in case.truth if truth.flow.lport and truth.flow.rport]
-    shown = [it for it in as_truth(Follow(**filters).rows(case.events)) if it.flow.lport and it.flow.rport]
+    shown = [it for it in as_truth(Tracker(**filters).rows(case.events)) if it.flow.lport and it.flow.rport]
     assert shown == [truth for truth in complete if wanted(truth, **filters)]
 
 
 def test_a_row_that_waits_for_its_port_is_shown_with_it():
     """A filter on the local port holds SYN_SENT back until connect() has bound one, and loses nothing (S4)."""
-    follow = Follow([CLIENT.lport], None, None)
-    assert len(spent(follow.rows(changes(change(0, "CLOSE -> SYN_SENT", lport=0))))) == 0
-    assert "1 connections had no port yet" in follow.end()
-    rows = follow.rows(changes(change(10, "SYN_SENT -> ESTABLISHED")))
+    tracker = Tracker([CLIENT.lport], None, None)
+    assert len(spent(tracker.rows(changes(change(0, "CLOSE -> SYN_SENT", lport=0))))) == 0
+    assert "1 connections had no port yet" in tracker.end()
+    rows = tracker.rows(changes(change(10, "SYN_SENT -> ESTABLISHED")))
     assert spent(rows) == [("CLOSE", None), ("SYN_SENT", 10)]
     assert rows["lport"].tolist() == [CLIENT.lport] * 2
-    assert follow.end() == ""
+    assert tracker.end() == ""
 
 
 def test_a_child_waits_for_its_remote_port():
     """A filter on the remote port holds SYN_RECV back until the child has its peer, and loses nothing (S4)."""
-    follow = Follow(None, [SERVER.rport], None)
-    assert len(spent(follow.rows(changes(change(0, "LISTEN -> SYN_RECV", SERVER, rport=0))))) == 0
-    rows = follow.rows(changes(change(10, "SYN_RECV -> ESTABLISHED", SERVER, handshake_rtt_us=3)))
+    tracker = Tracker(None, [SERVER.rport], None)
+    assert len(spent(tracker.rows(changes(change(0, "LISTEN -> SYN_RECV", SERVER, rport=0))))) == 0
+    rows = tracker.rows(changes(change(10, "SYN_RECV -> ESTABLISHED", SERVER, handshake_rtt_us=3)))
     assert spent(rows) == [("LISTEN", None), ("SYN_RECV", 3000)]
 
 
 def test_a_wait_survives_the_reuse_of_its_address_across_batches():
     """An address used again in a batch of its own neither ends the wait nor lends its ports (S2, S5)."""
-    follow, new = Follow(None, None, None), CLIENT._replace(lport=40001)
-    follow.rows(changes(*life(ACTIVE_CLOSE, tgid=42)))
-    follow.rows(changes(*life("CLOSE -> SYN_SENT -> ESTABLISHED", new, start_ns=100)))
-    rows = follow.rows(changes(segment(700), change(800, "ESTABLISHED -> CLOSE_WAIT", new)))
+    tracker, new = Tracker(None, None, None), CLIENT._replace(lport=40001)
+    tracker.rows(changes(*life(ACTIVE_CLOSE, tgid=42)))
+    tracker.rows(changes(*life("CLOSE -> SYN_SENT -> ESTABLISHED", new, start_ns=100)))
+    rows = tracker.rows(changes(segment(700), change(800, "ESTABLISHED -> CLOSE_WAIT", new)))
     assert spent(rows) == [("FIN_WAIT2", 670), ("ESTABLISHED", 690)]
     assert [(told(row).flow.lport, told(row).tgid) for row in rows] == [(40000, 42), (40001, 0)]
 
 
 def test_a_flow_used_again_ends_an_older_wait_across_batches():
     """A retransmitted FIN that comes in a later batch finds nobody who waits for it (S2)."""
-    follow = Follow(None, None, None)
-    follow.rows(changes(*life(ACTIVE_CLOSE)))
-    follow.rows(changes(*life(ACTIVE_CLOSE, skaddr=0xB0, start_ns=100), segment(200)))
+    tracker = Tracker(None, None, None)
+    tracker.rows(changes(*life(ACTIVE_CLOSE)))
+    tracker.rows(changes(*life(ACTIVE_CLOSE, skaddr=0xB0, start_ns=100), segment(200)))
     elsewhere = CLIENT._replace(lport=40001)
     for start_ns in (300, 400):
-        follow.rows(changes(*life("CLOSE -> SYN_SENT -> CLOSE", elsewhere, 0xC0, start_ns)))
-    assert len(spent(follow.rows(changes(segment(700))))) == 0
+        tracker.rows(changes(*life("CLOSE -> SYN_SENT -> CLOSE", elsewhere, 0xC0, start_ns)))
+    assert len(spent(tracker.rows(changes(segment(700))))) == 0
 
 
 def test_a_repeated_report_in_a_later_batch_is_no_row():
     """A second report of the same change shows nothing, also when the socket's end has been shown before."""
-    follow = Follow(None, None, None)
-    follow.rows(changes(*life("CLOSE -> SYN_SENT -> CLOSE")))
-    assert len(spent(follow.rows(changes(change(11, "SYN_SENT -> CLOSE", again=1))))) == 0
+    tracker = Tracker(None, None, None)
+    tracker.rows(changes(*life("CLOSE -> SYN_SENT -> CLOSE")))
+    assert len(spent(tracker.rows(changes(change(11, "SYN_SENT -> CLOSE", again=1))))) == 0

@@ -17,7 +17,7 @@ def order(subjects: Sequence[Subject], repetitions: int) -> Iterator[Subject]:
         yield from (*subjects[first:], *subjects[:first])
 
 
-def in_turns(
+def interleaved(
     subjects: Sequence[Subject], repetitions: int, measure: Callable[[Subject], Result]
 ) -> dict[Subject, list[Result]]:
     """Measure every subject so many times, in turns; the results stand at the numbers of their repetitions."""

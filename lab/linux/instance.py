@@ -16,20 +16,20 @@ from lab.errors import LabError
 from lab.linux import tracefs
 from lab.linux.netns import NAMED, remove
 
-RUNS = Path("/run/lab")
+INSTANCES = Path("/run/lab")
 
 
-class Run:
+class Instance:
     """This process's run: `name` is a prefix nobody else has, `path` a folder for its temporary files."""
 
     def __init__(self) -> None:
         require_root()
-        RUNS.mkdir(exist_ok=True)
+        INSTANCES.mkdir(exist_ok=True)
         # While the gate is held, no folder exists whose lock is yet to be taken.
-        with (RUNS / "gate").open("w") as gate:
+        with (INSTANCES / "gate").open("w") as gate:
             fcntl.flock(gate, fcntl.LOCK_EX)
             self.name = os.urandom(3).hex()
-            self.path = RUNS / self.name
+            self.path = INSTANCES / self.name
             self.path.mkdir()
             self._lock = (self.path / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -38,7 +38,7 @@ class Run:
 
     @classmethod
     @cache
-    def current(cls) -> "Run":
+    def current(cls) -> "Instance":
         """Return the run of this process, made on first use; the leavings of dead runs are swept then."""
         run = cls()
         sweep()
@@ -48,7 +48,7 @@ class Run:
         """Remove the folder; a forked child leaves it to its parent."""
         if os.getpid() == self._pid:
             # A sweep must not find the folder half gone.
-            with (RUNS / "gate").open("w") as gate:
+            with (INSTANCES / "gate").open("w") as gate:
                 fcntl.flock(gate, fcntl.LOCK_EX)
                 shutil.rmtree(self.path, ignore_errors=True)
                 self._lock.close()
@@ -57,9 +57,9 @@ class Run:
 def sweep() -> list[str]:
     """Remove what dead runs left; returns their names. Runs that are alive are not touched."""
     swept = []
-    with (RUNS / "gate").open("w") as gate:
+    with (INSTANCES / "gate").open("w") as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)
-        for path in RUNS.iterdir():
+        for path in INSTANCES.iterdir():
             if not path.is_dir():
                 continue
             with (path / "lock").open("w") as lock:
