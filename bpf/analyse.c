@@ -30,13 +30,14 @@
 #include "include/kernel_functions.h"
 #include "include/packet_parser.inc.h"
 #include "include/tcp_socket.h"
+#include "include/second_run.h"
 
 /* Functions that threads come to are not observed by fentry where that would lose some. */
 #define SENDS_AT_TRACEPOINTS (ATTACH_FENTRY && PLAIN_TRACEPOINTS)
 
 #define MSG_PEEK 2 /* to recv(): the data stays where it is */
 
-/* Which of the probe's points is under way on this CPU (first_run() in lab.h). */
+/* Which of the probe's points is under way on this CPU (first_run() in second_run.h). */
 enum slot {
     SLOT_CHANGED,
     SLOT_PROCESSED,

@@ -1,6 +1,6 @@
 /* How often, on the CPU where it is run, each raw tracepoint was hit by the kernel's own count and not by a program's: both are read
  * at one moment, in an interrupt. Attached nowhere: lab/ebpf/audit.py has the kernel run it, on each CPU. */
-#include "include/lab.h"
+#include "include/second_run.h"
 
 #define EVENTS 8 /* as many as `runs` has */
 

@@ -3,7 +3,8 @@
  * Nothing is remembered here: which segments belong together is found out where they are read, so that no connection that
  * never ends can use up room in the kernel. All other segments cost no more than being looked at.
  */
-#include "include/lab.h"
+#include "include/attach_points.h"
+#include "include/lost.h"
 #define LOAD load_skb
 #include "include/packet_parser.inc.h"
 

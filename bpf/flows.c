@@ -7,6 +7,8 @@
 
 #include "include/packet_parser.inc.h"
 #include "include/epochs.h"
+#include "include/lost.h"
+#include "include/attach_points.h"
 
 #define LOOPBACK_IFINDEX 1      /* include/net/flow.h */
 #define LOWEST_ETHERTYPE 0x0600 /* a lower one is the length of an IEEE 802.3 frame */

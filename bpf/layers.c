@@ -12,8 +12,9 @@
 #include "include/kernel_functions.h"
 #include "layers/calls.h"
 #include "layers/segments.h"
+#include "include/second_run.h"
 
-/* Which of the probe's points is under way on this CPU (first_run() in lab.h). */
+/* Which of the probe's points is under way on this CPU (first_run() in second_run.h). */
 enum slot { SLOT_READY };
 
 static inline int report_ready(const void *sk)

@@ -8,6 +8,8 @@
 #include "include/epochs.h"
 #define LOAD load_xdp
 #include "include/packet_parser.inc.h"
+#include "include/lost.h"
+#include "include/attach_points.h"
 
 #ifndef PORT
 #define PORT 9999

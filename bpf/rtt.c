@@ -14,6 +14,8 @@
 #define READ typed_read
 #include "include/tcp_socket.h"
 #include "include/epochs.h"
+#include "include/second_run.h"
+#include "include/lost.h"
 
 #ifndef KEEP_SRTT
 #define KEEP_SRTT 1

@@ -9,6 +9,8 @@
  */
 #define READ typed_read
 #include "include/tcp_socket.h"
+#include "include/second_run.h"
+#include "include/lost.h"
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 

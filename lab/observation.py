@@ -35,9 +35,9 @@ class Observed:
     sent: tuple[Sent, Sent] = (Sent(), Sent())
     wire: WireTruth | None = None
 
-    def carried(self) -> Iterator[tuple[Connection, OnWire | None]]:
+    def with_wire(self) -> Iterator[tuple[Connection, OnWire | None]]:
         """Yield each connection with what the wire has carried of it, None if it keeps no log."""
-        every = self.wire.carried(self.connections) if self.wire else [None] * len(self.connections)
+        every = self.wire.of(self.connections) if self.wire else [None] * len(self.connections)
         yield from zip(self.connections, every, strict=True)
 
     def judge(self, scenario: str, probe: str) -> Judge:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "include/tcp_socket.h"
+#include "include/lost.h"
 
 /* What was observed: a system call, which is reported when it is entered and when it returns, or what the kernel does. */
 enum kind {

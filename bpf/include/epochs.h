@@ -6,8 +6,6 @@
  */
 #pragma once
 
-#include "include/lab.h"
-
 BPF_ARRAY(epochs, u32, 1);
 
 static inline u32 current_epoch(void)

@@ -7,7 +7,7 @@
 #define TYPED !ATTACH_KPROBE /* what a kprobe finds in registers has no type */
 #endif
 
-#include "include/lab.h"
+#include "include/attach_points.h"
 
 /* A kernel function's entry and return, by the best way that this kernel allows: exactly one of ATTACH_FENTRY,
  * ATTACH_KPROBE and ATTACH_TRACEPOINT is 1, and under the last the program finds other points to observe. */

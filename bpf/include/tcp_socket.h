@@ -2,19 +2,11 @@
 #pragma once
 
 #include "include/address.h"
-#include "include/lab.h"
+#include "include/kernel_read.h"
+#include "include/netns_filter.h"
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/tcp.h>
-
-/* How members of a socket, or of a packet's description, are read. The file that includes this one defines READ as typed_read where it
- * hands to the functions below what the verifier knows the type of. */
-#ifndef READ
-#define READ kernel_read
-#define READS_COPIES 1
-#else
-#define READS_COPIES !TYPED
-#endif
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -41,36 +33,6 @@ struct endpoints {
     u16 lport; /* host order */
     u16 rport; /* host order */
 };
-
-static inline u32 netns_of(const void *net)
-{
-    u32 inum = 0;
-
-    READ(&inum, net, FIELD(net, ns, inum));
-    return inum;
-}
-
-/* That of the device which a packet comes from or goes to. */
-static inline u32 netns_of_packet(const void *skb)
-{
-    void *dev = NULL, *net = NULL;
-
-    READ(&dev, skb, FIELD(sk_buff, dev));
-    READ(&net, dev, FIELD(net_device, nd_net));
-    return netns_of(net);
-}
-
-/* The same of a packet that is a program's context, whose members have no types there. */
-static inline u32 netns_of_context(const void *skb)
-{
-    void *dev = NULL, *net = NULL;
-    u32 inum = 0;
-
-    kernel_read(&dev, skb, FIELD(sk_buff, dev));
-    kernel_read(&net, dev, FIELD(net_device, nd_net));
-    kernel_read(&inum, net, FIELD(net, ns, inum));
-    return inum;
-}
 
 /* The beginning of a socket of any kind, full ones, minisocks and request sockets: a copy up to the last member that is read, which
  * costs less than a copy for each member, or where the verifier knows its type, or can be told, the socket itself. */
@@ -212,22 +174,6 @@ static inline const void *tcp_of(const void *sk)
 #endif
 }
 
-/* Network namespaces to which the program is limited while it records, by inode number, some of them again; 0: it sees all. */
-struct watched {
-    u32 netns[4];
-};
-
-BPF_ARRAY(watched, struct watched, 1);
-
-static inline bool is_watched(u32 netns)
-{
-    int only = 0;
-    struct watched *watches = watched.lookup(&only);
-
-    return !watches || !watches->netns[0] || netns == watches->netns[0] || netns == watches->netns[1] ||
-           netns == watches->netns[2] || netns == watches->netns[3];
-}
-
 static inline bool is_watched_tcp(const void *sk)
 {
     const void *net = NULL;
@@ -246,12 +192,4 @@ static inline bool is_held(const void *sk)
 
     READ(&owned, sk, FIELD(sock, sk_lock, owned));
     return owned;
-}
-
-/* What sock:inet_sock_set_state is at work on (note_run() in lab.h): the process that was interrupted holds its own socket, so no
- * two changes under way on one CPU are of the same one. Added, since that is what the verifier allows with a pointer; the states are
- * below 16, the sockets further apart. */
-static inline u64 change_key(struct bpf_raw_tracepoint_args *ctx)
-{
-    return ctx->args[0] + ((ctx->args[1] & 15) << 4 | (ctx->args[2] & 15));
 }

@@ -7,7 +7,7 @@
  */
 #pragma once
 
-#include "include/lab.h"
+#include "include/kernel_read.h"
 
 /* Since then, tracepoints have a grace period of their own: FIELD(tp_transition_snapshot, srcu_gp). */
 #if defined(OFFSET__tp_transition_snapshot__srcu_gp)

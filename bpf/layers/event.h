@@ -2,6 +2,7 @@
 #pragma once
 
 #include "include/tcp_socket.h"
+#include "include/lost.h"
 
 /* Where, in the order of the way (lab/probes/layers/stages.py has the same). */
 enum layer_point {

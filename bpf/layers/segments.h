@@ -1,6 +1,7 @@
 /* The segments on their way through both hosts' stacks, as the probe `layers` tells them. */
 #pragma once
 
+#include "include/second_run.h"
 #include "layers/event.h"
 #include "include/packet_parser.inc.h"
 

@@ -104,7 +104,7 @@ def answers(tool: Tool, asked: Asked) -> Iterator[Answer]:
 def times_in_states(tool: Tool, asked: Asked) -> Iterator[Answer]:
     """Compare the time that each socket has spent in each state; a state that it may not have been in is left out."""
     observed = asked.observed
-    for connection, its in observed.carried():
+    for connection, its in observed.with_wire():
         for flow, paths, by_client in _sides(connection, observed.end_ns):
             mine = rows_of(asked.rows[tool], flow)
             spent = {row.oldstate: row.spent_ns for row in mine}
@@ -133,7 +133,7 @@ def rows_of(rows: Sequence[StateRow | LifeRow], flow: Flow) -> list[Any]:
 
 def durations(tool: Tool, asked: Asked) -> Iterator[Answer]:
     """Compare how long each connection has lasted, from its first SYN to its first FIN or RST."""
-    for connection, its in asked.observed.carried():
+    for connection, its in asked.observed.with_wire():
         told = rows_of(asked.rows[tool], connection.client.flow)
         lasted_ns = told[0].lasted_ns if told else None
         yield Answer("first SYN to first FIN", lasted(connection, its), lasted_ns, tool.unit_ns, missing=not told)
@@ -182,7 +182,7 @@ def traffic(tool: Tool, asked: Asked) -> Iterator[Answer]:
     if observed.wire is None:
         return
     flows = {connection.client.flow for connection in observed.connections}
-    left = observed.wire.way(*flows).left
+    left = observed.wire.stream(*flows).left
     client, server = observed.connections[0].client.flow.laddr, observed.connections[0].client.flow.raddr
     packets, size = len(left), int(left["length"].sum())
     told = between(asked.rows[tool], client, server)

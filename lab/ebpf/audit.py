@@ -82,7 +82,10 @@ class Audit:
         return reading
 
     def _reading(self) -> Counts:
-        numbers, reader = list(self._program.audited.values()), self._program.auditor
+        numbers = list(self._program.audited.values())
+        if not numbers:
+            return np.zeros(0, np.int64)
+        reader = self._program.auditor
         unseen = -np.array(self._program.left_out(), np.int64)
         for cpu, counters in self._hits.counters.items():
             for number, fd in zip(numbers, counters, strict=True):

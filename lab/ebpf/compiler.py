@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -67,7 +68,8 @@ _FUNCTIONS: list[tuple[str, list[Any], Any]] = [
 def compile_source(source: Path, defines: Sequence[str] = ()) -> CollectionSpec:
     """Compile a C file for the running kernel, with `defines` as further `-D` definitions, or recall what came of it before.
 
-    Raises `UnsupportedByKernel` when the kernel lacks something that the file reads, `LabError` when BCC is missing.
+    Raises `UnsupportedByKernel` when the kernel lacks something that the file reads, `LabError` with the compiler's messages when
+    the file is wrong in itself, and when BCC is missing.
     """
     text = text_of(source)
     attach.forced()  # what is wrong there is said for every program
@@ -123,13 +125,16 @@ def _compile(library: Path, name: str, text: str, flags: Sequence[str]) -> Colle
     words = [word.encode() for word in (*flags, *(f"-D{fact}" for fact in known))]
     array = (ctypes.c_char_p * len(words))(*words)
     main = f'{_KERNEL_READS}\n#line 1 "{name}"\n{text}'.encode()
-    with _header_tree():
+    with _header_tree(), _standard_error() as printed:
         module = _not_as_root(
             lambda: bcc.bpf_module_create_c_from_string(main, 0, array, len(words), _MAY_LIFT_LIMIT, None)
         )
-    if not module:  # BCC has printed the compiler's words itself
-        why = "; ".join(missing) or "see the messages above"
-        raise UnsupportedByKernel(f"{name} cannot be loaded on this kernel: {why}")
+    said = printed()
+    if not module:
+        if lacking := [why for macro, why in missing.items() if macro in said]:
+            raise UnsupportedByKernel(f"{name} cannot be compiled for this kernel: {'; '.join(lacking)}")
+        raise LabError(f"{name} does not compile: correct it\n{said.strip()}")
+    sys.stderr.write(said)
     try:
         tables = range(bcc.bpf_num_tables(module))
         by_fd = {bcc.bpf_table_fd_id(module, number): bcc.bpf_table_name(module, number).decode() for number in tables}
@@ -170,6 +175,22 @@ def _loaded(path: Path) -> Any:
             function = getattr(library, f"bpf_{name}")
             function.argtypes, function.restype = [ctypes.c_void_p, *arguments], result
     return library
+
+
+@contextmanager
+def _standard_error() -> Iterator[Callable[[], str]]:
+    """Collect what the compiler writes to standard error inside the block; the function returns it afterwards."""
+    kept, before = os.memfd_create("standard error"), os.dup(2)
+    said = b""
+    sys.stderr.flush()
+    os.dup2(kept, 2)
+    try:
+        yield lambda: said.decode(errors="replace")
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        said = os.pread(kept, os.fstat(kept).st_size, 0)
+        os.close(kept)
 
 
 @contextmanager

@@ -43,9 +43,11 @@ class Program:
     def __init__(self, source: Path, defines: Sequence[str] = (), maps: Mapping[str, Map] | None = None) -> None:
         """Compile and load a C file, with `defines` as further `-D` definitions; `maps` of another program take the place of its own.
 
-        Raises `UnsupportedByKernel` when the kernel lacks something that it reads, or refuses it.
+        Raises `UnsupportedByKernel` when the kernel lacks something that it reads, or refuses it; `LabError` when the file does not
+        compile.
         """
         Instance.current()
+        self._name = source.name
         made = compile_source(source, defines)
         self._numbers = {event: number for number, event in enumerate(made.events)}
         try:
@@ -78,12 +80,23 @@ class Program:
         Only differences above 0 mean something: a second one that repeats the first, which is rare, counts against it.
         """
         missed = sum(recursion_misses(function.fd) for function in self._loaded if not function.again)
-        return missed - self.maps["rescued"].number()
+        rescued = self.maps.get("rescued")
+        return missed - (rescued.number() if rescued else 0)
 
     @property
     def audited(self) -> dict[str, int]:
-        """The raw tracepoints at which the program counts its runs, each with its number: its index in the map `runs`."""
-        return {it.event: self._numbers[it.event] for it in self._loaded if it.audited}
+        """The raw tracepoints at which the program counts its runs, each with its number: its index in the map `runs`.
+
+        Raises `LabError` when it does not count them at one of its raw tracepoints.
+        """
+        events = [it.event for it in self._loaded if it.audited]
+        for event in events:
+            if event not in self._numbers:
+                raise LabError(
+                    f"{self._name} does not count its runs at {event}: begin the function with first_run(EVENT({event}), ...) "
+                    "or declare it with a macro that ends in _UNAUDITED (bpf/include/attach_points.h)"
+                )
+        return {event: self._numbers[event] for event in events}
 
     def left_out(self) -> list[int]:
         """How often the kernel says that it has left the program out at each of `audited`."""
@@ -145,7 +158,8 @@ class Program:
             self.attach_points = list(dict.fromkeys(places))
             # Until all were attached, the first program at a point may have run without the second behind it. What it has told, and
             # what an earlier recording has left, is of no use.
-            self.maps["noted"].clear()
+            if noted := self.maps.get("noted"):
+                noted.clear()
             if self.ring:
                 self.ring.skip()
             if self.has_totals:

@@ -4,6 +4,7 @@ What lives here: reading the text, and looking up in the kernel's types what it 
 """
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -75,57 +76,46 @@ def differs_by_mechanism(text: str) -> bool:
     return "ATTACH_" in text
 
 
-def kernel_facts(mentioned: Mentions, btf: Btf) -> tuple[list[str], list[str]]:
+def kernel_facts(mentioned: Mentions, btf: Btf) -> tuple[list[str], dict[str, str]]:
     """Look up each kernel member, enumerator, tracepoint and function that a text mentions.
 
-    Returns definitions for the compiler, and a sentence for each that this kernel lacks: those may stand in a branch that
-    the preprocessor leaves out here, so only a failed compilation makes them an error.
+    Returns definitions for the compiler, and for each thing that this kernel lacks the macro that stays undefined, with a sentence
+    that names the thing. It may stand in a branch that the preprocessor leaves out: only a failed compilation makes it an error.
     """
-    lookups = [
-        *(partial(_field, btf, *field) for field in mentioned.fields),
-        *(partial(_enumerator, btf, *enumerator) for enumerator in mentioned.enumerators),
-        *(partial(_tracepoint_args, btf, event) for event in mentioned.tracepoint_args),
-        *(partial(_function_args, btf, name) for name in mentioned.function_args),
-        *(partial(_argument, btf, *argument) for argument in mentioned.arguments),
-    ]
+    lookups: dict[str, Callable[[], list[str]]] = {}
+    for type_name, members in mentioned.fields:
+        path = members.replace(" ", "").split(",")
+        lookups["__".join(["OFFSET", type_name, *path])] = partial(_field, btf, type_name, path)
+    for enum, name in mentioned.enumerators:
+        lookups[f"ENUM__{enum}__{name}"] = partial(_number, btf.enumerator, enum, name)
+    for event in mentioned.tracepoint_args:
+        lookups[f"TRACEPOINT_ARGS__{event}"] = partial(_number, btf.tracepoint_args, event)
+    for function in mentioned.function_args:
+        lookups[f"FUNCTION_ARGS__{function}"] = partial(_number, btf.function_args, function)
+    for function, argument in mentioned.arguments:
+        lookups[f"ARGUMENT_OF__{function}__{argument}"] = partial(_number, btf.function_argument, function, argument)
     known: list[str] = []
-    missing: list[str] = []
-    for look_up in lookups:
+    missing: dict[str, str] = {}
+    for macro, look_up in lookups.items():
         try:
-            known += look_up()
+            values = look_up()
         except LabError as error:
-            missing.append(str(error))
+            missing[macro] = str(error)
+        else:
+            known += [f"{macro}={values[0]}", *values[1:]]
     for name in mentioned.kfuncs:
         with suppress(LabError):
             known.append(f"KFUNC__{name}={KFUNCS + btf.type_id('FUNC', name)}")
     return known, missing
 
 
-def _field(btf: Btf, type_name: str, members: str) -> list[str]:
-    path = members.replace(" ", "").split(",")
+def _field(btf: Btf, type_name: str, path: list[str]) -> list[str]:
+    """Return the offset of a member, and definitions of its size and of its struct's number."""
     field, name = btf.field(type_name, ".".join(path)), "__".join([type_name, *path])
     if field.bit_size:
-        raise LabError(
-            f"`{type_name}.{'.'.join(path)}` is a bitfield: a program reads its unit and takes the bits itself"
-        )
-    return [
-        f"OFFSET__{name}={field.offset}",
-        f"SIZE__{name}={field.size}",
-        f"TYPE__{type_name}={btf.composite(type_name)}",
-    ]
+        raise LabError(f"`{type_name}.{'.'.join(path)}` is a bitfield: read its unit and take the bits out of it")
+    return [str(field.offset), f"SIZE__{name}={field.size}", f"TYPE__{type_name}={btf.composite(type_name)}"]
 
 
-def _enumerator(btf: Btf, enum: str, name: str) -> list[str]:
-    return [f"ENUM__{enum}__{name}={btf.enumerator(enum, name)}"]
-
-
-def _tracepoint_args(btf: Btf, event: str) -> list[str]:
-    return [f"TRACEPOINT_ARGS__{event}={btf.tracepoint_args(event)}"]
-
-
-def _function_args(btf: Btf, name: str) -> list[str]:
-    return [f"FUNCTION_ARGS__{name}={btf.function_args(name)}"]
-
-
-def _argument(btf: Btf, function: str, name: str) -> list[str]:
-    return [f"ARGUMENT_OF__{function}__{name}={btf.function_argument(function, name)}"]
+def _number(look_up: Callable[..., int], *names: str) -> list[str]:
+    return [str(look_up(*names))]

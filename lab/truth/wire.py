@@ -75,7 +75,7 @@ class OnWire:
     to_client: WireStream
 
     @property
-    def ways(self) -> tuple[WireStream, WireStream]:
+    def streams(self) -> tuple[WireStream, WireStream]:
         """Both, to the server first."""
         return self.to_server, self.to_client
 
@@ -126,7 +126,7 @@ class WireTruth:
         parts = np.split(carried[order], np.searchsorted(of[order], np.arange(1, len(flows))))
         self._flows = {flow.tobytes(): part for flow, part in zip(flows, parts, strict=False)}
 
-    def way(self, *flows: Flow, since_ns: int = 0, until_ns: int = FOREVER_NS) -> WireStream:
+    def stream(self, *flows: Flow, since_ns: int = 0, until_ns: int = FOREVER_NS) -> WireStream:
         """Return what was carried from the first end of each flow to the second, of what came to the wire between two times."""
         nothing = np.zeros(0, _CARRIED)
         found = np.concatenate([nothing, *(self._flows.get(_key(flow), nothing) for flow in flows)])
@@ -135,15 +135,15 @@ class WireTruth:
 
     def shortest_round_trip_ns(self, flow: Flow) -> int:
         """Return what the wire alone took at the least to carry a segment of a flow, and an answer to it."""
-        return self.way(flow).hold_ns() + self.way(flow.reversed()).hold_ns()
+        return self.stream(flow).hold_ns() + self.stream(flow.reversed()).hold_ns()
 
-    def carried(self, connections: list[Connection]) -> list[OnWire]:
+    def of(self, connections: list[Connection]) -> list[OnWire]:
         """Find each connection's segments, in the order of `connections`; a flow may be used again."""
         found: dict[int, OnWire] = {}
         for connection, since_ns, until_ns in connections_in_time(connections):
             flow = connection.client.flow
-            ways = [self.way(it, since_ns=since_ns, until_ns=until_ns) for it in (flow, flow.reversed())]
-            found[id(connection)] = OnWire(*ways)
+            streams = [self.stream(it, since_ns=since_ns, until_ns=until_ns) for it in (flow, flow.reversed())]
+            found[id(connection)] = OnWire(*streams)
         return [found[id(connection)] for connection in connections]
 
 

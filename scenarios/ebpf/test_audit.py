@@ -14,6 +14,8 @@ from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 
 COUNTING = """
+#include "include/lost.h"
+#include "include/second_run.h"
 #include "include/tcp_socket.h"
 
 BPF_ARRAY(passed_over, u64, 1);

@@ -182,7 +182,7 @@ def test_a_better_way_that_is_refused_gives_way_to_the_next(monkeypatch):
     assert (chosen["link condition"].chosen, chosen["link condition"].refused) == ("netem", "")
 
 
-@pytest.mark.parametrize("way", attach.MECHANISMS)
+@pytest.mark.parametrize("mechanism", attach.MECHANISMS)
 def test_a_way_that_is_asked_for_is_the_only_one(monkeypatch, mechanism):
     monkeypatch.setenv(attach.FORCED, mechanism)
     found = [

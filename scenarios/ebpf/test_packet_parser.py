@@ -23,7 +23,9 @@ from lab.traffic.crafted.frames import Frame
 from lab.traffic.crafted.unusual_frames import unusual
 
 PARSER = """
-#include "include/lab.h"
+#include "include/second_run.h"
+#include "include/lost.h"
+#include "include/kernel_read.h"
 #define LOAD %(load)s
 #include "include/packet_parser.inc.h"
 

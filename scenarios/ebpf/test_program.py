@@ -23,7 +23,9 @@ from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 
 COUNTING = """
+#include "include/attach_points.h"
 #include "include/epochs.h"
+#include "include/lost.h"
 #include <linux/pkt_cls.h>
 
 struct key { u32 epoch; u32 ifindex; };
@@ -51,6 +53,8 @@ ON_TC(egress) { return add(ctx); }
 # Each segment that its second program finds undone is a loss.
 IN_ORDER = """
 #include "include/kernel_functions.h"
+#include "include/lost.h"
+#include "include/second_run.h"
 
 static inline int first(const u64 skb) { note_run(0, skb, false); return 0; }
 
@@ -70,7 +74,9 @@ ON_FUNCTION_AGAIN(tcp_rcv_established) { return second(ARGUMENT(1)); }
 #endif
 """
 READING = """
-#include "include/lab.h"
+#include "include/second_run.h"
+#include "include/lost.h"
+#include "include/kernel_read.h"
 
 ON_RAW_TRACEPOINT(reading)
 {
@@ -82,7 +88,9 @@ ON_RAW_TRACEPOINT(reading)
 }
 """
 INTERRUPTED = """
-#include "include/lab.h"
+#include "include/second_run.h"
+#include "include/lost.h"
+#include "include/kernel_read.h"
 
 ON_RAW_TRACEPOINT(interrupted)
 {
@@ -105,7 +113,9 @@ ON_RAW_TRACEPOINT(interrupted)
 }
 """
 MOVED = """
-#include "include/lab.h"
+#include "include/second_run.h"
+#include "include/lost.h"
+#include "include/kernel_read.h"
 
 ON_RAW_TRACEPOINT(first) { note_run(0, 1, true); return 0; }
 ON_RAW_TRACEPOINT(second) { return rescues(0, 1); }

@@ -167,13 +167,13 @@ def test_the_wire_did_so(disturbed, version):
     """The step is in the log from the change on, and of the third packet, the request, there are two."""
     observed, stories = disturbed
     change, stepped, robbed = stories[version]
-    for way in observed.wire.carried([stepped])[0].ways:
+    for way in observed.wire.of([stepped])[0].streams:
         before = way.left["arrived_low_ns"] < change.earliest_ns
         shortest_ns, longest_ns = hold_ns(way.left)
         assert before.any()
         assert shortest_ns[~before].min() >= 15 * MS
         assert longest_ns[before].min() < 15 * MS
-    to_server = observed.wire.carried([robbed])[0].to_server
+    to_server = observed.wire.of([robbed])[0].to_server
     assert list(np.flatnonzero(to_server.left["fate"] == Fate.LOST)) == [2]
     assert to_server.left["payload"][2] == SIZE
     assert to_server.again == 1

@@ -12,7 +12,7 @@ REASON = "this kernel refuses the raw tracepoint:sk_data_ready (No such file or 
 
 
 @pytest.mark.parametrize(
-    ("release", "way", "why"),
+    ("release", "mechanism", "why"),
     [
         ("6.1.0-50-amd64", "tracepoint", "came with 6.2"),
         ("5.10.0-32-amd64", "tracepoint", "came with 6.2"),

@@ -38,7 +38,7 @@ def _lasting(case: str, asked: Asked, *truths: Callable[[Connection, OnWire | No
     """Tell whether each connection was told of, with a duration that is one of those that are true."""
     for tool in able(DURATION):
         right = True
-        for connection, its in asked.observed.carried():
+        for connection, its in asked.observed.with_wire():
             told = [row.lasted_ns for row in rows_of(asked.rows[tool], connection.client.flow)][:1]
             true = [Answer("", truth(connection, its), ns, tool.unit_ns).right for truth in truths for ns in told]
             right &= any(true)

@@ -130,7 +130,7 @@ def buckets(_: Bench) -> Verdicts:
                 with converse(net, Conversation(exchanges=5), port=_PORT) as demo:
                     pass
                 asked.observed.connections += demo.connections
-        carried = list(asked.observed.carried())
+        carried = list(asked.observed.with_wire())
         for tool in able(RTT):
             held = [
                 one
@@ -149,7 +149,7 @@ def a_step(_: Bench) -> Verdicts:
                 _await_established(net)
                 since_ns = net.conditions(after, after).latest_ns
             asked.observed.connections += demo.connections
-        ((connection, its),) = asked.observed.carried()
+        ((connection, its),) = asked.observed.with_wire()
         for tool in able(RTT):
             held = list(_held(tool, connection, its, lambda ns: 2 * _STEP_NS[ns >= since_ns]))
             yield "R5", tool, _right(asked.rows[tool], net.server.ipv4, held)

@@ -46,7 +46,7 @@ def counted(_: Bench) -> Verdicts:
     if log is None:
         raise TypeError("the relay keeps a log")
     (flow,) = (connection.client.flow for connection in asked.observed.connections)
-    left = log.way(flow).left
+    left = log.stream(flow).left
     for tool in seeing_frames(FLOWS):
         yield "F2", tool, between(asked.rows[tool], flow.laddr, flow.raddr) == (len(left), int(left["length"].sum()))
         yield "F5", tool, any("ARP" in row.protocol for row in asked.rows[tool])

@@ -41,7 +41,7 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     sockets = _sockets(rows)
     early = _at_listeners(rows)
     entries = set(rows[(rows["returns"] == 0) & (rows["kind"] <= Kind.CLOSE)][["tid", "time_ns", "kind"]].tolist())
-    for connection, its in observed.carried():
+    for connection, its in observed.with_wire():
         for timeline, inode, paths in zip(
             _both(connection), observed.inodes, (states.client_paths, states.server_paths), strict=True
         ):

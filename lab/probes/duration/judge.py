@@ -17,7 +17,7 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     """Compare what each interface saw of the connections with what both applications know; yields every check."""
     judge = observed.judge(scenario, "duration")
     rows = lifetimes(observed.recording.events["duration"], observed.end_ns)
-    everywhere = [(truth_of(connection, observed.end_ns), its) for connection, its in observed.carried()]
+    everywhere = [(truth_of(connection, observed.end_ns), its) for connection, its in observed.with_wire()]
     flows = [connection.client.flow for connection in observed.connections]
     for ifindex, (ifname, inode) in observed.recording.devices.items():
         if inode not in observed.inodes:

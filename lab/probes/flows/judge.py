@@ -39,19 +39,21 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     counted = {_key_of(row): row for row in measure.merged(tcp, _FLOW)}
     for told, connections in by_flow.items():
         flows = _known(
-            told, [flow for index, way, flow in counted if (index, way) == (client, Direction.EGRESS)], by_flow
+            told,
+            [flow for index, direction, flow in counted if (index, direction) == (client, Direction.EGRESS)],
+            by_flow,
         )
         ways = (("client", flows, client, server), ("server", [flow.reversed() for flow in flows], server, client))
         for (role, sides, here, there), sent in zip(ways, observed.sent, strict=True):
             left = _sum(tcp, [counted.get((here, Direction.EGRESS, side)) for side in sides])
             arrived = _sum(tcp, [counted.get((there, Direction.INGRESS, side)) for side in sides])
             subject = str(told if role == "client" else told.reversed())
-            yield from _judge_way(judge, subject, Volumes(connections, role, sent, observed.end_ns), left, arrived)
-            way = observed.wire.way(*sides) if observed.wire else None
-            if way:
-                yield judge.equal(subject, "what left", str(counts(way.left)), str(_counts(left)))
+            yield from _judge_volumes(judge, subject, Volumes(connections, role, sent, observed.end_ns), left, arrived)
+            stream = observed.wire.stream(*sides) if observed.wire else None
+            if stream:
+                yield judge.equal(subject, "what left", str(counts(stream.left)), str(_counts(left)))
             yield judge.equal(
-                subject, "what arrived", str(counts(way.arrived) if way else _counts(left)), str(_counts(arrived))
+                subject, "what arrived", str(counts(stream.arrived) if stream else _counts(left)), str(_counts(arrived))
             )
 
 
@@ -71,18 +73,20 @@ def _sum(tcp: Rows, found: list[np.void | None]) -> np.void:
     return row
 
 
-def _judge_way(judge: Judge, subject: str, way: Volumes, left: np.void, arrived: np.void) -> Iterator[Check]:
+def _judge_volumes(judge: Judge, subject: str, volumes: Volumes, left: np.void, arrived: np.void) -> Iterator[Check]:
     packets, size, payload = (int(left[name]) for name in ("packets", "bytes", "payload_bytes"))
-    yield judge.count(subject, "payload bytes", way.payload, payload)
-    yield judge.count(subject, "packets", way.packets, packets)
-    headers = Bracket(packets * way.headers.fewest, packets * way.headers.most, packets * way.headers.fewest)
+    yield judge.count(subject, "payload bytes", volumes.payload, payload)
+    yield judge.count(subject, "packets", volumes.packets, packets)
+    headers = Bracket(
+        packets * volumes.headers.fewest, packets * volumes.headers.most, packets * volumes.headers.fewest
+    )
     yield judge.count(subject, "bytes of headers", headers, size - payload)
-    yield judge.count(subject, "SYN", way.syns, int(left["syns"]))
-    yield judge.count(subject, "FIN", way.fins, int(left["fins"]))
+    yield judge.count(subject, "SYN", volumes.syns, int(left["syns"]))
+    yield judge.count(subject, "FIN", volumes.fins, int(left["fins"]))
     if packets:
         for host, row in (("left", left), ("arrived", arrived)):
-            yield judge.duration(subject, f"first packet {host} at", way.first, int(row["first_ns"]))
-            yield judge.duration(subject, f"last packet {host} at", way.last, int(row["last_ns"]))
+            yield judge.duration(subject, f"first packet {host} at", volumes.first, int(row["first_ns"]))
+            yield judge.duration(subject, f"last packet {host} at", volumes.last, int(row["last_ns"]))
 
 
 def _counts(row: np.void) -> Counts:

@@ -30,13 +30,13 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
         explained += len(mine)
         expected = exchanges(connection)
         yield judge.equal(str(flow), "requests with a reply", len(expected), len(mine))
-        stages = []
+        streams = []
         if observed.wire:
-            stages = [observed.wire.way(it, since_ns=since_ns, until_ns=until_ns) for it in (flow, flow.reversed())]
+            streams = [observed.wire.stream(it, since_ns=since_ns, until_ns=until_ns) for it in (flow, flow.reversed())]
         for exchange, row in zip(expected, mine, strict=False):
             yield from judge_request(judge, exchange, row)
-            for number, way in enumerate(stages):
-                yield from _judge_on_wire(judge, number, exchange, row, way)
+            for number, stream in enumerate(streams):
+                yield from _judge_on_wire(judge, number, exchange, row, stream)
     yield judge.equal("all connections", "requests of no connection", 0, len(rows) - explained)
 
 
@@ -86,18 +86,18 @@ def _judge_leg(
         yield judge.duration(subject, f"{name} {layer.replace('_', '-')}", truth, int(layers[LAYERS.index(layer)]))
 
 
-def _judge_on_wire(judge: Judge, number: int, exchange: Exchange, row: np.void, way: WireStream) -> Iterator[Check]:
+def _judge_on_wire(judge: Judge, number: int, exchange: Exchange, row: np.void, stream: WireStream) -> Iterator[Check]:
     """Judge what the wire's log knows of the last byte: how often it was sent, and what had happened before and after that.
 
     Which of several transmissions came first to TCP nobody knows: it is one of those that the wire has carried.
     """
     subject, name, leg = _subject(row), LEGS[number], (exchange.request, exchange.reply)[number]
-    isn = way.left["seq"][has(way.left, Flag.SYN)][:1].astype(np.int64)
+    isn = stream.left["seq"][has(stream.left, Flag.SYN)][:1].astype(np.int64)
     if not len(isn):
         return
     last = (isn[0] + leg.end) % 2**32
     left, arrived = (
-        some[(last - some["seq"].astype(np.int64)) % 2**32 < some["payload"]] for some in (way.left, way.arrived)
+        some[(last - some["seq"].astype(np.int64)) % 2**32 < some["payload"]] for some in (stream.left, stream.arrived)
     )
     yield judge.equal(subject, f"{name} times sent", len(left), int(row["sent"][number]))
     if not len(left) or not len(arrived):

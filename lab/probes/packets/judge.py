@@ -28,14 +28,14 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     for connection, since_ns, until_ns in connections_in_time(observed.connections):
         to_server, to_client = both_directions(connection, observed.end_ns)
         arrived = []
-        ways = ((to_server, at_server, SYN), (to_client, at_client, SYN | ACK))
-        for (direction, ifindex, opening), sent in zip(ways, observed.sent, strict=True):
+        streams = ((to_server, at_server, SYN), (to_client, at_client, SYN | ACK))
+        for (direction, ifindex, opening), sent in zip(streams, observed.sent, strict=True):
             rows = np.concatenate([frames[:0], *packets_of(flows, ifindex, direction.flow)])
             rows = rows[(rows["time_ns"] >= since_ns) & (rows["time_ns"] < until_ns)]
             yield from _judge_journey(judge, direction, rows, opening)
             if observed.wire:
-                way = observed.wire.way(direction.flow, since_ns=since_ns, until_ns=until_ns)
-                yield from _judge_arrivals(judge, str(direction.flow), rows, way.arrived)
+                stream = observed.wire.stream(direction.flow, since_ns=since_ns, until_ns=until_ns)
+                yield from _judge_arrivals(judge, str(direction.flow), rows, stream.arrived)
             else:
                 late = ["FIN,RST"] if sent.resets and "FIN" in direction.ends else []
                 yield judge.one_of(

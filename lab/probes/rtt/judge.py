@@ -40,7 +40,7 @@ def checks(observed: Observed, scenario: str, least_ns: int = 0) -> Iterator[Che
                 # Nothing need have been lost: on a busy machine TCP takes for lost what is only late (RFC 8985).
                 again, shortest_ns = counted.retransmitted, least_ns
                 if observed.wire:
-                    again, shortest_ns = observed.wire.way(here).again, observed.wire.shortest_round_trip_ns(flow)
+                    again, shortest_ns = observed.wire.stream(here).again, observed.wire.shortest_round_trip_ns(flow)
                 resolution_ns = _BY_TIME_STAMPS_NS if again else _RESOLUTION_NS
                 yield from _judge_socket(
                     judge, str(here), srtt, rtt, truth_rtt.samples(sent, shortest_ns), resolution_ns

@@ -25,7 +25,7 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     """Compare what the probe recorded of the connections with what both applications know; yields every check."""
     judge = observed.judge(scenario, "states")
     sockets = _sockets(transitions(observed.recording.events["states"]))
-    for connection, its in observed.carried():
+    for connection, its in observed.with_wire():
         both = (connection.client, connection.server)
         for timeline, inode, paths in zip(
             both, observed.inodes, (states.client_paths, states.server_paths), strict=True

@@ -198,7 +198,7 @@ def test_interrupted(net):
     assert left_of(held) == NOTHING
 
 
-@pytest.mark.parametrize("way", ["fentry", "kprobe"])
+@pytest.mark.parametrize("mechanism", ["fentry", "kprobe"])
 def test_every_way_to_attach(way):
     """Each alternative is a program that compiles; a kernel may refuse to load or attach it, and then the tool says so."""
     done = lab_command("layers", "-i", "lo", "--seconds", "0.1", env=os.environ | {"LAB_ATTACH": way})

@@ -20,14 +20,18 @@ from lab.traffic.demo.process import converse
 
 TIMES = 100_000
 LOG2 = """
-#include "include/lab.h"
+#include "include/second_run.h"
+#include "include/lost.h"
+#include "include/kernel_read.h"
 #include "include/log2_histogram.h"
 
 ON_RAW_TRACEPOINT(tcp_probe) { return log2_slot(ctx->args[0]); }
 """
 ESTIMATE = """
 #include "rtt/estimate.h"
-#include "include/lab.h"
+#include "include/second_run.h"
+#include "include/lost.h"
+#include "include/kernel_read.h"
 
 ON_RAW_TRACEPOINT(tcp_probe)
 {

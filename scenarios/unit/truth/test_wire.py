@@ -65,19 +65,19 @@ def story(flow, begin_ns=0, isn=2**32 - 1):
 def test_what_passed_each_interface(version):
     """What was lost has left and not arrived; a copy has arrived and not left."""
     flow = flow_of(version)
-    way = WireTruth(WireLog(np.array(story(flow)))).way(flow)
+    stream = WireTruth(WireLog(np.array(story(flow)))).stream(flow)
     headers = 54 if version == 4 else 74
-    assert counts(way.left) == Counts(5, 5 * headers + 10, 10, 2, 1)
-    assert counts(way.arrived) == Counts(5, 5 * headers + 20, 20, 1, 1)
-    assert way.again == 1
-    assert way.hold_ns() == HOLD_NS - UNSURE_NS
+    assert counts(stream.left) == Counts(5, 5 * headers + 10, 10, 2, 1)
+    assert counts(stream.arrived) == Counts(5, 5 * headers + 20, 20, 1, 1)
+    assert stream.again == 1
+    assert stream.hold_ns() == HOLD_NS - UNSURE_NS
 
 
 @both_versions
 def test_least_times_of_each_wait(version):
     """From the first of what was sent, at its latest, to the answer's leaving of the wire; sequence numbers wrap."""
     flow = flow_of(version)
-    (carried,) = WireTruth(WireLog(np.array(story(flow)))).carried([connection_of(flow)])
+    (carried,) = WireTruth(WireLog(np.array(story(flow)))).of([connection_of(flow)])
     assert carried.syn_acks == 1
     assert carried.syn_sent_ns == 1_010_000 + HOLD_NS - UNSURE_NS
     assert carried.syn_recv_ns == 10_000 + HOLD_NS - UNSURE_NS
@@ -94,7 +94,7 @@ def test_connections_do_not_mix():
     later_ns = 5_000_000_000
     log = WireLog(np.array([*story(first), *story(other, 300), *story(first, later_ns)[1:]]))
     connections = [connection_of(first, later_ns, later_ns + 10**9), connection_of(other), connection_of(first)]
-    again, its, earlier = WireTruth(log).carried(connections)
+    again, its, earlier = WireTruth(log).of(connections)
     assert [len(each.to_server.left) for each in (again, its, earlier)] == [4, 5, 5]
     assert its.to_client.left["arrived_low_ns"].tolist() == [1_010_300, 1_050_300, 1_060_300]
 
@@ -103,15 +103,15 @@ def test_what_came_before_is_another_recordings():
     """A flow that had been used before begins anew."""
     flow, later_ns = flow_of(4), 5_000_000_000
     log = WireLog(np.array([*story(flow), *story(flow, later_ns)]))
-    assert len(WireTruth(log).way(flow).left) == 10
-    assert WireTruth(log, later_ns).way(flow).left["arrived_low_ns"].tolist()[0] >= later_ns
-    assert len(WireTruth(log, later_ns).way(flow).left) == 5
+    assert len(WireTruth(log).stream(flow).left) == 10
+    assert WireTruth(log, later_ns).stream(flow).left["arrived_low_ns"].tolist()[0] >= later_ns
+    assert len(WireTruth(log, later_ns).stream(flow).left) == 5
 
 
 def test_nothing_was_carried():
     """A flow that is not in the log, or a log of nothing, has no segments and claims nothing."""
     for log in (WireLog(np.zeros(0, FRAME)), WireLog(np.array(story(flow_of(6))))):
-        (carried,) = WireTruth(log).carried([connection_of(flow_of(4))])
-        assert [counts(way.left) for way in carried.ways] == [Counts(0, 0, 0, 0, 0)] * 2
+        (carried,) = WireTruth(log).of([connection_of(flow_of(4))])
+        assert [counts(stream.left) for stream in carried.streams] == [Counts(0, 0, 0, 0, 0)] * 2
         assert (carried.syn_sent_ns, carried.syn_recv_ns, carried.syn_acks, carried.fin_ns(by_client=True)) == (0,) * 4
         assert WireTruth(log).shortest_round_trip_ns(flow_of(4)) == 0
