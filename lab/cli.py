@@ -102,7 +102,7 @@ def _add(subparsers: Any, name: str, module: ModuleType) -> None:
         help=text.splitlines()[0].rstrip("."),
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=getattr(module, "EXAMPLES", None),
+        epilog="\n\n".join(text.strip() for text in (getattr(module, "EXAMPLES", ""), getattr(module, "DETAILS", "")) if text),
     )
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)

@@ -199,9 +199,9 @@ def test_interrupted(net):
 
 
 @pytest.mark.parametrize("mechanism", ["fentry", "kprobe"])
-def test_every_way_to_attach(way):
+def test_every_mechanism(mechanism):
     """Each alternative is a program that compiles; a kernel may refuse to load or attach it, and then the tool says so."""
-    done = lab_command("layers", "-i", "lo", "--seconds", "0.1", env=os.environ | {"LAB_ATTACH": way})
+    done = lab_command("layers", "-i", "lo", "--seconds", "0.1", env=os.environ | {"LAB_ATTACH": mechanism})
     assert done.returncode in {0, 2}
-    assert "cannot be loaded" not in done.stderr
-    assert done.returncode == 0 or f"this kernel refuses the {way}" in done.stderr
+    assert "compile" not in done.stderr
+    assert done.returncode == 0 or f"this kernel refuses the {mechanism}" in done.stderr
