@@ -1,7 +1,8 @@
-"""From a C file to instructions. The only module that knows BCC, which is nothing but a compiler here.
+"""Compile a C file to instructions. The only module that imports BCC, which serves as a compiler and nothing else.
 
-BCC's library is asked for what it has made of the text, and then closed: the maps that it creates on the way are not used.
-Its interface is `bcc_common.h`, the one that BCC's own bindings to other languages stand on.
+BCC's own Python binding (`bcc.libbcc`, the interface of `bcc_common.h`) is imported when something has to be compiled, and not when
+the compiled form comes from the cache. The module that BCC makes is destroyed after its instructions and the descriptions of its maps
+have been copied: the lab creates the maps and loads the programs itself.
 """
 
 import ctypes
@@ -27,10 +28,10 @@ from lab.signals import defer_signals
 
 _LIBRARY = "libbcc.so.0"
 _PLACES = (f"/usr/lib/{os.uname().machine}-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
-_LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1  # an instruction that takes a map has its file descriptor for a value
-_CALL, _PSEUDO_KFUNC_CALL = 0x85, 2  # one that calls a function of the kernel has its number in BTF for a value
+_LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1  # loads a map: the value is its file descriptor
+_CALL, _PSEUDO_KFUNC_CALL = 0x85, 2  # calls a kernel function: the value is its number in BTF
 
-# C's names of types, as the source spells them in events and the compiler in keys and values, and NumPy's.
+# Names of C types, as sources spell them in events and the compiler in keys and values, and NumPy's names.
 _TYPES = {
     "char": "S",
     **dict.fromkeys(("signed char", "s8"), "i1"),
@@ -43,43 +44,36 @@ _TYPES = {
     **dict.fromkeys(("unsigned long", "unsigned long long", "u64"), "u8"),
 }
 _ARRAY = re.compile(r"(.+?) ?\[(\d+)\]")
-_MAY_LIFT_LIMIT = 1  # before Linux 5.11, the one on memory for maps (lab/ebpf/maps.py)
-# For root, BCC reads through all symbols of the kernel, half of the time that it takes, to find out whether there is a helper that
-# every kernel with a ring buffer has. For others it takes it for missing, and defines its name as that of an older one.
+_MAY_LIFT_LIMIT = 1  # RLIMIT_MEMLOCK, which limits maps before Linux 5.11 (lab/ebpf/maps.py)
+# For root, BCC reads all symbols of the kernel, which takes half of its time, to see whether bpf_probe_read_kernel() exists. Every kernel
+# with a ring buffer has that helper. For other users BCC assumes that it is missing and defines its name as the older helper's.
 _KERNEL_READS = "#undef bpf_probe_read_kernel"
 _NOBODY = 65534
 _PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP = 28, 1 << 2
-_GAP = "__pad_"  # what BCC calls the gaps between members
+_GAP = "__pad_"  # prefix of BCC's names for padding between members
 
-# What its functions take behind the module, and what they return.
-_NUMBER, _NAME = ctypes.c_size_t, ctypes.c_char_p
-_FUNCTIONS: list[tuple[str, list[Any], Any]] = [
-    ("num_functions num_tables", [], ctypes.c_size_t),
-    ("function_name table_name table_key_desc_id table_leaf_desc_id", [_NUMBER], ctypes.c_char_p),
-    ("table_key_size_id table_leaf_size_id table_max_entries_id", [_NUMBER], ctypes.c_size_t),
-    ("table_fd_id table_flags_id table_type_id", [_NUMBER], ctypes.c_int),
-    ("function_start", [_NAME], ctypes.c_void_p),
-    ("function_size perf_event_fields", [_NAME], ctypes.c_size_t),
-    ("perf_event_field", [_NAME, _NUMBER], ctypes.c_char_p),
-    ("module_destroy", [], None),
+# Functions of bcc_common.h that BCC's Python binding does not declare: their arguments after the module, and their result.
+_UNDECLARED: list[tuple[str, list[Any], Any]] = [
+    ("num_tables", [], ctypes.c_size_t),
+    ("table_name table_key_desc_id table_leaf_desc_id", [ctypes.c_size_t], ctypes.c_char_p),
+    ("table_key_size_id table_leaf_size_id", [ctypes.c_size_t], ctypes.c_size_t),
+    ("table_fd_id", [ctypes.c_size_t], ctypes.c_int),
 ]
 
 
 def compile_source(source: Path, defines: Sequence[str] = ()) -> CollectionSpec:
-    """Compile a C file for the running kernel, with `defines` as further `-D` definitions, or recall what came of it before.
+    """Compile a C file for the running kernel, with `defines` as further `-D` definitions; the result may come from the cache.
 
     Raises `UnsupportedByKernel` when the kernel lacks something that the file reads, `LabError` with the compiler's messages when
     the file is wrong in itself, and when BCC is missing.
     """
     text = text_of(source)
-    attach.forced()  # what is wrong there is said for every program
-    ways = (
-        [f"ATTACH_{it.upper()}={int(it == attach.mechanism())}" for it in attach.MECHANISMS]
-        if differs_by_mechanism(text)
-        else []
-    )
-    defines = [f"MACHINE_{os.uname().machine}=1", f"CPUS={cpus.possible()[-1] + 1}", *ways, *defines]
-    # Debug information is for people and for map types: without, the instructions are the same, a tenth sooner.
+    attach.forced()  # a wrong LAB_ATTACH is an error of every program
+    common = [f"MACHINE_{os.uname().machine}=1", f"CPUS={cpus.possible()[-1] + 1}"]
+    if differs_by_mechanism(text):
+        common += [f"ATTACH_{it.upper()}={int(it == attach.mechanism())}" for it in attach.MECHANISMS]
+    defines = [*common, *defines]
+    # -g0: the instructions are the same without debug information, and compiling takes a tenth less time.
     flags = [*headers.user_include_flags(), "-Wno-unused-function", "-g0", *(f"-D{define}" for define in defines)]
     library, identity = _library_path(), btf.kernel_identity()
     made_from = [identity, f"{library} {library.stat().st_mtime_ns}", *_own_code(), headers.tree(), flags, text]
@@ -100,28 +94,26 @@ def _library_path() -> Path:
         path = Path(place, _LIBRARY)
         if path.exists():
             return path.resolve()
-    raise LabError("BCC is missing: install the package libbpfcc (make setup does)")
+    raise LabError("BCC is missing: install the package python3-bpfcc (make setup does)")
 
 
 def _own_code() -> list[str]:
-    """Return what decides beside the inputs: a lab that has changed is another compiler."""
-    return [Path(str(module.__file__)).read_text() for module in (btf, source_module, spec)] + [
-        Path(__file__).read_text()
-    ]
+    """Return the source of the modules that decide what is compiled: an entry of the cache belongs to one version of them."""
+    return [Path(file).read_text() for file in (__file__, *(str(it.__file__) for it in (btf, source_module, spec)))]
 
 
 @defer_signals()
 def _compile(library: Path, name: str, text: str, flags: Sequence[str]) -> CollectionSpec:
-    # Not to be broken off: an exception would leave threads behind that are in the middle of C++.
-    # BCC's library is large, and so are the kernel's types: one is loaded while the other is looked through. Not by ctypes, which
-    # would let no other thread run meanwhile.
+    # Signals are deferred: an exception would leave a thread inside the compiler.
+    # A second thread loads the library while this one reads the kernel's types. ctypes.CDLL(path) would hold the GIL while it loads;
+    # dlopen(), called as a function, does not.
     loading = threading.Thread(target=ctypes.CDLL(None).dlopen, args=(os.fsencode(library), os.RTLD_NOW), name="load")
     loading.start()
     mentioned = mentions(text)
     known, missing = kernel_facts(mentioned, btf.Btf.of_kernel())
     known += [f"EVENT__{event}={number}" for number, event in enumerate(mentioned.events)]
     loading.join()
-    bcc = _loaded(library)
+    bcc = _binding()
     words = [word.encode() for word in (*flags, *(f"-D{fact}" for fact in known))]
     array = (ctypes.c_char_p * len(words))(*words)
     main = f'{_KERNEL_READS}\n#line 1 "{name}"\n{text}'.encode()
@@ -145,11 +137,11 @@ def _compile(library: Path, name: str, text: str, flags: Sequence[str]) -> Colle
 
 
 def _not_as_root(work: Callable[[], int]) -> int:
-    """Do something under another user's id, with all capabilities: on a thread of its own, whose id the kernel keeps apart."""
+    """Run `work` on a thread of its own under the user id of nobody, with all capabilities: the kernel keeps ids by thread."""
     results = []
 
     def run() -> None:
-        # Where it is refused, root it is; the result is the same.
+        # Where the kernel refuses it, the work runs as root: slower, with the same result.
         with suppress(OSError):
             syscall("prctl", _PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
             syscall("setresuid", -1, _NOBODY, -1)
@@ -161,20 +153,17 @@ def _not_as_root(work: Callable[[], int]) -> int:
     return results[0]
 
 
-def _loaded(path: Path) -> Any:
+def _binding() -> Any:
+    """Return BCC's library as its own Python binding declares it. Raises `LabError` when there is none."""
     try:
-        library = ctypes.CDLL(os.fspath(path), use_errno=True)
-    except OSError as error:
-        raise LabError(f"BCC cannot be loaded ({error}): install the package libbpfcc again") from error
-    create = library.bpf_module_create_c_from_string
-    words = ctypes.POINTER(ctypes.c_char_p)
-    create.argtypes = [ctypes.c_char_p, ctypes.c_uint, words, ctypes.c_int, ctypes.c_bool, ctypes.c_char_p]
-    create.restype = ctypes.c_void_p
-    for names, arguments, result in _FUNCTIONS:
+        from bcc.libbcc import lib  # noqa: PLC0415 (0.1 s that a start from the cache does not spend)
+    except (ImportError, OSError) as error:
+        raise LabError(f"BCC cannot be loaded ({error}): install the package python3-bpfcc") from error
+    for names, arguments, result in _UNDECLARED:
         for name in names.split():
-            function = getattr(library, f"bpf_{name}")
+            function = getattr(lib, f"bpf_{name}")
             function.argtypes, function.restype = [ctypes.c_void_p, *arguments], result
-    return library
+    return lib
 
 
 @contextmanager
@@ -195,7 +184,7 @@ def _standard_error() -> Iterator[Callable[[], str]]:
 
 @contextmanager
 def _header_tree() -> Iterator[None]:
-    """BCC asks the environment where kernel headers are."""
+    """Write the header tree and name it in the environment, where BCC looks for kernel headers."""
     tree = Instance.current().path / "headers"
     headers.write_tree(tree)
     before = os.environ.get("BCC_KERNEL_SOURCE")
@@ -220,7 +209,7 @@ def _function(bcc: Any, module: int, number: int, maps_by_fd: dict[int, str]) ->
             maps.append((position // 8, maps_by_fd[value]))
             code[taken] = bytes(4)
         elif wide and code[position + 1] >> 4:
-            raise TypeError(f"{name.decode()} refers to something that is no map: that is not known here")
+            raise TypeError(f"{name.decode()} loads an address that is no map: the lab cannot relocate that")
         elif code[position] == _CALL and value >= KFUNCS:
             code[position + 1] = _PSEUDO_KFUNC_CALL << 4
             code[taken] = (value - KFUNCS).to_bytes(4, "little")
@@ -242,14 +231,14 @@ def _table(bcc: Any, module: int, number: int) -> MapSpec:
 
 
 def _record(bcc: Any, module: int, ring: bytes) -> Members:
-    """Return the struct that a ring buffer's records are."""
+    """Return the members of a ring buffer's records."""
     count = bcc.bpf_perf_event_fields(module, ring)
     fields = [bcc.bpf_perf_event_field(module, ring, number).decode() for number in range(count)]
     return [_member(*field.split("#")) for field in fields]
 
 
 def _members_of(description: bytes) -> Members:
-    """Return the struct that BCC describes in JSON: its name, its members, its kind. What is no struct is a string."""
+    """Return the members of the struct that BCC describes in JSON: [name, members, kind]. A string describes a scalar."""
     struct = json.loads(description)
     if isinstance(struct, str):
         return []
@@ -260,5 +249,7 @@ def _member(name: str, kind: str, length: Sequence[int] = (0,)) -> tuple[str, st
     if found := _ARRAY.fullmatch(kind):
         kind, length = found[1], [int(found[2])]
     if kind not in _TYPES:
-        raise TypeError(f"the member `{name}` is of the type `{kind}`: a map's structs are flat, of numbers and text")
+        raise TypeError(
+            f"the member `{name}` is of the type `{kind}`: use flat structs of integers and arrays of bytes"
+        )
     return name, _TYPES[kind], length[0]

@@ -79,7 +79,7 @@ def test_without_bcc():
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HUNG_S, check=False)
     assert process.returncode == 2
-    assert "install the package libbpfcc" in process.stderr
+    assert "install the package python3-bpfcc" in process.stderr
     assert "Traceback" not in process.stderr
 
 
