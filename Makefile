@@ -1,13 +1,13 @@
-# Everything a user calls. Each target sets up what it needs, once; a second call starts at once.
+# The targets that users call. Each installs its prerequisites on the first call.
 
 PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools \
 	curl iperf3 redis-tools
-# Scenarios do not meet: each has hosts of its own. A file's share what they have built.
+# Scenarios run in parallel, since each has its own hosts. The scenarios of one file share a process and its fixtures.
 PARALLEL := --numprocesses 4 --dist loadfile
-# As root also in a folder that apt's own user cannot read.
+# Download as root: apt's own user may have no access to the folder.
 DOWNLOAD := apt-get -qq -o APT::Sandbox::User=root download
 SOAK_RUNS := 20
 SOAK_OF := scenarios
@@ -29,11 +29,11 @@ demo: setup
 test: setup
 	@$(BIN)/pytest scenarios $(PARALLEL)
 
-# What needs neither privileges nor a kernel of any kind: seconds.
+# Tests that need no privileges and no particular kernel; they take seconds.
 rootless: setup
 	@$(BIN)/pytest scenarios $(PARALLEL) -m rootless
 
-# What pre-commit runs as well.
+# The same checks as in pre-commit.
 check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -48,7 +48,7 @@ format: setup
 	@$(BIN)/ruff format .
 	@$(BIN)/clang-format -i $(C_FILES)
 
-# A false failure is a bug: every second run has all processors busy beside it.
+# Search for tests that fail falsely: every second run shares all processors with stress-ng.
 soak: setup
 	@trap 'test -z "$$load" || kill $$load' EXIT; trap 'exit 130' INT TERM; for run in $$(seq $(SOAK_RUNS)); do \
 		load=""; \
@@ -59,7 +59,7 @@ soak: setup
 		if [ $$status -ne 0 ]; then exit $$status; fi; \
 	done; echo "$(SOAK_RUNS) runs without a failure"
 
-# What the probes cost, beside what a user would take instead; best on an idle machine.
+# Cost and accuracy of the probes and of comparable tools. Use an idle machine.
 bench: bench-setup
 	@$(BIN)/lab bench $(BENCH)
 
@@ -67,11 +67,12 @@ bench-setup: setup
 	@dpkg -s $(PEERS) >/dev/null 2>&1 || { apt-get -q update && \
 		DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $(PEERS); }
 
-# Whether a program takes more instructions than the baseline says: the same numbers on every machine.
+# Compare each program's executed instructions with the baseline. The numbers are the same on every machine.
 bench-gate: vm-setup
 	@$(BIN)/lab gate
 
-# Another kernel in a virtual machine, by version or by the path of its vmlinuz; the matrix is several, each way of attaching in turn.
+# Run the suite on another kernel in a virtual machine. KERNEL is a version or the path of a vmlinuz. vm-matrix runs
+# several kernels. ATTACH lists the mechanisms, one run each.
 vm: vm-setup
 	@$(BIN)/lab vm --kernel $(KERNEL) --attach $(ATTACH) --clock $(CLOCK)
 
@@ -88,41 +89,42 @@ $(VENV)/vm-ready: pyproject.toml | $(VENV)/ready
 
 setup: $(VENV)/ready $(BIN)/lab-relay $(BIN)/lab-load $(BIN)/nginx $(VENV)/browser
 
-# The suite opens the report in a browser. Ubuntu has Chromium as a snap only, which sees no file of root's: Playwright brings one.
+# The suite opens the report in a browser. Ubuntu's Chromium is a snap, which cannot read root's files; there Playwright
+# installs one.
 $(VENV)/browser: | $(VENV)/ready
 	@{ command -v chromium || command -v google-chrome; } >/dev/null || { apt-get -q update && \
 		DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends chromium fonts-dejavu-core; } || \
 		$(BIN)/playwright install --with-deps chromium
 	@touch $@
 
-# The wire's relay, for kernels without netem and for wires whose every frame is logged.
+# The wire's relay, for kernels without netem and for tests that need a log of every frame.
 $(BIN)/lab-relay: $(wildcard wire/relay/*) wire/clock.h | $(VENV)/ready
 	@gcc -O2 -std=gnu11 -Wall -Wextra -Werror -o $@ wire/relay/relay.c
 
-# Load for the bench.
+# The load generator of the bench.
 $(BIN)/lab-load: wire/load.c wire/clock.h | $(VENV)/ready
 	@gcc -O2 -std=gnu11 -Wall -Wextra -Werror -o $@ wire/load.c
 
-# The scenarios' servers must not become services of this machine, running at once and at each boot. iperf3's package asks before
-# it does so, and the answer nobody gives is no. redis-tools has no service, but all of the server: its file redis-check-rdb is
-# redis-server under another name. Of nginx the program alone is taken out of its package, which is not installed; the
-# libraries it needs are those of Python and of dpkg.
+# The scenarios' servers must not become services of this machine.
+# - iperf3's package asks before it installs a service. Without an answer the default is no.
+# - redis-tools has no service, and contains the server: redis-check-rdb is redis-server under another name.
+# - nginx: only the program is extracted from its package, which is not installed. Its libraries come with Python and dpkg.
 $(BIN)/nginx: | $(VENV)/ready
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && chmod 755 "$$folder" && cd "$$folder" && \
 		{ $(DOWNLOAD) nginx || { apt-get -q update && $(DOWNLOAD) nginx; }; } && \
 		dpkg-deb --extract nginx_*.deb . && mv usr/sbin/nginx "$(CURDIR)/$@" || \
-		{ echo "make: nginx cannot be had from the distribution's packages: check the network and apt's sources" >&2; exit 2; }
+		{ echo "make: cannot download nginx from the distribution: check the network and apt's sources" >&2; exit 2; }
 
 $(VENV)/ready: pyproject.toml Makefile
 	@if [ "$$(id -u)" -ne 0 ] && ! dpkg -s $(PACKAGES) >/dev/null 2>&1; then \
 		echo "make: the packages $(PACKAGES) are missing: run as root (sudo make $(MAKECMDGOALS)) once" >&2; exit 2; fi
-	@command -v apt-get >/dev/null || { echo "make: set-up knows Debian and Ubuntu only: install BCC's library yourself" >&2; exit 2; }
+	@command -v apt-get >/dev/null || { echo "make: setup supports Debian and Ubuntu only: install BCC's Python package yourself" >&2; exit 2; }
 	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || { apt-get -q update && \
 		DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $(PACKAGES); }
-	@# bpftool is a package of its own on Debian, and part of the kernel's tools on Ubuntu.
+	@# Debian has a package bpftool. On Ubuntu it is part of the kernel's tools.
 	@command -v bpftool >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends bpftool || \
 		DEBIAN_FRONTEND=noninteractive apt-get -q install -y linux-tools-common linux-tools-$$(uname -r)
-	@# BCC's module belongs to the distribution's Python: the environment is made with that one, and sees its packages.
+	@# BCC's module is installed for the distribution's Python: create the environment with it, and with its packages.
 	@test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
 	@$(BIN)/pip install --quiet --quiet --editable '.[test,check]'
 	@touch $@

@@ -1,4 +1,4 @@
-"""What every scenario may ask for, and what holds for the suite as a whole: root, results, nothing left behind."""
+"""Fixtures for all scenarios, and rules for the whole suite: root, a results folder, allowed skips, no leaks."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -27,7 +27,7 @@ RESULTS_KEY = pytest.StashKey[Results]()
 
 
 def pytest_configure(config):
-    """Make the run's results folder; parallel workers share their controller's."""
+    """Create the results folder of the run. Workers of pytest-xdist use the folder of their controller."""
     shared = getattr(config, "workerinput", {}).get("results")
     if shared:
         config.stash[RESULTS_KEY] = Results(Path(shared))
@@ -42,30 +42,33 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node):
-    """Tell a worker of pytest-xdist where the results go."""
+    """Pass the path of the results folder to a worker of pytest-xdist."""
     node.workerinput["results"] = str(node.config.stash[RESULTS_KEY].path)
 
 
 def pytest_collection_modifyitems(items):
-    """Mark everything in a folder `unit` as needing no privileges."""
+    """Mark every test in a folder `unit` as `rootless`: it needs no privileges."""
     for item in items:
         if "unit" in item.path.parts:
             item.add_marker(pytest.mark.rootless)
 
 
 def pytest_collection_finish(session):
-    """Say at once, in one sentence, when the scenarios cannot run here."""
+    """End the run with one sentence if the scenarios need root privileges and do not have them."""
     if session.config.option.collectonly or all(item.get_closest_marker("rootless") for item in session.items):
         return
     try:
         require_root()
     except LabError as error:
-        pytest.exit(f"{error}; without, `pytest -m rootless` runs what needs no privileges", returncode=2)
+        pytest.exit(f"{error}; without root, run `pytest -m rootless`", returncode=2)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup():
-    """Skip what this kernel cannot do, here and nowhere else: the capability that refuses it gives the reason."""
+    """Skip a scenario that raises `UnsupportedByKernel`.
+
+    The reason is the error's message. Scenarios do not skip themselves.
+    """
     try:
         return (yield)
     except UnsupportedByKernel as error:
@@ -77,29 +80,29 @@ pytest_runtest_call = pytest_runtest_setup
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session):
-    """Fail the run for a skip that its lane may not have."""
+    """Fail the run if a skip is not allowed in its lane."""
     if not hasattr(session.config, "workerinput") and any(skipped.why is None for skipped in _skipped(session.config)):
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
 def _skipped(config) -> list[allowed_skips.Skipped]:
-    """Count what was skipped, by reason, beside what this lane may skip."""
+    """Return the skips of the run, counted by reason, each with the entry that allows it in this lane."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    left_out = reporter.stats.get("skipped", []) if reporter else []
-    if not left_out:
+    skips = reporter.stats.get("skipped", []) if reporter else []
+    if not skips:
         return []
-    reasons = [it.longrepr[2].removeprefix("Skipped: ") for it in left_out]
+    reasons = [it.longrepr[2].removeprefix("Skipped: ") for it in skips]
     lane = allowed_skips.Lane(os.uname().release, attach.mechanism(), clock.of_guest())
     return allowed_skips.compared(reasons, allowed_skips.allowed(ALLOWED_SKIPS), lane)
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
-    """Show what this lane left out, and the verdicts, the failed ones in full."""
-    # Workers come here too, and what they know is not the whole.
+    """Print the skips of this lane, every failed check, and a summary of all checks."""
+    # The hook also runs in workers, which know a part of the results only.
     if RESULTS_KEY not in config.stash or hasattr(config, "workerinput"):
         return
     if skipped := _skipped(config):
-        terminalreporter.section("what this lane cannot do")
+        terminalreporter.section("skipped in this lane")
         terminalreporter.write_line("\n".join(map(str, skipped)))
     results = config.stash[RESULTS_KEY]
     results.note(status=int(exitstatus))
@@ -112,41 +115,41 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
 
 @dataclass
 class Lab:
-    """A topology, ways to cause traffic on it under observation, and the place where verdicts go."""
+    """A topology, methods that record conversations on it, and the results folder for their checks."""
 
     net: Topology
     results: Results
     scenario: str
 
     def converse(self, conversation: Conversation, **how) -> Observed:
-        """Hold conversations under observation, to their end (arguments as for `lab.observation.observe`)."""
+        """Record conversations until they are over; arguments as for `lab.observation.observe`."""
         with observe(self.net, conversation, **how) as observed:
             pass
         return observed
 
     def observe(self, conversation: Conversation, **how) -> AbstractContextManager[Observed]:
-        """As `converse`; inside the block the conversations are under way (`demo`)."""
+        """Return a context manager like `converse`. The conversations run while the block runs (`demo`)."""
         return observe(self.net, conversation, **how)
 
     def judge(self, probe: str, observed: Observed) -> list[Check]:
-        """Judge a probe on what was observed; fails when a value is provably wrong."""
+        """Judge the recording of one probe. Fail if a value is provably wrong."""
         return self.check(self._judged(probe, observed))
 
     def states(self, observed: Observed) -> list[Check]:
-        """Judge the probe `states` on what was observed; fails when a value is provably wrong."""
+        """Judge the recording of the probe `states`. Fail if a value is provably wrong."""
         return self.judge("states", observed)
 
     def many_states(self, observed: Observed) -> None:
-        """As `states`, for so many connections that only wrong values are noted, and how many connections are complete.
+        """Judge `states` on many connections: only wrong values and the number of complete sockets become checks.
 
-        Events that the kernel withheld from the probe may be missing, each in one place, and nothing else may be wrong.
+        Each event that the kernel withheld from the probe may make one socket incomplete. Every other fault fails.
         """
         checks = self._judged("states", observed)
         complete = [check for check in checks if check.quantity == "state sequence" and check.passed]
         wrong = [check for check in checks if check.quantity != "state sequence" and not check.passed]
         judge = Judge(self.scenario, checks[0].probe, checks[0].attach_point, checks[0].lost)
         sockets = 2 * len(observed.connections)
-        bracket = Bracket(sockets - observed.recording.missing("states"), sockets, sockets)
+        bracket = Bracket.late(sockets - observed.recording.missing("states"), sockets)
         self.check(
             [
                 *wrong,
@@ -159,15 +162,18 @@ class Lab:
         return probes.judge(probe, observed, self.scenario)
 
     def check(self, checks: Iterable[Check]) -> list[Check]:
-        """Note checks in the results and fail when one of them is outside its bracket."""
+        """Add checks to the results. Fail if one of them did not pass, or if there are none."""
         checks = self.results.add(checks)
         wrong = [check.sentence() for check in checks if not check.passed]
-        assert checks, "a scenario without a check proves nothing"
+        assert checks, "a scenario needs at least one check"
         assert not wrong, f"{len(wrong)} of {len(checks)} checks are provably wrong:\n" + "\n".join(wrong[:20])
         return checks
 
     def exact(self, checks: Iterable[Check]) -> list[Check]:
-        """As `check`; and where time is virtual the error may be 100 us or 0.5 % of the injected delay, whichever is larger."""
+        """Do `check`.
+
+        On the virtual clock, limit each error to 100 us or 0.5 % of the injected delay, whichever is larger.
+        """
         if clock.of_guest() == clock.VIRTUAL:
             checks = [check.within(max(LEAST_TOLERANCE_NS, check.low // 200)) for check in checks]
         return self.check(checks)
@@ -175,29 +181,31 @@ class Lab:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left():
-    """Fail at the end when anything of this process's own doing is still there: a leak is a defect."""
+    """Fail at the end of the run if this process left namespaces, child processes or attached programs."""
     yield
     if os.geteuid() == 0:
-        assert [path.name for path in NAMED.glob(f"lab-{Instance.current().name}-*")] == [], "namespaces are left"
+        assert [path.name for path in NAMED.glob(f"lab-{Instance.current().name}-*")] == [], (
+            "namespaces were not removed"
+        )
     assert [path.read_text() for path in Path("/proc/self/task").glob("*/children") if path.read_text()] == []
     open_files = [os.fspath(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
-    assert not any("bpf_link" in file for file in open_files), "programs are still attached"
+    assert not any("bpf_link" in file for file in open_files), "programs were not detached"
 
 
 @pytest.fixture(scope="session")
 def works() -> dict[str, bool]:
-    """Tell by name what the doctor finds available here."""
+    """Return by name whether each capability that the doctor tries is available."""
     return {capability.name: capability.available for capability in capabilities.examine()}
 
 
 @pytest.fixture
 def net() -> Iterator[Topology]:
-    """Two hosts and a wire of the test's own."""
+    """Two hosts and a wire, for one test only."""
     with topology() as net:
         yield net
 
 
 @pytest.fixture
 def lab(net, request) -> Lab:
-    """Hand out the lab, on the test's own network."""
+    """Return a `Lab` on the test's own network."""
     return Lab(net, request.config.stash[RESULTS_KEY], request.node.name)

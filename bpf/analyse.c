@@ -1,43 +1,25 @@
-/* What the kernel does for one TCP connection, step by step: the application's system calls on its socket, and what happens
- * between them in the kernel, in process context and in softirq.
+/* What the kernel does for a TCP connection, step by step: the application's system calls on its socket, and TCP's work
+ * between them, in process context and in softirq. Each step is an event (analyse/event.h).
  *
- * The owner of a socket is whoever makes system calls on it. What happens in softirq has no owner of its own; it gets one by
- * the socket's address, in user space.
+ * A socket's owner is the process that makes system calls on it. Steps in softirq have no owner here: the reader finds
+ * it by the socket's address.
  */
-/* clang-format off */
-#define SYSTEM_CALLS(each)                                                                                             \
-    each(connect, KIND_CONNECT)                                                                                        \
-    each(accept, KIND_ACCEPT)                                                                                          \
-    each(accept4, KIND_ACCEPT)                                                                                         \
-    each(sendto, KIND_SEND)                                                                                            \
-    each(sendmsg, KIND_SEND)                                                                                           \
-    each(sendmmsg, KIND_SEND)                                                                                          \
-    each(write, KIND_SEND)                                                                                             \
-    each(writev, KIND_SEND)                                                                                            \
-    each(recvfrom, KIND_RECEIVE)                                                                                       \
-    each(recvmsg, KIND_RECEIVE)                                                                                        \
-    each(recvmmsg, KIND_RECEIVE)                                                                                       \
-    each(read, KIND_RECEIVE)                                                                                           \
-    each(readv, KIND_RECEIVE)                                                                                          \
-    each(shutdown, KIND_SHUTDOWN)                                                                                      \
-    each(close, KIND_CLOSE)
-/* clang-format on */
-
-#define AT(name) AT_##name
 #define LOAD load_skb
 
+/* calls.h sets TYPED to 1, also for kprobes: in this probe only tracepoints and fentry read typed arguments. */
 #include "analyse/calls.h"
 #include "include/kernel_functions.h"
 #include "include/packet_parser.inc.h"
 #include "include/tcp_socket.h"
 #include "include/second_run.h"
 
-/* Functions that threads come to are not observed by fentry where that would lose some. */
+/* Observe functions that only threads reach at tracepoints and not by fentry, where threads are preempted in programs
+ * (thread_tracepoints.h). */
 #define SENDS_AT_TRACEPOINTS (ATTACH_FENTRY && PLAIN_TRACEPOINTS)
 
-#define MSG_PEEK 2 /* to recv(): the data stays where it is */
+#define MSG_PEEK 2 /* recv() leaves the data in the socket */
 
-/* Which of the probe's points is under way on this CPU (first_run() in second_run.h). */
+/* The probe's attach points with a second program, numbered for note_run() in second_run.h. */
 enum slot {
     SLOT_CHANGED,
     SLOT_PROCESSED,
@@ -75,7 +57,7 @@ ON_RAW_TRACEPOINT_AGAIN(tcp_destroy_sock)
     return rescues(SLOT_DESTROYED, ctx->args[0]) ? report_destroyed((const void *)ctx->args[0], true) : 0;
 }
 
-/* Also where functions are observed: these are all changes of a socket's state, whoever makes them. */
+/* Every mechanism uses this tracepoint for changes of state, since it reports all of them. */
 static inline int report_changed(struct bpf_raw_tracepoint_args *ctx, bool again)
 {
     const void *sk = (const void *)ctx->args[0];
@@ -109,7 +91,7 @@ ON_RAW_TRACEPOINT_AGAIN(inet_sock_set_state)
     return rescues(SLOT_CHANGED, change_key(ctx)) ? report_changed(ctx, true) : 0;
 }
 
-/* A segment of which TCP's header and what follows it are `length` bytes. */
+/* `length`: bytes of the TCP header and the data. */
 static inline void fill_segment(struct step *step, const void *skb, const struct tcphdr *tcp, u32 length)
 {
     step->seq = bpf_ntohl(tcp->seq);
@@ -134,7 +116,7 @@ static inline int report_processed(const void *sk, const void *skb, u8 point, bo
     fill_socket(step, sk);
     kernel_read(&head, skb, FIELD(sk_buff, head));
     kernel_read(&transport, skb, FIELD(sk_buff, transport_header));
-    kernel_read(&length, skb, FIELD(sk_buff, len)); /* tcp_v4_rcv() has taken IP's header off */
+    kernel_read(&length, skb, FIELD(sk_buff, len)); /* tcp_v4_rcv() has removed the IP header */
     bpf_probe_read_kernel(&tcp, sizeof(tcp), head + transport);
     fill_segment(step, skb, &tcp, length);
     step->again = again;
@@ -142,7 +124,7 @@ static inline int report_processed(const void *sk, const void *skb, u8 point, bo
     return 0;
 }
 
-/* TCP has done what the application asked for, and returns. */
+/* Report that a function of TCP, entered at `enter_ns` for the current thread, returns `result`. */
 static inline int report_done(const void *sk, u8 kind, u8 point, u64 enter_ns, int result)
 {
     struct step *step;

@@ -1,8 +1,11 @@
-/* How often, on the CPU where it is run, each raw tracepoint was hit by the kernel's own count and not by a program's: both are read
- * at one moment, in an interrupt. Attached nowhere: lab/ebpf/audit.py has the kernel run it, on each CPU. */
+/* The audit: for each raw tracepoint of a probe, the kernel's count of hits minus the probe's count of runs, on the CPU
+ * where this program runs.
+ *
+ * The program is attached nowhere. lab/ebpf/audit.py runs it on each CPU, in an interrupt, so that both counts are read
+ * at the same time. */
 #include "include/second_run.h"
 
-#define EVENTS 8 /* as many as `runs` has */
+#define EVENTS 8 /* the size of `runs` in second_run.h */
 
 /* As in include/uapi/linux/bpf.h. */
 struct count {
@@ -15,14 +18,14 @@ struct unseen {
     s64 events[EVENTS];
 };
 
-/* Perf's counters of the CPU that is read, numbered as `runs`, which is the audited program's own. */
+/* Perf counters of this CPU, with the indexes of `runs`. The loader replaces `runs` by that of the audited program. */
 BPF_PERF_ARRAY(hits, EVENTS);
 BPF_ARRAY(unseen, struct unseen, 1);
 
 static __always_inline void compare(struct unseen *found, int event)
 {
     struct count count = {};
-    int number = event; /* what a helper is given a pointer to is no constant any more */
+    int number = event; /* a copy: passing a pointer to `event` would make it a variable */
     u64 *seen = runs.lookup(&number);
 
     if (seen && !hits.perf_counter_value(event, &count, sizeof(count)))
@@ -36,7 +39,7 @@ ON_RAW_TRACEPOINT(audit)
 
     if (!found)
         return 0;
-    /* No loop: the verifier of 5.10 would lose sight of where it is. */
+    /* No loop: the verifier of Linux 5.10 would not know the index. */
     compare(found, 0);
     compare(found, 1);
     compare(found, 2);

@@ -1,7 +1,7 @@
-/* The segments that open and end TCP connections, at ingress and egress of an interface: SYN, FIN and RST.
+/* The segments that open and end TCP connections (SYN, FIN and RST), at TC ingress and egress of an interface.
  *
- * Nothing is remembered here: which segments belong together is found out where they are read, so that no connection that
- * never ends can use up room in the kernel. All other segments cost no more than being looked at.
+ * The program stores nothing between segments: the reader assigns them to connections. A connection that never ends
+ * therefore takes no memory in the kernel.
  */
 #include "include/attach_points.h"
 #include "include/lost.h"
@@ -14,11 +14,11 @@ struct segment {
     u8 daddr[16];
     u32 seq;
     u32 ack;
-    u32 payload_length; /* bytes behind TCP's header; of all segments that GSO or GRO holds together */
+    u32 payload_length; /* bytes of data; with GSO or GRO those of all segments of the skb */
     u32 ifindex;
     u16 sport;
     u16 dport;
-    u16 vlan; /* ids of the tags, 0 without one */
+    u16 vlan; /* ids of the tags, 0: no tag */
     u16 inner_vlan;
     u8 flags;
     u8 ingress;
@@ -26,9 +26,9 @@ struct segment {
 
 BPF_RINGBUF_OUTPUT(events, 4096);
 
-/* Tells of most segments that they open and end nothing: where no other header is between the device's, IP's and TCP's, and all are in
- * the packet's first part of memory, what the parser would find can be seen at once. */
-static __always_inline bool is_plain_and_in_between(struct __sk_buff *ctx)
+/* Return true for most segments without SYN, FIN and RST, at a lower cost than the parser. It recognises segments with
+ * no header between those of Ethernet, IP and TCP, all in the skb's linear data. */
+static __always_inline bool is_plain_mid_segment(struct __sk_buff *ctx)
 {
     const struct ethhdr *ethernet = (const void *)(long)ctx->data;
     const void *end = (const void *)(long)ctx->data_end;
@@ -56,7 +56,7 @@ static __always_inline int report_segment(struct __sk_buff *ctx, u8 ingress)
     struct segment *segment;
     u32 end;
 
-    if (is_plain_and_in_between(ctx))
+    if (is_plain_mid_segment(ctx))
         return TC_ACT_UNSPEC;
     if (ctx->vlan_present)
         add_tag(&packet, ctx->vlan_tci);
@@ -74,7 +74,7 @@ static __always_inline int report_segment(struct __sk_buff *ctx, u8 ingress)
     __builtin_memcpy(segment->daddr, &packet.daddr, sizeof(segment->daddr));
     segment->seq = packet.seq;
     segment->ack = packet.ack;
-    /* A short frame is padded: its own length says too much. */
+    /* Not the frame's length: short frames are padded. */
     end = packet.ip_length ? packet.ip_at + packet.ip_length : ctx->len;
     segment->payload_length = end > packet.payload_at ? end - packet.payload_at : 0;
     segment->ifindex = ctx->ifindex;

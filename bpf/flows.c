@@ -1,7 +1,7 @@
-/* Traffic in sums: packets and bytes of every flow that passes an interface, at TC ingress and egress.
+/* Packets and bytes of every flow that passes an interface, at TC ingress and egress.
  *
- * What passes there is skbs, and one skb may stand for many packets: those that the device is still to cut it into (GSO), or
- * those that it was joined from (GRO). Counted is what is on the wire: every packet, each with headers of its own.
+ * One skb can stand for many packets: the device will cut it up (GSO), or the kernel has joined packets (GRO). The
+ * probe counts the packets on the wire, each with its own headers.
  */
 #define LOAD load_skb
 
@@ -23,21 +23,21 @@ struct flow {
     u8 daddr[16];
     u8 smac[6];
     u8 dmac[6];
-    u16 sport; /* 0 unless the packet itself has it */
+    u16 sport; /* 0: the packet has none, for example a later fragment */
     u16 dport;
-    u16 ethertype; /* behind the VLAN tags; 0 for an 802.3 frame with a length in its place */
+    u16 ethertype; /* behind the VLAN tags; 0: 802.3 frame, which has a length there */
     u16 vlan;
     u16 inner_vlan;
-    u16 problem; /* enum problem: why there are no ports, or no more than that */
+    u16 problem; /* enum problem: why ports or more are missing */
     u16 direction;
-    u8 version; /* of IP; 0: none that could be read */
+    u8 version; /* of IP; 0: no IP, or unreadable */
     u8 protocol;
 };
 
 struct traffic {
     u64 packets;
     u64 bytes;         /* of Ethernet frames, VLAN tags included, without frame check sequence */
-    u64 payload_bytes; /* carried by TCP and UDP */
+    u64 payload_bytes; /* data of TCP and UDP */
     u64 syns;
     u64 fins;
     u64 rsts;
@@ -47,7 +47,7 @@ struct traffic {
 
 BPF_HASH(totals, struct flow, struct traffic, 65536);
 
-/* What the skb is on the wire. As qdisc_pkt_len_init() has it, and for ingress too. */
+/* Packets and bytes of an skb on the wire. Like qdisc_pkt_len_init(), and for ingress too. */
 static __always_inline void measure(struct __sk_buff *ctx, const struct packet *packet, struct traffic *to)
 {
     u32 headers = packet->payload_at ? packet->payload_at : packet->transport_at;
@@ -55,17 +55,17 @@ static __always_inline void measure(struct __sk_buff *ctx, const struct packet *
     to->packets = 1;
     if (ctx->gso_size) {
         to->packets = ctx->gso_segs;
-        if (!to->packets) /* SKB_GSO_DODGY: from a virtual machine, not counted yet */
+        if (!to->packets) /* SKB_GSO_DODGY, from a virtual machine: the kernel has not counted them yet */
             to->packets = (ctx->len - headers + ctx->gso_size - 1) / ctx->gso_size;
     }
     to->bytes = ctx->len + (to->packets - 1) * headers;
-    /* At egress the kernel knows what the headers are behind a tunnel's. */
+    /* At egress the kernel knows the length with the headers inside a tunnel. */
     if (ctx->wire_len > to->bytes)
         to->bytes = ctx->wire_len;
-    if (ctx->vlan_present) /* a tag that is kept beside the frame */
+    if (ctx->vlan_present) /* in the skb and not in the frame */
         to->bytes += to->packets * VLAN_TAG_LENGTH;
     if (packet->payload_at) {
-        /* Short frames are padded; long ones may say no length, and are never padded. */
+        /* Short frames are padded. The IP header of long ones can have no length, and they are not padded. */
         u32 end = ctx->gso_size || !packet->ip_length ? ctx->len : packet->ip_at + packet->ip_length;
 
         to->payload_bytes = end > packet->payload_at ? end - packet->payload_at : 0;
@@ -83,7 +83,7 @@ static __always_inline int count(struct __sk_buff *ctx, enum direction direction
     struct traffic none = {.first_ns = time_ns, .last_ns = time_ns}, here = {};
     struct traffic *sum;
 
-    /* Every packet of the loopback leaves it and comes back in: counted where it leaves. */
+    /* Every packet of the loopback interface passes egress and then ingress. Count it at egress. */
     if (ctx->ifindex == LOOPBACK_IFINDEX && direction == INGRESS)
         return TC_ACT_UNSPEC;
     if (ctx->vlan_present)
@@ -118,7 +118,7 @@ static __always_inline int count(struct __sk_buff *ctx, enum direction direction
     __sync_fetch_and_add(&sum->syns, here.syns);
     __sync_fetch_and_add(&sum->fins, here.fins);
     __sync_fetch_and_add(&sum->rsts, here.rsts);
-    /* When two processors do this at once, either one's time may stay: both are a packet's. */
+    /* If two CPUs do this at the same time, either time can be stored. Both are times of a packet. */
     if (time_ns < sum->first_ns)
         sum->first_ns = time_ns;
     if (time_ns > sum->last_ns)

@@ -1,12 +1,10 @@
-/* Where TCP's data is at which time, from the write() of one application to the read() of the other, on both hosts.
+/* The times of TCP's data at each stage on both hosts, from the write() of one application to the read() of the other.
  *
- * -DPORT=n   the port, on either end (9999)
+ * -DPORT=n   local or remote port (9999)
  *
- * Packets are seen at TC and cgroup_skb, which no machine withholds, and at tracepoints only where there is nothing else.
- * Segments without data are passed over, but for those that open or end a connection.
+ * Packets are observed at TC and cgroup_skb, where the kernel withholds none, and at tracepoints only if there is no
+ * other hook. Segments without data are ignored, except those with SYN, FIN or RST.
  */
-#define LOAD load_skb
-
 #define READ typed_read
 
 #include "include/kernel_functions.h"
@@ -14,7 +12,7 @@
 #include "layers/segments.h"
 #include "include/second_run.h"
 
-/* Which of the probe's points is under way on this CPU (first_run() in second_run.h). */
+/* The probe's attach points with a second program, numbered for note_run() in second_run.h. */
 enum slot { SLOT_READY };
 
 static inline int report_ready(const void *sk)
@@ -46,7 +44,7 @@ static inline int report_ready(const void *sk)
     return 0;
 }
 
-/* Mostly in softirq, but in a process that has kept the socket to itself when that is let go. */
+/* Runs in softirq, and in a thread that releases a socket for which segments arrived while it was held. */
 #if ATTACH_TRACEPOINT
 ON_TP_BTF(sk_data_ready)
 {
@@ -62,7 +60,8 @@ ON_FUNCTION(sock_def_readable)
 }
 #endif
 
-/* Linux 6.2 has the tracepoint in that function: FIELD(trace_event_raw_sk_data_ready, skaddr). */
+/* Since Linux 6.2 sock_def_readable() has the tracepoint. The loader looks up this member because the text mentions it:
+ * FIELD(trace_event_raw_sk_data_ready, skaddr). */
 #if ATTACH_TRACEPOINT || (ATTACH_KPROBE && defined(OFFSET__trace_event_raw_sk_data_ready__skaddr))
 ON_TP_BTF_AGAIN(sk_data_ready)
 {

@@ -1,9 +1,9 @@
-/* Every frame with the wanted port, stamped when it reaches the interface, before the network stack.
+/* Every frame with the port, stamped by XDP when it reaches the interface, before the network stack.
  *
- * -DPORT=n      the port, source or destination (9999); 0: every frame, also one without ports
+ * -DPORT=n      source or destination port (9999); 0: all frames, including those without ports
  * -DSNAPLEN=n   the event carries the first n bytes of the frame
  *
- * Whatever happens here, the frame goes on: XDP_PASS is all that this program can say.
+ * The program always returns XDP_PASS.
  */
 #include "include/epochs.h"
 #define LOAD load_xdp
@@ -25,7 +25,7 @@ struct frame {
     u32 ifindex;
     u32 seq;
     u32 ack;
-    u32 frame_length;   /* bytes, from the Ethernet header on; a GSO frame has not been cut into segments yet */
+    u32 frame_length;   /* bytes, Ethernet header included; of a GSO frame before it is cut into segments */
     u32 payload_length; /* bytes behind the TCP or UDP header, without padding */
     u16 ethertype;
     u16 vlan;
@@ -52,7 +52,7 @@ struct count {
 };
 
 BPF_RINGBUF_OUTPUT(events, 4096);
-BPF_HASH(totals, struct unreadable, struct count, 64); /* frames that may have had the port: nobody can tell */
+BPF_HASH(totals, struct unreadable, struct count, 64); /* frames that can have the port: it is unreadable */
 
 static inline void count_unreadable(u8 problem)
 {
@@ -70,13 +70,13 @@ static inline bool is_wanted(const struct packet *packet)
     return !PORT || packet->sport == PORT || packet->dport == PORT;
 }
 
-/* Tells whether a packet has ports that nobody can read here. */
+/* Return true if the packet can have ports that the parser could not read. */
 static inline bool hides_ports(const struct packet *packet)
 {
     return packet->problem != NO_PROBLEM && packet->problem != NOT_IP && packet->problem != NO_PORTS;
 }
 
-/* What is behind the transport header; of a frame that ends sooner than its IP header says, what is there. */
+/* Return the bytes behind the transport header, of a truncated frame those that it has. */
 static inline u32 payload_length(const struct packet *packet, u32 frame_length)
 {
     u32 end = packet->ip_length ? packet->ip_at + packet->ip_length : frame_length;
@@ -106,12 +106,12 @@ static inline void fill(struct frame *frame, const struct packet *packet)
 }
 
 #if SNAPLEN
-/* Not by bpf_xdp_load_bytes(), for the reason given at load_xdp(). */
+/* Not by bpf_xdp_load_bytes(): see load_xdp(). */
 static inline void copy_bytes(struct frame *frame, const void *data)
 {
     u64 length = frame->frame_length;
 
-    /* Else the compiler compares another register than the one whose bounds the verifier wants to know. */
+    /* Without this the compiler compares another register than the one whose bounds the verifier needs. */
     asm volatile("" : "+r"(length));
     if (length > SNAPLEN)
         length = SNAPLEN;

@@ -1,12 +1,13 @@
-/* Round-trip times as the kernel itself takes them, added up in histograms.
+/* The kernel's round-trip times, in histograms.
  *
- * tcp_rcv_established() is entered with each segment for a socket in ESTABLISHED, before the segment's acknowledgement is
- * looked at. Two numbers are kept, each in histograms of its own:
- * - SRTT: tcp_sock.srtt_us as it is at that moment. It is what the *previous* segments have made of it.
- * - RTT: the single samples that srtt_us is made of. The kernel keeps none of them, but each leaves its mark: see estimate.h.
+ * The kernel calls tcp_rcv_established() for each segment of a socket in ESTABLISHED, and processes the acknowledgement
+ * afterwards. There are two kinds of histograms:
+ * - SRTT: tcp_sock.srtt_us at that time, which is the result of the *previous* segments.
+ * - RTT: the single samples that the kernel adds to srtt_us. The kernel does not store them. The program derives each
+ *   from the change of srtt_us and mdev_us: see estimate.h.
  *
- * Who reads the totals says by definitions what belongs together and what is left out. A recording keeps all of it, by
- * connection.
+ * Definitions (-D) group the sockets and filter them: lab/probes/rtt/cli.py. A recording groups by connection and
+ * filters nothing.
  */
 #include "rtt/estimate.h"
 #include "include/kernel_functions.h"
@@ -46,29 +47,29 @@ enum kind { SRTT, RTT };
 
 struct key {
     u32 epoch;
-    u32 netns;    /* inode number; 0 when everything is in one histogram */
-    u8 laddr[16]; /* network order; IPv4 as ::ffff:a.b.c.d; 0 when not grouped by it, as are the others */
+    u32 netns;    /* inode number; 0: not grouped */
+    u8 laddr[16]; /* network order; IPv4 as ::ffff:a.b.c.d; this and the others are 0 if not grouped by them */
     u8 raddr[16];
     u16 lport;
     u16 rport;
-    /* A program does not interrupt itself (since 6.2), so each entry has one writer: that is what makes the extremes exact, for
-     * which Linux 5.10 has no atomic operation. */
+    /* Each entry has one writer, since a program does not interrupt itself (Linux 6.2). This makes the minimum and the
+     * maximum exact: Linux 5.10 has no atomic operation for them. */
     u16 cpu;
-    u8 again; /* the second program, which can interrupt the first */
+    u8 again; /* 1: the second program, which can interrupt the first */
     u8 kind;
 };
 
 struct value {
     u64 count;
     u64 sum_us;
-    u64 unclear; /* times that a sample was taken and cannot be told */
+    u64 unclear; /* number of samples with unknown value */
     u32 min_us;
     u32 max_us;
     u64 slots[LOG2_SLOTS]; /* by powers of two of BUCKET_UNIT_US */
 };
 
 BPF_HASH(totals, struct key, struct value, MOST_KEYS);
-BPF_ARRAY(nothing, struct value, 1); /* what an entry begins with: too large for the stack */
+BPF_ARRAY(nothing, struct value, 1); /* initial value of an entry: too large for the stack */
 
 static inline bool same_address(const struct address *a, const struct address *b)
 {
@@ -81,7 +82,7 @@ static inline bool is_ipv4(const struct address *address)
     return !address->words[0] && !address->words[1] && address->words[2] == bpf_htonl(0xffff);
 }
 
-/* ONLY_...: what to count. Addresses are compared in one form, so a socket of AF_INET6 with mapped addresses is IPv4. */
+/* Return true if the socket passes the filters (ONLY_...). An AF_INET6 socket with mapped addresses is IPv4. */
 static inline bool wanted(const struct endpoints *ends)
 {
     if (!is_watched(ends->netns))
@@ -117,7 +118,7 @@ static inline void fill_key(struct key *key, const struct endpoints *ends, bool 
 {
     key->epoch = current_epoch();
 #if BY_LADDR || BY_RADDR || BY_PORTS
-    key->netns = ends->netns; /* an address is one host's in its own namespace only */
+    key->netns = ends->netns; /* an address is unique only within its namespace */
 #endif
 #if BY_LADDR
     __builtin_memcpy(key->laddr, &ends->laddr, sizeof(key->laddr));
@@ -163,16 +164,28 @@ static inline void add(struct key *key, enum kind kind, u32 rtt_us)
     __sync_fetch_and_add(&value->slots[log2_slot(rtt_us / BUCKET_UNIT_US) % LOG2_SLOTS], 1);
 }
 
-static inline void read_estimate(struct estimate *now, const void *tcp)
+/* Read a socket's estimate and fill the key of its totals. Return false if the socket is not TCP or does not pass the
+ * filters. */
+static inline bool read_socket(struct estimate *now, struct key *key, u64 skaddr, bool again)
 {
+    const void *tcp = tcp_of((const void *)skaddr);
+    struct endpoints ends = {};
+
+    if (!tcp)
+        return false;
+    read_socket_endpoints(&ends, tcp);
+    if (!wanted(&ends))
+        return false;
     typed_read(&now->srtt_us, tcp, FIELD(tcp_sock, srtt_us));
     typed_read(&now->mdev_us, tcp, FIELD(tcp_sock, mdev_us));
     typed_read(&now->delivered, tcp, FIELD(tcp_sock, delivered));
+    fill_key(key, &ends, again);
+    return true;
 }
 
 #if KEEP_RTT
 
-BPF_HASH(under_way_sockets, u64, struct estimate, MOST_SOCKETS); /* what each was like when last looked at */
+BPF_HASH(under_way_sockets, u64, struct estimate, MOST_SOCKETS); /* each socket's last estimate */
 
 static inline void add_sample(struct key *key, const struct estimate *before, const struct estimate *now)
 {
@@ -195,25 +208,17 @@ static inline void remember(u64 skaddr, struct estimate *now)
         count_lost();
 }
 
-/* The sample of the handshake is there when ESTABLISHED is entered, the one of the last segment when it is left. */
+/* At the entry of ESTABLISHED, add the handshake's sample. At the exit, add the last segment's. */
 static inline int change(struct bpf_raw_tracepoint_args *ctx, bool again)
 {
     u64 skaddr = ctx->args[0];
-    struct estimate now = {}, unborn = {}, *before = &unborn;
-    struct endpoints ends = {};
+    struct estimate now = {}, unborn = {}, *before;
     struct key key = {};
-    const void *tcp;
 
     if (ctx->args[1] != TCP_ESTABLISHED && ctx->args[2] != TCP_ESTABLISHED)
         return 0;
-    tcp = tcp_of((const void *)skaddr);
-    if (!tcp)
+    if (!read_socket(&now, &key, skaddr, again))
         return 0;
-    read_socket_endpoints(&ends, tcp);
-    if (!wanted(&ends))
-        return 0;
-    read_estimate(&now, tcp);
-    fill_key(&key, &ends, again);
     if (ctx->args[1] == TCP_ESTABLISHED) {
         before = under_way_sockets.lookup(&skaddr);
         if (!before)
@@ -222,7 +227,7 @@ static inline int change(struct bpf_raw_tracepoint_args *ctx, bool again)
         under_way_sockets.delete(&skaddr);
         return 0;
     }
-    if (now.srtt_us) /* 0: the SYN or SYN-ACK was retransmitted, so that its answer tells nothing */
+    if (now.srtt_us) /* 0: no sample, since the SYN or SYN-ACK was retransmitted */
         add_sample(&key, &unborn, &now);
     remember(skaddr, &now);
     return 0;
@@ -232,18 +237,11 @@ static inline int change(struct bpf_raw_tracepoint_args *ctx, bool again)
 
 static inline int segment(u64 skaddr, bool again)
 {
-    const void *tcp = tcp_of((const void *)skaddr);
     struct estimate now = {};
-    struct endpoints ends = {};
     struct key key = {};
 
-    if (!tcp)
+    if (!read_socket(&now, &key, skaddr, again))
         return 0;
-    read_socket_endpoints(&ends, tcp);
-    if (!wanted(&ends))
-        return 0;
-    read_estimate(&now, tcp);
-    fill_key(&key, &ends, again);
 #if KEEP_SRTT
     if (now.srtt_us)
         add(&key, SRTT, now.srtt_us >> 3);
@@ -254,7 +252,7 @@ static inline int segment(u64 skaddr, bool again)
     if (before) {
         add_sample(&key, before, &now);
         *before = now;
-    } else { /* it was open before this program was attached: what came before is not known */
+    } else { /* opened before this program was attached: its previous estimate is unknown */
         remember(skaddr, &now);
     }
 #endif
@@ -265,7 +263,7 @@ enum point { AT_CHANGE, AT_SEGMENT };
 
 #if ATTACH_TRACEPOINT
 
-/* It fires at the entry of tcp_rcv_established(). */
+/* Fires at the entry of tcp_rcv_established(). */
 ON_TP_BTF(tcp_probe)
 {
     first_run(EVENT(tcp_probe), AT_SEGMENT, ctx->args[1], is_held((const void *)ctx->args[0]));

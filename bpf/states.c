@@ -1,11 +1,11 @@
-/* TCP state changes of every socket on the machine, as they happen.
+/* TCP state changes of every socket on the machine.
  *
- * sock:inet_sock_set_state says what the full socket does. It is silent about three things, which are found here:
- * - An active close ends in a timewait minisock. The tracepoint calls that CLOSE; whether the connection is in
- *   TIME_WAIT by then or still waits for the peer's FIN is told by what the socket has received (tcp_time_wait()).
- * - The peer's FIN then reaches the minisock, which consumes the segment in tcp_timewait_state_process() and frees it:
- *   skb:kfree_skb is where that can be seen.
- * - Or no FIN comes and the minisock's timer runs out (tw_timer_handler()): timer:timer_expire_entry.
+ * sock:inet_sock_set_state reports the changes of full sockets. The program adds three things that it does not report:
+ * - An active close ends in a timewait minisock, which the tracepoint reports as CLOSE. state_after() derives whether
+ *   the connection is in TIME_WAIT or still in FIN_WAIT2 (tcp_time_wait()).
+ * - In FIN_WAIT2 the peer's FIN reaches the minisock. tcp_timewait_state_process() consumes the segment and frees it:
+ *   skb:kfree_skb.
+ * - If no FIN arrives, the minisock's timer expires (tw_timer_handler()): timer:timer_expire_entry.
  */
 #define READ typed_read
 #include "include/tcp_socket.h"
@@ -14,19 +14,19 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 
-/* What happened is a change of a socket's state, a FIN or RST that a minisock has taken, or the end of its patience. */
+/* A change of a socket's state, a FIN or RST that a minisock has consumed, or the expiry of a minisock's timer. */
 struct state_change {
     u64 time_ns;
-    u64 skaddr;   /* 0: seen on a minisock, which has another address than its socket */
+    u64 skaddr;   /* 0: observed at a minisock, whose address differs from its socket's */
     u8 laddr[16]; /* network order; IPv4 as ::ffff:a.b.c.d */
     u8 raddr[16];
     u32 netns;            /* inode number of the network namespace */
-    u32 tgid;             /* 0: the current task is not known to be the socket's owner */
+    u32 tgid;             /* 0: the owner is unknown */
     u32 handshake_rtt_us; /* SYN-ACK sent to ACK received, on leaving SYN_RECV; 0: not measured by the kernel */
-    u32 lost;             /* events lost before this one: across a loss nobody can tell whose row comes next */
+    u32 lost;             /* events lost before this one: after a loss the address can be that of another socket */
     u16 lport;
     u16 rport;
-    u8 again; /* by the second program: rarely, the first has reported the same change as well */
+    u8 again; /* 1: reported by the second program, in rare cases in addition to the first */
     u8 oldstate;
     u8 newstate;
     char comm[16];
@@ -76,7 +76,7 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
     if (!is_watched(endpoints.netns))
         return 0;
     newstate = state_after(tcp, oldstate, ctx->args[2]);
-    /* A minisock goes on in FIN_WAIT2, and close() after shutdown() repeats it: no change of the connection's state. */
+    /* A minisock continues in FIN_WAIT2, and close() after shutdown() enters it again: no change. */
     if (oldstate == newstate)
         return 0;
     change = new_change(time_ns, oldstate, newstate, again);
@@ -105,8 +105,9 @@ ON_TP_BTF_AGAIN(inet_sock_set_state)
     return rescues(AT_CHANGE, change_key(ctx)) ? report_change(ctx, true) : 0;
 }
 
-/* Kernels before 6.11 do not say which socket a freed packet was for, those before 5.17 not why it was freed: there,
- * more FINs and RSTs are reported than minisocks have taken, and the reader keeps those for which it knows a wait. */
+/* Return true if the freed packet was, or can have been, for a minisock. kfree_skb carries the socket since Linux 6.11
+ * and the drop reason since 5.17. On older kernels the program also reports FINs and RSTs of other sockets. The reader
+ * discards those without a pending wait. */
 static inline bool for_minisock(struct bpf_raw_tracepoint_args *ctx)
 {
 #if TRACEPOINT_ARGS(kfree_skb) >= 4
@@ -124,8 +125,8 @@ static inline bool for_minisock(struct bpf_raw_tracepoint_args *ctx)
 #endif
 }
 
-/* A FIN that tcp_timewait_state_process() has accepted ends the wait in FIN_WAIT2, so does a RST. The kernel ignores
- * a RST that is out of the window; here it is taken for one that counts. */
+/* Return true if the segment ends the wait in FIN_WAIT2: a RST, or a FIN that tcp_timewait_state_process() accepted.
+ * The kernel ignores a RST outside the window, and this function does not check the window. */
 static inline bool ends_wait(struct bpf_raw_tracepoint_args *ctx, const struct tcphdr *tcp)
 {
     u8 substate = TCP_TIME_WAIT;
@@ -168,7 +169,7 @@ static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool agai
         struct ipv6hdr ip = {};
 
         bpf_probe_read_kernel(&ip, sizeof(ip), head + network);
-        /* The minisock says that it is TCP. Without one, extension headers make a segment one that is not reported. */
+        /* A packet of a minisock is TCP. Without the socket, segments with extension headers are not reported. */
         if (TRACEPOINT_ARGS(kfree_skb) < 4 && ip.nexthdr != IPPROTO_TCP)
             return 0;
         __builtin_memcpy(&endpoints.raddr, &ip.saddr, sizeof(endpoints.raddr));
@@ -203,8 +204,8 @@ ON_TP_BTF_AGAIN(kfree_skb)
     return rescues(AT_FREE, ctx->args[0]) ? report_minisock(ctx, true) : 0;
 }
 
-/* A minisock in FIN_WAIT2 that has waited long enough. The event does not say what a timer belongs to: what is no minisock
- * hardly looks like one, and the reader keeps only what ends a wait that it knows. */
+/* The timer of a minisock in FIN_WAIT2 expires. The event does not name the timer's owner. Other owners rarely look
+ * like a minisock, and the reader discards events without a pending wait. */
 ON_RAW_TRACEPOINT_UNAUDITED(timer_expire_entry)
 {
     u64 time_ns = bpf_ktime_get_ns();

@@ -1,1 +1,1 @@
-"""A lab that builds a network, causes delays it knows exactly, attaches TCP probes and judges every number they print."""
+"""A lab for TCP probes: it builds a network, causes known delays, attaches the probes and judges their numbers."""

@@ -1,4 +1,4 @@
-"""`python -m lab` is the command `lab`."""
+"""Run the command `lab` as `python -m lab`."""
 
 import sys
 

@@ -1,7 +1,8 @@
-"""Names for the arrays that pass between the parts, and small functions over them.
+"""Types of the arrays that pass between the packages, and small functions on them.
 
-What lives here: types, the marker of an unknown value, conversion of rows to Python's own values. What does not: anything that knows
-what a row is about. NumPy is imported inside the functions: a live tool attaches its program before NumPy is loaded.
+What lives here: type names, the marker of an unknown value, conversion of rows to Python values. What does not: code
+that depends on the meaning of a row. NumPy is imported inside the functions, so that a live tool can attach its program
+before NumPy is loaded.
 """
 
 from collections.abc import Iterator
@@ -12,26 +13,26 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 Events: TypeAlias = "npt.NDArray[np.void]"
-"""Events of one program: a structured array of shape (n,) with the members of the C struct, times in nanoseconds."""
+"""Events of one BPF program: a structured array of shape (n,) with the members of the C struct; times in ns."""
 
 Rows: TypeAlias = "npt.NDArray[np.void]"
-"""Measurements made from events: a structured array of shape (n,)."""
+"""Measurements computed from events: a structured array of shape (n,)."""
 
 Row: TypeAlias = "np.void | dict[str, Any]"
-"""One event or row, as NumPy has it or as `plain` makes it: both are read by the members' names."""
+"""One event or row, from NumPy or from `plain`. Both are indexed by the names of the members."""
 
 Integers: TypeAlias = "npt.NDArray[np.int64]"
 Index: TypeAlias = "npt.NDArray[np.intp]"
 Mask: TypeAlias = "npt.NDArray[np.bool_]"
 
 UNKNOWN = -1
-"""The value of a duration or time in nanoseconds that cannot be known."""
+"""The value of an unknown duration or time in nanoseconds."""
 
 
 def plain(events: Events) -> Iterator[dict[str, Any]]:
-    """Yield events as dictionaries of Python's own values, arrays of bytes as `bytes`.
+    """Yield events as dictionaries of Python values, arrays of bytes as `bytes`.
 
-    For printing: each costs a fraction of a NumPy row.
+    Meant for printing: a dictionary costs a fraction of a NumPy row.
     """
     import numpy as np
 
@@ -46,7 +47,7 @@ def plain(events: Events) -> Iterator[dict[str, Any]]:
 
 
 def flow_numbers(rows: Rows) -> Index:
-    """Return an array of shape (n,): the same number for rows of the same flow in the same network namespace."""
+    """Return an array of shape (n,): rows of the same flow in the same network namespace have the same number."""
     import numpy as np
 
     parts = [rows["laddr"], rows["raddr"]]

@@ -1,4 +1,4 @@
-"""The command `lab`: finds the commands, parses, runs one, and turns errors into one sentence and exit status 2."""
+"""The command `lab`: find the subcommands, parse the arguments, run one, print errors as one sentence."""
 
 import argparse
 import errno
@@ -17,14 +17,14 @@ from typing import Any, TextIO
 from lab import commands, probes
 from lab.errors import LabError
 
-_NEGATIVE = re.compile(r"-\d+(\.\d*)?[a-z%µ]+|-\d{2,}|-\d*\.\d+")  # and not the options -4 and -6
+_NEGATIVE = re.compile(r"-\d+(\.\d*)?[a-z%µ]+|-\d{2,}|-\d*\.\d+")  # but not the options -4 and -6
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for a failed verdict, 2 for a user's error, 130 for Ctrl-C."""
+    """Run a command line. Return the exit status: 0, 1 for a failed verdict, 2 for a user's error, 130 for Ctrl-C."""
     words = _with_negative_values(sys.argv[1:] if arguments is None else arguments)
-    # A kill and a terminal that closes are ends like any other: what was built is taken down. Under nohup it goes on.
+    # SIGTERM and SIGHUP raise SystemExit, so that everything is cleaned up. nohup ignores SIGHUP, and that is kept.
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
@@ -38,17 +38,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         if not any(map(_abandoned, (sys.stdout, sys.stderr))):
-            raise  # a pipe of the lab's own is a defect
-        sys.stderr.close()  # the reader, `head` perhaps, has seen enough
+            raise  # a broken pipe inside the lab is a defect
+        sys.stderr.close()  # the reader of the output, for example `head`, has closed it
         return 0
     except OSError as error:
         if error.filename or error.errno not in _FULL:
             raise
-        print(f"lab: the output cannot be written ({error.strerror}): make room, or send it elsewhere", file=sys.stderr)
+        print(
+            f"lab: the output cannot be written ({error.strerror}): free some space, or write it to another place",
+            file=sys.stderr,
+        )
         return 2
     finally:
-        _give_up(sys.stdout)
-        # Whoever calls this as a function may have children that are ended by these signals.
+        _discard_unwritten(sys.stdout)
+        # The caller's process may fork children that these signals have to end: restore its handlers.
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -58,7 +61,7 @@ def _ran(words: Sequence[str]) -> int:
     try:
         args = _parser(words).parse_args(words)
         status = int(args.run(args))
-    except SystemExit as end:  # the parser's, when it has printed its help
+    except SystemExit as end:  # argparse raises it after it has printed the help
         if end.code:
             raise
     sys.stdout.flush()
@@ -66,19 +69,22 @@ def _ran(words: Sequence[str]) -> int:
 
 
 def _abandoned(stream: TextIO) -> bool:
-    """Whether nobody reads this stream any more: it is a pipe whose other end is closed. Source: poll(2)."""
-    looking = select.poll()
-    looking.register(stream, 0)
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in looking.poll(0))
+    """Return whether a stream is a pipe whose reading end is closed: POLLERR or POLLHUP, poll(2)."""
+    poll = select.poll()
+    poll.register(stream, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
-def _give_up(stream: TextIO) -> None:
-    """Let a stream's last words go nowhere, if its file still does not take them: Python would try at its end, and complain."""
+def _discard_unwritten(stream: TextIO) -> None:
+    """Flush a stream; redirect it to /dev/null if that fails.
+
+    Otherwise Python flushes it at exit and prints a second error.
+    """
     try:
         stream.flush()
     except OSError:
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), stream.fileno())
+        with Path(os.devnull).open("w") as null:
+            os.dup2(null.fileno(), stream.fileno())
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
@@ -88,7 +94,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     found = {name: f"lab.commands.{name}" for name in names} | {
         name: f"lab.probes.{name}.cli" for name in probes.names()
     }
-    # Importing only the command that runs keeps start-up short.
+    # Import only the command that runs: this keeps start-up short.
     chosen = words[0] if words and words[0] in found else None
     for name in [chosen] if chosen else sorted(found):
         _add(subparsers, name, importlib.import_module(found[name]))
@@ -102,14 +108,19 @@ def _add(subparsers: Any, name: str, module: ModuleType) -> None:
         help=text.splitlines()[0].rstrip("."),
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n\n".join(text.strip() for text in (getattr(module, "EXAMPLES", ""), getattr(module, "DETAILS", "")) if text),
+        epilog="\n\n".join(
+            text.strip() for text in (getattr(module, "EXAMPLES", ""), getattr(module, "DETAILS", "")) if text
+        ),
     )
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
 
 
 def _with_negative_values(words: Sequence[str]) -> list[str]:
-    """Join `--delay -5ms` to `--delay=-5ms`: else argparse takes the value for an option, and says that there is no value."""
+    """Replace `--delay -5ms` by `--delay=-5ms`.
+
+    Otherwise argparse takes `-5ms` for an option and reports a missing value.
+    """
     joined: list[str] = []
     for word in words:
         if _NEGATIVE.fullmatch(word) and joined and joined[-1].startswith("--") and "=" not in joined[-1]:

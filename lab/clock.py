@@ -1,28 +1,32 @@
-"""What the time is: from the clock of the probes to the clock on the wall, in this one place, and whether it is real."""
+"""Clocks: conversion from the probes' clock to wall-clock time, and whether the machine's time is real or virtual."""
 
 import os
 import time
 from datetime import datetime
 
 CLOCK, WALL = "CLOCK_MONOTONIC", "CLOCK_REALTIME"
-"""Of all times that are recorded; and of those that a user has asked for instead."""
+"""The clock of all recorded times, and the clock of times that are printed on request."""
 
 GUEST = "LAB_CLOCK"
-"""The environment variable that says what the time of a guest is (`lab vm --clock`)."""
+"""The environment variable with the kind of clock of a guest (`lab vm --clock`): `REAL` or `VIRTUAL`."""
 
 REAL, VIRTUAL = "real", "virtual"
 
 
 def of_guest() -> str:
-    """Return `VIRTUAL` where time is counted instructions: then nothing but injected delays takes any. Else `REAL`."""
+    """Return `REAL` or `VIRTUAL`.
+
+    A virtual clock counts instructions (`qemu -icount`): only injected delays take a notable time.
+    """
     return os.environ.get(GUEST, REAL)
 
 
 def wall_offset_ns() -> int:
-    """Nanoseconds to add to a time on `CLOCK_MONOTONIC` to have it on `CLOCK_REALTIME` (Unix time), as both stand now.
+    """Return the nanoseconds to add to a time on `CLOCK_MONOTONIC` to get Unix time (`CLOCK_REALTIME`), at this moment.
 
-    Of several readings the one between the two closest stamps counts; it is wrong by at most half their distance, commonly far
-    less than a microsecond. A step of the wall clock (by NTP, or by hand) is in what is asked for after it.
+    Each reading of the wall clock is between two readings of the other clock, and the reading with the closest two is
+    used. The error is at most half their distance, usually far less than a microsecond. The result includes all steps
+    of the wall clock (by NTP or by hand) until the call.
     """
     readings = []
     for _ in range(5):
@@ -32,8 +36,8 @@ def wall_offset_ns() -> int:
 
 
 def time_of_day(time_ns: object) -> str:
-    """Return a time on `CLOCK_MONOTONIC` as local wall-clock time, to the microsecond, by the clocks' difference now."""
+    """Return a time on `CLOCK_MONOTONIC` as local time of day with microseconds, by the clocks' current difference."""
     if not isinstance(time_ns, int):
-        raise TypeError("a time is an integer of nanoseconds")
+        raise TypeError("a time must be an integer in nanoseconds")
     wall_ns = time_ns + time.time_ns() - time.monotonic_ns()
     return datetime.fromtimestamp(wall_ns / 1e9).astimezone().strftime("%H:%M:%S.%f")

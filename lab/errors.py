@@ -1,19 +1,19 @@
-"""The errors a user can meet: each is one sentence that says what to do, shown without a traceback, exit status 2."""
+"""Errors that are shown to the user as one sentence, without a traceback, with exit status 2."""
 
 
 class LabError(Exception):
-    """Something the user can put right; the message is one sentence that says how."""
+    """An error that the user can fix. The message is one sentence that says how."""
 
 
-class UnsupportedByKernel(LabError):  # noqa: N818 (as the kernel's own word for it)
-    """This kernel cannot do what a probe needs.
+class UnsupportedByKernel(LabError):  # noqa: N818 (a state of the kernel, not a mistake)
+    """This kernel lacks something that a probe needs.
 
-    A scenario that meets it is skipped if the lane allows the skip (lab/results/allowed_skips.py).
+    A scenario that raises it is skipped if the lane allows the skip (lab/results/allowed_skips.py).
     """
 
 
-class EventsLost(LabError):  # noqa: N818 (the name the design gives it)
-    """A recording is incomplete: `lost` events, by probe, found no room."""
+class EventsLost(LabError):  # noqa: N818 (named after the event)
+    """A recording is incomplete because buffers were full. `lost` has the number of lost events by probe."""
 
     def __init__(self, lost: dict[str, int]) -> None:
         self.lost = lost
@@ -24,7 +24,10 @@ class EventsLost(LabError):  # noqa: N818 (the name the design gives it)
 
 
 class EventsWithheld(LabError):  # noqa: N818 (as above)
-    """The kernel did not run a probe for `withheld` events, by probe (`lab.ebpf.recording.Recording`)."""
+    """The kernel did not run a BPF program for some events.
+
+    `withheld` has their number by probe (`lab.ebpf.recording.Recording`).
+    """
 
     def __init__(self, withheld: dict[str, int]) -> None:
         self.withheld = withheld
@@ -33,10 +36,8 @@ class EventsWithheld(LabError):  # noqa: N818 (as above)
 
 
 class FramesDropped(LabError):  # noqa: N818 (as above)
-    """The kernel dropped frames of a wire between two namespaces, as it does when a processor cannot keep up with what it is sent."""
+    """The kernel dropped frames between two namespaces, for example because a processor could not keep up."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        super().__init__(
-            f"this kernel dropped frames between the namespaces, {count} of them: record again, with less traffic"
-        )
+        super().__init__(f"the kernel dropped {count} frames between the namespaces: record again with less traffic")

@@ -1,11 +1,11 @@
-"""Histograms by powers of two (bpf/include/log2_histogram.h): bounds of a bucket, quantiles, and their text picture.
+"""Histograms by powers of two (bpf/include/log2_histogram.h): bounds of a bucket, quantiles, a picture as text.
 
-Slot 0 holds 0 and 1, slot n holds 2^n to 2^(n+1) - 1. Nothing here knows what is counted.
+Slot 0 holds 0 and 1, slot n holds 2^n to 2^(n+1) - 1. What does not live here: the meaning of the counted values.
 """
 
 from collections.abc import Iterator, Sequence
 
-SLOTS = 32  # LOG2_SLOTS in bpf/include/log2_histogram.h: any value of 32 bits
+SLOTS = 32  # LOG2_SLOTS in bpf/include/log2_histogram.h: enough for any value of 32 bits
 STARS = 40  # characters of the longest bar
 
 
@@ -15,29 +15,29 @@ def bounds(slot: int) -> tuple[int, int]:
 
 
 def slot_of(value: int) -> int:
-    """Return the slot of a value, as log2_slot() of bpf/include/log2_histogram.h does."""
+    """Return the slot of a value, like log2_slot() in bpf/include/log2_histogram.h."""
     return max(1, value).bit_length() - 1
 
 
 def quantile_slot(counts: Sequence[int], share: float) -> int:
-    """Return the slot in which the quantile lies: of n values in order, the one at rank `share` times n, rounded up.
+    """Return the slot of a quantile: of n sorted values, the one at rank `share` times n, rounded up.
 
-    Raises `ValueError` when nothing was counted.
+    Raises `ValueError` if the histogram is empty.
     """
     total = sum(counts)
     if not total:
-        raise ValueError("of nothing there is no quantile")
+        raise ValueError("an empty histogram has no quantile")
     rank = max(1, -int(-share * total // 1))
     seen = 0
     for slot, count in enumerate(counts):
         seen += count
         if seen >= rank:
             return slot
-    raise AssertionError("a rank is within the total")
+    raise AssertionError("the rank is at most the total")
 
 
 def picture(counts: Sequence[int], unit: str) -> Iterator[str]:
-    """Yield the lines of a histogram, up to the last slot that holds something; nothing when none does."""
+    """Yield the lines of a histogram, up to the last slot with a value; no line for an empty histogram."""
     last = max((slot for slot, count in enumerate(counts) if count), default=-1)
     if last < 0:
         return

@@ -1,4 +1,4 @@
-"""Traffic under observation: what the probes recorded, beside what those who caused it know."""
+"""Recorded traffic: the probes' recording together with the logs of the applications, the hosts and the wire."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +20,12 @@ from lab.verdict import Judge
 
 @dataclass
 class Observed:
-    """Conversations, and what the probes recorded of them; complete at the end of the `observe` block.
+    """Conversations and the recording of them; complete at the end of the `observe` block.
 
-    `inodes` are those of the client's and the server's network namespace, `end_ns` a time at which all of the connections were
-    over (`Topology.quiesce`, nanoseconds on `CLOCK_MONOTONIC`), `sent` what the kernels of client and server count as sent, `wire`
-    what was carried between them meanwhile, if the link keeps a log.
+    - `inodes`: of the client's and of the server's network namespace.
+    - `end_ns`: a time at which all connections were over (`Topology.quiesce`, nanoseconds on `CLOCK_MONOTONIC`).
+    - `sent`: the counters of sent segments of the client's and of the server's host.
+    - `wire`: the log of the wire between them, None if the link keeps none.
     """
 
     inodes: tuple[int, int]
@@ -36,12 +37,12 @@ class Observed:
     wire: WireTruth | None = None
 
     def with_wire(self) -> Iterator[tuple[Connection, OnWire | None]]:
-        """Yield each connection with what the wire has carried of it, None if it keeps no log."""
+        """Yield each connection with its segments on the wire, None if the link keeps no log."""
         every = self.wire.of(self.connections) if self.wire else [None] * len(self.connections)
         yield from zip(self.connections, every, strict=True)
 
     def judge(self, scenario: str, probe: str) -> Judge:
-        """Return the judge of one probe's numbers."""
+        """Return the judge for the numbers of one probe."""
         places = ", ".join(self.recording.attach_points[probe])
         return Judge(scenario, probe, places, self.recording.missing(probe))
 
@@ -54,9 +55,10 @@ def observing(
     programs: Mapping[str, Program] | None = None,
     lossy: bool = False,
 ) -> Iterator[Observed]:
-    """Attach probes, by name, or given programs while conversations are held inside the block, which adds them to `connections`.
+    """Record with probes (by name) or given programs while the block runs.
 
-    Those that observe at interfaces are attached to both hosts' `eth0`.
+    The block adds its connections to `connections`. Probes that observe at interfaces are attached to `eth0` of both
+    hosts.
     """
     observed = Observed(net.inodes)
     with record(*probes, programs=programs, devices=net.devices, lossy=lossy) as recorder:
@@ -80,9 +82,9 @@ def observe(
     lossy: bool = False,
     **how: Any,
 ) -> Iterator[Observed]:
-    """Hold conversations under observation, by the probe `states` unless others are named.
+    """Hold conversations and record them, with the probe `states` unless others are named.
 
-    `how`: as for `lab.traffic.demo.process.converse`. Inside the block the conversations are under way (`demo`).
+    `how`: arguments of `lab.traffic.demo.process.converse`. The conversations run while the block runs (`demo`).
     """
     if probes is None:
         probes = () if programs else ("states",)

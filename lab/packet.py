@@ -1,7 +1,4 @@
-"""What packets say about themselves, in words, and what the segments of a flow say together.
-
-The words are the counterpart of bpf/include/packet_parser.inc.h; the rest is pure functions over arrays.
-"""
+"""Names for numbers in packets (as in bpf/include/packet_parser.inc.h), and sums over a flow's segments."""
 
 from enum import IntEnum
 
@@ -12,7 +9,7 @@ from lab.arrays import Integers
 
 
 class Problem(IntEnum):
-    """`enum problem` in bpf/include/packet_parser.inc.h: why a packet's ports are not known, or even less."""
+    """`enum problem` in bpf/include/packet_parser.inc.h: why the parser does not know a packet's ports."""
 
     NONE = 0
     NOT_IP = 1
@@ -34,7 +31,7 @@ PROBLEMS = (
     "a protocol without ports",
     "encrypted",
 )
-"""The same in words."""
+"""Text of each `Problem`, by number."""
 
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
 """TCP's control bits (RFC 9293, 3.1)."""
@@ -63,32 +60,32 @@ PROTOCOLS = {
     136: "UDPLite",
     137: "MPLS",
 }
-"""IANA's registry of protocol numbers: what is met often."""
+"""Common protocol numbers (IANA, Assigned Internet Protocol Numbers)."""
 
 TCP = 6
 
 
 def flags_text(flags: int) -> str:
-    """`SYN,ACK`; nothing for a segment without any control bit."""
+    """Return TCP control bits as text: `SYN,ACK`; empty if there are none."""
     return ",".join(name for bit, name in _FLAGS.items() if flags & bit)
 
 
 def protocol_text(protocol: int) -> str:
-    """Name a protocol behind IP (IANA's assigned numbers), or give its number."""
+    """Return the name of an IP protocol number, or the number if it has no name in `PROTOCOLS`."""
     return PROTOCOLS.get(protocol, str(protocol))
 
 
 def distinct_bytes(seq: npt.NDArray[np.uint32], length: npt.NDArray[np.uint32]) -> int:
-    """How many bytes of a stream some segments have brought, each counted once however often it was sent.
+    """Return how many different bytes of a stream some segments carried; retransmitted bytes count once.
 
     `seq` are the sequence numbers of one direction of a connection in order of arrival, `length` the bytes of payload.
-    Sequence numbers may wrap; from one segment to the next they differ by less than 2 GiB (RFC 9293, 3.4).
+    Sequence numbers may wrap; two segments in succession differ by less than 2 GiB (RFC 9293, 3.4).
     """
-    brings = length > 0
-    start = unwrapped(seq)[brings]
+    has_data = length > 0
+    start = unwrapped(seq)[has_data]
     order = np.argsort(start, kind="stable")
     start = start[order]
-    end = start + length[brings][order].astype(np.int64)
+    end = start + length[has_data][order].astype(np.int64)
     covered = np.maximum.accumulate(end)
     before = np.concatenate([start[:1], covered[:-1]])
     return int(np.maximum(0, end - np.maximum(start, before)).sum())

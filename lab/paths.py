@@ -1,4 +1,4 @@
-"""Where the project's own files lie."""
+"""Paths of the checkout, the BPF sources and the cache."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Letting Ctrl-C and the like wait while something must not be broken off."""
+"""Defer SIGINT, SIGTERM and SIGHUP inside a block that must not be interrupted, or turn them into a request to stop."""
 
 import select
 import signal
@@ -12,7 +12,10 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Let those signals wait until the block is over. What is forked inside has them blocked too."""
+    """Block the signals of `ENDING` until the block is over.
+
+    A process that is forked inside inherits the blocked signals.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
@@ -22,10 +25,13 @@ def defer_signals() -> Iterator[None]:
 
 @contextmanager
 def stopping() -> Iterator["Stop"]:
-    """Have Ctrl-C, SIGTERM and SIGHUP ask to stop, inside the block, instead of cutting anything off in the middle."""
+    """Yield a `Stop` that the signals of `ENDING` set, so that they do not interrupt the block.
+
+    A SIGHUP that is ignored stays so.
+    """
     stop = Stop()
-    heard = [number for number in ENDING if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda *_: stop.now()) for number in heard}
+    handled = [number for number in ENDING if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda *_: stop.now()) for number in handled}
     try:
         yield stop
     finally:
@@ -35,25 +41,26 @@ def stopping() -> Iterator["Stop"]:
 
 
 class Stop:
-    """A request to stop, made by a signal's handler and waited for by what the signal interrupts.
+    """A request to stop: set in a signal handler, awaited by the code that the signal interrupts.
 
-    No `threading.Event`: its wait() holds a lock for moments in which a handler on the same thread would wait for it, for ever.
+    `threading.Event` is not usable: wait() takes a lock, and a handler on the same thread that needs the lock would
+    deadlock.
     """
 
     def __init__(self) -> None:
         self._waiting, self._handler = socket.socketpair()
 
     def now(self) -> None:
-        """Stop; safe in a signal's handler."""
+        """Request the stop; safe in a signal handler."""
         self._handler.send(b"x", socket.MSG_DONTWAIT)
 
     def wait(self, limit_s: float) -> bool:
-        """Wait at most so many seconds; tells whether to stop."""
-        waiting = select.poll()  # select() knows no file descriptors above 1023
-        waiting.register(self._waiting, select.POLLIN)
-        return bool(waiting.poll(limit_s * 1000))
+        """Wait for at most `limit_s` seconds. Return whether the stop was requested."""
+        poll = select.poll()  # select() accepts no file descriptors above 1023
+        poll.register(self._waiting, select.POLLIN)
+        return bool(poll.poll(limit_s * 1000))
 
     def close(self) -> None:
-        """Give back what it is made of, when no signal leads to it any more."""
+        """Close the sockets. Restore the signal handlers first."""
         self._waiting.close()
         self._handler.close()

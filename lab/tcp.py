@@ -1,4 +1,4 @@
-"""TCP's own vocabulary: states as the kernel numbers and spells them, addresses and ports as events carry them."""
+"""TCP states with the kernel's numbers and names, flows, addresses as text, and the ways in which a connection ends."""
 
 import ipaddress
 from enum import IntEnum
@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 (compared with, not bound)
-"""The address of a socket that has none yet, as getsockname() tells it."""
+UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
+"""The address that getsockname() returns for a socket without one."""
 
 SYN_TIMEOUT_NS = 130_000_000_000
-"""An attempt has failed when it has sent no SYN for so long: no kernel waits longer than TCP_RTO_MAX, 120 s, for its next one."""
+"""An attempt without a SYN for this long has failed: the kernel waits at most TCP_RTO_MAX (120 s) between SYNs."""
 
 
 class State(IntEnum):
-    """`include/net/tcp_states.h`."""
+    """TCP states, as numbered in `include/net/tcp_states.h`."""
 
     ESTABLISHED = 1
     SYN_SENT = 2
@@ -34,7 +34,10 @@ class State(IntEnum):
 
 
 class Flow(NamedTuple):
-    """One side of a connection: its own address and port first. Addresses as text, IPv4 in dotted form."""
+    """A connection from one side: local address and port, remote address and port.
+
+    Addresses are text, IPv4 in dotted form.
+    """
 
     laddr: str
     lport: int
@@ -43,12 +46,12 @@ class Flow(NamedTuple):
 
     @classmethod
     def of(cls, row: "np.void", here: str = "s", there: str = "d") -> "Flow":
-        """Read a row's two ends, by what the names of their address and port begin with: the first is the flow's own side."""
+        """Return the flow of a row with the fields `<here>addr`, `<here>port`, `<there>addr`, `<there>port`."""
         ends = ((address_text(row[f"{end}addr"].tobytes()), int(row[f"{end}port"])) for end in (here, there))
         return cls(*next(ends), *next(ends))
 
     def reversed(self) -> "Flow":
-        """Return the same connection as the peer sees it."""
+        """Return the flow of the same connection from the peer's side."""
         return Flow(self.raddr, self.rport, self.laddr, self.lport)
 
     def __str__(self) -> str:
@@ -56,23 +59,26 @@ class Flow(NamedTuple):
 
 
 def endpoint(address: str, port: int | str) -> str:
-    """`192.0.2.1:9999`, `[2001:db8::1]:9999`; `-` in the port's place where there is none."""
+    """Return address and port as text: `192.0.2.1:9999`, `[2001:db8::1]:9999`. The port may be `-`."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 @lru_cache(16_384)
 def address_text(packed: bytes) -> str:
-    """16 bytes in network order as text; an IPv4-mapped address as plain IPv4 (RFC 4291, 2.5.5.2)."""
+    """Return 16 bytes in network order as text; an IPv4-mapped address as IPv4 (RFC 4291, 2.5.5.2)."""
     address = ipaddress.IPv6Address(packed)
     return str(address.ipv4_mapped or address)
 
 
 class Ended(IntEnum):
-    """How a connection ended, as far as was seen.
+    """How a connection ended, as observed.
 
-    `FIN`: both sides have sent theirs. `RST`: reset by one of them, perhaps after the first FIN. `REFUSED`: a RST instead of an
-    answer to the SYN. `TIMEOUT`: no answer to any SYN. `REPLACED`: another connection has its addresses and ports, so it must
-    have ended unseen. `OPEN`: not yet.
+    - `OPEN`: it had not ended.
+    - `FIN`: both sides sent a FIN.
+    - `RST`: one side reset it, possibly after the first FIN.
+    - `REFUSED`: the SYN was answered with a RST.
+    - `TIMEOUT`: no SYN was answered.
+    - `REPLACED`: another connection uses the same addresses and ports, so the end was missed.
     """
 
     OPEN = 0
@@ -84,7 +90,7 @@ class Ended(IntEnum):
 
 
 class Side(IntEnum):
-    """Who of the two."""
+    """A side of a connection, or neither."""
 
     NOBODY = 0
     CLIENT = 1

@@ -1,4 +1,4 @@
-"""The terminal: how wide it is, and a line that says what is going on."""
+"""The terminal: its width, and a line that shows progress."""
 
 import shutil
 import sys
@@ -8,13 +8,16 @@ from functools import cache
 
 
 def columns() -> int | None:
-    """Return the width of standard output's terminal, None where there is none."""
+    """Return the width of the terminal on standard output, None if it is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """Say what is going on now: on a terminal in one line that changes, elsewhere in a line each, the first time."""
+    """Yield a function that shows a text as progress on standard error.
+
+    On a terminal, the text replaces the one before. Elsewhere each different text is printed once, on its own line.
+    """
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 

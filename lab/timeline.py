@@ -1,7 +1,7 @@
-"""What an application did to a socket and when: the raw material of truth.
+"""The system calls of one socket, with the time before and after each: the input of `lab.truth`.
 
-Each call is stamped before and after on `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns()`: whatever the kernel did inside
-the call lies between the two stamps, on an idle machine and on an overloaded one alike.
+The clock is `CLOCK_MONOTONIC`, which `bpf_ktime_get_ns()` reads too. Whatever the kernel did for a call happened
+between the call's two timestamps, on an idle machine and on an overloaded one alike.
 """
 
 import json
@@ -13,11 +13,16 @@ from typing import NamedTuple
 from lab.errors import LabError
 from lab.tcp import Flow
 
+CLOSING = ("shutdown", "close")
+"""Calls of which the first one sends the socket's FIN, or its RST."""
+
+_RESET = ("ECONNRESET", "EPIPE")
+
 
 class Call(NamedTuple):
     """One system call, or one `sleep` that stands for the application's own delay.
 
-    `result` is what the call returned (bytes for send and recv), `error` the errno's name if it failed.
+    `result` is the call's return value (bytes for send and recv), `error` the name of the errno if it failed.
     """
 
     name: str
@@ -29,7 +34,7 @@ class Call(NamedTuple):
 
 @dataclass
 class Timeline:
-    """One socket's life as its application saw it; `flow` has the application's own side first.
+    """The calls of one socket in order; `flow` has the application's own side first.
 
     `cookie` is SO_COOKIE, `pid` and `comm` the process that owns the socket.
     """
@@ -41,29 +46,50 @@ class Timeline:
     comm: str = ""
     calls: list[Call] = field(default_factory=list)
 
-    def find(self, name: str) -> Call:
-        """Return the first call of this name. Raises `LookupError` when there was none."""
+    def find(self, *names: str) -> Call:
+        """Return the first call with one of these names. Raises `LookupError` if there is none."""
         for call in self.calls:
-            if call.name == name:
+            if call.name in names:
                 return call
-        raise LookupError(f"the {self.role} of {self.flow} never called {name}()")
+        wanted = " or ".join(f"{name}()" for name in names)
+        raise LookupError(f"the {self.role} of {self.flow} never called {wanted}")
 
     @property
     def opened_ns(self) -> int:
-        """When the call returned that opened the connection.
+        """Time at which the call returned that opened the connection.
 
-        Of two connections with the same flow the earlier one has returned from it before the later one can begin, and it may
-        have been entered at any time before: this end of the call tells their order, the other does not.
+        If two connections use the same flow, the earlier one has returned from this call before the later one can
+        begin. The entry of the call does not give their order: the later one can have entered it at any time before.
         """
         return self.find("connect" if self.role == "client" else "accept").exit_ns
 
+    @property
+    def closing(self) -> Call:
+        """The call that sends this side's FIN or RST. Raises `LookupError` if there is none."""
+        return self.find(*CLOSING)
+
+    @property
+    def resets(self) -> bool:
+        """Whether this side closes with a RST: it has set SO_LINGER with a time of 0."""
+        return any(call.name == "linger0" for call in self.calls)
+
+    @property
+    def saw_fin(self) -> Call | None:
+        """The call that reported the peer's FIN: a recv() that returned 0 bytes. None if there is none."""
+        return next((call for call in self.calls if call.name == "recv" and not call.result and not call.error), None)
+
+    @property
+    def saw_reset(self) -> Call | None:
+        """The call that reported the peer's RST, as ECONNRESET or EPIPE. None if there is none."""
+        return next((call for call in self.calls if call.error in _RESET), None)
+
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return one line of JSON."""
         return json.dumps(asdict(self), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str) -> "Timeline":
-        """Read what `to_json` wrote. Raises `LabError` for anything else."""
+        """Read a line that `to_json` wrote. Raises `LabError` for anything else."""
         try:
             values = json.loads(line)
             values["flow"] = Flow(*values["flow"])
@@ -75,16 +101,16 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Connection:
-    """Both ends of one connection. `server` is None when nobody accepted it."""
+    """Both ends of one connection. `server` is None if the connection was not accepted."""
 
     client: Timeline
     server: Timeline | None
 
 
 def pair(timelines: Iterable[Timeline]) -> list[Connection]:
-    """Join clients with the servers that have the same flow from the other side, in the order in which they were opened.
+    """Return connections, in the order in which the clients opened them: each client with the server of the same flow.
 
-    A flow can be used again: its clients and its servers meet in the order of time.
+    If a flow was used more than once, its clients and its servers are matched in order of time.
     """
     in_order = sorted(timelines, key=lambda timeline: timeline.opened_ns)
     servers: dict[Flow, deque[Timeline]] = defaultdict(deque)

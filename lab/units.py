@@ -1,4 +1,4 @@
-"""Times as people write and read them; inside the lab they are integer nanoseconds."""
+"""Parse and format times, rates, shares and sizes. Inside the lab, times are integers in nanoseconds."""
 
 import argparse
 import math
@@ -14,12 +14,12 @@ def duration_ns(text: str) -> int:
     """Parse `250us`, `10ms`, `1.5s` (argparse type). Raises `argparse.ArgumentTypeError` for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s)", text)
     if not match:
-        raise argparse.ArgumentTypeError(f"`{text}` is no duration: write it like 250us, 10ms or 1.5s")
+        raise argparse.ArgumentTypeError(f"`{text}` is not a duration: write it like 250us, 10ms or 1.5s")
     return round(float(match[1]) * _NS[match[2]])
 
 
 def duration_text(ns: int) -> str:
-    """Write a duration with the unit that suits it: `12.345 ms`."""
+    """Return a duration as text in the largest unit that fits: `12.345 ms`."""
     for unit in ("s", "ms", "us"):
         if abs(ns) >= _NS[unit]:
             return f"{ns / _NS[unit]:.3f} {unit}"
@@ -27,19 +27,19 @@ def duration_text(ns: int) -> str:
 
 
 def bytes_text(count: int) -> str:
-    """Write a number of bytes with the decimal unit that suits it: `999 B`, `1.2 MB`."""
+    """Return a number of bytes as text in the largest decimal unit that fits: `999 B`, `1.2 MB`."""
     if count < 1000:
         return f"{count} B"
     size = float(count)
     for unit in ("kB", "MB", "GB", "TB", "PB"):
         size /= 1000
-        if size < 999.95 or unit == "PB":  # which would be rounded to 1000.0
+        if size < 999.95 or unit == "PB":  # 999.95 and more would be printed as 1000.0
             break
     return f"{size:.1f} {unit}"
 
 
 def compact(value: float) -> str:
-    """Write a number in few characters: `12.3 k`, `5 M`, `0.93`."""
+    """Return a number as short text: `12.3 k`, `5 M`, `0.93`."""
     for size, letter in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
         if abs(value) >= size:
             return f"{value / (1e3 if letter == ' k' else size):.3g}{letter}"
@@ -47,9 +47,9 @@ def compact(value: float) -> str:
 
 
 def amount_text(value: float, unit: str) -> str:
-    """Write a value of any unit, times in the unit that suits them, fractions in percent; nothing for NaN.
+    """Return a value with its unit as text; empty for NaN.
 
-    A ratio has no unit that one would write.
+    Times have the largest unit that fits, fractions are in percent. The units `ratio` and `verdict` are not written.
     """
     if math.isnan(value):
         return ""
@@ -61,7 +61,7 @@ def amount_text(value: float, unit: str) -> str:
 
 
 def above_zero(text: str, complaint: str) -> float:
-    """Parse a number above 0. Raises `argparse.ArgumentTypeError` for anything else, which `complaint` says what to do about."""
+    """Parse a number above 0. Raises `argparse.ArgumentTypeError` for anything else; `complaint` ends its sentence."""
     try:
         value = float(text)
     except ValueError:
@@ -72,23 +72,24 @@ def above_zero(text: str, complaint: str) -> float:
 
 
 def fraction(text: str) -> float:
-    """Parse `1.5%` or `0.015` (argparse type), from nothing to all. Raises `argparse.ArgumentTypeError` for anything else."""
+    """Parse `1.5%` or `0.015` (argparse type), from 0 to 1. Raises `argparse.ArgumentTypeError` for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text)
     part = float(match[1]) / (100 if match[2] else 1) if match else 2
     if part > 1:
-        raise argparse.ArgumentTypeError(
-            f"`{text}` is no part of a whole: write it like 1.5% or 0.015, up to 100% or 1"
-        )
+        raise argparse.ArgumentTypeError(f"`{text}` is not a share from 0 to 100%: write it like 1.5% or 0.015")
     return part
 
 
 def rate_bps(text: str) -> int:
-    """Parse `64kbit`, `10mbit`, `1.5gbit` (argparse type). Raises `argparse.ArgumentTypeError` for anything else, and for 0."""
+    """Parse `64kbit`, `10mbit`, `1.5gbit` (argparse type).
+
+    Raises `argparse.ArgumentTypeError` for anything else, and for 0.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(|k|m|g)bit", text)
     rate = round(float(match[1]) * _BPS[match[2]]) if match else 0
     if rate < 8:
         raise argparse.ArgumentTypeError(
-            f"`{text}` is no rate that lets anything pass: write it like 64kbit, 10mbit or 1gbit, or leave it out for no limit"
+            f"`{text}` is not a rate of 8bit or more: write it like 64kbit, 10mbit or 1gbit, or omit it for no limit"
         )
     return rate
 
@@ -96,10 +97,10 @@ def rate_bps(text: str) -> int:
 def port(text: str) -> int:
     """Parse a port number (argparse type): 1 to 65535."""
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"`{text}` is no port: give a number from 1 to 65535")
+        raise argparse.ArgumentTypeError(f"`{text}` is not a port: give a number from 1 to 65535")
     return int(text)
 
 
 def positive_seconds(text: str) -> float:
     """Parse a time in seconds (argparse type): above 0."""
-    return above_zero(text, "no time: give a number of seconds above 0")
+    return above_zero(text, "not a time: give a number of seconds above 0")

@@ -1,4 +1,4 @@
-"""A measured value against what is known to be true: inside the bracket, or provably wrong."""
+"""Comparison of measured values with the truth: a value outside its bracket is provably wrong."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -8,7 +8,7 @@ Value = int | str | None
 
 
 class Bracket(NamedTuple):
-    """The interval, both ends included, that a true value lies in, and the best single estimate; nanoseconds or a count."""
+    """An interval that contains the true value, ends included, and its best estimate; nanoseconds or a count."""
 
     low: int
     high: int
@@ -16,17 +16,17 @@ class Bracket(NamedTuple):
 
     @classmethod
     def early(cls, low: int, high: int) -> Self:
-        """Return an interval whose lower end is the best estimate: what happens as soon as it can."""
+        """Return an interval whose best estimate is the lower end: for events that happen as soon as possible."""
         return cls(low, high, low)
 
     @classmethod
     def middle(cls, low: int, high: int) -> Self:
-        """Return an interval without a better estimate than its middle."""
+        """Return an interval whose best estimate is the middle."""
         return cls(low, high, (low + high) // 2)
 
     @classmethod
     def late(cls, low: int, high: int) -> Self:
-        """Return an interval whose upper end is the best estimate: a stamp that follows at once."""
+        """Return an interval whose best estimate is the upper end: for events right before the later timestamp."""
         return cls(low, high, high)
 
     @classmethod
@@ -36,17 +36,20 @@ class Bracket(NamedTuple):
 
     @classmethod
     def between(cls, start: Self, end: Self) -> Self:
-        """Return how long it can have been from one point in time to a later one."""
+        """Return the time from one point in time to a later one; the best estimate is the middle."""
         return cls.middle(max(0, end.low - start.high), end.high - start.low)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison of a probe's number with the truth: a row of `checks.jsonl`.
+    """One comparison of a probe's value with the truth: a row of `checks.jsonl`.
 
-    `subject` is what was measured (a flow), `error` measured minus the best estimate of the truth (None where values are
-    not numbers), `lost` the events missing from the recording, `verdict` `inside`, `outside`, or `far`: inside, with an error of
-    more than `tolerance`, which only is set where time is virtual.
+    - `subject`: the measured object, for example a flow.
+    - `low`, `high`: the bracket of the truth.
+    - `error`: `measured` minus the best estimate of the truth; None if the values are not numbers.
+    - `lost`: events missing from the recording.
+    - `verdict`: `inside`, `outside`, or `far`: inside, but with an error above `tolerance`.
+    - `tolerance`: set only on the virtual clock.
     """
 
     scenario: str
@@ -65,28 +68,32 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Tell whether the measured value is consistent with the truth, and as exact as it has to be."""
+        """Whether the measured value is consistent with the truth and within the tolerance."""
         return self.verdict == "inside"
 
     def within(self, tolerance: int) -> Self:
-        """Return the same check where an error of more than `tolerance` fails as well."""
+        """Return the same check with a tolerance: an error above it fails, too."""
         far = self.passed and self.error is not None and abs(self.error) > tolerance
         return replace(self, tolerance=tolerance, verdict="far" if far else self.verdict)
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return one line of JSON."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
     def sentence(self) -> str:
-        """Say what was expected and what came."""
+        """Return one sentence with the measured value and the truth."""
         truth = str(self.low) if self.low == self.high else f"between {self.low} and {self.high}"
-        said = f"{self.quantity} of {self.subject}: {self.probe} says {self.measured} {self.unit}, the truth is {truth}"
-        return f"{said}, and it is {self.error} {self.unit} from the best estimate" if self.verdict == "far" else said
+        found = (
+            f"{self.quantity} of {self.subject}: {self.probe} reports {self.measured} {self.unit}, the truth is {truth}"
+        )
+        return (
+            f"{found}, the error is {self.error} {self.unit} from the best estimate" if self.verdict == "far" else found
+        )
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Compares values of one probe in one scenario; each method returns the check."""
+    """Creates the checks of one probe in one scenario."""
 
     scenario: str
     probe: str
@@ -96,26 +103,27 @@ class Judge:
     def duration(
         self, subject: str, quantity: str, bracket: Bracket, measured_ns: int, resolution_ns: int = 0
     ) -> Check:
-        """Judge a time. A value that the kernel rounds stands for all times within `resolution_ns` of it.
+        """Return the check of a time.
 
-        A negative time is an unknown one, and never inside.
+        A value that the kernel rounds stands for all times within `resolution_ns` of it. A negative time is unknown and
+        never inside.
         """
         inside = max(0, bracket.low - resolution_ns) <= measured_ns <= bracket.high + resolution_ns
         error = measured_ns - bracket.best
         return self._check(subject, quantity, "ns", bracket.low, bracket.high, measured_ns, error, inside)
 
     def count(self, subject: str, quantity: str, bracket: Bracket, measured: int) -> Check:
-        """Judge a number of things, of which the bracket gives the possible ones."""
+        """Return the check of a count."""
         inside = bracket.low <= measured <= bracket.high
         error = measured - bracket.best
         return self._check(subject, quantity, "", bracket.low, bracket.high, measured, error, inside)
 
     def equal(self, subject: str, quantity: str, truth: Value, measured: Value) -> Check:
-        """Judge a value that is known exactly."""
+        """Return the check of a value whose truth is known exactly."""
         return self._check(subject, quantity, "", truth, truth, measured, None, truth == measured)
 
     def one_of(self, subject: str, quantity: str, truths: list[str], measured: str) -> Check:
-        """Judge a value of which several are possible, such as the outcome of a race."""
+        """Return the check of a value with several possible truths, for example the outcome of a race."""
         truth = measured if measured in truths else " or ".join(truths)
         return self._check(subject, quantity, "", truth, truth, measured, None, measured in truths)
 
@@ -128,7 +136,7 @@ class Judge:
         high: Value,
         measured: Value,
         error: int | None,
-        inside: bool,  # noqa: FBT001 (a comparison's result, passed on)
+        inside: bool,  # noqa: FBT001 (the result of a comparison)
     ) -> Check:
         verdict = "inside" if inside else "outside"
         return Check(

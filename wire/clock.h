@@ -1,4 +1,4 @@
-/* CLOCK_MONOTONIC, and what the kernel's receive stamps, which are CLOCK_REALTIME, mean on it. */
+/* CLOCK_MONOTONIC, and the conversion of the kernel's receive stamps (CLOCK_REALTIME) to it. */
 #pragma once
 
 #include <stdbool.h>
@@ -22,8 +22,8 @@ static inline int64_t now_ns(void)
     return read_clock(CLOCK_MONOTONIC);
 }
 
-/* CLOCK_REALTIME minus CLOCK_MONOTONIC lies between the two. Slewing moves both clocks alike, so the difference is constant
- * until somebody sets the wall clock, and each sample can only narrow the interval. */
+/* Bounds of CLOCK_REALTIME minus CLOCK_MONOTONIC. Slewing changes both clocks by the same amount. The difference is
+ * therefore constant until the wall clock is set, and each sample can only narrow the interval. */
 struct offset {
     int64_t low_ns;
     int64_t high_ns;
@@ -32,11 +32,11 @@ struct offset {
 static inline struct offset sample_offset(void)
 {
     int64_t before = now_ns(), real = read_clock(CLOCK_REALTIME), after = now_ns();
-    /* Both clocks are rounded down to a nanosecond. */
+    /* 1 ns: both clocks are rounded down. */
     return (struct offset){real - after - 1, real - before + 1};
 }
 
-/* Narrow what is known; false when the wall clock has been set, and then `known` holds before and after. */
+/* Narrow `known` by a new sample. Return false if the wall clock was set; `known` then includes both offsets. */
 static inline bool narrow(struct offset *known)
 {
     struct offset sample = sample_offset();

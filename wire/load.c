@@ -1,15 +1,19 @@
-/* Load for the bench, from a client and a server that do nothing else: what they do is the same each time.
+/* The load generator of the bench: a client and a server that do the same work in each program run.
  *
- *     lab-load connections <number> <of what it speaks to: see below>
- *     lab-load requests    <number> ...
- *     lab-load bulk        <bytes>  ...
- *     ... <connections> <addresses> <first address> <port> <server's network namespace> <client's>
+ *     lab-load connections <number> <peers>
+ *     lab-load requests    <number> <peers>
+ *     lab-load bulk        <bytes>  <peers>
+ *     <peers>: <connections> <addresses> <first address> <port> <server's network namespace> <client's>
  *
- * `connections` are opened and closed one after the other, on one processor. `requests` of 64 bytes go to and fro over so many
- * connections in turn, `bulk` in one direction; there each end is a process with a processor. Connections are made to so many addresses,
- * counted up from the first. Namespaces are paths of files. On standard output come 64-bit integers in the machine's order,
- * nanoseconds: how long everything took, how long of that the client had a processor, and then how long each connection or
- * request took. */
+ * - `connections`: opens and closes <number> connections one after the other, in one process on one CPU.
+ * - `requests`: exchanges <number> requests and replies of 64 bytes, over <connections> connections in turn.
+ * - `bulk`: sends <bytes> over one connection.
+ *
+ * With `requests` and `bulk` the server is a process on the first CPU, and the client one on the last. The client
+ * connects to <addresses> server addresses in turn, counted up from the first. Namespaces are file paths.
+ *
+ * Standard output: 64-bit integers in native byte order, in nanoseconds: the total time, the client's CPU time, and the
+ * time of each connection or request. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <err.h>
@@ -29,7 +33,7 @@
 
 #define REQUEST 64
 #define CHUNK (1 << 18)
-#define BACKLOG 65535 /* a handshake that finds no room in it goes on a second later; net.core.somaxconn limits it */
+#define BACKLOG 65535 /* a full backlog delays a handshake by 1 s; limited by net.core.somaxconn */
 
 static uint64_t number;
 static int connections, addresses, listener;
@@ -46,8 +50,8 @@ static void enter(const char *netns)
     close(fd);
 }
 
-/* The first processor that the lab may use, or the last. */
-static void stay_on(bool last)
+/* Stay on the first or the last CPU that the lab may use. */
+static void pin_to_cpu(bool last)
 {
     cpu_set_t may, one;
     if (sched_getaffinity(lab, sizeof(may), &may))
@@ -77,7 +81,7 @@ static void listen_in(const char *netns)
         err(1, "listen");
 }
 
-static void begin(int at)
+static void open_connection(int at)
 {
     struct sockaddr_in address = to;
     address.sin_addr.s_addr = htonl(ntohl(to.sin_addr.s_addr) + at % addresses);
@@ -86,14 +90,14 @@ static void begin(int at)
         err(1, "connect");
 }
 
-static void receive(int at)
+static void accept_connection(int at)
 {
     servers[at] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
     if (servers[at] < 0)
         err(1, "accept");
 }
 
-static void exactly(ssize_t (*call)(int, void *, size_t, int), int fd, void *buffer, size_t size)
+static void transfer_all(ssize_t (*call)(int, void *, size_t, int), int fd, void *buffer, size_t size)
 {
     while (size) {
         ssize_t done = call(fd, buffer, size, 0);
@@ -108,22 +112,23 @@ static ssize_t send_some(int fd, void *buffer, size_t size, int flags)
     return send(fd, buffer, size, flags | MSG_NOSIGNAL);
 }
 
-static void answer(void)
+static void answer_requests(void)
 {
     for (uint64_t i = 0; i < number; i++) {
-        exactly(recv, servers[i % connections], buffers[0], REQUEST);
-        exactly(send_some, servers[i % connections], buffers[0], REQUEST);
+        transfer_all(recv, servers[i % connections], buffers[0], REQUEST);
+        transfer_all(send_some, servers[i % connections], buffers[0], REQUEST);
     }
 }
 
-static void swallow(void)
+static void receive_bulk(void)
 {
     while (recv(servers[0], buffers[0], CHUNK, 0) > 0)
         continue;
 }
 
-/* The server as a process of its own, since a process can have so many files only; returns when it has all connections. */
-static pid_t serve(void (*role)(void))
+/* Start the server in its own process and open all connections. Two processes, because the number of open files per
+ * process is limited. Return the server's pid. */
+static pid_t start_server(void (*role)(void))
 {
     int ready[2];
     char byte = 0;
@@ -134,9 +139,9 @@ static pid_t serve(void (*role)(void))
         err(1, "fork");
     if (!pid) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        stay_on(false);
+        pin_to_cpu(false);
         for (int i = 0; i < connections; i++)
-            receive(i);
+            accept_connection(i);
         if (write(ready[1], &byte, 1) != 1)
             err(1, "write");
         role();
@@ -144,9 +149,9 @@ static pid_t serve(void (*role)(void))
     }
     close(ready[1]);
     for (int i = 0; i < connections; i++)
-        begin(i);
+        open_connection(i);
     if (read(ready[0], &byte, 1) != 1)
-        errx(1, "the server has ended");
+        errx(1, "the server ended before it had accepted all connections");
     return pid;
 }
 
@@ -154,29 +159,29 @@ static void connect_and_close(int64_t *took_ns)
 {
     for (uint64_t i = 0; i < number; i++) {
         int64_t before_ns = now_ns();
-        begin(0);
-        receive(0);
+        open_connection(0);
+        accept_connection(0);
         close(clients[0]);
         close(servers[0]);
         took_ns[i] = now_ns() - before_ns;
     }
 }
 
-static void ask(int64_t *took_ns)
+static void send_requests(int64_t *took_ns)
 {
     for (uint64_t i = 0; i < number; i++) {
         int64_t before_ns = now_ns();
-        exactly(send_some, clients[i % connections], buffers[1], REQUEST);
-        exactly(recv, clients[i % connections], buffers[1], REQUEST);
+        transfer_all(send_some, clients[i % connections], buffers[1], REQUEST);
+        transfer_all(recv, clients[i % connections], buffers[1], REQUEST);
         took_ns[i] = now_ns() - before_ns;
     }
 }
 
-static void pour(void)
+static void send_bulk(void)
 {
     for (uint64_t left = number; left;) {
         size_t size = left < CHUNK ? left : CHUNK;
-        exactly(send_some, clients[0], buffers[1], size);
+        transfer_all(send_some, clients[0], buffers[1], size);
         left -= size;
     }
     shutdown(clients[0], SHUT_WR);
@@ -186,7 +191,7 @@ int main(int count, char **words)
 {
     if (count != 9 || !(number = strtoull(words[2], NULL, 10)) || (connections = atoi(words[3])) < 1 ||
         (addresses = atoi(words[4])) < 1 || !inet_aton(words[5], &to.sin_addr)) {
-        fprintf(stderr, "lab-load is started by the lab\n");
+        fprintf(stderr, "run `lab bench`, which starts lab-load\n");
         return 2;
     }
     lab = getppid();
@@ -196,32 +201,33 @@ int main(int count, char **words)
     struct rlimit files;
     getrlimit(RLIMIT_NOFILE, &files);
     if (files.rlim_max < (rlim_t)connections + 16)
-        errx(1, "%d connections are more than the limit of open files (ulimit -Hn)", connections);
+        errx(1, "%d connections exceed the limit of open files: raise it (ulimit -Hn) or use fewer connections",
+             connections);
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
     bool churn = !strcmp(words[1], "connections"), bulk = !strcmp(words[1], "bulk");
     uint64_t results = bulk ? 0 : number;
-    int64_t *told_ns = calloc(results + 2, sizeof(*told_ns));
+    int64_t *results_ns = calloc(results + 2, sizeof(*results_ns));
     clients = calloc(connections, sizeof(*clients));
     servers = calloc(connections, sizeof(*servers));
-    if (!told_ns || !clients || !servers)
+    if (!results_ns || !clients || !servers)
         err(1, "calloc");
-    memset(told_ns, 1, (results + 2) * sizeof(*told_ns)); /* the pages are there before anything is timed */
+    memset(results_ns, 1, (results + 2) * sizeof(*results_ns)); /* allocate the pages before the measurement */
     listen_in(words[7]);
     enter(words[8]);
-    stay_on(true);
-    pid_t server = churn ? 0 : serve(bulk ? swallow : answer);
-    int64_t begin_ns = now_ns(), busy_ns = read_clock(CLOCK_THREAD_CPUTIME_ID);
+    pin_to_cpu(true);
+    pid_t server = churn ? 0 : start_server(bulk ? receive_bulk : answer_requests);
+    int64_t start_ns = now_ns(), busy_ns = read_clock(CLOCK_THREAD_CPUTIME_ID);
     if (churn)
-        connect_and_close(told_ns + 2);
+        connect_and_close(results_ns + 2);
     else if (bulk)
-        pour();
+        send_bulk();
     else
-        ask(told_ns + 2);
+        send_requests(results_ns + 2);
     int status = 0;
     if (server && (waitpid(server, &status, 0) < 0 || status))
         errx(1, "the server has failed");
-    told_ns[0] = now_ns() - begin_ns;
-    told_ns[1] = read_clock(CLOCK_THREAD_CPUTIME_ID) - busy_ns;
-    return fwrite(told_ns, sizeof(*told_ns), results + 2, stdout) == results + 2 ? 0 : 1;
+    results_ns[0] = now_ns() - start_ns;
+    results_ns[1] = read_clock(CLOCK_THREAD_CPUTIME_ID) - busy_ns;
+    return fwrite(results_ns, sizeof(*results_ns), results + 2, stdout) == results + 2 ? 0 : 1;
 }

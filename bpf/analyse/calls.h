@@ -1,10 +1,31 @@
-/* What the probe `analyse` tells of system calls: each when it is entered and when it returns. */
+/* The system calls that the probe `analyse` observes: a step at the entry and one at the return. */
 #pragma once
+
+/* clang-format off */
+#define SYSTEM_CALLS(each)                                                                                             \
+    each(connect, KIND_CONNECT)                                                                                        \
+    each(accept, KIND_ACCEPT)                                                                                          \
+    each(accept4, KIND_ACCEPT)                                                                                         \
+    each(sendto, KIND_SEND)                                                                                            \
+    each(sendmsg, KIND_SEND)                                                                                           \
+    each(sendmmsg, KIND_SEND)                                                                                          \
+    each(write, KIND_SEND)                                                                                             \
+    each(writev, KIND_SEND)                                                                                            \
+    each(recvfrom, KIND_RECEIVE)                                                                                       \
+    each(recvmsg, KIND_RECEIVE)                                                                                        \
+    each(recvmmsg, KIND_RECEIVE)                                                                                       \
+    each(read, KIND_RECEIVE)                                                                                           \
+    each(readv, KIND_RECEIVE)                                                                                          \
+    each(shutdown, KIND_SHUTDOWN)                                                                                      \
+    each(close, KIND_CLOSE)
+/* clang-format on */
+
+#define AT(name) AT_##name
 
 #include "analyse/event.h"
 #include "include/tcp_syscalls.inc.h"
 
-/* A system call under way. */
+/* A system call in progress. */
 struct call {
     u64 enter_ns;
     u64 skaddr;
@@ -14,7 +35,8 @@ struct call {
     u16 unused;
 };
 
-/* By thread. The loader empties maps of this name when the programs are detached: returns are missed from then on. */
+/* By thread. The loader empties maps whose name begins with `under_way` when it detaches the programs, which then miss
+ * the returns. */
 BPF_HASH(under_way, u64, struct call, 65536);
 
 static inline int enters(u32 fd, u8 kind, u8 point)
@@ -43,7 +65,7 @@ static inline int enters(u32 fd, u8 kind, u8 point)
     return 0;
 }
 
-/* Counts as lost the return of a function that the current thread is no longer in and that was not seen to return. */
+/* Count a missed return of a function as lost. The current thread has left the function. */
 static inline void forget_function(u64 thread);
 
 static inline int returns(s64 result)
@@ -64,7 +86,7 @@ static inline int returns(s64 result)
         step->result = result;
         step->enter_ns = call->enter_ns;
         step->skaddr = call->skaddr;
-        /* close() has let go of the socket, and so may another thread have: what is at its address now can be another. */
+        /* close(), also of another thread, may have freed the socket: its address can belong to another one. */
         if (call->kind == KIND_ACCEPT && result >= 0) {
             sk = socket_of(result, &common);
             step->listener = call->skaddr;
@@ -81,7 +103,7 @@ static inline int returns(s64 result)
     return 0;
 }
 
-/* When the current thread has entered the call that works on this socket now; 0: no call that is observed. */
+/* Return when the current thread entered its observed call on this socket; 0: it is in none. */
 static inline u64 entered_ns(const void *sk)
 {
     u64 thread = bpf_get_current_pid_tgid();

@@ -1,10 +1,10 @@
-/* One step of a connection, as the probe `analyse` reports it: what was observed, where, and of which socket. */
+/* The event of the probe `analyse`: a step of a connection, with its kind, attach point and socket. */
 #pragma once
 
 #include "include/tcp_socket.h"
 #include "include/lost.h"
 
-/* What was observed: a system call, which is reported when it is entered and when it returns, or what the kernel does. */
+/* Kinds of steps: system calls, with one step at the entry and one at the return, and work of the kernel. */
 enum kind {
     KIND_CONNECT,
     KIND_ACCEPT,
@@ -12,16 +12,17 @@ enum kind {
     KIND_RECEIVE,
     KIND_SHUTDOWN,
     KIND_CLOSE,
-    KIND_OPENED,    /* the kernel begins an active open */
-    KIND_SENT,      /* TCP has taken the application's data */
-    KIND_RECEIVED,  /* data is returned to the application */
-    KIND_ARRIVED,   /* a segment has reached TCP */
-    KIND_PROCESSED, /* receive processing of an established connection, state processing of another */
-    KIND_CHANGED,   /* the socket has changed its state */
-    KIND_DESTROYED, /* what lives at this address from now on is another socket */
+    KIND_OPENED,    /* an active open begins */
+    KIND_SENT,      /* TCP accepted data from the application */
+    KIND_RECEIVED,  /* TCP returned data to the application */
+    KIND_ARRIVED,   /* a segment reached TCP */
+    KIND_PROCESSED, /* receive processing (established connection) or state processing (others) */
+    KIND_CHANGED,   /* the socket changed its state */
+    KIND_DESTROYED, /* the socket's end: later steps with this address are of another socket */
 };
 
-/* Where: each name behind `AT_` is that of the system call, function, tracepoint or hook (lab/probes/analyse/measure.py reads it here). */
+/* Attach points. The name behind `AT_` is that of the system call, function, tracepoint or hook:
+ * lab/probes/analyse/measure.py reads the names here. */
 enum point {
     AT_connect,
     AT_accept,
@@ -57,37 +58,37 @@ enum point {
 
 struct step {
     u64 time_ns;
-    u64 enter_ns; /* when the call was entered that this step ends; 0: it ends none */
-    u64 skaddr;   /* 0: the socket is not known */
-    u64 listener; /* where accept() has taken the socket from */
-    u64 skb;      /* the packet's kernel address, where receive processing is observed */
+    u64 enter_ns; /* entry of the call that this step ends; 0: it ends none */
+    u64 skaddr;   /* 0: unknown */
+    u64 listener; /* of accept(): address of the listening socket */
+    u64 skb;      /* of ARRIVED and PROCESSED: the packet's kernel address */
     u8 laddr[16]; /* network order; IPv4 as ::ffff:a.b.c.d */
     u8 raddr[16];
     u32 netns; /* inode number of the network namespace */
-    u32 tgid;  /* 0: softirq, where the current task is any bystander */
+    u32 tgid;  /* 0: softirq, where the current task is any task */
     u32 tid;
-    int result; /* what the call returns */
-    u32 seq;    /* of a segment, with the bytes it carries */
-    u32 length;
+    int result;       /* return value of the call */
+    u32 seq;          /* of a segment, as `length` */
+    u32 length;       /* bytes of data */
     u32 handshake_us; /* SYN-ACK sent to ACK received, on leaving SYN_RECV; 0: not measured by the kernel */
-    u32 lost;         /* events lost before this one: across a loss nobody can tell which socket has the address */
+    u32 lost;         /* events lost before this one: after a loss the address can be that of another socket */
     u16 lport;
     u16 rport;
     u8 kind;
     u8 point;
-    u8 returns;  /* the step is the end of a call */
-    u8 again;    /* by the second program: rarely, the first has reported the same step as well */
-    u8 oldstate; /* 0: the step is no change */
-    u8 state;    /* by then; 0: not known */
-    u8 flags;    /* of a segment, as in its header's 14th byte */
+    u8 returns;  /* 1: the step ends a call */
+    u8 again;    /* 1: reported by the second program, in rare cases in addition to the first */
+    u8 oldstate; /* 0: no change of state */
+    u8 state;    /* after the step; 0: unknown */
+    u8 flags;    /* of a segment: 14th byte of its header */
     char comm[16];
 };
 
-/* A busy machine makes 100,000 steps a second and more, and a reader can be kept waiting. */
+/* In pages. A busy machine makes more than 100,000 steps a second, and the reader can be delayed. */
 BPF_RINGBUF_OUTPUT(events, 16384);
 
-/* The clock is read when the record has its place in the ring. So whoever reads the ring up to its end at a time has every
- * step that was stamped before. */
+/* Reserve a step in the ring and stamp it; NULL if the ring is full. The clock is read after the reservation: a reader
+ * that reads to the ring's end at time t gets every step with a stamp before t. */
 static inline struct step *new_step(u8 kind, u8 point)
 {
     struct step *step = events.ringbuf_reserve(sizeof(struct step));
@@ -104,7 +105,7 @@ static inline struct step *new_step(u8 kind, u8 point)
     return step;
 }
 
-/* The current task is at work on the socket itself: only for what never happens in softirq. */
+/* Fill in the current task. Only for steps that never happen in softirq: the current task then works on the socket. */
 static inline void fill_owner(struct step *step)
 {
     u64 thread = bpf_get_current_pid_tgid();

@@ -1,10 +1,12 @@
-/* The steps of a connection at the kernel's functions themselves, by fentry or kprobe.
+/* The steps of a connection at kernel functions, by fentry or kprobe.
  *
- * A return knows no arguments under kretprobe, so what is to be known there is remembered at the entry.
+ * A part of analyse.c, which first defines the slots, fill_segment(), report_processed() and report_done().
+ *
+ * A program at a kretprobe gets no arguments. The program at the entry therefore stores those that the return needs.
  */
 #pragma once
 
-/* A function of TCP that a process is in: on a socket that is locked, or about to be. */
+/* A call of a function of TCP in progress. Its socket is locked, or will be. */
 struct entry {
     u64 time_ns;
     u64 skaddr;
@@ -12,9 +14,11 @@ struct entry {
 
 BPF_HASH(under_way_functions, u64, struct entry, 65536); /* by thread */
 
-/* Whoever attaches to the function or detaches makes the kernel pass over the return of calls that are under way then, for all by
- * fentry (bpf_tramp_image_put()); and a kretprobe has room for so many calls and no more. It is noticed when the system call returns, or,
- * of one that is not observed, when the thread comes again. */
+/* Count the missed return of the thread's last function as lost, if there is one. Returns are missed
+ * - by fexit, for the calls in progress when any program attaches to the function or detaches (bpf_tramp_image_put()),
+ * - by kretprobe, if more calls are in progress than it has room for.
+ * A missed return is found when the system call returns. If the call is not observed, it is found when the thread next
+ * enters a function. */
 static inline void forget_function(u64 thread)
 {
     if (!under_way_functions.lookup(&thread))
@@ -23,6 +27,7 @@ static inline void forget_function(u64 thread)
     count_lost();
 }
 
+/* `may_nest`: the function can be called by another one that is observed. */
 static inline int enters_function(const void *sk, bool may_nest)
 {
     u64 thread = bpf_get_current_pid_tgid();
@@ -48,26 +53,19 @@ static inline int returns_from_function(u8 kind, u8 point, int result)
     return report_done((const void *)entered.skaddr, kind, point, entered.time_ns, result);
 }
 
-/* As is_held(), of a function's argument: by fentry the verifier knows its type. */
-static inline bool holds_argument(u64 sk)
+/* is_held() for an argument of a function. By fentry the verifier knows its type. */
+static inline bool is_argument_held(u64 sk)
 {
-#if ATTACH_FENTRY
-    int owned = 0;
-
-    typed_read(&owned, (const void *)sk, FIELD(sock, sk_lock, owned));
-    return owned;
-#else
-    return is_held((const void *)sk);
-#endif
+    return is_lock_held((const void *)sk, ATTACH_FENTRY);
 }
 
-/* What threads come to as well as softirq. A thread can be preempted in a program by fentry, which is then left out, on this CPU, of
- * whatever others do there: a second one makes up for it. In a kprobe's nobody is preempted, and a second would be left out like it. */
+/* Programs at a function that threads reach. By fentry there are two, since threads are preempted in such programs: see
+ * second_run.h. By kprobe there is one: no thread is preempted in it, and a second one would be withheld with it. */
 #if ATTACH_FENTRY
 #define EITHER(first, second, slot, reports)                                                                           \
     first                                                                                                              \
     {                                                                                                                  \
-        note_run(slot, ARGUMENT(0), holds_argument(ARGUMENT(0)));                                                      \
+        note_run(slot, ARGUMENT(0), is_argument_held(ARGUMENT(0)));                                                    \
         return reports;                                                                                                \
     }                                                                                                                  \
     second                                                                                                             \
@@ -84,8 +82,8 @@ static inline bool holds_argument(u64 sk)
 #define ENTERING(name, slot, reports) EITHER(ON_FUNCTION(name), ON_FUNCTION_AGAIN(name), slot, reports)
 #define RETURNING(name, slot, reports) EITHER(ON_RETURN(name), ON_RETURN_AGAIN(name), slot, reports)
 
-/* IPv6's calls IPv4's for an IPv4-mapped address; what that has reported is not reported again. Either can be within tcp_sendmsg()
- * as well, which opens a connection with MSG_FASTOPEN (tcp_sendmsg_fastopen()). */
+/* Calls can be nested, and only the inner call is reported. tcp_v6_connect() calls tcp_v4_connect() for an IPv4-mapped
+ * address. tcp_sendmsg() with MSG_FASTOPEN calls either of them (tcp_sendmsg_fastopen()). */
 ENTERING(tcp_v4_connect, SLOT_OPENING, enters_function((const void *)ARGUMENT(0), true))
 RETURNING(tcp_v4_connect, SLOT_OPENED, returns_from_function(KIND_OPENED, AT_tcp_v4_connect, RETURNED(tcp_v4_connect)))
 ENTERING(tcp_v6_connect, SLOT_OPENING, enters_function((const void *)ARGUMENT(0), true))
@@ -120,7 +118,7 @@ ON_RETURN(tcp_recvmsg)
 
 #endif
 
-/* Until Linux 6.5 sendfile() hands pages to TCP, and later ones messages. */
+/* sendfile() passes pages to TCP up to Linux 6.4, messages since 6.5. */
 #if defined(FUNCTION_ARGS__tcp_sendpage)
 
 ON_FUNCTION(tcp_sendpage)
@@ -135,8 +133,8 @@ ON_RETURN(tcp_sendpage)
 
 #endif
 
-/* The argument is a packet. Its own header tells whose it is; the socket is not looked up yet, unless early demultiplexing
- * has done it. */
+/* Report a packet that reaches TCP. The endpoints come from its headers: TCP has not looked up the socket yet, unless
+ * early demultiplexing has. */
 static inline int report_arrived(const void *skb, u8 point, bool again)
 {
     void *head, *sk;
@@ -150,7 +148,8 @@ static inline int report_arrived(const void *skb, u8 point, bool again)
     if (!is_watched(endpoints.netns))
         return 0;
     step = new_step(KIND_ARRIVED, point);
-    /* At once: had the compiler to look again later, kernels before 6.2 would take a step for leaked (reg_not_null()). */
+    /* Return here, before further code: if the compiler tests `step` a second time, verifiers before Linux 6.2 report a
+     * leaked record (reg_not_null()). */
     if (!step)
         return 0;
     kernel_read(&head, skb, FIELD(sk_buff, head));
@@ -209,7 +208,7 @@ ON_FUNCTION_AGAIN(tcp_v6_rcv)
 
 ON_FUNCTION(tcp_rcv_established)
 {
-    note_run(SLOT_PROCESSED, ARGUMENT(1), holds_argument(ARGUMENT(0)));
+    note_run(SLOT_PROCESSED, ARGUMENT(1), is_argument_held(ARGUMENT(0)));
     return report_processed((const void *)ARGUMENT(0), (const void *)ARGUMENT(1), AT_tcp_rcv_established, false);
 }
 
@@ -233,18 +232,20 @@ ON_RAW_TRACEPOINT_AGAIN(tcp_probe)
 
 #endif
 
-/* The new state is there at the return, and by then the socket may be gone. Softirq can interrupt a process in this function and run it on another socket, and
- * is done with that before the process goes on. */
-struct before {
+/* Calls of tcp_rcv_state_process() in progress for one current task. The step is reported at the return, where the new
+ * state is known, but the socket may have been destroyed. There are at most two calls: a softirq can interrupt a thread
+ * in this function and call it for another socket. The softirq ends before the thread resumes. */
+struct nested_calls {
     u64 time_ns[2];
     u64 skaddr[2];
     u64 state[2];
     u64 depth;
 };
 
-BPF_HASH(under_way_processing, u64, struct before, 65536);
+BPF_HASH(under_way_processing, u64, struct nested_calls, 65536);
 
-/* The task that is current all the while: by its number, which idle tasks share, or by its CPU, which idle tasks do not leave. */
+/* Return a key that stays the same from the entry of the function to its return: the thread's number, or the CPU's for
+ * idle tasks, which share the number 0 and do not leave their CPU. */
 static inline u64 current_context(void)
 {
     u64 thread = bpf_get_current_pid_tgid();
@@ -252,39 +253,39 @@ static inline u64 current_context(void)
     return thread ? thread : 1ULL << 63 | bpf_get_smp_processor_id();
 }
 
-static inline int begins_to_process(const void *sk)
+static inline int enters_processing(const void *sk)
 {
     u64 context = current_context(), time_ns = bpf_ktime_get_ns();
-    struct before nothing = {};
-    struct before *before = under_way_processing.lookup_or_try_init(&context, &nothing);
+    struct nested_calls nothing = {};
+    struct nested_calls *calls = under_way_processing.lookup_or_try_init(&context, &nothing);
     u8 state = 0;
 
-    if (!before) {
+    if (!calls) {
         count_lost();
         return 0;
     }
     kernel_read(&state, sk, FIELD(sock_common, skc_state));
-    before->time_ns[before->depth & 1] = time_ns;
-    before->skaddr[before->depth & 1] = (u64)sk;
-    before->state[before->depth & 1] = state;
-    before->depth++;
+    calls->time_ns[calls->depth & 1] = time_ns;
+    calls->skaddr[calls->depth & 1] = (u64)sk;
+    calls->state[calls->depth & 1] = state;
+    calls->depth++;
     return 0;
 }
 
-static inline int has_processed(void)
+static inline int leaves_processing(void)
 {
     u64 context = current_context(), enter_ns, skaddr;
-    struct before *before = under_way_processing.lookup(&context);
+    struct nested_calls *calls = under_way_processing.lookup(&context);
     struct step *step;
     u8 oldstate;
 
-    if (!before || !before->depth)
+    if (!calls || !calls->depth)
         return 0;
-    before->depth--;
-    enter_ns = before->time_ns[before->depth & 1];
-    skaddr = before->skaddr[before->depth & 1];
-    oldstate = before->state[before->depth & 1];
-    if (!before->depth)
+    calls->depth--;
+    enter_ns = calls->time_ns[calls->depth & 1];
+    skaddr = calls->skaddr[calls->depth & 1];
+    oldstate = calls->state[calls->depth & 1];
+    if (!calls->depth)
         under_way_processing.delete(&context);
     if (!is_watched_tcp((const void *)skaddr))
         return 0;
@@ -292,12 +293,12 @@ static inline int has_processed(void)
     if (!step)
         return 0;
     fill_socket(step, (const void *)skaddr);
-    step->enter_ns = enter_ns; /* the socket may have been destroyed since */
+    step->enter_ns = enter_ns; /* the reader detects a socket that was destroyed since then */
     step->oldstate = oldstate;
     step->state = state_after((const void *)skaddr, oldstate, step->state);
     events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
     return 0;
 }
 
-ENTERING(tcp_rcv_state_process, SLOT_PROCESSING, begins_to_process((const void *)ARGUMENT(0)))
-RETURNING(tcp_rcv_state_process, SLOT_HAS_PROCESSED, has_processed())
+ENTERING(tcp_rcv_state_process, SLOT_PROCESSING, enters_processing((const void *)ARGUMENT(0)))
+RETURNING(tcp_rcv_state_process, SLOT_HAS_PROCESSED, leaves_processing())

@@ -1,5 +1,7 @@
-/* What TCP has sent and received for a thread, at the tracepoints behind the protocol's sendmsg() and recvmsg(). They came with
- * Linux 6.3; before, only the system calls tell of it.
+/* The bytes that TCP has sent and received for a thread, at the tracepoints behind sendmsg() and recvmsg() of the
+ * protocol. A part of analyse.c, which first defines report_done().
+ *
+ * The tracepoints exist since Linux 6.3. On older kernels only the system calls report bytes.
  */
 #pragma once
 
@@ -10,7 +12,7 @@ static inline int report_sent(const void *sk, int result)
 
 static inline int report_received(const void *sk, int result, int flags)
 {
-    if (flags & MSG_PEEK) /* and the tracepoint says 0 */
+    if (flags & MSG_PEEK) /* nothing is taken, and the tracepoint reports 0 */
         return 0;
     return report_done(sk, KIND_RECEIVED, AT_sock_recv_length, entered_ns(sk), result);
 }
@@ -40,7 +42,7 @@ ON_TRACEPOINT(sock_recv_length)
 
 #elif defined(TRACEPOINT_ARGS__sock_send_length)
 
-_Static_assert(TRACEPOINT_ARGS(sock_send_length) == 3, "they have other arguments");
+_Static_assert(TRACEPOINT_ARGS(sock_send_length) == 3, "sock_send_length has other arguments");
 
 ON_RAW_TRACEPOINT(sock_send_length)
 {

@@ -1,6 +1,8 @@
-/* The steps of a connection where kernel functions cannot be observed: at the tracepoints and the hook nearest to them. */
+/* The steps of a connection on kernels where programs cannot attach to functions: at the nearest tracepoints and hook.
+ * A part of analyse.c, which first defines the slots and report_processed(). */
 #pragma once
 
+/* No function is observed. */
 static inline void forget_function(u64 thread)
 {
 }
@@ -19,8 +21,8 @@ ON_RAW_TRACEPOINT_AGAIN(tcp_probe)
     return report_processed((const void *)ctx->args[0], (const void *)ctx->args[1], AT_tcp_probe, true);
 }
 
-/* Runs inside tcp_v4_rcv() and tcp_v6_rcv(), when they have found the socket: the listener for what a request socket gets,
- * and never for a timewait minisock. */
+/* Runs in tcp_v4_rcv() and tcp_v6_rcv(), after they have found the socket. For the segments of a request socket this is
+ * the listener. It does not run for timewait minisocks. */
 ON_CGROUP_SKB(ingress)
 {
     struct packet packet = {.ethertype = bpf_ntohs(ctx->protocol)};
@@ -49,7 +51,7 @@ ON_CGROUP_SKB(ingress)
     step->seq = packet.seq;
     step->flags = packet.flags;
     step->length = ctx->len - packet.payload_at;
-    step->skb = (u64)ctx; /* which stands for the kernel's own struct */
+    step->skb = (u64)ctx; /* the verifier translates it to the struct sk_buff */
     events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
     return 1;
 }

@@ -1,10 +1,10 @@
-/* An address of either IP version, read from a socket or from a packet into the same struct. */
+/* An IPv4 or IPv6 address of a socket or a packet. */
 #pragma once
 
 #include <linux/types.h>
 
 struct address {
-    u32 words[4]; /* network order; IPv4 as ::ffff:a.b.c.d, so that one code path serves both versions */
+    u32 words[4]; /* network order; IPv4 as ::ffff:a.b.c.d, so that the same code handles both versions */
 };
 
 static inline void map_ipv4(struct address *to, u32 address)

@@ -1,21 +1,20 @@
-/* How a program names the place where it is attached. The loader reads it from the function's name (lab/ebpf/attach.py), and puts the
- * lab's headers into the text before BCC sees it (lab/ebpf/source.py): functions in headers may use maps, macros may not.
+/* Macros that declare a program by the name of its attach point, which the loader reads (lab/ebpf/attach.py).
+ *
+ * The loader puts the lab's headers into the program's text before BCC reads it (lab/ebpf/source.py). Functions in
+ * headers may therefore use maps. Macros may not: BCC rewrites map calls only in the bodies of functions.
  */
 #pragma once
 
 #include <linux/types.h>
 
-/* The name of a function says where it is attached; the loader reads it (lab/ebpf/attach.py). */
 #define ON_RAW_TRACEPOINT(event) int on_raw_tracepoint__##event(struct bpf_raw_tracepoint_args *ctx)
 
-/* The kernel does not run a tracing program that already runs on this CPU (`recursion_misses`, since 6.2): when an
- * interrupt comes while it is at work for a process, what the softirq does would go unseen. Softirqs do not nest, so a
- * second program, attached behind the first, which acts when the first was left out, sees it all. */
+/* A second program at the same point, for the events that the kernel withholds from the first: second_run.h. */
 #define ON_RAW_TRACEPOINT_AGAIN(event) int on_raw_tracepoint__##event##__again(struct bpf_raw_tracepoint_args *ctx)
 
-/* The same, where the verifier knows the types of the arguments (BPF_TRACE_RAW_TP): members of what they point to are loaded, by
- * typed_read(), where a copy takes a call of a helper. With -DTYPED=0 these are plain raw tracepoints, and members are copied. Not for
- * arguments that can be NULL: kernels before 6.13 take them all for valid. */
+/* Raw tracepoints whose arguments have types that the verifier knows (BPF_TRACE_RAW_TP). typed_read() loads members of
+ * these arguments; of untyped ones it has to call a helper that copies. -DTYPED=0 makes these plain raw tracepoints.
+ * Not for arguments that can be NULL: kernels before 6.13 assume that none is. */
 #ifndef TYPED
 #define TYPED 1
 #endif
@@ -29,13 +28,14 @@
 #define ON_TP_BTF_UNAUDITED ON_RAW_TRACEPOINT_UNAUDITED
 #endif
 
-/* For events of which hardly any is of interest: what a kernel withholds of them (lab/ebpf/audit.py) is no reason to record again.
- * Not for those that can interrupt their own program: nothing makes up for what is left out then. */
+/* Tracepoints of which hardly any event is of interest. Events that the kernel withholds there (lab/ebpf/audit.py) do
+ * not invalidate a recording. Not for events that can interrupt their own program: no second program handles them. */
 #define ON_RAW_TRACEPOINT_UNAUDITED(event)                                                                             \
     int on_raw_tracepoint__##event##__unaudited(struct bpf_raw_tracepoint_args *ctx)
 
-/* The same by way of perf events, which disable preemption; `ctx` is the event as its format says. While one is under way, an interrupt
- * runs no other of the kind, nor any kprobe (bpf_prog_active). */
+/* A tracepoint by way of a perf event, which disables preemption. `ctx` is the event in its tracefs format. While the
+ * program runs, the kernel withholds from an interrupt all other programs of this kind and of kprobes
+ * (bpf_prog_active). */
 #define ON_TRACEPOINT(event) int on_tracepoint__##event(u64 *ctx)
 
 /* Frames of the interfaces that the program is attached to, and packets of the sockets of every cgroup. */

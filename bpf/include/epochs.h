@@ -1,10 +1,14 @@
-/* For probes that add up in the kernel: the epoch that a total belongs to.
+/* The epoch of a total, for probes that add up in the kernel.
  *
- * The probe declares a hash map `totals` whose key has a member `u32 epoch`. The reader begins a new epoch, waits until no
- * program can still be at work in the old one, and takes the old one's totals out: nothing is counted twice or dropped
- * between reading and clearing (lab/ebpf/totals.py).
+ * The probe declares a hash map `totals` whose key has a member `u32 epoch`. The reader (lab/ebpf/totals.py)
+ * - begins a new epoch,
+ * - waits until no program can still add to the old one,
+ * - takes the totals of the old one out.
+ * No event is counted twice, and none is dropped between reading and clearing.
  */
 #pragma once
+
+#include <linux/types.h>
 
 BPF_ARRAY(epochs, u32, 1);
 

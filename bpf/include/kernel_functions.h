@@ -1,16 +1,17 @@
-/* For probes that observe kernel functions. A program that includes this is compiled for the way that this kernel allows: it is
- * another program for each (lab/ebpf/source.py).
+/* Macros for programs at kernel functions. They are compiled for one mechanism, which the loader chooses for this
+ * kernel: exactly one of ATTACH_FENTRY, ATTACH_KPROBE and ATTACH_TRACEPOINT is 1 (lab/ebpf/source.py).
+ *
+ * With ATTACH_TRACEPOINT there are no such macros: the probe attaches to other points.
  */
 #pragma once
 
+/* A kprobe's arguments are registers and have no type. Without effect behind a header that has defined TYPED. */
 #ifndef TYPED
-#define TYPED !ATTACH_KPROBE /* what a kprobe finds in registers has no type */
+#define TYPED !ATTACH_KPROBE
 #endif
 
 #include "include/attach_points.h"
 
-/* A kernel function's entry and return, by the best way that this kernel allows: exactly one of ATTACH_FENTRY,
- * ATTACH_KPROBE and ATTACH_TRACEPOINT is 1, and under the last the program finds other points to observe. */
 #if ATTACH_FENTRY
 #define ON_FUNCTION(name) int on_fentry__##name(u64 *ctx)
 #define ON_FUNCTION_AGAIN(name) int on_fentry__##name##__again(u64 *ctx)
@@ -19,13 +20,14 @@
 #define ARGUMENT(n) ((u64)ctx[n])
 #define RETURNED(name) ((s64)ctx[FUNCTION_ARGS(name)])
 #elif ATTACH_KPROBE
-/* While a program of a kprobe runs, a softirq that interrupts it runs no other of the kind, the second ones neither (bpf_prog_active).
- * Where the function has a tracepoint, the second program is at that, which knows no such bar. */
-/* `struct pt_regs` as an array of registers: arch/x86/include/asm/ptrace.h, arch/arm64/include/asm/ptrace.h. */
+/* While a program of a kprobe runs, the kernel runs no other program of a kprobe on that CPU, second programs included
+ * (bpf_prog_active). Where the function has a tracepoint, the second program is attached there: bpf_prog_active does
+ * not withhold it. */
 #define ON_FUNCTION(name) int on_kprobe__##name(u64 *ctx)
 #define ON_FUNCTION_AGAIN(name) int on_kprobe__##name##__again(u64 *ctx)
 #define ON_RETURN(name) int on_kretprobe__##name(u64 *ctx)
 #define ON_RETURN_AGAIN(name) int on_kretprobe__##name##__again(u64 *ctx)
+/* struct pt_regs as an array of registers: arch/x86/include/asm/ptrace.h, arch/arm64/include/asm/ptrace.h. */
 #if MACHINE_aarch64
 #define ARGUMENT(n) ((u64)ctx[n])
 #define RETURNED(name) ((s64)ctx[0])
@@ -35,6 +37,6 @@
 #endif
 #endif
 
-/* How many arguments this kernel's function has, and one of them by its name: other kernels have more or fewer, anywhere among them. */
+/* The number of the function's arguments, and an argument by its name. Both differ between kernel versions. */
 #define FUNCTION_ARGS(name) FUNCTION_ARGS__##name
 #define ARGUMENT_OF(name, argument) ARGUMENT(ARGUMENT_OF__##name##__##argument)

@@ -1,11 +1,11 @@
-/* Histograms by powers of two. */
+/* Histograms with buckets by powers of two. */
 #pragma once
 
 #include <linux/types.h>
 
 #define LOG2_SLOTS 32
 
-/* The slot that a value belongs to: 0 and 1 to slot 0, and 2^n up to 2^(n+1) - 1 to slot n. */
+/* Return the slot of a value: 0 for 0 and 1, n for 2^n to 2^(n+1) - 1. */
 static inline u32 log2_slot(u32 value)
 {
     u32 slot = 0;

@@ -1,16 +1,16 @@
-/* Counts the events that found no room. */
+/* The count of events that found no room in a buffer or map. */
 #pragma once
 
 #include <linux/types.h>
 
-BPF_ARRAY(lost, u64, 1); /* of all CPUs together */
+BPF_ARRAY(lost, u64, 1); /* sum of all CPUs */
 
 static inline void count_lost(void)
 {
     lost.atomic_increment(0);
 }
 
-/* For an event that stands for several. */
+/* For an skb that stands for several packets. */
 static inline void count_lost_many(u64 events)
 {
     lost.atomic_increment(0, events);

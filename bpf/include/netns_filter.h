@@ -1,4 +1,4 @@
-/* Limits a program to network namespaces. */
+/* The filter by network namespace, and the functions that find an object's namespace (its inode number). */
 #pragma once
 
 #include "include/kernel_read.h"
@@ -11,7 +11,7 @@ static inline u32 netns_of(const void *net)
     return inum;
 }
 
-/* That of the device which a packet comes from or goes to. */
+/* The namespace of the packet's device. `skb` is an argument of the program. */
 static inline u32 netns_of_packet(const void *skb)
 {
     void *dev = NULL, *net = NULL;
@@ -21,7 +21,7 @@ static inline u32 netns_of_packet(const void *skb)
     return netns_of(net);
 }
 
-/* The same of a packet that is a program's context, whose members have no types there. */
+/* The namespace of the packet's device. `skb` is the program's context, whose members have no types. */
 static inline u32 netns_of_context(const void *skb)
 {
     void *dev = NULL, *net = NULL;
@@ -33,7 +33,8 @@ static inline u32 netns_of_context(const void *skb)
     return inum;
 }
 
-/* Network namespaces to which the program is limited while it records, by inode number, some of them again; 0: it sees all. */
+/* The network namespaces that the program observes, by inode number. Fewer than 4 are repeated to fill the array. 0 in
+ * the first place: the program observes all. */
 struct watched {
     u32 netns[4];
 };

@@ -1,9 +1,10 @@
-/* What a frame says about itself: Ethernet with up to two VLAN tags, ARP and the like, IPv4 with options, IPv6 with
- * extension headers, fragments, and the ports behind all that.
+/* The parser of frames: Ethernet, up to two VLAN tags, IPv4 with options, IPv6 with extension headers, AH, fragments,
+ * TCP and UDP.
  *
- * The ports are either right or zero, and then `problem` says why; so it is for a first fragment without a whole TCP header.
  * The file that includes this one defines LOAD as `load_skb` (TC, cgroup_skb) or `load_xdp`.
- * Formats: IEEE 802.1Q, RFC 791, RFC 8200 (4), RFC 4302 (2.2), RFC 9293 (3.1).
+ *
+ * The ports are right, or they are 0 and `problem` gives the reason. This includes a first fragment without a complete
+ * TCP header. Formats: IEEE 802.1Q, RFC 791, RFC 8200 (4), RFC 4302 (2.2), RFC 9293 (3.1).
  */
 #pragma once
 
@@ -17,13 +18,13 @@
 
 enum problem {
     NO_PROBLEM,
-    NOT_IP,           /* some other protocol: `ethertype` tells which */
+    NOT_IP,           /* another protocol: see `ethertype` */
     TRUNCATED,        /* the frame ends within its headers */
     MALFORMED,        /* a header contradicts itself */
     LATER_FRAGMENT,   /* only the first fragment has the ports */
-    TOO_MANY_HEADERS, /* more extension headers than are looked through */
+    TOO_MANY_HEADERS, /* more than MOST_EXTENSION_HEADERS */
     NO_PORTS,         /* a protocol without ports */
-    ENCRYPTED,        /* ESP hides what is behind it */
+    ENCRYPTED,        /* the ports are inside ESP */
 };
 
 struct packet {
@@ -31,20 +32,20 @@ struct packet {
     struct address daddr;
     u32 seq;
     u32 ack;
-    u32 ip_length; /* of the IP packet, as its header says; 0: longer than that can say (BIG TCP) */
+    u32 ip_length; /* of the IP packet, from its header; 0: too long for that field (BIG TCP) */
     u16 ethertype; /* behind the VLAN tags, host order */
-    u16 vlan;      /* id of the outer tag; 0 without one, and a tag of id 0 (priority) is none */
+    u16 vlan;      /* id of the outer tag; 0: no tag, or a priority tag (id 0) */
     u16 inner_vlan;
     u16 sport;        /* host order */
     u16 dport;        /* host order */
     u16 ip_at;        /* offset of the IP header */
-    u16 transport_at; /* offset of the header behind IP's own */
-    u16 payload_at;   /* offset of what TCP or UDP carries */
-    u8 version;       /* of IP; 0: none */
+    u16 transport_at; /* offset of the header behind IP's headers */
+    u16 payload_at;   /* offset of the data of TCP or UDP */
+    u8 version;       /* of IP; 0: no IP */
     u8 protocol;      /* behind IP's headers */
-    u8 flags;         /* of TCP, as in its header's 14th byte */
-    u8 fragment;      /* it is a fragment */
-    u8 tags;          /* of VLANs, that were looked behind, one that the device has taken off included */
+    u8 flags;         /* 14th byte of the TCP header */
+    u8 fragment;      /* 1: the packet is a fragment */
+    u8 tags;          /* number of VLAN tags parsed, including one that the device has removed */
     u8 problem;
 };
 
@@ -54,7 +55,7 @@ struct packet {
 #define MOST_EXTENSION_HEADERS 8
 #define MOST_TAGS 2
 #define MOST_HEADERS 0x3fff /* bytes */
-#define LEAST_AH 1          /* its length without any signature, in words of 4 bytes minus 2 */
+#define LEAST_AH 1          /* length of an AH without ICV, in words of 4 bytes minus 2 */
 #define IPPROTO_HOPOPTS 0
 #define IPPROTO_ROUTING 43
 #define IPPROTO_FRAGMENT 44
@@ -82,7 +83,7 @@ struct udp_ports {
     u16 checksum;
 };
 
-/* Copy from the frame at the context's data; 0, or something else where it is shorter. Paged data is reached too. */
+/* Copy `size` bytes of the frame, paged data included. Return 0, another value if the frame is too short. */
 static __always_inline int load_skb(struct __sk_buff *ctx, u32 offset, void *to, u32 size)
 {
     return bpf_skb_load_bytes(ctx, offset, to, size);
@@ -93,13 +94,13 @@ static __always_inline u32 load_skb_length(struct __sk_buff *ctx)
     return ctx->len;
 }
 
-/* By direct access, since bpf_xdp_load_bytes() is younger than the oldest kernel of the lab (5.18). */
+/* load_skb() for XDP. By direct access: bpf_xdp_load_bytes() exists since Linux 5.18, and the lab supports 5.10. */
 static __always_inline int load_xdp(struct xdp_md *ctx, u32 offset, void *to, u32 size)
 {
     void *data = (void *)(long)ctx->data;
     void *end = (void *)(long)ctx->data_end;
 
-    if (offset > MOST_HEADERS) /* no bound, no access: the verifier wants to know one */
+    if (offset > MOST_HEADERS) /* the verifier requires a bound */
         return -1;
     data += offset;
     if (data + size > end)
@@ -123,7 +124,7 @@ static __always_inline bool is_vlan(u16 ethertype)
     return ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD;
 }
 
-/* Also for a tag that the device has taken off, which is the outermost and comes before `parse_frame`. */
+/* Add a VLAN tag. A tag that the device has removed is the outermost: add it before parse_frame(). */
 static __always_inline void add_tag(struct packet *packet, u16 tci)
 {
     u16 id = tci & 0xfff;
@@ -135,13 +136,13 @@ static __always_inline void add_tag(struct packet *packet, u16 tci)
     packet->tags++;
 }
 
-/* Only of such a frame a length of zero means another thing than it says: iph_totlen() and RFC 2675. */
+/* Return true if the frame is too long for IP's 16-bit length, which is then 0 (iph_totlen(), RFC 2675). */
 static __always_inline bool is_giant(void *ctx)
 {
     return FRAME_LENGTH(ctx) > 0xffff;
 }
 
-/* Copies from behind the IP header, and refuses what is no part of the packet: a short frame is padded to 60 bytes. */
+/* Copy `size` bytes behind the IP headers. Fails beyond the packet's end: short frames are padded to 60 bytes. */
 static __always_inline int load_transport(void *ctx, const struct packet *packet, void *to, u32 size)
 {
     if (packet->ip_length && packet->transport_at + size > packet->ip_at + packet->ip_length)
@@ -263,7 +264,7 @@ static __always_inline u8 parse_ipv6(void *ctx, struct packet *packet)
     return TOO_MANY_HEADERS;
 }
 
-/* For what begins with the IP header, at `ip_at`, and has `ethertype` set. */
+/* Parse from the IP header on. The caller has set `ip_at` and `ethertype`. */
 static __always_inline void parse_network(void *ctx, struct packet *packet)
 {
     packet->problem = packet->ethertype == ETH_P_IP     ? parse_ipv4(ctx, packet)
@@ -271,7 +272,7 @@ static __always_inline void parse_network(void *ctx, struct packet *packet)
                                                         : NOT_IP;
 }
 
-/* For what begins with the Ethernet header. `packet` is all zero but for a tag that the device has taken off. */
+/* Parse from the Ethernet header on. `packet` is all zero except for a tag that the device has removed. */
 static __always_inline void parse_frame(void *ctx, struct packet *packet)
 {
     struct ethhdr ethernet;

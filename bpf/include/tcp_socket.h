@@ -1,4 +1,4 @@
-/* TCP sockets: their states, and who talks to whom. */
+/* TCP sockets: their states, endpoints, lock and network namespace. */
 #pragma once
 
 #include "include/address.h"
@@ -11,7 +11,7 @@
 #define AF_INET 2
 #define AF_INET6 10
 
-/* As in include/net/tcp_states.h; the names that Python shows are in lab/tcp.py. */
+/* As in include/net/tcp_states.h. The names that the tools print are in lab/tcp.py. */
 enum tcp_state {
     TCP_ESTABLISHED = 1,
     TCP_SYN_SENT,
@@ -34,8 +34,9 @@ struct endpoints {
     u16 rport; /* host order */
 };
 
-/* The beginning of a socket of any kind, full ones, minisocks and request sockets: a copy up to the last member that is read, which
- * costs less than a copy for each member, or where the verifier knows its type, or can be told, the socket itself. */
+/* struct sock_common, the beginning of full sockets, minisocks and request sockets.
+ * - `copied`: `bytes` holds a copy up to the last member that is read. One copy costs less than one for each member.
+ * - Otherwise `sk` is the socket. The verifier knows its type, or rdonly_cast() has set it. */
 struct common {
     const void *sk;
     bool copied;
@@ -51,6 +52,7 @@ struct common {
             TYPED_READ(to, (common)->sk, offset, size, type);                                                          \
     })
 
+/* For a socket whose type the verifier does not know. */
 static inline void copy_common(struct common *common, const void *sk)
 {
 #if LOADS
@@ -58,10 +60,11 @@ static inline void copy_common(struct common *common, const void *sk)
     common->copied = false;
 #else
     bpf_probe_read_kernel(common->bytes, sizeof(common->bytes), sk);
-    common->copied = true; /* behind the call, which could change it for all that the compiler knows */
+    common->copied = true; /* after the call: the compiler must assume that the call changes it */
 #endif
 }
 
+/* For a socket whose type the verifier knows. */
 static inline void see_common(struct common *common, const void *sk)
 {
 #if TYPED
@@ -98,8 +101,8 @@ static inline void read_endpoints(struct endpoints *to, const struct common *com
     }
 }
 
-/* A full socket's. Either side's port may still be zero: the local one before connect() has bound it, the remote one of a
- * passive child before inet_csk_clone_lock() has copied it. */
+/* The endpoints of a full socket. Ports can be 0: the local one until connect() binds it, the remote one of a passive
+ * child until inet_csk_clone_lock() copies it. */
 static inline void read_socket_endpoints(struct endpoints *to, const void *tcp)
 {
     struct common common;
@@ -110,12 +113,13 @@ static inline void read_socket_endpoints(struct endpoints *to, const void *tcp)
     else
         see_common(&common, tcp);
     read_endpoints(to, &common);
-    /* Not skc_num: inet_put_port() has cleared that when a socket arrives in CLOSE. */
+    /* Not skc_num: inet_put_port() clears it before the socket enters CLOSE. */
     READ(&port, tcp, FIELD(inet_sock, inet_sport));
     to->lport = bpf_ntohs(port);
 }
 
-/* TCP_CLOSE from FIN_WAIT2 or CLOSING is mostly no end but the hand-over of tcp_time_wait(). */
+/* Return the connection's state after a change of its socket. TCP_CLOSE from FIN_WAIT2 or CLOSING mostly means that
+ * tcp_time_wait() has handed the connection over to a minisock. */
 static inline u8 state_after(const void *tcp, u8 oldstate, u8 newstate)
 {
     int error = 0, linger2 = 0;
@@ -124,32 +128,32 @@ static inline u8 state_after(const void *tcp, u8 oldstate, u8 newstate)
     if (newstate != TCP_CLOSE || (oldstate != TCP_FIN_WAIT2 && oldstate != TCP_CLOSING))
         return newstate;
     READ(&error, tcp, FIELD(sock, sk_err));
-    if (error) /* tcp_reset() and tcp_abort() set it before tcp_done() */
+    if (error) /* set by tcp_reset() and tcp_abort() before tcp_done() */
         return TCP_CLOSE;
     READ(&flags, tcp, FIELD(sock_common, skc_flags));
-    if (has_flag(flags, ENUM(sock_flags, SOCK_DONE))) /* tcp_fin() has seen the peer's FIN */
+    if (has_flag(flags, ENUM(sock_flags, SOCK_DONE))) /* set by tcp_fin(): the peer's FIN has arrived */
         return TCP_TIME_WAIT;
-    /* Only an orphan is handed over before the peer's FIN: close() with unread data or SO_LINGER 0 resets instead. */
+    /* Before the peer's FIN only an orphan gets a minisock: close() with unread data or SO_LINGER 0 sends a RST. */
     if (!has_flag(flags, ENUM(sock_flags, SOCK_DEAD)))
         return TCP_CLOSE;
     READ(&linger2, tcp, FIELD(tcp_sock, linger2));
-    if (linger2 < 0) /* TCP_LINGER2 below zero asks for no FIN_WAIT2 at all */
+    if (linger2 < 0) /* TCP_LINGER2 below 0: no FIN_WAIT2 */
         return TCP_CLOSE;
     return TCP_FIN_WAIT2;
 }
 
-/* On leaving SYN_RECV: from SYN-ACK to ACK as the kernel has measured it, 0 when it has not. */
+/* Return the kernel's time from SYN-ACK to ACK, 0 if it has measured none. For a socket that leaves SYN_RECV. */
 static inline u32 handshake_rtt_us(const void *tcp)
 {
     u32 retransmits = 0, srtt_us = 0;
 
-    /* tcp_check_req() has made the first sample; a retransmitted SYN-ACK makes it ambiguous. */
+    /* tcp_check_req() takes the first sample. After a retransmitted SYN-ACK it is ambiguous. */
     READ(&retransmits, tcp, FIELD(tcp_sock, total_retrans));
     READ(&srtt_us, tcp, FIELD(tcp_sock, srtt_us));
     return retransmits ? 0 : srtt_us >> 3;
 }
 
-/* SCTP and MPTCP come to some of the same tracepoints, and so do sockets that are none of IP's. */
+/* Return true for a TCP socket. SCTP, MPTCP and sockets of other families reach some of the same tracepoints. */
 static inline bool is_tcp(const void *sk)
 {
     u16 family = 0, protocol = 0;
@@ -161,8 +165,8 @@ static inline bool is_tcp(const void *sk)
     return protocol == IPPROTO_TCP;
 }
 
-/* A full socket of TCP as what it is, which the verifier wants to be told before members of tcp_sock and inet_sock are loaded. NULL: it is
- * none. */
+/* Return a full TCP socket with the type tcp_sock, NULL for any other socket. The verifier requires the type for loads
+ * of members of tcp_sock and inet_sock. */
 static inline const void *tcp_of(const void *sk)
 {
     if (!is_tcp(sk))
@@ -184,12 +188,22 @@ static inline bool is_watched_tcp(const void *sk)
     return is_watched(netns_of(net));
 }
 
-/* lock_sock() marks the socket while a thread works on it. Softirq code touches it only when that mark is not set, so with the mark the
- * current task is the owner at work and without it any bystander. */
-static inline bool is_held(const void *sk)
+/* Return true if a thread holds the socket's lock (lock_sock()). Softirq code works only on sockets that are not held.
+ * If the socket is held, the current task is therefore the thread that works on it. If not, it can be any task.
+ * `typed`: the verifier knows the type of `sk`. */
+static inline bool is_lock_held(const void *sk, bool typed)
 {
     int owned = 0;
 
-    READ(&owned, sk, FIELD(sock, sk_lock, owned));
+    if (typed)
+        typed_read(&owned, sk, FIELD(sock, sk_lock, owned));
+    else
+        kernel_read(&owned, sk, FIELD(sock, sk_lock, owned));
     return owned;
+}
+
+/* is_lock_held() for a socket that READ can read. */
+static inline bool is_held(const void *sk)
+{
+    return is_lock_held(sk, !READS_COPIES);
 }

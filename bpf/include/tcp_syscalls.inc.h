@@ -1,7 +1,9 @@
-/* System calls on TCP sockets: which socket a file descriptor stands for, and where calls are entered and left.
+/* System calls on TCP sockets: the programs at their entry and return, and the socket of a file descriptor.
  *
- * The file that includes this one defines SYSTEM_CALLS(each): each(name, kind) for every call that is observed, AT(name), a number
- * for the call itself, and what is done: enters() and returns().
+ * The file that includes this one defines
+ * - before the #include SYSTEM_CALLS(each), which is each(name, kind) for every observed call,
+ * - before the #include AT(name), a number for the call,
+ * - enters() and returns(), which handle the entry and the return.
  */
 #pragma once
 
@@ -14,7 +16,7 @@
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
 
-/* The current task, and how members of it are read: a type that the verifier knows it has since Linux 5.11. */
+/* The current task, and the macro that reads its members. The verifier knows its type since Linux 5.11. */
 #if TYPED && ENUM(bpf_func_id, BPF_FUNC_get_current_task_btf)
 #define current_task() ((const void *)bpf_get_current_task_btf())
 #define task_read typed_read
@@ -23,8 +25,8 @@
 #define task_read kernel_read
 #endif
 
-/* The TCP socket behind a file descriptor of the current process, and the beginning of it; NULL for any other file: those end here as
- * soon as can be, since every read() and write() on the machine comes this way. */
+/* Return the TCP socket of a file descriptor of the current process and fill `common`. NULL for any other file, as
+ * early as possible: every read() and write() on the machine gets here. */
 static inline const void *socket_of(u32 fd, struct common *common)
 {
     const void *files = NULL, *table = NULL, *descriptors = NULL, *file = NULL, *inode = NULL, *socket = NULL,
@@ -57,7 +59,7 @@ static inline const void *socket_of(u32 fd, struct common *common)
     return protocol == IPPROTO_TCP && is_watched(netns) ? sk : NULL;
 }
 
-/* A 32-bit program's calls have other numbers: they are not looked at. */
+/* Return false for a system call of a 32-bit program. Its calls have other numbers and are not observed. */
 static inline bool is_64_bit(void)
 {
 #if MACHINE_aarch64
@@ -73,7 +75,7 @@ static inline bool is_64_bit(void)
 #endif
 }
 
-/* The first argument of a system call, in the registers of the process as the kernel keeps them meanwhile. */
+/* Return the first argument of a system call. `registers` is the struct pt_regs of the calling thread. */
 static inline u64 first_argument(const void *registers)
 {
     u64 argument = 0;
@@ -86,7 +88,8 @@ static inline u64 first_argument(const void *registers)
     return argument;
 }
 
-/* A call with the first argument `fd` is entered by the current thread; some call, observed or not, is left. */
+/* enters(): the current thread enters an observed call whose first argument is `fd`.
+ * returns(): the current thread leaves a call, observed or not. */
 static inline int enters(u32 fd, u8 kind, u8 point);
 static inline int returns(s64 result);
 
@@ -110,10 +113,10 @@ static inline bool observes(u64 number, u8 *its_kind, u8 *its_point)
     return true;
 }
 
-/* Every system call on the machine comes this way, and none is made in an interrupt. */
+/* Every system call on the machine gets here, and none is made in an interrupt. */
 #if PLAIN_TRACEPOINTS
 
-/* The event is a struct trace_event_raw_sys_enter, trace_event_raw_sys_exit. */
+/* `ctx` is a struct trace_event_raw_sys_enter or trace_event_raw_sys_exit. */
 ON_TRACEPOINT(sys_enter)
 {
     u8 kind, point;
@@ -128,8 +131,8 @@ ON_TRACEPOINT(sys_exit)
 
 #else
 
-/* Programs at plain tracepoints the kernel leaves out, one by one, while another of the kind or somebody's call on a map is under way
- * on the CPU (bpf_prog_active); these it never does. */
+/* Not perf tracepoints: the kernel withholds their programs while another one of this kind, or a map operation of a
+ * process, is in progress on the CPU (bpf_prog_active). It never withholds these. */
 ON_TP_BTF_UNAUDITED(sys_enter)
 {
     u8 kind, point;

@@ -1,15 +1,19 @@
-/* For points that only threads come to, and no interrupt: system calls, and what is done for them.
+/* Chooses the kind of program for points that only threads reach: system calls, and the work done for them.
  *
- * Since Linux 7 a thread can be preempted in a program at a raw tracepoint, as it long could by fentry. While it waits, the program is
- * left out, on this CPU, of whatever other threads do, and a second program soon is as well. With plain tracepoints nobody is preempted
- * in a program: there these points are observed by those. The price is paid beside kprobes, which the kernel leaves out of a softirq that
- * interrupts such a program (bpf_prog_active): of a thousand short connections 12 events, and not 2,100 as by preemption.
+ * Since Linux 7 a thread can be preempted in a program at a raw tracepoint, as it always could by fentry. Until it
+ * resumes, the kernel withholds the program from all other threads on that CPU. A second program (second_run.h) does
+ * not help, since threads are preempted in it as well. No thread is preempted in a program at a perf tracepoint, so
+ * Linux 7 uses those.
+ *
+ * The price: the kernel withholds kprobes from a softirq that interrupts a program at a perf tracepoint
+ * (bpf_prog_active). In 1,000 short connections this withheld 12 events. Preemption withheld 2,100.
  */
 #pragma once
 
 #include "include/kernel_read.h"
 
-/* Since then, tracepoints have a grace period of their own: FIELD(tp_transition_snapshot, srcu_gp). */
+/* Linux 7 is recognised by the grace period that tracepoints have of their own there. The loader looks up this member
+ * because the text mentions it: FIELD(tp_transition_snapshot, srcu_gp). */
 #if defined(OFFSET__tp_transition_snapshot__srcu_gp)
 #define PLAIN_TRACEPOINTS 1
 #else

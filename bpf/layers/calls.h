@@ -1,4 +1,4 @@
-/* The system calls by which data comes and goes, as the probe `layers` tells them, and whether a reader slept before it got some. */
+/* The system calls that the probe `layers` observes: writes, reads, and the calls in which a reader waits for data. */
 #pragma once
 
 /* clang-format off */
@@ -27,7 +27,7 @@
 #endif
 /* clang-format on */
 
-#define WAITS 255 /* no point on the way: a call in which a reader may sleep until it is told of data */
+#define WAITS 255 /* not a stage: a call in which a reader can sleep until there is data */
 
 #define AT(name) 0
 
@@ -36,15 +36,16 @@
 
 #define LONGEST_CALL 0x7ffff000 /* MAX_RW_COUNT */
 
-/* What a thread is at: a call on a socket (`skaddr`), a wait for one (`waits`), or nothing of interest. `told_ns` is when it last came
- * out of such a wait in which it had slept. The ends are noted at the entry: another thread may close the socket meanwhile. */
+/* The call of a thread in progress: a call on a socket (`skaddr`), a wait (`waits`), or none.
+ * - `told_ns`: return of the thread's last wait in which it slept.
+ * - `ends` is filled at the entry, since another thread can close the socket during the call. */
 struct call {
     u64 enter_ns;
     u64 skaddr;
     u64 awake_ns;
     u64 told_ns;
     u64 sleeps;
-    u32 ends[10]; /* struct endpoints: of a map's values BCC knows no inner structs */
+    u32 ends[10]; /* a struct endpoints: BCC does not support nested structs in the values of maps */
     u32 seq;
     u8 at;
     u8 waits;
@@ -53,11 +54,11 @@ struct call {
 
 _Static_assert(sizeof(((struct call *)0)->ends) == sizeof(struct endpoints), "the ends of a socket do not fit");
 
-/* By thread, which keeps its entry from call to call: that costs less than making one for each. The loader empties maps of this
- * name when the programs are detached. */
+/* By thread. The entry stays from call to call, which costs less than a new one for each. The loader empties this map
+ * when it detaches the programs. */
 BPF_TABLE("lru_hash", u64, struct call, under_way, 65536);
 
-/* How far the application has written, or read. */
+/* Return the sequence number up to which the application has written or read. */
 static inline u32 stream_position(const void *sk, u8 at)
 {
     u32 seq = 0;
@@ -69,7 +70,7 @@ static inline u32 stream_position(const void *sk, u8 at)
     return seq;
 }
 
-/* In host order. A RST has cleared skc_num, and what had come before can still be read: then the port is where it was bound. */
+/* Return the local port in host order. A RST clears skc_num while data can still be read; inet_sport keeps the port. */
 static inline u16 local_port(const void *sk, const struct common *common)
 {
     u16 port = 0;
@@ -81,7 +82,7 @@ static inline u16 local_port(const void *sk, const struct common *common)
     return bpf_ntohs(port);
 }
 
-/* How often the current task has given up its processor to wait for something. */
+/* Return the number of voluntary context switches of the current task. */
 static inline u64 sleeps_so_far(void)
 {
     unsigned long count = 0;
@@ -129,14 +130,14 @@ static inline int enters(u32 fd, u8 kind, u8 point)
     return 0;
 }
 
-/* The file may have been closed meanwhile by another thread, and what is at the socket's address be another one: then it has not got
- * so much further. */
+/* Report a call that moved data. Another thread can have closed the socket during the call, and the address can belong
+ * to another socket. A difference of sequence numbers that no call can have moved is therefore not reported. */
 static inline void report_call(const struct call *call, s64 result)
 {
     u32 length = stream_position((const void *)call->skaddr, call->at) - call->seq;
     struct point *point;
 
-    if (call->at == POINT_READ && length == result + 1) /* with the last data the peer's FIN, which has a number too */
+    if (call->at == POINT_READ && length == result + 1) /* the peer's FIN has a sequence number too */
         length = result;
     if (!length || length > LONGEST_CALL)
         return;
@@ -175,7 +176,7 @@ static inline int returns(s64 result)
     return 0;
 }
 
-/* The reader runs, and takes what has come: in its own system call, never in an interrupt. */
+/* The reader copies data. Runs in its system call, never in an interrupt. */
 #if PLAIN_TRACEPOINTS
 ON_TRACEPOINT(skb_copy_datagram_iovec)
 #else

@@ -1,32 +1,32 @@
-/* One point on the way of TCP's data from the write() of one application to the read() of the other, as the probe `layers` tells it. */
+/* The event of the probe `layers`: TCP data at one stage between one application's write() and the other's read(). */
 #pragma once
 
 #include "include/tcp_socket.h"
 #include "include/lost.h"
 
-/* Where, in the order of the way (lab/probes/layers/stages.py has the same). */
+/* The stages, in the order of the data's way. lab/probes/layers/stages.py has the same list. */
 enum layer_point {
-    POINT_WRITE,      /* the application hands data over: a system call, told when it returns */
-    POINT_TC_OUT,     /* TC egress: TCP and IP are done with the segment, the queueing discipline gets it */
-    POINT_DEVICE_OUT, /* the driver gets it */
-    POINT_DEVICE_IN,  /* the network stack gets it from the driver; generic XDP comes next */
+    POINT_WRITE,      /* a system call takes data from the application; reported when it returns */
+    POINT_TC_OUT,     /* TC egress: after TCP and IP, before the queueing discipline */
+    POINT_DEVICE_OUT, /* the driver gets the segment */
+    POINT_DEVICE_IN,  /* the network stack gets it from the driver; before generic XDP */
     POINT_TC_IN,      /* TC ingress */
-    POINT_TCP_IN,     /* TCP gets it from IP */
-    POINT_READY,      /* the socket tells its reader that there is data */
-    POINT_READ,       /* data is returned to the application: a system call, told when it returns */
+    POINT_TCP_IN,     /* TCP gets the segment from IP */
+    POINT_READY,      /* the socket announces data to its reader (sk_data_ready) */
+    POINT_READ,       /* a system call returns data to the application; reported when it returns */
 };
 
 struct point {
     u64 time_ns;
-    u64 enter_ns; /* of a system call: when it was entered */
-    u64 awake_ns; /* of a read: when its reader began to copy after it had slept for the last time; 0: it never slept */
-    u64 told_ns;  /* of a read: when its reader last came out of a poll or the like in which it had slept; 0: never */
-    u8 saddr[16]; /* of who sends the data; network order, IPv4 as ::ffff:a.b.c.d */
+    u64 enter_ns; /* of a system call: its entry */
+    u64 awake_ns; /* of a read: first copy after the reader's last sleep; 0: it did not sleep */
+    u64 told_ns;  /* of a read: return of the last poll or similar call in which the reader slept; 0: none */
+    u8 saddr[16]; /* of the data's sender; network order, IPv4 as ::ffff:a.b.c.d */
     u8 daddr[16];
-    u32 netns;  /* inode number of the network namespace in which this is */
-    u32 seq;    /* of the data's first byte; at READY of the first that is not there yet */
+    u32 netns;  /* inode number of the network namespace */
+    u32 seq;    /* of the first byte of data; at READY that of the next byte to arrive */
     u32 length; /* bytes of data */
-    u32 tsval;  /* TCP's timestamp (RFC 7323), by which a segment is told from its retransmission; 0: none */
+    u32 tsval;  /* TCP timestamp (RFC 7323), distinguishes a segment from its retransmission; 0: none */
     u16 sport;
     u16 dport;
     u8 at;
@@ -34,7 +34,7 @@ struct point {
     u16 unused;
 };
 
-/* As large as that of `analyse`: the points of 20,000 requests a second are 30 MB a second, and a reader can be kept waiting. */
+/* In pages. 20,000 requests a second make 30 MB of points a second, and the reader can be delayed. */
 BPF_RINGBUF_OUTPUT(events, 16384);
 
 #ifndef PORT
@@ -46,7 +46,7 @@ static inline bool has_port(u16 sport, u16 dport)
     return sport == PORT || dport == PORT;
 }
 
-/* Tells whether a socket has the port: most end here. */
+/* Return true if the socket has the port. Most sockets do not. */
 static inline bool is_observed(const struct common *common)
 {
     u16 lport = 0, rport = 0;
@@ -56,8 +56,8 @@ static inline bool is_observed(const struct common *common)
     return has_port(lport, bpf_ntohs(rport));
 }
 
-/* The clock is read when the record has its place in the ring: whoever reads the ring up to its end at a time has every point
- * that was stamped before. */
+/* Reserve a point in the ring and stamp it; NULL if the ring is full. The clock is read after the reservation: a reader
+ * that reads to the ring's end at time t gets every point with a stamp before t. */
 static inline struct point *new_point(u8 at)
 {
     struct point *point = events.ringbuf_reserve(sizeof(struct point));
@@ -72,7 +72,7 @@ static inline struct point *new_point(u8 at)
     return point;
 }
 
-/* `sends`: the data goes from the socket's own end to the other. */
+/* `sends`: the data goes from the local end to the remote one. */
 static inline void fill_ends(struct point *point, const struct endpoints *ends, bool sends)
 {
     __builtin_memcpy(point->saddr, sends ? &ends->laddr : &ends->raddr, sizeof(point->saddr));

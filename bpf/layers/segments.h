@@ -1,13 +1,14 @@
-/* The segments on their way through both hosts' stacks, as the probe `layers` tells them. */
+/* The programs of the probe `layers` for segments: the stages TC_OUT to TCP_IN. */
 #pragma once
 
 #include "include/second_run.h"
 #include "layers/event.h"
+#define LOAD load_skb
 #include "include/packet_parser.inc.h"
 
-#define NOP_NOP_TIMESTAMP 0x0101080a /* what tcp_options_write() begins the options of an established connection with */
+#define NOP_NOP_TIMESTAMP 0x0101080a /* tcp_options_write(): first options of an established connection */
 
-/* What TCP's header says, with `length` bytes of data behind it; `netns` is where the segment is. */
+/* Report a segment with `length` bytes of data in the network namespace `netns`. */
 static inline void report_segment(u8 at, const struct packet *packet, u32 length, u32 tsval, u32 netns)
 {
     struct point *point;
@@ -39,7 +40,7 @@ static inline u32 tsval_of(const struct timestamp *option)
     return option->head == bpf_htonl(NOP_NOP_TIMESTAMP) ? bpf_ntohl(option->tsval) : 0;
 }
 
-/* At the hooks of TC and cgroup_skb, whose context is the packet itself; `netns` is where it is, 0: that of its device. */
+/* Report a packet at TC or cgroup_skb, where it is the context. `netns` 0: the namespace of the packet's device. */
 static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct packet *packet, u32 netns)
 {
     struct timestamp option = {};
@@ -75,7 +76,7 @@ ON_TC(ingress)
     return at_tc(ctx, POINT_TC_IN);
 }
 
-/* Runs inside tcp_v4_rcv() and tcp_v6_rcv(), when they have found the socket. */
+/* Runs in tcp_v4_rcv() and tcp_v6_rcv(), after they have found the socket. */
 ON_CGROUP_SKB(ingress)
 {
     struct packet packet = {.ethertype = bpf_ntohs(ctx->protocol)};
@@ -96,7 +97,7 @@ ON_CGROUP_SKB(ingress)
     return 1;
 }
 
-/* Where IP's header and TCP's are in a packet, as far as they are looked at, when nothing is between them. */
+/* The headers that report_skb() reads, in a packet with no header between IP and TCP. */
 struct ipv4_headers {
     struct iphdr ip;
     struct tcphdr tcp;
@@ -109,9 +110,8 @@ struct ipv6_headers {
     struct timestamp option;
 };
 
-/* At a tracepoint, by what the packet's own memory says; its headers are not in pages, as the kernel sees to (eth_type_trans(),
- * ip_output()). They are copied together: what is behind the packet's end does no harm. A packet with IPv6 extension headers is passed
- * over. */
+/* Report a packet at a tracepoint. Its headers are in the skb's linear data (eth_type_trans(), ip_output()). They are
+ * copied together. Bytes beyond the packet's end are harmless. Packets with IPv6 extension headers are ignored. */
 static inline int report_skb(const void *skb, u8 at)
 {
     struct packet packet = {};
@@ -125,7 +125,7 @@ static inline int report_skb(const void *skb, u8 at)
         return 0;
     typed_read(&protocol, skb, FIELD(sk_buff, protocol));
     typed_read(&data, skb, FIELD(sk_buff, data));
-    if (at == POINT_DEVICE_IN) { /* what comes in begins with the network header, which is not noted yet */
+    if (at == POINT_DEVICE_IN) { /* the data begins with the network header, whose offset is not set yet */
         ip_header = data;
     } else {
         typed_read(&head, skb, FIELD(sk_buff, head));
@@ -169,7 +169,7 @@ static inline int report_skb(const void *skb, u8 at)
     packet.seq = bpf_ntohl(tcp.seq);
     packet.flags = ((u8 *)&tcp)[13];
     length = packet.ip_length;
-    if (!length) { /* longer than its header can say */
+    if (!length) { /* too long for the field in the IP header */
         typed_read(&length, skb, FIELD(sk_buff, len));
         length -= ip_header - data;
     }
@@ -178,14 +178,14 @@ static inline int report_skb(const void *skb, u8 at)
     return 0;
 }
 
-/* With softirqs off, so that nothing can interrupt it that comes here too. */
+/* Runs with softirqs disabled: nothing that interrupts it reaches this tracepoint. */
 ON_TP_BTF(net_dev_start_xmit)
 {
     runs.increment(EVENT(net_dev_start_xmit));
     return report_skb((const void *)ctx->args[0], POINT_DEVICE_OUT);
 }
 
-/* In softirq, or with softirqs off. */
+/* Runs in softirq, or with softirqs disabled. */
 ON_TP_BTF(netif_receive_skb)
 {
     runs.increment(EVENT(netif_receive_skb));

@@ -1,18 +1,18 @@
-/* The smoothed RTT, and the single sample that has changed it. */
+/* The kernel's RTT estimate, and the sample that explains its change. */
 #pragma once
 
 #include <linux/types.h>
 
-/* RFC 6298 (2.3) as the kernel does it. */
+/* The state of tcp_rtt_estimator(): RFC 6298 (2.3). */
 struct estimate {
     u32 srtt_us;   /* times 8 */
     u32 mdev_us;   /* mean deviation, times 4 */
-    u32 delivered; /* segments that the peer is known to have */
+    u32 delivered; /* segments that the peer has acknowledged */
 };
 
 enum outcome { NO_SAMPLE, SAMPLE, UNCLEAR };
 
-/* What tcp_rtt_estimator() makes of the mean deviation when a sample differs from the average by `error_us`. */
+/* Return the mean deviation after tcp_rtt_estimator() adds a sample that differs from the average by `error_us`. */
 static inline u32 mdev_after(u32 mdev_us, s64 error_us)
 {
     s64 change = (error_us < 0 ? -error_us : error_us) - (mdev_us >> 2);
@@ -22,8 +22,8 @@ static inline u32 mdev_after(u32 mdev_us, s64 error_us)
     return mdev_us + change;
 }
 
-/* Finds the one sample that has turned `before` into `now`. srtt_us grows by the sample less an eighth of itself, which tells the
- * sample exactly. The deviation must have changed as that same sample changes it: with two samples, or none, it has not. */
+/* Find the one sample that changed `before` to `now`. srtt_us grows by the sample minus an eighth of srtt_us, which
+ * gives the sample exactly. If mdev_us has not changed as that sample changes it, there were two samples or none. */
 static inline enum outcome rtt_sample(const struct estimate *before, const struct estimate *now, u32 *rtt_us)
 {
     bool same = now->srtt_us == before->srtt_us && now->mdev_us == before->mdev_us;
@@ -36,7 +36,7 @@ static inline enum outcome rtt_sample(const struct estimate *before, const struc
     if (before->srtt_us) {
         sample_us = error_us + (before->srtt_us >> 3);
         mdev_us = mdev_after(before->mdev_us, error_us);
-    } else { /* the first sample of all is the average, half of it the deviation */
+    } else { /* the first sample sets the average to itself and the deviation to half of it */
         sample_us = now->srtt_us >> 3;
         mdev_us = sample_us << 1;
     }
@@ -44,5 +44,5 @@ static inline enum outcome rtt_sample(const struct estimate *before, const struc
         *rtt_us = sample_us;
         return SAMPLE;
     }
-    return same ? NO_SAMPLE : UNCLEAR; /* retransmitted segments are acknowledged without a sample */
+    return same ? NO_SAMPLE : UNCLEAR; /* the kernel takes no sample from acknowledgements of retransmitted segments */
 }

@@ -1,1 +1,1 @@
-"""What the lab's own parts can do on this machine: measured, shown, never asserted."""
+"""Benchmarks of the lab and its peers on this machine. Figures are measured and shown, never asserted."""

@@ -1,4 +1,4 @@
-"""What every chapter of the bench is given: how thoroughly to measure, and which tools can run here."""
+"""Context of the bench's chapters: how thoroughly to measure, and which tools can run here."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,36 +10,36 @@ from lab.results.measurement import Measurement
 
 @dataclass(frozen=True)
 class Bench:
-    """How thoroughly to measure, and whom to tell what is going on."""
+    """How thoroughly to measure. `step` reports progress."""
 
     quick: bool
     step: Callable[[str], None]
 
     def times(self, thoroughly: int, quickly: int) -> int:
-        """Return a number of repetitions, connections or the like."""
+        """Return `quickly` in a quick run, else `thoroughly`: a number of repetitions or connections."""
         return quickly if self.quick else thoroughly
 
 
 def explained(row: Measurement, why: str) -> Measurement:
-    """Say of a row that misses its goal by how much it does, and why."""
+    """Return the row. If it misses its goal, its note states by how much, and why."""
     if row.met is not False or row.goal is None:
         return row
     by = f"{row.median / row.goal.value:.2f} times the goal" if row.goal.value else f"{row.median:.2g} and not 0"
     return replace(row, note=f"{by}: {why}")
 
 
-def able(*kinds: str) -> list[Tool]:
-    """Tools of these kinds that can run here."""
+def runnable(*kinds: str) -> list[Tool]:
+    """Return the tools of these kinds that can run here."""
     return [tool for tool in tools.of(*kinds) if not tools.refusal(tool)]
 
 
-def seeing_frames(*kinds: str) -> list[Tool]:
-    """Those of them that see whole frames: who counts what applications send and read is not asked for packets."""
-    return [tool for tool in able(*kinds) if tool.at == tools.FRAMES]
+def frame_tools(*kinds: str) -> list[Tool]:
+    """Return the runnable tools of these kinds that see frames, not calls of applications."""
+    return [tool for tool in runnable(*kinds) if tool.at == tools.FRAMES]
 
 
 def refused(figure: str, quantity: str, unit: str, *kinds: str) -> Iterator[Measurement]:
-    """Yield a row for each tool of these kinds that cannot run here, with its own reason."""
+    """Yield a row with the reason for each tool of these kinds that cannot run here."""
     for tool in tools.of(*kinds):
         if why := tools.refusal(tool):
             yield Measurement(figure, tool.name, quantity, unit, refused=why)

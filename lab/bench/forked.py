@@ -1,4 +1,4 @@
-"""Parts of the bench that need a process of their own: forked off, with what they measure in hand."""
+"""Forked processes for the bench: each inherits the sockets and programs that it measures."""
 
 import multiprocessing
 import signal
@@ -13,23 +13,24 @@ _FORK = multiprocessing.get_context("fork")
 
 
 def pipe() -> tuple[Connection, Connection]:
-    """Return both ends of a pipe for a forked process to talk through."""
+    """Return both ends of a pipe between this process and a forked one."""
     return _FORK.Pipe()
 
 
 def forked(function: Callable[..., object], *arguments: object) -> BaseProcess:
-    """Call a function in a process that is started now, and that ends with this one.
+    """Start a process that calls a function. It is a daemon: multiprocessing terminates it when this process exits.
 
-    A terminal's Ctrl-C is left to the bench: whoever waits for a process that is gone would take that for a failure.
+    The process ignores SIGINT. Otherwise Ctrl-C in a terminal would end it first, and the bench would report that as a
+    failure.
     """
-    process = _FORK.Process(target=_deaf_to_interrupts, args=(function, *arguments), daemon=True)
-    # What Python's own modules do after a fork comes first, and an exception there is dropped: Ctrl-C would be lost.
+    process = _FORK.Process(target=_without_interrupts, args=(function, *arguments), daemon=True)
+    # Python runs the at-fork handlers first and drops their exceptions, including a KeyboardInterrupt.
     with defer_signals():
         process.start()
     return process
 
 
-def _deaf_to_interrupts(function: Callable[..., object], *arguments: Any) -> None:
+def _without_interrupts(function: Callable[..., object], *arguments: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     function(*arguments)

@@ -1,6 +1,6 @@
-"""A and B in turns: whatever else the machine does changes from one repetition to the next, and does so for all of them.
+"""Interleaved measurements: subjects alternate within each repetition, so other load on the machine affects them alike.
 
-What lives here: the order of turns, and ratios within a repetition. What does not: what is measured.
+What lives here: the order of the subjects, and ratios within a repetition. What does not: the measurements.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 def order(subjects: Sequence[Subject], repetitions: int) -> Iterator[Subject]:
-    """Yield every subject once a repetition; each repetition begins with another one, so that none always follows the same load."""
+    """Yield every subject once per repetition. Each repetition starts with the next subject."""
     for number in range(repetitions):
         first = number % len(subjects)
         yield from (*subjects[first:], *subjects[:first])
@@ -20,7 +20,7 @@ def order(subjects: Sequence[Subject], repetitions: int) -> Iterator[Subject]:
 def interleaved(
     subjects: Sequence[Subject], repetitions: int, measure: Callable[[Subject], Result]
 ) -> dict[Subject, list[Result]]:
-    """Measure every subject so many times, in turns; the results stand at the numbers of their repetitions."""
+    """Measure the subjects in interleaved order. Return each subject's results, indexed by repetition."""
     results: dict[Subject, list[Result]] = {subject: [] for subject in subjects}
     for subject in order(subjects, repetitions):
         results[subject].append(measure(subject))
@@ -28,5 +28,5 @@ def interleaved(
 
 
 def ratios(measured: Sequence[float], bare: Sequence[float]) -> list[float]:
-    """Divide each value by the one without, of the same repetition."""
-    return [with_ / without for with_, without in zip(measured, bare, strict=True)]
+    """Divide each measured value by the bare value of the same repetition."""
+    return [value / reference for value, reference in zip(measured, bare, strict=True)]

@@ -1,4 +1,7 @@
-"""Load from `lab-load` (wire/load.c), which can do what neither end in Python could: hundred thousand connections a second."""
+"""Load from `lab-load` (wire/load.c), and the network namespaces that carry it.
+
+The generator is in C because Python cannot open a hundred thousand connections per second.
+"""
 
 import subprocess
 import sys
@@ -19,17 +22,17 @@ from lab.linux.netns import create, inside, path_of, remove
 from lab.network.topology import Topology
 
 PORT = 20_997
-"""Nobody else's: peers see the whole machine, and their rows are told by this port."""
+"""Port of the load. No other traffic uses it: it identifies the load's rows of tools for the whole machine."""
 
 CHANGES_EACH = 10
-"""Changes of state of a connection that the client closes first, both ends together."""
+"""State changes of one connection, both sockets together, if the client closes first."""
 
 _LOOPBACK = "127.0.0.1"
 _places = count()
 
 
 class Load(NamedTuple):
-    """What was done: nanoseconds for all of it, those in which the client had a processor, and each connection's or request's."""
+    """Times of a load: total, CPU time of the client, and of each connection or request, in nanoseconds."""
 
     took_ns: int
     busy_ns: int
@@ -37,13 +40,13 @@ class Load(NamedTuple):
 
     @property
     def per_second(self) -> float:
-        """Connections or requests."""
+        """Rate of connections or requests."""
         return len(self.each_ns) * 1e9 / self.took_ns
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where load goes: from the client's namespace to an address that the server's has."""
+    """Ends of the load: the client's namespace, the server's namespace, and the server's address."""
 
     client: str
     server: str
@@ -55,11 +58,11 @@ class Place:
         return self._run("connections", number, 1, addresses)
 
     def requests(self, number: int, connections: int = 1, addresses: int = 1) -> Load:
-        """Send requests of 64 bytes, each over the next of so many connections, and wait for the reply."""
+        """Send requests of 64 bytes round-robin over `connections`. Each waits for its reply."""
         return self._run("requests", number, connections, addresses)
 
     def bulk(self, size: int) -> Load:
-        """Send bytes in one direction, as fast as they go."""
+        """Send `size` bytes in one direction, as fast as possible."""
         return self._run("bulk", size, 1, 1)
 
     def _run(self, *what: object) -> Load:
@@ -75,17 +78,17 @@ class Place:
         except FileNotFoundError:
             raise LabError(f"{program} is missing: run make setup") from None
         except subprocess.CalledProcessError as error:
-            raise LabError(f"the load ended early ({error.stderr.decode().strip()}): see what it says") from error
-        told = np.frombuffer(done.stdout, np.int64)
-        return Load(int(told[0]), int(told[1]), told[2:])
+            raise LabError(f"lab-load failed: {error.stderr.decode().strip()}") from error
+        times_ns = np.frombuffer(done.stdout, np.int64)
+        return Load(int(times_ns[0]), int(times_ns[1]), times_ns[2:])
 
 
 @contextmanager
 def loopback(address: str = _LOOPBACK) -> Iterator[Place]:
-    """Make a network namespace whose loopback carries the load: the least that a connection can cost, and nobody else's traffic.
+    """Create a network namespace whose loopback carries the load and no other traffic.
 
-    One a load: what a kernel still keeps of thousands of closed connections is not to be in the way of the next. Both ends of a
-    connection have the `address`, which the loopback is given if it is not its own.
+    Create one per load: the kernel keeps state of closed connections, which would slow down the next load. Both ends of
+    each connection have `address`. It is added to the loopback interface unless it is 127.0.0.1.
     """
     name = f"lab-{Instance.current().name}-load-{next(_places)}"
     with ExitStack() as undo:
@@ -96,7 +99,7 @@ def loopback(address: str = _LOOPBACK) -> Iterator[Place]:
 
 
 def across(net: Topology) -> Place:
-    """Return the place whose load goes from the client to the server of a network."""
+    """Return a place with the client and server of a network."""
     return Place(net.client.name, net.server.name, net.server.ipv4)
 
 

@@ -1,7 +1,7 @@
-"""The header tree that BCC's own tools compile against: the lab's, and the few kernel structs that they read members of.
+"""Header tree for compiling BCC's own tools: the lab's headers, and the kernel structs that the tools read.
 
-The structs hold these members and nothing else, each at the offset that the running kernel's BTF tells: with anybody else's kernel
-headers the tools would print wrong values, and be judged for them.
+The structs have only the members that the tools read, each at its offset in the running kernel's BTF. With headers of
+another kernel the tools would print wrong values.
 """
 
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ struct pt_regs { unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax,
 
 
 def write_tree(root: Path) -> dict[str, str]:
-    """Write the tree under `root`; returns the environment in which BCC's tools find it, and the user-space headers."""
+    """Write the tree under `root`. Return environment variables that point BCC's tools to it and user-space headers."""
     headers.write_tree(root)
     sockets = _SOCKETS.format(
         sock_common=_struct("sock_common", _SOCK_COMMON),
@@ -69,7 +69,7 @@ def write_tree(root: Path) -> dict[str, str]:
         tcp_sock=_struct("tcp_sock", _TCP_SOCK),
     )
     files = {"net/sock.h": sockets, "net/inet_sock.h": "#include <net/sock.h>\n", "uapi/linux/ptrace.h": _REGISTERS}
-    # BCC's own bcc/proto.h includes these, and declares itself what it needs of them.
+    # bcc/proto.h includes these files but declares the types that it needs.
     files |= dict.fromkeys((f"uapi/linux/{name}.h" for name in ("if_ether", "in", "ip", "tcp", "udp")), "")
     for name, text in files.items():
         path = root / "include" / name
@@ -80,18 +80,18 @@ def write_tree(root: Path) -> dict[str, str]:
 
 
 def _struct(name: str, members: Mapping[str, str], first: str = "") -> str:
-    """Declare a struct that has these members where this kernel's has them, beside what it begins with."""
-    places = {}
+    """Declare a struct with the declaration `first`, and with these members at their offsets in the running kernel."""
+    offsets = {}
     for member, kind in members.items():
-        with suppress(LabError):  # this kernel lacks it: the compiler names it to whoever runs a tool that reads it
-            places[f"{kind} {member}"] = Btf.of_kernel().field(name, member).offset
-    return laid_out(name, places, first)
+        with suppress(LabError):  # not in this kernel: the compiler reports the missing member if a tool reads it
+            offsets[f"{kind} {member}"] = Btf.of_kernel().field(name, member).offset
+    return with_offsets(name, offsets, first)
 
 
-def laid_out(name: str, places: Mapping[str, int], first: str = "") -> str:
-    """Declare a C struct of which each member has the offset given: a union in which each stands behind so many bytes."""
-    behind = (
+def with_offsets(name: str, offsets: Mapping[str, int], first: str = "") -> str:
+    """Declare a C struct with members at these offsets: a union of packed structs with padding before each member."""
+    members = (
         f"struct __attribute__((packed)) {{ char before_{number}[{offset}]; {member}; }};"
-        for number, (member, offset) in enumerate(places.items())
+        for number, (member, offset) in enumerate(offsets.items())
     )
-    return f"struct {name} {{ union {{ {first} {' '.join(behind)} }}; }};"
+    return f"struct {name} {{ union {{ {first} {' '.join(members)} }}; }};"

@@ -1,4 +1,4 @@
-"""What a process and those that it has started use, as the kernel tells it in /proc."""
+"""Memory and CPU time of a process and its descendants, from /proc (proc(5))."""
 
 import os
 import time
@@ -11,7 +11,7 @@ _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and everything that it has started, by id."""
+    """Return the ids of a process and its descendants."""
     found = [pid]
     for parent in found:
         for children in Path(f"/proc/{parent}/task").glob("*/children"):
@@ -20,24 +20,26 @@ def family(pid: int) -> list[int]:
 
 
 def memory(pid: int, what: str = "VmRSS") -> int:
-    """Bytes of a process that are in memory now (`VmRSS`), or were at most (`VmHWM`)."""
+    """Resident memory of a process in bytes: current (`VmRSS`) or peak (`VmHWM`)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(what)), 0)
 
 
 def family_memory(pid: int, what: str = "VmRSS") -> int:
-    """As `memory`, of a whole family; what they share counts for each."""
+    """Sum of `memory` over a process and its descendants. Shared memory counts once per process."""
     return sum(memory(member, what) for member in family(pid))
 
 
 def largest_mappings(pid: int, number: int = 3) -> str:
-    """Name what takes most of a family's resident memory now, with its megabytes: mapped files, the heap, and the rest together."""
+    """Return the largest parts of a family's resident memory as text, in MB: mapped files, heap, anonymous memory."""
     sizes: Counter[str] = Counter()
     for member in family(pid):
         name = ""
         for line in Path(f"/proc/{member}/smaps").read_text().splitlines():
             words = line.split()
-            if not words[0].endswith(":"):  # a mapping's head: addresses, permissions, offset, device, inode, name
+            if not words[0].endswith(
+                ":"
+            ):  # first line of a mapping: addresses, permissions, offset, device, inode, name
                 name = words[5].rpartition("/")[2] if len(words) > 5 else "[anonymous]"
             elif words[0] == "Rss:":
                 sizes[name] += int(words[1]) * 1024
@@ -45,12 +47,12 @@ def largest_mappings(pid: int, number: int = 3) -> str:
 
 
 def forget_peak(pid: int) -> None:
-    """Have `VmHWM` begin anew (proc(5), clear_refs)."""
+    """Reset `VmHWM` to the current resident memory (proc(5), clear_refs)."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def busy_ns(pid: int) -> int:
-    """How long a family has had processors, in nanoseconds; to the tick of the kernel's accounting."""
+    """CPU time of a process and its descendants, in nanoseconds. The resolution is one clock tick (`SC_CLK_TCK`)."""
     total = 0
     for member in family(pid):
         fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
@@ -59,7 +61,7 @@ def busy_ns(pid: int) -> int:
 
 
 def busy_share(pid: int, seconds: float) -> float:
-    """Watch a family for so long; returns what of a processor it has had meanwhile: 1 is one, all the time."""
+    """Return the CPU use of a process and its descendants over the next `seconds`. 1.0 is one busy processor."""
     before_ns = busy_ns(pid)
     time.sleep(seconds)
     return (busy_ns(pid) - before_ns) / (seconds * SECOND)

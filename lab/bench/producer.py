@@ -1,6 +1,6 @@
-"""Events at a rate that no traffic reaches: a probe's own program, run by the kernel on a frame that nobody has sent.
+"""Events at rates above those of real traffic, by running a probe's program on a frame that is not sent.
 
-BPF_PROG_TEST_RUN repeats it inside the kernel: each run writes the record that a SYN at an interface would.
+BPF_PROG_TEST_RUN repeats the program inside the kernel. Each program run writes the record of a SYN at an interface.
 """
 
 import os
@@ -14,8 +14,8 @@ from lab.linux.bpf import prog_test_run
 from lab.traffic.crafted.unusual_frames import unusual
 from lab.units import SECOND
 
-_BATCHES = 500  # a second: as many as a timer would wake
-_FLAT_OUT = 20_000
+_BATCHES = 500  # per second
+_FLAT_OUT = 20_000  # events per batch without a rate
 
 
 def syn() -> bytes:
@@ -24,13 +24,16 @@ def syn() -> bytes:
 
 
 def produce(program: Program, number: int) -> None:
-    """Write so many events at once."""
+    """Write `number` events in one call."""
     prog_test_run(program.fds[-1], syn(), repeat=number)
 
 
 @contextmanager
 def producing(program: Program, seconds: float, per_second: int | None) -> Iterator[None]:
-    """Write events on the last processor around a block, at a rate or flat out; ends with the block, which waits for it."""
+    """Write events on the last processor for `seconds`, during a block. The exit of the block waits for the end.
+
+    `per_second` is the rate; None writes as fast as possible.
+    """
     process = forked(_at_rate, program.fds[-1], seconds, per_second)
     try:
         yield

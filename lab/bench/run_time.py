@@ -1,4 +1,4 @@
-"""What programs cost the kernel, by its own count: nanoseconds that a process's programs have run, and what counting itself costs."""
+"""Run time of a process's BPF programs by the kernel's statistics (BPF_ENABLE_STATS), and the statistics' own cost."""
 
 import os
 from collections.abc import Iterator
@@ -6,37 +6,38 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from lab.linux import bpf
-from lab.linux.bpf import RETURN_ZERO, ProgType, Runs, owned
+from lab.linux.bpf import RETURN_ZERO, ProgType, Runs
+from lab.linux.syscalls import owned
 
 
 class Cost(NamedTuple):
-    """What ran while a process was watched: each of its programs, and an empty one."""
+    """Program runs while a process was watched: those of each of its programs, and those of an empty program."""
 
     programs: list[Runs]
     empty: Runs
 
     @property
     def counting_ns(self) -> float:
-        """What of each run's time is the price of counting it."""
+        """Cost of the statistics per program run: the mean time of the empty program."""
         return self.empty.time_ns / self.empty.number if self.empty.number else 0.0
 
     @property
     def net_ns(self) -> float:
-        """The programs' own time, of all together."""
+        """Time of all programs, without the cost of the statistics."""
         return sum(map(self.net_ns_of, self.programs))
 
     def net_ns_of(self, program: Runs) -> float:
-        """One program's own time."""
+        """Time of one program, without the cost of the statistics."""
         return program.time_ns - program.number * self.counting_ns
 
     @property
     def most_runs(self) -> int:
-        """Runs of the program that ran most."""
+        """Number of runs of the program that ran most often."""
         return max((program.number for program in self.programs), default=0)
 
 
 class Watch:
-    """The run time of a process's programs, beside an empty program at a tracepoint that they are compared with."""
+    """Run time of a process's programs and of an empty program at a tracepoint, since this object was created."""
 
     def __init__(self, pid: int, empty_fd: int) -> None:
         self._ids = bpf.prog_ids_of_process(pid)
@@ -44,7 +45,7 @@ class Watch:
         self._before = self._read()
 
     def cost(self) -> Cost:
-        """Return what has been counted since it was made."""
+        """Return the program runs since this object was created."""
         *programs, empty = (since(now, before) for now, before in zip(self._read(), self._before, strict=True))
         return Cost(programs, empty)
 
@@ -58,9 +59,10 @@ class Watch:
 
 @contextmanager
 def counted(event: str) -> Iterator[int]:
-    """Have the kernel count and time all programs inside the block; yields the fd of an empty one, attached to a raw tracepoint.
+    """Enable run-time statistics during a block. Yield the fd of an empty program, attached to a raw tracepoint.
 
-    Counting costs some 40 ns a run, on the whole machine. The kernel ends it with this process, however that ends.
+    The statistics cost about 40 ns per program run, for all programs of the machine. The kernel disables them when this
+    process exits.
     """
     with (
         owned(bpf.enable_stats()),
@@ -74,5 +76,5 @@ def counted(event: str) -> Iterator[int]:
 
 
 def since(now: Runs, before: Runs) -> Runs:
-    """Return what was counted between two readings."""
+    """Return the program runs between two readings."""
     return Runs(now.name, *(a - b for a, b in zip(now[1:], before[1:], strict=True)))

@@ -1,4 +1,4 @@
-"""The bench's rows as people read them: goals met and missed first, then a table for each figure."""
+"""Text tables of the bench's rows: goals first, then one table per figure, then the tools that cannot run here."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,7 +12,7 @@ _VERDICTS = {1.0: "right", 0.0: "WRONG"}
 
 
 def tables(rows: Iterable[Measurement]) -> Iterator[str]:
-    """Yield lines."""
+    """Yield the tables, as text."""
     rows = list(rows)
     goals = [row for row in rows if row.met is not None]
     if goals:
@@ -44,11 +44,11 @@ def tables(rows: Iterable[Measurement]) -> Iterator[str]:
         )
     if reasons := dict.fromkeys((row.tool, row.refused) for row in rows if row.refused and row.figure != "corpus"):
         yield "\ncannot run here"
-        yield tabulate([list(reason) for reason in reasons], ["tool", "what it says"], maxcolwidths=[None, 100])
+        yield tabulate([list(reason) for reason in reasons], ["tool", "reason"], maxcolwidths=[None, 100])
 
 
 def _corpus(rows: list[Measurement]) -> str:
-    """One line a case, one column a tool."""
+    """Return a table of verdicts: one line per tool, one column per case."""
     tools = list(dict.fromkeys(row.tool for row in rows))
     cells: dict[str, dict[str, str]] = {}
     for row in rows:

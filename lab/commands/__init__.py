@@ -1,4 +1,5 @@
-"""One module a command: its docstring is the help, `add_arguments` its options, `run` what it does.
+"""The commands of `lab`, one module each: the docstring is the help, `add_arguments` adds the options, `run` runs it.
 
-The probes in `lab/probes` are commands of the same form. A module that is put here is a command: there is no list.
+The help shows the optional strings EXAMPLES and DETAILS of a module after its options. `lab.cli` finds the modules by
+listing this package. Each `lab/probes/<name>/cli.py` is a command of the same form.
 """

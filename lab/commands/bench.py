@@ -1,9 +1,7 @@
-"""Measure what the probes cost, and against whom.
+"""Measure the cost and accuracy of the probes and of comparable tools.
 
-Runs this project's probes and what a user would take instead (libbpf-tools, BCC's own tools, bpftrace, tcpdump, tshark) in one run on
-this machine, in turns, and says with numbers which is ahead. What cannot run here is listed with its own reason. Wants an idle
-machine; leaves results/<run>/ with run.json and bench.jsonl, and nothing else. A goal that is missed is no failure: the exit status
-is 0.
+Runs this project's probes, libbpf-tools, BCC's own tools, bpftrace, tcpdump and tshark, interleaved, on this machine.
+Needs root, and an idle machine for precise numbers. Writes run.json and bench.jsonl to results/<run>/.
 """
 
 import argparse
@@ -19,8 +17,12 @@ from lab.terminal import progress
 EXAMPLES = """\
 examples:
   lab bench                               every chapter, 10 to 15 minutes
-  lab bench --quick                       few repetitions: whether it runs, and rough numbers
+  lab bench --quick                       few repetitions: rough numbers in a few minutes
   lab bench observer-effect kernel-cost   two chapters
+"""
+DETAILS = """\
+Tools that cannot run on this machine are listed with their error message.
+The exit status is 0 even if a goal is missed.
 """
 
 
@@ -33,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, write every row down as soon as it is known, and print tables; goals first."""
+    """Measure, write each row to the results at once, and print tables, goals first."""
     if unknown := set(args.chapters) - set(chapters.names()):
-        raise LabError(f"there is no chapter `{min(unknown)}`: choose from {', '.join(chapters.names())}")
+        raise LabError(f"unknown chapter `{min(unknown)}`: choose from {', '.join(chapters.names())}")
     require_root()
     results = Results.create()
     results.note(peers=tools.versions(), quick=args.quick)

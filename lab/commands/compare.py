@@ -1,14 +1,10 @@
-"""Print what changed from one run to another, and whether that is more than chance.
+"""Compare two runs and show the significant changes.
 
-Checks are compared by scenario, probe and quantity: verdicts that changed sides, and the sizes of their errors. Measurements of the
-bench are compared by figure, tool, quantity and conditions: the ratio of the medians, with its 95 % interval.
+- Checks, by scenario, probe and quantity: changed verdicts and absolute errors.
+- Bench, by figure, tool, quantity and conditions: ratio of the medians (after
+  to before) with its 95 % interval.
 
-Two samples are told apart by the test of Mann and Whitney. Of many comparisons some look like a change by chance: the p-values are
-adjusted (Benjamini and Hochberg), so that of the changes shown as significant one in twenty is expected to be none. P(LARGER) is the
-probability that a value of the second run is larger than one of the first: 0.5 is no difference. Significant says that the two
-runs differ; whether the program did it, or the machine, is told by comparing two runs of the same commit.
-
-Exit status: 0 when the runs could be compared, whatever changed.
+Exit status: 0 if the runs could be compared, even if they differ.
 """
 
 import argparse
@@ -25,7 +21,19 @@ from lab.units import amount_text
 EXAMPLES = """\
 examples:
   lab compare 20261121T185627-7276 20261121T213741-29163
-  lab compare results/RUN results/latest --json | jq '.checks[] | select(.verdict == "broken")'
+  lab compare results/RUN results/latest --json |
+      jq '.checks[] | select(.verdict == "broken")'
+"""
+
+DETAILS = """\
+details:
+  Samples are compared by the test of Mann and Whitney. The p-values are corrected
+  for multiple comparisons (Benjamini and Hochberg): at most 5 % of the changes
+  shown as significant are expected to be chance.
+  P(larger) is the probability that a value of the second run is larger than a
+  value of the first; 0.5 means no difference.
+  A significant difference may be caused by the program or by the machine. To see
+  the effect of the machine, compare two runs of the same commit.
 """
 
 _MOST = 20  # rows of a table, without --all
@@ -33,14 +41,14 @@ _MOST = 20  # rows of a table, without --all
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("before", type=Path, metavar="RUN", help="the folder of the run that came first")
-    parser.add_argument("after", type=Path, metavar="RUN", help="the folder of the other one")
-    parser.add_argument("-a", "--all", action="store_true", help="print every row, also what did not change")
+    parser.add_argument("before", type=Path, metavar="RUN", help="folder of the first run")
+    parser.add_argument("after", type=Path, metavar="RUN", help="folder of the second run")
+    parser.add_argument("-a", "--all", action="store_true", help="print all rows, including unchanged ones")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare two runs, and print what changed."""
+    """Compare two runs and print the changes."""
     before, after = RunFolder.open(args.before), RunFolder.open(args.after)
     found = compare(before, after)
     if args.json:
@@ -64,12 +72,12 @@ def run(args: argparse.Namespace) -> int:
 def _verdicts(found: Comparison, most: int | None) -> Iterator[str]:
     changed = [one for one in found.checks if one.verdict in {"broken", "mended"}]
     if not found.checks:
-        yield "Checks: the runs have none in common."
+        yield "Checks: the runs have no quantity in common."
         return
     words = {word: sum(one.verdict == word for one in found.checks) for word in ("broken", "mended", "wrong", "right")}
     yield (
         f"Checks: {len(found.checks):,} quantities in both runs: "
-        f"{words['broken']:,} wrong now and right before, {words['mended']:,} right now and wrong before, "
+        f"{words['broken']:,} wrong only after, {words['mended']:,} wrong only before, "
         f"{words['wrong']:,} wrong in both, {words['right']:,} right in both."
     )
     rows = [
@@ -86,8 +94,8 @@ def _errors(found: Comparison, most: int | None, *, everything: bool) -> Iterato
     if not known:
         return
     yield (
-        f"Errors: of {len(known):,} quantities with errors {len(tested):,} can be compared; the others have too few, "
-        f"or all the same. {len(changed):,} changed significantly."
+        f"Errors: {len(known):,} quantities have errors in both runs, {len(tested):,} can be tested "
+        f"(the others have too few values, or all are equal), {len(changed):,} changed significantly."
     )
     rows = [
         (
@@ -106,7 +114,7 @@ def _bench(found: Comparison, most: int | None, *, everything: bool) -> Iterator
     if not found.figures:
         return
     significant = [one for one in found.figures if one.shift and one.shift.significant]
-    yield f"Bench: {len(found.figures):,} measurements in both runs, {len(significant):,} of them changed significantly."
+    yield f"Bench: {len(found.figures):,} measurements in both runs, {len(significant):,} changed significantly."
     shown = [one for one in found.figures if everything or one in significant or one.verdict]
     rows = [
         (
@@ -143,7 +151,7 @@ def _names(one: CheckChange) -> tuple[str, str, str]:
 
 
 def _strength(shift: Shift) -> tuple[float, float]:
-    """Order changes: the clearest first."""
+    """Return a sort key that puts the clearest change first."""
     return -abs((shift.larger or 0) - 0.5), shift.p or 0
 
 

@@ -1,6 +1,6 @@
-"""Run the demo client by hand and print each connection's timeline.
+"""Run the demo client and print each connection's timeline.
 
-The server must be given the same conversation.
+The server (lab serve) needs the same conversation options.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from lab.traffic.demo.conversation import Conversation
 from lab.units import port
 
 EXAMPLES = """\
-example: ten connections at once, each held open for 100 ms
+example: open ten connections at once and hold each open for 100 ms
   lab connect --connections 10 --hold 100ms 127.0.0.1
 """
 
@@ -20,24 +20,20 @@ _HIGHEST_RATE = 1_000_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("address", help="the server's address or name")
-    parser.add_argument("--connections", type=int, default=1, help="how many connections (%(default)s)")
-    parser.add_argument("--concurrency", type=int, help="how many of them at a time (default: all)")
-    parser.add_argument(
-        "--rate", type=float, metavar="N", help="begin N connections a second (default: as fast as can be)"
-    )
-    parser.add_argument("--source-port", type=_source_port, default=0, help="bind this local port before connecting")
+    parser.add_argument("address", help="address or name of the server")
+    parser.add_argument("--connections", type=int, default=1, help="number of connections (%(default)s)")
+    parser.add_argument("--concurrency", type=int, help="number open at the same time (default: all)")
+    parser.add_argument("--rate", type=float, metavar="N", help="open N connections per second (default: no limit)")
+    parser.add_argument("--source-port", type=_source_port, default=0, help="local port to bind (default: any)")
     command.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Connect."""
+    """Open the connections and print their timelines."""
     if args.connections < 1 or (args.concurrency or 1) < 1:
-        raise LabError("a client makes at least one connection: give --connections and --concurrency 1 or more")
+        raise LabError("the client needs at least one connection: give --connections and --concurrency 1 or more")
     if args.rate is not None and not 0 < args.rate <= _HIGHEST_RATE:
-        raise LabError(
-            f"connections cannot begin at a rate of {args.rate:g}: give --rate above 0, at most {_HIGHEST_RATE}"
-        )
+        raise LabError(f"the rate {args.rate:g} is out of range: give --rate above 0 and at most {_HIGHEST_RATE}")
     if args.pause and args.concurrency and args.concurrency < args.connections:
         raise LabError("--pause needs all connections at once: leave --concurrency out")
     command.prepare(args)

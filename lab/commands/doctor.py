@@ -1,6 +1,9 @@
-"""Tell what probes can do on this machine, how each observation would be made, and whether the suite can run.
+"""Show what eBPF probes can do on this machine.
 
-Exit status: 0 when the suite can run here, 1 when something it cannot do without is missing.
+Tries each capability, shows the attach point chosen for each observation, and
+reports whether the suite can run.
+
+Exit status: 0 if the suite can run here, 1 if something is missing.
 """
 
 import argparse
@@ -13,12 +16,12 @@ from lab.doctor.capabilities import Capability, Choice, choices, examine, remedi
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
+    """Add the command's options."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Examine the machine and print the findings."""
+    """Try the capabilities and print the findings."""
     capabilities = examine()
     chosen = choices(capabilities)
     missing = remedies(capabilities)
@@ -27,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2))
     else:
         _print_tables(capabilities, chosen)
-        closing = f"The suite cannot run here yet: {'; '.join(missing)}." if missing else "The suite can run here."
+        closing = f"The suite cannot run here: {'; '.join(missing)}." if missing else "The suite can run here."
         print(f"\n{closing}")
     return 1 if missing else 0
 
@@ -35,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
 def _print_tables(capabilities: list[Capability], chosen: list[Choice]) -> None:
     """Print both tables, at most 100 columns wide."""
     rows = [(row.name, "yes" if row.available else "no", row.detail) for row in capabilities]
-    print(tabulate(rows, ("capability", "works", "found, or reason"), maxcolwidths=[30, 5, 59]))
+    print(tabulate(rows, ("capability", "works", "found, or why not"), maxcolwidths=[30, 5, 59]))
     print()
-    ways = [(row.observation, row.chosen, row.refused) for row in chosen]
-    headers = ("observation", "chosen", "refused before it")
-    print(tabulate(ways, headers, maxcolwidths=[26, 32, 36]))
+    attached = [(row.observation, row.chosen, row.refused) for row in chosen]
+    headers = ("observation", "chosen", "better, but refused")
+    print(tabulate(attached, headers, maxcolwidths=[26, 32, 36]))

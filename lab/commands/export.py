@@ -1,10 +1,10 @@
-"""Write a run for other tools.
+"""Export a run in a format that other tools read.
 
-jsonl        JSON Lines: each check and each measurement with its kind and its run
-csv          each check, or with --only measurements each sample of the bench
-junit        JUnit XML: a test case for each check
-openmetrics  OpenMetrics text: how many checks are inside and outside, quantiles of the errors of times, medians of the bench
-perfetto     the requests of a run's recordings, layer by layer, for ui.perfetto.dev
+jsonl        JSON Lines: all checks and measurements, each with its kind and run
+csv          one row for each check, or with --only measurements for each sample
+junit        JUnit XML: one test case for each check
+openmetrics  checks by verdict, quantiles of the errors, medians of the bench
+perfetto     trace of the requests in the recordings, for ui.perfetto.dev
 """
 
 import argparse
@@ -20,7 +20,7 @@ from lab.results.reader import RunFolder
 
 EXAMPLES = """\
 examples:
-  lab export --format csv -o checks.csv            the newest run
+  lab export --format csv -o checks.csv            newest run
   lab export results/RUN --format openmetrics --only measurements
   lab export --format jsonl | jq 'select(.verdict == "outside")'
 """
@@ -28,16 +28,14 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument(
-        "run_folder", nargs="?", type=Path, metavar="RUN", help="the folder of a run (default: the newest)"
-    )
+    parser.add_argument("run_folder", nargs="?", type=Path, metavar="RUN", help="folder of a run (default: the newest)")
     parser.add_argument("-f", "--format", required=True, choices=FORMATS, help="see above")
-    parser.add_argument("--only", choices=KINDS, help="one kind of rows (default: all there are)")
+    parser.add_argument("--only", choices=KINDS, help="export one kind of rows (default: all)")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: standard output")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write a run in the format that was asked for."""
+    """Write a run in the requested format."""
     found = RunFolder.open(args.run_folder)
     with _output(args.output) as file:
         export(found, args.format, file, args.only)
@@ -46,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _output(path: Path | None) -> Iterator[TextIO]:
-    """Hand out where to write. A file gets its name when it is complete: whoever reads it meanwhile has the old one, or none.
+    """Open the output atomically: readers see the old file or the complete new one. None is standard output.
 
-    A device or a pipe is written to, and never replaced.
+    A device or a pipe is written to directly and never replaced. Raises `LabError` if the output cannot be written.
     """
     if path is None:
         yield sys.stdout

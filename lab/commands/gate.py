@@ -1,7 +1,7 @@
-"""Compare what each program takes of a processor, in instructions, with the baseline: in a virtual machine whose clock counts them.
+"""Compare the executed instructions of each BPF program with the baseline.
 
-The numbers do not depend on this machine or on what else it does. Exit status: 1 when a program takes more than 3 % more than the
-baseline says.
+Counts the instructions under QEMU's icount clock, so the numbers are the same on every machine and under any load.
+Exit status: 1 if a program takes over 3 % more instructions than the baseline.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from lab.vm import lane
 from lab.vm.machine import Machine
 
 BASELINE = CHECKOUT / "results" / "baseline.json"
-_RESULTS = re.compile(r"^Every row is in (\S+)$", re.MULTILINE)  # lab bench prints it
+_RESULTS = re.compile(r"^Every row is in (\S+)$", re.MULTILINE)  # printed by lab bench
 _LIMIT_S = 1800
 EXAMPLES = """\
 examples:
-  lab gate               whether a program has become more expensive
-  lab gate --update      it has, and is meant to: write the baseline anew
+  lab gate               compare with the baseline
+  lab gate --update      accept the new numbers: write the baseline
 """
 
 
@@ -33,30 +33,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", "--kernel", default="6.1", help="as for lab vm (%(default)s)")
     parser.add_argument("-u", "--update", action="store_true", help="write the baseline instead of comparing with it")
     parser.add_argument(
-        "--baseline", type=Path, default=BASELINE, metavar="FILE", help="another file than the checkout's"
+        "--baseline", type=Path, default=BASELINE, metavar="FILE", help="baseline (default: results/baseline.json)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Boot, count, compare."""
+    """Boot a guest, count instructions there, and compare."""
     before = None if args.update else Baseline.read(args.baseline)
     folder = _counted(args.kernel)
     now = Baseline.of(RunFolder.open(folder).kernel, measurement.read(folder))
     print(gate.table(now, before.instructions if before else {}))
     if before is None:
         now.write(args.baseline)
-        print(f"This is the baseline from now on: {args.baseline}")
+        print(f"The baseline is written to {args.baseline}")
         return 0
-    worse = gate.more(now, before)
-    print("\n".join(worse or [f"No program takes more than {gate.MOST:.0%} more than the baseline says."]))
+    worse = gate.regressions(now, before)
+    print("\n".join(worse or [f"No program takes over {gate.MOST:.0%} more instructions than the baseline."]))
     return 1 if worse else 0
 
 
 def _counted(kernel: str) -> Path:
-    """Run the bench's chapter in a guest; returns its results."""
+    """Run the chapter `instructions` in a guest. Return its results folder."""
     command = lane.python(VIRTUAL, "-m", "lab", "bench", "instructions")
     status, printed = lane.in_guest(lane.kernel(kernel), Machine(VIRTUAL), command, limit_s=_LIMIT_S)
     found = _RESULTS.search(printed)
     if status or not found:
-        raise LabError(f"the guest's bench ended with status {status}: what it said is above")
+        raise LabError(f"the bench in the guest ended with status {status}: see its output above")
     return Path(found[1])

@@ -1,6 +1,6 @@
-"""Show the results of several runs as one table: kernels and ways to attach across, checks down.
+"""Show the results of several runs as one table, by kernel and mechanism.
 
-The runs may come from other machines: of each, only its folder in results/ is read. Exit status: 1 when one of them failed.
+Reads only the folders of the runs, which may come from other machines. Exit status: 1 if a run failed.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from lab.vm import lane
 
 EXAMPLES = """\
 example:
-  lab matrix results/2026*         every run of this year
+  lab matrix results/2026*         all runs of 2026
 """
 
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table."""
+    """Print the table. Return 1 if a run failed."""
     outcomes = [lane.Outcome.of(folder) for folder in args.runs]
     print(lane.summary(outcomes, terminal.columns()))
     return 0 if all(outcome.passed for outcome in outcomes) else 1

@@ -1,15 +1,8 @@
-"""Send the frames of a capture (pcap, pcapng) again, with the gaps that they had.
+"""Replay the frames of a capture (pcap, pcapng).
 
-Without --netns and --interface it is a network of the lab's own: the frames leave the client's host for the server's, over a wire
-that carries whatever comes, and probes can watch both hosts. With them, frames leave an interface that is there already. All
-frames leave there, whichever way they went when they were captured, and not a byte of them is changed.
-
-A gap counts from when the first frame was sent, so a frame that is late does not delay the next. --json tells of each frame:
-
-frame                    its number in the file, from 1
-before_ns, after_ns      stamps before and after it was sent, on the clock of all probes (CLOCK_MONOTONIC)
-due_ns                   when it should have been sent
-length, captured_length  its bytes when it was captured, and those of them that are in the file, and have been sent
+By default the lab builds a network and sends the frames from the client's host
+to the server's; --probes attaches to both hosts. With --netns or --interface,
+the frames leave an existing interface. Frames and gaps are as captured.
 """
 
 import argparse
@@ -39,41 +32,60 @@ from lab.units import above_zero, bytes_text, duration_text
 
 EXAMPLES = """\
 examples:
-  lab replay talk.pcap --probes duration flows            what do they say of it?
-  lab replay --netns web -i eth0 --speed 10 day.pcap.gz   from there, ten times as fast
+  lab replay talk.pcap --probes duration flows     show the tables of two probes
+  lab replay --netns web -i eth0 --speed 10 day.pcap.gz
+                                                   from eth0, ten times as fast
+"""
+DETAILS = """\
+details:
+  All frames leave the same interface, whatever their direction was.
+  Each frame is due at a fixed time after the first, so a late frame does not
+  delay the next.
+  --json prints for each frame:
+    frame                number in the file, from 1
+    before_ns, after_ns  time before and after the send call, on CLOCK_MONOTONIC
+    due_ns               time at which the frame was due
+    length               bytes of the frame on the network where it was captured
+    captured_length      bytes of the frame in the file; these are sent
 """
 _INTERRUPTED = 130
 _LIMIT_S = 20.0
 _LARGEST_MTU = 65535
-_EVERYTHING = {"packets": ("PORT=0",)}  # what a probe must be told to show all
+_EVERYTHING = {"packets": ("PORT=0",)}  # build options with which a probe reports all traffic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="pcap or pcapng, of Ethernet frames; may be gzipped")
+    parser.add_argument("file", type=Path, metavar="FILE", help="pcap or pcapng with Ethernet frames; may be gzipped")
     pace = parser.add_mutually_exclusive_group()
-    pace.add_argument("--speed", type=_speed, default=1.0, metavar="N", help="N times as fast as it was captured")
-    pace.add_argument("--at-once", action="store_const", dest="speed", const=None, help="one right after the other")
-    parser.add_argument("--netns", metavar="NAME", help="send inside this named network namespace")
+    pace.add_argument("--speed", type=_speed, default=1.0, metavar="N", help="N times as fast as captured (default: 1)")
+    pace.add_argument("--at-once", action="store_const", dest="speed", const=None, help="send without gaps")
+    parser.add_argument("--netns", metavar="NAME", help="send in this network namespace")
     parser.add_argument("-i", "--interface", metavar="NAME", help="send from this interface (default: the only one)")
     parser.add_argument(
-        "--mtu", type=_mtu, default=ETHERNET_MTU, metavar="BYTES", help="of the lab's own network (%(default)s)"
+        "--mtu", type=_mtu, default=ETHERNET_MTU, metavar="BYTES", help="MTU of the lab's own network (%(default)s)"
     )
     parser.add_argument(
-        "--probes", nargs="+", choices=probes.names(), help="attach these, and show what they tell at the end"
+        "--probes",
+        nargs="+",
+        choices=probes.names(),
+        metavar="PROBE",
+        help=f"attach these probes and print their tables at the end: {', '.join(probes.names())}",
     )
-    parser.add_argument("--json", action="store_true", help="print a line of JSON for each frame, as it is sent")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for each frame sent")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replay, until the file ends or at Ctrl-C; what was sent is told also when something goes wrong."""
+    """Replay until the file ends or Ctrl-C; report the frames sent even after an error."""
     if args.netns is not None or args.interface is not None:
         if args.probes:
-            raise LabError("--probes watch the lab's own network only: leave them out, and run the live tools beside")
+            raise LabError(
+                "--probes work in the lab's own network only: leave them out and run the live tools in another terminal"
+            )
         return _replay(args, Device.find(args.interface, args.netns), Progress())
-    if not args.file.exists() or args.file.is_file():  # and no pipe, which can be read only once
-        next(captured(args.file), None)  # before anything is built
-    # Not by a bridge: it would learn that both ends of a captured conversation are on the client's side, and keep them there.
+    if not args.file.exists() or args.file.is_file():  # a pipe could not be read a second time
+        next(captured(args.file), None)  # report a bad file before the network is built
+    # A bridge would learn the addresses of both ends on the client's side and stop forwarding; a relay does not.
     link = Relay()
     with topology(link, mtu=args.mtu) as net:
         return _watched(args, net, link) if args.probes else _replay(args, net.client.device, Progress())
@@ -81,15 +93,15 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass
 class Progress:
-    """What has been sent so far."""
+    """Counters of the frames sent so far."""
 
     frames: int = 0
     size: int = 0
-    carried: int = 0  # those that no kernel on the way drops
-    cut: int = 0  # those of which the file has less than there was
+    carried: int = 0  # frames that no kernel on the way drops
+    cut: int = 0  # frames that are truncated in the file
     first_ns: int = 0
     last_ns: int = 0
-    latest_ns: int = 0  # how late a frame has been at most
+    latest_ns: int = 0  # largest delay of a frame after its due time
 
     def add(self, sent: Replayed) -> None:
         """Count a frame."""
@@ -102,17 +114,17 @@ class Progress:
         self.cut += len(data) < sent.frame.length
 
     def summary(self, *, paced: bool) -> str:
-        """Tell in a sentence."""
+        """Return a sentence: frames, bytes, time, and the largest delay if the frames were `paced`."""
         text = f"{self.frames} frames sent, {bytes_text(self.size)}, in {duration_text(self.last_ns - self.first_ns)}"
         if paced and self.frames:
-            text += f", none later than {duration_text(self.latest_ns)}"
+            text += f", at most {duration_text(self.latest_ns)} late"
         if self.cut:
-            text += f"; of {self.cut} the file has the beginning only, and that was sent"
+            text += f"; {self.cut} of them truncated, as in the file"
         return text
 
 
 def _replay(args: argparse.Namespace, device: Device, progress: Progress) -> int:
-    """Send the file's frames from an interface, and say how it went, whatever happens; returns the exit status."""
+    """Send the file's frames from an interface; print a summary in any case. Returns the exit status."""
     note = Output(args).note
     with Sender(device.netns, device.ifname) as sender, stopping() as stop:
         note(f"sending {args.file} from {device.ifname}" + (f" in {device.netns}" if device.netns else ""))
@@ -135,38 +147,40 @@ def _replay(args: argparse.Namespace, device: Device, progress: Progress) -> int
 
 
 def _watched(args: argparse.Namespace, net: Topology, link: Relay) -> int:
-    """Replay with probes attached, and print what each has to tell."""
+    """Replay with probes attached, and print the table of each."""
     progress = Progress()
     programs = {name: Program.load(name, _EVERYTHING.get(name, ())) for name in args.probes}
     status, failure = 0, None
     with record(programs=programs, devices=net.devices, lossy=True) as recorder:
         try:
             status = _replay(args, net.client.device, progress)
-        except LabError as error:  # what was seen until then is told first
+        except LabError as error:  # raised after the tables are printed
             failure = error
         _await_arrival(link, progress.carried)
     observed = Observed(net.inodes, recorder.recording, end_ns=time.monotonic_ns())
     for name in args.probes:
         print("\n".join([f"\nlab {name}", *probes.table(name, observed)]))
         if missing := observed.recording.missing(name):
-            print(f"{missing} events are missing: this is not complete")
+            print(f"{missing} events are missing: the table is incomplete")
     if failure:
         raise failure
     return status
 
 
 def _await_arrival(link: Relay, frames: int) -> None:
-    """Wait until the wire has carried so many frames, and the hosts are done with them."""
+    """Wait until the wire has carried this many frames and the hosts have processed them."""
     deadline = time.monotonic() + _LIMIT_S
     while len(link.log(lossy=True).frames) < frames:
         if time.monotonic() > deadline:
-            raise LabError(f"the wire did not carry {frames} frames within {_LIMIT_S:g} s: send them more slowly")
+            raise LabError(
+                f"the wire did not carry {frames} frames within {_LIMIT_S:g} s: send them more slowly (--speed)"
+            )
         time.sleep(0.001)
     await_backlogs()
 
 
 def as_dict(sent: Replayed) -> dict[str, object]:
-    """One frame under the names that `--json` uses."""
+    """Return a frame as `--json` prints it."""
     return {
         "frame": sent.number,
         "before_ns": sent.before_ns,
@@ -179,7 +193,7 @@ def as_dict(sent: Replayed) -> dict[str, object]:
 
 
 def _speed(text: str) -> float:
-    return above_zero(text, "no speed: give a number above 0, 1 is as captured")
+    return above_zero(text, "no speed: give a number above 0 (1: as captured)")
 
 
 def _mtu(text: str) -> int:

@@ -1,7 +1,8 @@
-"""Turn the results of runs into one HTML file, with every number's bracket, error and raw row.
+"""Write an HTML report of one or more runs.
 
-The file needs no network and nothing beside it; only its links to raw rows lead to the files of the runs. Of several runs, one for
-each kernel perhaps, it shows side by side how many checks of each probe were right, and where the probe was attached.
+The report shows the bracket, error and raw row of each number. It is one file
+and needs no network; its links lead to the files of the runs. For several runs
+it also compares the correct checks and the attach points of each probe.
 """
 
 import argparse
@@ -11,9 +12,10 @@ from lab.results.reader import RunFolder
 
 EXAMPLES = """\
 examples:
-  lab report                                       the newest run: results/latest/report.html
-  lab report 20261121T213741-29163                 another one, by its folder's name or path
-  lab report results/RUN results/RUN -o both.html  two kernels side by side
+  lab report                         newest run, to results/latest/report.html
+  lab report 20261121T213741-29163   another run, by name or path of its folder
+  lab report results/RUN results/RUN -o both.html
+                                     two runs side by side
 """
 
 
@@ -26,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the report, and say where it is."""
-    from lab.report import page  # noqa: PLC0415 (Jinja, which the other commands need not wait for)
+    """Write the report and print its path."""
+    from lab.report import page  # noqa: PLC0415 (imports Jinja, which no other command needs)
 
     runs = [RunFolder.open(path) for path in args.runs or [None]]
     output = args.output or runs[0].path / "report.html"

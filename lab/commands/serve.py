@@ -1,6 +1,6 @@
-"""Run the demo server by hand and print each connection's timeline.
+"""Run the demo server and print each connection's timeline.
 
-Serves many clients at once, until Ctrl-C or until --connections have come and gone.
+Serves clients in parallel, until Ctrl-C or until --connections have ended.
 """
 
 import argparse
@@ -13,29 +13,31 @@ from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.server import Server
 
 EXAMPLES = """\
-example: answer 20 ms late, on both IP versions
+example: reply after 20 ms, on IPv4 and IPv6
   lab serve --before-reply 20ms
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("--address", default="::", help="address to listen on (%(default)s: every one, IPv4 too)")
-    parser.add_argument("--connections", type=int, help="stop after this many connections (default: serve on)")
+    parser.add_argument(
+        "--address", default="::", help="address to listen on (default: %(default)s, all IPv6 and IPv4 addresses)"
+    )
+    parser.add_argument("--connections", type=int, help="stop after this many connections (default: never)")
     command.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve."""
+    """Serve until the end and print the timelines."""
     if args.connections is not None and args.connections < 1:
-        raise LabError("a server that serves no connection has nothing to do: give --connections 1 or more")
+        raise LabError("the server needs at least one connection: give --connections 1 or more")
     if args.pause and not args.connections:
-        raise LabError("--pause waits until all connections have come: say how many with --connections")
+        raise LabError("--pause waits for all connections: say how many with --connections")
     command.prepare(args)
     server = Server((args.address, args.port), Conversation.from_arguments(args))
 
     def stop(number: int, _: FrameType | None) -> None:
-        """Accept no more; a second signal does not wait for the clients that are left."""
+        """Stop accepting connections. A second signal ends the server without waiting for its clients."""
         signal.signal(number, signal.SIG_DFL)
         server.stop()
 

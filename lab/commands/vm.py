@@ -1,10 +1,7 @@
-"""Run the suite on other kernels: each is booted in a virtual machine over this machine's own root file system.
+"""Run the suite on other kernels, in virtual machines.
 
-Tests that need no privileges are the same on every kernel and are left out, unless PYTEST has a -m of its own.
-
-With the virtual clock each run is made twice, and the times that have to be exact must be the same both times.
-
-Exit status: 0 when every test passed on each kernel, 1 when one failed, 2 when a guest could not be booted or did not come to an end.
+Boots each kernel over this machine's own root file system and runs pytest in the guest.
+Exit status: 0 if every test passed on every kernel, 1 if a test failed, 2 if a guest did not boot or did not finish.
 """
 
 import argparse
@@ -19,12 +16,16 @@ from lab.vm.machine import CLOCKS, Machine, kvm_works
 
 EXAMPLES = """\
 examples:
-  lab vm --kernel 6.1                                    a short lane on Debian's 6.1
+  lab vm --kernel 6.1                                    a short selection of tests on Debian's 6.1
   lab vm --kernel 5.10 6.1 newest --attach fentry kprobe tracepoint
   lab vm --kernel /boot/vmlinuz-6.12 -- scenarios/probes/layers/test_values.py -x
-                                                         other scenarios, on a kernel of your own
-  lab vm --kernel 6.1 --limit 20000s -- scenarios        the whole suite: hours where every instruction is emulated
-  lab vm --kernel 6.1 --clock virtual                    times that do not depend on this machine
+                                                         other scenarios, on your own kernel
+  lab vm --kernel 6.1 --limit 20000s -- scenarios        the whole suite: hours without KVM
+  lab vm --kernel 6.1 --clock virtual                    exact times, independent of this machine
+"""
+DETAILS = """\
+Rootless tests are the same on every kernel. They are left out unless PYTEST has its own -m.
+With the virtual clock every run is repeated, and exact times must be the same in both runs.
 """
 
 _SHOWN = 20
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="KERNEL",
-        help=f"path of a vmlinuz, or a version of Debian's archive: 6.1, 6.1.0-50-amd64, {archive.NEWEST}",
+        help=f"path of a vmlinuz, or a version in Debian's archive: 6.1, 6.1.0-50-amd64, {archive.NEWEST}",
     )
     parser.add_argument(
         "-a",
@@ -46,11 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=[BEST, *MECHANISMS],
         default=[BEST],
-        help="ways to attach, in turn (best)",
+        help="attach mechanisms, one run each (best)",
     )
-    parser.add_argument("-c", "--clock", choices=CLOCKS, default=REAL, help="real, or virtual: counted instructions")
     parser.add_argument(
-        "--cpus", type=int, default=2, help="processors of the guest (%(default)s; with a virtual clock 1)"
+        "-c",
+        "--clock",
+        choices=CLOCKS,
+        default=REAL,
+        help="real, or virtual: time is the number of executed instructions",
+    )
+    parser.add_argument(
+        "--cpus", type=int, default=2, help="processors of the guest (%(default)s; always 1 with the virtual clock)"
     )
     parser.add_argument("--memory", default="4G", help="memory of the guest (%(default)s)")
     parser.add_argument(
@@ -58,13 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=duration_ns,
         default=duration_ns("1800s"),
         metavar="TIME",
-        help="give a guest up after so long (1800s)",
+        help="end a guest after this time (1800s)",
     )
     parser.add_argument("arguments", nargs="*", metavar="PYTEST", help=f"arguments of pytest ({' '.join(lane.SHORT)})")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Boot each kernel in turn, and show the matrix."""
+    """Boot each kernel in turn and print the matrix."""
     outcomes: list[lane.Outcome] = []
     failures: list[str] = []
     differing: list[str] = []
@@ -74,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"lab: kernel {kernel.name} ({kernel.image.name}), {guest.accelerator}, {args.clock} clock", flush=True)
         try:
             found = lane.run(kernel, guest, args.attach, args.arguments or lane.SHORT, limit_s=args.limit / 1e9)
-        except LabError as error:  # the other kernels are still worth knowing
+        except LabError as error:  # go on with the other kernels
             failures.append(str(error))
             print(f"lab: {error}", flush=True)
             continue
@@ -87,5 +94,5 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join([f"{len(differing)} exact values differ between two runs:", *differing[:_SHOWN]]))
     if failures:
         first = failures[0].splitlines()[0].rstrip(":")
-        raise LabError(f"{len(failures)} of {len(args.kernel)} kernels did not come to an end, the first: {first}")
+        raise LabError(f"{len(failures)} of {len(args.kernel)} kernels did not boot or finish, the first: {first}")
     return 0 if all(outcome.passed for outcome in outcomes) and not differing else 1

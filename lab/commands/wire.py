@@ -1,6 +1,8 @@
-"""Build two hosts and a wire between them, for use by hand, until Ctrl-C; then tell what the wire did to frames.
+"""Build two hosts and a wire between them, until Ctrl-C.
 
-Programs run on the hosts by `lab serve --netns NAME` and `lab connect --netns NAME`, or by `ip netns exec NAME`.
+Prints the namespaces of the hosts. Start programs there with
+`lab serve --netns NAME`, `lab connect --netns NAME` or `ip netns exec NAME`.
+At the end it prints what the wire did to the frames.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from lab.network.topology import topology
 from lab.units import duration_ns, duration_text, fraction, rate_bps
 
 EXAMPLES = """\
-example: a long and lossy way there, a short one back
+example: delay and loss to the server, none back
   lab wire --delay 50ms --loss 1% --to server
 """
 _FATES = ((Fate.LOST, "lost"), (Fate.OVERFLOWED, "overflowed"), (Fate.REFUSED, "refused"))
@@ -26,25 +28,31 @@ _MARKS = ((Mark.COPY, "copied"), (Mark.HURRIED, "reordered"), (Mark.CORRUPTED, "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("--delay", type=duration_ns, default=0, metavar="TIME", help="hold each frame for so long")
-    parser.add_argument("--jitter", type=duration_ns, default=0, metavar="TIME", help="or up to so much more or less")
+    parser.add_argument("--delay", type=duration_ns, default=0, metavar="TIME", help="delay of each frame")
+    parser.add_argument(
+        "--jitter", type=duration_ns, default=0, metavar="TIME", help="largest deviation from the delay"
+    )
     for name, what in (
-        ("loss", "drop this part of the frames: 1%% or 0.01"),
-        ("duplicate", "send this part twice"),
-        ("reorder", "let this part overtake those that wait"),
-        ("corrupt", "flip a bit in this part"),
+        ("loss", "drop this fraction of the frames: 1%% or 0.01"),
+        ("duplicate", "send this fraction twice"),
+        ("reorder", "send this fraction at once, before waiting frames"),
+        ("corrupt", "flip a bit in this fraction"),
     ):
         parser.add_argument(f"--{name}", type=fraction, default=0.0, metavar="PART", help=what)
-    parser.add_argument("--rate", type=rate_bps, default=0, help="carry no more than, for example, 10mbit in a second")
-    parser.add_argument("--limit", type=int, default=Conditions.limit, help="frames that may wait (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="what is left to chance happens again with the same seed")
-    parser.add_argument("--drop", type=int, nargs="+", default=[], metavar="N", help="drop the Nth frame, from 1")
-    parser.add_argument("--to", choices=["server", "client"], help="only for frames to this host (default: both)")
-    parser.add_argument("--seconds", type=float, help="end after so long (default: with Ctrl-C)")
+    parser.add_argument("--rate", type=rate_bps, default=0, help="largest rate, for example 10mbit")
+    parser.add_argument(
+        "--limit", type=int, default=Conditions.limit, help="largest number of frames in the queue (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (%(default)s)")
+    parser.add_argument(
+        "--drop", type=int, nargs="+", default=[], metavar="N", help="drop these frames, counted from 1"
+    )
+    parser.add_argument("--to", choices=["server", "client"], help="apply only to frames to this host (default: both)")
+    parser.add_argument("--seconds", type=float, help="stop after this time (default: at Ctrl-C)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build, wait, tell."""
+    """Build the network, wait for the end, and print the totals of the wire."""
     conditions = Conditions(
         delay_ns=args.delay,
         jitter_ns=args.jitter,
@@ -63,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         net.conditions(perfect if args.to == "client" else conditions, perfect if args.to == "server" else conditions)
         for host in (net.client, net.server):
             print(f"{host.name}  {host.ipv4}  {host.ipv6}")
-        print("the wire carries; Ctrl-C ends it", flush=True)
+        print("the wire is up; stop it with Ctrl-C", flush=True)
         with suppress(KeyboardInterrupt):
             threading.Event().wait(args.seconds)
         log = link.log(lossy=True)
@@ -73,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show(log: WireLog) -> None:
-    """Print what became of the frames of each direction."""
+    """Print a table: for each direction, the fates, marks and hold times of its frames."""
     rows = []
     for direction in Direction:
         frames = log.going(direction)

@@ -1,1 +1,1 @@
-"""What this machine allows: each capability is tried, and a refusal is kept in the kernel's words."""
+"""Capabilities of this machine: each is tried, and a refusal is reported with the kernel's error."""

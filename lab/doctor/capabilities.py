@@ -1,8 +1,10 @@
-"""What this machine lets probes do, found by trying each thing and undoing it at once; and what is chosen from that.
+"""The capabilities of this machine, found by trials, and the mechanism for each observation.
 
-No version number and no kernel configuration is believed: distributions patch both ways, and containers, lockdown and
-missing capabilities refuse what the kernel could do. Nothing here needs root to be imported, or to be asked: what is
-refused is an answer. The trials of the network are in `net_trials`.
+- Each trial does the real thing and undoes it at once. Kernel version and configuration are not evidence: distributions
+  patch kernels, and containers, lockdown and missing privileges refuse what the kernel could do.
+- A refusal is a result, so root is not needed.
+
+What does not live here: the trials of the network (`network_trials.py`).
 """
 
 import errno
@@ -23,12 +25,13 @@ from lab.ebpf import attach, cache, compiler
 from lab.ebpf.audit import Hits
 from lab.errors import LabError
 from lab.linux import bpf, tracefs
-from lab.linux.bpf import RETURN_ZERO, AttachType, ProgType, instruction, owned, returning
+from lab.linux.bpf import RETURN_ZERO, AttachType, ProgType, instruction, returning
 from lab.linux.btf import Btf
 from lab.linux.grace_period import await_grace_period
+from lab.linux.syscalls import owned, syscall
 
-# For each observation the ways to make it, best first, each with the capability that it takes.
-# Why this order: the design's section on attach points. Links come last: they are chosen in the same manner.
+# For each observation its mechanisms, best first, each with the capability that it needs. The kinds of link come last:
+# they are chosen by the same rule.
 MECHANISMS: dict[str, tuple[tuple[str, str], ...]] = {
     "TCP state change": (("raw tracepoint sock:inet_sock_set_state", "raw tp inet_sock_set_state"),),
     "segment received on an established socket": (
@@ -62,7 +65,7 @@ MECHANISMS: dict[str, tuple[tuple[str, str], ...]] = {
     "link condition": (("netem", "netem"), ("relay", "packet socket")),
 }
 
-# What the suite cannot do without, and what to do about it.
+# The capabilities that the suite needs, each with its remedy.
 INDISPENSABLE = {
     "root": "run it as root, with all capabilities",
     "BTF": "boot a kernel with CONFIG_DEBUG_INFO_BTF=y",
@@ -80,16 +83,16 @@ INDISPENSABLE = {
     network_trials.VETH: "boot a kernel with CONFIG_NET_NS=y and CONFIG_VETH",
 }
 
-# Before Linux 5.11, memory for maps counts against a limit that CAP_SYS_RESOURCE lifts: helpful, not indispensable.
+# SYS_RESOURCE is optional. Before Linux 5.11 the memory of maps counts against RLIMIT_MEMLOCK, which it can raise.
 _CAPABILITIES = {"SYS_ADMIN": 21, "NET_ADMIN": 12, "PERFMON": 38, "BPF": 39, "SYS_RESOURCE": 24}
 _NEW_MOUNTS = 0x20000  # CLONE_NEWNS
 _PRIVATE = 0x44000  # MS_REC | MS_PRIVATE
-_ENOTSUPP = 524  # the kernel's own, which should never reach user space and does
+_ENOTSUPP = 524  # internal to the kernel (include/linux/errno.h), but BPF calls return it to user space
 _WORDS = {
     errno.EPERM: "the kernel forbids it",
     errno.EACCES: "the kernel forbids it",
     errno.ENOENT: "this kernel lacks it",
-    errno.EINVAL: "this kernel does not know it or takes it otherwise",
+    errno.EINVAL: "this kernel does not know it, or not with these arguments",
     errno.ENOSYS: "this kernel does not know the system call",
     errno.EOPNOTSUPP: "this kernel does not support it",
     _ENOTSUPP: "this kernel does not support it",
@@ -98,7 +101,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Capability:
-    """One thing a probe or a link may need; `detail` is what was found, or why the kernel refused."""
+    """A capability that a probe or a link may need. `detail` is the finding, or the kernel's reason for a refusal."""
 
     name: str
     available: bool
@@ -107,7 +110,7 @@ class Capability:
 
 @dataclass(frozen=True)
 class Choice:
-    """How an observation is made on this machine, and why not in a better way."""
+    """The mechanism for an observation on this machine, and why better ones are refused."""
 
     observation: str
     chosen: str
@@ -115,25 +118,34 @@ class Choice:
 
 
 def examine() -> list[Capability]:
-    """Try everything, in about half a second. Leaves nothing behind but a mounted tracefs, which it mentions."""
+    """Try every capability, in about half a second, and return the results.
+
+    The trials leave nothing behind except tracefs, which is mounted if necessary; the result mentions that.
+    """
     return [tried(name, attempt) for name, attempt in _TRIALS.items()] + _network()
 
 
 def choices(capabilities: list[Capability]) -> list[Choice]:
-    """Choose for each observation the best way that is available; `none` when there is no way at all."""
+    """Return for each observation the best available mechanism, or `none`."""
     found = {capability.name: capability for capability in capabilities}
     made = []
-    for observation, ways in MECHANISMS.items():
-        refusals = [_refusal(found[need], {need for _, need in ways}) for _, need in ways]
-        best = refusals.index(None) if None in refusals else len(ways)
-        chosen = [*(mechanism for mechanism, _ in ways), "none"][best]
-        refused = "; ".join(f"{mechanism}: {why}" for (mechanism, _), why in zip(ways[:best], refusals, strict=False))
-        made.append(Choice(observation, chosen, refused))
+    for observation, mechanisms in MECHANISMS.items():
+        chosen, refused = "none", []
+        for mechanism, need in mechanisms:
+            why = _refusal(found[need], {need for _, need in mechanisms})
+            if why is None:
+                chosen = mechanism
+                break
+            refused.append(f"{mechanism}: {why}")
+        made.append(Choice(observation, chosen, "; ".join(refused)))
     return made
 
 
 def _refusal(capability: Capability, needs: set[str]) -> str | None:
-    """Say why a way is not taken; `needs` are those of all the ways to make the observation. None: it can be taken."""
+    """Return why the mechanism with this capability is refused, None if it is not.
+
+    `needs` are the capabilities of all mechanisms for the same observation. `LAB_ATTACH` refuses all but one of them.
+    """
     functions = set(attach.MECHANISMS) & needs
     if functions and (forced := attach.forced()):
         wanted = {forced} if forced in functions else needs - functions
@@ -143,15 +155,15 @@ def _refusal(capability: Capability, needs: set[str]) -> str | None:
 
 
 def remedies(capabilities: list[Capability]) -> list[str]:
-    """Tell what to do before the suite can run here; nothing when it can."""
+    """Return what to do so that the suite can run here; [] if it can."""
     missing = [capability.name for capability in capabilities if not capability.available]
     advice = [remedy for name, remedy in INDISPENSABLE.items() if name in missing]
-    # Without privileges everything else is refused too, whether or not it is there.
+    # Without privileges the kernel refuses everything else too, available or not.
     return advice[:1] if "root" in missing else advice
 
 
 def tried(name: str, attempt: Callable[[], str]) -> Capability:
-    """Make the attempt; a refusal is an answer and not an error."""
+    """Return the capability that the attempt finds; a refusal (`OSError`, `LabError`) becomes its `detail`."""
     try:
         return Capability(name, available=True, detail=attempt())
     except (OSError, LabError) as refusal:
@@ -159,12 +171,12 @@ def tried(name: str, attempt: Callable[[], str]) -> Capability:
 
 
 def explain(refusal: OSError | LabError) -> str:
-    """Say why, in words a user understands, with the name of the errno."""
+    """Return the reason of a refusal as a sentence with the name of the errno."""
     if isinstance(refusal, LabError) or refusal.errno is None:
         return str(refusal)
     name = "ENOTSUPP" if refusal.errno == _ENOTSUPP else errno.errorcode.get(refusal.errno, str(refusal.errno))
     plain = os.strerror(refusal.errno)
-    # A text other than the errno's own is the verifier's or the trial's, and says more.
+    # A text that is not the errno's own comes from the verifier or the trial, and is more specific.
     words = _WORDS.get(refusal.errno, plain) if refusal.strerror in {None, plain} else refusal.strerror
     return f"{refusal.filename}: {words} ({name})" if refusal.filename else f"{words} ({name})"
 
@@ -200,7 +212,7 @@ def _bcc() -> str:
 
 
 def _tracefs() -> str:
-    how = "mounted" if tracefs.mounts("tracefs") else "was not mounted, is now"
+    how = "mounted" if tracefs.mounts("tracefs") else "mounted by this command"
     place = tracefs.root()
     (place / "events" / "sock").stat()
     return f"{how} at {place}"
@@ -216,20 +228,23 @@ def _no_lockdown() -> str:
 
 
 def _read_lockdown() -> str:
-    """Read the lockdown mode; for a thread of its own, which may mount securityfs where only this thread sees it."""
+    """Return the text of the lockdown file.
+
+    Call this on a new thread: it may move the thread to a new mount namespace to mount securityfs.
+    """
     path = Path("/sys/kernel/security/lockdown")
     try:
         if not path.exists():
-            bpf.syscall("unshare", _NEW_MOUNTS)
-            bpf.syscall("mount", None, b"/", None, _PRIVATE, None)
-            bpf.syscall("mount", b"securityfs", os.fsencode(path.parent), b"securityfs", 0, None)
+            syscall("unshare", _NEW_MOUNTS)
+            syscall("mount", None, b"/", None, _PRIVATE, None)
+            syscall("mount", b"securityfs", os.fsencode(path.parent), b"securityfs", 0, None)
         return path.read_text()
     except FileNotFoundError:
         return "[none]: this kernel cannot be locked down"
 
 
 def _kernel_reads() -> str:
-    """Load what any program that reads kernel structs contains: `bpf_probe_read_kernel(fp - 8, 8, NULL)`."""
+    """Load a program that calls `bpf_probe_read_kernel(fp - 8, 8, NULL)`, as every reader of kernel structs does."""
     destination = instruction(0xBF, dst=1, src=10) + instruction(0x07, dst=1, value=-8)
     call = instruction(0xB7, dst=2, value=8) + instruction(0xB7, dst=3) + instruction(0x85, value=113)
     os.close(bpf.prog_load(ProgType.RAW_TRACEPOINT, destination + call + RETURN_ZERO))
@@ -260,12 +275,12 @@ def _tracepoint(event: str) -> str:
 
 def _tracepoint_count() -> str:
     with Hits(["inet_sock_set_state"]) as hits:
-        return f"counted beside a program ({hits.count().sum()} hits meanwhile)"
+        return f"perf counts hits ({hits.count().sum()} during the trial)"
 
 
 def _membarrier() -> str:
     await_grace_period()
-    return "waits for what is under way on other processors"
+    return "waits for programs on other CPUs"
 
 
 def _raw_tracepoint(name: str) -> str:
@@ -276,7 +291,7 @@ def _raw_tracepoint(name: str) -> str:
 
 @contextmanager
 def _cgroup() -> Iterator[Path]:
-    """Make an empty cgroup for one trial; where none can be made, lend the root of the hierarchy."""
+    """Create a cgroup for one trial and yield its folder; if that is refused, yield the root of the hierarchy."""
     places = tracefs.mounts("cgroup2")
     if not places:
         raise LabError("no cgroup v2 hierarchy is mounted")
@@ -292,7 +307,8 @@ def _cgroup() -> Iterator[Path]:
 
 
 def _cgroup_program(prog_type: ProgType, attach_type: AttachType) -> str:
-    # It returns 1, which lets every packet pass: on the root of the hierarchy 0 would drop them all.
+    # The program returns 1, which passes every packet. At the root of the hierarchy a program that returns 0 would drop
+    # all packets.
     with (
         owned(bpf.prog_load(prog_type, returning(1), expected_attach_type=attach_type)) as program,
         _cgroup() as path,

@@ -1,8 +1,8 @@
-"""What this kernel's network can do, found by doing it: qdiscs, filters, XDP and bridge on a veth nobody else sees.
+"""Trials of the kernel's network: qdiscs, filters, XDP, bridge and packet sockets on a veth in a new namespace.
 
-The trials run in a thread of their own, in a network namespace that has no name and that only this thread is in: when
-the thread ends, after success, failure or Ctrl-C, so do the namespace and all that is in it. Each trial also undoes
-itself, as the next one needs the place. What a result means is the doctor's business, not this module's.
+The trials run on one thread, in a network namespace without a name. The kernel removes the namespace with everything in
+it when the thread ends, after success, failure or Ctrl-C. Each trial undoes its changes: the next one uses the same
+veth. What does not live here: the meaning of the results (`capabilities.py`).
 """
 
 import socket
@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from lab.linux.bpf import RETURN_ZERO, AttachType, ProgType, link_create, owned, prog_load, syscall
+from lab.linux.bpf import RETURN_ZERO, AttachType, ProgType, link_create, prog_load
+from lab.linux.syscalls import owned, syscall
 
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 _CLSACT_INGRESS = 0xFFFFFFF2  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
@@ -24,12 +25,12 @@ _SOL_PACKET, _PACKET_IGNORE_OUTGOING = 263, 23
 
 T = TypeVar("T")
 Attempt = Callable[[], str]
-Trial = Callable[[IPRoute, int], str]  # on the veth of this index
+Trial = Callable[[IPRoute, int], str]  # takes the ifindex of the veth
 
 
 @contextmanager
 def _os_errors() -> Iterator[None]:
-    """Turn the refusals of netlink into those of any other system call."""
+    """Raise `OSError` in place of pyroute2's `NetlinkError`."""
     try:
         yield
     except NetlinkError as refusal:
@@ -78,14 +79,14 @@ def _bridge(netlink: IPRoute, index: int) -> str:
         netlink.link("set", index=index, master=bridge)
     finally:
         netlink.link("del", index=bridge)
-    return "made with a veth as its port"
+    return "created with a veth as its port"
 
 
 def _packet_socket(_netlink: IPRoute, index: int) -> str:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as packets:
         packets.bind((socket.if_indextoname(index), 0))
         packets.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-    return "bound to a veth, blind to what it sends itself"
+    return "bound to a veth, without its own outgoing frames"
 
 
 VETH = "veth in a netns"
@@ -104,9 +105,10 @@ TRIALS: dict[str, Trial] = {
 
 
 def run(tried: Callable[[str, Attempt], T]) -> list[T]:
-    """Give each trial's name and attempt to `tried` and return its answers, the veth itself first, then `TRIALS`.
+    """Call `tried` with the name and the attempt of each trial and return its results: the veth first, then `TRIALS`.
 
-    An attempt returns what was done or raises `OSError`. So does `run`, when there can be no namespace or no veth.
+    An attempt returns a description of its success or raises `OSError`. Raises `OSError` when there is no namespace or
+    no veth.
     """
     with ThreadPoolExecutor(1, "net-trials") as thread:
         return thread.submit(_run_in_new_namespace, tried).result()
@@ -123,5 +125,5 @@ def _run_in_new_namespace(tried: Callable[[str, Attempt], T]) -> list[T]:
             with _os_errors():
                 return trial(netlink, index)
 
-        made = tried(VETH, lambda: "made in a new netns")
-        return [made, *(tried(name, partial(attempt, trial)) for name, trial in TRIALS.items())]
+        veth = tried(VETH, lambda: "created in a new netns")
+        return [veth, *(tried(name, partial(attempt, trial)) for name, trial in TRIALS.items())]

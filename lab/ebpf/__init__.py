@@ -1,1 +1,1 @@
-"""BPF programs: compiled from `bpf/`, loaded, attached, read and audited. Knows nothing of what a program measures."""
+"""BPF programs: compiling, loading, attaching, reading, auditing. The meaning of their events does not live here."""

@@ -1,7 +1,8 @@
-"""Where BPF functions are attached: the kinds of attach points, and which of them a machine allows.
+"""Loading and attaching BPF functions, and the choice of mechanism.
 
-A function of `bpf/*.c` says where it belongs by its name, `on_<kind>__<event>[__<role>]` (the macros of bpf/include/lab.h make it).
-What lives here: loading and attaching each kind. What does not: compiling, and what a function does.
+The name of a function in `bpf/*.c` is its attach point: `on_<kind>__<event>[__<role>]`; the macros of
+`bpf/include/attach_points.h` compose it. What lives here: loading and attaching for each kind of attach point. What
+does not: compiling (`compiler.py`), and network interfaces (`interface_attach.py`).
 """
 
 import errno
@@ -15,20 +16,21 @@ from typing import TYPE_CHECKING, NamedTuple
 from lab.ebpf.cache import recall
 from lab.errors import LabError, UnsupportedByKernel
 from lab.linux import bpf, btf, tracefs
-from lab.linux.bpf import AttachType, ProgType, owned
+from lab.linux.bpf import AttachType, ProgType
 from lab.linux.instance import Instance, event_group
+from lab.linux.syscalls import owned
 
 if TYPE_CHECKING:
     from lab.ebpf.interface import Device
 
 MECHANISMS = ("fentry", "kprobe", "tracepoint")
-"""How a kernel function can be observed, best first; a tracepoint is near it and not at it."""
+"""Mechanisms that observe a kernel function, best first. A tracepoint is near the entry or return, not at it."""
 
 BEST = "best"
-"""The way that the kernel offers itself, best first."""
+"""Stands for the best mechanism that the kernel allows."""
 
 FORCED = "LAB_ATTACH"
-"""The environment variable that names the way to use instead of the best."""
+"""The environment variable that forces a mechanism."""
 
 _PROG_TYPES = {
     "raw_tracepoint": ProgType.RAW_TRACEPOINT,
@@ -42,7 +44,7 @@ _PROG_TYPES = {
     "xdp": ProgType.XDP,
     "cgroup_skb": ProgType.CGROUP_SKB,
 }
-# How such a program is attached, and what in the kernel's types is what it is attached to.
+# Kinds whose target is in the kernel's BTF: attach type, kind of BTF type, prefix of its name.
 _TRACING = {
     "tp_btf": (AttachType.TRACE_RAW_TP, "TYPEDEF", "btf_trace_"),
     "fentry": (AttachType.TRACE_FENTRY, "FUNC", ""),
@@ -50,18 +52,23 @@ _TRACING = {
 }
 _CGROUP = {"ingress": AttachType.CGROUP_INET_INGRESS, "egress": AttachType.CGROUP_INET_EGRESS}
 _ON_DEVICES = ("tc", "xdp")
-_AT_TRACEPOINTS = ("raw_tracepoint", "tp_btf")  # one place: the second knows the types of the arguments
-_LATEST_FIRST = ("fentry", "fexit", "kprobe")  # bpf_trampoline_link_prog(), add_new_kprobe()
+# Both are the same attach point. With tp_btf the verifier knows the types of the arguments.
+_AT_TRACEPOINTS = ("raw_tracepoint", "tp_btf")
+# The kernel runs the program that was attached last first: bpf_trampoline_link_prog(), add_new_kprobe().
+_LATEST_FIRST = ("fentry", "fexit", "kprobe")
 _AT_RETURN = ("fexit", "kretprobe")
 _PERF_TYPE_TRACEPOINT = 2
-_TRIED = "tcp_v4_connect"  # a function that every kernel with IPv4 has
+_TRIAL_FUNCTION = "tcp_v4_connect"  # every kernel with IPv4 has it
 
 
 class Function(NamedTuple):
-    """A loaded BPF function: the kind of its attach point, the event there, its file descriptor.
+    """A loaded BPF function: kind and event of its attach point, file descriptor, role.
 
-    `role` is `again` for the one that acts when the first at the same event was left out, `unaudited` where nobody compares how often
-    it ran with how often the event came.
+    The role is one of
+
+    - `again`: the second program at the event, which acts if the first did not run;
+    - `unaudited`: a program whose runs are not compared with the kernel's count of the event;
+    - "" for any other program.
     """
 
     kind: str
@@ -71,44 +78,47 @@ class Function(NamedTuple):
 
     @property
     def place(self) -> str:
-        """The attach point, as results name it."""
+        """Name of the attach point, as in results."""
         return place(self.kind, self.event)
 
     @property
     def again(self) -> bool:
-        """Tell whether it makes up for another one."""
+        """True for the second program at its event."""
         return self.role == "again"
 
     @property
     def order(self) -> tuple[bool, bool]:
-        """Tell when it is attached, least first.
+        """Sort key: functions with smaller keys are attached first.
 
-        One that makes up for another is run behind it; what is seen to enter a function is seen to return from it.
+        - The kernel runs a second program after the first at the same event.
+        - A program at a function's return is attached before the one at its entry, so that each observed entry has its
+          return.
         """
         return (self.again != (self.kind in _LATEST_FIRST), self.kind not in _AT_RETURN)
 
     @property
     def audited(self) -> bool:
-        """Tell whether it counts its runs, so that they can be compared with the event's hits."""
+        """True if the audit compares the function's runs with the kernel's count of the event (`audit.py`)."""
         return self.kind in _AT_TRACEPOINTS and not self.role
 
     @property
     def on_device(self) -> bool:
-        """Tell whether it is attached to network interfaces."""
+        """True if the function is attached to network interfaces."""
         return self.kind in _ON_DEVICES
 
 
 def place(kind: str, event: str) -> str:
-    """Name an attach point as results do."""
+    """Return the name of an attach point, as in results."""
     kind = "raw_tracepoint" if kind in _AT_TRACEPOINTS else kind
     return f"{kind.replace('_', ' ')}:{event}"
 
 
 @cache
 def mechanism() -> str:
-    """Return how this machine's kernel functions are observed: what `LAB_ATTACH` says, or the best that works.
+    """Return the mechanism that observes kernel functions on this machine.
 
-    As for `forced`.
+    It is the one in `LAB_ATTACH`, or the best that works. Raises `LabError` when `LAB_ATTACH` is not one of
+    `MECHANISMS`.
     """
     if asked_for := forced():
         return asked_for
@@ -120,7 +130,7 @@ def mechanism() -> str:
 
 
 def forced() -> str | None:
-    """Return the way that `LAB_ATTACH` names, None when it is not set. Raises `LabError` when it names none of `MECHANISMS`."""
+    """Return the mechanism in `LAB_ATTACH`, None if it is not set. Raises `LabError` for an unknown mechanism."""
     name = os.environ.get(FORCED)
     if name is not None and name not in MECHANISMS:
         raise LabError(f"{FORCED} is `{name}`: set it to one of {', '.join(MECHANISMS)}, or not at all")
@@ -128,21 +138,21 @@ def forced() -> str | None:
 
 
 def attempt(name: str) -> str:
-    """Observe a kernel function by `fentry` or `kprobe`, entry and return, for a moment; returns what was done.
+    """Attach to entry and return of a kernel function by `fentry` or `kprobe`, detach, and return a description.
 
-    Twice, as programs are attached for each recording anew: before Linux 5.13 that is refused by fentry the second time. `OSError` or
-    `LabError` says why this machine refuses it.
+    Attaches twice, since each recording attaches its programs again: before Linux 5.13 fentry refuses the second time.
+    Raises `OSError` or `LabError` with the reason of a refusal.
     """
     for kind in {"fentry": ("fentry", "fexit"), "kprobe": ("kprobe", "kretprobe")}[name]:
-        with owned(load(kind, _TRIED, bpf.RETURN_ZERO)) as fd:
+        with owned(load(kind, _TRIAL_FUNCTION, bpf.RETURN_ZERO)) as fd:
             for _ in range(2):
                 with ExitStack() as links:
-                    _ATTACH[kind](Function(kind, _TRIED, fd), links)
-    return f"attached to {_TRIED}, entry and return, twice"
+                    _ATTACH[kind](Function(kind, _TRIAL_FUNCTION, fd), links)
+    return f"attached to {_TRIAL_FUNCTION}, entry and return, twice"
 
 
 def load(kind: str, event: str, instructions: bytes) -> int:
-    """Load one function's instructions; returns the program's file descriptor. `OSError` says why it is refused."""
+    """Load one function's instructions and return the program's fd. Raises `OSError` with the kernel's reason."""
     expected, target = 0, 0
     if kind in _TRACING:
         expected, type_kind, prefix = _TRACING[kind]
@@ -162,9 +172,10 @@ def load(kind: str, event: str, instructions: bytes) -> int:
 
 
 def refusal(function: Function) -> str | None:
-    """Tell why this kernel has no such place for a loaded function, found by attaching it for a moment; None when it has.
+    """Return why this kernel refuses to attach a loaded function, None if it does not.
 
-    Not tried is what takes a device: every kernel with BPF has those.
+    Attaches and detaches the function. Functions at network interfaces are not tried: every kernel with BPF has XDP and
+    TC.
     """
     if function.on_device:
         return None
@@ -177,7 +188,7 @@ def refusal(function: Function) -> str | None:
 
 
 def _type_id(kind: str, name: str) -> int:
-    """Look up by what number the running kernel's types know a function or tracepoint."""
+    """Return the BTF type id of a kernel function or tracepoint, from the cache if it is there."""
 
     def look_up() -> bytes:
         return str(btf.Btf.of_kernel().type_id(kind, name)).encode()
@@ -186,20 +197,28 @@ def _type_id(kind: str, name: str) -> int:
 
 
 def attach(function: Function, devices: "Sequence[Device]", links: ExitStack) -> list[str]:
-    """Attach a function until `links` is closed. Raises `UnsupportedByKernel` when the kernel does so.
+    """Attach a function until `links` is closed, and return the names of its attach points, as in results.
 
-    Returns the attach points, as results name them; at a device with the mechanism that was used: `xdp:frame (generic)`.
+    At a device the name includes the mode or the mechanism: `xdp:frame (generic)`. Raises `UnsupportedByKernel` when
+    the kernel refuses.
     """
     try:
         if function.on_device:
-            attach_to = (getattr(device, f"attach_{function.kind}") for device in devices)
-            return [f"{function.place} ({to_device(function.fd, function.event, links)})" for to_device in attach_to]
+            return [f"{function.place} ({_attach_to_device(function, device, links)})" for device in devices]
         _ATTACH[function.kind](function, links)
     except OSError as error:
         raise UnsupportedByKernel(
             f"this kernel refuses the {function.place} ({error.strerror}): see lab doctor"
         ) from error
     return [function.place]
+
+
+def _attach_to_device(function: Function, device: "Device", links: ExitStack) -> str:
+    from lab.ebpf import interface_attach  # noqa: PLC0415 (most programs observe sockets)
+
+    if function.kind == "xdp":
+        return interface_attach.attach_xdp(device, function.fd, links)
+    return interface_attach.attach_tc(device, function.fd, function.event, links)
 
 
 def _raw_tracepoint(function: Function, links: ExitStack) -> None:
@@ -214,7 +233,7 @@ def _tracing(function: Function, links: ExitStack) -> None:
     try:
         links.callback(os.close, bpf.raw_tracepoint_open(None, function.fd))
     except OSError as error:
-        # bpf_tracing_prog_attach(): what the program was loaded for has gone with its first link.
+        # bpf_tracing_prog_attach(): the first link took the target from the program.
         if error.errno == errno.ENOENT:
             raise OSError(errno.ENOENT, "before Linux 5.13 a program can be attached by fentry only once") from error
         raise
@@ -228,7 +247,7 @@ def _kprobe(function: Function, links: ExitStack) -> None:
 
 
 def _kretprobe(function: Function, links: ExitStack) -> None:
-    """By an event of tracefs: one of perf's own has room for ten calls under way, and passes over the return of all others."""
+    """Attach to an event of tracefs: a kretprobe of perf misses the returns of all but ten calls under way at once."""
     event = tracefs.return_event(
         event_group(Instance.current().name), f"{function.event}_{function.fd}", function.event
     )
@@ -242,7 +261,7 @@ def _perf_event(function: Function, links: ExitStack, event_type: int, config: i
 
 
 def _cgroup_skb(function: Function, links: ExitStack) -> None:
-    """Attach to the root of the hierarchy: every socket belongs to some cgroup below it."""
+    """Attach to the root of the hierarchy: every socket belongs to a cgroup below it."""
     places = tracefs.mounts("cgroup2")
     if not places:
         raise LabError("no cgroup v2 hierarchy is mounted: mount one (`mount -t cgroup2 none /sys/fs/cgroup`)")

@@ -1,8 +1,10 @@
-"""What takes long to make and stays true, kept from one run to the next: compiled programs, and what is looked up to load them.
+"""A cache on disk for compiled programs and BTF look-ups.
 
-An entry begins with all that it was made from, and is used only when that is the same to the last byte: no date and no digest
-decides. Root loads what lies here, so folder and entries must be its own, and written by nobody else. What is damaged or not to
-be trusted is said, made anew, and replaced.
+- An entry contains the complete source of its result (file text, definitions, kernel). It is used only if that is
+  equal, byte by byte. Dates and digests do not decide.
+- Root loads these programs into the kernel. So the folder and its entries are ignored unless they belong to the user
+  and nobody else can write to them.
+- Damaged or ignored entries are reported on standard error, and replaced.
 """
 
 import errno
@@ -17,27 +19,27 @@ from functools import cache
 from pathlib import Path
 
 from lab.errors import LabError
-from lab.linux.bpf import owned
+from lab.linux.syscalls import owned
 from lab.paths import CACHE
 
 SWITCH = "LAB_CACHE"
-"""The environment variable that turns the cache `off`."""
+"""The environment variable that disables the cache with the value `off`."""
 
 MOST_ENTRIES = 256
-"""When there are more, those go that were not used for longest. A program's entry has some 100 kB."""
+"""The least recently used entries beyond this number are deleted. The entry of a program has about 100 kB."""
 
 _PROGRAMS = "programs"
-_HEAD = struct.Struct(
-    "=4sI"
-)  # the form's name, checksum of what follows: the source, with its length before it, and the result
-_FORM = b"lab1"
+# An entry: format, CRC-32 of the rest; then the length of the source, the source, the result.
+_HEAD = struct.Struct("=4sI")
+_FORMAT = b"lab1"
 
 
 def recall(name: str, made_from: bytes, make: Callable[[], bytes]) -> bytes:
-    """Return what `make` has made from the same before, or have it made, and keep it.
+    """Return the cached result for the source `made_from`; without one, call `make` and cache its result.
 
-    `name` begins the entry's file name, for the eyes of people. Errors are those of `make`; that the cache cannot be used is said
-    on standard error, and no error. Raises `LabError` when `LAB_CACHE` is neither `off` nor empty.
+    `name` is the first part of the entry's file name, for readers of the folder. If the cache cannot be used, a warning
+    goes to standard error and `make` is called. Raises the errors of `make`, and `LabError` when `LAB_CACHE` is neither
+    `off` nor empty.
     """
     if is_off():
         return make()
@@ -48,7 +50,7 @@ def recall(name: str, made_from: bytes, make: Callable[[], bytes]) -> bytes:
     except FileNotFoundError:
         kept = None
     except OSError as refusal:
-        _say(f"the cache {folder_path()} is not used ({refusal.strerror})")
+        _warn_once(f"the cache {folder_path()} is not used ({refusal.strerror})")
         return make()
     if kept is not None:
         return kept
@@ -58,12 +60,12 @@ def recall(name: str, made_from: bytes, make: Callable[[], bytes]) -> bytes:
         with _folder() as folder:
             _write(folder, entry, made_from, made)
     except OSError as refusal:
-        _say(f"the cache {folder_path()} cannot be written ({refusal.strerror})")
+        _warn_once(f"the cache {folder_path()} cannot be written ({refusal.strerror})")
     return made
 
 
 def is_off() -> bool:
-    """Tell whether `LAB_CACHE` turns it off. Raises `LabError` when that says anything else."""
+    """Return true if `LAB_CACHE` disables the cache. Raises `LabError` for any value but `off` and the empty one."""
     asked_for = os.environ.get(SWITCH, "")
     if asked_for not in ("", "off"):
         raise LabError(f"{SWITCH} is `{asked_for}`: set it to off, or not at all")
@@ -71,12 +73,12 @@ def is_off() -> bool:
 
 
 def folder_path() -> Path:
-    """Return where the entries are."""
+    """Return the folder of the entries."""
     return CACHE / _PROGRAMS
 
 
 def examine() -> str:
-    """Tell where it is and how many entries it has. `OSError` or `LabError` says why it is not used."""
+    """Return the number of entries and the folder, as text. Raises `OSError` or `LabError` if the cache is not used."""
     if is_off():
         raise LabError(f"{SWITCH}=off")
     try:
@@ -89,7 +91,7 @@ def examine() -> str:
 
 @contextmanager
 def _folder() -> Iterator[int]:
-    """Open the folder; what is in it is then reached through it, wherever its path leads meanwhile."""
+    """Open the folder and check its owner. Entries are opened relative to it: a changed path cannot redirect them."""
     with owned(os.open(folder_path(), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)) as folder:
         _require_own(os.fstat(folder))
         yield folder
@@ -101,43 +103,43 @@ def _require_own(status: os.stat_result) -> None:
 
 
 def _read(folder: int, entry: str, made_from: bytes) -> bytes | None:
-    """Return what an entry keeps, None when there is none that was made from this."""
+    """Return the result in an entry, None if there is no valid entry with this source."""
     try:
         data = _content(folder, entry)
     except FileNotFoundError:
         return None
     except OSError as refusal:
-        _say(f"{folder_path() / entry} is not used ({refusal.strerror})")
+        _warn_once(f"{folder_path() / entry} is not used ({refusal.strerror})")
         return None
-    rest, source = data[_HEAD.size :], _counted(made_from)
-    if data[: _HEAD.size] != _HEAD.pack(_FORM, zlib.crc32(rest)):
-        _say(f"{folder_path() / entry} is damaged, or of another version")
+    rest, source = data[_HEAD.size :], _with_length(made_from)
+    if data[: _HEAD.size] != _HEAD.pack(_FORMAT, zlib.crc32(rest)):
+        _warn_once(f"{folder_path() / entry} is damaged, or of another version")
         return None
     return rest.removeprefix(source) if rest.startswith(source) else None
 
 
-def _counted(made_from: bytes) -> bytes:
+def _with_length(made_from: bytes) -> bytes:
     return struct.pack("=I", len(made_from)) + made_from
 
 
 def _content(folder: int, entry: str) -> bytes:
-    # Neither through a link nor waiting for whoever would write to a pipe.
+    # O_NOFOLLOW: no symbolic link. O_NONBLOCK: no wait for the writer of a pipe.
     fd = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     with owned(fd):
         _require_own(os.fstat(fd))
-        with suppress(OSError):  # where nothing can be written, nothing is dropped either
+        with suppress(OSError):  # a read-only folder: no entry is deleted either
             os.utime(fd)
         with open(fd, "rb", closefd=False) as file:
             return file.read()
 
 
 def _write(folder: int, entry: str, made_from: bytes, made: bytes) -> None:
-    """Put an entry there at once: who looks sees the old one, or the new one, or none."""
+    """Write an entry atomically: readers see the old entry, the complete new one, or none."""
     part = f".{entry}-{os.urandom(4).hex()}"
-    rest = _counted(made_from) + made
+    rest = _with_length(made_from) + made
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder), "wb") as file:
         try:
-            file.write(_HEAD.pack(_FORM, zlib.crc32(rest)) + rest)
+            file.write(_HEAD.pack(_FORMAT, zlib.crc32(rest)) + rest)
             file.flush()
             os.replace(part, entry, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
@@ -150,7 +152,7 @@ def _drop_oldest(folder: int) -> None:
     with os.scandir(folder) as entries:
         times = []
         for entry in entries:
-            with suppress(FileNotFoundError):  # replaced by another process, or dropped by it
+            with suppress(FileNotFoundError):  # replaced or deleted by another process
                 times.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
     for _, name in sorted(times)[:-MOST_ENTRIES]:
         with suppress(FileNotFoundError):
@@ -158,6 +160,6 @@ def _drop_oldest(folder: int) -> None:
 
 
 @cache
-def _say(what: str) -> None:
-    """Say it once."""
-    print(f"lab: {what}: what it would have saved is made anew", file=sys.stderr)
+def _warn_once(problem: str) -> None:
+    """Print a warning, once per process for each problem."""
+    print(f"lab: {problem}: the result is computed again", file=sys.stderr)

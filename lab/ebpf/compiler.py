@@ -22,8 +22,9 @@ from lab.ebpf.source import KFUNCS, differs_by_mechanism, kernel_facts, mentions
 from lab.ebpf.spec import CollectionSpec, MapSpec, Members, ProgramSpec
 from lab.errors import LabError, UnsupportedByKernel
 from lab.linux import btf, cpus
-from lab.linux.bpf import RINGBUF, syscall
+from lab.linux.bpf import RINGBUF
 from lab.linux.instance import Instance
+from lab.linux.syscalls import syscall
 from lab.signals import defer_signals
 
 _LIBRARY = "libbcc.so.0"
@@ -45,8 +46,9 @@ _TYPES = {
 }
 _ARRAY = re.compile(r"(.+?) ?\[(\d+)\]")
 _MAY_LIFT_LIMIT = 1  # RLIMIT_MEMLOCK, which limits maps before Linux 5.11 (lab/ebpf/maps.py)
-# For root, BCC reads all symbols of the kernel, which takes half of its time, to see whether bpf_probe_read_kernel() exists. Every kernel
-# with a ring buffer has that helper. For other users BCC assumes that it is missing and defines its name as the older helper's.
+# For root, BCC reads all symbols of the kernel, which takes half of its time, to see whether bpf_probe_read_kernel() exists.
+# Every kernel with a ring buffer has that helper. For other users BCC assumes that it is missing and defines its name as the
+# older helper's.
 _KERNEL_READS = "#undef bpf_probe_read_kernel"
 _NOBODY = 65534
 _PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP = 28, 1 << 2

@@ -1,4 +1,4 @@
-"""Where a recording's events are kept as they come, and put in order: nothing is there twice, however many there are."""
+"""Memory for the events of a recording: one copy of each event, sorted in place at the end."""
 
 import mmap
 
@@ -6,39 +6,43 @@ import numpy as np
 
 from lab.arrays import Events
 
-_AT_FIRST = 1 << 20  # bytes
-_BLOCK = 1 << 16  # events that are sorted at once
-_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # a shared one cannot grow
+_INITIAL = 1 << 20  # bytes
+_BLOCK = 1 << 16  # events in one sort
+_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # a shared mapping cannot grow
 
 
 class Store:
-    """Events of one dtype, one behind the other. What has not been written to takes no memory, so there is room for twice as many."""
+    """A growing array of events of one dtype.
+
+    Each resize reserves twice the necessary size: pages that were never written take no memory.
+    """
 
     def __init__(self, dtype: "np.dtype[np.void]") -> None:
         self._dtype = dtype
-        self._memory = mmap.mmap(-1, _AT_FIRST, flags=_PRIVATE)
+        self._memory = mmap.mmap(-1, _INITIAL, flags=_PRIVATE)
         self._used = 0
 
     def add(self, events: Events) -> None:
-        """Keep some more, in the order in which they came."""
+        """Append events."""
         end = self._used + events.nbytes
         if end > len(self._memory):
-            self._memory.resize(2 * end)  # the kernel moves pages, not bytes
+            self._memory.resize(2 * end)  # mremap(2) moves pages without copying them
         self._memory[self._used : end] = events.data
         self._used = end
 
     def in_order(self) -> Events:
-        """Return all, sorted by `time_ns`, those of one nanosecond as they came. Nothing can be added after this."""
+        """Return all events, sorted by `time_ns`; equal times keep their order. Do not add events after this."""
         events = np.frombuffer(self._memory, self._dtype, self._used // self._dtype.itemsize)
         put_in_order(events)
         return events
 
 
 def put_in_order(events: Events) -> None:
-    """Sort by `time_ns` where they are, stably.
+    """Sort events by `time_ns`, in place and stably.
 
-    CPUs reserve their records a few nanoseconds after they have read the clock: order in the ring is not order in time, but
-    nearly. A block at a time is sorted, together with those before it that are later than its first: few, as a rule.
+    The order in the ring is almost the order in time: a program reserves its record some nanoseconds after it has read
+    the clock. So each block is sorted together with the earlier events that are later than the block's first time,
+    usually few.
     """
     times_ns = events["time_ns"]
     for begin in range(0, len(events), _BLOCK):

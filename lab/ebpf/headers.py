@@ -1,8 +1,8 @@
-"""The header tree that BCC compiles against: generated, a handful of tiny files, the same on every distribution.
+"""The kernel header tree for BCC: a few generated files, the same on every distribution.
 
-BCC's own helpers include a few kernel headers. None of what they declare is needed beyond the type names below, and a
-distribution's real tree would bring its own struct layouts, silently wrong on another kernel. The user-space headers
-(`linux-libc-dev`) give the protocol headers; members of kernel structs come from BTF (lab/linux/btf.py).
+BCC's own helpers include some kernel headers, of which the lab needs only the type names below. The headers of a
+distribution would define struct layouts that are wrong on another kernel. Protocol headers come from the user-space
+headers (`linux-libc-dev`), offsets of struct members from BTF (`lab/linux/btf.py`).
 """
 
 import os
@@ -42,7 +42,7 @@ USER_INCLUDE = Path("/usr/include")
 
 
 def tree() -> dict[str, str]:
-    """Return the tree's files: text by path, as below `include` in a kernel source directory."""
+    """Return the text of each file by its path below `include` of a kernel source directory."""
     numbers = [int(number) for number in re.findall(r"\d+", os.uname().release)[:3]]
     major, minor, patch = [*numbers, 0, 0, 0][:3]
     return {
@@ -61,7 +61,7 @@ def write_tree(root: Path) -> None:
 
 
 def user_include_flags() -> list[str]:
-    """Compiler flags for the user-space kernel headers. Raises `LabError` when they are not installed."""
+    """Return compiler flags for the user-space kernel headers. Raises `LabError` when they are not installed."""
     if not (USER_INCLUDE / "linux" / "tcp.h").exists():
         raise LabError(f"{USER_INCLUDE}/linux/tcp.h is missing: install the package linux-libc-dev")
     multiarch = USER_INCLUDE / f"{os.uname().machine}-linux-gnu"

@@ -1,4 +1,4 @@
-"""The maps of a loaded program: numbers and structs that the program and the lab share."""
+"""Maps of loaded programs: reading and writing the data that a BPF program and the lab share."""
 
 import os
 import resource
@@ -14,9 +14,9 @@ _NAME_LENGTH = 15
 
 
 class Map:
-    """A map in the kernel, for as long as this object lives. `OSError` says why the kernel refuses it.
+    """A map in the kernel, which exists as long as this object. Raises `OSError` when the kernel refuses it.
 
-    An array's keys are numbers from 0; of a per-CPU array, each value is the values of all processors in a row.
+    The keys of an array are indexes from 0. A value of a per-CPU array is the values of all possible CPUs in a row.
     """
 
     def __init__(self, spec: MapSpec) -> None:
@@ -24,8 +24,8 @@ class Map:
         try:
             self.fd = _create(spec)
         except PermissionError:
-            # Before Linux 5.11, maps count against a limit that is too low for any of the lab's.
-            with suppress(ValueError):  # not allowed: then the limit has to do
+            # Before Linux 5.11 the memory of maps counts against RLIMIT_MEMLOCK, which is too low by default.
+            with suppress(ValueError):  # not allowed to raise it: try with the present limit
                 resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             self.fd = _create(spec)
         finalize(self, os.close, self.fd)
@@ -33,30 +33,30 @@ class Map:
         self._values = len(cpus.possible()) if spec.map_type == _PERCPU_ARRAY else 1
 
     def read(self, index: int = 0) -> bytes:
-        """Read an array's value."""
+        """Return one value of an array."""
         return map_lookup_elem(self.fd, _key(index), self._stride * self._values)
 
     def number(self, index: int = 0) -> int:
-        """Read a number from an array, from a per-CPU one the sum of all processors'."""
+        """Return one number of an array; of a per-CPU array, the sum over all CPUs."""
         data = self.read(index)
         starts = range(0, len(data), self._stride)
         return sum(int.from_bytes(data[start : start + self.spec.value_size], "little") for start in starts)
 
     def write(self, value: bytes, index: int = 0) -> None:
-        """Write an array's value, with zeros behind what is given."""
+        """Write one value of an array, padded with zeros."""
         map_update_elem(self.fd, _key(index), value.ljust(self._stride * self._values, b"\0"))
 
     def entries(self) -> tuple[bytes, bytes]:
-        """Read a hash map: all keys in a row, and all values."""
+        """Return the entries of a hash map: all keys in a row, and all values in a row."""
         return map_lookup_batch(self.fd, self.spec.key_size, self.spec.value_size, self.spec.max_entries)
 
     def delete(self, keys: bytes) -> None:
-        """Delete entries of a hash map by their keys, given in a row."""
+        """Delete entries of a hash map; `keys` are in a row."""
         if keys:
             map_delete_batch(self.fd, keys, len(keys) // self.spec.key_size)
 
     def clear(self) -> None:
-        """Empty a hash map, set an array to zeros."""
+        """Delete all entries of a hash map, or set an array to zeros."""
         if self.spec.map_type in (_ARRAY, _PERCPU_ARRAY):
             for index in range(self.spec.max_entries):
                 self.write(b"", index)

@@ -1,4 +1,4 @@
-"""Running probes together and collecting what they say: the step from rings to a recording."""
+"""Recording: probes are attached together, and their rings and totals become one `Recording`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +15,7 @@ from lab.linux.grace_period import await_grace_period
 
 
 class Recorder:
-    """Programs that record now, by probe name. `recording` is there when the `record` block has ended."""
+    """Attached programs, by probe name, that record. `recording` is set at the end of the `record` block."""
 
     def __init__(self, programs: Mapping[str, Program], devices: Sequence[Device]) -> None:
         self._programs = programs
@@ -23,30 +23,30 @@ class Recorder:
         no_events = np.dtype([("time_ns", "u8")])
         self._stores = {name: Store(it.ring.dtype if it.ring else no_events) for name, it in programs.items()}
         self._lost_before: dict[str, int] = {}
-        self._passed_over_before: dict[str, int] = {}
-        self._unseen_before: dict[str, Counts] = {}
+        self._recursion_before: dict[str, int] = {}
+        self._audited_before: dict[str, Counts] = {}
         self._audits: dict[str, Audit] = {}
         self._thread = DrainThread(self._drain)
         self.recording: Recording
 
     def start(self, audits: dict[str, Audit]) -> None:
-        """Begin, with the programs attached and their events counted."""
+        """Start to record. The programs must be attached and the audits open."""
         self._audits = audits
         for name, program in self._programs.items():
-            # What came while the others were attached:
+            # Discard the events that came while the other programs were attached.
             if program.ring:
                 program.ring.skip()
             if program.has_totals:
                 program.take_totals()
             self._lost_before[name] = program.without_room()
-            self._passed_over_before[name] = program.passed_over()
-            self._unseen_before[name] = audits[name].unseen()
+            self._recursion_before[name] = program.withheld_by_recursion()
+            self._audited_before[name] = audits[name].withheld()
         self._thread.start()
 
     def finish(self) -> None:
-        """Wait for what is under way, and make the recording."""
+        """Wait for a grace period, so that events under way are in the rings, and set `recording`."""
         await_grace_period()
-        unseen = {name: audit.unseen() for name, audit in self._audits.items()}
+        audited = {name: audit.withheld() for name, audit in self._audits.items()}
         self.stop()
         self._thread.raise_failure()
         self._drain()
@@ -56,15 +56,15 @@ class Recorder:
             totals={name: program.take_totals() for name, program in self._programs.items() if program.has_totals},
             attach_points={name: program.attach_points for name, program in self._programs.items()},
             withheld={
-                name: int(np.maximum(0, unseen[name] - self._unseen_before[name]).sum())
-                + max(0, program.passed_over() - self._passed_over_before[name])
+                name: int(np.maximum(0, audited[name] - self._audited_before[name]).sum())
+                + max(0, program.withheld_by_recursion() - self._recursion_before[name])
                 for name, program in self._programs.items()
             },
             devices={device.ifindex: (device.ifname, device.inode) for device in self._devices},
         )
 
     def stop(self) -> None:
-        """End the draining thread, if it runs: the ring has one reader."""
+        """Stop the draining thread, if it runs: a ring has one reader."""
         self._thread.stop()
 
     def _drain(self) -> None:
@@ -80,11 +80,12 @@ def record(
     devices: Sequence[Device] = (),
     lossy: bool = False,
 ) -> Iterator[Recorder]:
-    """Attach probes by name (or given programs), record what happens inside the block, detach.
+    """Attach probes by name (and the given programs), record their events inside the block, detach.
 
-    Probes that observe at network interfaces are attached to `devices`, and where some are given, the others see the sockets of
-    their network namespaces only: what else goes on on the machine cannot fill the rings. Raises `EventsLost` or `EventsWithheld`
-    at the end when events are missing, unless `lossy` is asked for.
+    Probes at network interfaces are attached to `devices`. If there are devices, the other probes are limited to
+    sockets of the devices' network namespaces: other traffic on the machine cannot fill the rings.
+
+    Raises `EventsLost` or `EventsWithheld` at the end of the block when events are missing, unless `lossy` is true.
     """
     loaded = {**{name: Program.load(name) for name in probes}, **(programs or {})}
     require_distinct(devices)

@@ -1,4 +1,7 @@
-"""What the probes saw: arrays of events by probe, complete or saying how much is missing. No kernel needed."""
+"""A recording: events and totals by probe, and how many are missing.
+
+What lives here: the data and its file format. What does not: the kernel (`recorder.py`), and the meaning of events.
+"""
 
 import json
 import zlib
@@ -22,11 +25,12 @@ _ABOUT = ("lost", "attach_points", "withheld")
 class Recording:
     """Events by probe, each array sorted by `time_ns` (integer nanoseconds on `CLOCK_MONOTONIC`).
 
-    `totals` is what a probe has added up in the kernel, one row for each key. `devices` gives for each ifindex in an event the
-    interface's name and the inode number of its network namespace.
-
-    `lost` counts by probe the events that found no room, `withheld` those for which the kernel did not run it: without a word
-    (lab/ebpf/audit.py), or since one of its programs was already running on that CPU; `attach_points` says where each was attached.
+    - `lost`: by probe, the number of events without room.
+    - `attach_points`: by probe, the names of its attach points.
+    - `withheld`: by probe, the number of events for which the kernel did not run its program, counted by the audit
+      (`audit.py`) or by the kernel because a program was already running on that CPU.
+    - `totals`: by probe, what its program added up in the kernel, one row for each key.
+    - `devices`: by ifindex, the name of the interface and the inode number of its network namespace.
     """
 
     events: dict[str, Events]
@@ -37,20 +41,20 @@ class Recording:
     devices: dict[int, tuple[str, int]] = field(default_factory=dict)
 
     def missing(self, probe: str) -> int:
-        """How many of a probe's events this recording lacks, for whatever reason."""
+        """Return the number of a probe's events that are lost or withheld."""
         return self.lost.get(probe, 0) + self.withheld.get(probe, 0)
 
     def require_complete(self) -> None:
-        """Raise `EventsLost` when a probe lost events, `EventsWithheld` when the kernel did not run it for some."""
+        """Raise `EventsLost` when a probe lost events, `EventsWithheld` when the kernel withheld events from it."""
         for counts, error in ((self.lost, EventsLost), (self.withheld, EventsWithheld)):
             if some := {probe: count for probe, count in counts.items() if count}:
                 raise error(some)
 
     def merged(self) -> Rows:
-        """All probes' events in one order, by kernel time: rows of (time_ns, probe, row).
+        """Return the events of all probes sorted by kernel time: rows of (time_ns, probe, row).
 
-        `probe` is the position of the probe's name in `events`, `row` the event's position in that probe's array.
-        Events of one nanosecond keep the order in which their probe wrote them.
+        `probe` is the index of the probe's name in `events`, `row` the index of the event in that probe's array.
+        The sort is stable: events of one nanosecond keep the order of the probes, and of their probe's array.
         """
         index = np.dtype([("time_ns", "u8"), ("probe", "u2"), ("row", "u4")])
         parts = []
@@ -62,7 +66,7 @@ class Recording:
         return everything[np.argsort(everything["time_ns"], kind="stable")]
 
     def save(self, path: Path) -> None:
-        """Write everything to one `.npz` file. Raises `LabError` when the file cannot be written."""
+        """Write the recording to one `.npz` file. Raises `LabError` when the file cannot be written."""
         about = {"schema": SCHEMA, "clock": CLOCK, "devices": list(self.devices.items())}
         about |= {name: getattr(self, name) for name in _ABOUT}
         arrays: dict[str, Any] = {
@@ -79,7 +83,7 @@ class Recording:
 
     @classmethod
     def load(cls, path: Path) -> "Recording":
-        """Read what `save` wrote. Raises `LabError` for a file that is none, or has another schema version."""
+        """Read a recording that `save` wrote. Raises `LabError` for another kind of file or another schema version."""
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 about = json.loads(str(archive["about"]))
@@ -96,6 +100,8 @@ class Recording:
                 about = {name: about[name] for name in _ABOUT}
                 return cls(events=arrays["events"], totals=arrays["totals"], devices=devices, **about)
         except OSError as error:
-            raise LabError(f"{path} cannot be read ({error.strerror or error}): give a recording's file") from error
+            raise LabError(
+                f"{path} cannot be read ({error.strerror or error}): give the file of a recording"
+            ) from error
         except (ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
             raise LabError(f"{path} is not a recording of this lab: record it again") from error

@@ -1,11 +1,17 @@
-"""Events out of the kernel in bulk: a BPF ring buffer, mapped and decoded with NumPy, without wake-ups.
+"""A BPF ring buffer, memory-mapped and decoded with NumPy in bulk, without wake-ups.
 
-Layout: `kernel/bpf/ringbuf.c`. One page with the consumer's position (writable), one with the producer's, then the data
-area mapped twice in a row, so that a record that wraps is still contiguous. A record is an 8-byte header, whose first
-word holds length, busy and discard bits, and the sample, padded to 8 bytes. All records of a lab ring have one size.
+Layout (`kernel/bpf/ringbuf.c`):
 
-Positions are read and written as plain words: on x86 that is ordered enough. On arm64 NumPy offers no barrier; the
-header is read before the data by many instructions, which is not a guarantee.
+- one page with the consumer's position, which the reader writes;
+- one page with the producer's position, read-only here;
+- the data area, mapped twice in a row: a record that wraps is contiguous.
+
+A record is an 8-byte header and the sample, padded to 8 bytes. The header's first word holds the length and the busy
+and discard bits. All records of one ring of the lab have the same length.
+
+Positions are read and written as plain words. The memory order of x86 is strong enough for that. On arm64 there would
+have to be a barrier between header and data, and NumPy has none: many instructions lie between the two reads, which is
+no guarantee.
 """
 
 import mmap
@@ -25,10 +31,12 @@ _HEADER = 8
 
 
 class Ring:
-    """The consumer's end of one ring buffer map.
+    """The consumer of one ring buffer map.
 
-    `map_fd` is the map's file descriptor (it stays the caller's), `size` the data area in bytes (a power of two of
-    pages), `record` gives the dtype of one record. A ring can be had, and told to skip, without NumPy.
+    - `map_fd`: the map's file descriptor, which the caller closes.
+    - `size`: the data area in bytes: a power of two, at least a page.
+    - `record`: returns the dtype of one record. It is called by `dtype` and `drain` only: a live tool attaches and
+      skips before NumPy is imported.
     """
 
     def __init__(self, map_fd: int, size: int, record: Callable[[], "np.dtype[np.void]"]) -> None:
@@ -43,11 +51,11 @@ class Ring:
 
     @cached_property
     def dtype(self) -> "np.dtype[np.void]":
-        """One record's."""
+        """The dtype of one record."""
         return self._record()
 
     def skip(self) -> None:
-        """Pass over every finished record, as `drain` would take it."""
+        """Discard every finished record up to the first busy one, without NumPy."""
         position, produced = self._consumer[0], self._producer[0]
         while position < produced:
             (header,) = struct.unpack_from("=I", self._data, position & (self._size - 1))
@@ -57,10 +65,9 @@ class Ring:
         self._consumer[0] = position
 
     def drain(self) -> Events:
-        """Take every finished record, oldest first: a structured array of `dtype`, a copy.
+        """Take the finished records up to the first busy one and return a copy, oldest first: an array of `dtype`.
 
-        Stops at the first record that its writer has not yet submitted. Raises `ValueError` when a record has another
-        size than `dtype` says.
+        Discarded records are left out. Raises `ValueError` when a record has another length than `dtype`.
         """
         import numpy as np
 
@@ -74,7 +81,7 @@ class Ring:
         if (headers & ~np.uint32(_DISCARD) != length).any():
             raise ValueError(f"a record of the ring is not {length} bytes long")
         samples = area[:finished, _HEADER : _HEADER + length]
-        # Nothing may point into the ring when it is given back.
+        # A copy: the kernel writes to this memory as soon as the consumer's position is past it.
         events = samples.copy().view(self.dtype)[:, 0]
         if (headers & _DISCARD).any():
             events = events[headers & _DISCARD == 0]
@@ -83,5 +90,5 @@ class Ring:
 
 
 def _stride(length: int) -> int:
-    """Bytes from one record to the next."""
+    """Return the distance in bytes from one record to the next."""
     return _HEADER + -(-length // 8) * 8

@@ -1,6 +1,6 @@
-"""A C file of `bpf/` as text: the lab's headers put into it, and what it says that it wants to know of the kernel.
+"""The text of a C file of `bpf/`, with the lab's headers inserted, and the kernel facts that it mentions.
 
-What lives here: reading the text, and looking up in the kernel's types what it mentions. What does not: compiling it.
+What lives here: reading the text, and looking up the facts in BTF. What does not: compiling (`compiler.py`).
 """
 
 import re
@@ -15,7 +15,7 @@ from lab.linux.btf import Btf
 from lab.paths import SOURCES
 
 KFUNCS = 0x10000000
-"""What the numbers of kernel functions are counted from, beyond those of all helpers: the compiler takes one for the other."""
+"""Offset of the numbers of kernel functions. The compiler takes them for helpers: they must differ from all helpers."""
 
 _INCLUDE = re.compile(r'^#include "([\w./]+)"$', re.MULTILINE)
 _MACRO = re.compile(r"^#define .*$", re.MULTILINE)
@@ -29,25 +29,25 @@ _EVENT = re.compile(r"\bEVENT\((\w+)\)")
 
 
 class Mentions(NamedTuple):
-    """What a text mentions of the kernel: each once, in alphabetical order."""
+    """The kernel facts that a text mentions: each once, sorted."""
 
     fields: list[tuple[str, str]]
-    """Type and path of a member: `("sock", "sk_lock, owned")`."""
+    """Type and member path: `("sock", "sk_lock, owned")`."""
     enumerators: list[tuple[str, str]]
     tracepoint_args: list[str]
     function_args: list[str]
     arguments: list[tuple[str, str]]
-    """Function and name of one of its arguments."""
+    """Function and name of an argument."""
     kfuncs: list[str]
-    """Functions that programs may call. A text does without those that a kernel lacks."""
+    """Kernel functions that programs may call. The text has to compile without them on a kernel that lacks them."""
     events: list[str]
-    """Raw tracepoints that get a number, which is their position here."""
+    """Raw tracepoints with a number in the C code: the index in this list."""
 
 
 def text_of(source: Path) -> str:
-    """Return a file's text with the lab's headers in it.
+    """Return a file's text with the lab's headers inserted, since BCC rewrites map operations in the main text only.
 
-    BCC rewrites map operations in the main text only, so that is where they have to be. `#line` keeps messages true.
+    `#line` directives keep file and line in messages right.
     """
     return _with_includes(source.read_text(), source.name, set())
 
@@ -65,22 +65,23 @@ def _with_includes(text: str, name: str, seen: set[str]) -> str:
 
 
 def mentions(text: str) -> Mentions:
-    """Find what a text mentions, but for what defines the macros to do so."""
+    """Return the kernel facts that a text mentions; the definitions of the macros themselves do not count."""
     used = _MACRO.sub("", text)
     patterns = (_FIELD, _ENUM, _TRACEPOINT_ARGS, _FUNCTION_ARGS, _ARGUMENT_OF, _KFUNC, _EVENT)
     return Mentions(*(sorted(set(pattern.findall(used))) for pattern in patterns))
 
 
 def differs_by_mechanism(text: str) -> bool:
-    """Tell whether it is another program for each way to observe kernel functions (`bpf/include/kernel_functions.h`)."""
+    """Return true if the text compiles to another program for each mechanism (`bpf/include/kernel_functions.h`)."""
     return "ATTACH_" in text
 
 
 def kernel_facts(mentioned: Mentions, btf: Btf) -> tuple[list[str], dict[str, str]]:
     """Look up each kernel member, enumerator, tracepoint and function that a text mentions.
 
-    Returns definitions for the compiler, and for each thing that this kernel lacks the macro that stays undefined, with a sentence
-    that names the thing. It may stand in a branch that the preprocessor leaves out: only a failed compilation makes it an error.
+    Returns definitions (`NAME=value`) for the compiler, and for each fact that this kernel lacks the name of the
+    undefined macro and an error message. A missing fact may be in a branch that the preprocessor removes: it is an
+    error only if the compilation fails.
     """
     lookups: dict[str, Callable[[], list[str]]] = {}
     for type_name, members in mentioned.fields:
@@ -110,10 +111,10 @@ def kernel_facts(mentioned: Mentions, btf: Btf) -> tuple[list[str], dict[str, st
 
 
 def _field(btf: Btf, type_name: str, path: list[str]) -> list[str]:
-    """Return the offset of a member, and definitions of its size and of its struct's number."""
+    """Return the offset of a member, then definitions of its size and of its struct's BTF id."""
     field, name = btf.field(type_name, ".".join(path)), "__".join([type_name, *path])
     if field.bit_size:
-        raise LabError(f"`{type_name}.{'.'.join(path)}` is a bitfield: read its unit and take the bits out of it")
+        raise LabError(f"`{type_name}.{'.'.join(path)}` is a bitfield: read its storage unit and extract the bits")
     return [str(field.offset), f"SIZE__{name}={field.size}", f"TYPE__{type_name}={btf.composite(type_name)}"]
 
 

@@ -1,6 +1,6 @@
-"""What a compiler makes of a C file, as plain data: functions, maps, and how an event looks. No kernel and no BCC needed.
+"""The compiled form of one C file, as plain data: programs, maps and the layout of events.
 
-It can be written to a file and read again, and is loaded the same way whether it was compiled just now or long ago.
+What lives here: the types, their file format, and NumPy's dtype of a C struct. What does not: BCC and the kernel.
 """
 
 import base64
@@ -11,14 +11,17 @@ if TYPE_CHECKING:
     import numpy as np
 
 Members = list[tuple[str, str, int]]
-"""A C struct: of each member its name, NumPy's name of its type (`u8` is 64 bits wide, `S` is text), and how many elements it has,
-0 when it is no array."""
+"""A C struct: name, NumPy type and number of elements of each member; 0 elements for a member that is not an array.
+
+`u8` is NumPy's name of an unsigned integer of 8 bytes; `S` is `char[]`.
+"""
 
 
 class MapSpec(NamedTuple):
-    """A map: what `bpf(BPF_MAP_CREATE)` wants to know (sizes in bytes), and the structs that are its keys and values.
+    """A map: the arguments of BPF_MAP_CREATE (sizes in bytes), and the structs of its keys and values.
 
-    The value of a ring buffer is its record, though the kernel knows no size of it. What is no struct has no members.
+    A key or value that is not a struct has no members. `value` of a ring buffer is its record, whose size the
+    kernel does not know.
     """
 
     name: str
@@ -32,7 +35,7 @@ class MapSpec(NamedTuple):
 
 
 class ProgramSpec(NamedTuple):
-    """A function's instructions. `maps` says where they take which map: position of the instruction, name of the map."""
+    """The instructions of one function. `maps` has its references to maps: index of the instruction, name of map."""
 
     name: str
     instructions: bytes
@@ -40,20 +43,20 @@ class ProgramSpec(NamedTuple):
 
 
 class CollectionSpec(NamedTuple):
-    """A compiled C file. `events` are the raw tracepoints that the program counts by number: by their position here."""
+    """A compiled C file. The index of a raw tracepoint in `events` is its number in the C code (`EVENT()`)."""
 
     functions: list[ProgramSpec]
     tables: list[MapSpec]
     events: list[str]
 
     def to_bytes(self) -> bytes:
-        """Write it as JSON, with the instructions in base 64."""
+        """Return the spec as JSON, with the instructions in base64."""
         functions = [(it.name, base64.b64encode(it.instructions).decode(), it.maps) for it in self.functions]
         return json.dumps([functions, self.tables, self.events]).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "CollectionSpec":
-        """Read what `to_bytes` has written."""
+        """Return the spec that `to_bytes` wrote."""
         functions, tables, events = json.loads(data)
         return cls(
             [ProgramSpec(name, base64.b64decode(code), _tuples(maps)) for name, code, maps in functions],
@@ -63,7 +66,7 @@ class CollectionSpec(NamedTuple):
 
 
 def dtype_of(members: Members) -> "np.dtype[np.void]":
-    """NumPy's view of a C struct, with C's gaps between the members and behind the last; text is of `char[]`."""
+    """Return the dtype of a C struct, with the padding between members and at the end that C adds."""
     import numpy as np
 
     aligned = np.dtype(
@@ -79,5 +82,5 @@ def dtype_of(members: Members) -> "np.dtype[np.void]":
 
 
 def _tuples(rows: list[list[Any]]) -> list[Any]:
-    """Return as tuples what JSON has made lists."""
+    """Return rows as tuples; JSON has lists only."""
     return [tuple(row) for row in rows]

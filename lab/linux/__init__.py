@@ -1,1 +1,1 @@
-"""The kernel's own interfaces: system calls, BTF, network namespaces, procfs, tracefs. Knows nothing of BPF programs or TCP."""
+"""Interfaces of the kernel: system calls, BTF, network namespaces, procfs, tracefs. Not the lab's BPF programs."""

@@ -1,64 +1,36 @@
-"""Thin wrappers of bpf(2) and the few system calls that go with it; file descriptors in, file descriptors out.
+"""Thin wrappers of bpf(2) and perf_event_open(2): file descriptors in, file descriptors out.
 
-What lives here: one function per call, with the kernel's names, arguments and errors. What does not: any policy, and
-any compiling, which is BCC's. Whoever gets a file descriptor closes it (`owned` does it). Every refusal is an `OSError`
-with the kernel's errno. Layouts and numbers: `include/uapi/linux/bpf.h` and `perf_event.h`; to add a command, write its layout in one
-call of `_bpf` and read its results from what that returns.
+What lives here: one function per call, with the kernel's names, arguments and errors. What does not: compiling, and any
+decision about what to load or attach. The caller closes each file descriptor that it gets (`syscalls.owned` does). A
+refusal is an `OSError` with the kernel's errno. Layouts and numbers: `include/uapi/linux/bpf.h` and `perf_event.h`. To
+add a command, pass its layout to `_bpf` and read the command's results from the returned fields.
 """
 
 import ctypes
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lab.errors import LabError
-
-# Called by number: the C library wraps neither bpf(2) nor perf_event_open(2), and gives all threads the id that setresuid(2) gives
-# one. One way for all of them is simplest.
-_NUMBERS = {
-    "x86_64": {
-        "bpf": 321,
-        "membarrier": 324,
-        "mount": 165,
-        "perf_event_open": 298,
-        "prctl": 157,
-        "setresuid": 117,
-        "umount2": 166,
-        "unshare": 272,
-    },
-    "aarch64": {
-        "bpf": 280,
-        "membarrier": 283,
-        "mount": 40,
-        "perf_event_open": 241,
-        "prctl": 167,
-        "setresuid": 147,
-        "umount2": 39,
-        "unshare": 97,
-    },
-}
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_LIBC.syscall.restype = ctypes.c_long
+from lab.linux.syscalls import syscall
 
 RINGBUF = 27  # BPF_MAP_TYPE_RINGBUF
-ALLOW_MULTI = 1 << 1  # BPF_F_ALLOW_MULTI: attach beside the programs of others
+ALLOW_MULTI = 1 << 1  # BPF_F_ALLOW_MULTI: attach in addition to the programs that are there
 _SET_BPF = 0x40042408  # PERF_EVENT_IOC_SET_BPF
 _OBJ_GET_INFO_BY_FD = 15
-# Of struct bpf_prog_info: name, run_time_ns, run_cnt and recursion_misses, which kernels before 5.12 leave zero.
+# struct bpf_prog_info: name, run_time_ns, run_cnt and recursion_misses (always 0 before Linux 5.12).
 _RUNS_IN_INFO = struct.Struct("=64x16s112x3Q")
 _ENABLE_STATS = 32
 _TEST_RUN_ON_CPU = 1  # BPF_F_TEST_RUN_ON_CPU
-_ROOM_TO_GROW = 256  # bytes: more than a program can add to a frame (XDP_PACKET_HEADROOM)
-_LOG_SIZE = 1 << 20  # bytes of verifier log, of which the last line is kept
+_ROOM_TO_GROW = 256  # bytes; a program cannot add more to a frame (XDP_PACKET_HEADROOM)
+_LOG_SIZE = 1 << 20  # bytes of verifier log; the error text is its last line
 
 
 class ProgType(IntEnum):
-    """`enum bpf_prog_type`, what the lab uses of it."""
+    """The members of `enum bpf_prog_type` that the lab uses."""
 
     KPROBE = 2
     SCHED_CLS = 3
@@ -71,7 +43,7 @@ class ProgType(IntEnum):
 
 
 class AttachType(IntEnum):
-    """`enum bpf_attach_type`, what the lab uses of it."""
+    """The members of `enum bpf_attach_type` that the lab uses."""
 
     CGROUP_INET_INGRESS = 0
     CGROUP_INET_EGRESS = 1
@@ -97,34 +69,10 @@ def returning(value: int) -> bytes:
 RETURN_ZERO = returning(0)
 
 
-@contextmanager
-def owned(fd: int) -> Iterator[int]:
-    """Close the file descriptor at the end of the block; for links, maps and programs that is the undoing."""
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def syscall(name: str, *arguments: Any) -> int:
-    """Make a system call. `OSError` with its errno; `LabError` on a processor whose numbers are not listed here."""
-    machine = os.uname().machine
-    numbers = _NUMBERS.get(machine)
-    if numbers is None:
-        raise LabError(f"the lab runs on {' and '.join(_NUMBERS)}, not on {machine}")
-    # An integer that is not wrapped would be passed as a 32-bit int.
-    wide = (ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments)
-    result = int(_LIBC.syscall(ctypes.c_long(numbers[name]), *wide))
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result
-
-
 def _bpf(command: int, layout: str, *fields: int | bytes) -> tuple[int, tuple[Any, ...]]:
-    """Make one bpf(2) call; `layout` (of `struct`) and `fields` are this command's part of `union bpf_attr`.
+    """Make one bpf(2) call and return its result and the fields after the call: some commands write results there.
 
-    Returns the call's result and the fields as the kernel left them, since some commands answer there.
+    `layout` (for the module `struct`) and `fields` are this command's part of `union bpf_attr`.
     """
     packed = struct.pack(layout, *fields)
     attr = ctypes.create_string_buffer(packed, len(packed))
@@ -141,7 +89,7 @@ def prog_load(
     attach_btf_id: int = 0,
     name: str = "lab_trial",
 ) -> int:
-    """Load a program and return its fd. When the verifier refuses, the error's text is the last line of its log."""
+    """Load a program and return its fd. The text of the `OSError` is the last line of the verifier's log."""
     code = ctypes.create_string_buffer(insns, len(insns))
     licence = ctypes.create_string_buffer(license.encode())
     log = ctypes.create_string_buffer(_LOG_SIZE)
@@ -156,7 +104,7 @@ def prog_load(
         return load(log_level=0)
     except OSError as refusal:
         with suppress(OSError):
-            return load(log_level=1)  # again, to hear why: asking at once would make every load write a log
+            return load(log_level=1)  # again, for the reason: a log at the first attempt would slow down every load
         # The log ends with statistics ("processed 2 insns ..."), which are not the reason.
         lines = [line for line in log.value.decode(errors="replace").splitlines() if line[:10] != "processed "]
         raise OSError(refusal.errno, lines[-1] if lines else refusal.strerror) from None
@@ -165,20 +113,20 @@ def prog_load(
 def map_create(
     map_type: int, key_size: int, value_size: int, max_entries: int, *, flags: int = 0, name: str = "lab_trial"
 ) -> int:
-    """Create a map and return its fd; sizes in bytes (of a ring buffer, `max_entries` is its size in bytes)."""
+    """Create a map and return its fd. Sizes are in bytes, and so is `max_entries` of a ring buffer."""
     sizes = (key_size, value_size, max_entries)
     return _bpf(0, "IIIIIII16s", map_type, *sizes, flags, 0, 0, name.encode())[0]
 
 
 def map_lookup_elem(map_fd: int, key: bytes, value_size: int) -> bytes:
-    """Read one value. Its size in bytes is, of a per-CPU map, that of all processors' together. `ENOENT`: there is none."""
+    """Return one value; `ENOENT` without an entry. `value_size` is in bytes, of a per-CPU map for all CPUs together."""
     value = ctypes.create_string_buffer(value_size)
     _map_elem(1, map_fd, key, value)
     return value.raw
 
 
 def map_update_elem(map_fd: int, key: bytes, value: bytes) -> None:
-    """Write one value, whether or not there was one; of a per-CPU map, all processors'."""
+    """Add or replace one value; of a per-CPU map, the values of all CPUs."""
     _map_elem(2, map_fd, key, ctypes.create_string_buffer(value, len(value)))
 
 
@@ -188,38 +136,38 @@ def _map_elem(command: int, map_fd: int, key: bytes, value: "ctypes.Array[ctypes
 
 
 def map_lookup_batch(map_fd: int, key_size: int, value_size: int, max_entries: int) -> tuple[bytes, bytes]:
-    """Read a whole hash map: all keys in a row, and all values. Sizes in bytes (Linux 5.6)."""
+    """Return a whole hash map: all keys in a row, and all values in a row. Sizes are in bytes. Linux 5.6 or later."""
     keys = ctypes.create_string_buffer(key_size * max_entries)
     values = ctypes.create_string_buffer(value_size * max_entries)
     position = ctypes.create_string_buffer(max(key_size, 8))
     layout = "QQQQIIQQ"
     batch = (ctypes.addressof(position), ctypes.addressof(keys), ctypes.addressof(values), max_entries, map_fd)
     attr = ctypes.create_string_buffer(struct.pack(layout, 0, *batch, 0, 0), struct.calcsize(layout))
-    with suppress(FileNotFoundError):  # the kernel's word for the end of the map
+    with suppress(FileNotFoundError):  # ENOENT: the end of the map
         syscall("bpf", 24, attr, len(attr))
     count = struct.unpack(layout, attr.raw)[4]
     return keys.raw[: key_size * count], values.raw[: value_size * count]
 
 
 def map_delete_batch(map_fd: int, keys: bytes, count: int) -> None:
-    """Delete `count` entries of a hash map by their keys, given in a row (Linux 5.6)."""
+    """Delete `count` entries of a hash map; `keys` are in a row. Linux 5.6 or later."""
     buffer = ctypes.create_string_buffer(keys, len(keys))
     _bpf(27, "QQQQIIQQ", 0, 0, ctypes.addressof(buffer), 0, count, map_fd, 0, 0)
 
 
 def link_create(prog_fd: int, target: int, attach_type: int, flags: int = 0) -> int:
-    """Attach to a target (cgroup fd, or ifindex in this thread's netns) for as long as the returned fd is open."""
+    """Attach to a target (cgroup fd, or ifindex in this thread's netns) until the returned fd is closed."""
     return _bpf(28, "IIII", prog_fd, target, attach_type, flags)[0]
 
 
 def raw_tracepoint_open(name: str | None, prog_fd: int) -> int:
-    """Attach to a raw tracepoint, or with no name to what the program was loaded for, until the fd is closed."""
+    """Attach to a raw tracepoint, or without `name` to the program's BTF target, until the returned fd is closed."""
     buffer = ctypes.create_string_buffer(name.encode()) if name else None
     return _bpf(17, "QII", ctypes.addressof(buffer) if buffer else 0, prog_fd, 0)[0]
 
 
 def prog_attach(target_fd: int, prog_fd: int, attach_type: int, flags: int = 0) -> None:
-    """Attach to a cgroup. It outlives this process until `prog_detach` or the end of the cgroup."""
+    """Attach to a cgroup until `prog_detach` or the end of the cgroup. The end of this process does not detach it."""
     _bpf(8, "IIII", target_fd, prog_fd, attach_type, flags)
 
 
@@ -229,9 +177,10 @@ def prog_detach(target_fd: int, prog_fd: int, attach_type: int) -> None:
 
 
 def raw_tracepoint_test_run(prog_fd: int, *arguments: int, cpu: int | None = None) -> int:
-    """Run a raw tracepoint program as if its event had come with these arguments; returns what it returned (Linux 5.10).
+    """Run a raw tracepoint program with these arguments and return its return value. Linux 5.10 or later.
 
-    There must be at least as many as it reads. With `cpu` it is run there, in an interrupt unless this is the caller's.
+    Give at least as many arguments as the program reads. With `cpu` the kernel runs the program on that CPU: in an
+    interrupt, unless the caller is on that CPU.
     """
     packed = struct.pack(f"={len(arguments)}Q", *arguments)
     context = ctypes.create_string_buffer(packed, len(packed))
@@ -242,7 +191,7 @@ def raw_tracepoint_test_run(prog_fd: int, *arguments: int, cpu: int | None = Non
 
 
 def prog_test_run(prog_fd: int, data: bytes, *, repeat: int = 1) -> tuple[int, bytes]:
-    """Run an XDP or TC program on a frame that nobody has sent; returns what it returned and the frame as it left it.
+    """Run an XDP or TC program on the frame `data`; return its return value and the frame after the run.
 
     `EINVAL` refuses a frame that is shorter than an Ethernet header or does not fit in a page (BPF_PROG_TEST_RUN).
     """
@@ -255,18 +204,18 @@ def prog_test_run(prog_fd: int, data: bytes, *, repeat: int = 1) -> tuple[int, b
 
 
 def prog_ids() -> set[int]:
-    """List the ids of all programs on this machine."""
+    """Return the ids of all programs on this machine."""
     found, prog_id = set[int](), 0
     while True:
         try:
             _, (_, prog_id, _) = _bpf(11, "III", prog_id, 0, 0)
-        except FileNotFoundError:  # the kernel's word for the end of the list
+        except FileNotFoundError:  # ENOENT: the end of the list
             return found
         found.add(prog_id)
 
 
 class Runs(NamedTuple):
-    """What the kernel has counted of one loaded program: see `enable_stats` for time and number of runs."""
+    """The kernel's counters of one loaded program. `time_ns` and `number` (of runs) need `enable_stats`."""
 
     name: str
     time_ns: int
@@ -275,7 +224,7 @@ class Runs(NamedTuple):
 
 
 def prog_runs(prog_fd: int) -> Runs:
-    """Read what the kernel has counted of a loaded program since it was loaded."""
+    """Return the kernel's counters of a program since it was loaded."""
     info = ctypes.create_string_buffer(_RUNS_IN_INFO.size)
     _bpf(_OBJ_GET_INFO_BY_FD, "=IIQ", prog_fd, len(info), ctypes.addressof(info))
     name, *counts = _RUNS_IN_INFO.unpack(info.raw)
@@ -283,25 +232,25 @@ def prog_runs(prog_fd: int) -> Runs:
 
 
 def recursion_misses(prog_fd: int) -> int:
-    """How often the kernel did not run a loaded program because it was already running on that CPU."""
+    """Return how often the kernel did not run a program because the program was already running on that CPU."""
     return prog_runs(prog_fd).recursion_misses
 
 
 def enable_stats() -> int:
-    """Have the kernel count and time the runs of all programs until the fd is closed (BPF_ENABLE_STATS, Linux 5.8).
+    """Make the kernel count and time the runs of all programs until the returned fd is closed. Linux 5.8 or later.
 
-    It goes off again with the process that has asked for it, however that ends, unless somebody else has asked as well.
+    The end of the process closes the fd. The statistics stay on while another fd of BPF_ENABLE_STATS is open.
     """
     return _bpf(_ENABLE_STATS, "=I", 0)[0]
 
 
 def prog_open(prog_id: int) -> int:
-    """Open the loaded program of this id. `FileNotFoundError` when there is none."""
+    """Return an fd of the loaded program with this id. `FileNotFoundError` when there is none."""
     return _bpf(13, "III", prog_id, 0, 0)[0]
 
 
 def prog_exists(prog_id: int) -> bool:
-    """Tell whether a program of this id is loaded."""
+    """Return true if a program with this id is loaded."""
     try:
         os.close(prog_open(prog_id))
     except FileNotFoundError:
@@ -310,12 +259,12 @@ def prog_exists(prog_id: int) -> bool:
 
 
 def prog_ids_of_process(pid: int) -> set[int]:
-    """List the ids of the programs that a process holds through its fds, of programs and of links. Source: proc(5)."""
+    """Return the ids of the programs that a process holds by fds of programs or links. Source: proc(5)."""
     found = set[int]()
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
         try:
             lines = path.read_text().splitlines()
-        except FileNotFoundError:  # closed since it was listed
+        except FileNotFoundError:  # closed after the listing
             continue
         found.update(int(line.split()[1]) for line in lines if line.startswith("prog_id:"))
     return found
@@ -324,7 +273,7 @@ def prog_ids_of_process(pid: int) -> set[int]:
 def perf_event_open(
     event_type: int, config: int, function: str | None = None, *, cpu: int = 0, counting: bool = False
 ) -> int:
-    """Open a kernel event on one processor, disabled or `counting`; `function` is what a kprobe event probes."""
+    """Open a perf event on one CPU, disabled or `counting`, and return its fd. A kprobe event probes `function`."""
     name = ctypes.create_string_buffer(function.encode()) if function else None
     layout, disabled, close_on_exec = "IIQQQQQIIQQ", int(not counting), 8
     size, address = struct.calcsize(layout), ctypes.addressof(name) if name else 0
@@ -334,5 +283,5 @@ def perf_event_open(
 
 
 def perf_event_set_bpf(event_fd: int, prog_fd: int) -> None:
-    """Run the program on each occurrence of the event, until the event's fd is closed."""
+    """Run a program at each occurrence of the event, until the event's fd is closed."""
     fcntl.ioctl(event_fd, _SET_BPF, prog_fd)

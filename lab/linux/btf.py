@@ -1,7 +1,6 @@
-"""Reading the kernel's type information: where a member of a kernel struct lies, on the kernel that runs now.
+"""BTF, the kernel's type information: struct members, enumerators, arguments and type ids of the running kernel.
 
-Format: `Documentation/bpf/btf.rst` of the kernel. Only what the lab asks for is here: struct, union and enum look-up,
-members through anonymous and named nesting, and type ids. Nothing of BTF's functions, tags or split modules.
+Format: `Documentation/bpf/btf.rst` of the kernel. What does not live here: tags, and the BTF of modules.
 """
 
 import os
@@ -38,7 +37,7 @@ KINDS = [
     "TYPE_TAG",
     "ENUM64",
 ]
-# What follows the 12 bytes that every type record begins with: (fixed bytes, bytes for each of its `vlen` entries).
+# Bytes after the first 12 of a type record: (fixed, for each of its `vlen` entries).
 _TRAILER = {
     "INT": (4, 0),
     "ARRAY": (12, 0),
@@ -56,7 +55,7 @@ _MAGIC = 0xEB9F
 
 
 class Field(NamedTuple):
-    """Where a member lies in its struct: byte `offset` and `size`; a bitfield also has a bit offset and width."""
+    """Place of a member in its struct: `offset` and `size` in bytes; of a bitfield also bit offset and width."""
 
     offset: int
     size: int
@@ -65,9 +64,9 @@ class Field(NamedTuple):
 
 
 def kernel_identity() -> str:
-    """Return what no other kernel has: while it stays the same, so do all types. Raises `LabError` for a kernel without BTF."""
+    """Return a string that differs for kernels with different types. Raises `LabError` for a kernel without BTF."""
     uname = os.uname()
-    notes = Path("/sys/kernel/notes")  # has the build id, which is a digest of the kernel
+    notes = Path("/sys/kernel/notes")  # contains the build id, a digest of the kernel
     build = notes.read_bytes().hex() if notes.exists() else ""
     return f"{uname.release} {uname.version} {uname.machine} {build} {_existing(VMLINUX).stat().st_size}"
 
@@ -81,7 +80,7 @@ def _existing(path: Path) -> Path:
 
 
 class _Lengths(dict[int, int]):
-    """Bytes of a type record, by its second word; 100,000 records have some thousand different ones."""
+    """Length in bytes of a type record, by its second word. 100,000 records have about 1,000 different ones."""
 
     def __missing__(self, info: int) -> int:
         fixed, entry = _TRAILER.get(KINDS[info >> 24 & 0x1F], (0, 0))
@@ -90,7 +89,7 @@ class _Lengths(dict[int, int]):
 
 
 class Btf:
-    """The types in one BTF blob. Raises `LabError` when the blob is not BTF of this machine's byte order."""
+    """The types of one BTF blob. Raises `LabError` when the blob is not BTF in this machine's byte order."""
 
     def __init__(self, blob: bytes) -> None:
         if len(blob) < 24 or struct.unpack_from("=H", blob)[0] != _MAGIC:
@@ -104,12 +103,12 @@ class Btf:
     @classmethod
     @cache
     def of_kernel(cls, path: Path = VMLINUX) -> Self:
-        """Read the running kernel's types; a kernel that has none is a `LabError` that says so."""
+        """Return the running kernel's types. Raises `LabError` for a kernel without BTF."""
         return cls(_existing(path).read_bytes())
 
     @cached_property
     def _positions(self) -> list[int]:
-        """Byte position of each type record, by type id; id 0 is void and has none."""
+        """Byte position of each type record, by type id; id 0 is void and has no record."""
         words, lengths = memoryview(self._types).cast("I"), _Lengths()
         positions, position, end = [-1], 0, len(self._types)
         while position < end:
@@ -118,7 +117,7 @@ class Btf:
         return positions
 
     def _record(self, type_id: int) -> tuple[str, int, int, int, int]:
-        """(kind, vlen, bitfield flag, size or type id, position of what follows) of one type."""
+        """Return (kind, vlen, bitfield flag, size or type id, position after the first 12 bytes) of one type."""
         if type_id == 0:
             return "VOID", 0, 0, 0, 0
         position = self._positions[type_id]
@@ -126,19 +125,20 @@ class Btf:
         return KINDS[info >> 24 & 0x1F], info & 0xFFFF, info >> 31, size_or_type, position + 12
 
     def _string_offset(self, name: str) -> int | None:
-        """Find where the string section has exactly this name; the compiler stores each name once."""
+        """Return the offset of this exact name in the string section, None without it. Each name is stored once."""
         if name not in self._offsets:
             found = self._strings.find(b"\0" + name.encode() + b"\0")
             self._offsets[name] = None if found < 0 else found + 1
         return self._offsets[name]
 
     def type_id(self, kind: str, name: str) -> int:
-        """Return the id of the first type of this kind and name. `LabError` names what the kernel does not have."""
+        """Return the id of the first type of this kind and name. Raises `LabError` when the kernel has none."""
         if known := self._ids.get((kind, name)):
             return known
         wanted = self._string_offset(name)
         if wanted is not None:
-            # Searching for the name's bytes and then asking whether a record begins there beats visiting every record.
+            # Search for the name's offset in the bytes, then check that a record begins there: faster than a visit of
+            # every record.
             needle, number = struct.pack("=I", wanted), KINDS.index(kind)
             found = self._types.find(needle)
             while found >= 0:
@@ -151,7 +151,7 @@ class Btf:
         raise LabError(f"this kernel has no {kind.lower()} `{name}`: the probe that needs it cannot run here")
 
     def composite(self, name: str) -> int:
-        """Return the id of a struct or union, or of the one that a typedef stands for. `LabError` names the missing one."""
+        """Return the id of a struct or union, by its name or a typedef's. Raises `LabError` when there is none."""
         for kind in ("STRUCT", "UNION"):
             try:
                 return self.type_id(kind, name)
@@ -163,9 +163,10 @@ class Btf:
             raise LabError(f"this kernel has no struct `{name}`: the probe that needs it cannot run here") from None
 
     def field(self, type_name: str, path: str) -> Field:
-        """Find a member by its path (`skc_dport`, `sk_lock.owned`), looking through anonymous structs and unions.
+        """Return the place of a member by its path (`skc_dport`, `sk_lock.owned`).
 
-        `type_name` is a struct, a union or a typedef of one. `LabError` names the member that this kernel lacks.
+        Members of anonymous structs and unions are found too. `type_name` is a struct, a union or a typedef of one.
+        Raises `LabError` when this kernel has no such member.
         """
         type_id = self.composite(type_name)
         bits, width = 0, 0
@@ -178,13 +179,13 @@ class Btf:
             member_bits, width, type_id = found
             bits += member_bits
         size = self._size(type_id)
-        if width:  # a bitfield: the storage unit that holds it, and where in the unit it starts
+        if width:  # a bitfield: its storage unit, and its bit offset in the unit
             unit = bits // (size * 8) * size
             return Field(unit, size, bits - unit * 8, width)
         return Field(bits // 8, size)
 
     def enumerator(self, enum: str, name: str) -> int:
-        """Return the value of one constant of an enum (32-bit enums). `LabError` names the missing one."""
+        """Return the value of one constant of a 32-bit enum. Raises `LabError` without the enum or the constant."""
         _, count, _, _, position = self._record(self.type_id("ENUM", enum))
         wanted = self._string_offset(name)
         for name_off, value in struct.iter_unpack("=Ii", self._types[position : position + 8 * count]):
@@ -193,17 +194,17 @@ class Btf:
         raise LabError(f"this kernel's `enum {enum}` has no `{name}`: the probe that needs it cannot run")
 
     def tracepoint_args(self, event: str) -> int:
-        """Return how many arguments a raw tracepoint hands to a program. `LabError` names the missing tracepoint."""
+        """Return the number of arguments of a raw tracepoint's program. Raises `LabError` without the tracepoint."""
         pointer = self._resolve(self.type_id("TYPEDEF", f"btf_trace_{event}"))
         prototype = self._record(pointer)[3]
-        return self._record(prototype)[1] - 1  # the first is the tracepoint's own
+        return self._record(prototype)[1] - 1  # the first is the tracepoint's private data
 
     def function_args(self, name: str) -> int:
-        """Return how many arguments a kernel function takes. `LabError` names the missing function."""
+        """Return the number of arguments of a kernel function. Raises `LabError` without the function."""
         return self._prototype(name)[1]
 
     def function_argument(self, name: str, argument: str) -> int:
-        """Return which argument of a kernel function has this name, counted from 0. `LabError` names what is missing."""
+        """Return the index of a kernel function's argument. Raises `LabError` without the function or the argument."""
         _, count, _, _, position = self._prototype(name)
         wanted = self._string_offset(argument)
         for number, (name_off, _) in enumerate(struct.iter_unpack("=2I", self._types[position : position + 8 * count])):
@@ -212,16 +213,16 @@ class Btf:
         raise LabError(f"this kernel's `{name}()` has no argument `{argument}`: the probe that reads it cannot run")
 
     def _prototype(self, name: str) -> tuple[str, int, int, int, int]:
-        """Return the record of a kernel function's prototype: as many arguments as its vlen says follow it."""
+        """Return the record of a kernel function's prototype; its vlen is the number of arguments."""
         return self._record(self._record(self.type_id("FUNC", name))[3])
 
     def _resolve(self, type_id: int) -> int:
-        """Follow typedefs and qualifiers to the type behind them."""
+        """Return the type behind typedefs and qualifiers."""
         kind, _, _, target, _ = self._record(type_id)
         return self._resolve(target) if kind in _ALIASES else type_id
 
     def _members(self, type_id: int) -> Iterator[tuple[int, int, int, int]]:
-        """(name offset, bit offset, bitfield width or 0, type id) of each member of a struct or union."""
+        """Yield (name offset, bit offset, bitfield width or 0, type id) of each member of a struct or union."""
         kind, count, has_bitfields, _, position = self._record(type_id)
         if kind not in ("STRUCT", "UNION"):
             return
@@ -232,7 +233,7 @@ class Btf:
                 yield name_off, offset, 0, member_type
 
     def _member(self, type_id: int, name: str) -> tuple[int, int, int] | None:
-        """(bit offset, bitfield width, type id) of a member, also one inside an anonymous member."""
+        """Return (bit offset, bitfield width, type id) of a member, None without it. Searches anonymous members too."""
         wanted = self._string_offset(name)
         for name_off, bits, width, member_type in self._members(type_id):
             if name_off == wanted:
@@ -242,7 +243,7 @@ class Btf:
         return None
 
     def _size(self, type_id: int) -> int:
-        """Size in bytes of a value of this type."""
+        """Return the size in bytes of a value of this type."""
         kind, _, _, size_or_type, position = self._record(self._resolve(type_id))
         if kind == "PTR":
             return struct.calcsize("P")

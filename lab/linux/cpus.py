@@ -1,13 +1,13 @@
-"""The machine's processors, by number."""
+"""The numbers of the machine's CPUs. Source: `/sys/devices/system/cpu/`."""
 
 
 def online() -> list[int]:
-    """Return those that run now."""
+    """Return the CPUs that are online."""
     return _listed("online")
 
 
 def possible() -> list[int]:
-    """Return those that may ever run while this kernel does: what a per-CPU map has a value for."""
+    """Return the CPUs that can come online without a reboot. A per-CPU map has one value for each."""
     return _listed("possible")
 
 

@@ -1,37 +1,46 @@
-"""What a run owns, and how a later run knows that it is gone.
+"""Instances of the lab: ownership of namespaces, kprobe events and temporary files, and removal after a crash.
 
-A run is one process that builds namespaces or loads programs. It has a folder `/run/lab/<run>` with a locked file. The
-kernel drops the lock when the process dies, however it dies: a folder that can be locked belonged to a dead run, and
-what bears that run's name is swept by the next one. Nothing of a run that is alive can be mistaken for that.
+An instance is a process that builds namespaces or loads programs. It has a folder `/run/lab/<instance>` with a locked file. The
+kernel releases the lock at the end of the process, whatever ended it. So a folder that can be locked belongs to a dead instance,
+and the next instance removes everything of that name. The objects of a live instance are safe: its file is locked. The folder is
+the record that a sweep needs, so it is removed last, and only when nothing else of the instance is left.
+
+`/run/lab` belongs to root alone: a lock that another user could take would stop every command.
 """
 
 import atexit
 import fcntl
 import os
+import re
 import shutil
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 from lab.errors import LabError
 from lab.linux import tracefs
 from lab.linux.netns import NAMED, remove
+from lab.signals import defer_signals
 
 INSTANCES = Path("/run/lab")
+_GATE_LIMIT_S = 20.0
+_NAMESPACE = re.compile(r"lab-([0-9a-f]{6})-.*")
 
 
 class Instance:
-    """This process's run: `name` is a prefix nobody else has, `path` a folder for its temporary files."""
+    """The instance of this process: `name` is unique on the machine, `path` is a folder for its temporary files."""
 
     def __init__(self) -> None:
         require_root()
-        INSTANCES.mkdir(exist_ok=True)
-        # While the gate is held, no folder exists whose lock is yet to be taken.
-        with (INSTANCES / "gate").open("w") as gate:
-            fcntl.flock(gate, fcntl.LOCK_EX)
+        # The gate keeps a sweep from finding the folder before its file is locked.
+        with defer_signals(), _gate():
             self.name = os.urandom(3).hex()
             self.path = INSTANCES / self.name
-            self.path.mkdir()
-            self._lock = (self.path / "lock").open("w")
+            self.path.mkdir(mode=0o700)
+            self._lock = _opened(self.path / "lock")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._pid = os.getpid()
         atexit.register(self.close)
@@ -39,48 +48,110 @@ class Instance:
     @classmethod
     @cache
     def current(cls) -> "Instance":
-        """Return the run of this process, made on first use; the leavings of dead runs are swept then."""
-        run = cls()
+        """Return the instance of this process. The first call creates it and removes what dead instances left behind."""
+        instance = cls()
         sweep()
-        return run
+        return instance
 
     def close(self) -> None:
-        """Remove the folder; a forked child leaves it to its parent."""
-        if os.getpid() == self._pid:
-            # A sweep must not find the folder half gone.
-            with (INSTANCES / "gate").open("w") as gate:
-                fcntl.flock(gate, fcntl.LOCK_EX)
+        """Remove what is left of the instance and then its folder, unless this is a forked child: the parent does it."""
+        if os.getpid() != self._pid:
+            return
+        # The gate keeps a sweep from finding a part of the folder.
+        with defer_signals(), _gate():
+            if _removed(self.name):
                 shutil.rmtree(self.path, ignore_errors=True)
-                self._lock.close()
+            os.close(self._lock)
 
 
 def sweep() -> list[str]:
-    """Remove what dead runs left; returns their names. Runs that are alive are not touched."""
+    """Remove what dead instances left behind and return their names. Live instances are not touched."""
     swept = []
-    with (INSTANCES / "gate").open("w") as gate:
-        fcntl.flock(gate, fcntl.LOCK_EX)
+    with defer_signals(), _gate():
         for path in INSTANCES.iterdir():
-            if not path.is_dir():
-                continue
-            with (path / "lock").open("w") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                for namespace in NAMED.glob(f"lab-{path.name}-*"):
-                    remove(namespace.name)
-                tracefs.remove_events(event_group(path.name))
+            if path.is_dir() and _is_dead(path) and _removed(path.name):
                 shutil.rmtree(path)
                 swept.append(path.name)
+        # Namespaces without a record: the folder exists before an instance's first namespace and is removed after its last.
+        recorded = {path.name for path in INSTANCES.iterdir()}
+        for namespace in NAMED.glob("lab-*"):
+            owner = _NAMESPACE.fullmatch(namespace.name)
+            if owner and owner[1] not in recorded:
+                remove(namespace.name)
     return swept
 
 
-def event_group(run: str) -> str:
-    """Name the group of the events that a run of this name makes in tracefs."""
-    return f"lab_{run}"
+def event_group(instance: str) -> str:
+    """Return the tracefs group of the kprobe events of the instance with this name."""
+    return f"lab_{instance}"
 
 
 def require_root() -> None:
     """Raise `LabError` unless the process is root."""
     if os.geteuid() != 0:
         raise LabError("the lab builds network namespaces and loads BPF programs: run it as root (sudo)")
+
+
+def _removed(name: str) -> bool:
+    """Remove the namespaces and kprobe events of an instance; return false if something is left."""
+    for namespace in NAMED.glob(f"lab-{name}-*"):
+        remove(namespace.name)
+    with suppress(OSError):  # EBUSY: a process that is about to end still has the event open
+        tracefs.remove_events(event_group(name))
+    return not any(NAMED.glob(f"lab-{name}-*")) and not tracefs.events(event_group(name))
+
+
+def _is_dead(path: Path) -> bool:
+    """Return true if no process holds the lock of an instance's folder."""
+    lock = _opened(path / "lock")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True
+
+
+@contextmanager
+def _gate() -> Iterator[None]:
+    """Let one process at a time create, remove and sweep instances. Raises `LabError` when another one takes too long."""
+    _require_own_folder()
+    path, deadline = INSTANCES / "gate", time.monotonic() + _GATE_LIMIT_S
+    gate = _opened(path)
+    try:
+        while True:
+            try:
+                fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    holder = os.pread(gate, 20, 0).decode() or "unknown"
+                    raise LabError(f"process {holder} has held {path} for {_GATE_LIMIT_S:g} s: end it") from None
+                time.sleep(0.002)
+            else:
+                break
+        os.ftruncate(gate, 0)
+        os.pwrite(gate, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(gate)
+
+
+def _require_own_folder() -> None:
+    """Create `/run/lab` for root alone, or check that it is. Raises `LabError` when it cannot be had."""
+    try:
+        with suppress(FileExistsError):
+            INSTANCES.mkdir(mode=0o700)
+        found = INSTANCES.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise LabError(f"{INSTANCES} is not a folder of root's own: remove it")
+        if stat.S_IMODE(found.st_mode) != 0o700:
+            INSTANCES.chmod(0o700)
+    except OSError as error:
+        raise LabError(
+            f"{INSTANCES} cannot be used ({error.strerror}), where the lab keeps its locks: mount a writable /run"
+        ) from error
+
+
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -1,4 +1,4 @@
-"""Being inside a network namespace: entering one, naming one, reading what it holds. No netlink here."""
+"""Named network namespaces: creating, entering and removing them, and listing their TCP sockets. No netlink here."""
 
 import ctypes
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from lab.errors import LabError
-from lab.linux.bpf import syscall
+from lab.linux.syscalls import syscall
 from lab.tcp import State
 
 NAMED = Path("/run/netns")
@@ -20,20 +20,20 @@ T = TypeVar("T")
 
 
 def path_of(name: str) -> Path:
-    """Return the file of a named namespace. Raises `LabError` when there is none of that name."""
+    """Return the file of a named namespace. Raises `LabError` when there is no namespace of that name."""
     path = NAMED / name
     if "/" in name or not path.is_file():
-        raise LabError(f"there is no network namespace `{name}`: `ip netns list` shows those there are")
+        raise LabError(f"there is no network namespace `{name}`: `ip netns list` lists the existing ones")
     return path
 
 
 def inode_of(name: str) -> int:
-    """Return the namespace's inode number, which is how kernel events name it."""
+    """Return the namespace's inode number, by which kernel events name it."""
     return path_of(name).stat().st_ino
 
 
 def enter(name: str) -> None:
-    """Move the calling thread into a named namespace. Raises `LabError` when there is none, or without privilege."""
+    """Move the calling thread into a named namespace. Raises `LabError` if it does not exist, or without privileges."""
     with path_of(name).open("rb") as file:
         _setns(file.fileno(), name)
 
@@ -46,18 +46,18 @@ def _setns(fd: int, name: str) -> None:
 
 @contextmanager
 def _returning() -> Iterator[None]:
-    """Bring the calling thread back to the namespace it is in now; setns(2) and unshare(2) move one thread only."""
+    """Move the calling thread back to its namespace after the block; setns(2) and unshare(2) move one thread only."""
     with Path("/proc/thread-self/ns/net").open("rb") as before:
         try:
             yield
         finally:
-            _setns(before.fileno(), "that the thread came from")
+            _setns(before.fileno(), "of the caller")
 
 
 def inside(name: str, function: Callable[[], T]) -> T:
-    """Call a function in a named namespace, on the calling thread, which is back where it was afterwards.
+    """Call a function on the calling thread in a named namespace, then move the thread back to its own.
 
-    Not on a thread of its own: an interrupted caller would go on to clean up while that thread is still at work.
+    A separate thread would continue to work while an interrupted caller already cleans up.
     """
     with _returning():
         enter(name)
@@ -65,7 +65,7 @@ def inside(name: str, function: Callable[[], T]) -> T:
 
 
 def create(name: str) -> None:
-    """Make a named network namespace, as `ip netns add` does. Raises `LabError` when that is refused or the name is taken."""
+    """Create a named network namespace, like `ip netns add`. Raises `LabError` on a refusal or if the name exists."""
     path = NAMED / name
     try:
         NAMED.mkdir(parents=True, exist_ok=True)
@@ -78,20 +78,20 @@ def create(name: str) -> None:
             path.unlink()
             raise
     except OSError as error:
-        raise LabError(f"cannot make the network namespace `{name}` ({error.strerror}): see lab doctor") from error
+        raise LabError(f"cannot create the network namespace `{name}` ({error.strerror}): see lab doctor") from error
 
 
 def remove(name: str) -> None:
-    """Remove a named namespace, and with its last process what is in it; one that is not there is fine."""
+    """Remove a named namespace if it exists. The kernel destroys its contents when the last process has left it."""
     path = NAMED / name
     with suppress(FileNotFoundError):
-        with suppress(OSError):  # the file of a namespace whose making was interrupted is no mount yet
+        with suppress(OSError):  # create() was interrupted before the mount
             syscall("umount2", os.fsencode(path), _MNT_DETACH, 0)
         path.unlink()
 
 
 class Socket(NamedTuple):
-    """A TCP socket as `/proc/net/tcp` shows it."""
+    """A TCP socket: addresses as in `/proc/net/tcp` (hexadecimal), and state."""
 
     local: str
     remote: str
@@ -99,13 +99,13 @@ class Socket(NamedTuple):
 
 
 def tcp_sockets(name: str) -> list[Socket]:
-    """Every TCP socket of a namespace; addresses as `/proc/net/tcp` writes them."""
+    """Return the TCP sockets of a named namespace, IPv4 and IPv6."""
 
     def read() -> list[Socket]:
         lines = []
         for table in ("tcp", "tcp6"):
             path = Path("/proc/thread-self/net") / table
-            if path.exists():  # a kernel without IPv6 has one table
+            if path.exists():  # a kernel without IPv6 has no tcp6
                 lines += path.read_text().splitlines()[1:]
         fields = [line.split() for line in lines]
         return [Socket(f[1], f[2], State(int(f[3], 16))) for f in fields]

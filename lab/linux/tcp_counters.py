@@ -1,4 +1,4 @@
-"""What a host's kernel counts by itself: a truth about traffic that no probe has part in."""
+"""TCP counters of a host's kernel: a reference for traffic that is independent of all probes."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,10 +7,12 @@ from lab.linux.netns import inside
 
 
 class Sent(NamedTuple):
-    """TCP segments that a host has sent, each segment of a super-packet counted.
+    """Numbers of TCP segments that a host has sent. Each segment of a super-packet counts.
 
-    `segments` leaves out retransmissions of data, SYN and FIN; retransmitted SYN-ACKs are in it and in `retransmitted`
-    (tcpOutSegs, tcpRetransSegs of RFC 4022). `retransmitted_syns` counts SYN and SYN-ACK, `resets` segments with RST (tcpOutRsts).
+    - `segments`: tcpOutSegs (RFC 4022). Without retransmissions of data, SYN and FIN; with retransmitted SYN-ACKs.
+    - `retransmitted`: tcpRetransSegs (RFC 4022), with retransmitted SYN-ACKs.
+    - `retransmitted_syns`: retransmitted SYNs and SYN-ACKs.
+    - `resets`: tcpOutRsts, segments with RST.
     """
 
     segments: int = 0
@@ -19,12 +21,12 @@ class Sent(NamedTuple):
     resets: int = 0
 
     def since(self, before: "Sent") -> "Sent":
-        """Return what was sent between two readings."""
+        """Return the numbers of segments between the reading `before` and this one."""
         return Sent(*(now - then for now, then in zip(self, before, strict=True)))
 
 
 def tcp_sent(netns: str) -> Sent:
-    """Read the counters of a named network namespace, IPv4 and IPv6 together."""
+    """Return the counters of a named network namespace, IPv4 and IPv6 together."""
 
     def read() -> Sent:
         tcp, extended = _table("snmp", "Tcp:"), _table("netstat", "TcpExt:")
@@ -34,7 +36,7 @@ def tcp_sent(netns: str) -> Sent:
 
 
 def _table(name: str, prefix: str) -> dict[str, int]:
-    """Read one line of numbers, and the line of names before it, from `/proc/net`."""
+    """Return the values by name of one pair of lines (names, values) of a file in `/proc/net`."""
     lines = Path("/proc/thread-self/net", name).read_text().splitlines()
     names, values = (line.split()[1:] for line in lines if line.startswith(prefix))
     return dict(zip(names, map(int, values), strict=True))

@@ -1,1 +1,1 @@
-"""What all live tools share: options, output, and the loop that reads events or totals."""
+"""Common parts of all live tools: options, output, and the loop that reads events or totals."""

@@ -1,4 +1,4 @@
-"""Events for live tools that may take longer with them than the ring holds them: drained on a thread of its own."""
+"""Events for live tools whose processing may take longer than the ring can hold events: a thread drains the ring."""
 
 import sys
 import threading
@@ -16,13 +16,13 @@ from lab.ebpf.ringbuf import Ring
 from lab.live import drain
 
 MOST_COLLECTED = 4_000_000
-"""Events that wait for a tool that is slow, some hundred megabytes."""
+"""Limit of the events in memory that wait for a slow tool: some hundred megabytes."""
 
 
 class Collector:
-    """Drains a ring on a thread of its own: what is done with the events may take longer than the ring holds them.
+    """Drains a ring on its own thread and keeps the events until `take`.
 
-    No more than `MOST_COLLECTED` wait; what comes then is dropped, and counted by `dropped`.
+    When more than `MOST_COLLECTED` events wait, further ones are dropped and counted in `dropped`.
     """
 
     def __init__(self, ring: Ring) -> None:
@@ -33,7 +33,7 @@ class Collector:
         self._thread = DrainThread(self._drain)
 
     def take(self) -> Events:
-        """Return what has come until now, in the order of the ring."""
+        """Return the events since the last call, in the order of the ring."""
         import numpy as np
 
         self._drain()
@@ -68,12 +68,12 @@ def collected(
     devices: Sequence[Device] = (),
     netns: Collection[int] = (),
 ) -> Iterator[Iterator[tuple[Events, int]]]:
-    """Attach a program and hand out its events each interval, sorted by kernel time, and a time up to which they are complete.
+    """Attach a program and yield once per interval: events sorted by kernel time, and a time.
 
-    They are drained on a thread of their own (`Collector`). There is a batch each interval, an empty one when nothing has come.
+    The events are complete up to that time, which is in nanoseconds on `CLOCK_MONOTONIC`. A batch may be empty. A
+    separate thread drains the ring (`Collector`). The other arguments are those of `drain.ticks`.
     """
-    if program.ring is None:
-        raise TypeError("a program without a ring has no events: ask for its totals")
+    ring = drain.ring_of(program)
 
     def batches(times: Iterator[None], collector: Collector) -> Iterator[tuple[Events, int]]:
         waiting, dropped = collector.take(), 0
@@ -88,5 +88,5 @@ def collected(
                 dropped = collector.dropped
         yield waiting, time.monotonic_ns()
 
-    with drain.ticks(program, interval_s, seconds, devices, netns) as times, Collector(program.ring) as collector:
+    with drain.ticks(program, interval_s, seconds, devices, netns) as times, Collector(ring) as collector:
         yield batches(times, collector)

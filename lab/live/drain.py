@@ -1,4 +1,4 @@
-"""The loop of every live tool: read a program's events or totals until the user has seen enough."""
+"""The loop of every live tool: read a program's events or totals at intervals, until a signal or a time limit."""
 
 import sys
 import time
@@ -14,21 +14,20 @@ from lab.signals import Stop, stopping
 
 if TYPE_CHECKING:
     from lab.ebpf.interface import Device
+    from lab.ebpf.ringbuf import Ring
 
-# Nobody reads faster, and each look costs a processor half a millisecond. A ring of 16 MiB holds 4 million changes of state a second
-# for so long.
+# Fast enough for a reader, and each drain costs half a millisecond of CPU time. A ring of 16 MiB holds 50 ms of 4
+# million state changes per second.
 _SHOW_INTERVAL_S = 0.05
-_LOOK_INTERVAL_S = 0.2  # between looks at whether the devices are still there
+_PRESENCE_INTERVAL_S = 0.2  # between two checks that the devices exist
 
 
 @contextmanager
 def events(
     program: Program, seconds: float | None = None, devices: "Sequence[Device]" = (), netns: Collection[int] = ()
 ) -> Iterator[Iterator[Events]]:
-    """Attach a program and hand out batches of its events; as for `ticks`."""
-    ring = program.ring
-    if ring is None:
-        raise TypeError("a program without a ring has no events: ask for its totals")
+    """Attach a program and yield batches of its events, in the order of the ring. See `ticks`."""
+    ring = ring_of(program)
 
     def batches(times: Iterator[None]) -> Iterator[Events]:
         for _ in times:
@@ -43,14 +42,12 @@ def events(
 def events_by_time(
     program: Program, seconds: float | None = None, devices: "Sequence[Device]" = (), netns: Collection[int] = ()
 ) -> Iterator[Iterator[Events]]:
-    """As `events`, sorted by kernel time across all batches: a line that was printed is never followed by an older one.
+    """Attach a program and yield batches of its events, sorted by kernel time across all batches. See `ticks`.
 
-    CPUs write to the ring a little after they have read the clock. What was stamped before a moment is handed out when the
-    programs that were running then are done, which is some milliseconds later.
+    A program reads the clock some time before its record is in the ring. So the events up to a time are yielded after
+    all programs that ran at that time have ended, some milliseconds later.
     """
-    ring = program.ring
-    if ring is None:
-        raise TypeError("a program without a ring has no events: ask for its totals")
+    ring = ring_of(program)
 
     def batches(times: Iterator[None]) -> Iterator[Events]:
         import numpy as np
@@ -68,16 +65,24 @@ def events_by_time(
         yield batches(times)
 
 
-def by_time(waiting: Events, drain: Callable[[], Events]) -> tuple[Events, Events, int]:
-    """Take what a ring has by now, and put all in order of time.
+def ring_of(program: Program) -> "Ring":
+    """Return a program's ring. Raises `TypeError` for a program without events."""
+    if program.ring is None:
+        raise TypeError("a program without a ring has no events: use its totals")
+    return program.ring
 
-    Returns the events up to a moment, to which no older ones will come; the later ones; and that moment (`CLOCK_MONOTONIC`, ns).
+
+def by_time(waiting: Events, drain: Callable[[], Events]) -> tuple[Events, Events, int]:
+    """Drain a ring and split the events, with those of `waiting`, at a time up to which they are complete.
+
+    Returns the events up to that time, the later events, both sorted, and the time (`CLOCK_MONOTONIC`, ns). No event
+    with an earlier time can follow.
     """
     import numpy as np
 
     complete_ns = time.monotonic_ns()
-    await_grace_period()  # for what was stamped before that: now it has its place in the ring
-    await_grace_period()  # for what has its place before it, since draining stops at a record that is still being written
+    await_grace_period()  # programs that read the clock before that time have reserved their records
+    await_grace_period()  # records reserved before those are finished: `drain` stops at a busy record
     events = np.concatenate([waiting, drain()])
     events = events[np.argsort(events["time_ns"], kind="stable")]
     complete = int(np.searchsorted(events["time_ns"], np.uint64(complete_ns), side="right"))
@@ -92,7 +97,7 @@ def totals(
     devices: "Sequence[Device]" = (),
     netns: Collection[int] = (),
 ) -> Iterator[Iterator[Events]]:
-    """Attach a program and hand out what it adds up in each interval, the last one cut short; as for `ticks`."""
+    """Attach a program and yield its totals of each interval; the last interval may be shorter. See `ticks`."""
     with ticks(program, interval_s, seconds, devices, netns) as times:
         yield (program.take_totals() for _ in times)
 
@@ -105,11 +110,12 @@ def ticks(
     devices: "Sequence[Device]" = (),
     netns: Collection[int] = (),
 ) -> Iterator[Iterator[None]]:
-    """Attach a program and give a sign each interval, until Ctrl-C, SIGTERM, SIGHUP or `seconds` have passed.
+    """Attach a program and yield once per interval, until SIGINT, SIGTERM or SIGHUP, or until `seconds` have passed.
 
-    The last sign comes when whatever was under way then is done. After each, standard output is flushed and events lost
-    meanwhile are counted on standard error. Raises `LabError` when one of the devices has gone, after the last sign.
-    What the program sees of sockets is limited to the network namespaces `netns`, if any are given.
+    - The last yield comes after a grace period: events under way are in the ring.
+    - After each yield standard output is flushed, and new lost events are reported on standard error.
+    - When a device has gone, the loop ends with `LabError` after one more yield.
+    - With `netns` the program observes only sockets of the network namespaces with these inode numbers.
     """
     with stopping() as stop, program.attached(devices, netns):
         yield _ticks(program, interval_s, stop, seconds, devices)
@@ -120,16 +126,16 @@ def _ticks(
 ) -> Iterator[None]:
     deadline = float("inf") if seconds is None else time.monotonic() + seconds
     reported = program.lost()
-    next_look = time.monotonic()
+    next_check = time.monotonic()
     gone: LabError | None = None
     stopped = False
     while not stopped:
-        next_sign = min(deadline, time.monotonic() + interval_s)
-        while not stopped and (rest := next_sign - time.monotonic()) > 0:
-            stopped = stop.wait(min(rest, _LOOK_INTERVAL_S))
-            if time.monotonic() >= next_look:
-                gone = _gone(devices)
-                next_look = time.monotonic() + _LOOK_INTERVAL_S
+        next_tick = min(deadline, time.monotonic() + interval_s)
+        while not stopped and (rest := next_tick - time.monotonic()) > 0:
+            stopped = stop.wait(min(rest, _PRESENCE_INTERVAL_S))
+            if time.monotonic() >= next_check:
+                gone = _missing_device(devices)
+                next_check = time.monotonic() + _PRESENCE_INTERVAL_S
                 stopped |= gone is not None
         stopped |= time.monotonic() >= deadline
         if stopped:
@@ -143,7 +149,8 @@ def _ticks(
         raise gone
 
 
-def _gone(devices: "Sequence[Device]") -> LabError | None:
+def _missing_device(devices: "Sequence[Device]") -> LabError | None:
+    """Return the error of the first device that has gone, None if all exist."""
     try:
         for device in devices:
             device.require_present()

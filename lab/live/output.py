@@ -23,26 +23,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=positive_seconds, metavar="N", help="stop after this time (default: at Ctrl-C)"
     )
-    parser.add_argument("--netns", metavar="NAME", help="only what happens in this named network namespace")
+    parser.add_argument("--netns", metavar="NAME", help="observe only this named network namespace")
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the option of tools that watch a network interface."""
+    """Add the option of tools that observe a network interface."""
     parser.add_argument(
-        "-i", "--interface", metavar="NAME", help="the interface to watch (default: the only one beside lo)"
+        "-i", "--interface", metavar="NAME", help="the interface to observe (default: the only one besides lo)"
     )
 
 
 def device_of(args: argparse.Namespace) -> "Device":
-    """Find the interface that the user has named. Raises `LabError` when it cannot be watched."""
-    from lab.ebpf.interface import Device  # noqa: PLC0415 (not all tools watch one)
+    """Return the interface that the user named. Raises `LabError` when it cannot be observed."""
+    from lab.ebpf.interface import Device  # noqa: PLC0415 (not every tool observes one)
 
     return Device.find(args.interface, args.netns)
 
 
 def netns_of(args: argparse.Namespace) -> list[int]:
-    """Return the inode number of the network namespace that the user has named, if any. Raises `LabError` when there is none."""
+    """Return the inode number of the network namespace that the user named, [] without a name.
+
+    Raises `LabError` when there is no namespace of that name.
+    """
     return [] if args.netns is None else [inode_of(args.netns)]
 
 
@@ -54,26 +57,26 @@ class Output:
         self._csv: csv.DictWriter[str] | None = None
 
     def start(self) -> None:
-        """Show that the probe is attached, before anything slow is imported."""
+        """Write "ready" to `--ready-fd`: the probe is attached. Call this before slow imports."""
         if self._args.ready_fd is not None:
             os.write(self._args.ready_fd, b"ready\n")
 
     def heading(self, line: str) -> None:
-        """Print a table's head, where a table is printed."""
+        """Print the heading of the table, unless the output is JSON or CSV."""
         if not self._args.json and not self._args.csv:
             print(line, flush=True)
 
     def row(self, row: dict[str, object], line: Callable[[dict[str, object]], str]) -> None:
-        """Print one row; `line` makes the table's line of it, where it is a table that is printed."""
+        """Print one row. `line` formats it as a line of the table, unless the output is JSON or CSV."""
         if self._args.csv:
             if self._csv is None:
                 self._csv = csv.DictWriter(sys.stdout, list(row))
                 self._csv.writeheader()
             self._csv.writerow(row)
-        else:  # at once: print() writes a line's end on its own where nothing is buffered
+        else:  # in one write: without buffering, print() writes the line's end separately
             sys.stdout.write(f"{json.dumps(row) if self._args.json else line(row)}\n")
 
     def note(self, text: str) -> None:
-        """Say something that is not a row, apart from the rows."""
+        """Print a message that is not a row to standard error; "" prints nothing."""
         if text:
             print(f"lab: {text}", file=sys.stderr)

@@ -1,1 +1,1 @@
-"""The network under test: hosts in namespaces, the link between them, and the conditions on that link."""
+"""The network under test: two hosts in namespaces, the link between them and the conditions on that link."""

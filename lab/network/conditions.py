@@ -1,25 +1,29 @@
-"""What the wire does to frames in one direction: stated once, whoever carries it out. Pure values, no kernel."""
+"""Conditions of the wire in one direction, as plain values. Every kind of link takes the same `Conditions`."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from lab.errors import LabError
 
-FOREVER_NS = 1 << 62  # what nobody waits for still fits into 64 bits together with a time
+FOREVER_NS = 1 << 62  # longer than any delay; the sum with a time still fits into 64 bits
 MAX_DROPS = 64  # of wire/conditions.h
 _FRACTIONS = ("loss", "duplicate", "reorder", "corrupt")
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What happens to frames in one direction of the wire. The default is: nothing.
+    """Conditions of one direction of the wire. The default is a perfect wire.
 
-    `delay_ns` counts from a frame's arrival on the wire; `jitter_ns` changes it by up to as much, evenly, more or less.
-    `loss`, `duplicate`, `reorder` and `corrupt` are fractions of the frames, 0 to 1: a reordered frame overtakes all that wait
-    for their delay, a corrupt one has one bit flipped behind its Ethernet header. `drop` names frames to drop in any case,
-    counted from 1 since these conditions hold. `rate_bps` is in bit/s of whole Ethernet frames, 0 for unlimited; `limit` is
-    how many frames may wait before further ones are dropped. The same `seed` and the same frames give the same fates.
-    Address resolution (ARP, neighbour discovery) is delayed, and otherwise left alone and not counted.
+    - `delay_ns` counts from the arrival of a frame on the wire.
+    - `jitter_ns` adds a uniform random time from `-jitter_ns` to `jitter_ns` to the delay.
+    - `loss`, `duplicate`, `reorder` and `corrupt` are fractions of the frames, from 0 to 1. A reordered frame overtakes
+      all frames that wait for their delay. A corrupt frame has one bit flipped after its Ethernet header.
+    - `drop` lists frames to drop, counted from 1 since these conditions were applied.
+    - `rate_bps` is in bit/s of whole Ethernet frames; 0 is unlimited.
+    - `limit` is the number of frames that may wait; further frames are dropped.
+    - `seed` determines the random choices: the same seed and the same frames give the same fates.
+
+    Address resolution (ARP, neighbour discovery) is delayed, but not counted, and no other condition applies to it.
     """
 
     delay_ns: int = 0
@@ -40,35 +44,35 @@ class Conditions:
                 raise LabError(f"{name} is {value}: give a whole number from 0 to 2**62")
         for name in _FRACTIONS:
             value = getattr(self, name)
-            if not 0 <= value <= 1:  # also refuses what is no number
+            if not 0 <= value <= 1:  # also refuses NaN
                 raise LabError(f"{name} is {value:g}: give a fraction of the frames, from 0 to 1")
         if 0 < self.rate_bps < 8:
             raise LabError(
-                f"rate_bps is {self.rate_bps}, less than a byte in a second: give 8 or more, or 0 for unlimited"
+                f"rate_bps is {self.rate_bps}, less than a byte per second: give 8 or more, or 0 for unlimited"
             )
         if self.jitter_ns > self.delay_ns:
-            raise LabError("jitter_ns is larger than delay_ns, and no frame leaves before it came: give a longer delay")
+            raise LabError("jitter_ns is larger than delay_ns, so a delay could be negative: give a longer delay")
         if self.reorder and not self.delay_ns:
-            raise LabError("reorder lets frames overtake those that wait, and here none does: give a delay too")
+            raise LabError("reorder needs frames that wait for their delay: give a delay too")
         if self.limit < 1:
-            raise LabError(f"limit is {self.limit}, so that no frame could pass: give 1 or more")
+            raise LabError(f"limit is {self.limit}, so no frame could pass: give 1 or more")
         if len(self.drop) > MAX_DROPS or any(ordinal < 1 for ordinal in self.drop):
-            raise LabError(f"drop names frames counted from 1, at most {MAX_DROPS} of them")
+            raise LabError(f"drop lists frames by number: give at most {MAX_DROPS} numbers, from 1 on")
 
     @property
     def draws(self) -> bool:
-        """Whether anything is left to chance, so that the seed matters."""
+        """Whether these conditions make random choices, so that the seed matters."""
         return bool(self.jitter_ns) or any(getattr(self, name) for name in _FRACTIONS)
 
     def transmission_ns(self, length: int) -> int:
-        """How long a frame of this many bytes occupies the wire at `rate_bps`, rounded up to a nanosecond."""
+        """Return how long a frame of `length` bytes occupies the wire at `rate_bps`, rounded up to a nanosecond."""
         return -(-length * 8_000_000_000 // self.rate_bps) if self.rate_bps else 0
 
 
 class Change(NamedTuple):
-    """When the wire's conditions changed, `CLOCK_MONOTONIC`, nanoseconds.
+    """Time of a change of the wire's conditions, in nanoseconds on `CLOCK_MONOTONIC`.
 
-    A frame that arrived before `earliest_ns` met the old ones, one that arrived at `latest_ns` or later the new ones.
+    The old conditions apply to frames that arrive before `earliest_ns`, the new ones to frames from `latest_ns` on.
     """
 
     earliest_ns: int

@@ -1,4 +1,4 @@
-"""The wire's log: what became of each frame and when. The truth of everything that happens between two hosts."""
+"""The wire's log: arrival, departure and fate of each frame. It is the reference for the path between the hosts."""
 
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
@@ -14,39 +14,40 @@ HEAD_BYTES = 128
 NEVER = -1
 
 DROPPED_BETWEEN = "frames that the kernel dropped between the namespaces"
-"""The one fault that is nobody's doing: a busy processor's backlog was full."""
+"""The fault that neither the lab nor a device has caused: the backlog of a busy CPU was full."""
 
-# One record for each frame and each copy, in the order in which their fates were sealed. Equal to wire/record.h, which is
-# checked when a relay starts. Times are CLOCK_MONOTONIC in nanoseconds; `low` and `high` are the earliest and latest possible.
+# One record for each frame and each copy, in the order in which their fates were decided. Times are nanoseconds on
+# CLOCK_MONOTONIC; `low` and `high` are the earliest and the latest possible. The layout is that of wire/record.h;
+# Relay.install() compares the two.
 FRAME = np.dtype(
     [
-        ("arrived_low_ns", "<i8"),  # the kernel's receive stamp; what is not known exactly is its conversion
+        ("arrived_low_ns", "<i8"),  # the kernel's receive stamp; its conversion to CLOCK_MONOTONIC gives the interval
         ("arrived_high_ns", "<i8"),
-        ("due_ns", "<i8"),  # when it should leave; of a frame that is not forwarded, when it should have
-        ("sent_low_ns", "<i8"),  # stamps around send(): NEVER for a frame that is not forwarded
+        ("due_ns", "<i8"),  # when the frame should leave, or should have left if it is not forwarded
+        ("sent_low_ns", "<i8"),  # stamps around send(); NEVER if the frame is not forwarded
         ("sent_high_ns", "<i8"),
-        ("ordinal", "<u8"),  # counts the frames of its direction from 1; copies share it
-        ("conditions", "<u4"),  # the number of those that applied: 0, or the Change that they came with
+        ("ordinal", "<u8"),  # number of the frame in its direction, from 1; a copy has the number of its original
+        ("conditions", "<u4"),  # number of the Change whose conditions applied; 0 before the first
         ("length", "<u4"),  # bytes, Ethernet header included
-        ("flipped_bit", "<i4"),  # counted from the frame's start, -1 for none
+        ("flipped_bit", "<i4"),  # from the start of the frame; -1 for none
         ("direction", "u1"),
         ("fate", "u1"),
         ("marks", "u1"),
         ("pad", "u1"),
-        ("head", "u1", (HEAD_BYTES,)),  # the frame's beginning as it arrived, zero beyond its end
+        ("head", "u1", (HEAD_BYTES,)),  # beginning of the frame as it arrived, padded with zeros
     ]
 )
 
 
 class Direction(IntEnum):
-    """Where a frame is going."""
+    """Direction of a frame, by its receiver."""
 
     TO_SERVER = 0
     TO_CLIENT = 1
 
 
 class Fate(IntEnum):
-    """What became of a frame. Only `REFUSED` is not what the wire was told to do."""
+    """Fate of a frame. Every fate except `REFUSED` follows from the conditions."""
 
     FORWARDED = 0
     LOST = 1
@@ -55,7 +56,7 @@ class Fate(IntEnum):
 
 
 class Mark(IntFlag):
-    """What else was done to it."""
+    """Other effects of the conditions on a frame."""
 
     COPY = 1
     HURRIED = 2
@@ -64,10 +65,10 @@ class Mark(IntFlag):
 
 @dataclass(frozen=True)
 class WireLog:
-    """What the wire has done until now; `frames` is an array of `FRAME`.
+    """The wire's log up to one moment; `frames` is an array of `FRAME`.
 
-    `waiting` frames had arrived and not yet left. `faults` counts what a wire is not told to do, by its name; where it is not
-    empty, the log is not the whole truth.
+    `waiting` counts the frames that had arrived and not yet left. `faults` counts, by name, events that the conditions
+    do not ask for; if there are any, the log is not complete.
     """
 
     frames: Rows
@@ -75,16 +76,17 @@ class WireLog:
     faults: dict[str, int] = field(default_factory=dict)
 
     def require_whole(self) -> None:
-        """Raise `LabError` naming what happened on the wire that it was not told to do, or what is not in the log.
+        """Raise `LabError` with the faults, if there are any.
 
-        It is `FramesDropped` when all of it is the kernel's doing: then the same traffic, sent again, may well be carried whole.
+        The error is `FramesDropped` if the kernel's drops between the namespaces are the only fault: then sending the
+        same traffic again may succeed.
         """
         if self.faults.keys() == {DROPPED_BETWEEN}:
             raise FramesDropped(self.faults[DROPPED_BETWEEN])
         if self.faults:
-            told = ", ".join(f"{count} {fault}" for fault, count in self.faults.items())
+            counts = ", ".join(f"{count} {fault}" for fault, count in self.faults.items())
             raise LabError(
-                f"the wire's log is not the whole truth ({told}): record again, with less traffic or more room"
+                f"the wire's log is not complete ({counts}): record again, with less traffic or a larger log"
             )
 
     def going(self, direction: Direction) -> Rows:
@@ -93,7 +95,7 @@ class WireLog:
         return frames[np.argsort(frames["ordinal"], kind="stable")]
 
     def tcp(self, flow: Flow | None = None) -> Rows:
-        """Return the TCP segments (`segments.SEGMENT`) of the log, or of one flow in both directions, in order of arrival."""
+        """Return the TCP segments (`segment_parser.SEGMENT`) of all flows, or of one `flow`, in order of arrival."""
         found = segment_parser.parse(self.frames["head"], self.frames["length"])
         if flow:
             found = found[segment_parser.belongs(found, flow) | segment_parser.belongs(found, flow.reversed())]
@@ -101,5 +103,5 @@ class WireLog:
 
 
 def hold_ns(frames: Rows) -> tuple[Integers, Integers]:
-    """How long forwarded frames were on the wire, at least and at most."""
+    """Return the least and the greatest time that each forwarded frame can have been on the wire."""
     return frames["sent_low_ns"] - frames["arrived_high_ns"], frames["sent_high_ns"] - frames["arrived_low_ns"]

@@ -1,4 +1,4 @@
-"""Who carries the wire's frames: what every link can be asked to do, and the plainest of them."""
+"""Links, which carry the wire's frames: their common interface, their drop counters, and the plain bridge."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,42 +20,45 @@ DEVICE = "eth0"  # each host's
 
 @dataclass(frozen=True)
 class Place:
-    """Where a link goes: names of the wire's namespace, which has the devices `SIDES`, and of the hosts', which have `DEVICE`."""
+    """Namespaces that a link joins, by name: the wire's has the devices `SIDES`, each host's has `DEVICE`."""
 
     wire: str
     hosts: tuple[str, ...]
 
 
 class Link(Protocol):
-    """What joins the two devices of a wire. Installed once; its conditions may change while traffic runs.
+    """A connection of the wire's two devices. It is installed once; its conditions may change while traffic runs.
 
-    `name` says in results who carried the frames.
+    `name` identifies the kind of link in the results.
     """
 
     name: str
 
     def install(self, place: Place) -> None:
-        """Join the wire's two devices, which are up."""
+        """Join the wire's two devices, which must be up."""
 
     def apply(self, to_server: Conditions, to_client: Conditions) -> Change:
-        """Make the wire behave like this from now on. Raises `LabError` for what this link cannot do."""
+        """Change the conditions and return when they changed. Raises `LabError` for conditions that the link lacks."""
 
     def waiting(self) -> int:
-        """Count the frames that are on the wire now, and will leave it later."""
+        """Return the number of frames that are on the wire and will leave it later."""
 
     def log(self) -> "WireLog | None":
-        """Return what the wire has done until now, None if it keeps no log. Raises `LabError` when that is not the whole truth."""
+        """Return the log so far, or None if the link keeps none. Raises `LabError` if the wire had faults."""
 
     def remove(self) -> None:
-        """End what outlives a namespace. Raises `LabError` if the wire did what it was not told to."""
+        """End everything that does not end with the namespace. Raises `LabError` if the wire had faults."""
 
 
 def dropped(place: Place) -> int:
-    """Count the frames that a device of the wire or of a host could not hand to its peer. Source: proc_pid_net(5), `dev`."""
+    """Return how many frames the devices of the wire and the hosts could not pass to their peers.
+
+    Source: `/proc/net/dev`, proc_pid_net(5).
+    """
 
     def read() -> int:
         lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
-        # One namespace has the wire's sides, the others a host's device; the twelfth column is what was not transmitted.
+        # Field 12 is the transmit column `drop`: the name, eight receive columns, then bytes, packets, errs and drop.
         fields = [line.replace(":", " ").split() for line in lines]
         return sum(int(field[12]) for field in fields if field[0] in (*SIDES, DEVICE))
 
@@ -63,47 +66,51 @@ def dropped(place: Place) -> int:
 
 
 class Drops:
-    """Frames that the kernel drops between the namespaces from now on, each of them told once."""
+    """Counter of the frames that the kernel drops between the namespaces. Each drop is reported once."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._told = dropped(place)
+        self._reported = dropped(place)
 
     def require_none(self) -> None:
-        """Raise `FramesDropped` if there were any since it was last asked."""
-        before, self._told = self._told, dropped(self._place)
-        if self._told > before:
-            raise FramesDropped(self._told - before)
+        """Raise `FramesDropped` if frames were dropped since the last call."""
+        before, self._reported = self._reported, dropped(self._place)
+        if self._reported > before:
+            raise FramesDropped(self._reported - before)
 
 
-def bridge(wire: IPRoute) -> dict[str, int]:
-    """Join the wire's devices by a kernel bridge that only carries; returns their ifindex by side."""
-    wire.link("add", ifname="wire", kind="bridge", br_stp_state=0, br_forward_delay=0, br_mcast_snooping=0)
-    (index,) = wire.link_lookup(ifname="wire")
-    wire.link("set", index=index, state="up")
-    sides = {side: wire.link_lookup(ifname=side)[0] for side in SIDES}
-    for device in sides.values():
-        wire.link("set", index=device, master=index)
-    return sides
+class Bridged:
+    """Base of links that join the wire's devices by a kernel bridge and keep no log.
 
-
-class Bridge:
-    """A wire that only carries: a kernel bridge without forwarding delay, spanning tree or multicast snooping."""
-
-    name = "bridge"
+    The bridge has no forwarding delay, no spanning tree and no multicast snooping.
+    """
 
     def __init__(self) -> None:
+        self._sides: dict[str, int] = {}  # ifindex of each device
         self._drops: Drops | None = None
 
     def install(self, place: Place) -> None:
-        """Join the devices."""
-
-        def join() -> None:
-            with IPRoute() as wire:
-                bridge(wire)
-
-        inside(place.wire, join)
+        """Join the wire's two devices."""
+        self._sides = inside(place.wire, _bridge)
         self._drops = Drops(place)
+
+    def waiting(self) -> int:
+        """Return 0: a bridge holds no frames, and netem's queues are not read."""
+        return 0
+
+    def log(self) -> None:
+        """Raise `FramesDropped` if the kernel dropped frames between the namespaces. There is no log to return."""
+        if self._drops:
+            self._drops.require_none()
+
+    def remove(self) -> None:
+        """Do nothing: the kernel removes the bridge and its queues with the namespace."""
+
+
+class Bridge(Bridged):
+    """A perfect wire: it forwards every frame at once."""
+
+    name = "bridge"
 
     def apply(self, to_server: Conditions, to_client: Conditions) -> Change:
         """Accept the conditions of a perfect wire only."""
@@ -112,14 +119,14 @@ class Bridge:
         now_ns = monotonic_ns()
         return Change(now_ns, now_ns)
 
-    def waiting(self) -> int:
-        """Nothing is held."""
-        return 0
 
-    def log(self) -> None:
-        """Nobody has written anything down; raises `FramesDropped` if the kernel has not carried everything."""
-        if self._drops:
-            self._drops.require_none()
-
-    def remove(self) -> None:
-        """Nothing to do: the bridge goes with its namespace."""
+def _bridge() -> dict[str, int]:
+    """Join the devices of the current namespace; return their ifindex by side."""
+    with IPRoute() as wire:
+        wire.link("add", ifname="wire", kind="bridge", br_stp_state=0, br_forward_delay=0, br_mcast_snooping=0)
+        (index,) = wire.link_lookup(ifname="wire")
+        wire.link("set", index=index, state="up")
+        sides = {side: wire.link_lookup(ifname=side)[0] for side in SIDES}
+        for device in sides.values():
+            wire.link("set", index=device, master=index)
+        return sides

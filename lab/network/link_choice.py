@@ -1,4 +1,4 @@
-"""Which link a topology gets: what was asked of it and what the kernel can do decide, here and nowhere else."""
+"""The choice of a link for a topology, by the features that the caller needs and the capabilities of the kernel."""
 
 from functools import cache
 
@@ -8,26 +8,30 @@ from lab.network.link import Bridge, Link
 from lab.network.netem import Netem
 from lab.network.relay import Relay
 
-_WAYS: dict[str, type[Netem] | type[Relay]] = {link.name: link for link in (Netem, Relay)}
+_LINKS: dict[str, type[Netem] | type[Relay]] = {link.name: link for link in (Netem, Relay)}
 
 
 def wire(*, conditions: bool = True, log: bool = False) -> Link:
-    """Return a link that can have `conditions`, and a `log` of every frame, where they are wanted.
+    """Return a link that can apply `conditions`, and that keeps a `log` of every frame if asked to.
 
-    A wire that is to do nothing is a bridge. Delays and losses are netem's where the kernel has it, as the kernel itself keeps
-    them best; only the relay keeps a log. Raises `LabError` where nothing of the kind is possible.
+    - With a log: the relay, the only link that keeps one.
+    - Without conditions: a bridge.
+    - Otherwise: netem if the kernel has it, since delays kept by the kernel are the most exact; else the relay.
+
+    Raises `LabError` if the kernel supports neither.
     """
     if log:
         return Relay()
     if not conditions:
         return Bridge()
-    link = _WAYS.get(_way())
+    link = _LINKS.get(_chosen())
     if link is None:
         raise LabError("this kernel has neither netem nor packet sockets: boot one with CONFIG_PACKET=y")
     return link()
 
 
 @cache
-def _way() -> str:
+def _chosen() -> str:
+    """Return the name of the link that doctor chooses for conditions."""
     (choice,) = (it for it in capabilities.choices(capabilities.examine()) if it.observation == "link condition")
     return choice.chosen

@@ -1,4 +1,4 @@
-"""A wire for kernels that have netem: a bridge whose two ports queue what they send as the conditions say."""
+"""The wire for kernels with netem: a bridge with a netem qdisc on each of its two ports."""
 
 from time import monotonic_ns
 
@@ -7,48 +7,38 @@ from pyroute2 import IPRoute
 from lab.linux.netns import inside
 from lab.network import qdisc
 from lab.network.conditions import Change, Conditions
-from lab.network.link import Drops, Place, bridge
+from lab.network.link import Bridged, Place
 from lab.network.offloads import turn_off
 
 
-class Netem:
-    """A link that does what `Conditions` says by netem on the device where frames leave the wire. It keeps no log.
+class Netem(Bridged):
+    """A link that applies `Conditions` by a netem qdisc on the device where frames leave the wire. It keeps no log.
 
-    Not as the relay does it: jitter reorders frames, address resolution gets no exception, the delay counts from the bridge,
-    and before Linux 6.6 the kernel ignores the seed.
+    Differences from the relay:
+
+    - jitter reorders frames;
+    - all conditions apply to address resolution;
+    - the delay counts from the bridge;
+    - before Linux 6.6 the kernel ignores the seed.
     """
 
     name = "netem"
 
     def __init__(self) -> None:
+        super().__init__()
         self._wire = ""
-        self._drops: Drops | None = None
-        self._sides: dict[str, int] = {}
         self._shaped: set[str] = set()
 
     def install(self, place: Place) -> None:
-        """Join the devices; frames must be whole for netem to count them one by one."""
+        """Join the devices. The hosts' offloads are turned off, since netem counts a super-frame as one frame."""
         self._wire = place.wire
         for host in place.hosts:
             turn_off(host)
-        self._sides = inside(place.wire, _join)
-        self._drops = Drops(place)
+        super().install(place)
 
     def apply(self, to_server: Conditions, to_client: Conditions) -> Change:
-        """Change both queues; frames that wait keep their delay."""
+        """Change both queues. Waiting frames keep their delay."""
         return inside(self._wire, lambda: self._shape({"server": to_server, "client": to_client}))
-
-    def waiting(self) -> int:
-        """Nobody asks the kernel's queues what they hold."""
-        return 0
-
-    def log(self) -> None:
-        """Nobody has written anything down; raises `FramesDropped` for what the kernel has dropped beside netem."""
-        if self._drops:
-            self._drops.require_none()
-
-    def remove(self) -> None:
-        """Nothing to do: bridge and queues go with their namespace."""
 
     def _shape(self, sides: dict[str, Conditions]) -> Change:
         options = {side: qdisc.netem(conditions) for side, conditions in sides.items()}
@@ -62,8 +52,3 @@ class Netem:
                     qdisc.remove(wire, self._sides[side])
                     self._shaped.remove(side)
             return Change(before_ns, monotonic_ns())
-
-
-def _join() -> dict[str, int]:
-    with IPRoute() as wire:
-        return bridge(wire)

@@ -1,4 +1,4 @@
-"""Turning off what lets a host hand over frames that no wire could carry: super-frames, and checksums yet to be computed."""
+"""Turning off the offloads of a host, which otherwise sends super-frames and frames without a checksum."""
 
 from pyroute2 import IPRoute
 
@@ -8,15 +8,15 @@ from lab.network.link import DEVICE
 
 
 def turn_off(namespace: str) -> None:
-    """Make a host send whole frames of at most its MTU. Raises `LabError` where the kernel refuses.
+    """Make a host send complete frames of at most its MTU. Raises `LabError` if the kernel refuses.
 
-    Without this a frame on a veth may be 64 KB long and have no checksum, which no packet socket can pass on.
+    With offloads a frame on a veth may be 64 KB long and have no checksum. A packet socket cannot forward that frame.
     """
 
     def configure() -> None:
         set_offloads(DEVICE, on=False)
         with IPRoute() as netlink:
-            # TCP goes on building super-frames, for the kernel to cut up behind the TC hooks, unless it may not.
+            # Without this limit TCP still builds super-frames, which the kernel cuts after the TC hooks.
             netlink.link("set", index=netlink.link_lookup(ifname=DEVICE)[0], gso_max_segs=1)
 
     inside(namespace, configure)

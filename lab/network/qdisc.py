@@ -1,7 +1,7 @@
-"""Queueing disciplines in the kernel's own units: what netem and tbf are told, to the nanosecond and to the byte.
+"""Options of the qdiscs netem and tbf in the kernel's own units, exact to the nanosecond and the byte.
 
-pyroute2 0.9.7 rounds netem's times to microseconds and knows neither its 64-bit attributes nor its seed, and rounds tbf's burst;
-so the options are written here, as `include/uapi/linux/pkt_sched.h` lays them out, and pyroute2 only carries them.
+The layout is that of `include/uapi/linux/pkt_sched.h`. pyroute2 only sends the bytes: its version 0.9.7 rounds netem's
+times to microseconds and tbf's burst, and has neither netem's 64-bit attributes nor its seed.
 """
 
 import struct
@@ -16,19 +16,19 @@ from pyroute2.netlink.rtnl.tcmsg import tcmsg
 from lab.errors import LabError
 from lab.network.conditions import Conditions
 
-_EVERY = 0xFFFFFFFF  # a fraction of one
-_ETHERNET = 1  # TC_LINKLAYER_ETHERNET: the kernel computes transmission times itself, and wants no table of them
+_ALL = 0xFFFFFFFF  # the fraction 1
+_ETHERNET = 1  # TC_LINKLAYER_ETHERNET: the kernel computes transmission times without a table from user space
 
 
 class _Request(nlmsg):  # type: ignore[misc]  # pyroute2 has no types
-    """A tc message whose options are bytes. Not a `tcmsg`: subclasses share the attributes that it was compiled with."""
+    """A tc message with options as bytes. It is no subclass of `tcmsg`, since subclasses share compiled attributes."""
 
     fields = tcmsg.fields
     nla_map = (("TCA_UNSPEC", "none"), ("TCA_KIND", "asciiz"), ("TCA_OPTIONS", "cdata"))
 
 
 def replace(netlink: IPRoute, index: int, kind: str, options: bytes) -> None:
-    """Make `kind` the root qdisc of a device, or change it. Raises `LabError` where the kernel refuses."""
+    """Set or change the root qdisc of a device. Raises `LabError` if the kernel refuses."""
     message = _Request()
     message["index"], message["parent"], message["handle"] = index, TC_H_ROOT, 0x10000
     message["attrs"] = [("TCA_KIND", kind), ("TCA_OPTIONS", options)]
@@ -36,17 +36,17 @@ def replace(netlink: IPRoute, index: int, kind: str, options: bytes) -> None:
 
 
 def remove(netlink: IPRoute, index: int) -> None:
-    """Remove a device's root qdisc; the default one comes back."""
+    """Remove a device's root qdisc; the kernel restores the default qdisc."""
     message = _Request()
     message["index"], message["parent"] = index, TC_H_ROOT
     _send(netlink, message, RTM_DELQDISC, 0)
 
 
 def netem(conditions: Conditions) -> bytes:
-    """Write netem's options: `struct tc_netem_qopt` and attributes. Raises `LabError` for what netem cannot do."""
+    """Return netem's options: `struct tc_netem_qopt` and attributes. Raises `LabError` if netem lacks a condition."""
     if conditions.drop:
         raise LabError("netem cannot drop frames by name: use the relay, or leave `drop` out")
-    # Where there is a 64-bit attribute, the kernel does not read the field (in ticks) that it replaces.
+    # The fields in ticks are 0: the kernel reads the 64-bit attributes instead.
     gap = 1 if conditions.reorder else 0
     loss, duplicate = _fraction(conditions.loss), _fraction(conditions.duplicate)
     options = struct.pack("=6I", 0, conditions.limit, loss, gap, duplicate, 0)
@@ -57,12 +57,12 @@ def netem(conditions: Conditions) -> bytes:
     options += attribute(4, struct.pack("=2I", _fraction(conditions.corrupt), 0))  # TCA_NETEM_CORRUPT
     bytes_per_second = conditions.rate_bps // 8
     options += attribute(8, struct.pack("=Q", bytes_per_second))  # TCA_NETEM_RATE64
-    return options + attribute(6, struct.pack("=IiIi", min(bytes_per_second, _EVERY), 0, 0, 0))  # TCA_NETEM_RATE
+    return options + attribute(6, struct.pack("=IiIi", min(bytes_per_second, _ALL), 0, 0, 0))  # TCA_NETEM_RATE
 
 
 def tbf(bytes_per_second: int, burst: int, limit: int) -> bytes:
-    """Write tbf's options: `struct tc_tbf_qopt` and the burst; `burst` and `limit` in bytes."""
-    rate = struct.pack("=BBHhHI", 0, _ETHERNET, 0, 0, 0, min(bytes_per_second, _EVERY))
+    """Return tbf's options: `struct tc_tbf_qopt`, burst and rate; `burst` and `limit` are in bytes."""
+    rate = struct.pack("=BBHhHI", 0, _ETHERNET, 0, 0, 0, min(bytes_per_second, _ALL))
     no_peak = bytes(12)
     parameters = rate + no_peak + struct.pack("=3I", limit, 0, 0)
     options = attribute(1, parameters) + attribute(6, struct.pack("=I", burst))  # TCA_TBF_PARMS, TCA_TBF_BURST
@@ -70,18 +70,18 @@ def tbf(bytes_per_second: int, burst: int, limit: int) -> bytes:
 
 
 def attribute(number: int, value: bytes) -> bytes:
-    """Write a netlink attribute: its length, its number, its value, padded to four bytes."""
+    """Return a netlink attribute: length, number and value, padded to four bytes."""
     return struct.pack("=HH", 4 + len(value), number) + value + bytes(-len(value) % 4)
 
 
 def _fraction(part: float) -> int:
-    return round(part * _EVERY)
+    return round(part * _ALL)
 
 
 def _send(netlink: IPRoute, message: Any, kind: int, flags: int) -> None:
     message["header"]["type"], message["header"]["flags"] = kind, NLM_F_REQUEST | NLM_F_ACK | flags
     try:
-        # A batch of one: nlm_request() of a synchronous IPRoute does not work in pyroute2 0.9.7.
+        # A batch of one, since nlm_request() of a synchronous IPRoute does not work in pyroute2 0.9.7.
         netlink.nlm_request_batch([message])
     except NetlinkError as refusal:
         what = dict(message["attrs"]).get("TCA_KIND", "the removal of its qdisc")

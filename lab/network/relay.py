@@ -1,6 +1,7 @@
-"""A wire for any kernel: a process that carries each frame from one device to the other, and writes down when.
+"""The wire for any kernel: a process that forwards each frame from one device to the other and logs it.
 
-The process is `wire/relay.c`, built at set-up. Here it is started, told what to do, asked what it did, and ended.
+What lives here: starting, controlling and ending the process, and reading its log. What does not: the process itself,
+which is `wire/relay.c`.
 """
 
 import mmap
@@ -23,9 +24,9 @@ from lab.network.link import SIDES, Place, dropped
 from lab.network.offloads import turn_off
 
 PROGRAM = Path(sys.prefix, "bin", "lab-relay")
-LOG_FRAMES = 1 << 19  # 100 MB when full; memory is taken as it fills
+LOG_FRAMES = 1 << 19  # 100 MB when full; the kernel allocates the memory as it fills
 
-# What the relay counts that no wire is told to do, and what to call it.
+# The relay's counters of events that no conditions ask for, and their names in messages.
 _FAULTS = {
     "unlogged": "frames for which the log had no room",
     "dropped": "frames that the kernel dropped before the relay could read them",
@@ -38,13 +39,13 @@ _FAULTS = {
 
 
 class Relay:
-    """A link that can do everything `Conditions` says and logs every frame (`log`).
+    """A link that applies all of `Conditions` and logs every frame.
 
-    `log_frames` bounds the log: a record is 192 bytes. A wire that dropped, or did not note, a frame that it was not told to
-    drop raises `LabError` at the latest when it is taken down.
+    `log_frames` is the capacity of the log; a record has 192 bytes. Faults of the wire raise `LabError`, at the latest
+    in `remove`.
 
-    With `awake` no processor of the machine is put to rest while the relay is there (PM QoS). A frame that is not delayed waits
-    for the relay to wake up, which takes long on a processor that has been halted, on a virtual machine above all.
+    With `awake` no CPU of the machine enters an idle state while the relay runs (PM QoS). Without it a frame may wait
+    for the relay to wake up, which takes long on a halted CPU, in particular on a virtual machine.
     """
 
     name = "relay"
@@ -58,17 +59,17 @@ class Relay:
         self._records: mmap.mmap | None = None
         self._dropped_before = 0
         self._last = WireLog(np.zeros(0, FRAME))
-        self._told: dict[str, int] = {}
+        self._reported: dict[str, int] = {}  # the faults of the latest log that the caller has
         self._raised: dict[str, int] = {}
         self.scheduling = ""
 
     def install(self, place: Place) -> None:
-        """Start the relay; returns when it carries."""
+        """Start the relay and wait until it forwards frames."""
         self._place = place
         for host in place.hosts:
             turn_off(host)
         if self._awake:
-            self._latency = _keep_processors_awake()
+            self._latency = _keep_cpus_awake()
         self._dropped_before = dropped(place)
         fd = os.memfd_create("lab-wire-log")
         try:
@@ -80,34 +81,34 @@ class Relay:
         ready = self._answer("ready").split()
         self.scheduling = ready[1]
         if ready[2:] != _layout():
-            raise LabError("the relay was built from another version of its source: run make setup")
+            raise LabError("the relay was built from another version of its source: run `make setup`")
 
     def apply(self, to_server: Conditions, to_client: Conditions) -> Change:
-        """Change the conditions; they hold from one moment on, which the relay tells."""
+        """Change the conditions and return the exact time of the change, which the relay reports."""
         lines = [_line(number, conditions) for number, conditions in enumerate((to_server, to_client))]
         since_ns = _numbers(self._ask("\n".join([*lines, "apply"]), "applied"))["since_ns"]
         return Change(since_ns, since_ns)
 
     def waiting(self) -> int:
-        """Count the frames that are held now."""
+        """Return the number of frames that the relay holds."""
         return _numbers(self._ask("status", "status"))["queue.length"]
 
     def log(self, *, lossy: bool = False) -> WireLog:
-        """Return what the wire has done until now, or until it was taken down.
+        """Return the log up to this moment, or the complete log after `remove`.
 
-        Raises `LabError` when that is not the whole truth, unless the caller asks for a `lossy` log and looks at its faults.
-        What it has raised for once it does not raise for again: who goes on after it, with new connections, has those whole.
+        Raises `LabError` if the wire had faults, unless the caller asks for a `lossy` log and inspects its faults.
+        Faults are raised once: the log of connections that begin after the error is complete.
         """
         if self._process:
             self._last = self._read(self._ask("status", "status"))
-        self._told = self._last.faults
+        self._reported = self._last.faults
         if not lossy and self._last.faults != self._raised:
             self._raised = self._last.faults
             self._last.require_whole()
         return self._last
 
     def remove(self) -> None:
-        """End the relay, and keep its log."""
+        """End the relay and keep its log. Raises `LabError` for faults that `log` has not reported."""
         if self._latency:
             self._latency.close()
         if not self._process:
@@ -119,38 +120,38 @@ class Relay:
                 self._end()
             if self._records:
                 self._records.close()
-        if self._last.faults != self._told:
+        if self._last.faults != self._reported:
             self._last.require_whole()
 
     @property
     def pid(self) -> int:
-        """The relay's process."""
+        """Process id of the relay."""
         return self._running().pid
 
     def _start(self, log_fd: int) -> subprocess.Popen[bytes]:
         devices = [str(socket.if_nametoindex(side)) for side in SIDES]
         if not PROGRAM.exists():
-            raise LabError("the relay has not been built: run make setup")
+            raise LabError("the relay has not been built: run `make setup`")
         return subprocess.Popen(
             [PROGRAM, str(os.getpid()), str(log_fd), str(self._room), *devices],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=(log_fd,),
-            bufsize=0,  # an answer is there when its pipe is readable, and nowhere else
-            # A terminal's Ctrl-C is for the lab, which ends its relay when the network goes.
+            bufsize=0,  # select() would miss an answer in a buffer of this process
+            # Ctrl-C of a terminal must reach the lab only, which ends the relay when it removes the network.
             start_new_session=True,
         )
 
     def _ask(self, text: str, word: str) -> str:
         """Send lines and return the answer that begins with `word`."""
         stdin = _pipe(self._running().stdin)
-        with suppress(BrokenPipeError):  # it has ended; waiting for its answer tells why
+        with suppress(BrokenPipeError):  # the relay has ended; _answer() raises with its message
             stdin.write(f"{text}\n".encode())
         return self._answer(word)
 
     def _answer(self, word: str, limit_s: float = 20.0) -> str:
-        """Wait for the line that begins with `word`; one that an interrupted caller did not wait for is passed over."""
+        """Return the next line that begins with `word`, skipping the answers to earlier, interrupted calls."""
         stdout = _pipe(self._running().stdout)
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
@@ -164,16 +165,16 @@ class Relay:
 
     def _running(self) -> subprocess.Popen[bytes]:
         if not self._process:
-            raise LabError("this wire is not there: its conditions and its process end with its network")
+            raise LabError("this wire has been removed: use it inside the block of its topology")
         return self._process
 
     def _end(self) -> str:
-        """Make sure that the process is gone; returns what it said about its end."""
+        """Kill the process and return the end of a sentence: its last line of standard error, or its status."""
         process, self._process = self._running(), None
         with process:  # closes its pipes
             process.kill()
-            said = _pipe(process.stderr).read().decode(errors="replace").strip()
-        return f": {said.splitlines()[-1]}" if said else f" with status {process.returncode}"
+            errors = _pipe(process.stderr).read().decode(errors="replace").strip()
+        return f": {errors.splitlines()[-1]}" if errors else f" with status {process.returncode}"
 
     def _read(self, answer: str) -> WireLog:
         numbers = _numbers(answer)
@@ -185,19 +186,19 @@ class Relay:
         return WireLog(records, numbers["queue.length"], faults)
 
 
-def _keep_processors_awake() -> IO[bytes]:
-    """Tolerate no latency of a processor's wake-up, until the file is closed. Source: PM QoS, 32 bits of microseconds."""
+def _keep_cpus_awake() -> IO[bytes]:
+    """Request a CPU wake-up latency of 0 until the returned file is closed (PM QoS: 32 bits, in microseconds)."""
     path = Path("/dev/cpu_dma_latency")
     try:
         file = path.open("wb", buffering=0)
     except OSError as error:
-        raise LabError(f"cannot keep processors awake ({path}: {error.strerror}): leave `awake` out") from error
+        raise LabError(f"cannot keep the CPUs awake ({path}: {error.strerror}): leave `awake` out") from error
     file.write(bytes(4))
     return file
 
 
 def _line(direction: int, c: Conditions) -> str:
-    """Write conditions as the relay reads them."""
+    """Return the relay's command that sets the conditions of a direction."""
     fractions = (c.loss, c.duplicate, c.reorder, c.corrupt)
     words = (direction, c.delay_ns, c.jitter_ns, *map(repr, fractions), c.rate_bps, c.limit, c.seed, *c.drop)
     return " ".join(["set", *map(str, words)])
@@ -209,7 +210,7 @@ def _numbers(answer: str) -> dict[str, int]:
 
 
 def _layout() -> list[str]:
-    """List the fields of a record with offset and size, as the relay does."""
+    """Return the fields of a record with offset and size, in the form that the relay prints at its start."""
     fields = [(name, *field[:2]) for name, field in (FRAME.fields or {}).items() if name != "pad"]
     return [f"{name}:{offset}:{kind.itemsize}" for name, kind, offset in fields]
 

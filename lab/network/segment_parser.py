@@ -1,7 +1,7 @@
-"""From the beginnings of frames to TCP segments: pure functions over whole arrays.
+"""A parser of TCP segments from the beginnings of frames: pure functions over whole arrays.
 
-Understood are Ethernet, with or without VLAN tags, IPv4 with options, IPv6 without extension headers, TCP. Whatever else there
-is, fragments behind the first included, is left out.
+It reads Ethernet with at most two VLAN tags, IPv4 with options, IPv6 without extension headers, and TCP. It skips all
+other frames and later fragments.
 """
 
 import ipaddress
@@ -18,7 +18,7 @@ Bytes = NDArray[np.uint8]
 # Addresses are 16 bytes in network order, IPv4 mapped into IPv6 (RFC 4291, 2.5.5.2).
 SEGMENT = np.dtype(
     [
-        ("frame", "<i8"),  # which of the frames that were parsed
+        ("frame", "<i8"),  # index of the frame in the input
         ("saddr", "V16"),
         ("daddr", "V16"),
         ("sport", "<u2"),
@@ -26,13 +26,13 @@ SEGMENT = np.dtype(
         ("seq", "<u4"),
         ("ack", "<u4"),
         ("flags", "u1"),
-        ("payload", "<u4"),  # bytes, from the IP header's length: padding does not count
+        ("payload", "<u4"),  # bytes, by the length in the IP header, so without padding
     ]
 )
 
 
 class Flag(IntFlag):
-    """RFC 9293, 3.1; RFC 3168."""
+    """Control bits of TCP. Source: RFC 9293, 3.1; RFC 3168 for ECE and CWR."""
 
     FIN = 0x01
     SYN = 0x02
@@ -45,7 +45,11 @@ class Flag(IntFlag):
 
 
 def parse(heads: Bytes, lengths: NDArray[np.uint32]) -> Rows:
-    """Find the TCP segments (an array of `SEGMENT`) among frames: `heads` is frames x bytes, `lengths` their whole lengths."""
+    """Return the TCP segments, an array of `SEGMENT`, of frames.
+
+    `heads` has the shape (frames, bytes) and holds the beginning of each frame; `lengths` are the full lengths of the
+    frames.
+    """
     kind, network = _network(heads)
     v4 = (kind == 0x0800) & (_at(heads, network, 1) >> 4 == 4)
     v6 = (kind == 0x86DD) & (_at(heads, network, 1) >> 4 == 6)
@@ -57,7 +61,7 @@ def parse(heads: Bytes, lengths: NDArray[np.uint32]) -> Rows:
     offset = (_at(heads, transport + 12, 1) >> 4) * 4
     payload = total - header - offset
     is_tcp = (v4 | v6) & (protocol == 6) & ~later_fragment & (header >= 20) & (offset >= 20) & (payload >= 0)
-    # The TCP header proper must be there, in the frame and in its head.
+    # The fixed TCP header must be inside the frame and inside its head.
     is_tcp &= transport + 20 <= np.minimum(lengths, heads.shape[1])
     chosen = np.flatnonzero(is_tcp)
     heads, network, transport = heads[chosen], network[chosen], transport[chosen]
@@ -72,7 +76,7 @@ def parse(heads: Bytes, lengths: NDArray[np.uint32]) -> Rows:
 
 
 def belongs(found: Rows, flow: Flow) -> Mask:
-    """Tell which segments were sent by the first end of `flow` to the second."""
+    """Return the segments from the local to the remote end of `flow`."""
     return (
         (found["saddr"] == packed(flow.laddr))
         & (found["daddr"] == packed(flow.raddr))
@@ -89,32 +93,34 @@ def packed(address: str) -> np.void:
 
 
 def has(found: Rows, flags: Flag) -> Mask:
-    """Tell which segments have all of these flags."""
+    """Return the segments that have all of these flags."""
     return found["flags"] & flags == flags
 
 
 def opens(found: Rows) -> Mask:
-    """Tell which segments are a SYN without ACK."""
+    """Return the segments with SYN and without ACK."""
     return found["flags"] & (Flag.SYN | Flag.ACK) == Flag.SYN
 
 
 def sequence_length(found: Rows) -> Integers:
-    """How much sequence space each segment takes: its payload, and one each for SYN and FIN."""
+    """Return the sequence space of each segment: its payload, and one each for SYN and FIN."""
     return found["payload"].astype(np.int64) + has(found, Flag.SYN) + has(found, Flag.FIN)
 
 
 def retransmitted(found: Rows) -> Mask:
-    """Tell which segments of *one* direction of *one* connection, in order of arrival, carry what an earlier one carried.
+    """Return the segments that repeat sequence space of an earlier one.
 
-    Whatever takes sequence space counts, so a repeated SYN or FIN does and a repeated acknowledgement does not. A segment that is
-    merely late is none: a host that sends from two processors can overtake itself.
+    `found` are the segments of one direction of one connection, in order of arrival. A repeated SYN or FIN counts,
+    since it takes sequence space; a repeated acknowledgement does not. A late segment does not count either: a host
+    that sends from two CPUs can reorder its own segments.
     """
     seq = found["seq"].astype(np.int64)
-    # Differences modulo 2**32, summed up, so that a sequence number that wraps goes on.
+    # Sums of differences modulo 2**32 unwrap the sequence numbers.
     steps = seq - np.concatenate((seq[:1], seq[:-1]))
     begins: Integers = np.cumsum((steps + 2**31) % 2**32 - 2**31)
     ends = begins + sequence_length(found)
-    # All beginnings and ends cut the sequence space into pieces, each carried by some segments as a whole.
+    # All beginnings and ends cut the sequence space into pieces. Each piece is either entirely in a segment or outside
+    # it.
     cuts = np.unique(np.concatenate((begins, ends)))
     first = np.searchsorted(cuts, begins)
     pieces = np.searchsorted(cuts, ends) - first
@@ -128,7 +134,7 @@ def retransmitted(found: Rows) -> Mask:
 
 
 def _network(heads: Bytes) -> tuple[Integers, Integers]:
-    """Find the EtherType behind at most two VLAN tags, and where the network header begins."""
+    """Return the ethertype after at most two VLAN tags, and the offset of the network header."""
     place = np.full(len(heads), 12)
     for _ in range(2):
         place = place + np.where(np.isin(_at(heads, place, 2), (0x8100, 0x88A8)), 4, 0)
@@ -136,7 +142,7 @@ def _network(heads: Bytes) -> tuple[Integers, Integers]:
 
 
 def _at(heads: Bytes, place: Integers, width: int) -> Integers:
-    """Read a big-endian number of `width` bytes at a place of its own in each row; beyond the head there are zeros."""
+    """Return the big-endian number of `width` bytes at offset `place` of each row. Bytes after the head read as 0."""
     rows = np.arange(len(heads))
     value = np.zeros(len(heads), np.int64)
     for index in range(width):
@@ -148,7 +154,7 @@ def _at(heads: Bytes, place: Integers, width: int) -> Integers:
 
 
 def _addresses(heads: Bytes, v4: Mask, place4: Integers, place6: Integers) -> Rows:
-    """Read 16 bytes in each row, of which an IPv4 address fills the last four."""
+    """Return the addresses at these offsets as 16 bytes, IPv4 mapped into IPv6."""
     rows = np.arange(len(heads))[:, None]
     columns = np.where(v4, place4 - 12, place6)[:, None] + np.arange(16)
     addresses = heads[rows, columns]

@@ -1,4 +1,4 @@
-"""A token bucket at the sender: a delay that arises in the sending host's queue and nowhere else, and what it must be."""
+"""A token bucket at the sending host: a delay that arises in the host's qdisc only, and its expected value."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,17 +16,18 @@ _NS = 1_000_000_000
 
 @contextmanager
 def token_bucket(host: Host, *, rate_bps: int, burst_bytes: int = 1600, limit_bytes: int = 1 << 20) -> Iterator[None]:
-    """Let a host send `burst_bytes` at once and `rate_bps` (bit/s of whole Ethernet frames) in the long run, for the block.
+    """Limit a host to bursts of `burst_bytes` and a mean of `rate_bps` (bit/s of Ethernet frames) during the block.
 
-    Up to `limit_bytes` wait in the queue, what is more is dropped. A frame larger than the burst never leaves, so it holds at
-    least one of the largest. Raises `LabError` for less, and where the kernel has no tbf.
+    Up to `limit_bytes` wait in the queue; further frames are dropped. Raises `LabError` if the kernel has no tbf, for a
+    rate below 8, a burst smaller than a full frame (a larger frame never leaves the queue), or a limit smaller than the
+    burst.
     """
     if rate_bps < 8:
-        raise LabError(f"a token bucket of {rate_bps} bit/s lets nothing pass: give a rate of 8 or more")
+        raise LabError(f"a token bucket of {rate_bps} bit/s lets no frame pass: give a rate of 8 or more")
     if burst_bytes < 1514:
-        raise LabError(f"a burst of {burst_bytes} bytes holds no whole frame: give 1514 or more")
+        raise LabError(f"a burst of {burst_bytes} bytes is smaller than a frame: give 1514 or more")
     if limit_bytes < burst_bytes:
-        raise LabError(f"a queue of {limit_bytes} bytes holds no burst of {burst_bytes}: give a larger limit")
+        raise LabError(f"a queue of {limit_bytes} bytes is smaller than a burst of {burst_bytes}: give a larger limit")
     options = qdisc.tbf(rate_bps // 8, burst_bytes, limit_bytes)
 
     def fill() -> None:
@@ -45,9 +46,10 @@ def token_bucket(host: Host, *, rate_bps: int, burst_bytes: int = 1600, limit_by
 
 
 def departures_ns(frames: Iterable[tuple[int, int]], rate_bps: int, burst_bytes: int, full_at_ns: int = 0) -> list[int]:
-    """When frames, given as (time of queueing, bytes), may leave a bucket that was full at `full_at_ns`, at the earliest.
+    """Return the earliest departure of each frame (time of queueing, bytes); the bucket is full at `full_at_ns`.
 
-    As `tbf_dequeue()` counts: tokens are nanoseconds of transmission, and a frame leaves when the bucket holds its own.
+    The arithmetic is that of `tbf_dequeue()`: tokens are nanoseconds of transmission, and a frame leaves when the
+    bucket holds its transmission time.
     """
     bytes_per_second = rate_bps // 8
     capacity_ns = tokens_ns = burst_bytes * _NS // bytes_per_second

@@ -3,8 +3,9 @@
     client            wire             server
     eth0  ==========  client =bridge= server  ==========  eth0
 
-Everything is named after the run, so runs do not meet; addresses are from the documentation ranges (RFC 5737, 3849) and
-say who is who. Neighbours are pinned and nothing else speaks: the only frames on the wire are a scenario's own.
+Namespaces are named after the instance, so instances do not collide. Addresses are from the documentation ranges (RFC
+5737, RFC 3849). Neighbour entries are permanent and the kernels send nothing on their own, so the only frames on the
+wire are those of the scenario.
 """
 
 import time
@@ -35,22 +36,22 @@ _LASTING = (State.LISTEN, State.TIME_WAIT)
 
 @dataclass(frozen=True)
 class Host:
-    """One end of the wire: a namespace with one device, `eth0`, and one address of each IP version."""
+    """A host at one end of the wire: a namespace with the device `eth0` and one address of each IP version."""
 
     name: str
     ipv4: str
     ipv6: str
     mac: str
-    ifindex: int  # of eth0: another one on each host, so that an event's ifindex tells which host it is
+    ifindex: int  # of eth0; it differs between the hosts, so the ifindex of an event identifies the host
 
     @property
     def inode(self) -> int:
-        """The namespace's inode number, as events carry it."""
+        """Inode number of the namespace, the form in which events identify it."""
         return inode_of(self.name)
 
     @property
     def device(self) -> Device:
-        """Return the host's interface, for programs to be attached to."""
+        """The host's interface, as an attach point for programs."""
         return Device("eth0", self.ifindex, self.name, self.inode)
 
     def address(self, version: int) -> str:
@@ -58,7 +59,7 @@ class Host:
         return {4: self.ipv4, 6: self.ipv6}[version]
 
     def knows(self, address: str, mac: str) -> None:
-        """Have the host's kernel send what goes to an address in its networks to this MAC, without asking."""
+        """Add a permanent neighbour entry: the host sends packets for `address` to `mac` without address resolution."""
 
         def pin() -> None:
             with IPRoute() as netlink:
@@ -67,13 +68,13 @@ class Host:
         inside(self.name, pin)
 
     def sysctl(self, path: str, value: object) -> None:
-        """Set `/proc/sys/net/<path>` inside the host."""
+        """Write `/proc/sys/net/<path>` in the host's namespace."""
         inside(self.name, lambda: _sysctl(path, value))
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Two hosts and the wire's namespace and link."""
+    """Two hosts, and the namespace and link of the wire between them."""
 
     client: Host
     server: Host
@@ -81,7 +82,7 @@ class Topology:
     link: Link
 
     def conditions(self, to_server: Conditions, to_client: Conditions) -> Change:
-        """Change what the wire does to frames, from now on; returns when that was."""
+        """Change the conditions of the wire and return when they changed."""
         return self.link.apply(to_server, to_client)
 
     @property
@@ -95,10 +96,10 @@ class Topology:
         return self.client.device, self.server.device
 
     def quiesce(self, limit_s: float = 20.0) -> int:
-        """Wait until no connection is under way on either host; returns when that was seen (`CLOCK_MONOTONIC`, ns).
+        """Wait until neither host has an open connection, and return that time (`CLOCK_MONOTONIC`, ns).
 
-        A minisock counts as over, except one in FIN_WAIT2, which the peer is still to close. Whatever the kernel was doing for those
-        connections is done when this returns. Raises `LabError` naming the sockets that are left after `limit_s`.
+        A minisock counts as closed, except in FIN_WAIT2, where the peer has not closed yet. The kernel has finished all
+        work on these connections when this returns. Raises `LabError` with the remaining sockets after `limit_s`.
         """
         deadline = time.monotonic() + limit_s
         while left := [
@@ -109,7 +110,7 @@ class Topology:
                 raise LabError(f"{len(left)} connections did not end within {limit_s:g} s, first {sockets}")
             time.sleep(0.001)
         await_backlogs()
-        # What a wire still holds comes out as it was told to, and may be answered from TIME_WAIT.
+        # Frames that the wire still holds arrive later, and a socket in TIME_WAIT may answer them.
         while waiting := self.link.waiting():
             if time.monotonic() > deadline:
                 raise LabError(f"{waiting} frames were still on the wire after {limit_s:g} s: give it a shorter delay")
@@ -120,9 +121,9 @@ class Topology:
 
 @contextmanager
 def topology(link: Link | None = None, *, mtu: int = ETHERNET_MTU) -> Iterator[Topology]:
-    """Build the network, hand it out, take it down. The default link is a plain bridge; `mtu` is that of every device."""
-    run, number = Instance.current(), next(_topologies)
-    prefix = f"lab-{run.name}-{number}"
+    """Build the network for the block, then remove it. The default link is a bridge; every device has this `mtu`."""
+    instance, number = Instance.current(), next(_topologies)
+    prefix = f"lab-{instance.name}-{number}"
     net = Topology(
         client=Host(f"{prefix}-client", "192.0.2.1", "2001:db8::1", CLIENT_MAC, 101),
         server=Host(f"{prefix}-server", "192.0.2.2", "2001:db8::2", SERVER_MAC, 102),
@@ -141,10 +142,10 @@ def topology(link: Link | None = None, *, mtu: int = ETHERNET_MTU) -> Iterator[T
 def _build(net: Topology, mtu: int) -> None:
     ends = ((net.client, net.server, "client"), (net.server, net.client, "server"))
     for name in (net.wire, net.client.name, net.server.name):
-        inside(name, _no_chatter)
+        inside(name, _stay_silent)
     for host, peer, side in ends:
         inside(host.name, partial(_configure, host, peer, net.wire, side, mtu))
-    inside(net.wire, _no_firewall)
+    inside(net.wire, _bypass_firewall)
     inside(net.wire, _raise_sides)
     net.link.install(Place(net.wire, (net.client.name, net.server.name)))
     for host, _, _ in ends:
@@ -152,15 +153,16 @@ def _build(net: Topology, mtu: int) -> None:
 
 
 def _configure(host: Host, peer: Host, wire: str, side: str, mtu: int) -> None:
-    """Lay a veth pair from a host to the wire, and give the host its addresses and its neighbour."""
+    """Create a veth pair from a host to the wire, and configure the host's addresses and neighbour entries."""
     with IPRoute() as netlink:
         mine = {"ifname": "eth0", "index": host.ifindex, "address": host.mac, "mtu": mtu}
         netlink.link("add", kind="veth", **mine, peer={"ifname": side, "net_ns_fd": wire, "mtu": mtu})
         (loopback,) = netlink.link_lookup(ifname="lo")
         netlink.link("set", index=loopback, state="up")
-        # Who resolves no addresses joins no multicast group for it, and sends no MLD reports (addrconf_join_solict()).
+        # An interface without address resolution joins no solicited-node group (addrconf_join_solict()), so it sends no
+        # MLD reports.
         netlink.link("set", index=host.ifindex, arp=False)
-        # Duplicate address detection would hold IPv6 back for a second.
+        # Duplicate address detection would delay IPv6 by a second.
         netlink.addr("add", index=host.ifindex, address=host.ipv4, prefixlen=24)
         netlink.addr("add", index=host.ifindex, address=host.ipv6, prefixlen=64, flags=IFA_F_NODAD)
         netlink.link("set", index=host.ifindex, state="up")
@@ -169,13 +171,13 @@ def _configure(host: Host, peer: Host, wire: str, side: str, mtu: int) -> None:
 
 
 def _await_carrier(host: Host) -> None:
-    """Wait until a host's interface is ready for use."""
+    """Wait until a host's interface is operational."""
     with IPRoute() as netlink:
         _await_up(netlink, [host.ifindex])
 
 
 def _raise_sides() -> None:
-    """Set the wire's two devices up, and wait until they can carry."""
+    """Set the wire's two devices up and wait until they are operational."""
     with IPRoute() as wire:
         sides = [wire.link_lookup(ifname=side)[0] for side in SIDES]
         for device in sides:
@@ -184,7 +186,7 @@ def _raise_sides() -> None:
 
 
 def _await_up(netlink: IPRoute, devices: list[int], limit_s: float = 10.0) -> None:
-    """Wait until each device is operational: until then the kernel drops what is sent, and TCP would wait a second."""
+    """Wait until each device is operational. Before, the kernel drops frames, and TCP retransmits after a second."""
     deadline = time.monotonic() + limit_s
     for index in devices:
         while netlink.get_links(index)[0].get_attr("IFLA_OPERSTATE") != "UP":
@@ -193,16 +195,16 @@ def _await_up(netlink: IPRoute, devices: list[int], limit_s: float = 10.0) -> No
             time.sleep(0.001)
 
 
-def _no_chatter() -> None:
-    """Keep this namespace's kernel from sending of its own accord: link-local addresses, router solicitations."""
+def _stay_silent() -> None:
+    """Stop the frames that the kernel sends on its own: those for link-local addresses, and router solicitations."""
     for where in ("all", "default"):
         _sysctl(f"ipv6/conf/{where}/addr_gen_mode", 1)
         _sysctl(f"ipv6/conf/{where}/router_solicitations", 0)
         _sysctl(f"ipv6/conf/{where}/accept_dad", 0)
 
 
-def _no_firewall() -> None:
-    """Keep br_netfilter, where that is loaded, from looking at what a bridge carries: it drops what is malformed."""
+def _bypass_firewall() -> None:
+    """Take bridged frames out of br_netfilter, if it is loaded, since it drops malformed packets."""
     for path in Path("/proc/sys/net/bridge").glob("bridge-nf-call-*tables"):
         path.write_text("0")
 

@@ -1,12 +1,13 @@
-"""The probes, a package each. There is no list to edit: the folders are the list.
+"""The probes, one package each. There is no list to edit: each folder is a probe.
 
 A probe is `bpf/<name>.c` and the package `lab/probes/<name>/` with the modules
 
-- `cli`: the live tool. Its docstring is the help, `add_arguments(parser)` its options, `run(args)` what it does.
+- `cli`: the live tool. The docstring is its help, `add_arguments(parser)` adds its options, `run(args)` runs it. The
+  strings `EXAMPLES` and `DETAILS` are optional; `--help` prints them after the options.
 - `text`: `table(observed)` yields the lines that the live tool would have printed for a recording.
 - `judge`: `checks(observed, scenario)` yields every comparison of the probe's numbers with the truth.
 
-and whatever else it needs: `measure` (pure functions from events to rows) and `tracker` (the same, batch by batch) by convention.
+By convention, pure functions from events to rows are in `measure`, and the batch-by-batch version of them in `tracker`.
 """
 
 import importlib
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def names() -> list[str]:
-    """Name every probe, in alphabetical order."""
+    """Return the names of all probes, sorted."""
     return sorted(info.name for info in pkgutil.iter_modules(__path__))
 
 
 def part(probe: str, module: str) -> ModuleType:
-    """Import one module of a probe's package. Raises `LabError` when there is no such probe, or no such module."""
+    """Import one module of a probe's package. Raises `LabError` if the probe or the module does not exist."""
     name = f"{__name__}.{probe}.{module}"
     try:
         return importlib.import_module(name)
@@ -37,32 +38,32 @@ def part(probe: str, module: str) -> ModuleType:
         if error.name and not name.startswith(error.name):
             raise
         raise LabError(
-            f"the probe `{probe}` has no module {name}: lab/probes/__init__.py says what it needs"
+            f"the probe `{probe}` has no module {name}: lab/probes/__init__.py lists the modules that a probe needs"
         ) from error
 
 
 def table(probe: str, observed: "Observed") -> Iterator[str]:
-    """Yield the lines that a probe's live tool would have printed for what was recorded on both hosts."""
+    """Yield the lines that a probe's live tool would have printed for the recording of both hosts."""
     yield from part(probe, "text").table(observed)
 
 
 def judge(probe: str, observed: "Observed", scenario: str) -> list["Check"]:
-    """Compare a probe's numbers with the truth; returns every check.
+    """Return every check of a probe's numbers against the truth.
 
-    Raises `LabError` when there is none: a probe whose numbers are not looked at is not tested.
+    Raises `LabError` if there is no check: a recording without checks proves nothing about the probe.
     """
     if checks := list(part(probe, "judge").checks(observed, scenario)):
         return checks
     raise LabError(
         f"the judge of `{probe}` yields no check for {len(observed.connections)} connections: "
-        f"let checks() in lab/probes/{probe}/judge.py compare at least one number of each"
+        f"checks() in lab/probes/{probe}/judge.py has to compare at least one number of each"
     )
 
 
 @cache
 def refusal(name: str) -> str | None:
-    """Load a probe, and return why this kernel refuses it, None when it does not; the way to attach counts (`LAB_ATTACH`)."""
-    from lab.ebpf.program import Program  # noqa: PLC0415 (`lab --help` needs none)
+    """Return why this kernel refuses a probe with the current mechanism (`LAB_ATTACH`); None if it does not."""
+    from lab.ebpf.program import Program  # noqa: PLC0415 (`lab --help` does not need it)
 
     try:
         return Program.load(name).refusal
@@ -71,16 +72,16 @@ def refusal(name: str) -> str | None:
 
 
 def require(name: str) -> None:
-    """Raise `UnsupportedByKernel`, in the kernel's words, if this kernel refuses a probe."""
+    """Raise `UnsupportedByKernel`, with the kernel's message, if this kernel refuses a probe."""
     if why := refusal(name):
         raise UnsupportedByKernel(why)
 
 
 def refused() -> dict[str, str]:
-    """Return why this kernel refuses those probes that it does, by name."""
+    """Return the probes that this kernel refuses: their names, each with the reason."""
     return {name: why for name in names() if (why := refusal(name))}
 
 
 def here() -> list[str]:
-    """Name every probe that this kernel does not refuse."""
+    """Return the names of the probes that this kernel does not refuse."""
     return [name for name in names() if not refusal(name)]

@@ -1,1 +1,1 @@
-"""Results as people read them: the HTML page, and the timeline of one request."""
+"""Results for readers: the HTML report, and the timeline of one request."""

@@ -1,6 +1,7 @@
-"""Pictures as numbers: where bars, curves and brackets lie. The templates draw them; nothing here knows HTML.
+"""Coordinates of bars, curves and brackets.
 
-Strips that stretch with the page are 100 wide and 10 high. Pictures with text have a size of their own, in pixels.
+What lives here: the geometry. What does not: HTML and SVG elements, which the templates write. A strip stretches with
+the page and is 100 wide and 10 high. A picture with text has a fixed size in pixels.
 """
 
 import math
@@ -19,17 +20,17 @@ WIDTH, HEIGHT = 380, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 20, 8, 24
 
 _STRIP = 100.0
-_MARGIN = 10.0  # beside a bracket, for values outside
+_MARGIN = 10.0  # at each side of a bracket, for values outside
 _CURVE_POINTS = 160
 _PER_DECADE = 2  # bins of an error's histogram
-_DECADES = 11  # from a nanosecond: up to 100 s
+_DECADES = 11  # from 1 ns to 100 s
 _POSITIONS = 20  # bins of a bracket
-_FAR = 20  # times: a scale of values further apart than that is logarithmic
+_FAR = 20  # ratio of largest to smallest value above which a scale is logarithmic
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A place on an axis, and what is written there."""
+    """A place on an axis and its label."""
 
     at: float
     text: str
@@ -37,7 +38,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of a histogram: where it stands, and what it counts."""
+    """A bar of a histogram: its rectangle, its description, and whether it counts failed checks (`bad`)."""
 
     x: float
     y: float
@@ -49,7 +50,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: its name, the number of its colour, and its path in the words of SVG."""
+    """A curve: its name, the number of its colour, and its SVG path."""
 
     name: str
     slot: int
@@ -58,7 +59,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture with axes."""
+    """A picture with axes; `left`, `right`, `top` and `bottom` bound the area inside the axes."""
 
     x: list[Tick]
     y: list[Tick]
@@ -74,7 +75,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to places between `first` and `last`, by their logarithm or not."""
+    """A linear or logarithmic mapping from values (`low` to `high`) to places (`first` to `last`)."""
 
     low: float
     high: float
@@ -83,7 +84,7 @@ class Scale:
     logarithmic: bool = False
 
     def at(self, value: float) -> float:
-        """Return the place of a value; the nearest end for one that lies beyond."""
+        """Return the place of a value, clamped to the ends of the scale."""
         low, high, value = (
             np.log10([self.low, self.high, max(value, self.low)]) if self.logarithmic else (self.low, self.high, value)
         )
@@ -92,9 +93,9 @@ class Scale:
 
 
 def cumulative(errors: Mapping[str, Numbers], slots: Mapping[str, int]) -> Plot | None:
-    """Draw for each name which share of its errors (ns) is no larger than what; None where nobody has any.
+    """Draw the cumulative distribution of absolute errors (ns), a curve for each name; None if there are no errors.
 
-    Errors count by their size, whatever their sign. The scale is logarithmic, and nothing is at its left end.
+    The scale is logarithmic from 1 ns; smaller errors are at its left end.
     """
     sizes = {name: np.sort(np.abs(values)) for name, values in errors.items() if len(values)}
     if not sizes:
@@ -114,7 +115,7 @@ def cumulative(errors: Mapping[str, Numbers], slots: Mapping[str, int]) -> Plot 
 
 
 def signed(errors: Numbers) -> Plot | None:
-    """Draw how often errors (ns) of each size are, below nothing to the left and above it to the right; None where there are none."""
+    """Draw a histogram of errors (ns) with logarithmic bins, negative errors to the left; None without errors."""
     if not len(errors):
         return None
     sizes = np.abs(errors)
@@ -150,7 +151,10 @@ def signed(errors: Numbers) -> Plot | None:
 
 
 def series(points: Mapping[str, Sequence[tuple[float, float]]], slots: Mapping[str, int]) -> Plot:
-    """Draw values (second of each pair) against a condition (first): more connections, say. The condition's scale is logarithmic."""
+    """Draw a line for each name through its pairs of (condition, value).
+
+    The scale of the condition (for example the number of connections) is logarithmic if all conditions are above 0.
+    """
     places = sorted({x for pairs in points.values() for x, _ in pairs})
     values = [y for pairs in points.values() for _, y in pairs]
     across = Scale(places[0], places[-1], _LEFT + 8, WIDTH - _RIGHT - 8, logarithmic=places[0] > 0)
@@ -167,7 +171,7 @@ def series(points: Mapping[str, Sequence[tuple[float, float]]], slots: Mapping[s
 
 
 def positions(where: Numbers, below: int, above: int) -> list[Bar]:
-    """Draw where in their brackets values lie, as a strip: low end to high end, and apart from that those `below` and `above`."""
+    """Draw a histogram of places in the bracket (0 to 1) as a strip, and one bar each for `below` and `above`."""
     counts = np.histogram(where, _POSITIONS, (0, 1))[0]
     largest = max(1, int(counts.max()))
     width = (_STRIP - 2 * _MARGIN) / _POSITIONS
@@ -178,7 +182,7 @@ def positions(where: Numbers, below: int, above: int) -> list[Bar]:
             width - 0.4,
             round(10 * count / largest, 2),
             bad=False,
-            text=f"{count:,} between {100 * number // _POSITIONS} % and {100 * (number + 1) // _POSITIONS} % of the bracket",
+            text=f"{count:,} at {100 * number // _POSITIONS} to {100 * (number + 1) // _POSITIONS} % of the bracket",
         )
         for number, count in enumerate(counts.tolist())
         if count
@@ -188,9 +192,9 @@ def positions(where: Numbers, below: int, above: int) -> list[Bar]:
 
 
 def bracket(check: Check) -> tuple[float, float, float] | None:
-    """Return where in a strip the bracket begins and ends, and where the value is; None where they are no numbers.
+    """Return the places on a strip of the bracket's start, of its end, and of the value; None if they are not numbers.
 
-    The strip holds both: of a value far outside, the bracket is a small thing at the other end.
+    The scale includes the value, so a value far outside makes the bracket small.
     """
     low, high, measured = check.low, check.high, check.measured
     if not (isinstance(low, int) and isinstance(high, int) and isinstance(measured, int)):
@@ -204,7 +208,7 @@ def bracket(check: Check) -> tuple[float, float, float] | None:
 
 
 def share_scale(values: Sequence[float]) -> Scale:
-    """Return the scale of a strip on which all values have a place: from nothing, or logarithmic where they are far apart."""
+    """Return a strip's scale that includes all values: from 0, or logarithmic if they are far apart."""
     largest = max(values, default=1.0)
     least = min((value for value in values if value > 0), default=1.0)
     if min(values, default=0.0) > 0 and largest / least > _FAR:
@@ -213,7 +217,7 @@ def share_scale(values: Sequence[float]) -> Scale:
 
 
 def round_time(ns: float) -> str:
-    """Write a round time without digits that say nothing: `10 us`."""
+    """Return a round time as text without decimals: `10 us`."""
     number, _, unit = duration_text(round(ns)).partition(" ")
     return f"{float(number):g} {unit}"
 
@@ -223,7 +227,7 @@ def _shares(up: Scale) -> list[Tick]:
 
 
 def _upwards(values: Sequence[float]) -> tuple[Scale, list[Tick]]:
-    """Return a scale from below upwards, and its ticks: from nothing, or by decades where values are far apart."""
+    """Return a vertical scale and its ticks: from 0, or by decades if the values are far apart."""
     low, high = min(values, default=0.0), max(values, default=1.0) or 1.0
     if low > 0 and high / low > _FAR:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

@@ -1,4 +1,4 @@
-"""What the bench of a run says, for the page: goals, the truth corpus, errors of probes and peers, and what everything costs."""
+"""The bench of a run for the page: goals, the truth corpus, errors of probes and peers, and costs."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ from lab.units import amount_text
 
 ACCURACY = "accuracy"
 _COSTS = ("kernel cost", "observer effect")
-_SIZES = ("error", "distance")  # of what has a size for each value, lab/bench/chapters/accuracy.py
-_SHARES = ("told", "right")  # which stand beside the errors
+_SIZES = ("error", "distance")  # quantities with one sample for each value: lab/bench/chapters/accuracy.py
+_SHARES = ("told", "right")  # quantities shown next to the errors
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A row on its strip: where the interval begins and ends, where the median is."""
+    """A row on its strip: the places of its interval's ends and of its median."""
 
     row: Row
     low: float
@@ -32,7 +32,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Strips:
-    """The same quantity under the same conditions, tool by tool on one scale, and where on it the goal is."""
+    """One quantity under the same conditions, for several tools on one scale. `goal` is the place of the goal."""
 
     title: str
     dots: list[Dot]
@@ -42,7 +42,7 @@ class Strips:
 
 @dataclass(frozen=True)
 class Trend:
-    """A quantity against the one condition that varies, tool by tool."""
+    """A quantity against the one condition that varies (`against`), a line for each tool."""
 
     title: str
     against: str
@@ -52,7 +52,7 @@ class Trend:
 
 @dataclass(frozen=True)
 class Chapter:
-    """What a chapter of the bench has measured: pictures of what can be compared, and the rows of what stands alone."""
+    """A chapter of the bench: pictures of comparable rows, and the rows with nothing to compare with (`alone`)."""
 
     title: str
     pictures: list[Strips | Trend]
@@ -61,9 +61,10 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Errors:
-    """The errors of every tool that measures a quantity, pooled over the conditions, and tool by tool.
+    """The errors of all tools that measure a quantity, pooled over the conditions.
 
-    `columns` names what there is of each tool: percentiles, and shares of its values.
+    `columns` names the percentiles and shares of the table. `tools` holds for each tool: its name, whether it is one of
+    the lab's own, its cells by column, and its rows.
     """
 
     title: str
@@ -75,7 +76,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Unmeasured:
-    """Why there is no value of a tool, and of which figures."""
+    """A tool without values: the reason, and the rows that it applies to."""
 
     tool: str
     reason: str
@@ -83,31 +84,34 @@ class Unmeasured:
 
     @property
     def figures(self) -> str:
-        """The figures, each once."""
+        """Names of the figures, each once."""
         return ", ".join(dict.fromkeys(row.measured.figure for row in self.rows))
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure in large print: what it is of, what stands beside it, which part of the page has more, and whether it is good."""
+    """A number in large print: `of` is its label, `note` the text below, `part` the section with the details.
+
+    `good` selects its colour; None is neutral.
+    """
 
     value: str
     of: str
-    beside: str
+    note: str
     part: str
     good: bool | None = None
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything the bench says."""
+    """All measurements of a run. `slots` gives each tool the number of its colour."""
 
     rows: list[Row]
     slots: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: RunFolder, raw: Raw) -> "Bench":
-        """Read the measurements of a run, and keep their raw rows."""
+        """Read the measurements of a run, and add their raw rows to `raw`."""
         measured = run.measurements
         lines = (run.path / FILE).read_text().splitlines() if measured else []
         rows = [
@@ -119,18 +123,18 @@ class Bench:
 
     @property
     def goals(self) -> list[Row]:
-        """What has a goal: the missed ones first, then what could not be measured."""
+        """Rows with a goal: missed goals first, then rows without a value, then reached goals."""
         order = {"missed": 0, "refused": 1, "": 2, "reached": 3}
         return sorted((row for row in self.rows if row.measured.goal), key=lambda row: order[row.verdict])
 
     @property
     def reached(self) -> int:
-        """How many goals are reached."""
+        """Number of goals reached."""
         return sum(row.measured.met is True for row in self.goals)
 
     @property
     def costs(self) -> list[Chapter]:
-        """Everything but errors and verdicts, chapter by chapter."""
+        """All measured rows by chapter, without accuracy and corpus."""
         measured = self._others(refused=False)
         return [self._chapter(figure, rows) for figure, rows in _grouped(measured, lambda one: one.figure)]
 
@@ -150,7 +154,7 @@ class Bench:
 
     @property
     def unmeasured(self) -> list[Unmeasured]:
-        """What the pictures do not show, by tool and reason."""
+        """Rows without a value, by tool and reason."""
         refused = self._others(refused=True)
         return [
             Unmeasured(tool, reason, rows)
@@ -158,7 +162,7 @@ class Bench:
         ]
 
     def _others(self, *, refused: bool) -> list[Row]:
-        """Return the rows of everything but errors and verdicts that were measured, or `refused`."""
+        """Return the rows outside accuracy and corpus: those that were measured, or those `refused`."""
         return [
             row
             for row in self.rows
@@ -177,7 +181,7 @@ class Bench:
 
     @property
     def errors(self) -> list[Errors]:
-        """Errors by quantity."""
+        """The errors, by quantity."""
         found = []
         accurate = [row for row in self.rows if row.measured.figure == ACCURACY]
         shares: dict[tuple[str, str], dict[str, Cell]] = {}
@@ -209,7 +213,7 @@ class Bench:
 
     @property
     def corpus(self) -> dict[str, dict[str, list[Row]]]:
-        """Verdicts by row of the corpus and by tool."""
+        """The rows of the corpus, by its quantity and by tool."""
         found: dict[str, dict[str, list[Row]]] = {}
         for row in self.rows:
             if row.measured.figure == CORPUS:
@@ -218,13 +222,13 @@ class Bench:
 
     @property
     def corpus_tools(self) -> list[str]:
-        """Whose verdicts there are, the lab's own first."""
+        """The tools with rows of the corpus, the lab's own first."""
         tools = {row.measured.tool for row in self.rows if row.measured.figure == CORPUS}
         return [tool for tool in self.slots if tool in tools]
 
     @property
     def tiles(self) -> Iterator[Tile]:
-        """What is known in five seconds: goals, known mistakes, and what our own probes cost, each beside the peers'."""
+        """The main numbers: goals, known mistakes, and costs; for the lab's probes and for the peers."""
         if self.goals:
             yield Tile(
                 f"{self.reached} of {len(self.goals)}", "goals reached", "", "goals", self.reached == len(self.goals)
@@ -241,7 +245,7 @@ class Bench:
         if own:
             yield Tile(
                 _share_right(own),
-                "known mistakes not made",
+                "known mistakes avoided",
                 f"peers: {_share_right(others)}" if others else "",
                 "corpus",
                 set(own) == {"right"},
@@ -254,8 +258,8 @@ class Bench:
             if ours and peers:
                 yield Tile(ours, f"{figure}, {quantity}", f"peers: {peers}", "cost")
 
-    def told_of(self, probe: str) -> list[Row]:
-        """Return what one of the lab's own probes costs, in the kernel and in what it observes."""
+    def costs_of(self, probe: str) -> list[Row]:
+        """Return the rows of kernel cost and observer effect of one of the lab's probes."""
         return [
             row
             for row in self.rows
@@ -289,7 +293,7 @@ def _strips(title: str, rows: list[Row]) -> Strips:
 
 
 def _varying(rows: list[Row]) -> str | None:
-    """Return the one condition that varies, by numbers, from row to row of the same tool; None where that is no trend."""
+    """Return the only condition that varies, if it is numeric and has at least three values; otherwise None."""
     names = list(dict.fromkeys(name for row in rows for name in row.measured.conditions))
     values = {name: {str(row.measured.conditions.get(name)) for row in rows} for name in names}
     vary = [name for name in names if len(values[name]) > 1]

@@ -1,4 +1,4 @@
-"""Where the time of a run's requests went, for the page: a typical one, and each layer's percentiles and histogram."""
+"""The layers of a run's requests for the page: a typical request, and percentiles and a histogram of each layer."""
 
 import json
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from lab.report.raw import Raw
 from lab.results.reader import RunFolder
 from lab.units import duration_text
 
-_MOST_KEPT = 200  # requests, as raw rows
+_MOST_KEPT = 200  # requests kept as raw rows
 
 
 @dataclass(frozen=True)
 class Step:
-    """A layer of the typical request: where it lies on a strip."""
+    """A layer of the typical request. `begin` and `width` are its place on a strip, in percent of the total time."""
 
     leg: str
     host: str
@@ -36,15 +36,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer over all requests: its row of `layer_text.summary` as text, and its histogram as bars on a strip."""
+    """A layer over all requests: its row of `text.summary` with times as text, and its histogram as bars on a strip."""
 
-    told: dict[str, Any]
+    summary: dict[str, Any]
     bars: list[Bar]
 
 
 @dataclass(frozen=True)
 class Layers:
-    """The layers of a run's requests; or, as `refused`, why its recordings cannot be read."""
+    """The layers of a run's requests. `refused` says why the recordings cannot be read; otherwise it is empty."""
 
     requests: int = 0
     title: str = ""
@@ -57,7 +57,7 @@ class Layers:
 
 
 def of(run: RunFolder, raw: Raw) -> Layers | None:
-    """Find what the recordings of a run say; None where there is no recording, or no request in it."""
+    """Return the layers of a run; None if it has no recording or no request."""
     try:
         rows = run.requests()
     except LabError as error:
@@ -66,7 +66,8 @@ def of(run: RunFolder, raw: Raw) -> Layers | None:
         return None
     one = text.typical(rows)
     files = run.recordings
-    note = f"`lab layers --json --recording FILE` prints all {len(rows):,} of {', '.join(file.name for file in files)}"
+    names = ", ".join(file.name for file in files)
+    note = f"`lab layers --json --recording FILE` prints all requests ({len(rows):,} in {names})"
     lines = [(None, json.dumps(text.as_dict(row))) for row in rows[:_MOST_KEPT]]
     trace = run.path / TRACE
     return Layers(
@@ -100,18 +101,18 @@ def _steps(row: np.void) -> list[Step]:
 
 def _layers(rows: Rows) -> list[Layer]:
     found = []
-    for told in text.summary(rows):
-        if told["layer"] in LAYERS:
-            times = rows["layers_ns"][:, LEGS.index(str(told["leg"])), LAYERS.index(str(told["layer"]))]
+    for summary in text.summary(rows):
+        if summary["layer"] in LAYERS:
+            times = rows["layers_ns"][:, LEGS.index(str(summary["leg"])), LAYERS.index(str(summary["layer"]))]
         else:
-            times = rows[f"{told['layer']}_ns"]
+            times = rows[f"{summary['layer']}_ns"]
         counts = text.counts(times[times != UNKNOWN])
         texts = {
             name: duration_text(int(value))
-            for name, value in told.items()
+            for name, value in summary.items()
             if name.endswith("_ns") and isinstance(value, int)
         }
-        found.append(Layer(told | texts | {"layer": str(told["layer"]).replace("_", "-")}, _bars(counts)))
+        found.append(Layer(summary | texts | {"layer": str(summary["layer"]).replace("_", "-")}, _bars(counts)))
     return found
 
 
@@ -124,7 +125,7 @@ def _bars(counts: Any) -> list[Bar]:
             round(width - 0.4, 2),
             round(10 * number / counts.max(), 2),
             bad=False,
-            text=f"{number:,} of {bounds(slot)[0]:,} to {bounds(slot)[1]:,} ns",
+            text=f"{number:,} from {bounds(slot)[0]:,} to {bounds(slot)[1]:,} ns",
         )
         for slot, number in enumerate(counts.tolist())
         if number

@@ -1,4 +1,4 @@
-"""Several runs side by side: for each probe, and each quantity of it, how many values were right in each run."""
+"""Several runs side by side: the number of checks and of failed checks, by probe, by quantity and by run."""
 
 from dataclasses import dataclass, field
 
@@ -10,28 +10,28 @@ from lab.results.reader import RunFolder
 
 @dataclass
 class Cell:
-    """The checks of a probe, or of one quantity, in one run; and the kinds of attach points."""
+    """The checks of a probe or of a quantity in one run. `attached` is the kinds of the probe's attach points."""
 
     checks: int = 0
     wrong: int = 0
     attached: str = ""
 
     def add(self, checks: int, wrong: int) -> None:
-        """Count some more."""
+        """Add checks and failed checks."""
         self.checks += checks
         self.wrong += wrong
 
 
 @dataclass
 class Line:
-    """A probe: a cell for each run, and the same for each of its quantities."""
+    """A probe: one cell for each run, and one for each run and quantity."""
 
     cells: list[Cell]
     quantities: dict[str, list[Cell]] = field(default_factory=dict)
 
 
 def matrix(runs: list[RunFolder]) -> dict[str, Line]:
-    """Count the checks of each probe and quantity, run by run."""
+    """Return the counts of all checks, by probe."""
     lines: dict[str, Line] = {}
     for number, run in enumerate(runs):
         columns = run.checks

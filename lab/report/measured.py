@@ -1,4 +1,4 @@
-"""A measurement of the bench as the page shows it: its texts, whether its goal is reached, its line in the table of all."""
+"""A measurement of the bench as the page shows it: texts, verdict, and the line in the table of all measurements."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from lab.units import amount_text
 
 CORPUS = "corpus"
 OURS = "lab "
-"""How the names of the lab's own tools begin; all others are peers."""
+"""Prefix of the names of the lab's own tools; all other tools are peers."""
 
 CANNOT_RUN = "cannot run"
 
@@ -23,21 +23,21 @@ COLUMNS = (
     Column("95 % interval", hint="of the median"),
     Column("samples", "number"),
     Column("goal", hint="what the median must reach"),
-    Column("verdict", hint="whether it does, or why there is nothing to judge", choose=True),
+    Column("verdict", hint="whether it does; refused: the tool cannot run here", choose=True),
     Column("note"),
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """A measurement, and the key of its raw row."""
+    """A measurement and the key of its raw row."""
 
     measured: Measurement
     raw: str
 
     @property
     def ours(self) -> bool:
-        """Whether it is a probe of the lab, and not a peer."""
+        """True for a probe of the lab, false for a peer."""
         return self.measured.tool.startswith(OURS)
 
     @property
@@ -53,7 +53,7 @@ class Row:
 
     @property
     def goal(self) -> str:
-        """What the median must reach."""
+        """The bound for the median with its unit; empty without a goal."""
         goal = self.measured.goal
         return (
             f"{'at least' if goal.least else 'at most'} {amount_text(goal.value, self.measured.unit)}" if goal else ""
@@ -61,7 +61,7 @@ class Row:
 
     @property
     def missed_by(self) -> str:
-        """By how much the goal is missed."""
+        """The distance to a missed goal, absolute and relative; empty if the goal is not missed."""
         goal = self.measured.goal
         if goal is None or self.measured.met is not False:
             return ""
@@ -71,13 +71,13 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether the goal is reached, or the tool cannot run; nothing where there is no goal."""
+        """`reached`, `missed`, `refused` (the tool cannot run), or empty (no goal)."""
         if self.measured.refused is not None:
             return "refused"
         return {True: "reached", False: "missed", None: ""}[self.measured.met]
 
     def add_to(self, table: Table, label: str) -> None:
-        """Add it to the table of several runs."""
+        """Add the measurement to the table of all measurements, with the label of its run."""
         one = self.measured
         cells: list[Cell] = [
             label,
@@ -96,7 +96,7 @@ class Row:
 
 
 def verdict_of(rows: Sequence[Row]) -> str:
-    """Return what a tool does with a row of the corpus: `right`, `wrong`, `right in 2 of 3`, `cannot run`."""
+    """Return a tool's result for a row of the corpus: `right`, `wrong`, `right in 2 of 3` or `cannot run`."""
     samples = [sample for row in rows for sample in row.measured.samples]
     right = sum(sample >= 1 for sample in samples)
     if not samples:

@@ -1,4 +1,4 @@
-"""One page from several runs: everything in one file, which needs no network and runs no script but its own."""
+"""The HTML report of one or more runs: a single file that needs no network and runs only its own script."""
 
 import base64
 import gzip
@@ -24,12 +24,12 @@ from lab.results.reader import RunFolder
 from lab.results.writer import RUN
 from lab.units import duration_text
 
-_MOST_FAILED = 50  # failed checks that are shown one by one, above the table of all
+_MOST_FAILED = 50  # failed checks listed above the table of all checks
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as the page tells of it."""
+    """A run as the page shows it."""
 
     folder: RunFolder
     label: str
@@ -40,13 +40,13 @@ class Run:
 
     @classmethod
     def of(cls, folder: RunFolder, label: str, raw: Raw) -> "Run":
-        """Read a run, and keep the raw rows of its figures."""
+        """Read a run, and add its raw rows to `raw`."""
         probes = verdicts.probes(folder.checks)
         return cls(folder, label, raw.link(folder.path / RUN), probes, Bench.of(folder, raw), layers.of(folder, raw))
 
 
 def write(folders: list[RunFolder], path: Path) -> None:
-    """Write the report on some runs. Raises `LabError` when a run cannot be read, or the file not be written."""
+    """Write the report of some runs. Raises `LabError` if a run cannot be read or the file cannot be written."""
     page = _render(folders, Raw(path.parent.resolve()))
     try:
         path.write_text(page)
@@ -88,8 +88,8 @@ def _render(folders: list[RunFolder], raw: Raw) -> str:
                 "tables": {"checks": checks.table.data(), "measurements": measurements.data()},
                 "raw": raw.entries,
             },
-            style=Markup(style),  # noqa: S704 (the page's own)
-            script=Markup(script),  # noqa: S704 (the page's own)
+            style=Markup(style),  # noqa: S704 (a file of this package)
+            script=Markup(script),  # noqa: S704 (a file of this package)
             style_hash=_hash(style),
             script_hash=_hash(script),
         )
@@ -111,14 +111,14 @@ def _templates() -> Environment:
 
 
 def _labels(folders: list[RunFolder]) -> list[str]:
-    """Name each run by where it ran; by its folder as well where that is not enough to tell them apart."""
+    """Return a label for each run: its place, and its folder if several runs have the same place."""
     places = Counter(folder.place for folder in folders)
     return [folder.place if places[folder.place] == 1 else f"{folder.place}, {folder.name}" for folder in folders]
 
 
 def _packed(data: Any) -> str:
-    """Write data for the script: JSON, compressed, in letters that mean nothing to HTML."""
-    # Without a time in its head, the same runs give the same page.
+    """Return data for the script: compressed JSON in Base64, which needs no HTML escaping."""
+    # No timestamp in the gzip header: the same runs give the same page.
     return base64.b64encode(gzip.compress(json.dumps(data, ensure_ascii=False).encode(), mtime=0)).decode()
 
 
@@ -127,5 +127,5 @@ def _source(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """Return what a page's policy allows a script or a style by."""
+    """Return the hash by which the Content-Security-Policy allows a script or a style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

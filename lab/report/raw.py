@@ -1,4 +1,4 @@
-"""Raw rows that the page keeps: lines as they stand in the run's files, by the key that links use."""
+"""Raw rows embedded in the page: unchanged lines of the run's files, by the key that links use."""
 
 import os
 from collections.abc import Iterable
@@ -11,17 +11,17 @@ _LONGEST = 4000  # characters of a line; a measurement may have many samples
 
 @dataclass
 class Raw:
-    """Rows by key, each with the number of its line; `beside` is the folder of the page, from which links lead to the files."""
+    """Raw rows by key, each with its line number. `page_folder` is the folder of the page; links are relative to it."""
 
-    beside: Path
+    page_folder: Path
     entries: dict[str, dict[str, object]] = field(default_factory=dict)
 
     def link(self, file: Path) -> str:
-        """Return the address of a file, as seen from the page."""
-        return quote(os.path.relpath(file, self.beside))
+        """Return the URL of a file, relative to the page."""
+        return quote(os.path.relpath(file, self.page_folder))
 
     def add(self, title: str, file: Path, lines: Iterable[tuple[int | None, str]], note: str = "") -> str:
-        """Keep rows of a file; returns their key. A row without a number is none of its lines, but was made from it."""
+        """Add rows of a file and return their key. A row without a line number is derived from the file."""
         key = str(len(self.entries))
         kept = [
             [number, line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ... {len(line):,} characters"]

@@ -1,7 +1,7 @@
-"""One request in every detail: what both applications, XDP, TC, the drivers, TCP and the sockets have to say of it, in one order.
+"""All timestamps of one request in one table: from both applications, XDP, TC, the drivers, TCP and the sockets.
 
-Everything is on one clock, so that stamps of the applications, of the probe `packets` (XDP), of `analyse` (TCP's functions) and of
-`layers` (everything between) can stand in one table.
+All of them are on one clock. They come from the applications, and from the probes `packets` (XDP), `analyse` (system
+calls and TCP) and `layers` (the points between). What does not live here: measuring; the probes do that.
 """
 
 from collections.abc import Iterator
@@ -24,11 +24,11 @@ _LAYERS = {
     At.TC_IN: ("TC", "ingress"),
     At.READY: ("socket", "data ready"),
 }
-"""What only the probe `layers` tells; the system calls and TCP's own doings are told by `analyse`."""
+"""Source and text of the points that only the probe `layers` observes. System calls and TCP come from `analyse`."""
 
 
 class Stamp(NamedTuple):
-    """Something that happened at a time, on one of the hosts: who says so, and what it was."""
+    """A timestamped event on one host (client or server): `who` is the source of the timestamp, `what` the event."""
 
     time_ns: int
     host: str
@@ -37,7 +37,7 @@ class Stamp(NamedTuple):
 
 
 def stamps(observed: Observed, connection: Connection) -> list[Stamp]:
-    """Return all that is known of a connection, in order of time."""
+    """Return all timestamps of a connection, in order of time."""
     hosts = dict(zip(observed.inodes, ("client", "server"), strict=True))
     found = [*_applications(connection), *_xdp(observed, connection, hosts)]
     found += [*_tcp(observed, connection, hosts), *_layers(observed, connection, hosts)]
@@ -45,7 +45,7 @@ def stamps(observed: Observed, connection: Connection) -> list[Stamp]:
 
 
 def lines(observed: Observed) -> Iterator[str]:
-    """Yield the first request of the first connection as a table, from where it was written to where its reply was read."""
+    """Yield the first request of the first connection as a table, from its write() to the read() of its reply."""
     connection = observed.connections[0]
     exchange = exchanges(connection)[0]
     begin_ns, end_ns = exchange.request.first.enter_ns, exchange.reply.read.exit_ns
@@ -67,10 +67,12 @@ def _applications(connection: Connection) -> Iterator[Stamp]:
 
 def _xdp(observed: Observed, connection: Connection, hosts: dict[int, str]) -> Iterator[Stamp]:
     for row in observed.recording.events["packets"]:
-        told = packet_text.as_dict(row)
+        packet = packet_text.as_dict(row)
         _, inode = observed.recording.devices[int(row["ifindex"])]
         if _belongs(Flow.of(row), connection) and inode in hosts:
-            yield Stamp(int(row["time_ns"]), hosts[inode], "XDP", f"{told['flags']}, {told['payload_length']} bytes")
+            yield Stamp(
+                int(row["time_ns"]), hosts[inode], "XDP", f"{packet['flags']}, {packet['payload_length']} bytes"
+            )
 
 
 def _tcp(observed: Observed, connection: Connection, hosts: dict[int, str]) -> Iterator[Stamp]:

@@ -1,4 +1,4 @@
-"""Tables that the page's script sorts and filters: columns, rows and the choices above them."""
+"""Tables that the page's script sorts and filters: columns, rows and cells."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -11,10 +11,13 @@ Cell = str | tuple[float | None, str] | tuple[float, float, float] | None
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its heading, what it says (`hint`), and its kind.
+    """A column: its heading, its explanation (`hint`), and its kind.
 
-    `text`; `number`, whose cells are a value to sort by and its text; or `bracket`, whose cells are three places on a strip:
-    where the bracket begins, where it ends, and where the value is. A column with `choose` may be filtered by its values.
+    - `text`: cells are strings.
+    - `number`: cells are a value to sort by (None: unknown) and its text.
+    - `bracket`: cells are three places on a strip: start of the bracket, end of the bracket, value.
+
+    With `choose`, the page offers a filter by the column's values.
     """
 
     name: str
@@ -25,21 +28,21 @@ class Column:
 
 @dataclass
 class Table:
-    """A table. Each row has the key of its raw rows (None: not kept), whether it tells of something wrong, and its cells."""
+    """A table. A row is the key of its raw rows (None: not in the page), whether it has a failure, and its cells."""
 
     columns: list[Column]
     rows: list[tuple[str | None, bool, list[Cell]]] = field(default_factory=list)
 
     def data(self) -> dict[str, Any]:
-        """Return what the script reads."""
+        """Return the table as the script reads it."""
         return {"columns": [asdict(column) for column in self.columns], "rows": self.rows}
 
 
 def count(value: int) -> Cell:
-    """Return the cell of a number of things."""
+    """Return the cell of a count."""
     return value, f"{value:,}"
 
 
 def amount(value: float, unit: str) -> Cell:
-    """Return the cell of a quantity; nothing for NaN."""
+    """Return the cell of a value with its unit; its sort value is None for NaN."""
     return None if math.isnan(value) else value, amount_text(value, unit)

@@ -1,4 +1,4 @@
-"""What the checks of a run say, for the page: by probe, and by scenario, probe and quantity."""
+"""The checks of a run for the page: summed up by probe, and by scenario, probe and quantity."""
 
 from dataclasses import dataclass
 
@@ -14,31 +14,33 @@ from lab.results.reader import RunFolder
 from lab.verdict import Check
 
 MOST_ROWS = 40_000
-"""As many raw rows the page keeps: every failed one, and then the worst and a typical one of each line of the table."""
+"""Limit of raw rows in the page: all failed rows, then the worst and a typical row of each line of the table."""
 
 COLUMNS = (
     Column("run", hint="where it ran", choose=True),
     Column("scenario"),
     Column("probe", choose=True),
     Column("quantity"),
-    Column("verdict", hint="right: every value was consistent with the truth", choose=True),
+    Column("verdict", hint="right: every value is consistent with the truth", choose=True),
     Column("checks", "number"),
-    Column("wrong", "number", "values that are provably wrong, or further off than they may be"),
-    Column("median error", "number", "of the errors' sizes; against the best estimate of the truth"),
-    Column("largest error", "number", "of the errors' sizes"),
-    Column(
-        "bracket", "bracket", "of the row that is furthest off: the truth is in the bar, the mark is what was measured"
-    ),
-    Column("truth", hint="of the same row; a point in time counts from the earliest it can have been"),
+    Column("wrong", "number", "values outside their bracket, or with an error above the tolerance"),
+    Column("median error", "number", "median of the absolute errors, against the best estimate of the truth"),
+    Column("largest error", "number", "largest absolute error"),
+    Column("bracket", "bracket", "the worst row: the bar contains the truth, the mark is the measured value"),
+    Column("truth", hint="of the same row; a point in time counts from the start of its bracket"),
     Column("measured", hint="of the same row"),
 )
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a probe's checks come to: how many, how many failed, the errors of its times (ns), and where in their brackets those are.
+    """The checks of a probe, summed up.
 
-    `wrong` counts all that failed; `far` those among them that are inside their bracket, and further off than they may be.
+    - `checks`: their number; `wrong`: the number that failed.
+    - `far`: the failed checks whose value is inside the bracket, but whose error is above the tolerance.
+    - `lost`: the largest number of events missing from one recording.
+    - `errors`: the errors of all times, in ns.
+    - `strip`: a histogram of the places of all times in their brackets.
     """
 
     name: str
@@ -52,12 +54,12 @@ class Probe:
 
     @property
     def kinds(self) -> str:
-        """The kinds of its attach points."""
+        """The kinds of its attach points, each once."""
         return check_table.kinds(self.attach_points)
 
     @property
     def sizes(self) -> dict[str, Cell]:
-        """Percentiles of the errors' sizes, and the largest."""
+        """Percentiles of the absolute errors, and the largest; empty without errors."""
         if not len(self.errors):
             return {}
         sizes = np.percentile(np.abs(self.errors), (50, 90, 99, 100))
@@ -65,13 +67,13 @@ class Probe:
 
     @property
     def histogram(self) -> Plot | None:
-        """How often errors of each size are."""
+        """Histogram of the errors; None without errors."""
         return signed(self.errors)
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A check as it is shown on its own: the run's label, its texts, its bracket on a strip, and the key of its raw row."""
+    """A check shown on its own: its texts, its bracket on a strip, the key of its raw row, and the label of its run."""
 
     check: Check
     truth: str
@@ -83,21 +85,21 @@ class Shown:
 
     @classmethod
     def of(cls, line: str, raw: str, run: str) -> "Shown":
-        """Read a line of the file."""
+        """Return the check in a line of the file."""
         check = decoded(line)
         return cls(check, *check_table.texts(check), bracket(check), raw, run)
 
 
 def probes(columns: CheckColumns) -> list[Probe]:
-    """Sum up each probe's checks, in the order in which they come."""
+    """Sum up the checks of each probe, in the order of the file."""
     names = list(dict.fromkeys(group.probe for group in columns.groups))
-    whose = np.array([names.index(group.probe) for group in columns.groups], int)
+    owner = np.array([names.index(group.probe) for group in columns.groups], int)
     in_time = np.array([group.unit == "ns" for group in columns.groups], bool)
     rows, found = columns.rows, []
     for number, name in enumerate(names):
-        mine = rows[whose[rows["group"]] == number]
+        mine = rows[owner[rows["group"]] == number]
         timed = mine[in_time[mine["group"]]]
-        where = timed["position"]
+        places = timed["position"]
         found.append(
             Probe(
                 name,
@@ -108,8 +110,8 @@ def probes(columns: CheckColumns) -> list[Probe]:
                 ", ".join(columns.attach_points[name]),
                 timed["error"][~np.isnan(timed["error"])],
                 positions(
-                    where[~np.isnan(where)],
-                    *(int((beyond & ~timed["passed"]).sum()) for beyond in (where < 0, where > 1)),
+                    places[~np.isnan(places)],
+                    *(int((beyond & ~timed["passed"]).sum()) for beyond in (places < 0, places > 1)),
                 ),
             )
         )
@@ -117,14 +119,17 @@ def probes(columns: CheckColumns) -> list[Probe]:
 
 
 def curves(found: list[Probe]) -> Plot | None:
-    """Draw which share of each probe's errors is how small."""
+    """Draw the cumulative distribution of each probe's absolute errors; None without errors."""
     return cumulative(
         {probe.name: probe.errors for probe in found}, {probe.name: slot for slot, probe in enumerate(found)}
     )
 
 
 class CheckTable:
-    """The table of checks of several runs, a line for each scenario, probe and quantity; and the raw rows that it keeps."""
+    """The table of checks of several runs: one line for each run, scenario, probe and quantity, with raw rows.
+
+    `failed` lists the failed checks, `rows` counts the raw rows, `not_kept` the lines without a raw row.
+    """
 
     def __init__(self, raw: Raw) -> None:
         self.table = Table(list(COLUMNS))
@@ -133,14 +138,14 @@ class CheckTable:
         self._raw = raw
 
     def add(self, run: RunFolder, label: str) -> None:
-        """Add the checks of a run, what is wrong first."""
+        """Add the checks of a run, lines with the most failed checks first."""
         columns = run.checks
         self.checks += len(columns.rows)
         wrong = np.bincount(columns.rows["group"][~columns.rows["passed"]], minlength=len(columns.groups))
         members = columns.members()
         for number in np.argsort(-wrong, kind="stable").tolist():
             rows = columns.rows[members[number]]
-            kept = members[number][_telling(rows)[: MOST_ROWS - self.rows]]
+            kept = members[number][_examples(rows)[: MOST_ROWS - self.rows]]
             key, shown = self._keep(label, columns, kept, of=len(rows))
             self.failed += [row for row in shown if not row.check.passed]
             self.table.rows.append((key, bool(wrong[number]), self._cells(label, columns, number, rows, shown)))
@@ -166,7 +171,7 @@ class CheckTable:
         ]
 
     def _keep(self, label: str, columns: CheckColumns, positions: Integers, of: int) -> tuple[str | None, list[Shown]]:
-        """Keep rows of one group, given by their positions; returns their key, and how they are shown."""
+        """Keep the rows of a group at these positions; returns their key, and the checks in them."""
         if not len(positions):
             self.not_kept += 1
             return None, []
@@ -175,7 +180,7 @@ class CheckTable:
         note = (
             ""
             if of == len(lines)
-            else f"{len(lines):,} of {of:,} rows: what is wrong, what is furthest off, and one from the middle"
+            else f"{len(lines):,} of {of:,} rows: all wrong ones, the largest error, and a median error"
         )
         key = self._raw.add(
             columns.groups[columns.rows["group"][positions[0]]].quantity,
@@ -186,8 +191,8 @@ class CheckTable:
         return key, [Shown.of(line, key, label) for line in lines]
 
 
-def _telling(rows: Rows) -> Integers:
-    """Choose rows to keep: all that are wrong, the largest error of those that are right, and the one in their middle."""
+def _examples(rows: Rows) -> Integers:
+    """Return the indexes of the rows to keep: all failed rows, and of the others the largest and the median error."""
     order = np.argsort(np.nan_to_num(-np.abs(rows["error"])), kind="stable")
     right, wrong = order[rows["passed"][order]], order[~rows["passed"][order]]
     return np.concatenate([wrong, right[:1], right[1:][len(right) // 2 - 1 :][:1]])

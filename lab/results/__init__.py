@@ -1,1 +1,1 @@
-"""Results of runs: written, read, compared, exported."""
+"""Results of runs: writing, reading, comparing and exporting them."""

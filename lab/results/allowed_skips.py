@@ -1,7 +1,7 @@
-"""What a lane may leave out: skips, each with the reason that the kernel or the machine gave, against a list of allowed ones.
+"""The list of allowed skips, and the comparison of a run's skipped scenarios with it.
 
-A lane is a kernel, a way to attach and a clock. An entry of the list names the lanes that it is for and why; a skip that no entry
-allows fails the run, as a scenario that nobody misses proves nothing.
+A lane is a kernel, an attach mechanism and a clock. Each entry of the list names a reason for skipping, the lanes on
+which it is allowed, and why. A skip that no entry allows fails the run: scenarios must not stop running unnoticed.
 """
 
 import re
@@ -17,7 +17,7 @@ from lab.errors import LabError
 
 @dataclass(frozen=True)
 class Lane:
-    """Where scenarios run: the kernel's release, the way to attach (`lab.ebpf.attach.mechanism`), the clock (real or virtual)."""
+    """Where scenarios run: kernel release, mechanism (`lab.ebpf.attach.mechanism`) and clock (real or virtual)."""
 
     release: str
     mechanism: str
@@ -25,22 +25,26 @@ class Lane:
 
     @property
     def version(self) -> tuple[int, ...]:
-        """Major and minor number of the kernel: (6, 1)."""
+        """Major and minor version of the kernel, for example (6, 1)."""
         return _version(self.release)
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """One entry of the list: which skips, by a part of their reason, on which lanes (None: on every one), and why."""
+    """One entry of the list.
+
+    It allows a skip whose reason contains `reason`. `before`, `attach` and `clock` restrict it to some lanes; None
+    means every lane. `why` explains the entry to the reader of a summary.
+    """
 
     reason: str
     why: str
-    before: str | None = None  # kernels older than this
+    before: str | None = None  # only kernels older than this version
     attach: str | None = None
     clock: str | None = None
 
     def covers(self, reason: str, lane: Lane) -> bool:
-        """Tell whether a skip may be on a lane."""
+        """Return true if this entry allows a skip with this reason on a lane."""
         return (
             self.reason in reason
             and (self.before is None or lane.version < _version(self.before))
@@ -51,7 +55,7 @@ class Allowed:
 
 @dataclass(frozen=True)
 class Skipped:
-    """How many scenarios were left out for one reason; `why` is that of the list, None where no entry allows it."""
+    """The number of scenarios skipped for one reason. `why` comes from the list; None if no entry allows the skip."""
 
     count: int
     reason: str
@@ -62,7 +66,7 @@ class Skipped:
 
 
 def allowed(path: Path) -> list[Allowed]:
-    """Read the list. Raises `LabError` when it is not one."""
+    """Read the list of allowed skips. Raises `LabError` if the file has another form."""
     try:
         entries: Iterable[Mapping[str, Any]] = tomllib.loads(path.read_text()).get("skip", [])
         return [Allowed(**entry) for entry in entries]
@@ -71,7 +75,7 @@ def allowed(path: Path) -> list[Allowed]:
 
 
 def compared(reasons: Iterable[str], entries: Iterable[Allowed], lane: Lane) -> list[Skipped]:
-    """Count skips by reason, beside what allows them on a lane."""
+    """Return the number of skips for each reason, each with the first entry that allows it on a lane."""
     entries = list(entries)
     return [
         Skipped(count, reason, next((entry.why for entry in entries if entry.covers(reason, lane)), None))

@@ -1,6 +1,6 @@
-"""All checks of a run as columns, however many there are: `checks.jsonl` is read once, and some 40 bytes of each row are kept.
+"""All checks of a run as columns: reads `checks.jsonl` once and keeps about 40 bytes of each row.
 
-What lives here: reading, and finding a row again. What does not: what is concluded from them.
+What lives here: reading the file, and finding the line of a row. What does not: any evaluation of the checks.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ _DECODER = msgspec.json.Decoder(Check)
 
 
 class Group(NamedTuple):
-    """What checks are told together by: the same quantity, of one probe, in one scenario."""
+    """The key by which checks are grouped: one quantity of one probe in one scenario."""
 
     scenario: str
     probe: str
@@ -31,20 +31,22 @@ class Group(NamedTuple):
 
 
 ROW = np.dtype([("group", "i4"), ("passed", "?"), ("far", "?"), ("error", "f8"), ("position", "f8"), ("offset", "i8")])
-"""What is kept of a check.
+"""The fields kept of each check.
 
-`group` is the position of its group among all; `error` measured minus the best estimate of the truth, in the group's unit, NaN
-where values are no numbers; `position` where in its bracket the value is, 0 at the low end and 1 at the high one, NaN where the
-bracket is no interval; `passed` and `far` the verdict; `offset` the first byte of its line in the file.
+- `group`: index into `CheckColumns.groups`.
+- `passed`, `far`: the verdict. `far` means inside the bracket, but with an error above the tolerance.
+- `error`: measured value minus the best estimate of the truth, in the group's unit; NaN if the values are not numbers.
+- `position`: place of the value in its bracket, from 0 (low end) to 1 (high end); NaN if the bracket is no interval.
+- `offset`: position of its line in the file, in bytes.
 """
 
 
 @dataclass(frozen=True)
 class CheckColumns:
-    """The checks of a file, as an array of `ROW` in the file's order.
+    """The checks of a file, as an array of `ROW` in the order of the file.
 
-    By probe, `attach_points` is where it was attached, and `lost` the most events missing from one recording. `torn` tells that
-    the last line is not complete, as a killed run may leave it: it is not among the rows.
+    For each probe, `attach_points` lists where it was attached, and `lost` is the largest number of events missing from
+    one recording. `torn` is true if the last line is incomplete, as after a killed run; it is not in `rows`.
     """
 
     path: Path
@@ -56,7 +58,7 @@ class CheckColumns:
 
     @classmethod
     def read(cls, path: Path) -> "CheckColumns":
-        """Read a file of checks; none where there is no such file. Raises `LabError` for a line that is no check."""
+        """Read a file of checks; no rows without a file. Raises `LabError` for a line that is not a check."""
         groups: dict[Group, int] = {}
         parts = [np.empty(0, ROW)]
         places: dict[str, dict[str, None]] = {}
@@ -92,12 +94,12 @@ class CheckColumns:
         return cls(path, list(groups), np.concatenate(parts), attach_points, lost, torn)
 
     def members(self) -> list[Integers]:
-        """Return for each group the positions of its rows, in the file's order."""
+        """Return for each group the indexes of its rows, in the order of the file."""
         ends = np.cumsum(np.bincount(self.rows["group"], minlength=len(self.groups)))
         return np.split(np.argsort(self.rows["group"], kind="stable"), ends[:-1]) if self.groups else []
 
     def lines(self, positions: Iterable[int]) -> Iterator[str]:
-        """Yield the lines of some rows, as they stand in the file."""
+        """Yield the lines of the rows with these indexes, unchanged from the file."""
         with self.path.open("rb") as file:
             for row in positions:
                 file.seek(int(self.rows["offset"][row]))
@@ -105,18 +107,18 @@ class CheckColumns:
 
 
 def stream(path: Path) -> Iterator[Check]:
-    """Yield the complete checks of a file, in its order. Raises `LabError` for a line that is no check."""
+    """Yield the checks of a file, without an incomplete last line. Raises `LabError` for a line that is not a check."""
     for chunk in _chunks(path):
         yield from _decoded(path, chunk[: chunk.rfind(b"\n") + 1])
 
 
 def decoded(line: str) -> Check:
-    """Read one line of the file."""
+    """Return the check in one line of the file."""
     return _DECODER.decode(line)
 
 
 def position(check: Check) -> float:
-    """Return where in its bracket a value is: 0 at the low end, 1 at the high end; NaN where the bracket is no interval."""
+    """Return the place of a value in its bracket, 0 (low end) to 1 (high end); NaN if the bracket is no interval."""
     low, high, measured = check.low, check.high, check.measured
     if isinstance(low, int) and isinstance(high, int) and isinstance(measured, int) and high > low:
         return (measured - low) / (high - low)
@@ -127,14 +129,14 @@ def _decoded(path: Path, lines: bytes) -> list[Check]:
     try:
         checks = _DECODER.decode_lines(lines)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise LabError(f"{path} holds no checks of this version ({error}): run the scenarios again") from error
+        raise LabError(f"{path} is not a file of checks of this version ({error}): run the scenarios again") from error
     if len(checks) != lines.count(b"\n"):
-        raise LabError(f"{path} has empty lines, so it was not written by the lab: run the scenarios again")
+        raise LabError(f"{path} was not written by the lab, because it has empty lines: run the scenarios again")
     return checks
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    """Yield a file in pieces that end with a line; nothing where there is none. Raises `LabError` when it cannot be read."""
+    """Yield a file in pieces of whole lines; nothing if there is no file. Raises `LabError` if it cannot be read."""
     if not path.exists():
         return
     try:

@@ -1,4 +1,4 @@
-"""Checks as people read them: one table, with the times in the unit that suits them."""
+"""Checks as a text table, each time in a suitable unit."""
 
 import re
 from collections.abc import Iterable
@@ -9,19 +9,22 @@ from lab.units import duration_text
 from lab.verdict import Check, Value
 
 _LONG = 24
-_NUMBER = re.compile(r"(?<=\)) \d+")  # send() 2
+_NUMBER = re.compile(r"(?<=\)) \d+")  # the 2 of `send() 2`
 
 
 def table(checks: Iterable[Check]) -> str:
-    """Every check, one line each: truth, measured, error and verdict. Points in time are shown from the bracket's start."""
+    """Return a table of checks, with the truth, the measured value and the error of each.
+
+    Points in time count from the start of their bracket.
+    """
     rows = [(check.subject, check.quantity, *texts(check), check.verdict) for check in checks]
     headers = ("connection", "quantity", "truth", "measured", "error", "verdict")
     return tabulate(rows, headers, colalign=("left", "left", "right", "right", "right", "left"), disable_numparse=True)
 
 
 def texts(check: Check) -> tuple[str, str, str]:
-    """Write what is true, what was measured, and the error (nothing where values are no numbers)."""
-    # A point in time has nineteen digits that nobody reads: it is shown as seen from the earliest it can have been.
+    """Return the texts of the truth, the measured value and the error (empty if the values are not numbers)."""
+    # A point in time has up to 19 digits, so it is shown relative to the start of its bracket.
     origin = check.low if check.quantity.endswith(" at") and isinstance(check.low, int) else 0
     low, high, measured = (_text(value, check.unit, origin) for value in (check.low, check.high, check.measured))
     truth = low if check.low == check.high else f"{low} .. {high}"
@@ -31,22 +34,22 @@ def texts(check: Check) -> tuple[str, str, str]:
 
 
 def kinds(places: str) -> str:
-    """Name the kinds of a check's attach points, without what each is attached to."""
+    """Return the kinds of a check's attach points, each once: `fentry` for `fentry:tcp_v4_rcv`."""
     return ", ".join(dict.fromkeys(place.partition(":")[0] for place in places.split(", ") if place))
 
 
 def without_number(quantity: str) -> str:
-    """Name a quantity whatever its number among several of the kind: `result of send()` for `result of send() 2`."""
+    """Return a quantity without its running number: `result of send()` for `result of send() 2`."""
     return _NUMBER.sub("", quantity)
 
 
 def summary(checks: Iterable[Check]) -> str:
-    """How many checks there were and how many failed, in one sentence."""
+    """Return one sentence: how many checks there are and how many failed."""
     checks = list(checks)
-    outside = [check for check in checks if not check.passed]
-    if not outside:
-        return f"{len(checks)} checks, every measured value is consistent with the truth."
-    return f"{len(checks)} checks, {len(outside)} provably wrong; the first: {outside[0].sentence()}."
+    failed = [check for check in checks if not check.passed]
+    if not failed:
+        return f"{len(checks)} checks: every measured value is consistent with the truth."
+    return f"{len(checks)} checks, {len(failed)} failed; the first: {failed[0].sentence()}."
 
 
 def _text(value: Value, unit: str, origin: int) -> str:

@@ -1,9 +1,10 @@
-"""What changed from one run to another, and whether that is more than chance: checks by scenario, probe and quantity, and the bench.
+"""Differences between two runs and their significance: checks by scenario, probe and quantity, and the bench.
 
-Two samples are told apart by the test of Mann and Whitney (1947), which assumes nothing of how they are distributed. Of many tests
-some are significant by chance: Benjamini and Hochberg (1995) adjust the p-values so that of all changes that are called significant
-one in twenty is expected to be none; checks and bench are a family of tests each. The samples of a run share its machine and
-its hour: significant means that the two runs differ, which need not be the program's doing.
+- Two samples are compared by the test of Mann and Whitney (1947), which assumes no distribution.
+- The p-values are corrected for multiple comparisons (Benjamini and Hochberg 1995): at most 5 % of the changes reported
+  as significant are expected to be chance. Checks and bench are corrected separately.
+- All samples of a run come from one machine and one hour. A significant difference between two runs may therefore be
+  caused by the machine and not by the program.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -17,9 +18,9 @@ from lab.results.measurement import Measurement
 from lab.results.reader import RunFolder
 
 LEVEL = 0.05
-"""Of the changes that are called significant, so many may be expected to be chance."""
+"""The expected share of false positives among the changes reported as significant."""
 
-_FEWEST = 3  # samples on either side: of fewer no test can tell anything
+_FEWEST = 3  # samples in each run; smaller samples are not tested
 
 Name = TypeVar("Name", bound=tuple[str, ...])
 Value = TypeVar("Value")
@@ -28,10 +29,13 @@ Numbers = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Shift:
-    """How the second of two samples differs from the first.
+    """The difference between two samples.
 
-    The medians of both; `larger`, the probability that one of the second is larger than one of the first, where 0.5 is no
-    difference; `p`, adjusted for the number of comparisons. Both are None where there are too few samples to tell.
+    - `before`, `after`: the medians.
+    - `larger`: the probability that a value of the second sample is larger than a value of the first (0.5: equal).
+    - `p`: the p-value, corrected for the number of comparisons.
+
+    `larger` and `p` are None if the samples were not tested.
     """
 
     before: float
@@ -41,13 +45,13 @@ class Shift:
 
     @property
     def significant(self) -> bool:
-        """Whether the difference is more than chance."""
+        """True if the corrected p-value is below `LEVEL`."""
         return self.p is not None and self.p < LEVEL
 
 
 @dataclass(frozen=True)
 class Side:
-    """The checks of a group in one run: how many, how many wrong, and the sizes of the errors."""
+    """The checks of a group in one run: their number, how many are wrong, and the absolute errors."""
 
     checks: int
     wrong: int
@@ -56,7 +60,7 @@ class Side:
 
 @dataclass(frozen=True)
 class CheckChange:
-    """A group of checks in both runs; `shift` is that of the sizes of its errors, None where there are none."""
+    """A group of checks in both runs. `shift` compares the absolute errors; None if a run has none."""
 
     group: Group
     before: Side
@@ -65,7 +69,7 @@ class CheckChange:
 
     @property
     def verdict(self) -> str:
-        """`broken`: right before, wrong now; `mended`: the other way round; `wrong` and `right`: both times."""
+        """`broken` (only the second run is wrong), `mended` (only the first is), or `wrong` or `right` in both."""
         words = {(False, True): "broken", (True, False): "mended", (True, True): "wrong", (False, False): "right"}
         return words[bool(self.before.wrong), bool(self.after.wrong)]
 
@@ -80,7 +84,11 @@ class CheckChange:
 
 @dataclass(frozen=True)
 class FigureChange:
-    """A measurement in both runs; `ratio` is that of the medians, after to before, and its 95 % interval; None below 0."""
+    """A measurement in both runs.
+
+    `ratio` is the ratio of the medians (after to before) and the ends of its 95 % interval. It is None without samples,
+    or if the interval of a median reaches 0.
+    """
 
     before: Measurement
     after: Measurement
@@ -89,7 +97,7 @@ class FigureChange:
 
     @property
     def verdict(self) -> str:
-        """What a word can say: a tool that runs now or no longer, a goal or a known mistake that has changed sides."""
+        """A change that needs no test (the tool runs, reaches its goal, is right, or the opposite); otherwise empty."""
         if (self.before.refused is None) != (self.after.refused is None):
             return "runs now" if self.after.refused is None else "cannot run any more"
         if self.before.met != self.after.met and self.after.met is not None:
@@ -111,7 +119,7 @@ class FigureChange:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two runs have in common, and what only one of them has: groups of checks, and names of measurements."""
+    """The checks and measurements that two runs share, and the names of those that only one of them has."""
 
     checks: list[CheckChange]
     figures: list[FigureChange]
@@ -131,13 +139,13 @@ class Comparison:
 
 
 def compare(before: RunFolder, after: RunFolder) -> Comparison:
-    """Compare two runs. Raises `LabError` when one of them cannot be read."""
+    """Compare two runs. Raises `LabError` if one of them cannot be read."""
     checks, alone = _paired(_sides(before.checks), _sides(after.checks))
     rows, alone_rows = _paired(_rows(before.measurements), _rows(after.measurements))
     errors = _shifts([(one.sizes, other.sizes) for one, other in checks.values()])
-    # A verdict is right or wrong, and nothing that a test would have to tell.
-    samples = [[] if one.unit == "verdict" else [one.samples, other.samples] for one, other in rows.values()]
-    moved = _shifts([(np.array(one), np.array(other)) for one, other in (pair or ([], []) for pair in samples)])
+    # A verdict is right or wrong: it needs no test.
+    samples = [([], []) if one.unit == "verdict" else (one.samples, other.samples) for one, other in rows.values()]
+    moved = _shifts([(np.array(one), np.array(other)) for one, other in samples])
     return Comparison(
         [CheckChange(group, *pair, shift) for (group, pair), shift in zip(checks.items(), errors, strict=True)],
         [FigureChange(*pair, shift, _ratio(*pair)) for pair, shift in zip(rows.values(), moved, strict=True)],
@@ -151,7 +159,7 @@ def compare(before: RunFolder, after: RunFolder) -> Comparison:
 def _paired(
     before: dict[Name, Value], after: dict[Name, Value]
 ) -> tuple[dict[Name, tuple[Value, Value]], tuple[list[Name], list[Name]]]:
-    """Pair what has the same name; also the names that only one of the two has."""
+    """Return the pairs of values with the same name, and the names that only the first and only the second has."""
     both = {name: (value, after[name]) for name, value in before.items() if name in after}
     return both, ([name for name in before if name not in both], [name for name in after if name not in both])
 
@@ -170,8 +178,8 @@ def _rows(measurements: list[Measurement]) -> dict[tuple[str, ...], Measurement]
 
 
 def _shifts(pairs: list[tuple[Numbers, Numbers]]) -> list[Shift | None]:
-    """Compare samples pair by pair; None where one of the two has none."""
-    from scipy import stats  # noqa: PLC0415 (half a second that other commands need not wait for)
+    """Compare each pair of samples; None if one of the two is empty."""
+    from scipy import stats  # noqa: PLC0415 (takes half a second; only this command needs it)
 
     tests = {
         number: stats.mannwhitneyu(after, before)
@@ -179,12 +187,12 @@ def _shifts(pairs: list[tuple[Numbers, Numbers]]) -> list[Shift | None]:
         if _comparable(before, after)
     }
     adjusted = stats.false_discovery_control([test.pvalue for test in tests.values()]) if tests else []
-    told = {
+    tested = {
         number: (float(test.statistic) / (len(pairs[number][0]) * len(pairs[number][1])), float(p))
         for (number, test), p in zip(tests.items(), adjusted, strict=True)
     }
     return [
-        Shift(float(np.median(before)), float(np.median(after)), *told.get(number, (None, None)))
+        Shift(float(np.median(before)), float(np.median(after)), *tested.get(number, (None, None)))
         if len(before) and len(after)
         else None
         for number, (before, after) in enumerate(pairs)
@@ -192,12 +200,12 @@ def _shifts(pairs: list[tuple[Numbers, Numbers]]) -> list[Shift | None]:
 
 
 def _comparable(before: Numbers, after: Numbers) -> bool:
-    """Tell whether a test can say anything: where all values are the same there is nothing to tell apart, nor to correct for."""
+    """Return true if both samples are large enough and not all values are equal. Other pairs are not tested."""
     return min(len(before), len(after)) >= _FEWEST and bool(np.ptp(np.concatenate([before, after])))
 
 
 def _ratio(before: Measurement, after: Measurement) -> tuple[float, float, float] | None:
-    """Return the ratio of the medians, and its interval, recovered from those of the two (Donner and Zou 2012)."""
+    """Return the ratio of the medians and its interval, computed from both intervals (Donner and Zou 2012)."""
     if not (before.samples and after.samples) or min(before.interval[0], after.interval[0]) <= 0:
         return None
     (low, high), (low_before, high_before) = np.log(after.interval), np.log(before.interval)

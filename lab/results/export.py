@@ -1,4 +1,4 @@
-"""A run for other tools: its checks and measurements as JSON Lines, CSV, JUnit XML and OpenMetrics text, its requests as a trace."""
+"""Export of a run for other tools: JSON Lines, CSV, JUnit XML, OpenMetrics text, and a trace of its requests."""
 
 import csv
 import json
@@ -31,7 +31,8 @@ def _line(kind: str, run: RunFolder, row: dict[str, Any]) -> str:
 def _csv(run: RunFolder, kinds: tuple[str, ...], file: TextIO) -> None:
     if len(kinds) > 1:
         raise LabError(
-            "the run has checks and measurements, and CSV has rows of one kind: add --only checks or --only measurements"
+            "the run has checks and measurements, but a CSV file holds one kind of rows: "
+            "add --only checks or --only measurements"
         )
     rows = (asdict(check) for check in stream(run.checks.path)) if CHECKS in kinds else _samples(run)
     writer: csv.DictWriter[str] | None = None
@@ -43,7 +44,7 @@ def _csv(run: RunFolder, kinds: tuple[str, ...], file: TextIO) -> None:
 
 
 def _samples(run: RunFolder) -> Iterator[dict[str, Any]]:
-    """Yield each sample of the bench; one without a value for a tool that cannot run."""
+    """Yield one row for each sample of the bench, and one row without a value for each tool that cannot run."""
     for row in run.measurements:
         names = {
             "figure": row.figure,
@@ -58,7 +59,7 @@ def _samples(run: RunFolder) -> Iterator[dict[str, Any]]:
 
 def _junit(run: RunFolder, kinds: tuple[str, ...], file: TextIO) -> None:
     if CHECKS not in kinds:
-        raise LabError("JUnit XML tells of checks: choose another format for measurements")
+        raise LabError("JUnit XML holds checks only: choose another format for measurements")
     rows = run.checks.rows
     write_junit(file, stream(run.checks.path), len(rows), int((~rows["passed"]).sum()))
 
@@ -69,7 +70,7 @@ def _openmetrics(run: RunFolder, kinds: tuple[str, ...], file: TextIO) -> None:
 
 def _perfetto(run: RunFolder, _: tuple[str, ...], file: TextIO) -> None:
     if not run.recordings:
-        raise LabError(f"{run.path} has no recording, of which a trace is made: lab demo makes one")
+        raise LabError(f"{run.path} has no recording, which a trace needs: lab demo makes one")
     json.dump(trace(run.requests()), file)
 
 
@@ -83,9 +84,9 @@ FORMATS: dict[str, Callable[[RunFolder, tuple[str, ...], TextIO], None]] = {
 
 
 def export(run: RunFolder, form: str, file: TextIO, only: str | None = None) -> None:
-    """Write a run in a format of `FORMATS`; `only` one of `KINDS`, or what there is.
+    """Write a run in a format of `FORMATS`. `only` is one of `KINDS`; None writes all kinds that the run has.
 
-    Raises `LabError` when the run cannot be read, or has nothing of that kind.
+    Raises `LabError` if the run cannot be read, has no rows of that kind, or cannot be written in that format.
     """
     has = {CHECKS: len(run.checks.rows), MEASUREMENTS: len(run.measurements)}
     kinds = tuple(kind for kind in KINDS if has[kind] and only in {None, kind})

@@ -1,4 +1,4 @@
-"""Checks as JUnit XML, which continuous integration shows: a test case each, a failure for what is provably wrong."""
+"""Checks as JUnit XML for continuous integration: one test case for each check, with a failure if it did not pass."""
 
 import re
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def write_junit(file: TextIO, checks: Iterable[Check], tests: int, failures: int) -> None:
-    """Write checks, of which there are `tests`, and `failures` that are wrong."""
+    """Write checks as JUnit XML. `tests` is their number, `failures` the number that failed."""
     file.write('<?xml version="1.0" encoding="utf-8"?>\n')
     file.write(f'<testsuite name="lab" tests="{tests}" failures="{failures}">\n')
     for check in checks:
@@ -24,5 +24,5 @@ def write_junit(file: TextIO, checks: Iterable[Check], tests: int, failures: int
 
 
 def _value(text: str) -> str:
-    """Quote an attribute's value. A character that XML cannot hold, as a process may have in its name, is written as Python does."""
+    """Return a quoted attribute value. Characters that XML forbids, as in some process names, become Python escapes."""
     return quoteattr(_NO_XML.sub(lambda found: repr(found[0])[1:-1], text))

@@ -1,6 +1,6 @@
-"""One figure of the bench: what was measured, of whom, as a distribution; a row of `bench.jsonl`.
+"""A measurement of the bench: one row of `bench.jsonl`.
 
-What lives here: the row and what is derived from its raw samples. What does not: how anything is measured.
+What lives here: the row, and the values derived from its raw samples. What does not: how anything is measured.
 """
 
 import json
@@ -24,13 +24,13 @@ _MANY = 1000
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure's median must reach: at least, or at most, `value` (in the measurement's unit)."""
+    """A bound for the median: at least `value` if `least`, otherwise at most `value` (in the measurement's unit)."""
 
     least: bool
     value: float
 
     def met(self, median: float) -> bool:
-        """Tell whether a median reaches it."""
+        """Return true if a median reaches the goal."""
         return median >= self.value if self.least else median <= self.value
 
 
@@ -38,10 +38,12 @@ class Goal:
 class Measurement:
     """One quantity of one probe or peer, in all repetitions of a run.
 
-    `figure` is the chapter of the bench (`accuracy`, `kernel cost`: lab/bench/chapters has all), `tool` who was measured
-    (`lab states`, `libbpf-tools tcpstates`), `conditions` what was set (delay, connections), `samples` the raw values, one for each
-    repetition, in `unit`. `refused` is why a tool cannot run here: it has no samples then. Ratios are taken pair by pair, each
-    repetition by the one without that stands beside it.
+    - `figure`: the chapter of the bench, for example `accuracy` or `kernel cost` (all are in lab/bench/chapters).
+    - `tool`: the measured program, for example `lab states` or `libbpf-tools tcpstates`.
+    - `samples`: the raw values in `unit`, one for each repetition. A ratio divides a repetition with the tool by the
+      adjacent repetition without it.
+    - `conditions`: the parameters, for example delay and connections.
+    - `refused`: why the tool cannot run here; it has no samples then.
     """
 
     figure: str
@@ -56,14 +58,15 @@ class Measurement:
 
     @property
     def median(self) -> float:
-        """The middle of the samples; NaN when there are none."""
+        """The median of the samples; NaN if there are none."""
         return float(np.median(self.samples)) if self.samples else float("nan")
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """The 95 % confidence interval of the median: percentiles of resampled medians (Efron 1979), always the same ones.
+        """The 95 % confidence interval of the median (low, high), NaN without samples.
 
-        Of many samples it is read off their order, which says the same in a thousandth of the time.
+        Up to 1000 samples: the bootstrap percentile interval (Efron 1979), with a fixed seed. More samples: two order
+        statistics by the normal approximation of the binomial distribution, which takes a thousandth of the time.
         """
         if not self.samples:
             return float("nan"), float("nan")
@@ -78,7 +81,7 @@ class Measurement:
 
     @property
     def conditions_text(self) -> str:
-        """What was set, in words."""
+        """The conditions as text: `delay 20, cold yes`."""
         words = {True: "yes", False: "no"}
         return ", ".join(
             f"{name} {words[value] if isinstance(value, bool) else value}" for name, value in self.conditions.items()
@@ -86,28 +89,28 @@ class Measurement:
 
     @property
     def met(self) -> bool | None:
-        """Tell whether the goal is reached; None where there is none, or nothing was measured."""
+        """True if the median reaches the goal; None without a goal or without samples."""
         return self.goal.met(self.median) if self.goal and self.samples else None
 
     def to_json(self) -> str:
-        """One line of JSON: the fields, and what is derived from the samples for whoever reads without this module."""
+        """Return one line of JSON: the fields, and the derived values for readers that do not use this module."""
         derived = {"median": self.median, "interval": self.interval, "met": self.met} if self.samples else {}
         return json.dumps(asdict(self) | derived, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, line: str) -> Self:
-        """Read a line that `to_json` has written."""
+        """Return the measurement in a line written by `to_json`."""
         fields = json.loads(line)
         known = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
         return cls(**known | {"goal": Goal(**fields["goal"]) if fields.get("goal") else None})
 
 
 def read(folder: Path) -> list[Measurement]:
-    """Read a run's measurements; none where it has no bench. Raises `LabError` when the file is not one of these."""
+    """Read the measurements of a run; none without a file. Raises `LabError` if the file has another form."""
     path = folder / FILE
     if not path.exists():
         return []
     try:
         return [Measurement.from_json(line) for line in path.read_text().splitlines()]
     except (ValueError, TypeError, KeyError) as error:
-        raise LabError(f"{path} holds no measurements of this version: run make bench again") from error
+        raise LabError(f"{path} is not a file of measurements of this version: run make bench again") from error

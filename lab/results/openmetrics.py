@@ -1,4 +1,4 @@
-"""A run as OpenMetrics text, for Prometheus and whatever else reads it: times in seconds, one family after the other."""
+"""A run as OpenMetrics text, for Prometheus and other readers. Times are in seconds."""
 
 from collections.abc import Iterable, Iterator
 
@@ -15,15 +15,15 @@ Sample = tuple[str, Labels, float]
 
 
 def lines(run: RunFolder, *, checks: bool, measurements: bool) -> Iterator[str]:
-    """Yield the lines of the text: what the run was, and its checks, its measurements, or both."""
+    """Yield the lines of the text: a description of the run, then its checks, its measurements, or both."""
     about = {"run": run.name, "kernel": run.kernel, "place": run.place, "commit": str(run.about.get("commit"))}
-    yield from _family("lab_run", "info", "What was run, and where.", [("_info", about, 1)])
+    yield from _family("lab_run", "info", "The run and where it ran.", [("_info", about, 1)])
     if checks:
         yield from _family("lab_checks", "gauge", "Checks, by verdict.", _verdicts(run.checks))
         yield from _family(
             "lab_error_seconds",
             "summary",
-            "Sizes of errors of times, against the best estimate of the truth.",
+            "Absolute errors of times, against the best estimate of the truth.",
             _errors(run.checks),
         )
     if measurements:
@@ -52,7 +52,7 @@ def _errors(columns: CheckColumns) -> Iterator[Sample]:
 
 
 def _bench(measurements: list[Measurement]) -> Iterator[str]:
-    """Yield the families of the bench. A measurement's unit is a label: one family holds them all."""
+    """Yield the families of the bench. The unit is a label, because one family holds measurements in all units."""
     named = [
         (
             row,
@@ -86,7 +86,7 @@ def _bench(measurements: list[Measurement]) -> Iterator[str]:
     yield from _family(
         "lab_goal",
         "gauge",
-        "What the medians must reach.",
+        "Goals for the medians.",
         [
             ("", labels | {"reach": "at least" if row.goal.least else "at most"}, row.goal.value)
             for row, labels in named
@@ -96,7 +96,7 @@ def _bench(measurements: list[Measurement]) -> Iterator[str]:
     yield from _family(
         "lab_goal_met",
         "gauge",
-        "Whether they do.",
+        "Whether the median reaches its goal.",
         [("", labels, int(row.met)) for row, labels in named if row.met is not None],
     )
     yield from _family(
@@ -113,8 +113,8 @@ def _family(name: str, kind: str, text: str, samples: Iterable[Sample]) -> Itera
         yield f"# UNIT {name} seconds"
     yield f"# HELP {name} {text}"
     for suffix, labels, value in samples:
-        told = ",".join(f'{label}="{_escaped(some)}"' for label, some in labels.items())
-        yield f"{name}{suffix}{{{told}}} {value!r}"
+        pairs = ",".join(f'{label}="{_escaped(some)}"' for label, some in labels.items())
+        yield f"{name}{suffix}{{{pairs}}} {value!r}"
 
 
 def _escaped(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A run that is over, read from its folder: what it ran on, its checks, measurements and recordings."""
+"""A finished run, read from its folder: environment, checks, measurements and recordings."""
 
 import json
 from dataclasses import dataclass
@@ -24,16 +24,16 @@ LATEST = "latest"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder of results, and run.json of it (`about`). The rest is read when it is asked for."""
+    """The folder of a run. `about` is the content of its run.json; all other files are read on first use."""
 
     path: Path
     about: dict[str, Any]
 
     @classmethod
     def open(cls, path: Path | None = None) -> "RunFolder":
-        """Find a run by its folder, or by its folder's name in the results; the newest where none is named.
+        """Open a run by the path or the name of its folder; None opens the newest run.
 
-        Raises `LabError` when there is none.
+        Raises `LabError` if there is no such run.
         """
         if path is None:
             path = writer.parent() / LATEST
@@ -46,45 +46,48 @@ class RunFolder:
             about = json.loads((path / writer.RUN).read_text())
         except (OSError, ValueError) as error:
             raise LabError(
-                f"{path} is no run's folder, or {writer.RUN} in it is broken: name a folder of {writer.parent()}"
+                f"{path} is no run's folder, or its {writer.RUN} is broken: give a folder in {writer.parent()}"
             ) from error
         if not isinstance(about, dict):
-            raise LabError(f"{path / writer.RUN} does not tell of a run: name a folder of {writer.parent()}")
+            raise LabError(f"{path / writer.RUN} does not describe a run: give a folder in {writer.parent()}")
         return cls(path, about)
 
     @property
     def name(self) -> str:
-        """The folder's name."""
+        """Name of the folder."""
         return self.path.name
 
     @property
     def kernel(self) -> str:
-        """The kernel's release."""
+        """Release of the kernel, or `unknown`."""
         kernel = self.about.get("kernel")
         return str(kernel.get("release", "unknown")) if isinstance(kernel, dict) else "unknown"
 
     @property
     def place(self) -> str:
-        """Where it ran: kernel, time, and the way of attaching where one was asked for. A run that does not say had real time."""
+        """Where the run took place: kernel release, clock (default: real), and the mechanism if one was forced."""
         time, mechanism = self.about.get("time", clock.REAL), self.about.get("attach", attach.BEST)
         return ", ".join([self.kernel, f"{time} clock", *([] if mechanism == attach.BEST else [str(mechanism)])])
 
     @cached_property
     def checks(self) -> CheckColumns:
-        """Every check. Raises `LabError` when the file is not one of these."""
+        """All checks. Raises `LabError` if the file has another form."""
         return CheckColumns.read(self.path / FILE)
 
     @cached_property
     def measurements(self) -> list[Measurement]:
-        """Every measurement of the bench. Raises `LabError` when the file is not one of these."""
+        """All measurements of the bench. Raises `LabError` if the file has another form."""
         return measurement.read(self.path)
 
     @property
     def recordings(self) -> list[Path]:
-        """The files of its recordings."""
+        """Paths of the recordings, sorted by name."""
         return sorted(self.path.glob("recording*.npz"))
 
     def requests(self) -> Rows:
-        """Return the requests of all recordings, with their layers, in order of time. Raises `LabError` for a file that has none."""
+        """Return the requests of all recordings with their layers, in order of time within each recording.
+
+        Raises `LabError` for a recording without the probe layers.
+        """
         rows = [requests(Stages.load(path), PORT).rows for path in self.recordings]
         return np.concatenate([np.zeros(0, REQUEST), *rows])

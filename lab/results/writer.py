@@ -1,4 +1,7 @@
-"""Where a run's verdicts go: `results/<run>/` with run.json, checks.jsonl and junit.xml; `results/latest` is the newest."""
+"""Writing the results of a run to `results/<run>/`: run.json, checks.jsonl, bench.jsonl and junit.xml.
+
+`results/latest` links to the newest run.
+"""
 
 import json
 import os
@@ -26,19 +29,22 @@ RUN = "run.json"
 
 
 def parent() -> Path:
-    """Return the folder of all runs: `results/` of the checkout, or what `LAB_RESULTS` names."""
+    """Return the folder of all runs: `LAB_RESULTS` if it is set, otherwise `results/` of the checkout."""
     return Path(os.environ.get("LAB_RESULTS", CHECKOUT / "results")).absolute()
 
 
 class Results:
-    """One run's folder. Checks are appended line by line, so that a killed run keeps every complete one."""
+    """The folder of a run. Checks are appended line by line, so a killed run keeps every complete line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def create(cls) -> Self:
-        """Make a folder named by the time, write what is known of the machine, point `latest` at it."""
+        """Create a folder named by the time, write the environment to run.json, and point `latest` at the folder.
+
+        Raises `LabError` if the folder cannot be created.
+        """
         started = datetime.now(UTC)
         path = parent() / f"{started:%Y%m%dT%H%M%S}-{os.getpid()}"
         try:
@@ -56,10 +62,10 @@ class Results:
         return results
 
     def add(self, checks: Iterable[Check]) -> list[Check]:
-        """Append checks; returns them."""
+        """Append checks and return them."""
         checks = list(checks)
         lines = "".join(check.to_json() + "\n" for check in checks)
-        # One write to a file opened for appending: parallel test processes do not tear each other's lines.
+        # A single write in append mode: the lines of parallel test processes are not interleaved.
         with self.path.joinpath(FILE).open("a") as file:
             file.write(lines)
         return checks
@@ -70,16 +76,16 @@ class Results:
         self._write_run(about | facts)
 
     def measured(self, row: Measurement) -> None:
-        """Append a row of the bench."""
+        """Append a measurement of the bench."""
         with self.path.joinpath(measurement.FILE).open("a") as file:
             file.write(row.to_json() + "\n")
 
     def checks(self) -> list[Check]:
-        """Read every check written so far."""
+        """Return all checks written so far."""
         return list(stream(self.path / FILE))
 
     def finish(self) -> list[Check]:
-        """Complete run.json with what the checks tell; returns all checks."""
+        """Add attach points and verdict counts to run.json, and return all checks."""
         checks = self.checks()
         self.note(
             attach_points={check.probe: check.attach_point for check in checks},
@@ -88,7 +94,7 @@ class Results:
         return checks
 
     def write_junit(self) -> None:
-        """Write junit.xml from the checks, for a run that was no pytest run."""
+        """Write junit.xml from the checks, for a run outside pytest."""
         checks = self.checks()
         with self.path.joinpath("junit.xml").open("w") as file:
             write_junit(file, checks, len(checks), sum(not check.passed for check in checks))
@@ -97,12 +103,12 @@ class Results:
         path = self.path / RUN
         fresh = path.with_suffix(".new")
         fresh.write_text(json.dumps(about, indent=2) + "\n")
-        # Whoever reads it, or ends the run now, finds all of one or all of the other.
+        # Atomic: readers see the old file or the complete new one.
         fresh.replace(path)
 
 
 def _lane() -> dict[str, object]:
-    """Tell real time from a guest's counted instructions, and the way to attach if one was forced."""
+    """Return the clock (real or virtual) and the attach mechanism (`best` unless one was forced)."""
     return {"time": clock.of_guest(), "attach": attach.forced() or attach.BEST}
 
 
@@ -123,7 +129,7 @@ def _machine() -> dict[str, object]:
 def _version(name: str) -> str | None:
     try:
         return version(name)
-    except PackageNotFoundError:  # whoever needs it says so
+    except PackageNotFoundError:  # the code that needs the package reports it
         return None
 
 

@@ -1,1 +1,1 @@
-"""Traffic that records its own truth: the demo client and server, and crafted frames."""
+"""Traffic with a known truth: the demo client and server, and crafted frames."""

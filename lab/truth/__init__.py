@@ -1,1 +1,1 @@
-"""When and how often things must have happened, from the records of those who caused them. Knows neither probes nor BPF."""
+"""When and how often events must have happened, from timelines, wire logs and counters; no probes, no BPF."""

@@ -1,7 +1,7 @@
-"""When the segments of a connection must have arrived, given what both applications did.
+"""Brackets for the segments of a connection, one direction at a time, from the calls of both applications.
 
-A segment leaves its sender inside a system call at the earliest, and has arrived at the latest when the call returns in which
-the other application learns of it: each arrival lies between two stamps, however slow the machine was.
+A segment leaves no earlier than its sender enters the system call, and has arrived no later than the receiver's call
+returns that reports it. So each arrival lies between two timestamps, however slow the machine was.
 """
 
 from collections import defaultdict
@@ -18,12 +18,17 @@ _FOR_EVER = 1 << 63
 
 @dataclass(frozen=True)
 class OneDirection:
-    """What one side sends and the other receives.
+    """What one side sends and the other receives; times in nanoseconds on `CLOCK_MONOTONIC`.
 
-    `flow` has the sender first. Points in time are on `CLOCK_MONOTONIC`, in nanoseconds: of the `opening` segment (the SYN of a
-    client, the SYN-ACK of a server), of the `first_data` and of the `last_data`, of the segment that `ends` this direction (FIN,
-    RST or none at all; several when the outcome of a race is not known). None stands for what does not come, and for what
-    nobody could have noticed. `payload` is the number of bytes that come, `sent` how many the sender has handed to its kernel.
+    - `flow`: the sender first.
+    - `opening`: when the SYN (of a client) or the SYN-ACK (of a server) arrived.
+    - `payload`: bytes that arrived; `sent`: bytes that the sender gave to its kernel.
+    - `first_data`, `last_data`: when the first and the last data arrived.
+    - `ends`: the segments that can have ended this direction: `FIN`, `RST` or an empty text for none. Several if the
+      outcome of a race is unknown.
+    - `end`: when that segment arrived.
+
+    None stands for a segment that did not arrive or that no call reports.
     """
 
     flow: Flow
@@ -37,19 +42,20 @@ class OneDirection:
 
 
 def both_directions(connection: Connection, end_ns: int) -> tuple[OneDirection, OneDirection]:
-    """Tell of a connection what comes to the server, and what comes to the client.
+    """Return the direction to the server and the direction to the client.
 
-    `end_ns` is a time at which the connection is known to have been over. Raises `LookupError` for a connection of which nobody
-    can tell: one that was neither accepted nor refused.
+    `end_ns` is a time at which the connection was over. Raises `LookupError` for a connection that was neither accepted
+    nor refused: its end is not known.
     """
     client, server = connection.client, connection.server
     connect = client.find("connect")
-    opening = _between(connect.enter_ns, connect.exit_ns)
+    # A segment is sent as soon as possible, so the earliest time is the best estimate, here and below.
+    opening = Bracket.early(connect.enter_ns, connect.exit_ns)
     if server is not None:
         return _journey(client, server, opening, end_ns), _journey(server, client, opening, end_ns)
     if connect.error != "ECONNREFUSED":
-        raise LookupError(f"nobody accepted {client.flow}, and nobody refused it")
-    nothing = Bracket(0, 0, 0)
+        raise LookupError(f"{client.flow} was not accepted and not refused")
+    nothing = Bracket.exactly(0)
     return (
         OneDirection(client.flow, opening, nothing, 0, None, None, [""], opening),
         OneDirection(client.flow.reversed(), None, nothing, 0, None, None, ["RST"], opening),
@@ -57,7 +63,7 @@ def both_directions(connection: Connection, end_ns: int) -> tuple[OneDirection, 
 
 
 def connections_in_time(connections: Iterable[Connection]) -> Iterator[tuple[Connection, int, int]]:
-    """Give each connection with the time from which and until which its flow is its own: a flow can be used again."""
+    """Yield each connection with the period in which it used its flow: until the flow's next connect()."""
     by_flow: dict[Flow, list[Connection]] = defaultdict(list)
     for connection in connections:
         by_flow[connection.client.flow].append(connection)
@@ -73,42 +79,33 @@ def _journey(sender: Timeline, receiver: Timeline, opening: Bracket, end_ns: int
     sent, received = sum(call.result for call in sends), sum(call.result for call in receives)
     first_data = last_data = None
     if received:
-        first_data = _between(sends[0].enter_ns, receives[0].exit_ns)
-    if received == sent > 0:  # else the last byte may never have left, or never been read
-        last_data = _between(sends[-1].enter_ns, receives[-1].exit_ns)
-    closing = next(call for call in sender.calls if call.name in ("shutdown", "close"))
-    noticed_ns = next((call.exit_ns for call in receiver.calls if _tells_of_the_end(call)), end_ns)
+        first_data = Bracket.early(sends[0].enter_ns, receives[0].exit_ns)
+    if received == sent > 0:  # otherwise the last byte may not have left, or was not read
+        last_data = Bracket.early(sends[-1].enter_ns, receives[-1].exit_ns)
+    noticed_ns = next((call.exit_ns for call in receiver.calls if _reports_the_end(call)), end_ns)
     return OneDirection(
         flow=sender.flow,
         opening=opening,
-        payload=Bracket(received, sent, sent),
+        payload=Bracket.late(received, sent),
         sent=sent,
         first_data=first_data,
         last_data=last_data,
         ends=_ends(sender, receiver),
-        end=_between(closing.enter_ns, noticed_ns),
+        end=Bracket.early(sender.closing.enter_ns, noticed_ns),
     )
 
 
 def _ends(sender: Timeline, receiver: Timeline) -> list[str]:
-    """Return the ways in which a direction can end; a side whose connection was reset has nothing more to say."""
-    if _resets(sender):
-        return ["RST", ""] if _resets(receiver) else ["RST"]
-    return [""] if _resets(receiver) else ["FIN"]
-
-
-def _resets(timeline: Timeline) -> bool:
-    return any(call.name == "linger0" for call in timeline.calls)
+    """Return the ways in which a direction can end. A side whose connection was reset sends no end of its own."""
+    if sender.resets:
+        return ["RST", ""] if receiver.resets else ["RST"]
+    return [""] if receiver.resets else ["FIN"]
 
 
 def _carrying(timeline: Timeline, name: str) -> list[Call]:
     return [call for call in timeline.calls if call.name == name and call.result > 0]
 
 
-def _tells_of_the_end(call: Call) -> bool:
+def _reports_the_end(call: Call) -> bool:
+    """Return whether a call reported that the connection had ended: also a recv() that failed for any reason."""
     return (call.name == "recv" and call.result == 0) or call.error in ("ECONNRESET", "EPIPE")
-
-
-def _between(earliest_ns: int, latest_ns: int) -> Bracket:
-    """Return the bracket; a segment is sent as soon as it can be, so the earliest time is the best estimate."""
-    return Bracket(earliest_ns, latest_ns, earliest_ns)

@@ -1,11 +1,14 @@
-"""When the segments that open and end a connection must have passed, given what both applications did; and judging by it.
+"""Brackets for the segments that open and end a connection, from both applications' calls and the wire's log.
 
-A SYN leaves inside connect(). A FIN leaves at the earliest when its side enters close() or shutdown(); whoever reads the end of the
-stream has received it. (Not: when close() returns. Congestion control may hold a FIN back, by pacing or by its window.) Stamps are
-nanoseconds on `CLOCK_MONOTONIC`.
+- A SYN leaves inside connect().
+- A FIN leaves no earlier than its side enters close() or shutdown(). It can leave after close() has returned:
+  congestion control may hold it back, by pacing or by its window.
+- An application that reads the end of the stream has received the FIN.
+
+Times are nanoseconds on `CLOCK_MONOTONIC`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -14,17 +17,16 @@ from lab.network import segment_parser
 from lab.network.conditions import FOREVER_NS
 from lab.network.segment_parser import Flag
 from lab.tcp import Ended, Side
-from lab.timeline import Call, Connection, Timeline
+from lab.timeline import Connection, Timeline
 from lab.truth.wire import OnWire
 from lab.verdict import Bracket
 
 _SYN_INTERVAL_NS = 990_000_000
-"""A SYN is repeated a second later at the earliest (RFC 6298, 2.1), by a timer that counts whole ticks."""
-_ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 (the address of a socket that has none yet)
+"""A SYN is retransmitted no earlier than one second later (RFC 6298, 2.1); the kernel's timer counts whole ticks."""
 
 
 class End(NamedTuple):
-    """One side's FIN or RST, and when it can have passed, at whichever interface."""
+    """One side's FIN or RST, and the earliest and latest time at which it can have passed either host's interface."""
 
     side: Side
     low_ns: int
@@ -34,9 +36,13 @@ class End(NamedTuple):
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of a connection's life: brackets of points in time, and what else its rows must say.
+    """The true life of a connection, for the rows of the probe `duration`.
 
-    How often a FIN was sent again, only the wire can know.
+    - `start`: when the first SYN passed; `answered_by_ns`: a time by which it was answered.
+    - `ended`: the possible ways in which the connection ended.
+    - `ends`: the FIN or RST of each side that sent one.
+    - `syns_again`, `fins_again`: how often SYNs and FINs were retransmitted. Only the wire's log gives the FINs;
+      without, None.
     """
 
     start: Bracket
@@ -53,45 +59,52 @@ class Truth:
 
     @property
     def second_fin(self) -> Bracket | None:
-        """When the second FIN passed, None when there was none."""
+        """When the second FIN passed; None if there was none."""
         if self.ended != [Ended.FIN]:
             return None
         return Bracket.middle(max(end.low_ns for end in self.ends), max(end.high_ns for end in self.ends))
 
     @property
     def closed_first(self) -> list[Side]:
-        """Who can have been first."""
+        """The sides that can have closed first."""
         earliest = min(end.high_ns for end in self.ends)
         return [end.side for end in self.ends if end.low_ns < earliest]
 
 
 def truth_of(connection: Connection, end_ns: int) -> Truth:
-    """Work out what must have happened; `end_ns` is a time at which the connection was over."""
+    """Return the truth from the calls of both applications.
+
+    `end_ns` is a time at which the connection was over. Raises `LookupError` if the server's timeline is missing.
+    """
     client, server = connection.client, connection.server
     connect = client.find("connect")
     start = Bracket.middle(connect.enter_ns, connect.exit_ns)
     if connect.error == "ECONNREFUSED":
         rst = End(Side.SERVER, connect.enter_ns, connect.exit_ns, is_rst=True)
         return Truth(start, connect.exit_ns, [Ended.REFUSED], [rst], _syns_again(start.low, connect.exit_ns))
-    if connect.error:  # given up: whether for good is a matter of the patience of whoever watches
+    if connect.error:  # TIMEOUT, or OPEN if the measurement ends before SYN_TIMEOUT_NS is over
         again = _syns_again(start.low, connect.exit_ns)
         return Truth(start, connect.exit_ns, [Ended.TIMEOUT, Ended.OPEN], [], again)
     if server is None:
-        raise LookupError(f"nobody accepted {client.flow}, and its client did not see an error")
+        raise LookupError(f"{client.flow} was not accepted, but its connect() did not fail")
     ends = [*_ends(Side.CLIENT, client, server, end_ns), *_ends(Side.SERVER, server, client, end_ns)]
     ended = Ended.RST if any(end.is_rst for end in ends) else Ended.FIN
-    # The server accepts what the client has acknowledged: the SYN-ACK was there before.
+    # accept() returns a connection whose SYN-ACK the client has acknowledged.
     answered_by_ns = server.find("accept").exit_ns
     return Truth(start, answered_by_ns, [ended], ends, _syns_again(start.low, answered_by_ns))
 
 
 def _syns_again(begun_ns: int, answered_by_ns: int) -> Bracket:
-    """How often a SYN can have been sent again before it was answered."""
-    return Bracket(0, (answered_by_ns - begun_ns) // _SYN_INTERVAL_NS, 0)
+    """Return how often the SYN can have been retransmitted before it was answered."""
+    return Bracket.early(0, (answered_by_ns - begun_ns) // _SYN_INTERVAL_NS)
 
 
 def seen_at(place: Side, truth: Truth, carried: OnWire) -> Truth:
-    """Add what the wire's log knows of one host's interface: how often each segment passed it, and by when or after which time."""
+    """Return the truth at one host's interface: `truth` narrowed by the wire's log.
+
+    The log gives how often each segment passed the interface. A segment that the host sent passed before it arrived on
+    the wire; one that it received passed after it left the wire.
+    """
 
     def passed(sender: Side, flag: Flag) -> tuple[Rows, int, int]:
         """Return one side's SYN or FIN segments, and the earliest and latest time at which the first of them passed."""
@@ -101,11 +114,9 @@ def seen_at(place: Side, truth: Truth, carried: OnWire) -> Truth:
         found = found[segment_parser.has(found, flag)]
         if not len(found):
             return found, 0, FOREVER_NS
-        return (
-            (found, 0, int(found["arrived_high_ns"].min()))
-            if own
-            else (found, int(found["sent_low_ns"].min()), FOREVER_NS)
-        )
+        if own:
+            return found, 0, int(found["arrived_high_ns"].min())
+        return found, int(found["sent_low_ns"].min()), FOREVER_NS
 
     syns, low_ns, high_ns = passed(Side.CLIENT, Flag.SYN)
     again = max(0, len(syns) - 1)
@@ -118,26 +129,15 @@ def seen_at(place: Side, truth: Truth, carried: OnWire) -> Truth:
         truth,
         start=Bracket.middle(max(truth.start.low, low_ns), min(truth.start.high, high_ns)),
         ends=ends,
-        syns_again=Bracket(again, again, again),
-        # When both sides' FINs have passed it is over, and what is sent again after that does not count.
-        fins_again=Bracket(0, fins_again, 0) if truth.ended == [Ended.FIN] else None,
+        syns_again=Bracket.exactly(again),
+        # A row ends when both sides' FINs have passed. Retransmissions after that are not counted.
+        fins_again=Bracket.early(0, fins_again) if truth.ended == [Ended.FIN] else None,
     )
 
 
 def _ends(side: Side, mine: Timeline, other: Timeline, end_ns: int) -> Iterator[End]:
-    """Yield the FIN or RST that one side has sent; none when the other's RST had come before."""
-    closing = next(call for call in mine.calls if call.name in ("shutdown", "close"))
-    resets = any(call.name == "linger0" for call in mine.calls)
-    was_reset = _told(mine, ("ECONNRESET", "EPIPE"))
-    if was_reset is not None and was_reset.exit_ns <= closing.enter_ns:
+    """Yield the FIN or RST that one side sent: none if the other's RST had come before."""
+    if mine.saw_reset is not None and mine.saw_reset.exit_ns <= mine.closing.enter_ns:
         return
-    told = _told(other, ("ECONNRESET", "EPIPE")) if resets else _told(other, ("",))
-    yield End(side, closing.enter_ns, told.exit_ns if told else end_ns, is_rst=resets)
-
-
-def _told(timeline: Timeline, errors: Sequence[str]) -> Call | None:
-    """Return the call that told an application of the other side's FIN, or with an errno of its RST."""
-    for call in timeline.calls:
-        if (call.name == "recv" and call.result == 0 and call.error in errors) or (call.error and call.error in errors):
-            return call
-    return None
+    seen = other.saw_reset if mine.resets else other.saw_fin
+    yield End(side, mine.closing.enter_ns, seen.exit_ns if seen else end_ns, is_rst=mine.resets)

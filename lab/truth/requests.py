@@ -1,7 +1,8 @@
-"""Where the time of a request must have gone, given what both applications did: brackets from the stamps of their calls.
+"""Brackets for the parts of a request's time, from the calls of both applications.
 
-What the kernel does for a call lies between the call's stamps, and nothing is read before it was written. So each stop at which an
-application takes part has an earliest and a latest time, and so has what lies between two of them.
+The kernel's work for a call lies between the call's two timestamps, and no byte is read before it was written. So each
+stop that an application takes part in has an earliest and a latest time, and each span between two stops a shortest and
+a longest duration.
 """
 
 from bisect import bisect_right
@@ -15,11 +16,12 @@ from lab.verdict import Bracket
 
 @dataclass(frozen=True)
 class Leg:
-    """A request or a reply: what was sent, and the calls of the two applications that matter.
+    """A request or a reply, and the calls of its sender and of its reader.
 
-    `end` is the position behind its last byte, counted from the stream's first. `first` is the call that sent its first byte, `last`
-    the one that sent its last; `read` the other side's that returned that, and `wait` the one in which that side can have slept until
-    it was there: the same, or a poll() right before it.
+    - `size`: its bytes; `end`: the position behind its last byte, counted from the stream's first byte.
+    - `first`, `last`: the calls that sent its first and its last byte.
+    - `read`: the call of the other side that returned the last byte.
+    - `wait`: the call in which the other side can have slept until that byte came: `read`, or a poll() right before it.
     """
 
     size: int
@@ -29,35 +31,38 @@ class Leg:
     read: Call
     wait: Call
 
+    # The best estimate of each of these times is the upper end: the probe's timestamp is close to the return of the
+    # call.
+
     @property
     def written(self) -> Bracket:
-        """When the last byte was handed over."""
-        return _bracket(self.last.enter_ns, self.last.exit_ns)
+        """When the sender wrote the last byte."""
+        return Bracket.late(self.last.enter_ns, self.last.exit_ns)
 
     @property
     def returned(self) -> Bracket:
-        """When it was returned to the other side."""
-        return _bracket(max(self.read.enter_ns, self.last.enter_ns), self.read.exit_ns)
+        """When the reader got the last byte."""
+        return Bracket.late(max(self.read.enter_ns, self.last.enter_ns), self.read.exit_ns)
 
     @property
     def travel(self) -> Bracket:
-        """How long it took from the one to the other: no layer between them took longer."""
+        """Time from `written` to `returned`. No layer between the two took longer."""
         return between(self.written, self.returned)
 
     @property
     def waking(self) -> Bracket:
-        """How long the reader can have taken to wake up, from when it could know of the data."""
-        return _bracket(0, self.read.exit_ns - max(self.wait.enter_ns, self.last.enter_ns))
+        """Time that the reader can have taken to wake up after the data was there."""
+        return Bracket.late(0, self.read.exit_ns - max(self.wait.enter_ns, self.last.enter_ns))
 
     @property
     def reading(self) -> Bracket:
-        """How long it can have taken to copy."""
-        return _bracket(0, self.read.exit_ns - self.returned.low)
+        """Time that the kernel can have taken to copy the data to the reader."""
+        return Bracket.late(0, self.read.exit_ns - self.returned.low)
 
     @property
     def begun(self) -> Bracket:
-        """When the first byte was handed over."""
-        return _bracket(self.first.enter_ns, self.first.exit_ns)
+        """When the sender wrote the first byte."""
+        return Bracket.late(self.first.enter_ns, self.first.exit_ns)
 
 
 @dataclass(frozen=True)
@@ -69,47 +74,43 @@ class Exchange:
 
     @property
     def application(self) -> Bracket:
-        """How long the server took, from the return of its read() to the last write() of the reply."""
+        """Time from the return of the server's read() to its last write() of the reply."""
         return between(self.request.returned, self.reply.written)
 
     @property
     def thinking(self) -> Bracket:
-        """How long the client took between its first and its last write()."""
+        """Time between the client's first and its last write()."""
         request = self.request
-        return between(request.begun, request.written) if request.first is not request.last else Bracket(0, 0, 0)
+        return between(request.begun, request.written) if request.first is not request.last else Bracket.exactly(0)
 
     @property
     def round_trip(self) -> Bracket:
-        """How long everything took: what the client has measured itself, at most."""
+        """Time from the client's first write() to the return of its read()."""
         return between(self.request.begun, self.reply.returned)
 
     def others(self, layer: Bracket) -> Bracket:
-        """How long everything beside a layer can have taken: what remains of the longest round trip after the shortest of that."""
-        return Bracket(0, self.round_trip.high - layer.low, 0)
+        """Return the time of all layers but one: at most the longest round trip minus the layer's shortest time."""
+        return Bracket.early(0, self.round_trip.high - layer.low)
 
 
 def between(start: Bracket, end: Bracket) -> Bracket:
-    """Return how long it can have been from one to the other, which comes later; it is quick where it can be."""
+    """Return the time from one point to a later one. The best estimate is the time between the two best estimates."""
     low = max(0, end.low - min(start.high, end.high))
-    return Bracket(low, end.high - start.low, min(max(low, end.best - start.best), end.high - start.low))
+    high = end.high - start.low
+    return Bracket(low, high, min(max(low, end.best - start.best), high))
 
 
 def exchanges(connection: Connection) -> list[Exchange]:
-    """Return the turns of a connection, in order: requests that were read, with replies of which the client has read something."""
+    """Return the exchanges in order: requests that the server read, with replies that the client read in part.
+
+    Raises `LookupError` when the two timelines contradict each other.
+    """
     if connection.server is None:
         return []
     client, server = _Side(connection.client.calls), _Side(connection.server.calls)
-    groups: list[tuple[list[Call], list[Call]]] = []
-    before = "recv"
-    for call in client.carrying:
-        if call.name == "send" and before == "recv":
-            groups.append(([], []))
-        if groups:
-            groups[-1][call.name == "recv"].append(call)
-        before = call.name
     found = []
     asked = answered = 0
-    for sends, receives in groups:
+    for sends, receives in _groups(client.carrying):
         request = range(asked, asked + sum(call.result for call in sends))
         reply = range(answered, answered + sum(call.result for call in receives))
         asked, answered = request.stop, reply.stop
@@ -122,8 +123,21 @@ def exchanges(connection: Connection) -> list[Exchange]:
     return found
 
 
+def _groups(calls: Sequence[Call]) -> list[tuple[list[Call], list[Call]]]:
+    """Group a client's calls into sends and the receives that follow them, without receives before the first send."""
+    groups: list[tuple[list[Call], list[Call]]] = []
+    before = "recv"
+    for call in calls:
+        if call.name == "send" and before == "recv":
+            groups.append(([], []))
+        if groups:
+            groups[-1][call.name == "recv"].append(call)
+        before = call.name
+    return groups
+
+
 class _Side:
-    """One application's calls."""
+    """One application's calls; `carrying` are those that sent or received data."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self.carrying = [call for call in calls if call.name in ("send", "recv") and call.result > 0]
@@ -132,18 +146,16 @@ class _Side:
         self._bounds = {name: list(accumulate(call.result for call in them)) for name, them in self._named.items()}
 
     def with_byte(self, name: str, byte: int) -> Call:
-        """Return the call that carried a byte of its direction, counted from 0. Raises `LookupError` when none did."""
+        """Return the call that carried a byte of its direction, counted from 0.
+
+        Raises `LookupError` if there is none.
+        """
         found = bisect_right(self._bounds[name], byte)
         if found == len(self._named[name]):
-            raise LookupError(f"no {name}() carried byte {byte}, and the other side has it")
+            raise LookupError(f"no {name}() carried byte {byte}, but the other side reports that byte")
         return self._named[name][found]
 
     def waiting(self, read: Call) -> Call:
-        """Return the call in which a reader can have waited for what it then read."""
+        """Return the call in which the reader can have slept: a poll() right before `read`, else `read`."""
         before = self._before.get(read, read)
         return before if before.name == "poll" else read
-
-
-def _bracket(low_ns: int, high_ns: int) -> Bracket:
-    """Return a bracket whose latest time is the best estimate: a stamp that follows its call at once."""
-    return Bracket(low_ns, high_ns, high_ns)

@@ -1,25 +1,28 @@
-"""Which round-trip times a kernel can have measured, given what both applications did.
+"""Bounds of the RTT samples that a kernel can have taken, from the calls of both applications.
 
-TCP takes at most one RTT sample for each acknowledgement that covers something new: from the sending of the oldest segment
-that it is the first to cover, if that was sent once only (RFC 6298, 3, Karn's algorithm), to its arrival. The segment leaves after
-the application has entered send(); and when the application has read what its peer wrote after reading the whole message, the
-acknowledgement has come.
+TCP takes at most one RTT sample for each acknowledgement that covers new data: the time from the sending of the oldest
+newly covered segment to the arrival of the acknowledgement. It takes none if that segment was sent more than once (RFC
+6298, 3, Karn's algorithm).
+
+- The segment leaves after the application has entered send().
+- The peer reads the whole message and then writes. When the application has read that, the acknowledgement has come.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lab.timeline import Call, Connection, Timeline
+from lab.timeline import CLOSING, Call, Connection, Timeline
 from lab.verdict import Bracket
 
-_LEAST_MSS = 536  # bytes of data that fit a segment on any path: RFC 9293 (3.7.1)
+_LEAST_MSS = 536  # bytes of data that fit into a segment on any path: RFC 9293 (3.7.1)
 _FIRST_RETRANSMISSION_NS = 1_000_000_000  # of a SYN: RFC 6298 (2.1)
 
 
 class Sent(NamedTuple):
-    """Something that was sent and acknowledged: every RTT sample taken of it is at most `most_ns`.
+    """Data or a handshake segment that was sent and acknowledged.
 
-    At most `samples` are taken of it, and when it is `certain`, at least one, in ESTABLISHED.
+    The kernel takes at most `samples` RTT samples of it, each at most `most_ns`. If it is `certain`, it takes at least
+    one, in ESTABLISHED.
     """
 
     most_ns: int
@@ -29,9 +32,10 @@ class Sent(NamedTuple):
 
 @dataclass(frozen=True)
 class Samples:
-    """What is true of all the samples of a socket together; times in nanoseconds.
+    """Bounds of all samples of a socket; times in nanoseconds.
 
-    `smallest` and `largest` bracket the extremes, `total` the sum, which is None where the number of samples is not certain.
+    `smallest` and `largest` bracket the extreme samples, `total` their sum. `total` is None if the number of samples is
+    not certain.
     """
 
     number: Bracket
@@ -41,21 +45,26 @@ class Samples:
 
 
 def samples(sent: list[Sent], least_ns: int = 0) -> Samples:
-    """Sum up what was sent; `least_ns` is what the wire alone takes for a round trip."""
+    """Return the bounds of all samples; `least_ns` is the round trip on the wire alone, 0 if unknown."""
     low, high = sum(one.certain for one in sent), sum(one.samples for one in sent)
     most_ns = max(one.most_ns for one in sent)
     certain_ns = min((one.most_ns for one in sent if one.certain), default=most_ns)
     total_ns = sum(one.most_ns for one in sent)
     return Samples(
-        number=Bracket(low, high, high),
-        smallest=Bracket(least_ns, certain_ns, least_ns or certain_ns // 2),
-        largest=Bracket(least_ns, most_ns, least_ns or most_ns // 2),
-        total=Bracket(least_ns * high, total_ns, least_ns * high or total_ns // 2) if low == high else None,
+        number=Bracket.late(low, high),
+        smallest=_time(least_ns, certain_ns),
+        largest=_time(least_ns, most_ns),
+        total=_time(least_ns * high, total_ns) if low == high else None,
     )
 
 
+def _time(low_ns: int, high_ns: int) -> Bracket:
+    """Return a bracket whose best estimate is the lower end, or the middle if nothing is known of the lower end."""
+    return Bracket.early(low_ns, high_ns) if low_ns else Bracket.middle(low_ns, high_ns)
+
+
 def sent_by_client(connection: Connection, end_ns: int) -> list[Sent]:
-    """Return what the client's socket sent: its SYN and its messages. Nothing when it was refused."""
+    """Return what the client's socket sent: its SYN and its messages. Empty if the connection was not opened."""
     connect = connection.client.find("connect")
     if connect.error or connection.server is None:
         return []
@@ -66,7 +75,7 @@ def sent_by_client(connection: Connection, end_ns: int) -> list[Sent]:
 
 
 def sent_by_server(connection: Connection, end_ns: int) -> list[Sent]:
-    """Return what the server's socket sent: its SYN-ACK and its messages."""
+    """Return what the server's socket sent: its SYN-ACK and its messages. Empty if there is no server."""
     if connection.server is None:
         return []
     begun_ns = connection.client.find("connect").enter_ns
@@ -80,7 +89,7 @@ def _handshake(begun_ns: int, done_ns: int) -> Sent:
 
 
 def _messages(mine: Timeline, peer: Timeline, end_ns: int) -> list[Sent]:
-    left_ns = next((call.enter_ns for call in mine.calls if call.name in ("shutdown", "close")), end_ns)
+    left_ns = next((call.enter_ns for call in mine.calls if call.name in CLOSING), end_ns)
     messages: list[Sent] = []
     written = acknowledged_ns = 0
     for call in mine.calls:
@@ -88,7 +97,7 @@ def _messages(mine: Timeline, peer: Timeline, end_ns: int) -> list[Sent]:
             continue
         written += call.result
         known_ns = _acknowledged_ns(mine, peer, written)
-        # What was under way together can have been acknowledged together, with one sample for all of it.
+        # Messages that were in flight together can have been acknowledged together, with one sample for all of them.
         alone = call.enter_ns >= acknowledged_ns
         acknowledged_ns = end_ns if known_ns is None else known_ns
         certain = alone and known_ns is not None and known_ns <= left_ns
@@ -97,15 +106,15 @@ def _messages(mine: Timeline, peer: Timeline, end_ns: int) -> list[Sent]:
 
 
 def _acknowledged_ns(mine: Timeline, peer: Timeline, written: int) -> int | None:
-    """When this side knew that the peer has the first `written` bytes, at the latest; None when nobody can tell.
+    """Return a time by which this side knew that the peer has the first `written` bytes; None if unknown.
 
-    The peer has read them; whatever it sends after that acknowledges them, whether data or a FIN.
+    The next segment that the peer sends after it has read them acknowledges them, whether data or a FIN.
     """
     read = answered = 0
     for call in peer.calls:
         if call.name == "recv":
             read += call.result
-        elif read >= written and call.name in ("send", "shutdown", "close"):
+        elif read >= written and call.name in ("send", *CLOSING):
             return _read_beyond(mine.calls, answered if call.name == "send" else None)
         elif call.name == "send":
             answered += call.result
@@ -113,7 +122,7 @@ def _acknowledged_ns(mine: Timeline, peer: Timeline, written: int) -> int | None
 
 
 def _read_beyond(calls: list[Call], offset: int | None) -> int | None:
-    """When recv() returned what lies beyond `offset` bytes, or with None the end; None when it never did."""
+    """Return when recv() returned a byte beyond `offset`, or with None the end of the stream; None if it did not."""
     read = 0
     for call in calls:
         if call.name == "recv" and not call.error:

@@ -1,15 +1,13 @@
-"""When TCP must have changed state, given what both applications did: RFC 9293's state diagram with brackets of time.
+"""Brackets for each entry into a TCP state (RFC 9293's state diagram), from the calls of both applications.
 
-Each entry into a state gets the interval in which it can have happened. The interval's ends are stamps of system calls, and
-causality: a side cannot see a FIN before the other has entered the call that sends it, and has seen it at the latest when its
-own call that reports it returns.
+Two causal relations bound the entries. A side cannot see a FIN before the other side has entered the call that sends
+it. A side has seen it at the latest when its own call returns that reports it.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from lab.tcp import State
-from lab.timeline import Call, Connection, Timeline
+from lab.timeline import Connection, Timeline
 from lab.truth.wire import OnWire
 from lab.verdict import Bracket
 
@@ -17,8 +15,7 @@ from lab.verdict import Bracket
 class Entered(NamedTuple):
     """A state, and the earliest and latest time at which it was entered (nanoseconds, `CLOCK_MONOTONIC`).
 
-    `prompt` says that TCP enters it as soon as it can, so that the earliest time is the best estimate; otherwise the
-    middle is.
+    `prompt`: TCP enters it as soon as it can, so the earliest time is the best estimate. Otherwise the middle is.
     """
 
     state: State
@@ -29,57 +26,26 @@ class Entered(NamedTuple):
     @property
     def bracket(self) -> Bracket:
         """The interval of the entry, with its best estimate."""
-        best_ns = self.earliest_ns if self.prompt else (self.earliest_ns + self.latest_ns) // 2
-        return Bracket(self.earliest_ns, self.latest_ns, best_ns)
+        bracket = Bracket.early if self.prompt else Bracket.middle
+        return bracket(self.earliest_ns, self.latest_ns)
 
 
 Path = tuple[Entered, ...]
 
 
 def between(start: Entered, end: Entered) -> Bracket:
-    """How long it can have taken from one entry to a later one."""
-    low_ns, high_ns = max(0, end.earliest_ns - start.latest_ns), end.latest_ns - start.earliest_ns
+    """Return the time from one entry to a later one."""
+    bracket = Bracket.between(start.bracket, end.bracket)
     if not (start.prompt or end.prompt):
-        return Bracket(low_ns, high_ns, (low_ns + high_ns) // 2)
+        return bracket
     best_ns = end.bracket.best - start.bracket.best
-    return Bracket(low_ns, high_ns, min(max(best_ns, low_ns), high_ns))
-
-
-@dataclass(frozen=True)
-class _Side:
-    """One end's calls that matter for closing."""
-
-    timeline: Timeline
-
-    @property
-    def fin(self) -> Call:
-        """The call that sends this side's FIN, or its RST."""
-        return next(call for call in self.timeline.calls if call.name in ("shutdown", "close"))
-
-    @property
-    def saw_end(self) -> Call | None:
-        """The call that told the application of the other side's FIN."""
-        return next((c for c in self.timeline.calls if c.name == "recv" and c.result == 0 and not c.error), None)
-
-    @property
-    def saw_reset(self) -> Call | None:
-        """The call that told the application of the other side's RST."""
-        return next((call for call in self.timeline.calls if call.error in ("ECONNRESET", "EPIPE")), None)
-
-    @property
-    def resets(self) -> bool:
-        return any(call.name == "linger0" for call in self.timeline.calls)
-
-    @property
-    def passive(self) -> bool:
-        """Whether it knew that the other side had closed before it closed itself."""
-        return self.saw_end is not None and self.saw_end.exit_ns <= self.fin.enter_ns
+    return bracket._replace(best=min(max(best_ns, bracket.low), bracket.high))
 
 
 def client_paths(connection: Connection, end_ns: int) -> list[Path]:
-    """Paths that the client's socket can have taken: one, or several when the outcome of a race is not known.
+    """Return the paths that the client's socket can have taken: several if the outcome of a race is unknown.
 
-    `end_ns` is a time at which the connection is known to have been over.
+    `end_ns` is a time at which the connection was over. Raises `LookupError` if the server's timeline is missing.
     """
     connect = connection.client.find("connect")
     during_connect = (connect.enter_ns, connect.exit_ns)
@@ -87,59 +53,70 @@ def client_paths(connection: Connection, end_ns: int) -> list[Path]:
     if connect.error:
         return [(opening[0], Entered(State.CLOSE, *during_connect))]
     if connection.server is None:
-        raise LookupError(f"nobody accepted {connection.client.flow}, and its client did not see an error")
-    return [opening + closing for closing in _closing(_Side(connection.client), _Side(connection.server), end_ns)]
+        raise LookupError(f"{connection.client.flow} was not accepted, but its connect() did not fail")
+    return [opening + closing for closing in _closing(connection.client, connection.server, end_ns)]
 
 
 def server_paths(connection: Connection, end_ns: int) -> list[Path]:
-    """Paths that the server's socket can have taken; as for `client_paths`."""
+    """Return the paths that the server's socket can have taken; as `client_paths`, but empty if there is no server."""
     if connection.server is None:
         return []
     # inet_accept() takes the child's lock, which the final ACK holds until the child is ESTABLISHED.
     window = (connection.client.find("connect").enter_ns, connection.server.find("accept").exit_ns)
     opening = (Entered(State.SYN_RECV, *window), Entered(State.ESTABLISHED, *window))
-    return [opening + closing for closing in _closing(_Side(connection.server), _Side(connection.client), end_ns)]
+    return [opening + closing for closing in _closing(connection.server, connection.client, end_ns)]
 
 
-def _closing(side: _Side, other: _Side, end_ns: int) -> list[Path]:
-    fin, other_fin = (side.fin.enter_ns, side.fin.exit_ns), other.fin.enter_ns
+def _closing(side: Timeline, other: Timeline, end_ns: int) -> list[Path]:
+    """Return the possible paths of one side from ESTABLISHED to the end."""
+    fin, other_fin_ns = side.closing, other.closing.enter_ns
     if side.resets:
-        # When both reset, the other's RST may have come before this side's own.
-        earliest = min(side.fin.enter_ns, other_fin) if other.resets else side.fin.enter_ns
-        return [(Entered(State.CLOSE, earliest, side.fin.exit_ns),)]
+        # If both sides reset, the other's RST may have come before this side's own.
+        earliest_ns = min(fin.enter_ns, other_fin_ns) if other.resets else fin.enter_ns
+        return [(Entered(State.CLOSE, earliest_ns, fin.exit_ns),)]
     if other.resets:
-        latest = side.saw_reset.exit_ns if side.saw_reset else end_ns
-        return [(Entered(State.CLOSE, other_fin, latest, prompt=True),)]
-    # The end of the other side is known where this application has read it; the kernel may learn it later than the
-    # last system call, so without that the bracket ends when the connection was seen to be over.
-    told = side.saw_end.exit_ns if side.saw_end else end_ns
+        latest_ns = side.saw_reset.exit_ns if side.saw_reset else end_ns
+        return [(Entered(State.CLOSE, other_fin_ns, latest_ns, prompt=True),)]
+    # The kernel has the other's FIN when the application reads it. If the application does not read it, the FIN may
+    # come after the application's last call, so the bracket ends when the connection was over.
+    seen_ns = side.saw_fin.exit_ns if side.saw_fin else end_ns
+    during_fin = (fin.enter_ns, fin.exit_ns)
     active = (
-        Entered(State.FIN_WAIT1, *fin),
-        # The other side acknowledges the FIN when it likes to, at the latest with its own FIN.
-        Entered(State.FIN_WAIT2, side.fin.enter_ns, told, prompt=True),
-        Entered(State.TIME_WAIT, other_fin, told, prompt=True),
+        Entered(State.FIN_WAIT1, *during_fin),
+        # The other side chooses when to acknowledge the FIN. It does so at the latest with its own FIN.
+        Entered(State.FIN_WAIT2, fin.enter_ns, seen_ns, prompt=True),
+        Entered(State.TIME_WAIT, other_fin_ns, seen_ns, prompt=True),
     )
     passive = (
-        Entered(State.CLOSE_WAIT, other_fin, told if side.passive else side.fin.exit_ns),
-        Entered(State.LAST_ACK, *fin),
-        Entered(State.CLOSE, side.fin.enter_ns, end_ns, prompt=True),
+        Entered(State.CLOSE_WAIT, other_fin_ns, seen_ns if _is_passive(side) else fin.exit_ns),
+        Entered(State.LAST_ACK, *during_fin),
+        Entered(State.CLOSE, fin.enter_ns, end_ns, prompt=True),
     )
-    crossed = max(side.fin.enter_ns, other_fin)
+    crossed_ns = max(fin.enter_ns, other_fin_ns)
     simultaneous = (
         active[0],
-        Entered(State.CLOSING, crossed, told, prompt=True),
-        # The application has read the other's FIN, but what ends CLOSING is the acknowledgement of its own.
-        Entered(State.TIME_WAIT, crossed, end_ns, prompt=True),
+        Entered(State.CLOSING, crossed_ns, seen_ns, prompt=True),
+        # The acknowledgement of this side's own FIN ends CLOSING. It may come after the application has read the
+        # other's FIN.
+        Entered(State.TIME_WAIT, crossed_ns, end_ns, prompt=True),
     )
-    if side.passive:
+    if _is_passive(side):
         return [passive]
-    if other.passive:
+    if _is_passive(other):
         return [active]
     return [path for path in (active, simultaneous, passive) if all(it.earliest_ns <= it.latest_ns for it in path)]
 
 
+def _is_passive(side: Timeline) -> bool:
+    """Return whether a side had read the other's FIN before it closed itself."""
+    return side.saw_fin is not None and side.saw_fin.exit_ns <= side.closing.enter_ns
+
+
 class Waits:
-    """What the wire says of the times that one side waited for the other; nothing where the wire keeps no log."""
+    """Times between two states, with the least times from the wire's log.
+
+    Without a log, the applications' calls alone bound them.
+    """
 
     def __init__(self, carried: OnWire | None, *, by_client: bool) -> None:
         fin_ns = carried.fin_ns(by_client=by_client) if carried else 0
@@ -151,10 +128,10 @@ class Waits:
             (State.LAST_ACK, State.CLOSE): fin_ns,
         }
         self.unmeasured = {State.SYN_RECV} if carried and carried.syn_acks > 1 else set()
-        """States whose time nobody has measured: of a SYN-ACK that was sent again the kernel takes no sample (Karn)."""
+        """States whose time is unknown: the kernel takes no sample of a retransmitted SYN-ACK (Karn's algorithm)."""
 
     def bracket(self, left: Entered, entered: Entered) -> Bracket:
-        """How long it can have taken from one state to the next."""
+        """Return the time from one state to the next."""
         bracket = between(left, entered)
         low = max(bracket.low, self._least_ns.get((left.state, entered.state), 0))
-        return Bracket(low, bracket.high, max(low, bracket.best))
+        return bracket._replace(low=low, best=max(low, bracket.best))

@@ -1,14 +1,14 @@
-"""What two applications' conversations must have put on the wire: how many packets and bytes, at the least and at the most.
+"""Bounds of the packets and bytes on the wire, from the applications' calls and the hosts' counters.
 
-The payload is what the applications sent and read. A retransmission adds to it; how many there were is told by the hosts' own
-counters, and that there were none makes most brackets a single number.
+The payload is the data that the applications sent and read. Retransmissions add to it. The hosts' counters give their
+number, so most brackets are a single number where nothing was retransmitted.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from lab.linux.tcp_counters import Sent
-from lab.timeline import Call, Connection, Timeline
+from lab.timeline import Connection, Timeline
 from lab.verdict import Bracket
 
 _MTU = 1500
@@ -17,7 +17,7 @@ _ANSWERED = ("", "ECONNREFUSED")
 
 
 class Headers(NamedTuple):
-    """Fewest and most bytes of headers of one packet."""
+    """Fewest and most bytes of the headers of one packet."""
 
     fewest: int
     most: int
@@ -25,7 +25,11 @@ class Headers(NamedTuple):
 
 @dataclass(frozen=True)
 class Volumes:
-    """One direction of every connection with the same flow: who sent, who received, and the counters of the sender's host."""
+    """One direction of every connection with the same flow.
+
+    `role` is the sender's, `sent` the counters of the sender's host, `end_ns` a time at which all of the connections
+    were over.
+    """
 
     connections: list[Connection]
     role: str
@@ -34,13 +38,13 @@ class Volumes:
 
     @property
     def headers(self) -> Headers:
-        """Ethernet, IP and TCP without and with as many options as there can be."""
+        """Ethernet, IP and TCP headers, without options and with as many as fit."""
         fewest = _ETHERNET + (40 if ":" in self.connections[0].client.flow.laddr else 20) + _TCP
         return Headers(fewest, fewest + _MOST_OPTIONS)
 
     @property
     def payload(self) -> Bracket:
-        """Bytes of data: at the least what was read, at the most what was sent and sent again."""
+        """Bytes of data: at least those that were read, at most those that were sent and retransmitted."""
         read = sum(_bytes(_receiver(connection, self.role), "recv") for connection in self.connections)
         sent = sum(_bytes(_sender(connection, self.role), "send") for connection in self.connections)
         return Bracket(read, sent + self.sent.retransmitted * _MTU, sent)
@@ -51,44 +55,45 @@ class Volumes:
         count = len(self.connections)
         if self.role == "server":
             count = sum(not connection.client.find("connect").error for connection in self.connections)
-        return Bracket(count, count + self.sent.retransmitted_syns, count)
+        return Bracket.early(count, count + self.sent.retransmitted_syns)
 
     @property
     def fins(self) -> Bracket:
-        """Segments with FIN: one unless a RST has come before it."""
+        """Segments with FIN: one for each connection, unless a RST came before it."""
         certain = sum(_is_graceful(connection) for connection in self.connections)
         possible = sum(_may_send_fin(connection, self.role) for connection in self.connections)
-        return Bracket(certain, possible + self.sent.retransmitted, certain)
+        return Bracket.early(certain, possible + self.sent.retransmitted)
 
     @property
     def packets(self) -> Bracket:
-        """Segments: as few as the handshake and the data need, and no more than all that the host has sent."""
+        """Segments: at least as many as the handshake and the data need, at most as many as the host sent."""
         answers = sum(connection.client.find("connect").error in _ANSWERED for connection in self.connections)
         opening = len(self.connections) if self.role == "client" else answers
         least = opening + -(-self.payload.low // (_MTU - self.headers.fewest + _ETHERNET))
         most = max(least, self.sent.segments + self.sent.retransmitted)
-        return Bracket(least, most, least)
+        return Bracket.early(least, most)
 
     @property
     def first(self) -> Bracket:
-        """When the first packet passed either host's interface: the handshake is over when connect() returns."""
+        """When the first packet passed either host's interface: inside connect(), which returns after the handshake."""
         connects = [connection.client.find("connect") for connection in self.connections]
         call = min(connects, key=lambda connect: connect.enter_ns)
-        return Bracket(call.enter_ns, call.exit_ns, call.enter_ns)
+        return Bracket.early(call.enter_ns, call.exit_ns)
 
     @property
     def last(self) -> Bracket:
-        """When the last packet passed: no earlier than the last FIN was asked for."""
+        """When the last packet passed: no earlier than the last close() or shutdown() that sent a FIN."""
         earliest = self.first.low
         for connection in self.connections:
-            if _is_graceful(connection):
-                earliest = max(earliest, _closing(_sender(connection, self.role)).enter_ns)
-        return Bracket(earliest, self.end_ns, earliest)
+            sender = _sender(connection, self.role)
+            if sender is not None and _is_graceful(connection):
+                earliest = max(earliest, sender.closing.enter_ns)
+        return Bracket.early(earliest, self.end_ns)
 
 
 def segments_sent(sent: Sent) -> Bracket:
-    """All TCP packets of a host: retransmitted SYN-ACKs are in both counters."""
-    return Bracket(sent.segments, sent.segments + sent.retransmitted, sent.segments + sent.retransmitted)
+    """Return how many TCP packets a host sent. It is not exact: both counters include retransmitted SYN-ACKs."""
+    return Bracket.late(sent.segments, sent.segments + sent.retransmitted)
 
 
 def _sender(connection: Connection, role: str) -> Timeline | None:
@@ -103,23 +108,12 @@ def _bytes(timeline: Timeline | None, name: str) -> int:
     return 0 if timeline is None else sum(call.result for call in timeline.calls if call.name == name)
 
 
-def _closing(timeline: Timeline | None) -> Call:
-    if timeline is None:
-        raise LookupError("a connection that nobody accepted was not closed in good order")
-    return next(call for call in timeline.calls if call.name in ("shutdown", "close"))
-
-
-def _resets(timeline: Timeline | None) -> bool:
-    return timeline is not None and any(call.name == "linger0" for call in timeline.calls)
-
-
 def _is_graceful(connection: Connection) -> bool:
-    """Tell whether both sides have ended the connection with a FIN."""
+    """Return whether both sides ended the connection with a FIN, without an error in any call."""
     both = (connection.client, connection.server)
-    return all(
-        side is not None and not any(call.error or call.name == "linger0" for call in side.calls) for side in both
-    )
+    return all(side is not None and not side.resets and not any(call.error for call in side.calls) for side in both)
 
 
 def _may_send_fin(connection: Connection, role: str) -> bool:
-    return not connection.client.find("connect").error and not _resets(_sender(connection, role))
+    sender = _sender(connection, role)
+    return not connection.client.find("connect").error and (sender is None or not sender.resets)

@@ -1,7 +1,7 @@
-"""What a wire has carried of each connection: from its log, how many segments passed each host's interface, and when.
+"""The segments of each connection in a wire's log: how many passed each host's interface, and when.
 
-A segment has passed its sender's interface by the time at which it arrives on the wire, and passes its receiver's after it has
-left the wire. Of a wire that keeps no log nobody knows this, and the truth is what the applications know.
+A segment has passed its sender's interface when it arrives on the wire. It passes its receiver's interface after it has
+left the wire. Some links keep no log; then the truth comes from the applications alone.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _FLOW = ["saddr", "sport", "daddr", "dport"]
 
 
 class Counts(NamedTuple):
-    """What passed one interface in one direction; `size` in bytes of whole frames, `payload` of TCP's data."""
+    """Traffic of one interface in one direction; `size` counts bytes of whole frames, `payload` bytes of TCP data."""
 
     packets: int
     size: int
@@ -36,47 +36,56 @@ class Counts(NamedTuple):
     fins: int
 
     def __str__(self) -> str:
-        """All of it, in one value that can be compared."""
+        """Return all counts as one text that can be compared."""
         return ", ".join(f"{value} {name}" for name, value in self._asdict().items())
 
 
 @dataclass(frozen=True)
 class WireStream:
-    """One direction of one connection, in the order in which its segments came to the wire; a copy follows its original."""
+    """One direction of one connection, in the order in which the segments came to the wire.
+
+    A copy follows its original.
+    """
 
     carried: Rows
-    """Segments as `SEGMENT` has them, with what the log says of their frames (`FRAME`)."""
+    """The fields of `SEGMENT`, and those of `_OF_FRAME` from the log (`FRAME`)."""
 
     @property
     def left(self) -> Rows:
-        """What passed the sender's interface, each by its `arrived_high_ns`: copies are the wire's own doing."""
+        """Segments that passed the sender's interface, each no later than `arrived_high_ns`.
+
+        The wire's own copies did not.
+        """
         return self.carried[self.carried["marks"] & Mark.COPY == 0]
 
     @property
     def arrived(self) -> Rows:
-        """What passed the receiver's interface, each after its `sent_low_ns`."""
+        """Segments that passed the receiver's interface, each after `sent_low_ns`."""
         return self.carried[self.carried["fate"] == Fate.FORWARDED]
 
     @property
     def again(self) -> int:
-        """How many segments passed the sender's interface that carry what an earlier one carried."""
+        """Number of retransmissions that passed the sender's interface."""
         return int(segment_parser.retransmitted(self.left).sum())
 
     def hold_ns(self) -> int:
-        """Shortest time that a segment was on the wire, 0 when none was."""
+        """Return the shortest time (ns) that a segment was on the wire; 0 if there was none."""
         return max(0, int(hold_ns(self.arrived)[0].min(initial=np.iinfo(np.int64).max))) if len(self.arrived) else 0
 
 
 @dataclass(frozen=True)
 class OnWire:
-    """Both directions of one connection. Times it can tell are the least possible, in nanoseconds, 0 where nothing is known."""
+    """Both directions of one connection.
+
+    All times are the least possible ones, in nanoseconds; 0 where nothing is known.
+    """
 
     to_server: WireStream
     to_client: WireStream
 
     @property
     def streams(self) -> tuple[WireStream, WireStream]:
-        """Both, to the server first."""
+        """Both directions, the one to the server first."""
         return self.to_server, self.to_client
 
     @property
@@ -88,7 +97,7 @@ class OnWire:
 
     @property
     def syn_acks(self) -> int:
-        """How often the server has answered the SYN."""
+        """How often the server sent a SYN-ACK."""
         return int(segment_parser.has(self.to_client.left, Flag.SYN | Flag.ACK).sum())
 
     @property
@@ -99,7 +108,7 @@ class OnWire:
         return _least_between(answers, arrived[~segment_parser.has(arrived, Flag.SYN)])
 
     def fin_ns(self, *, by_client: bool) -> int:
-        """Least time that one side waited for the acknowledgement of its first FIN."""
+        """Return the least time that one side waited for the acknowledgement of its first FIN."""
         mine, other = (self.to_server, self.to_client) if by_client else (self.to_client, self.to_server)
         fins = mine.left[segment_parser.has(mine.left, Flag.FIN)]
         if not len(fins):
@@ -110,7 +119,7 @@ class OnWire:
 
 
 class WireTruth:
-    """A wire's log by flow, of what came to the wire since a time (ns): before that, the same flow was another's."""
+    """A wire's log by flow, from a time (ns) on: earlier frames may belong to an earlier use of the same flow."""
 
     def __init__(self, log: WireLog, since_ns: int = 0) -> None:
         parsed = log.tcp()
@@ -127,18 +136,18 @@ class WireTruth:
         self._flows = {flow.tobytes(): part for flow, part in zip(flows, parts, strict=False)}
 
     def stream(self, *flows: Flow, since_ns: int = 0, until_ns: int = FOREVER_NS) -> WireStream:
-        """Return what was carried from the first end of each flow to the second, of what came to the wire between two times."""
+        """Return the segments from the first end of each flow to the second that came to the wire between two times."""
         nothing = np.zeros(0, _CARRIED)
         found = np.concatenate([nothing, *(self._flows.get(_key(flow), nothing) for flow in flows)])
         came_ns = found["arrived_low_ns"]
         return WireStream(found[(came_ns >= since_ns) & (came_ns < until_ns)])
 
     def shortest_round_trip_ns(self, flow: Flow) -> int:
-        """Return what the wire alone took at the least to carry a segment of a flow, and an answer to it."""
+        """Return the least time that the wire held a segment of a flow, plus the least for an answer to it."""
         return self.stream(flow).hold_ns() + self.stream(flow.reversed()).hold_ns()
 
     def of(self, connections: list[Connection]) -> list[OnWire]:
-        """Find each connection's segments, in the order of `connections`; a flow may be used again."""
+        """Return each connection's segments, in the order of `connections`. A flow may be used more than once."""
         found: dict[int, OnWire] = {}
         for connection, since_ns, until_ns in connections_in_time(connections):
             flow = connection.client.flow
@@ -148,13 +157,13 @@ class WireTruth:
 
 
 def counts(passed: Rows) -> Counts:
-    """Count what passed an interface."""
+    """Count the segments that passed an interface."""
     fins, syns = (int(segment_parser.has(passed, flag).sum()) for flag in (Flag.FIN, Flag.SYN))
     return Counts(len(passed), int(passed["length"].sum()), int(passed["payload"].sum()), syns, fins)
 
 
 def _ends(carried: Rows) -> Rows:
-    """Both addresses and ports of each segment as one value."""
+    """Return the addresses and ports of each segment as one value."""
     ends = repack_fields(carried[_FLOW])
     return ends.view(f"V{ends.dtype.itemsize}")
 
@@ -167,7 +176,7 @@ def _key(flow: Flow) -> bytes:
 
 
 def _least_between(sent: Rows, answers: Rows) -> int:
-    """Least time from the first of what was sent to the first of the answers' arrival."""
+    """Return the least time from the first segment sent to the arrival of the first answer; 0 if either is missing."""
     if not len(sent) or not len(answers):
         return 0
     return max(0, int(answers["sent_low_ns"].min()) - int(sent["arrived_high_ns"].min()))

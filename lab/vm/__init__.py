@@ -1,1 +1,1 @@
-"""Other kernels: found, booted over this machine's own root file system, and told to run the suite."""
+"""The suite on other kernels: find a kernel, boot it over this machine's own root file system, run pytest in it."""

@@ -1,7 +1,7 @@
-"""Kernels by name from the distribution's archive: downloaded and unpacked into a cache, never installed.
+"""Kernels by version from Debian's archive: downloaded and unpacked into a cache, never installed.
 
-apt does the work, with a configuration of its own: the machine's mirror, and the suites that have other kernels than the
-machine's release. Nothing of it touches the machine's own lists or packages.
+apt runs with a separate configuration: the machine's mirror, and the releases that have other kernels. The machine's
+own lists and packages stay unchanged.
 """
 
 import fcntl
@@ -23,21 +23,22 @@ _PART = re.compile(r"^linux-(?:binary|modules)-")
 
 
 def unpacked(name: str) -> Path:
-    """Return the folder of a kernel's unpacked packages: `name` is a version or the beginning of one, or `newest`.
+    """Return the folder of a kernel's unpacked packages. `name` is a version, the beginning of one, or `newest`.
 
-    Raises `LabError` when the archive does not have it, or cannot be reached.
+    Raises `LabError` if the archive has no kernel of this name, or cannot be reached.
     """
     if found := _cached(name):
         return found
     CACHE.mkdir(parents=True, exist_ok=True)
-    # Who comes second waits, since apt fails where another apt is at work, and then finds what the first has downloaded.
+    # Concurrent callers wait for each other: apt fails while another apt holds its lock. `_unpack` reuses an earlier
+    # download.
     with (CACHE / "downloading").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return _unpack(_release(name))
 
 
 def _cached(name: str) -> Path | None:
-    """Find a kernel that was unpacked before; what is newest, only the archive knows."""
+    """Return an unpacked kernel of this name. None for `newest`, which needs the archive."""
     if name == NEWEST:
         return None
     return max((path for path in _kernels().glob("*") if _is_of(path.name, name)), key=_version_key, default=None)
@@ -48,7 +49,7 @@ def _kernels() -> Path:
 
 
 def _is_of(release: str, name: str) -> bool:
-    """`6.1` names 6.1.0-50-amd64, and not 6.12.1-amd64."""
+    """Return true if the name fits: `6.1` fits 6.1.0-50-amd64 but not 6.12.1-amd64."""
     return release == name or (release.startswith(name) and not release[len(name)].isdigit())
 
 
@@ -57,12 +58,12 @@ def _version_key(path: Path) -> list[int]:
 
 
 def _release(name: str) -> str:
-    """Find the newest kernel of that name among the archive's packages."""
+    """Return the newest release of this name in the archive."""
     architecture = _output("dpkg", "--print-architecture").strip()
     _update()
     lines = _apt("apt-cache", "search", "--names-only", f"^linux-image-[0-9].*-{architecture}$").splitlines()
     releases = [line.split()[0].removeprefix("linux-image-") for line in lines]
-    # The cloud flavour has no 9p, over which the guest has its root file system; rt is another kernel.
+    # The cloud flavour lacks 9p, which carries the guest's root file system. The rt flavour is a different kernel.
     releases = [it for it in releases if "-cloud-" not in it and "-rt-" not in it]
     fitting = [it for it in releases if name == NEWEST or _is_of(it, name)]
     if not fitting:
@@ -92,7 +93,7 @@ def _unpack(release: str) -> Path:
 
 
 def _update() -> None:
-    """Fetch the suites' lists, at most once a day."""
+    """Fetch the package lists, at most once a day."""
     lists = CACHE / "apt" / "lists"
     stamp = CACHE / "apt" / "updated"
     if stamp.exists() and stamp.stat().st_mtime > time.time() - _LISTS_FRESH_S:
@@ -107,7 +108,7 @@ def _update() -> None:
 
 
 def _mirror() -> tuple[str, str]:
-    """Return the address and the keyring of the Debian mirror that this machine uses itself."""
+    """Return the address and keyring of this machine's Debian mirror."""
     form = "$(ORIGIN)|$(LABEL)|$(REPO_URI)"
     for line in _output("apt-get", "indextargets", "--format", form, "Created-By: Packages").splitlines():
         origin, label, uri = line.split("|")
@@ -115,7 +116,7 @@ def _mirror() -> tuple[str, str]:
             keyring = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
             return uri, str(keyring) if keyring.exists() else ""
     raise LabError(
-        "kernels by name come from Debian's archive, which this machine does not use: give the path of a vmlinuz"
+        "kernels by version come from Debian's archive, which this machine does not use: give the path of a vmlinuz"
     )
 
 
@@ -140,8 +141,8 @@ def _output(*command: str, cwd: Path | None = None, environment: dict[str, str] 
             command, cwd=cwd, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=True
         )
     except FileNotFoundError as error:
-        raise LabError(f"{command[0]} is missing: kernels by name need apt, others the path of a vmlinuz") from error
+        raise LabError(f"{command[0]} is missing: install apt, or give the path of a vmlinuz") from error
     except subprocess.CalledProcessError as error:
-        said = error.stderr.strip().splitlines()
-        raise LabError(f"{command[0]} {command[1]} failed: {said[-1] if said else error.returncode}") from error
+        lines = error.stderr.strip().splitlines()
+        raise LabError(f"{command[0]} {command[1]} failed: {lines[-1] if lines else error.returncode}") from error
     return ended.stdout

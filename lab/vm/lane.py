@@ -1,6 +1,7 @@
-"""What is run on another kernel, in which ways, and what came of it: one guest for each kernel, one pytest run for each way.
+"""Runs of the suite on other kernels, and the matrix of their results. One guest per kernel, one run per mechanism.
 
-The results of each run land in `results/` as those of a native one, marked with the kernel, the clock and the way of attaching.
+Each run leaves a folder in `results/`, like a native one, which records the kernel, the clock and the mechanism. What
+does not live here: booting the guest (`lab.vm.machine`).
 """
 
 import fcntl
@@ -28,11 +29,12 @@ from lab.vm import archive, machine
 from lab.vm.machine import Kernel, Machine
 
 SHORT = ("scenarios/suite/test_exact.py",)
-"""What is run where nothing else is asked for and every instruction is emulated: each probe, both IP versions, injected delays."""
+"""Default arguments of pytest, short enough for emulation: each probe, both IP versions, injected delays."""
 
-# With one processor packets are left to the kernel's thread whenever a program has been woken: as an ordinary thread it waits
-# there for others, the recording above all, for as long as a tick. It goes before the programs too (lab/traffic/demo/process.py).
-_PACKETS_FIRST = (
+# On one processor the kernel defers packets to ksoftirqd whenever a woken thread is pending. With normal priority
+# ksoftirqd waits up to a tick for other threads, mostly the recording. Its real-time priority is also above the demo's
+# (lab/traffic/demo/process.py).
+_RAISE_KSOFTIRQD = (
     "chrt --fifo --pid 3 $(grep --files-with-matches ^ksoftirqd /proc/[0-9]*/comm | cut --delimiter=/ --fields=3)"
 )
 
@@ -43,7 +45,7 @@ _RESULTS = re.compile(r"^results: (\S+)$")  # conftest.py prints it
 
 @dataclass
 class Outcome:
-    """One run: on which kernel and in which way, its exit status, and the verdicts it left."""
+    """One run: kernel, mechanism, exit status, and checks."""
 
     kernel: str
     mechanism: str
@@ -53,9 +55,9 @@ class Outcome:
 
     @classmethod
     def of(cls, results: Path) -> Self:
-        """Read a run's folder, wherever it was made. Raises `LabError` when there is none.
+        """Read a run's folder, also of another machine. Raises `LabError` if it is not one.
 
-        A run that did not note how it ended has failed when a check did, or when it has none.
+        A run without a recorded exit status has failed if a check failed or if it has no checks.
         """
         run = RunFolder.open(results)
         checks = Results(results).checks()
@@ -66,29 +68,29 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether every test has passed."""
+        """Return true if every test passed."""
         return self.status == 0
 
 
-def script(ways: Sequence[str], clock: str, arguments: Sequence[str]) -> str:
-    """Return the shell commands of one guest: a pytest run for each way, each followed by a line with its exit status.
+def script(mechanisms: Sequence[str], clock: str, arguments: Sequence[str]) -> str:
+    """Return the shell commands for one guest: one run per mechanism, each followed by a line with its exit status.
 
-    What needs no privileges is the same on every kernel, and left out unless the arguments say which marks are wanted. Where time is
-    virtual each run is made twice: the two have to agree (`disagreements`).
+    Rootless tests are the same on every kernel; they are left out unless the arguments have their own -m. With the
+    virtual clock each run is repeated, and both have to agree (`disagreements`).
     """
-    # A guest may be ended before its run is: what has failed is told at once.
+    # With --instafail a failure is printed even if the guest ends before its run.
     pytest = ["-m", "pytest", "--instafail", "-p", "no:cacheprovider", "-m", "not rootless", *arguments]
-    lines = [_PACKETS_FIRST] if clock == VIRTUAL else []
-    for mechanism in ways:
+    lines = [_RAISE_KSOFTIRQD] if clock == VIRTUAL else []
+    for mechanism in mechanisms:
         words = python(clock, *pytest, **({} if mechanism == BEST else {FORCED: mechanism}))
         lines += [shlex.join(words), f'echo "{_ENDED} {mechanism} $?"'] * (2 if clock == VIRTUAL else 1)
     return "\n".join(lines)
 
 
 def python(clock: str, *arguments: str, **variables: str) -> list[str]:
-    """Return the command that runs this Python in a guest, with what it has to know in its environment."""
-    # Home and the checkout are read only there. What is compiled in one guest serves the next of its kernel: it takes seconds, and
-    # minutes where instructions are counted.
+    """Return the command that runs this Python in a guest, with the guest's environment variables."""
+    # Home and the checkout are read-only in a guest. The cache of compiled programs is shared by all guests of a
+    # kernel: compiling takes seconds, and minutes with the virtual clock.
     caches = {
         "XDG_CACHE_HOME": str(parent() / "vm" / "cache"),
         "MPLCONFIGDIR": str(parent() / "vm" / "cache" / "matplotlib"),
@@ -99,7 +101,7 @@ def python(clock: str, *arguments: str, **variables: str) -> list[str]:
 
 
 def kernel(name: str) -> Kernel:
-    """Find a kernel by the path of its image, or by its version in the archive. Raises `LabError` when there is none."""
+    """Find a kernel by the path of its image, or by its version in the archive. Raises `LabError` if there is none."""
     path = Path(name)
     if path.is_file():
         return Kernel(path.name, path.resolve())
@@ -109,12 +111,12 @@ def kernel(name: str) -> Kernel:
 
 
 def in_guest(kernel: Kernel, guest: Machine, command: list[str], *, limit_s: float) -> tuple[int, str]:
-    """Run a command in a guest and show what it prints; returns its exit status and that.
+    """Run a command in a guest and print its output. Return its exit status and output.
 
-    Raises `LabError` as `machine.run`, and when there is another guest of the kind, whose files these would be.
+    Raises `LabError` if another guest with the same kernel and clock is running, and as `machine.run` does.
     """
     folder = parent() / "vm" / f"{kernel.name.replace('/', '_')}-{guest.clock}"
-    with _alone(folder):
+    with _locked(folder):
         status = machine.run(
             guest,
             kernel,
@@ -129,15 +131,15 @@ def in_guest(kernel: Kernel, guest: Machine, command: list[str], *, limit_s: flo
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Have a guest's folder for oneself; whoever has it lets go of it with the process, however that ends."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a guest's folder during a block. The kernel releases the lock when the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LabError(
-                f"another guest uses {folder} now: wait for its end, or keep its results elsewhere (LAB_RESULTS)"
+                f"another guest uses {folder}: wait for its end, or set LAB_RESULTS to another folder"
             ) from None
         yield
 
@@ -145,18 +147,19 @@ def _alone(folder: Path) -> Iterator[None]:
 def run(
     kernel: Kernel,
     guest: Machine,
-    ways: Sequence[str],
+    mechanisms: Sequence[str],
     arguments: Sequence[str],
     *,
     limit_s: float,
 ) -> list[Outcome]:
-    """Run the scenarios on a kernel in each way; returns what came of each. Raises `LabError` when the guest fails as such."""
-    _, printed = in_guest(kernel, guest, ["/bin/sh", "-c", script(ways, guest.clock, arguments)], limit_s=limit_s)
+    """Run the scenarios on a kernel with each mechanism. Raises `LabError` if the guest itself fails."""
+    command = ["/bin/sh", "-c", script(mechanisms, guest.clock, arguments)]
+    _, printed = in_guest(kernel, guest, command, limit_s=limit_s)
     return list(outcomes(kernel.name, printed))
 
 
 def outcomes(kernel: str, printed: str) -> Iterator[Outcome]:
-    """Read what the runs of a guest have printed: where the results of each are, and how it ended."""
+    """Parse the output of a guest: the folder and exit status of each run."""
     results = None
     for line in printed.splitlines():
         if found := _RESULTS.match(line):
@@ -168,7 +171,7 @@ def outcomes(kernel: str, printed: str) -> Iterator[Outcome]:
 
 
 def disagreements(first: Outcome, second: Outcome) -> list[str]:
-    """Compare the exact checks of two runs of the same scenarios: a sentence for each that differs by more than its tolerance."""
+    """Return a sentence for each exact check that differs between two runs by more than its tolerance."""
     one, other = (
         {
             (it.scenario, it.probe, it.subject, it.quantity): (it.error, it.tolerance)
@@ -179,16 +182,18 @@ def disagreements(first: Outcome, second: Outcome) -> list[str]:
     )
     found = [f"{key[3]} of {key[2]} was measured in one of two runs only" for key in one.keys() ^ other.keys()]
     for key in one.keys() & other.keys():
-        (error, tolerance), (again, _) = one[key], other[key]
-        if abs(error - again) > tolerance:
-            found.append(f"{key[3]} of {key[2]}: {key[1]} is {error} ns away in one run, {again} ns in the other")
+        (error, tolerance), (other_error, _) = one[key], other[key]
+        if abs(error - other_error) > tolerance:
+            found.append(
+                f"{key[3]} of {key[2]}: the error of {key[1]} is {error} ns in one run, {other_error} ns in the other"
+            )
     return sorted(found)
 
 
 def summary(outcomes: Sequence[Outcome], width: int | None = None) -> str:
-    """Return the matrix, what differs between the ways to attach, and a line for each run: how it ended, where its results are.
+    """Return the matrix, the differences between mechanisms, and one line per run with its status and folder.
 
-    Where a table of all is wider than so many letters, each kernel has one of its own.
+    If the matrix is wider than `width` characters, each kernel has its own table.
     """
     ended = [
         f"{it.kernel}, {it.mechanism}: {'passed' if it.passed else f'failed ({it.status})'}, {it.results or 'without results'}"
@@ -208,9 +213,9 @@ def _tables(outcomes: Sequence[Outcome], width: int | None) -> Iterator[str]:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Return the matrix: kernels and ways across, probes down with where each was attached, and below each its checks.
+    """Return the matrix: one column per kernel and mechanism, and rows for each probe's attach points and checks.
 
-    In each cell: how many checks were right or wrong, and the largest error of times that have to be exact.
+    A cell has the number of right or wrong checks, and the largest error of exact times.
     """
     columns = [f"{outcome.kernel}, {outcome.mechanism}" for outcome in outcomes]
     probes: dict[str, dict[str, list[str]]] = {}
@@ -228,28 +233,28 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def differences(outcomes: Sequence[Outcome]) -> list[str]:
-    """Say what could be judged on a kernel in one way to attach and not in another, probe by probe.
+    """Return a sentence for each probe with quantities that were judged with only some mechanisms on a kernel.
 
-    A run that came to no check at all says nothing about its way.
+    A run without checks is ignored.
     """
     found = []
     for kernel in dict.fromkeys(outcome.kernel for outcome in outcomes):
         judged = {it.mechanism: set(_grouped(it.checks)) for it in outcomes if it.kernel == kernel and it.checks}
         only: dict[tuple[str, str, str], list[str]] = {}
         for probe, quantity in sorted(set().union(*judged.values())):
-            having = ", ".join(mechanism for mechanism, them in judged.items() if (probe, quantity) in them)
-            without = ", ".join(mechanism for mechanism, them in judged.items() if (probe, quantity) not in them)
+            having = ", ".join(mechanism for mechanism, those in judged.items() if (probe, quantity) in those)
+            without = ", ".join(mechanism for mechanism, those in judged.items() if (probe, quantity) not in those)
             if without:
                 only.setdefault((probe, having, without), []).append(quantity)
         found += [
-            f"{kernel}: `{probe}` has by {having}, and not by {without}: {', '.join(quantities)}"
+            f"{kernel}: `{probe}` with {having}, but not with {without}: {', '.join(quantities)}"
             for (probe, having, without), quantities in only.items()
         ]
     return found
 
 
 def _grouped(checks: Sequence[Check]) -> dict[tuple[str, str], list[Check]]:
-    """Group checks by probe and quantity, whatever their number among several of the kind."""
+    """Group checks by probe and quantity, without the number in a quantity's name."""
     found: dict[tuple[str, str], list[Check]] = {}
     for check in checks:
         found.setdefault((check.probe, without_number(check.quantity)), []).append(check)

@@ -1,4 +1,4 @@
-"""The bench on this machine: tools are read as they run, what the kernel counts of them is read, and Ctrl-C leaves nothing."""
+"""The bench on this machine: output of running tools, run-time statistics, and Ctrl-C without leftovers."""
 
 import os
 import subprocess
@@ -34,29 +34,29 @@ def tool(name):
 
 
 @pytest.mark.parametrize("name", ["lab states", "libbpf-tools tcpstates"])
-def test_a_tool_is_read_as_it_runs(name):
-    """Of twenty connections every kind of change is told, by ours and by a peer; the kernel may leave a program out for a few."""
+def test_a_tool_reports_every_kind_of_state_change(name):
+    """Twenty connections give every kind of change, with our probe and a peer. The kernel may withhold a few events."""
     with loopback() as place, running(tool(name), Scope(place.client)) as run:
         place.connections(20)
         run.await_quiet()
         run.end()
         rows = [row for row in run.rows() if PORT in (row.lport, row.rport)]
     ours = [row for row in rows if row.laddr == "127.0.0.1"]
-    # On older kernels, such as 6.1, a listener's child has no addresses yet when it comes to SYN_RECV.
-    born = {row.newstate for row in rows if row.laddr == "0.0.0.0"}  # noqa: S104 (what a tool prints)
-    assert {row.newstate for row in ours} | born >= OPENING | CLOSING
+    # On older kernels, such as 6.1, a listener's child has no addresses when it enters SYN_RECV.
+    without_address = {row.newstate for row in rows if row.laddr == "0.0.0.0"}  # noqa: S104 (output of a tool)
+    assert {row.newstate for row in ours} | without_address >= OPENING | CLOSING
     assert 10 * CHANGES_EACH < len(ours) <= 20 * CHANGES_EACH
 
 
-def test_a_refusal_is_the_tools_own():
-    """A tool that ends before it observes is not waited for."""
+def test_a_refusal_has_the_tools_own_error():
+    """A tool that ends before it observes raises at once, with its error message."""
     broken = Tool("broken", tools.STATES, lambda _: ["ls", "/nowhere/at/all"], lambda _: iter(()), ready="never said")
     with pytest.raises(RefusedError, match="No such file"), running(broken):
         pass
 
 
 def test_run_time_is_counted():
-    """That of a process's programs, and that of an empty one beside them, which counting alone costs time."""
+    """The statistics cover the process's programs and an empty program, whose time is the cost of the statistics."""
     with loopback() as place, counted("inet_sock_set_state") as empty, record("states", lossy=True):
         watch = Watch(os.getpid(), empty)
         place.connections(100)
@@ -66,8 +66,8 @@ def test_run_time_is_counted():
     assert 0 < cost.counting_ns < cost.empty.time_ns
 
 
-def test_interrupted():
-    """Ctrl-C ends the bench and every tool that it runs."""
+def test_ctrl_c_ends_the_bench_and_its_tools():
+    """After SIGINT the exit status is 130, and no process, namespace or program is left."""
     with started(sys.executable, "-m", "lab", "bench", "--quick", "start", ready="start: ") as process:
         held = belongings(process.pid)
         assert end(process) == 130
@@ -75,13 +75,13 @@ def test_interrupted():
 
 
 def test_no_interrupt_is_lost_to_a_fork():
-    """Ctrl-C that comes while a process is made is not dropped with what Python does after a fork."""
+    """A SIGINT during fork() raises KeyboardInterrupt, although Python drops exceptions in at-fork handlers."""
     done = subprocess.run([sys.executable, "-c", INTERRUPTED_FORK], check=False)
     assert done.returncode == 130
 
 
 def test_an_unknown_chapter():
-    """It is named, with those that there are."""
+    """The error names the unknown chapter and lists the known ones."""
     done = lab_command("bench", "speed")
     assert done.returncode == 2
-    assert done.stderr.startswith("lab: there is no chapter `speed`: choose from accuracy")
+    assert done.stderr.startswith("lab: unknown chapter `speed`: choose from accuracy")

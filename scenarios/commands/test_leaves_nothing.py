@@ -1,4 +1,4 @@
-"""Whatever ends a run, nothing of it is left: no namespace, no qdisc, no BPF program, no event of tracefs, no process, no file."""
+"""No instance leaves a namespace, qdisc, BPF program, tracefs event, process or file, however it ends."""
 
 import os
 import signal
@@ -14,18 +14,18 @@ from lab.linux import instance
 from lab.linux.netns import NAMED
 from lab.network.topology import topology
 
-# A scenario that tells when its network and its probe are there, and then takes as long as it is allowed to.
+# A scenario that prints a line when its network and its probe are ready, and then sleeps.
 SCENARIO = """
 import time
 from lab.ebpf.recorder import record
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 
-def test_that_takes_its_time(net, capsys):
+def test_long(net, capsys):
     with record("states"), converse(net, Conversation(), pause=True) as demo:
         demo.await_pause()
         with capsys.disabled():
-            print("under way", flush=True)
+            print("ready", flush=True)
         time.sleep(60)
 """
 # The same without pytest.
@@ -39,19 +39,19 @@ from lab.network.topology import topology
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 with topology() as net, record("states", "analyse"), converse(net, Conversation(), pause=True) as demo:
     demo.await_pause()
-    print("under way", flush=True)
+    print("ready", flush=True)
     time.sleep(60)
 """
 
 
 def qdiscs():
-    """Return the queueing disciplines of the machine's own devices."""
+    """Return the qdiscs of the machine's own interfaces."""
     return subprocess.run(["/usr/sbin/tc", "qdisc", "show"], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(autouse=True)
 def same_qdiscs():
-    """Compare the machine's qdiscs before and after each of these tests."""
+    """Require the same qdiscs before and after each of these tests."""
     before = qdiscs()
     yield
     assert qdiscs() == before
@@ -68,9 +68,9 @@ def test_live_tool(number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
-def test_interrupted_run(number):
-    """A run that is interrupted in the middle of a conversation takes everything down."""
-    with started(sys.executable, "-c", INTERRUPTIBLE, ready="under way") as process:
+def test_interrupted_instance(number):
+    """An instance interrupted during a conversation removes everything."""
+    with started(sys.executable, "-c", INTERRUPTIBLE, ready="ready") as process:
         held = belongings(process.pid)
         assert len(held["namespaces"]) == 3
         assert len(held["processes"]) == 3
@@ -79,7 +79,7 @@ def test_interrupted_run(number):
 
 
 def test_demo(tmp_path):
-    """Ctrl-C during `lab demo`."""
+    """Ctrl-C during `lab demo` leaves nothing."""
     environment = {**os.environ, "LAB_RESULTS": str(tmp_path)}
     with started(sys.executable, "-m", "lab", "demo", ready="half-close", env=environment) as process:
         held = belongings(process.pid)
@@ -90,12 +90,12 @@ def test_demo(tmp_path):
 
 
 def test_pytest(tmp_path):
-    """Ctrl-C during a scenario."""
+    """Ctrl-C during a scenario leaves nothing."""
     scenario = tmp_path / "test_long.py"
     scenario.write_text(SCENARIO)
     environment = {**os.environ, "LAB_RESULTS": str(tmp_path / "results")}
     command = [sys.executable, "-m", "pytest", "-p", "conftest", "-c", "pyproject.toml", "--rootdir=.", str(scenario)]
-    with started(*command, ready="under way", env=environment) as process:
+    with started(*command, ready="ready", env=environment) as process:
         held = belongings(process.pid)
         assert len(held["namespaces"]) == 3
         assert len(held["processes"]) == 3
@@ -103,24 +103,24 @@ def test_pytest(tmp_path):
     assert left_of(held) == NOTHING
 
 
-def test_killed_run_is_swept_by_the_next():
-    """What `kill -9` leaves, namespaces, events and a folder, is gone after the next run's start; processes die at once."""
-    with started(sys.executable, "-c", INTERRUPTIBLE, ready="under way") as process:
+def test_killed_instance_is_swept_by_the_next():
+    """`kill -9` ends processes and programs at once; the next instance removes namespaces, events and the folder."""
+    with started(sys.executable, "-c", INTERRUPTIBLE, ready="ready") as process:
         held = belongings(process.pid)
         assert bool(held["events"]) == (attach.mechanism() == "kprobe")
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert left_of({**NOTHING, "processes": held["processes"], "programs": held["programs"]}) == NOTHING
-    # Whose next run it is does not matter: the suite's own other processes may have been sooner.
+    # The sweep may also come from another process of the suite that started earlier.
     assert lab_command("states", "--seconds", "0.1").returncode == 0
     assert left_of(held) == NOTHING
 
 
-def test_living_run_is_never_swept():
-    """The next run leaves alone what belongs to one that is alive."""
-    with started(sys.executable, "-c", INTERRUPTIBLE, ready="under way") as process:
+def test_running_instance_is_never_swept():
+    """A new instance does not remove what belongs to a running one."""
+    with started(sys.executable, "-c", INTERRUPTIBLE, ready="ready") as process:
         held = belongings(process.pid)
-        assert held["runs"].isdisjoint(instance.sweep())
+        assert held["instances"].isdisjoint(instance.sweep())
         assert lab_command("states", "--seconds", "0.1").returncode == 0
         assert all((NAMED / name).exists() for name in held["namespaces"])
         end(process)
@@ -128,7 +128,7 @@ def test_living_run_is_never_swept():
 
 
 def test_failure_inside():
-    """An exception inside the block leaves nothing either."""
+    """An exception inside the block leaves nothing."""
     names = []
 
     def fail():
@@ -143,7 +143,7 @@ def test_failure_inside():
 
 
 def test_two_networks_at_once():
-    """Two networks of one process have other names and are each whole."""
+    """Two networks of one process have different names, and each is complete."""
     with topology() as one, topology() as two:
         assert {one.client.name, one.server.name, one.wire}.isdisjoint({two.client.name, two.server.name, two.wire})
         assert len({*one.inodes, *two.inodes}) == 4

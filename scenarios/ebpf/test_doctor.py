@@ -1,4 +1,4 @@
-"""The doctor tells the truth: what it claims is cross-checked by other means, and it leaves nothing behind."""
+"""The doctor's results agree with tc, ip, tracefs and bpftool, and its trials leave nothing behind."""
 
 import argparse
 import errno
@@ -17,6 +17,7 @@ from lab.doctor import capabilities, network_trials
 from lab.ebpf import attach, cache
 from lab.linux import bpf, tracefs
 from lab.linux.btf import Btf
+from lab.linux.syscalls import owned
 from lab.paths import CHECKOUT
 
 
@@ -24,15 +25,15 @@ def succeeds(*words: str) -> bool:
     return subprocess.run(words, capture_output=True, check=False).returncode == 0
 
 
-def holdings():
-    """List what could keep a namespace or a program alive, or be left: fds, threads, own namespace, cgroups."""
+def held():
+    """Return the fds, threads, namespace and cgroups of this process, which could keep a namespace or program alive."""
     cgroups = [path for mount in tracefs.mounts("cgroup2") for path in mount.glob(f"lab-trial-{os.getpid()}-*")]
     fds, threads = (sorted(Path(f"/proc/self/{kind}").iterdir()) for kind in ("fd", "task"))
     return fds, threads, Path("/proc/self/ns/net").readlink(), cgroups
 
 
 def wait_until(condition) -> None:
-    """Wait for what the kernel does in the background (ending threads, freeing filters); at most 10 s."""
+    """Wait until the kernel has ended threads and freed filters in the background, at most 10 s."""
     limit_ns = time.monotonic_ns() + 10_000_000_000
     while not condition() and time.monotonic_ns() < limit_ns:
         time.sleep(0.01)
@@ -62,11 +63,11 @@ def test_a_bridge_works_exactly_when_ip_can_make_it(works):
 def test_a_kprobe_works_exactly_when_tracefs_can_make_one(works):
     name = f"lab/doctor_{os.getpid()}"
     try:
-        tracefs.tell_kprobes(f"p:{name} tcp_v4_connect")
+        tracefs.write_kprobe_event(f"p:{name} tcp_v4_connect")
     except OSError:
         assert not works["kprobe"]
     else:
-        tracefs.tell_kprobes(f"-:{name}")
+        tracefs.write_kprobe_event(f"-:{name}")
         assert works["kprobe"]
 
 
@@ -84,7 +85,7 @@ def test_bpftool_agrees(works):
         "raw tp inet_sock_set_state": "raw_tracepoint",
         "tracepoint inet_sock_set_state": "tracepoint",
     }.items():
-        # The type alone is not enough to attach, but nothing attaches without it.
+        # The program type alone does not suffice to attach, but is necessary.
         assert not works[name] or types[f"have_{prog_type}_prog_type"], name
 
 
@@ -99,15 +100,15 @@ def test_numbers_are_those_of_this_kernel(enum):
             assert Btf.of_kernel().enumerator(kernel_enum, prefix + one.name) == one, one.name
 
 
-def test_the_verifiers_reason_is_in_the_error():
+def test_the_error_contains_the_verifiers_reason():
     with pytest.raises(OSError, match="R0 !read_ok") as refusal:
         bpf.prog_load(bpf.ProgType.XDP, bpf.instruction(0x95))
     assert refusal.value.errno == errno.EACCES
 
 
-def test_a_loaded_program_is_seen_and_a_closed_one_is_not():
+def test_a_loaded_program_is_listed_and_a_closed_one_is_not():
     before = bpf.prog_ids_of_process(os.getpid())
-    with bpf.owned(bpf.prog_load(bpf.ProgType.XDP, bpf.RETURN_ZERO)):
+    with owned(bpf.prog_load(bpf.ProgType.XDP, bpf.RETURN_ZERO)):
         (prog_id,) = bpf.prog_ids_of_process(os.getpid()) - before
         assert prog_id in bpf.prog_ids()
         assert bpf.prog_exists(prog_id)
@@ -126,11 +127,11 @@ def test_examining_leaves_nothing_behind(monkeypatch):
     real_load = bpf.prog_load
     for module in (bpf, network_trials):
         monkeypatch.setattr(module, "prog_load", load_and_note)
-    before = holdings()
+    before = held()
     capabilities.examine()
-    assert len(loaded) >= 8, "the trials were not seen to load programs: the check below would prove nothing"
-    wait_until(lambda: holdings() == before and not any(map(bpf.prog_exists, loaded)))
-    assert holdings() == before
+    assert len(loaded) >= 8, "the test did not observe the programs of the trials: the check below would prove nothing"
+    wait_until(lambda: held() == before and not any(map(bpf.prog_exists, loaded)))
+    assert held() == before
     assert [prog_id for prog_id in loaded if bpf.prog_exists(prog_id)] == []
 
 
@@ -138,11 +139,11 @@ def test_an_interrupted_trial_leaves_nothing_behind():
     def interrupted(_name, _attempt):
         raise KeyboardInterrupt
 
-    before = holdings()
+    before = held()
     with pytest.raises(KeyboardInterrupt):
         network_trials.run(interrupted)
-    wait_until(lambda: holdings() == before)
-    assert holdings() == before
+    wait_until(lambda: held() == before)
+    assert held() == before
 
 
 def test_json_is_one_object(capsys):
@@ -167,14 +168,14 @@ def test_a_refusal_is_reported_with_its_reason(monkeypatch, capsys):
     assert [line.split(maxsplit=3)[2:] for line in lines if line.startswith("ring buffer")] == [
         ["no", "the kernel forbids it (EPERM)"]
     ]
-    assert lines[-1].startswith("The suite cannot run here yet: ")
+    assert lines[-1].startswith("The suite cannot run here: ")
     assert capabilities.INDISPENSABLE["ring buffer"] in lines[-1]
 
 
-def test_a_better_way_that_is_refused_gives_way_to_the_next(monkeypatch):
+def test_the_next_mechanism_is_chosen_when_a_better_one_is_refused(monkeypatch):
     monkeypatch.delenv(attach.FORCED, raising=False)
     refused = {"fentry": "too locked", "kprobe": "too old"}
-    needs = {need for ways in capabilities.MECHANISMS.values() for _, need in ways}
+    needs = {need for mechanisms in capabilities.MECHANISMS.values() for _, need in mechanisms}
     found = [capabilities.Capability(name, name not in refused, refused.get(name, "fine")) for name in needs]
     chosen = {choice.observation: choice for choice in capabilities.choices(found)}
     reach = chosen["segment reaches TCP"]
@@ -196,14 +197,14 @@ def test_a_way_that_is_asked_for_is_the_only_one(monkeypatch, mechanism):
 
 
 def test_no_way_at_all_is_said():
-    needs = {need for ways in capabilities.MECHANISMS.values() for _, need in ways}
+    needs = {need for mechanisms in capabilities.MECHANISMS.values() for _, need in mechanisms}
     found = [capabilities.Capability(name, available=False, detail="") for name in needs]
     assert {choice.chosen for choice in capabilities.choices(found)} == {"none"}
 
 
-def test_without_capabilities_everything_is_an_answer_and_root_is_the_remedy():
+def test_without_privileges_nothing_crashes_and_root_is_the_remedy():
     script = "from argparse import *; from lab.commands import doctor; raise SystemExit(doctor.run(Namespace(json=0)))"
     words = ["setpriv", "--inh-caps=-all", "--bounding-set=-all", sys.executable, "-W", "error", "-c", script]
     done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.splitlines()[-1] == f"The suite cannot run here yet: {capabilities.INDISPENSABLE['root']}."
+    assert done.stdout.splitlines()[-1] == f"The suite cannot run here: {capabilities.INDISPENSABLE['root']}."

@@ -1,4 +1,4 @@
-"""The maps that programs and the lab share: what is written is read, and empty is empty."""
+"""Maps: reading, writing, deleting and clearing."""
 
 import struct
 from pathlib import Path
@@ -15,7 +15,7 @@ HASH, ARRAY, PERCPU_ARRAY, LRU_HASH = 1, 2, 6, 9
 
 @pytest.fixture
 def made():
-    """Make a map."""
+    """Create a map."""
 
     def make(map_type, value_size, entries, key_size=4):
         return Map(MapSpec("a_name_that_is_longer_than_15", map_type, key_size, value_size, entries, 0, [], []))
@@ -23,8 +23,8 @@ def made():
     return make
 
 
-def test_a_map_is_gone_with_its_object(made):
-    """A process that loads many programs keeps none of what it has dropped."""
+def test_a_map_is_closed_with_its_object(made):
+    """A process that loads many programs does not keep the maps of deleted ones open."""
     table = made(ARRAY, 8, 1)
     fd = table.fd
     assert "bpf-map" in Path(f"/proc/self/fd/{fd}").readlink().name
@@ -34,7 +34,7 @@ def test_a_map_is_gone_with_its_object(made):
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 def test_numbers_of_an_array(made, size):
-    """Each at its place; cleared they are zero."""
+    """Each number is read from the index where it was written; after `clear` all are 0."""
     numbers = made(ARRAY, size, 3)
     for index in range(3):
         numbers.write(struct.pack("=B", index + 7), index)
@@ -44,19 +44,19 @@ def test_numbers_of_an_array(made, size):
 
 
 @pytest.mark.parametrize("size", [4, 8])
-def test_a_number_of_each_processor(made, size):
-    """The sum of all of them."""
+def test_a_number_of_a_percpu_array(made, size):
+    """`number` returns the sum over all CPUs."""
     counts = made(PERCPU_ARRAY, size, 2)
-    of_each = [5 + number for number in range(len(cpus.possible()))]
-    counts.write(b"".join(number.to_bytes(8, "little") for number in of_each), 1)
-    assert (counts.number(0), counts.number(1)) == (0, sum(of_each))
+    by_cpu = [5 + number for number in range(len(cpus.possible()))]
+    counts.write(b"".join(number.to_bytes(8, "little") for number in by_cpu), 1)
+    assert (counts.number(0), counts.number(1)) == (0, sum(by_cpu))
     counts.clear()
     assert counts.number(1) == 0
 
 
 @pytest.mark.parametrize("map_type", [HASH, LRU_HASH])
 def test_entries_of_a_hash_map(made, map_type):
-    """All of them, those that are deleted no more, and none when it is cleared."""
+    """`entries` returns all entries but the deleted ones, and none after `clear`."""
     table = made(map_type, 16, 1000, key_size=12)
     there = {struct.pack("=Q4x", number): struct.pack("=QQ", number, ~number & 0xFF) for number in range(100)}
     for key, value in there.items():
@@ -67,11 +67,11 @@ def test_entries_of_a_hash_map(made, map_type):
         return {keys[12 * row :][:12]: values[16 * row :][:16] for row in range(len(keys) // 12)}
 
     assert read() == there
-    gone = [there.popitem()[0] for _ in range(30)]
-    table.delete(b"".join(gone))
+    deleted = [there.popitem()[0] for _ in range(30)]
+    table.delete(b"".join(deleted))
     assert read() == there
     with pytest.raises(FileNotFoundError):
-        map_lookup_elem(table.fd, gone[0], 16)
+        map_lookup_elem(table.fd, deleted[0], 16)
     table.clear()
     assert read() == {}
     table.clear()

@@ -1,6 +1,7 @@
-"""bpf/include/packet_parser.inc.h on frames whose truth is known, run by the kernel without a network (BPF_PROG_TEST_RUN).
+"""The packet parser (`bpf/include/packet_parser.inc.h`) on known frames, run by BPF_PROG_TEST_RUN without a network.
 
-F3: VLAN tags, IP options, fragments and IPv6 extension headers give the right ports, or none and the reason; never a wrong port.
+F3: with VLAN tags, IP options, fragments and IPv6 extension headers the ports are right, or absent with the right
+reason.
 """
 
 import errno
@@ -72,7 +73,7 @@ HOOKS = {
     "XDP": {"load": "load_xdp", "head": "ON_XDP(frame)", "verdict": "XDP_PASS"},
     "TC": {"load": "load_skb", "head": "ON_TC(ingress)", "verdict": "TC_ACT_OK"},
 }
-WHOLE, BROKEN, CUT = 1300, 290, 100  # examples: 10,000 frames compared with scapy, and 100 cut off wherever they can be
+WHOLE, BROKEN, CUT = 1300, 290, 100  # examples: 10,000 frames compared with scapy, and 100 cut off at every length
 thoroughly = settings(
     deadline=None,
     derandomize=True,
@@ -82,14 +83,15 @@ thoroughly = settings(
 )
 XDP_PASS = 2
 PORTLESS = (Problem.NOT_IP, Problem.NO_PORTS, Problem.ENCRYPTED)
-LARGEST = 3000  # bytes that surely fit in the page which a program is run on
+LARGEST = 3000  # bytes; fits in the page that BPF_PROG_TEST_RUN uses
 Parse = Callable[[Sequence[bytes]], Iterator[tuple[int, np.void]]]
 
 
 def compile_source(folder: Path, hook: str, header: str = '#include "include/packet_parser.inc.h"') -> Parse:
-    """Compile the parser for a hook; what it makes parses frames in the kernel and yields each one's number and what was read.
+    """Compile the parser for a hook and return a function that parses frames in the kernel.
 
-    A frame that the kernel would show no program at that hook is passed over.
+    The function yields the index of each frame and the parsed fields. It skips frames that the kernel does not run at
+    that hook.
     """
     source = folder / f"{hook}.c"
     source.write_text(PARSER.replace('#include "include/packet_parser.inc.h"', header) % HOOKS[hook])
@@ -99,7 +101,7 @@ def compile_source(folder: Path, hook: str, header: str = '#include "include/pac
         try:
             prog_test_run(program.fds[0], data)
         except OSError as error:
-            # A frame without a whole IP header is refused for TC; a network would deliver it.
+            # The kernel refuses a frame without a complete IP header for TC, although a network delivers it.
             if error.errno != errno.EINVAL or hook != "TC" or len(data) >= 14 + 40:
                 raise
             return False
@@ -114,14 +116,14 @@ def compile_source(folder: Path, hook: str, header: str = '#include "include/pac
 
 @pytest.fixture(scope="module")
 def parse(tmp_path_factory):
-    """Parse frames at both hooks."""
+    """Return a function that parses frames at both hooks."""
     folder = tmp_path_factory.mktemp("parser")
     parsers = [compile_source(folder, hook) for hook in HOOKS]
     return lambda frames: chain.from_iterable(parse(frames) for parse in parsers)
 
 
 def is_right(parsed: np.void, frame: Frame) -> bool:
-    """Tell whether everything that was read in a frame is true."""
+    """Return true if every field that was parsed from a frame is right."""
     end = min(int(parsed["ip_end"]), len(frame.data))
     return (
         parsed["problem"] == frame.problem
@@ -134,7 +136,7 @@ def is_right(parsed: np.void, frame: Frame) -> bool:
 
 
 def test_unusual_frames(parse):
-    """F3: whatever is easily misread is read right, and where there are no ports the reason is the right one."""
+    """F3: unusual frames are parsed right, and frames without ports have the right reason."""
     frames = [frame for frame in unusual() if len(frame.data) <= LARGEST]
     for number, parsed in parse([frame.data for frame in frames]):
         assert is_right(parsed, frames[number]), frames[number].name
@@ -143,7 +145,7 @@ def test_unusual_frames(parse):
 @given(frame=whole_frames())
 @thoroughly
 def test_whole_frames(parse, frame):
-    """F3: of a frame without a fault everything is right, and scapy reads the same ports."""
+    """F3: every field of a frame without a fault is right, and scapy finds the same ports."""
     for _, parsed in parse([frame.data]):
         assert is_right(parsed, frame), parsed
     if not frame.problem:
@@ -153,7 +155,7 @@ def test_whole_frames(parse, frame):
 @given(frame=whole_frames())
 @settings(thoroughly, max_examples=CUT)
 def test_frames_that_are_cut_off(parse, frame):
-    """F3: a frame that ends within its headers has no ports and says so; one that ends behind them has the right ones."""
+    """F3: a frame that ends inside its headers has a reason and no ports; one that ends after them has the ports."""
     for number, parsed in parse([frame.data[:length] for length in range(14, len(frame.data))]):
         whole = not frame.problem and 14 + number >= frame.ports_end
         assert (parsed["sport"], parsed["dport"]) == ((frame.sport, frame.dport) if whole else (0, 0))
@@ -163,26 +165,26 @@ def test_frames_that_are_cut_off(parse, frame):
 @given(frames=broken_frames())
 @settings(thoroughly, max_examples=BROKEN)
 def test_broken_frames(parse, frames):
-    """F3: whatever the bytes are, ports are those that scapy reads, or zero; where it finds none there are none."""
+    """F3: for any bytes the ports are those that scapy finds, or zero if it finds none."""
     expected = [ports_by_scapy(frame) for frame in frames]
     for number, parsed in parse(frames):
         ports = (parsed["sport"], parsed["dport"])
         if parsed["problem"]:
             assert ports == (0, 0), frames[number].hex()
-            # What ends too early or contradicts itself scapy reads as far as it goes.
+            # scapy reads frames that are too short or inconsistent as far as possible.
             assert expected[number] is None or parsed["problem"] not in PORTLESS, frames[number].hex()
         else:
             assert ports == expected[number], frames[number].hex()
 
 
-def test_how_many():
-    """Ten thousand frames are compared with what scapy reads in them."""
+def test_the_number_of_examples():
+    """The tests compare ten thousand frames with scapy."""
     assert WHOLE + BROKEN * BROKEN_AT_ONCE >= 10_000
 
 
 @pytest.mark.parametrize("define", ["PORT=0", "SNAPLEN=256"])
-def test_frames_go_on_unchanged(tmp_path, define):
-    """X1: XDP_PASS for every frame, whole or broken, also when the ring is full; not a byte is changed, no event is mislaid."""
+def test_frames_are_passed_unchanged(tmp_path, define):
+    """X1: every frame is passed unchanged, also with a full ring; each event is delivered or counted as lost."""
     tiny = re.sub(r"(BPF_RINGBUF_OUTPUT\(events, )\d+", r"\g<1>1", (SOURCES / "packets.c").read_text())
     source = tmp_path / "tiny.c"
     source.write_text(tiny)
@@ -191,21 +193,21 @@ def test_frames_go_on_unchanged(tmp_path, define):
 
     @given(frames=whole_frames().map(lambda frame: [frame.data]) | broken_frames())
     @settings(thoroughly, max_examples=50)
-    def goes_on(frames):
+    def passes(frames):
         nonlocal sent
         sent += len(frames)
         for frame in frames:
             assert prog_test_run(program.fds[0], frame) == (XDP_PASS, frame)
 
-    goes_on()
+    passes()
     delivered = len(program.ring.drain())
     assert 0 < delivered < sent
     assert delivered + program.lost() == sent
 
 
-WRONG = {
-    "IP options overlooked": (r"ip_at \+ ip\.ihl \* 4", "ip_at + 20"),
-    "fragments overlooked": (r"return LATER_FRAGMENT;", "{}"),
+FAULTS = {
+    "IP options ignored": (r"ip_at \+ ip\.ihl \* 4", "ip_at + 20"),
+    "fragments ignored": (r"return LATER_FRAGMENT;", "{}"),
     "padding read as ports": (r"packet->ip_length && packet->transport_at \+ size >", "false &&"),
     "only one VLAN tag": (r"i < MOST_TAGS", "i < 1"),
     "VLAN id with its priority bits": (r" & 0xfff", ""),
@@ -214,9 +216,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("pattern", "replacement"), WRONG.values(), ids=WRONG)
-def test_a_parser_that_is_wrong(tmp_path, pattern, replacement):
-    """A parser with a fault that others have had is caught by some unusual frame."""
+@pytest.mark.parametrize(("pattern", "replacement"), FAULTS.values(), ids=FAULTS)
+def test_a_faulty_parser_is_detected(tmp_path, pattern, replacement):
+    """At least one unusual frame detects a parser with a typical fault."""
     header = altered(
         (SOURCES / "include/packet_parser.inc.h").read_text().replace("#pragma once", ""), (pattern, replacement)
     )

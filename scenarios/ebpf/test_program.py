@@ -1,4 +1,4 @@
-"""What every program can rely on: exact totals, attaching to interfaces of any namespace, nothing left of it."""
+"""Loaded programs: exact totals, second programs, and attaching to interfaces of any namespace without leftovers."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.ebpf import interface
+from lab.ebpf import interface_attach
 from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
 from lab.ebpf.recorder import record
@@ -50,7 +50,7 @@ static inline int add(struct __sk_buff *ctx)
 
 ON_TC(egress) { return add(ctx); }
 """
-# Each segment that its second program finds undone is a loss.
+# Counts a lost event for each segment that the second program takes for unhandled.
 IN_ORDER = """
 #include "include/kernel_functions.h"
 #include "include/lost.h"
@@ -94,22 +94,22 @@ INTERRUPTED = """
 
 ON_RAW_TRACEPOINT(interrupted)
 {
-    u32 undone = 0;
+    u32 rescued_keys = 0;
 
     note_run(0, 1, false);
-    /* The second program is at work on 1, so what comes in a softirq is done by the first only. */
+    /* The second program is running for 1: the kernel withholds it from the softirqs with 2 and 3. */
     note_run(0, 2, false);
     note_run(0, 3, false);
-    undone |= rescues(0, 1) << 1;
-    undone |= rescues(0, 3) << 3;
-    /* It has looked for 1 already when 4 comes. Later the thread is interrupted before it looks for 5. */
+    rescued_keys |= rescues(0, 1) << 1;
+    rescued_keys |= rescues(0, 3) << 3;
+    /* 4 comes after the second program has looked for 1. Later 6 interrupts the thread before it looks for 5. */
     note_run(0, 4, false);
     note_run(0, 5, true);
     note_run(0, 6, false);
-    undone |= rescues(0, 6) << 6;
-    undone |= rescues(0, 5) << 5;
-    undone |= rescues(0, 4) << 4;
-    return undone;
+    rescued_keys |= rescues(0, 6) << 6;
+    rescued_keys |= rescues(0, 5) << 5;
+    rescued_keys |= rescues(0, 4) << 4;
+    return rescued_keys;
 }
 """
 MOVED = """
@@ -125,7 +125,7 @@ ETHERNET = 14 + 20 + 8
 
 @pytest.fixture
 def counting(tmp_path):
-    """Load a program that counts what interfaces send, with room for so many of them."""
+    """Load a program that counts the packets that interfaces send; its map has room for `entries` interfaces."""
 
     def load(entries=16):
         source = tmp_path / "counting.c"
@@ -136,7 +136,7 @@ def counting(tmp_path):
 
 
 def send(host, peer, count, size=100):
-    """Send datagrams to a port that nobody reads, from inside a host."""
+    """Send datagrams from a host to a port without a reader."""
 
     def sending():
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -146,9 +146,9 @@ def send(host, peer, count, size=100):
     inside(host.name, sending)
 
 
-@pytest.mark.parametrize("defines", [(), ("LOADS=0",)], ids=["as this kernel can", "copied"])
+@pytest.mark.parametrize("defines", [(), ("LOADS=0",)], ids=["loaded if possible", "copied"])
 def test_a_member_is_read_or_zero(tmp_path, defines):
-    """Of the task that runs, and of what is at no address, at a user's, and at one that no processor knows."""
+    """The member of the current task is right; at addresses near 0, of users, non-canonical or unmapped it is 0."""
     source = tmp_path / "reading.c"
     source.write_text(READING)
     program = Program(source, defines)
@@ -157,8 +157,8 @@ def test_a_member_is_read_or_zero(tmp_path, defines):
         assert program.fire("reading", address) == 0
 
 
-def test_a_second_program_that_is_interrupted_repeats_nothing(tmp_path):
-    """However many segments come before it has looked, it finds what it was at; of what has come nothing is kept."""
+def test_an_interrupted_second_program_repeats_nothing(tmp_path):
+    """After interrupts by several segments the second program finds its own key, and no other key stays behind."""
     source = tmp_path / "interrupted.c"
     source.write_text(INTERRUPTED)
     program = Program(source)
@@ -166,8 +166,8 @@ def test_a_second_program_that_is_interrupted_repeats_nothing(tmp_path):
         assert program.fire("interrupted") == 1 << 3 | 1 << 4
 
 
-def test_a_second_program_finds_what_was_noted_on_another_processor(tmp_path):
-    """A thread that was preempted behind the first goes on wherever there is room; and it finds it once."""
+def test_a_second_program_finds_a_key_noted_on_another_cpu(tmp_path):
+    """A thread that is preempted between the two programs may continue on another CPU. The key is found once."""
     source = tmp_path / "moved.c"
     source.write_text(MOVED)
     program, allowed = Program(source), os.sched_getaffinity(0)
@@ -181,7 +181,7 @@ def test_a_second_program_finds_what_was_noted_on_another_processor(tmp_path):
 
 
 def test_totals_are_exact_while_they_are_taken(net, counting):
-    """Two senders on two processors, and a reader that takes the sums again and again: nothing is counted twice or dropped."""
+    """While two senders send, a reader takes the totals again and again: no packet is counted twice or missed."""
     program, count = counting(), 20_000
     taken = []
     with program.attached(net.devices):
@@ -195,10 +195,10 @@ def test_totals_are_exact_while_they_are_taken(net, counting):
             taken.append(program.take_totals())
         taken.append(program.take_totals())
     rows = np.concatenate(taken)
-    assert len(taken) > 2, "the sums were never taken while they grew: this proves nothing"
+    assert len(taken) > 2, "the totals were not taken while packets were sent: this proves nothing"
     for host, peer in ((net.client, net.server), (net.server, net.client)):
         mine = rows[rows["ifindex"] == host.ifindex]
-        # The other host answers that nobody reads the port, as often as it likes to.
+        # More packets are possible: the host also answers datagrams with ICMP port unreachable, rate-limited.
         assert mine["packets"].sum() >= count, peer
         assert mine["bytes"].sum() >= count * (ETHERNET + 100)
     assert program.lost() == 0
@@ -206,7 +206,7 @@ def test_totals_are_exact_while_they_are_taken(net, counting):
 
 
 def test_a_full_map_is_a_counted_loss(net, counting):
-    """What finds no room in the totals is counted."""
+    """Events without room in the totals are counted as lost."""
     program = counting(entries=1)
     before = program.lost()
     with program.attached(net.devices):
@@ -217,8 +217,8 @@ def test_a_full_map_is_a_counted_loss(net, counting):
     assert program.lost() - before >= 5
 
 
-def test_a_second_program_runs_behind_the_first(net, tmp_path):
-    """What the first was run for, the second does not take for left out: whichever the kernel runs first of those at one place."""
+def test_a_second_program_runs_after_the_first(net, tmp_path):
+    """The second program repeats no event of the first, with each mechanism's order of programs at one attach point."""
     source = tmp_path / "in_order.c"
     source.write_text(IN_ORDER)
     exchanges = 50
@@ -231,7 +231,7 @@ def test_a_second_program_runs_behind_the_first(net, tmp_path):
 
 
 def test_interfaces_with_one_index_are_refused(net, counting):
-    """An event's ifindex has to tell which interface it was."""
+    """Events name their interface by ifindex only."""
     twins = (net.client.device, net.client.device)
     with pytest.raises(LabError, match="same index"), record(programs={"counting": counting()}, devices=twins):
         pass
@@ -239,9 +239,9 @@ def test_interfaces_with_one_index_are_refused(net, counting):
 
 @pytest.mark.parametrize("links", [True, False], ids=["link", "filter"])
 def test_nothing_is_left_on_the_interface(net, counting, links, works, monkeypatch):
-    """By a link or, on kernels before 6.6, by a filter: afterwards the interface is as it was."""
+    """With a link, or with a filter as on kernels before 6.6: after detaching, the interface is as before."""
     if not links:
-        monkeypatch.setattr(interface, "link_create", refuse)
+        monkeypatch.setattr(interface_attach, "link_create", refuse)
     linked = links and works["TCX"]
     program = counting()
     before = qdiscs(net.client)
@@ -256,8 +256,8 @@ def test_nothing_is_left_on_the_interface(net, counting, links, works, monkeypat
 
 
 def test_filters_of_several_programs(net, counting, monkeypatch):
-    """On kernels before 6.6 programs at one hook do not meet: whichever goes first, the others go on, and nothing is left."""
-    monkeypatch.setattr(interface, "link_create", refuse)
+    """With filters, as on kernels before 6.6: detaching one program leaves the other attached, and nothing is left."""
+    monkeypatch.setattr(interface_attach, "link_create", refuse)
     first, second = counting(), counting(entries=3)
     before = qdiscs(net.client)
     with ExitStack() as one, ExitStack() as other:
@@ -276,7 +276,7 @@ def refuse(*_):
 
 
 def qdiscs(host):
-    """Return what `tc` shows of a host's interface."""
+    """Return tc's list of the qdiscs of a host's interface."""
     words = ["/usr/sbin/tc", "-n", host.name, "qdisc", "show", "dev", "eth0"]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
@@ -293,15 +293,15 @@ BAD = {
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), BAD.values(), ids=BAD)
-def test_interfaces_that_cannot_be_watched(net, arguments, sentence):
-    """One sentence for each."""
+def test_interfaces_that_cannot_be_observed(net, arguments, sentence):
+    """Each has its own error message."""
     ip(net.client, "link", "add", "spare", "type", "veth", "peer", "name", "spare2")
     with pytest.raises(LabError, match=sentence):
         Device.find(*arguments, netns=net.client.name)
 
 
 def test_the_only_interface_is_found(net):
-    """Without a name, the only one that is up beside the loopback."""
+    """Without a name, `find` returns the only interface that is up, loopback not counted."""
     found = Device.find(None, net.client.name)
     assert (found.ifname, found.ifindex, found.inode) == ("eth0", net.client.ifindex, net.client.inode)
     found.require_present()
@@ -310,13 +310,13 @@ def test_the_only_interface_is_found(net):
         found.require_present()
 
 
-def test_the_own_namespace_is_where_one_is():
-    """Without a namespace, this process's own."""
+def test_the_default_namespace_is_that_of_the_process():
+    """Without a namespace, `find` uses that of this process."""
     assert Device.find("lo").inode == Path("/proc/self/ns/net").stat().st_ino
 
 
-def test_a_recording_of_two_hosts_is_of_nobody_else(net):
-    """Connections of the machine itself, made meanwhile, are in no probe's events or sums."""
+def test_a_recording_is_limited_to_its_hosts(net):
+    """Connections in the machine's own namespace at the same time are in no probe's events or totals."""
     probes = ["analyse", "rtt", "states"]
     with (
         record(*probes, devices=net.devices) as recorder,
@@ -332,8 +332,8 @@ def test_a_recording_of_two_hosts_is_of_nobody_else(net):
         assert set(rows["netns"].tolist()) == set(net.inodes)
 
 
-def test_no_place_of_the_limit_is_left_unknown():
-    """What is limited to fewer namespaces than there is room for sees nothing of one that is unknown, which reads as 0."""
+def test_the_namespace_limit_is_filled_up():
+    """The namespaces are repeated until the map is full: a 0 would match a namespace that cannot be read."""
     program = Program.load("states")
 
     def watched():
@@ -345,8 +345,8 @@ def test_no_place_of_the_limit_is_left_unknown():
         assert watched() == (0, 0, 0, 0)
 
 
-def test_more_namespaces_than_a_program_can_be_limited_to():
-    """One sentence, and nothing is attached."""
+def test_too_many_namespaces_are_refused():
+    """A program can be limited to four namespaces."""
     program = Program.load("states")
     with (
         pytest.raises(LabError, match="limited to 4 network namespaces, not to 5"),

@@ -1,4 +1,4 @@
-"""Sending prepared frames: each stamped, in order, none before its time; and what an interface does not take is said."""
+"""Sending prepared frames: order, timestamps and gaps, and one error for each kind of refused frame."""
 
 import time
 
@@ -17,7 +17,7 @@ FLOWS = 10_000
 
 
 def test_ten_thousand_flows(net):
-    """Ten thousand frames of as many flows arrive once each, in their order; stamps of one frame end before the next one's begin."""
+    """Frames of 10,000 flows arrive once each, in order, and the timestamps of successive frames do not overlap."""
     frames = list(datagrams(range(FLOWS), size=18))
     assert len({frame[26:38] for frame in frames}) == FLOWS
     with received_by(net.server) as arrived:
@@ -29,7 +29,7 @@ def test_ten_thousand_flows(net):
 
 
 def test_gaps(net):
-    """No frame leaves before its time, counted from the start: one that is late does not delay those behind it."""
+    """No frame leaves before its due time. Due times count from the start, so a late frame does not delay the next."""
     gaps_ns = np.array([0, 5, 0, 1, 20, 3]) * MS
     started_ns = time.monotonic_ns()
     sent = send(net.client.name, datagrams(range(6)), gap_ns=gaps_ns)
@@ -38,8 +38,8 @@ def test_gaps(net):
         send(net.client.name, datagrams(range(6)), gap_ns=gaps_ns[1:])
 
 
-def test_what_an_interface_does_not_take(net):
-    """One sentence each: no such interface, a frame without an Ethernet header, one beyond the MTU, an interface down, and gone."""
+def test_refused_frames(net):
+    """Each has its error: no such interface, no Ethernet header, beyond the MTU, interface down, interface removed."""
     (frame,) = datagrams([1])
 
     def change(how, **what):

@@ -1,4 +1,4 @@
-"""What a wire is not told to do is never passed over, and a relay leaves nothing and uses nothing."""
+"""Faults of the relay are always reported, and the relay leaves nothing behind and uses no CPU while idle."""
 
 import os
 import signal
@@ -46,7 +46,7 @@ def net():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["ctrl-c", "term", "kill"])
 def test_nothing_is_left(number):
-    """The relay ends with the lab, however that ends; what a killed lab leaves is swept as always."""
+    """The relay ends with the lab process, however it ends. The next instance removes what a killed one left behind."""
     with started(sys.executable, "-c", UNDER_WAY, ready="under way") as process:
         held = belongings(process.pid)
         assert len(held["processes"]) == 2
@@ -60,7 +60,7 @@ def test_nothing_is_left(number):
 
 
 def test_a_relay_with_nothing_to_do_does_not_run(net):
-    """When no frame waits, the process sleeps: the scheduler does not give it a nanosecond."""
+    """The relay uses no CPU time while no frame waits (schedstat)."""
     net.conditions(Conditions(delay_ns=MS), Conditions(delay_ns=MS))
     with ends(net) as pair:
         pair.ping()
@@ -75,7 +75,7 @@ def test_a_relay_with_nothing_to_do_does_not_run(net):
 
 
 def test_vlan_tags_pass(net):
-    """A frame with two VLAN tags leaves as it came, although the kernel takes the outer one out."""
+    """A frame with two VLAN tags leaves unchanged, although the kernel removes the outer tag on receipt."""
     sender = inside(net.client.name, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
     receiver = inside(net.server.name, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
     with sender, receiver:
@@ -89,11 +89,11 @@ def test_vlan_tags_pass(net):
     assert bytes(frames["head"][0][: len(TAGGED)]) == TAGGED
     assert frames["length"][0] == len(TAGGED)
     assert data == TAGGED[:12] + TAGGED[16:]
-    assert aux[16:20] == bytes.fromhex("6400a888")  # the outer tag, as the kernel tells it: TCI and type
+    assert aux[16:20] == bytes.fromhex("6400a888")  # the outer tag as the kernel passes it: TCI and type
 
 
 def test_address_resolution_is_never_lost(net):
-    """ARP passes where everything else is lost."""
+    """ARP passes a wire that loses everything else."""
     request = bytes.fromhex("ffffffffffff0200000000c1080600010800060400010200000000c1c0000201")
     net.conditions(Conditions(loss=1), Conditions())
     sender = inside(net.client.name, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
@@ -106,34 +106,34 @@ def test_address_resolution_is_never_lost(net):
 
 
 def test_what_the_kernel_drops_is_counted(net):
-    """A relay that gets no time to read loses frames when its buffer is full; none of them is missing from the account."""
+    """A stopped relay loses frames when its buffer is full. Log, queue and faults add up to all frames."""
     sent = 250_000
     with ends(net) as pair:
         os.kill(net.link.pid, signal.SIGSTOP)
         pair.send(sent)
         os.kill(net.link.pid, signal.SIGCONT)
         deadline, accounted, waiting = time.monotonic() + HUNG_S, 0, 1
-        while (accounted < sent or waiting) and time.monotonic() < deadline:  # the last ones may be on their way still
+        while (accounted < sent or waiting) and time.monotonic() < deadline:  # the last frames may still wait
             log = net.link.log(lossy=True)
             waiting = log.waiting
             accounted = len(log.frames) + waiting + log.faults.get(UNREAD, 0)
     assert (accounted, waiting) == (sent, 0)
     refused = int((log.frames["fate"] == Fate.REFUSED).sum())
     assert log.faults.get(REFUSED, 0) == refused
-    # Where the receiver is slower than the relay, the kernel has no room for what has come through so fast.
+    # If the receiver is slower than the relay, the kernel drops frames or refuses them.
     assert {UNREAD} <= log.faults.keys() <= {UNREAD, REFUSED, DROPPED_BETWEEN}
     with pytest.raises(LabError, match="frames that the kernel dropped"):
         net.link.log()
 
 
-def test_a_full_log_says_so():
-    """The frames go on, the log does not, and nobody takes it for the whole truth: not even who asked too soon."""
+def test_a_full_log_is_an_error():
+    """The relay forwards the frames that find no room in the log, and raises, also if an earlier log was complete."""
 
     def overflow(link):
         with topology(link) as net, ends(net) as pair:
             for _ in range(3):
                 pair.ping()
-            assert len(log_of(net, 6).frames) == 6  # the whole truth, so far
+            assert len(log_of(net, 6).frames) == 6  # complete so far
             for _ in range(2):
                 pair.ping()
 
@@ -144,7 +144,7 @@ def test_a_full_log_says_so():
 
 
 def test_a_device_that_goes_away(net):
-    """What was seen until then is kept."""
+    """The log keeps the frames before the device was removed."""
 
     def take_away():
         with IPRoute() as wire:
@@ -162,16 +162,16 @@ def test_a_device_that_goes_away(net):
 
 
 def test_a_relay_that_dies(net):
-    """Whoever asks it for something is told."""
+    """Each later call raises an error."""
     os.kill(net.link.pid, signal.SIGKILL)
     with pytest.raises(LabError, match="the wire's relay has ended with status -9"):
         net.conditions(Conditions(), Conditions())
-    with pytest.raises(LabError, match="this wire is not there"):
+    with pytest.raises(LabError, match="this wire has been removed"):
         net.conditions(Conditions(), Conditions())
 
 
-def test_a_relay_that_dies_unseen():
-    """Taking the network down tells, at the latest."""
+def test_a_relay_that_dies_without_a_later_call():
+    """Removing the network raises an error."""
 
     def lose(link):
         with topology(link):
@@ -182,7 +182,7 @@ def test_a_relay_that_dies_unseen():
 
 
 def test_offloads_that_were_turned_on_again(net):
-    """A frame whose checksum was left to a device is not passed over."""
+    """A frame without a checksum is a fault."""
     inside(net.client.name, lambda: set_offloads("eth0", "tx", on=True))
     with ends(net) as pair:
         pair.client.send(b"x" * 100)
@@ -191,5 +191,5 @@ def test_offloads_that_were_turned_on_again(net):
             assert time.monotonic() < deadline
         with pytest.raises(LabError, match="1 frames without a checksum"):
             net.link.log()
-        # Who goes on all the same is not stopped by it again.
+        # The fault is raised once only.
         assert net.link.log().faults == {"frames without a checksum, from a host with offloads": 1}

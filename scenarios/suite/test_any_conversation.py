@@ -1,4 +1,4 @@
-"""Conversations that nobody has thought of: drawn at random, the same ones in every run, and all probes must be right about each."""
+"""Random conversations with fixed seeds: every value of every probe must be consistent with the truth."""
 
 from dataclasses import replace
 from random import Random
@@ -14,32 +14,33 @@ from lab.units import MS
 
 NUMBER = 24
 SIZES = (1, 375, 3000, 30_000)
-LARGE = 1_000_000  # over what has no rate to wait for
+LARGE = 1_000_000  # only on the link without the relay
 
 
 def drawn(seed, *, relayed):
-    """Draw a conversation, and how it is held."""
+    """Draw a conversation, and the arguments to hold it with."""
     draw = Random(seed)  # noqa: S311 (no secret)
 
-    def hesitation():
+    def pause_ns():
         return draw.choice((0, 0, 3 * MS))
 
     conversation = Conversation(
         size_bits=8 * draw.choice(SIZES if relayed else (*SIZES, LARGE)),
         reply_bits=8 * draw.choice((0, *SIZES)),
         exchanges=draw.choice((0, 1, 2, 5)),
-        # Who is never told, since the RST was lost, waits for ever.
+        # If a RST is lost, its receiver waits forever.
         how=draw.choice(("close", "shutdown") if relayed else ("close", "shutdown", "rst")),
         closer=draw.choice(("client", "server", "both")),
-        before_accept_ns=hesitation(),
-        before_recv_ns=hesitation(),
-        before_reply_ns=hesitation(),
-        think_ns=hesitation(),
-        hold_ns=hesitation(),
-        linger_ns=hesitation(),
+        before_accept_ns=pause_ns(),
+        before_recv_ns=pause_ns(),
+        before_reply_ns=pause_ns(),
+        think_ns=pause_ns(),
+        hold_ns=pause_ns(),
+        linger_ns=pause_ns(),
     )
     if conversation.how == "rst" and conversation.closer != "client":
-        # By a RST that comes before it has returned, connect() fails, and nobody is told which port it had.
+        # connect() fails if a RST comes before it returns, and then its port is unknown. A request comes first, so it
+        # has returned.
         conversation = replace(conversation, exchanges=max(1, conversation.exchanges))
     connections = draw.choice((1, 4, 12))
     return conversation, {
@@ -50,7 +51,7 @@ def drawn(seed, *, relayed):
 
 
 def conditions(seed):
-    """Draw what happens in one direction."""
+    """Draw the conditions of one direction."""
     draw = Random(seed)  # noqa: S311
     return Conditions(
         delay_ns=draw.choice((0, 1, 5)) * MS,
@@ -62,13 +63,13 @@ def conditions(seed):
 
 @pytest.fixture(params=range(NUMBER))
 def seed(request):
-    """Return what everything of a conversation is drawn from."""
+    """Return the seed of a conversation."""
     return request.param
 
 
 @pytest.fixture
 def net(seed):
-    """Two hosts; every second time with a wire between them that delays, loses and doubles."""
+    """Two hosts; for odd seeds the wire between them delays, drops and duplicates frames."""
     with topology(*([Relay()] if seed % 2 else [])) as net:
         if seed % 2:
             net.conditions(conditions(2 * seed), conditions(2 * seed + 1))
@@ -76,7 +77,7 @@ def net(seed):
 
 
 def test_any_conversation(lab, seed):
-    """Every number of every probe is consistent with what both applications, and the wire where it keeps a log, know."""
+    """Every value of every probe is consistent with the logs of both applications and of the wire, if it keeps one."""
     conversation, how = drawn(seed, relayed=seed % 2)
     here = probes.here()
     observed = lab.converse(conversation, probes=here, **how)

@@ -1,6 +1,7 @@
-"""Every probe against delays that were injected: handshake, RTT, state times and durations, with the error of each.
+"""Every probe against injected delays: handshake, RTT, state times and durations, with the error of each.
 
-The bracket gates everywhere. Where time is virtual nothing but the injected delays takes any, and there the error gates as well.
+A value outside its bracket fails everywhere. On the virtual clock only injected delays take time, so there a large
+error fails, too.
 """
 
 from collections.abc import Iterator
@@ -30,31 +31,31 @@ ONE_WAY = Conditions(delay_ns=50 * MS)
 ROUND_TRIP_NS = 2 * ONE_WAY.delay_ns
 PLAIN = Conversation(exchanges=3)
 SLOW = Conversation(exchanges=2, think_ns=30 * MS, before_reply_ns=25 * MS, hold_ns=50 * MS)
-FIRST_PORT = 41000  # fixed, so that two runs can be compared
+FIRST_PORT = 41000  # fixed, so that runs can be compared
 
 
 @dataclass(frozen=True)
 class Held:
-    """One connection and the plan it followed."""
+    """One connection and its conversation."""
 
     connection: Connection
     plan: Conversation
 
     @property
     def established_ns(self):
-        """How long the delays alone keep the client in ESTABLISHED."""
+        """Time that the injected delays keep the client in ESTABLISHED."""
         exchange_ns = self.plan.think_ns + ROUND_TRIP_NS + self.plan.before_recv_ns + self.plan.before_reply_ns
         return self.plan.exchanges * exchange_ns + self.plan.hold_ns
 
     def bracket(self, injected_ns, first="connect", last="close"):
-        """Bracket a time: at least what was injected, at most what lies between two of the client's calls."""
+        """Return a bracket: at least the injected delay, at most the time between two of the client's calls."""
         client = self.connection.client
-        return Bracket(injected_ns, client.find(last).exit_ns - client.find(first).enter_ns, injected_ns)
+        return Bracket.early(injected_ns, client.find(last).exit_ns - client.find(first).enter_ns)
 
 
 @pytest.fixture(scope="module")
 def held():
-    """Hold both conversations with each IP version, on a wire of 50 ms each way, with all probes attached."""
+    """Record both conversations with each IP version on a wire of 50 ms each way, with all probes attached."""
     with topology(wire()) as net, observing(net, probes=probes.here()) as observed:
         for host in (net.client, net.server):
             host.sysctl("ipv4/tcp_congestion_control", "reno")  # bbr paces
@@ -71,13 +72,13 @@ def held():
 
 @pytest.mark.parametrize("probe", EVERY)
 def test_every_number(lab, held, probe):
-    """What both applications know brackets every number of every probe."""
+    """Every value of every probe is inside the bracket from both applications' calls."""
     observed, _ = held
     lab.judge(probe, observed)
 
 
 def test_state_times(lab, held):
-    """S1: handshake times of both sides, ESTABLISHED and the way from FIN_WAIT1 to TIME_WAIT are the injected delays."""
+    """S1: SYN_SENT, SYN_RECV, ESTABLISHED and FIN_WAIT1 to TIME_WAIT last as long as the injected delays."""
     observed, every = held
     rows = transitions(observed.recording.events["states"])
     judge = observed.judge(lab.scenario, "states")
@@ -93,7 +94,8 @@ def test_state_times(lab, held):
     def checks() -> Iterator[Check]:
         for one in every:
             handshake = one.bracket(ROUND_TRIP_NS, last="connect")
-            # SYN_SENT is entered before connect() has chosen its port; the row that leaves it has it.
+            # The socket enters SYN_SENT before connect() has chosen the port; the row that leaves SYN_SENT has the
+            # port.
             yield check(client, one, "lport", (State.SYN_SENT,), handshake, "time in SYN_SENT")
             served = one.bracket(ROUND_TRIP_NS, last="send" if one.plan.exchanges else "close")
             served = served._replace(
@@ -104,14 +106,14 @@ def test_state_times(lab, held):
                 client, one, "lport", (State.ESTABLISHED,), one.bracket(one.established_ns), "time in ESTABLISHED"
             )
             fin_ns = observed.end_ns - one.connection.client.find("close").enter_ns
-            closing_bracket = Bracket(ROUND_TRIP_NS, fin_ns, ROUND_TRIP_NS)
+            closing_bracket = Bracket.early(ROUND_TRIP_NS, fin_ns)
             yield check(client, one, "lport", closing, closing_bracket, "time from FIN_WAIT1 to TIME_WAIT")
 
     lab.exact(checks())
 
 
 def test_durations(lab, held):
-    """D1: from the first SYN to the first FIN, at the client's interface, is the handshake and the whole conversation."""
+    """D1: first SYN to first FIN at the client's interface is the time of handshake and conversation."""
     observed, every = held
     judge = observed.judge(lab.scenario, "duration")
     (ifindex,) = (index for index, (_, inode) in observed.recording.devices.items() if inode == observed.inodes[0])
@@ -129,7 +131,7 @@ def test_durations(lab, held):
 
 
 def test_round_trip_times(lab, held):
-    """R4, R5: without delays of the applications every sample of the client is the wire's round trip, and so is their average."""
+    """R4, R5: without application delays, every RTT sample of the client and the srtt are the wire's round trip."""
     observed, every = held
     judge = observed.judge(lab.scenario, "rtt")
     rows = folded(observed.recording.totals["rtt"])

@@ -1,7 +1,7 @@
-"""TCP that no kernel would send, made by hand against a kernel's own: a RST in each state, simultaneous open and close, floods.
+"""Scripted TCP against a kernel's TCP: a RST in each state, simultaneous open and close, floods.
 
-Every probe is attached, and what it says lies between the stamps of the generator (lab/traffic/crafted/tcp_peer.py). D1
-to D3 and S1 are rows of the corpus of known wrong numbers: see README.md.
+Every probe is attached, and its values lie between the timestamps of the generator (lab/traffic/crafted/tcp_peer.py).
+D1 to D3 and S1 are rows of the table in docs/truth.md.
 """
 
 import time
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from support.tcp_scripts import CLIENT_BY_HAND, SERVER_BY_HAND, SLOW
+from support.tcp_scripts import CLIENT_SCRIPTED, SERVER_SCRIPTED, SLOW
 
 from lab import probes
 from lab.arrays import UNKNOWN
@@ -32,42 +32,47 @@ from lab.verdict import Bracket
 
 ENDS = ("saddr", "daddr", "sport", "dport")
 FLOOD, BACKLOG = 1000, 16
-LETTERS = {Side.CLIENT: "c", Side.SERVER: "s"}  # of the side, in a story's words
+LETTERS = {Side.CLIENT: "c", Side.SERVER: "s"}  # of the sender, in a script
 
 
 class Played(NamedTuple):
-    """What was played, by the name of its case, and what every probe recorded of it."""
+    """The scripts that were played, by the name of their case, and the recording of every probe."""
 
     cases: dict
-    told: dict
-    heard: dict  # by the client's port
+    transcripts: dict
+    heard: dict  # flags of the kernel's segments, by the client's port
     observed: Observed
-    kernel: Host  # where the kernel's end is
-    by_hand: Host
+    kernel: Host  # the host of the kernel's end
+    scripted: Host
 
-    def sides(self, story):
-        """Return the flow as the kernel's end sees it."""
+    def kernels_flow(self, transcript):
+        """Return the flow from the side of the kernel's end."""
         addresses = (self.kernel.ipv4, self.kernel.ipv6)
-        return story.flow if story.flow.laddr in addresses else story.flow.reversed()
+        return transcript.flow if transcript.flow.laddr in addresses else transcript.flow.reversed()
 
-    def unasked(self, story, word):
-        """Count what the kernel has repeated of its own accord, since the machine was slow."""
-        asked = sum(step.word[1:] == word and not step.sent for step in story.steps)
-        return max(0, self.heard[story.flow.lport].count(FLAGS[word]) - asked)
+    def unasked(self, transcript, word):
+        """Count the retransmissions of the kernel that are not in the script, on a slow machine."""
+        asked = sum(step.word[1:] == word and not step.sent for step in transcript.steps)
+        return max(0, self.heard[transcript.flow.lport].count(FLAGS[word]) - asked)
 
 
 @pytest.fixture(scope="module", params=[(4, "client"), (6, "client"), (4, "server"), (6, "server")], ids=str)
 def played(request):
-    """Play every story with one IP version and one side made by hand, and record by all probes."""
-    version, by_hand = request.param
-    cases = CLIENT_BY_HAND if by_hand == "client" else SERVER_BY_HAND
+    """Play every script with one IP version and one scripted end, and record by all probes."""
+    version, scripted = request.param
+    cases = CLIENT_SCRIPTED if scripted == "client" else SERVER_SCRIPTED
     with topology() as net:
         observed = Observed(net.inodes)
-        with record(*probes.here(), devices=net.devices) as recorder, Peer(net, by_hand, version) as peer:
-            told = {name: peer.play(case.story, 30000 + number) for number, (name, case) in enumerate(cases.items())}
-    observed.recording, observed.end_ns = recorder.recording, max(story.over_ns for story in told.values())
-    hosts = (net.server, net.client) if by_hand == "client" else (net.client, net.server)
-    return Played(cases, told, peer.heard, observed, *hosts)
+        with record(*probes.here(), devices=net.devices) as recorder, Peer(net, scripted, version) as peer:
+            transcripts = {
+                name: peer.play(case.script, 30000 + number) for number, (name, case) in enumerate(cases.items())
+            }
+    observed.recording, observed.end_ns = (
+        recorder.recording,
+        max(transcript.over_ns for transcript in transcripts.values()),
+    )
+    hosts = (net.server, net.client) if scripted == "client" else (net.client, net.server)
+    return Played(cases, transcripts, peer.heard, observed, *hosts)
 
 
 def of_flow(rows, flow, ends=ENDS):
@@ -79,20 +84,20 @@ def of_flow(rows, flow, ends=ENDS):
 SOCKET = ("laddr", "raddr", "lport", "rport")
 
 
-def between(low, high, story):
-    """Bracket the time from one step to a later one, each seen at the same place, wherever that is."""
-    shortest, longest = high.low_ns - story.arrived_ns(low), story.arrived_ns(high) - low.low_ns
+def between(low, high, transcript):
+    """Return the time from one step to a later one, both observed at the same place."""
+    shortest, longest = high.low_ns - transcript.arrived_ns(low), transcript.arrived_ns(high) - low.low_ns
     return Bracket(max(0, shortest), longest, high.low_ns - low.low_ns)
 
 
-def at(step, story):
-    """Bracket the time of a step."""
-    return Bracket(step.low_ns, story.arrived_ns(step), step.low_ns)
+def at(step, transcript):
+    """Return the bracket for the time of a step."""
+    return Bracket.early(step.low_ns, transcript.arrived_ns(step))
 
 
-def causes(case, story):
-    """Return the kernel's states, each with the step that causes it."""
-    steps = iter(story.steps)
+def causes(case, transcript):
+    """Yield the kernel's states, each with the step that causes it."""
+    steps = iter(transcript.steps)
     step = next(steps)
     for word in case.states.split():
         state, cause = word.split(":")
@@ -102,42 +107,45 @@ def causes(case, story):
 
 
 def test_states(lab, played):
-    """Each state is entered between the stamps of what causes it, and is left by the RST, whichever it is; S1: SYN_RECV too."""
+    """Each state is entered between the timestamps of the step that causes it; a RST ends it (S1: SYN_RECV too)."""
     judge, checks = played.observed.judge(lab.scenario, "states"), []
     rows = transitions(played.observed.recording.events["states"])
     for name, case in played.cases.items():
-        story, expected = played.told[name], list(causes(case, played.told[name]))
-        mine = of_flow(rows, played.sides(story), SOCKET)
+        transcript, expected = played.transcripts[name], list(causes(case, played.transcripts[name]))
+        mine = of_flow(rows, played.kernels_flow(transcript), SOCKET)
         path = " ".join(state.name for state, _ in expected)
         checks.append(judge.equal(name, "states", path, " ".join(State(row["newstate"]).name for row in mine)))
         entered = None
         for row, (state, step) in zip(mine, expected, strict=False):
-            checks.append(judge.duration(name, f"{state.name} entered at", at(step, story), int(row["time_ns"])))
+            checks.append(judge.duration(name, f"{state.name} entered at", at(step, transcript), int(row["time_ns"])))
             if state is State.ESTABLISHED and row["oldstate"] == State.SYN_RECV and case.states.startswith("SYN_RECV"):
-                if case.syns_again or played.unasked(story, "SA"):  # the kernel takes no sample of what was repeated
+                if case.syns_again or played.unasked(
+                    transcript, "SA"
+                ):  # the kernel takes no sample of a retransmitted segment
                     checks.append(judge.equal(name, "time in SYN_RECV", UNKNOWN, int(row["duration_ns"])))
                     entered = step
                     continue
-                entered = next(it for it in story.steps if it.word == "sSA")
+                entered = next(it for it in transcript.steps if it.word == "sSA")
             if entered:
-                bracket, took_ns = between(entered, step, story), int(row["duration_ns"])
+                bracket, took_ns = between(entered, step, transcript), int(row["duration_ns"])
                 checks.append(judge.duration(name, f"time in {State(row['oldstate']).name}", bracket, took_ns, 1000))
             entered = step
     lab.check(checks)
 
 
 def test_duration(lab, played):
-    """D1 to D3: from the first SYN to the first FIN or RST, at both interfaces; how it ended, who closed, what was sent again."""
+    """D1 to D3: first SYN to first FIN or RST at both interfaces, kind of end, closer, retransmissions."""
     judge, checks = played.observed.judge(lab.scenario, "duration"), []
     rows = lifetimes(played.observed.recording.events["duration"], played.observed.end_ns)
     for name, case in played.cases.items():
-        story = played.told[name]
-        mine = of_flow(rows, story.flow)
+        transcript = played.transcripts[name]
+        mine = of_flow(rows, transcript.flow)
         checks.append(judge.equal(name, "interfaces", 2, len(mine)))
-        syn = next(step for step in story.steps if step.word == "cS")
-        # Not merely the first that is told of: when both close at once, the kernel's has left before the other one is sent.
+        syn = next(step for step in transcript.steps if step.word == "cS")
+        # The first in the script can be the wrong one: if both close at once, the kernel's FIN leaves before the
+        # crafted one.
         ends = {f"{LETTERS.get(case.closed_first)}{flags}" for flags in ("F", "R", "RA")}
-        end = next((step for step in story.steps if step.word in ends), None)
+        end = next((step for step in transcript.steps if step.word in ends), None)
         for row in mine:
             subject = f"{name} ({row['ifindex']})"
             checks.append(judge.equal(subject, "ended by", case.ended.name, Ended(row["ended"]).name))
@@ -145,44 +153,47 @@ def test_duration(lab, played):
                 judge.equal(subject, "closed first by", case.closed_first.name, Side(row["closed_first"]).name)
             )
             for what, again in (("syn", case.syns_again), ("fin", case.fins_again)):
-                bracket = Bracket(again, again + played.unasked(story, what[0].upper()), again)
+                bracket = Bracket.early(again, again + played.unasked(transcript, what[0].upper()))
                 checks.append(judge.count(subject, f"{what} again", bracket, int(row[f"{what}_retransmissions"])))
-            checks.append(judge.duration(subject, "begun at", at(syn, story), int(row["start_ns"])))
+            checks.append(judge.duration(subject, "begun at", at(syn, transcript), int(row["start_ns"])))
             if end:
                 lasted = int(row["duration_ns"])
-                checks.append(judge.duration(subject, "duration", between(syn, end, story), lasted))
+                checks.append(judge.duration(subject, "duration", between(syn, end, transcript), lasted))
             else:
                 checks.append(judge.equal(subject, "duration", UNKNOWN, int(row["duration_ns"])))
     lab.check(checks)
 
 
 def test_packets(lab, played):
-    """Each segment arrives at the other host's interface between the stamps of its step, with its own control bits."""
+    """Each segment arrives at the other host's interface between the timestamps of its step, with its control bits."""
     judge, checks = played.observed.judge(lab.scenario, "packets"), []
     rows = played.observed.recording.events["packets"]
-    for name, story in played.told.items():
-        there = played.sides(story)
-        for host, flow, sent in ((played.kernel, there.reversed(), True), (played.by_hand, there, False)):
+    for name, transcript in played.transcripts.items():
+        there = played.kernels_flow(transcript)
+        for host, flow, sent in ((played.kernel, there.reversed(), True), (played.scripted, there, False)):
             mine = of_flow(rows[rows["ifindex"] == host.ifindex], flow)
-            steps = [step for step in story.steps if step.sent is sent and "(" not in step.word]
-            flags = [FLAGS[step.word[1:]] for step in steps] if sent else played.heard[story.flow.lport]
-            told = [int(row["flags"]) for row in mine]
-            checks.append(judge.equal(name, f"segments at {host.ifindex}", str(flags), str(told)))
+            steps = [step for step in transcript.steps if step.sent is sent and "(" not in step.word]
+            flags = [FLAGS[step.word[1:]] for step in steps] if sent else played.heard[transcript.flow.lport]
+            reported = [int(row["flags"]) for row in mine]
+            checks.append(judge.equal(name, f"segments at {host.ifindex}", str(flags), str(reported)))
             for step in steps:
                 times = [int(row["time_ns"]) for row in mine if row["flags"] == FLAGS[step.word[1:]]]
-                bracket = at(step, story)
+                bracket = at(step, transcript)
                 inside = [time_ns for time_ns in times if bracket.low <= time_ns <= bracket.high] or times
                 checks.append(judge.duration(name, f"{step.word} arrives at", bracket, inside[0]))
     lab.check(checks)
 
 
 def test_flows(lab, played):
-    """What was sent by hand is counted once at each interface, SYN, FIN and RST by kind; the kernel's leave and arrive alike."""
+    """Each scripted segment is counted once at each interface.
+
+    The kernel's segments are counted equally at both interfaces.
+    """
     judge, checks = played.observed.judge(lab.scenario, "flows"), []
     rows = merged(played.observed.recording.totals["flows"], ("ifindex", "direction", *ENDS))
-    for name, story in played.told.items():
-        there = played.sides(story)
-        words = Counter(step.word[1:] for step in story.steps if step.sent)
+    for name, transcript in played.transcripts.items():
+        there = played.kernels_flow(transcript)
+        words = Counter(step.word[1:] for step in transcript.steps if step.sent)
         expected = {
             "packets": words.total(),
             "syns": words["S"] + words["SA"],
@@ -190,53 +201,53 @@ def test_flows(lab, played):
             "rsts": words["R"] + words["RA"],
         }
         for flow, left, arrived in (
-            (there.reversed(), played.by_hand, played.kernel),
-            (there, played.kernel, played.by_hand),
+            (there.reversed(), played.scripted, played.kernel),
+            (there, played.kernel, played.scripted),
         ):
             counted = []
             for host, direction in ((left, Direction.EGRESS), (arrived, Direction.INGRESS)):
                 here = rows[(rows["ifindex"] == host.ifindex) & (rows["direction"] == direction)]
                 counted.append({what: sum(int(row[what]) for row in of_flow(here, flow)) for what in expected})
             checks.append(judge.equal(name, f"left and arrived, {flow}", str(counted[0]), str(counted[1])))
-            if left is played.by_hand:
+            if left is played.scripted:
                 checks.append(judge.equal(name, "sent by hand", str(expected), str(counted[0])))
     lab.check(checks)
 
 
 def test_analyse_and_states_agree(played):
-    """Two programs at one tracepoint tell the same changes of the kernel's sockets."""
+    """Two programs at one tracepoint report the same changes of the kernel's sockets."""
     events = played.observed.recording.events
     steps, changes = events["analyse"], events["states"]
     steps = steps[np.isin(steps["kind"], (Kind.CHANGED, Kind.OPENED)) & (steps["oldstate"] > 0)]
-    told = [
+    counted = [
         Counter(zip(*(rows[field].tolist() for field in ("skaddr", "oldstate", new)), strict=True))
         for rows, new in (
             (steps[np.isin(steps["netns"], played.observed.inodes)], "state"),
             (changes[np.isin(changes["netns"], played.observed.inodes) & (changes["skaddr"] > 0)], "newstate"),
         )
     ]
-    assert told[0] == told[1]
-    assert told[0]
+    assert counted[0] == counted[1]
+    assert counted[0]
 
 
 def test_rtt(lab, played):
-    """The kernel's estimate of a handshake whose last segment took 20 ms is the time that it took."""
+    """The kernel's estimate of a handshake whose last segment took 20 ms is that time."""
     name, *words = ("RST in ESTABLISHED", "sSA", "cA") if "RST in ESTABLISHED" in played.cases else SLOW
-    story = played.told[name]
+    transcript = played.transcripts[name]
     totals = folded(played.observed.recording.totals["rtt"])
-    if played.unasked(story, "SA"):
-        return  # the machine was so slow that the kernel has repeated it, and took no sample
-    (row,) = of_flow(totals[totals["kind"] == Estimate.SRTT], played.sides(story), SOCKET)
-    sent, answered = (next(step for step in story.steps if step.word == word) for word in words)
+    if played.unasked(transcript, "SA"):
+        return  # the kernel retransmitted the SYN-ACK on a slow machine, so it took no sample
+    (row,) = of_flow(totals[totals["kind"] == Estimate.SRTT], played.kernels_flow(transcript), SOCKET)
+    sent, answered = (next(step for step in transcript.steps if step.word == word) for word in words)
     judge = played.observed.judge(lab.scenario, "rtt")
     counted = judge.equal(name, "estimates", 1, int(row["count"]))
     took_ns = int(row["sum_us"]) * 1000
-    lab.check([counted, judge.duration(name, "estimate", between(sent, answered, story), took_ns, 1000)])
+    lab.check([counted, judge.duration(name, "estimate", between(sent, answered, transcript), took_ns, 1000)])
 
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_flood(lab, version):
-    """A flood of SYNs: what the listener's queue has room for is half-open, the rest was never answered; no socket is invented."""
+    """A SYN flood: connections that fit into the queue are half-open, others get no answer; no socket is reported."""
     net = lab.net
     net.server.sysctl("ipv4/tcp_syncookies", 0)
     ports = range(20_000, 20_000 + FLOOD)

@@ -1,4 +1,4 @@
-"""Every probe on every kind of wire: delay x direction x jitter x loss x IP version, each number in its bracket by the wire's log."""
+"""Every probe on every kind of wire (delay, direction, jitter, loss): values are judged by the wire's log."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ class Kind:
     reorder: float = 0.0
 
     def conditions(self, seed):
-        """Conditions to the server, and to the client."""
+        """Return the conditions to the server and to the client."""
         conditions = Conditions(
             delay_ns=self.delay_ms * MS,
             jitter_ns=self.jitter_ms * MS,
@@ -67,14 +67,17 @@ KINDS = [
 
 @pytest.fixture(scope="module")
 def net():
-    """One network for all: what is judged here was recorded on others."""
+    """One network for all tests: the recordings to judge come from other networks."""
     with topology() as net:
         yield net
 
 
 @pytest.fixture(scope="module", params=enumerate(KINDS), ids=lambda numbered: str(numbered[1]))
 def swept(request):
-    """Talk on one kind of wire; a recording for each, since what the kernel withholds from one has it made again."""
+    """Record conversations on one kind of wire.
+
+    Each kind has its own recording: one with withheld events is repeated.
+    """
     seed, kind = request.param
     with topology(Relay()) as net:
         net.conditions(*kind.conditions(seed))
@@ -89,20 +92,20 @@ def swept(request):
 
 @pytest.mark.parametrize("probe", EVERY)
 def test_every_number_on_every_wire(lab, swept, probe):
-    """Handshake and state times, SYN to FIN, RTTs, packets, bytes and what was sent again are what the wire has carried."""
+    """Handshake and state times, SYN to FIN, RTTs, packets, bytes and retransmissions agree with the wire's log."""
     assert len(swept.connections) == 2 * AT_ONCE
     lab.judge(probe, swept)
 
 
 def earlier(events, mask, by_ns):
-    """Return events of which some happened earlier."""
+    """Return the events with the times of some moved back by `by_ns`."""
     changed = events.copy()
     changed["time_ns"][mask] -= by_ns
     return changed
 
 
-def test_the_wire_catches_what_applications_cannot_see():
-    """A packet that is 1 ms early, one that is missing, one that is counted twice, a retransmission that was overlooked."""
+def test_the_wires_log_catches_small_errors():
+    """A packet 1 ms too early, one missing, one counted twice, one retransmission missed: each fails a check."""
     with topology(Relay()) as net:
         net.conditions(Conditions(delay_ns=4 * MS, drop=(1,)), PERFECT)
         with observe(net, CONVERSATION, probes=probes.here(), connections=AT_ONCE) as observed:
@@ -133,9 +136,9 @@ def test_the_wire_catches_what_applications_cannot_see():
 
 @pytest.fixture(scope="module")
 def disturbed():
-    """On an open connection of each IP version the delay has a step; on another pair the third frame to the server is lost."""
+    """Record, per IP version, a connection whose delay changes and one whose third frame to the server is lost."""
     slow = Conditions(delay_ns=15 * MS)
-    stories = {}
+    connections = {}
     with topology(Relay()) as net, observing(net, probes=probes.here()) as observed:
         for version in (4, 6):
             with conversing(net, version) as stepped:
@@ -146,34 +149,34 @@ def disturbed():
                     stepped.exchange(SIZE)
             net.quiesce()
             net.conditions(Conditions(drop=(3,)), PERFECT)
-            with conversing(net, version) as robbed:
-                robbed.exchange(SIZE)
+            with conversing(net, version) as lossy:
+                lossy.exchange(SIZE)
             net.quiesce()
             net.conditions(PERFECT, PERFECT)
-            observed.connections += stepped.connections + robbed.connections
-            stories[version] = (change, *stepped.connections, *robbed.connections)
-    return observed, stories
+            observed.connections += stepped.connections + lossy.connections
+            connections[version] = (change, *stepped.connections, *lossy.connections)
+    return observed, connections
 
 
 @pytest.mark.parametrize("probe", EVERY)
 def test_a_step_and_a_loss_of_the_third_packet(lab, disturbed, probe):
-    """Every probe is right about a delay that changes under way, and about a request that was lost."""
+    """Every probe is right about a delay that changes during a connection, and about a request that was lost."""
     observed, _ = disturbed
     lab.judge(probe, observed)
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_the_wire_did_so(disturbed, version):
-    """The step is in the log from the change on, and of the third packet, the request, there are two."""
-    observed, stories = disturbed
-    change, stepped, robbed = stories[version]
+def test_the_wires_log_has_the_step_and_the_loss(disturbed, version):
+    """The log has the longer delay from the change on, and a lost request and its retransmission."""
+    observed, connections = disturbed
+    change, stepped, lossy = connections[version]
     for way in observed.wire.of([stepped])[0].streams:
         before = way.left["arrived_low_ns"] < change.earliest_ns
         shortest_ns, longest_ns = hold_ns(way.left)
         assert before.any()
         assert shortest_ns[~before].min() >= 15 * MS
         assert longest_ns[before].min() < 15 * MS
-    to_server = observed.wire.of([robbed])[0].to_server
+    to_server = observed.wire.of([lossy])[0].to_server
     assert list(np.flatnonzero(to_server.left["fate"] == Fate.LOST)) == [2]
     assert to_server.left["payload"][2] == SIZE
     assert to_server.again == 1

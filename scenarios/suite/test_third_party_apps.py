@@ -1,7 +1,7 @@
-"""Programs that nobody here wrote, on ports of their own: the probes must be right about them too, and agree with each other.
+"""Third-party programs as traffic: the probes must be right about them and agree with each other.
 
-What is true of them is told by themselves: curl's times and sizes, nginx's log, iperf3's report, what Redis counts, and stamps
-before a client was started and after it had ended; and by the hosts' own counters.
+The truth comes from the programs and the hosts: curl's times and sizes, nginx's log, iperf3's report, the counters of
+Redis and of the hosts, and the times before each client was started and after it had ended.
 """
 
 import json
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from support import cross_checks, kernel_abilities, third_party, third_party_truth
-from support.third_party_truth import End, Told, exactly
+from support.third_party_truth import End, Logged
 
 from lab import probes
 from lab.ebpf.program import Program
@@ -28,10 +28,10 @@ US = 1000
 
 @contextmanager
 def observing(net):
-    """Attach all probes together; at the end what they say of the traffic of the block must fit together."""
+    """Record the block with all probes; afterwards check that no event was lost and that the probes agree."""
     observed = Observed(net.inodes)
     hosts = (net.client.name, net.server.name)
-    # The probe of packets has a port to look for, unless it is told to look at all.
+    # `packets` records one port by default; 0 stands for all.
     all_ports = {"packets": Program.load("packets", ("PORT=0",))}
     with record(*set(probes.here()) - set(all_ports), programs=all_ports, devices=net.devices) as recorder:
         before = [tcp_sent(host) for host in hosts]
@@ -45,7 +45,7 @@ def observing(net):
 
 
 def test_curl_and_nginx(lab, tmp_path):
-    """Both close first, each connection has one request or many, small answers and 5 MB by sendfile(), and one is broken off."""
+    """Connections with one and many requests, closed by either side, 5 MB by sendfile(), and an aborted one."""
     for name, size in (("small", 200), ("big", 5_000_000), ("endless", 1 << 30)):
         with (tmp_path / name).open("wb") as file:
             file.truncate(size)
@@ -54,17 +54,17 @@ def test_curl_and_nginx(lab, tmp_path):
         for version in (4, 6):
             fetched += curl(net, version, ["small", "big", *["small"] * 8], closers=("client",))
             fetched += curl(net, version, ["small", "big"], "-H", "Connection: close", closers=("client", "server"))
-        # What curl has not read by then makes its close() a RST.
+        # close() sends a RST because curl has not read all data.
         impatient = ("--limit-rate", "1M", "--max-time", "0.1")
         fetched += curl(net, 4, ["endless"], *impatient, closers=("client",), ended=(Ended.RST,))
         servers = processes()
     assert len(fetched) == 7
     logged = [tuple(map(int, line.split())) for line in (tmp_path / "access.log").read_text().splitlines()]
-    lab.check(third_party_truth.checks(observed, lab.scenario, list(told_by_both(fetched, logged, servers))))
+    lab.check(third_party_truth.checks(observed, lab.scenario, list(logged_by_both(fetched, logged, servers))))
 
 
 class Fetched(NamedTuple):
-    """One connection: what curl says of each transfer, and what was to be expected."""
+    """One connection: curl's report of each transfer, and the expected end."""
 
     done: third_party.Done
     replies: list[dict]
@@ -73,7 +73,7 @@ class Fetched(NamedTuple):
 
 
 def curl(net, version, names, *options, closers, ended=(Ended.FIN,)):
-    """Fetch files one after the other; returns what is known of each connection."""
+    """Fetch files one after the other; return each connection."""
     host = {4: net.server.ipv4, 6: f"[{net.server.ipv6}]"}[version]
     urls = [word for name in names for word in ("-o", "/dev/null", f"http://{host}:{HTTP}/{name}")]
     statuses = (28,) if Ended.RST in ended else (0,)
@@ -84,8 +84,8 @@ def curl(net, version, names, *options, closers, ended=(Ended.FIN,)):
     return [Fetched(done, [it for it in replies if it["local_port"] == port], closers, ended) for port in ports]
 
 
-def told_by_both(fetched, logged, servers):
-    """Yield what curl and nginx know of each connection: curl's times are in microseconds since it began a transfer."""
+def logged_by_both(fetched, logged, servers):
+    """Yield each connection from the logs of curl and nginx. Curl's times are microseconds since the transfer began."""
     for done, replies, closers, ended in fetched:
         first, within_ns = replies[0], done.ended_ns - done.began_ns
         flow = Flow(first["local_ip"], first["local_port"], first["remote_ip"], first["remote_port"])
@@ -94,39 +94,40 @@ def told_by_both(fetched, logged, servers):
         requested, written = sum(line[1] for line in answers), sum(line[2] for line in answers)
         assert requested == sum(reply["size_request"] for reply in replies)
         begun, opened, answered = (us(first, f"time_{what}") for what in ("namelookup", "connect", "starttransfer"))
-        # Curl closes when it has everything. The server's FIN can be there before curl knows that it has sent its request.
+        # Curl closes after the last transfer. A server that closes can send its FIN before curl stops measuring the
+        # request.
         transfers_ns = sum(us(reply, "time_total") for reply in replies) - opened - len(replies) * US
         least = 0 if "server" in closers else transfers_ns
-        yield Told(
+        yield Logged(
             flow=flow,
-            client=End("curl", {done.pid}, opened - begun + US, written=requested, read=exactly(requested)),
-            server=End("nginx", servers, answered - begun + US, written=written, read=exactly(read)),
+            client=End("curl", {done.pid}, opened - begun + US, written=requested, read=Bracket.exactly(requested)),
+            server=End("nginx", servers, answered - begun + US, written=written, read=Bracket.exactly(read)),
             within=(done.began_ns, done.ended_ns),
-            duration=Bracket(least, within_ns, least),
+            duration=Bracket.early(least, within_ns),
             closers=closers,
             ended=ended,
         )
 
 
 def us(reply, name):
-    """One of curl's times in nanoseconds; it has cut it off to microseconds."""
+    """Return one of curl's times in nanoseconds. Curl truncates it to microseconds."""
     return round(reply[name] * 1e6) * US
 
 
 def test_iperf3(lab, tmp_path):
-    """Two streams of 20 MB in one direction, by sendfile() over IPv4 and by write() over IPv6: super-packets, partial writes."""
+    """Two streams of 20 MB, with sendfile() over IPv4 and write() over IPv6: super-packets, partial writes."""
     net, connections = lab.net, []
     with third_party.iperf3(net.server, IPERF3, tmp_path) as processes, observing(net) as observed:
         for version, way in ((4, "--zerocopy"), (6, "--reverse")):
             words = ("--client", net.server.address(version), "--port", str(IPERF3), way, "--parallel", "2")
             done = third_party.client(net.client, "iperf3", *words, "--bytes", "40M", "--json")
-            connections += told_by_iperf3(done, processes())
+            connections += logged_by_iperf3(done, processes())
     assert len(connections) == 4
     lab.check(third_party_truth.checks(observed, lab.scenario, connections))
 
 
-def told_by_iperf3(done, servers):
-    """Yield what iperf3 knows of each stream; its control connection is not told of."""
+def logged_by_iperf3(done, servers):
+    """Yield the connection of each stream from iperf3's report, which does not contain the control connection."""
     report = json.loads(done.output)
     within_ns = done.ended_ns - done.began_ns
     for ends, stream in zip(report["start"]["connected"], report["end"]["streams"], strict=True):
@@ -134,28 +135,31 @@ def told_by_iperf3(done, servers):
         cookie = len(report["start"]["cookie"]) + 1
         written, read = stream["sender"]["bytes"], stream["receiver"]["bytes"]
         to_client = bool(report["start"]["test_start"]["reverse"])
-        # A client that receives goes on reading when it has stopped counting (iperf_run_client()).
-        data = {"written": written, "read": Bracket(read, written if to_client else read, read)}
-        opening = {"written": cookie, "read": exactly(cookie)}
+        # A receiving client continues to read after it has stopped counting (iperf_run_client()).
+        data = {"written": written, "read": Bracket.early(read, written if to_client else read)}
+        opening = {"written": cookie, "read": Bracket.exactly(cookie)}
         if to_client:
             sent = (opening, data)
         else:
-            sent = ({"written": cookie + written, "read": exactly(cookie + read)}, {"written": 0, "read": exactly(0)})
-        # Both stop their watches before either closes.
+            sent = (
+                {"written": cookie + written, "read": Bracket.exactly(cookie + read)},
+                {"written": 0, "read": Bracket.exactly(0)},
+            )
+        # Both ends stop measuring before either closes.
         least = round(min(stream[end]["seconds"] for end in ("sender", "receiver")) * 1e6 - 1) * US
-        yield Told(
+        yield Logged(
             flow=Flow(ends["local_host"], ends["local_port"], ends["remote_host"], ends["remote_port"]),
             client=End("iperf3", {done.pid}, within_ns, **sent[0]),
             server=End("iperf3", servers, within_ns, **sent[1]),
             within=(done.began_ns, done.ended_ns),
-            duration=Bracket(least, within_ns, least),
+            duration=Bracket.early(least, within_ns),
             closers=("client", "server"),
-            ended=(Ended.FIN, Ended.RST),  # what the server has not read when it closes makes that a RST
+            ended=(Ended.FIN, Ended.RST),  # RST if the server closes with unread data
         )
 
 
 def test_redis(lab, tmp_path):
-    """Many requests on each of a few connections, and one on each of many: as many, and as many bytes, as Redis itself counts."""
+    """Many requests on few connections, and one on each of many: connections and bytes are those Redis counts."""
     net, clients = lab.net, []
     with third_party.redis(net.server, REDIS, tmp_path) as processes, observing(net) as observed:
         for version, load in ((4, "-n 500 -c 10 -d 10000 -t set,get"), (6, "-n 200 -c 5 -k 0 -t set")):
@@ -164,17 +168,17 @@ def test_redis(lab, tmp_path):
         asks = third_party.client(net.client, "redis-cli", "-h", net.server.ipv4, "info", "stats")
         clients.append(("redis-cli", asks))
         servers = processes()
-    lab.check(in_sum(lab, observed, asks.output))
-    connections = list(told_by_stamps(observed, clients, servers))
+    lab.check(redis_totals(lab, observed, asks.output))
+    connections = list(logged_by_times(observed, clients, servers))
     lab.check(third_party_truth.checks(observed, lab.scenario, connections))
 
 
-def in_sum(lab, observed, answer):
-    """Yield comparisons of what the probes have of all connections together with what Redis says of itself."""
+def redis_totals(lab, observed, answer):
+    """Yield checks of the probes' totals of all connections against the counters of Redis."""
     counted = dict(line.split(":") for line in answer.split() if ":" in line)
     connections = int(counted["total_connections_received"])
     to_server, to_client = (int(counted[f"total_net_{way}_bytes"]) for way in ("input", "output"))
-    # It has not counted this answer itself: `$<length>` and the lines, each with its end, and one more (RESP).
+    # The counters do not include this answer: `$<length>`, the lines, each with its end, and one more end (RESP).
     text = answer.rstrip().encode() + b"\r\n"
     to_client += len(b"$%d\r\n%b\r\n" % (len(text), text))
 
@@ -190,7 +194,7 @@ def in_sum(lab, observed, answer):
     ):
         for direction in Direction:
             mine = totals[(totals[port] == REDIS) & (totals["direction"] == direction)]
-            bracket = Bracket(payload, payload + again * third_party_truth.MTU, payload)
+            bracket = Bracket.early(payload, payload + again * third_party_truth.MTU)
             subject = f"{port} {REDIS}, {direction.name}"
             yield judge.count(subject, "payload bytes", bracket, int(mine["payload_bytes"].sum()))
 
@@ -209,17 +213,20 @@ def in_sum(lab, observed, answer):
             yield judge.equal(subject, "bytes", payload, third_party_truth.results(rows, kind))
 
 
-def told_by_stamps(observed, clients, servers):
-    """Yield each connection that the client's interface has seen: when its client ran is known, and that it closed."""
+def logged_by_times(observed, clients, servers):
+    """Yield each connection that the client's interface has seen.
+
+    Known are its client, when it ran, and that it closed first.
+    """
     rows = lifetimes(observed.recording.events["duration"], observed.end_ns)
     for row in rows[rows["ifindex"] == min(observed.recording.devices)]:
         comm, done = next((comm, done) for comm, done in clients if done.began_ns <= row["start_ns"] <= done.ended_ns)
         within_ns = done.ended_ns - done.began_ns
-        yield Told(
+        yield Logged(
             flow=Flow.of(row),
             client=End(comm, {done.pid}, within_ns),
             server=End("redis-server", servers, within_ns),
             within=(done.began_ns, done.ended_ns),
-            duration=third_party_truth.upto(within_ns),
+            duration=Bracket.middle(0, within_ns),
             closers=("client",),
         )

@@ -1,4 +1,4 @@
-"""Tools that no one here wrote, on the same traffic at the same time: what they say of it, beside what ours says."""
+"""Third-party tools on the same traffic as this project's probes: both have to agree with the truth."""
 
 from collections import defaultdict
 from itertools import pairwise
@@ -14,18 +14,18 @@ from lab.units import MS
 from lab.verdict import Bracket, Judge
 
 TCPSTATES, TCPRTT = (tool for tool in libbpf.TOOLS if tool.name.endswith(("tcpstates", "tcprtt")))
-HAND_OVER = {State.TIME_WAIT: "CLOSE"}  # S2: it calls the hand-over to a timewait minisock the end of the connection
-PORT = 20_998  # nobody else's: tcpstates sees the whole machine, and so other scenarios under way
+HAND_OVER = {State.TIME_WAIT: "CLOSE"}  # S2: tcpstates reports the hand-over to a timewait minisock as the end
+PORT = 20_998  # no other scenario uses it: tcpstates observes the whole machine
 ROUNDS = 10
 
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_tcpstates_agrees(lab, version):
-    """Every change of state that libbpf-tools' tcpstates prints is one of ours, and its time in ESTABLISHED is true as well.
+    """Every state change that libbpf-tools' tcpstates prints is one of ours, and its time in ESTABLISHED is true.
 
-    What it is known to print wrong is left out: the first row's time (S3), SYN_RECV's (S1), the owner (S7), and TIME_WAIT (S2). And
-    it loses rows, nearly all of them while somebody else on the machine opens connections by the thousand: then there is nothing to
-    compare, and another conversation is held.
+    Known errors of tcpstates are left out: the first row's time (S3), the time in SYN_RECV (S1), the owner (S7), and
+    TIME_WAIT (S2). tcpstates loses rows, nearly all while another process opens thousands of connections. Without rows
+    to compare the conversation is repeated.
     """
     conversation, checks = Conversation(hold_ns=30 * MS, linger_ns=20 * MS), []
     with running(TCPSTATES) as run:
@@ -41,7 +41,7 @@ def test_tcpstates_agrees(lab, version):
 
 
 def compared(observed, printed, scenario):
-    """Yield a check for each change of the observed sockets' states that it has printed with the one before."""
+    """Yield checks for each printed state change of an observed socket, if the change before it was printed, too."""
     ours, theirs = changes_of(observed), defaultdict(list)
     for row in printed:
         if row.socket in ours and PORT in (row.lport, row.rport):
@@ -49,15 +49,15 @@ def compared(observed, printed, scenario):
     judge = Judge(scenario, TCPSTATES.name, "tracepoint:inet_sock_set_state")
     for skaddr, rows in theirs.items():
         for before, after in pairwise(rows):
-            told = f"{after.oldstate} -> {after.newstate}"
-            yield judge.one_of(skaddr, "change of state", ours[skaddr], told)
+            change = f"{after.oldstate} -> {after.newstate}"
+            yield judge.one_of(skaddr, "change of state", ours[skaddr], change)
             if after.oldstate == "ESTABLISHED" == before.newstate and after.rport == PORT:
                 bracket = established(observed, after.lport)
                 yield judge.duration(skaddr, "time in ESTABLISHED", bracket, after.spent_ns, resolution_ns=1000)
 
 
 def changes_of(observed):
-    """Name the changes of each socket as tcpstates would."""
+    """Return the state changes of each socket, in the form that tcpstates prints."""
     changes = defaultdict(list)
     for row in transitions(observed.recording.events["states"]):
         if row["netns"] in observed.inodes:
@@ -69,14 +69,14 @@ def changes_of(observed):
 
 
 def established(observed, lport):
-    """How long a client can have been in ESTABLISHED: connect() and close() were stamped before and after."""
+    """Bracket of a client's time in ESTABLISHED, from the timestamps around connect() and close()."""
     (client,) = (it.client for it in observed.connections if it.client.flow.lport == lport)
     connect, close = client.find("connect"), client.find("close")
     low_ns, high_ns = close.enter_ns - connect.exit_ns, close.exit_ns - connect.enter_ns
-    return Bracket(low_ns, high_ns, (low_ns + high_ns) // 2)
+    return Bracket.middle(low_ns, high_ns)
 
 
-def test_tcprtt_says_why_it_cannot_run():
-    """libbpf-tools' tcprtt needs fentry or kprobes: where it runs, `lab rtt` has the same attach points, here it has none."""
+def test_tcprtt_runs_or_names_the_missing_kprobes():
+    """libbpf-tools' tcprtt needs fentry or kprobes. Without them its error names kprobes."""
     why = tools.refusal(TCPRTT)
     assert why is None or "kprobe" in why

@@ -1,6 +1,6 @@
-"""All probes at once on 2,000 connections: nothing is lost, and whoever sees the same fact says the same of it.
+"""All probes together on 2,000 connections: no event is lost, and probes that observe the same fact report the same.
 
-L2: the loss is counted in every result, and here it is none. L1, L3: what all of them tell is in one order, by one clock.
+L2: every result has the number of lost events, here 0. L1, L3: the events of all probes are in one order, on one clock.
 """
 
 import pytest
@@ -16,9 +16,9 @@ CONNECTIONS = 2000
 
 @pytest.fixture(scope="module")
 def observed():
-    """Hold the conversations once, for all of these tests."""
+    """Record the conversations once for all tests of this module."""
     with topology() as net:
-        # An accept queue that overflows has the kernel reset connections that both applications believe in.
+        # If the accept queue overflows, the kernel resets connections that are open for both applications.
         net.server.sysctl("core/somaxconn", CONNECTIONS)
         conversation = Conversation()
         with observe(net, conversation, probes=probes.here(), connections=CONNECTIONS, concurrency=8) as observed:
@@ -32,25 +32,25 @@ def seen(observed):
 
 
 def test_nothing_is_lost(observed):
-    """L2: every probe counts what it could not tell, and it is nothing; the connections are all there."""
+    """L2: no event was lost or withheld, and every connection was recorded."""
     assert len(observed.connections) == CONNECTIONS
     cross_checks.nothing_is_lost(observed.recording)
 
 
 @pytest.mark.parametrize("probe", probes.names())
 def test_every_number_is_judged(lab, observed, probe):
-    """Each probe's own judge finds nothing wrong, with all the others attached."""
+    """Each probe passes its judge with all other probes attached."""
     assert len(lab.judge(probe, observed)) >= CONNECTIONS
 
 
 @pytest.mark.parametrize("fact", cross_checks.FACTS, ids=lambda fact: fact.__name__)
-def test_they_agree(seen, fact):
-    """What two probes see, they say the same of."""
+def test_probes_agree(seen, fact):
+    """Two probes that observe the same fact report the same."""
     fact(seen)
 
 
-def test_the_times_are_the_applications(observed, seen):
-    """L3: the first packet comes after the first call of connect(), the last event of either host before all was over."""
+def test_times_are_on_the_applications_clock(observed, seen):
+    """L3: the first packet is after the first connect(), each probe's last event before the end of all connections."""
     first_ns = min(connection.client.calls[0].enter_ns for connection in observed.connections)
     assert first_ns <= seen["packets"]["time_ns"][0]
     for probe in ("states", "analyse", "duration", "packets"):

@@ -1,7 +1,7 @@
-"""Frames that are rare, easily misread or broken, on the wire, with every probe attached: nobody stumbles, and nothing is changed.
+"""Rare, easily misread and broken frames with every probe attached: all are parsed correctly, and none is changed.
 
-F3, F5 and X1 are rows of the corpus of known wrong numbers: see README.md. The frames, with the truth about each, are in
-lab/traffic/crafted/unusual_frames.py.
+F3, F5 and X1 are rows of the table in docs/truth.md. The frames, with the truth about each, are
+in lab/traffic/crafted/unusual_frames.py.
 """
 
 import random
@@ -31,14 +31,14 @@ SNAPLEN = 256
 EVERY_FRAME = ("PORT=0", f"SNAPLEN={SNAPLEN}")
 BROKEN = 3000
 AT_ONCE = 500
-NOBODY = Ends()
+UNUSED = Ends()
 
 
 @pytest.fixture(scope="module")
 def net():
-    """Lay one network that carries the largest frames of the catalogue, for all of these scenarios.
+    """Create one network that carries the largest frames of the catalogue, for all scenarios of this module.
 
-    By the relay, since a bridge takes a VLAN tag out of the frame, and XDP cannot see it there.
+    The link is the relay: a bridge removes a VLAN tag from the frame, so that XDP cannot see it.
     """
     with topology(Relay(), mtu=LONGEST) as net:
         yield net
@@ -46,7 +46,7 @@ def net():
 
 @contextmanager
 def all_probes(net):
-    """Record by every probe at both hosts; `packets` shows all ports, and the beginning of each frame."""
+    """Record with every probe at both hosts; `packets` reports all ports and the beginning of each frame."""
     names = [name for name in probes.here() if name != "packets"]
     everything = {"packets": Program.load("packets", EVERY_FRAME)}
     with record(*names, programs=everything, devices=net.devices) as recorder:
@@ -54,9 +54,10 @@ def all_probes(net):
 
 
 def carried(net, frames):
-    """Send frames from the client; returns what arrives at the server's interface.
+    """Send frames from the client; return the frames that arrive at the server's interface.
 
-    A processor that is busy takes 1,000 frames (net.core.netdev_max_backlog), and drops what comes before it has come to them.
+    They are sent in portions: a busy processor queues 1,000 frames (net.core.netdev_max_backlog) and drops further
+    ones.
     """
     expected = len(net.link.log().frames)
     with received_by(net.server) as arrived:
@@ -70,25 +71,25 @@ def carried(net, frames):
     return arrived
 
 
-@pytest.fixture(scope="module", params=["nobody", "the server"])
+@pytest.fixture(scope="module", params=["unused address", "the server"])
 def seen(request, net):
-    """Send the catalogue to an address that nobody has, or that the server's own kernel has; returns frames and recording."""
+    """Send the catalogue to an unused address or to the server; return frames, arrived frames and the recording."""
     server = Ends(destination4=net.server.ipv4, destination6=net.server.ipv6)
-    frames = list(unusual(NOBODY if request.param == "nobody" else server))
+    frames = list(unusual(UNUSED if request.param == "unused address" else server))
     with all_probes(net) as recorder:
         arrived = carried(net, [frame.data for frame in frames])
     return frames, arrived, recorder.recording
 
 
 def test_nothing_is_changed(seen):
-    """X1: with all probes attached each frame arrives once, byte for byte as it was sent; and no event is lost."""
+    """X1: with all probes attached, each frame arrives once and unchanged, and no event is lost."""
     frames, arrived, recording = seen
     assert Counter(arrived) == Counter(frame.data for frame in frames if not lacks_tag(frame.data))
     assert not any(recording.lost.values())
 
 
 def test_packets(net, seen):
-    """F3: XDP sees each frame once, with its own ports, or none and the right reason; the bytes add up."""
+    """F3: XDP sees each frame once, with its ports or with no ports and the right reason, and with its length."""
     frames, _, recording = seen
     rows = by_beginning(recording, net.server)
     for frame in frames:
@@ -115,12 +116,12 @@ def test_packets(net, seen):
 
 
 def beginning(frame):
-    """Return what `packets` shows of a frame, which tells it from all others here: processors may change their order."""
+    """Return the beginning and the length of a frame: a unique key, since processors may reorder frames."""
     return frame[:SNAPLEN], len(frame)
 
 
 def by_beginning(recording, host):
-    """Return the rows of `packets` at a host by what they show."""
+    """Return the rows of `packets` at a host by the beginning and the length of their frames."""
     rows = recording.events["packets"]
     rows = rows[rows["ifindex"] == host.ifindex]
     shown = [row["bytes"].tobytes()[: int(row["frame_length"])] for row in rows]
@@ -129,7 +130,7 @@ def by_beginning(recording, host):
 
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_flows(net, seen, side):
-    """F3, F5: TC counts each frame under its own name and ends, with the tag in the frame (egress) and beside it (ingress)."""
+    """F3, F5: TC counts each frame under its protocol, endpoints and VLAN tags, at egress and at ingress."""
     frames, _, recording = seen
     host, direction = (net.client, Direction.EGRESS) if side == "client" else (net.server, Direction.INGRESS)
     expected = Counter()
@@ -138,17 +139,17 @@ def test_flows(net, seen, side):
             expected += counted(frame)
     totals = recording.totals["flows"]
     totals = totals[(totals["ifindex"] == host.ifindex) & (totals["direction"] == direction)]
-    told = Counter()
+    reported = Counter()
     for row in measure.from_first_sender(measure.connections(totals)):
         fields = as_dict(row, {})
         names = ("protocol", "source", "destination", "sport", "dport", "problem", "vlan", "inner_vlan")
         for what in ("packets", "bytes"):
-            told[*(fields[name] for name in names), what] += fields[what]
-    assert told == expected
+            reported[*(fields[name] for name in names), what] += fields[what]
+    assert reported == expected
 
 
 def counted(frame):
-    """Return what a report of connections must count for a frame."""
+    """Return the packets and bytes that `flows` must count for a frame."""
     ports = (None, None) if frame.problem else (frame.sport, frame.dport)
     why = Problem(frame.problem).name.lower() if frame.problem else None
     vlans = (*frame.vlans, None, None)[:2]
@@ -157,7 +158,7 @@ def counted(frame):
 
 
 def test_duration(net, seen):
-    """F3: what opens and ends connections is told of whole TCP headers only, each at both interfaces with its own numbers."""
+    """F3: `duration` reports SYN, FIN and RST of complete TCP headers only, each at both interfaces."""
     frames, _, recording = seen
     ends = SYN | FIN | RST
     segments = [frame for frame in frames if frame.protocol == "TCP" and not frame.problem and frame.flags & ends]
@@ -171,24 +172,27 @@ def test_duration(net, seen):
 
 
 def segment_of(row):
-    """Return what `duration` says of a segment."""
+    """Return the fields of a segment that `duration` reports."""
     ends = tuple(address_text(row[name].tobytes()) for name in ("saddr", "daddr"))
     return (*ends, *(int(row[name]) for name in ("sport", "dport", "seq", "flags")))
 
 
 def test_sockets(net, seen):
-    """F3: no probe of sockets tells of a connection, a port or an estimate that these frames have not made."""
+    """F3: the socket probes report no connection or port that is not in these frames."""
     frames, _, recording = seen
     ports = {(frame.dport, frame.sport) for frame in frames if not frame.problem}
     for name in ("states", "rtt", "analyse"):
         for rows in (recording.events[name], recording.totals.get(name, ())):
             mine = [row for row in rows if "lport" in row.dtype.names and row["netns"] in net.inodes]
-            told = {(int(row["lport"]), int(row["rport"])) for row in mine}
-            assert told <= ports | {(lport, 0) for lport, _ in ports}, name
+            reported = {(int(row["lport"]), int(row["rport"])) for row in mine}
+            assert reported <= ports | {(lport, 0) for lport, _ in ports}, name
 
 
 def test_broken_frames(net):
-    """F3, X1: whatever the bytes are: as they were sent they arrive, and ports are those that scapy reads, or none and a reason."""
+    """F3, X1: broken frames arrive unchanged.
+
+    Their ports are those that scapy reads, or there are no ports and a reason.
+    """
     chance = random.Random(4)  # noqa: S311 (no secret)
     whole = [frame.data for frame in unusual() if len(frame.data) < LONGEST]
     frames = [broken(chance.choice(whole), chance) for _ in range(BROKEN)]

@@ -1,1 +1,1 @@
-"""What scenarios share: traffic, observers and comparisons. Test modules import from here and never from each other."""
+"""Traffic, observers and comparisons that scenarios share. Test modules import from here, not from each other."""

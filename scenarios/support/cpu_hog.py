@@ -1,4 +1,4 @@
-"""A process that takes a processor for itself, for a time that is known."""
+"""A process that occupies one processor for a known time."""
 
 import mmap
 import multiprocessing
@@ -15,10 +15,10 @@ LONGEST_NS = 300 * MS
 
 
 class Hog:
-    """A process that has a processor to itself when it wants to: of the class SCHED_FIFO, on the last processor.
+    """A process of the class SCHED_FIFO on the last processor, which it occupies on request.
 
-    The kernel can take it away: others get 5 % of each second (sched_rt_runtime_us), and its own threads come first. Then the hog's
-    time is over.
+    The kernel can preempt it: other tasks get 5 % of each second (sched_rt_runtime_us), and threads of the kernel come
+    first. A preemption ends the hog's turn.
     """
 
     def __init__(self, conn, shared):
@@ -27,26 +27,26 @@ class Hog:
 
     @contextmanager
     def spinning(self):
-        """Occupy the processor for the block, but no longer than 0.3 s."""
+        """Occupy the processor while the block runs, for at most 0.3 s."""
         self._shared[:16] = bytes(16)
         self._pipe.send("spin")
         deadline = time.monotonic() + LIMIT_S
         while not self._read(0):
-            assert time.monotonic() < deadline, "the hog does not get its processor"
+            assert time.monotonic() < deadline, "the hog did not get its processor"
         try:
             yield
         finally:
             self.spin_until(1)
 
     def spin_until(self, time_ns):
-        """Go on until a time at least, or until its time is over; returns when it last had the processor to itself."""
+        """Occupy the processor until a time (ns) or a preemption; return the last time at which the hog had it."""
         if not struct.unpack_from("=q", self._shared, 8)[0]:
             struct.pack_into("=q", self._shared, 8, time_ns)
             self._over_ns = self._pipe.recv()
         return self._over_ns
 
     def over(self):
-        """Tell whether its time is over, though it was not told to end."""
+        """Return whether the turn ended without a request: by a preemption or after `LONGEST_NS`."""
         return self._pipe.poll()
 
     def _read(self, offset):
@@ -57,7 +57,7 @@ def _hog(conn, shared, cpu):
     os.sched_setaffinity(0, {cpu})
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     while conn.recv():
-        before = _taken_away()
+        before = _preemptions()
         began_ns = now_ns = time.monotonic_ns()
         struct.pack_into("=q", shared, 0, began_ns)
         while now_ns < began_ns + LONGEST_NS:
@@ -65,20 +65,20 @@ def _hog(conn, shared, cpu):
             if until_ns and now_ns >= until_ns:
                 break
             still_ns = time.monotonic_ns()
-            if _taken_away() != before:
+            if _preemptions() != before:
                 break
             now_ns = still_ns
         conn.send(now_ns)
 
 
-def _taken_away():
-    """Count how often this process had to leave its processor to another."""
+def _preemptions():
+    """Return how often the kernel has preempted this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 @contextmanager
 def hog():
-    """Have a hog, and this thread on another processor."""
+    """Start a `Hog`, and move this thread to the other processors."""
     fork = multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe()
     shared = mmap.mmap(-1, mmap.PAGESIZE)

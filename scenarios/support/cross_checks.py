@@ -1,6 +1,6 @@
-"""Facts that two probes see the same: whoever sent the traffic, all probes were attached to it together and must agree.
+"""Facts that two probes observe independently. All probes record the same traffic, so they must report the same values.
 
-`FACTS` are functions of what `seen` returns; each fails when two probes contradict each other.
+`FACTS` are functions of the result of `seen`. Each fails if two probes contradict each other.
 """
 
 from collections import Counter, defaultdict
@@ -25,19 +25,19 @@ ENDS = ("netns", "laddr", "raddr", "lport", "rport")
 SEGMENT = (*FLOW, "seq", "ack", "flags")
 PLACE = (*FLOW, "ifindex")
 INGRESS, EGRESS = 0, 1
-FRAME = 14 + 1500  # the most bytes of a frame on the wire
+FRAME = 14 + 1500  # largest frame on the wire, in bytes
 
 
 class Seen(dict):
-    """What each probe has seen, by its name; asking for one that this kernel refuses tells why."""
+    """Events and sums by probe. A probe that this kernel refuses raises `UnsupportedByKernel` with the reason."""
 
     def __missing__(self, name):
-        """Raise `UnsupportedByKernel`, as loading the probe did."""
+        """Raise `UnsupportedByKernel`, like loading the probe."""
         raise UnsupportedByKernel(probes.refusal(name) or f"{name} was not recorded")
 
 
 def seen(recording, inodes):
-    """Each probe's events, and sums, of the two hosts' TCP: the machine's own left out, and what was reported twice once."""
+    """Return each probe's events and sums for TCP on the two hosts, without duplicates and without other traffic."""
     events, totals = recording.events, recording.totals
     hosts, devices = list(inodes), list(recording.devices)
     found = Seen(
@@ -58,19 +58,19 @@ def seen(recording, inodes):
 
 
 def nothing_is_lost(recording):
-    """L2: every probe counts what it could not tell, and it is nothing."""
+    """L2: no probe lost an event, and the kernel withheld none."""
     assert recording.lost == dict.fromkeys(probes.here(), 0)
     assert recording.withheld == dict.fromkeys(probes.here(), 0)
 
 
 def one_order(seen):
-    """L1, L3: events of all probes are in one order, by the clock that the applications read as well."""
+    """L1, L3: merged events of all probes are in order of time, on the clock that the applications read as well."""
     assert CLOCK == "CLOCK_MONOTONIC"
     assert (np.diff(seen["merged"]["time_ns"].astype(np.int64)) >= 0).all()
 
 
 def packets_and_flows_count_the_same(seen):
-    """XDP and TC ingress see each packet that comes in, and its bytes; what XDP has in one piece, TC counts as cut to the MTU."""
+    """XDP and TC ingress count the same packets and bytes. A packet above the MTU at XDP counts as several at TC."""
     whole = seen["packets"]
     came_in = seen["flows"][seen["flows"]["direction"] == INGRESS]
     headers = whole["frame_length"] - whole["payload_length"]
@@ -84,7 +84,7 @@ def packets_and_flows_count_the_same(seen):
 
 
 def packets_and_duration_see_the_same_segments(seen):
-    """Each SYN, FIN and RST that XDP has seen comes to TC ingress, a little later."""
+    """Each SYN, FIN and RST at XDP appears at TC ingress, no earlier."""
     xdp = seen["packets"][(seen["packets"]["flags"] & (SYN | FIN | RST)) > 0]
     tc = seen["duration"][seen["duration"]["ingress"] == 1]
     where = (*SEGMENT, "ifindex")
@@ -93,23 +93,23 @@ def packets_and_duration_see_the_same_segments(seen):
 
 
 def what_leaves_one_host_reaches_the_other(seen):
-    """Each SYN, FIN and RST at one host's egress is the other's at ingress, later."""
+    """Each SYN, FIN and RST at one host's egress appears at the other host's ingress, no earlier."""
     left, arrived = (seen["duration"][seen["duration"]["ingress"] == ingress] for ingress in (0, 1))
     assert counted(left, *SEGMENT) == counted(arrived, *SEGMENT)
     assert (_times_by_key(left, *SEGMENT) <= _times_by_key(arrived, *SEGMENT)).all()
 
 
 def flows_and_duration_count_the_same_segments(seen):
-    """Each sum of SYN or FIN is what was told one by one."""
+    """`flows` counts as many SYNs and FINs as `duration` reports one by one."""
     for bit, name in ((SYN, "syns"), (FIN, "fins")):
         for ingress, direction in ((0, EGRESS), (1, INGRESS)):
-            told = seen["duration"][(seen["duration"]["ingress"] == ingress) & (seen["duration"]["flags"] & bit > 0)]
+            single = seen["duration"][(seen["duration"]["ingress"] == ingress) & (seen["duration"]["flags"] & bit > 0)]
             summed = seen["flows"][seen["flows"]["direction"] == direction]
-            assert counted(told, *PLACE) == +added(summed, summed[name], *PLACE)
+            assert counted(single, *PLACE) == +added(summed, summed[name], *PLACE)
 
 
 def states_and_analyse_see_the_same_changes(seen):
-    """Two programs at one tracepoint: the same changes of the same sockets."""
+    """Two programs at one tracepoint report the same changes of the same sockets."""
     change = ("skaddr", "netns", "oldstate", "newstate")
     steps = seen["analyse"]
     steps = steps[np.isin(steps["kind"], (Kind.CHANGED, Kind.OPENED)) & (steps["oldstate"] > 0)]
@@ -119,7 +119,7 @@ def states_and_analyse_see_the_same_changes(seen):
 
 
 def rtt_and_analyse_see_the_same_segments(seen):
-    """Each segment that an established socket receives is one look at the kernel's estimate."""
+    """`rtt` reads the kernel's estimate once for each segment that an established socket receives."""
     steps, estimates = seen["analyse"], seen["rtt"]
     received = steps[(steps["kind"] == Kind.PROCESSED) & (steps["oldstate"] == 0)]
     assert len(received), points()
@@ -128,8 +128,8 @@ def rtt_and_analyse_see_the_same_segments(seen):
 
 
 def states_frame_the_segments_on_the_interface(seen):
-    """Each SYN leaves in SYN_SENT, before ESTABLISHED or the attempt's end; each FIN in FIN_WAIT1 or LAST_ACK."""
-    # A flow can be used again: each of its sockets, and when that entered a state first.
+    """Each SYN leaves between SYN_SENT and ESTABLISHED or CLOSE; each FIN leaves after FIN_WAIT1 or LAST_ACK."""
+    # By flow and by socket, since a flow can be used again: the first entry into each state.
     flows = defaultdict(lambda: defaultdict(dict))
     for row in seen["states"]:
         flow = (int(row["netns"]), *(row[name].tobytes() for name in ("laddr", "lport", "raddr", "rport")))
@@ -147,16 +147,19 @@ def states_frame_the_segments_on_the_interface(seen):
             continue
         assert any(low and low <= time_ns <= high for low, high in spans), f"{time_ns} is in none of {spans}"
         checked += 1
-    assert checked, "neither host has opened or closed a connection"
+    assert checked, "neither host opened or closed a connection"
 
 
 def _first(entered, *states):
-    """When a socket entered one of these states for the first time, None if it never did."""
+    """Return the earliest entry of a socket into one of these states, None if there is none."""
     return min((entered[state] for state in states if state in entered), default=None)
 
 
 def layers_and_packets_see_the_same_segments(seen):
-    """Each segment with data of the port that both watch comes to the driver, to XDP and to TC ingress, in this order."""
+    """Each segment with data passes the driver, XDP and TC ingress, in this order.
+
+    Only the port that both probes record counts.
+    """
     xdp = seen["packets"][(seen["packets"]["sport"] == PORT) | (seen["packets"]["dport"] == PORT)]
     xdp = xdp[xdp["payload_length"] > 0]
     came, passed = (
@@ -182,19 +185,19 @@ FACTS = (
 
 
 def hold(seen):
-    """Check every fact, but for those about a probe that this kernel refuses."""
+    """Check every fact, except facts about a probe that this kernel refuses."""
     for fact in FACTS:
         with suppress(UnsupportedByKernel):
             fact(seen)
 
 
 def counted(rows, *names):
-    """How many rows there are of each kind."""
+    """Return the number of rows for each combination of these fields."""
     return Counter(_keys(rows, *names).tolist())
 
 
 def added(rows, values, *names):
-    """Add up values over each kind of row."""
+    """Return the sum of `values` for each combination of these fields."""
     sums = Counter()
     for key, value in zip(_keys(rows, *names).tolist(), values.tolist(), strict=True):
         sums[key] += value
@@ -206,7 +209,7 @@ def _mine(rows, name, values):
 
 
 def _keys(rows, *names):
-    """Each row's values under these names, as something that can be counted and sorted."""
+    """Return the bytes of these fields of each row, as keys that can be counted and sorted."""
     if not len(rows):
         return np.zeros(0, "V1")
     columns = [np.ascontiguousarray(rows[name]).view(np.uint8).reshape(len(rows), -1) for name in names]
@@ -214,5 +217,5 @@ def _keys(rows, *names):
 
 
 def _times_by_key(rows, *names):
-    """Return times in order of key and time."""
+    """Return the times of the rows, sorted by key and time."""
     return rows["time_ns"][np.lexsort((rows["time_ns"], np.unique(_keys(rows, *names), return_inverse=True)[1]))]

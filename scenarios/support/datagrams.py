@@ -1,4 +1,4 @@
-"""Numbered UDP datagrams between the hosts, stamped where they leave and where they arrive."""
+"""Numbered UDP datagrams between the hosts, with times before and after."""
 
 import socket
 import struct
@@ -18,7 +18,7 @@ PAYLOAD_AT = {4: 14 + 20 + 8, 6: 14 + 40 + 8}
 
 
 class Ping(NamedTuple):
-    """One datagram to the server and its answer: before the one was sent, between the two, when the answer had come."""
+    """Times of a datagram and its answer: before the first was sent, after it arrived, after the answer arrived."""
 
     sent_ns: int
     seen_ns: int
@@ -26,13 +26,13 @@ class Ping(NamedTuple):
 
 
 class Ends:
-    """A UDP socket on each host, which know each other."""
+    """A UDP socket on each host, connected to each other."""
 
     def __init__(self, client, server):
         self.client, self.server = client, server
 
     def ping(self):
-        """Send a datagram there and back; returns when."""
+        """Send a datagram to the server and one back; return the times."""
         sent_ns = time.monotonic_ns()
         self.client.send(b"ping")
         self.server.recv(100)
@@ -42,12 +42,15 @@ class Ends:
         return Ping(sent_ns, seen_ns, time.monotonic_ns())
 
     def send(self, count, size=64):
-        """Send numbered datagrams to the server, one right after the other."""
+        """Send numbered datagrams to the server without a pause."""
         for number in range(count):
             self.client.send(struct.pack("!I", number).ljust(size, b"."))
 
     def received(self, count):
-        """Return the numbers of the next `count` datagrams at the server, and make sure that there are no more."""
+        """Return the numbers of the next `count` datagrams at the server.
+
+        If there is a further datagram, it is appended, so that a comparison fails.
+        """
         numbers = [struct.unpack("!I", self.server.recv(65536)[:4])[0] for _ in range(count)]
         self.server.settimeout(0)
         try:
@@ -75,11 +78,11 @@ def ends(net, version=4):
 
 
 def log_of(net, arrived, *, waiting=0):
-    """Return the wire's log when `arrived` frames have got there and no more than `waiting` are still on their way."""
+    """Wait until `arrived` frames came to the wire and it holds at most `waiting` of them; return its log."""
     deadline = time.monotonic() + HUNG_S
     while True:
         log = net.link.log()
-        # A copy is a record of its own, and no other frame.
+        # A copy has a record of its own, but is not a further frame.
         known = len(np.unique(log.frames[["direction", "ordinal"]])) + log.waiting
         if known >= arrived and log.waiting <= waiting:
             return log
@@ -88,12 +91,12 @@ def log_of(net, arrived, *, waiting=0):
 
 
 def numbers_of(frames, version=4):
-    """Return the numbers that datagrams bear, from the log's heads."""
+    """Return the numbers of the datagrams in a log, from the heads of their frames."""
     at = PAYLOAD_AT[version]
     return [int.from_bytes(bytes(head[at : at + 4])) for head in frames["head"]]
 
 
 def with_fate(frames, fate):
-    """Return the frames of one fate."""
+    """Return the frames with one fate."""
     assert fate in Fate
     return frames[frames["fate"] == fate]

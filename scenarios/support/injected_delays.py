@@ -1,8 +1,10 @@
-"""One connection whose requests are each delayed in exactly one place, and the bracket in which that place's layer must lie.
+"""One connection whose requests are each delayed in exactly one place, and a bracket for the layer of that place.
 
-Everything is known from stamps. Data was ready at the latest when the socket said that it could be read (FIONREAD), it had left TCP
-at the latest when the socket said that nothing was unsent (SIOCOUTQNSD), and a reader cannot have run while another process of a
-higher class had its processor.
+The brackets come from timestamps and from three facts:
+
+- Data was ready at the latest when FIONREAD reported it.
+- Data had left TCP at the latest when SIOCOUTQNSD reported nothing unsent.
+- A reader did not run while a process of a higher scheduling class occupied its processor.
 """
 
 import fcntl
@@ -16,6 +18,8 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from pyroute2 import IPRoute
 
 from lab.linux.netns import inside
 from lab.network.conditions import Conditions
@@ -42,7 +46,7 @@ _WAITS = {"x86_64": ("45", "7"), "aarch64": ("207", "73")}[platform.machine()]  
 
 @dataclass(frozen=True)
 class Injected:
-    """A request that was delayed by `delay_ns` or more in one layer of one leg (0: request, 1: reply), which lasted `truth`."""
+    """A request delayed by at least `delay_ns` in one layer of one leg (0: request, 1: reply), and its bracket."""
 
     leg: int
     layer: str
@@ -51,18 +55,21 @@ class Injected:
     truth: Bracket
 
 
-class Story:
-    """One connection, with the ways to delay a request on it. Each returns the leg, the layer, and the shortest that it can last."""
+class Delays:
+    """Ways to delay a request on one connection.
+
+    Each method returns the leg, the layer, and the least time (ns) of the layer.
+    """
 
     def __init__(self, net, talk, version, hog):
         self.net, self.talk, self.version, self.hog = net, talk, version, hog
 
     def wire(self, delay_ns):
-        """Hold the request's frame on the wire."""
+        """Delay the request's frame on the wire."""
         return self._on_the_wire(0, Direction.TO_SERVER, Conditions(delay_ns=delay_ns), Conditions())
 
     def wire_back(self, delay_ns):
-        """Hold the reply's frame on the wire."""
+        """Delay the reply's frame on the wire."""
         return self._on_the_wire(1, Direction.TO_CLIENT, Conditions(), Conditions(delay_ns=delay_ns))
 
     def _on_the_wire(self, leg, direction, *conditions):
@@ -75,7 +82,7 @@ class Story:
         return leg, "wire", int(hold_ns(frames[:1])[0][0])
 
     def bucket(self, delay_ns):
-        """Let the request wait for tokens in the client's queue, after a datagram that has taken most of them."""
+        """Let the request wait for tokens in the client's qdisc, after a datagram that takes most of the tokens."""
         frames = [_ETHERNET + _IP[4] + _UDP + DRAIN - 28, _ETHERNET + _IP[self.version] + _TCP + SIZE]
         rate_bps = (sum(frames) - BURST) * 8 * 1_000_000_000 // delay_ns // 8 * 8
         client = self.talk.client
@@ -93,7 +100,7 @@ class Story:
         return 0, "qdisc", leaves_ns[-1] - sent_ns
 
     def late_server(self, delay_ns):
-        """Have the server come for the request after it has been there for a while."""
+        """Let the server call read() some time after the request has arrived."""
         self.talk.client.send(bytes(SIZE))
         ready_ns = self._ready(self.talk.server.socket)
         self.talk.server.sleep(delay_ns)
@@ -101,7 +108,7 @@ class Story:
         return 0, "queue", self._last("server", "recv").enter_ns - ready_ns
 
     def thinking_server(self, delay_ns):
-        """Have the server hesitate between read() and write()."""
+        """Let the server sleep between read() and write()."""
         self.talk.client.send(bytes(SIZE))
         self.talk.server.recv(SIZE)
         self.talk.server.sleep(delay_ns)
@@ -110,7 +117,7 @@ class Story:
         return 1, "application", self._last("server", "send").enter_ns - self._last("server", "recv").exit_ns
 
     def late_client(self, delay_ns):
-        """Have the client come for the reply after it has been there for a while."""
+        """Let the client call read() some time after the reply has arrived."""
         talk = self.talk
         talk.client.send(bytes(SIZE))
         talk.server.recv(SIZE)
@@ -121,22 +128,25 @@ class Story:
         return 1, "queue", self._last("client", "recv").enter_ns - ready_ns
 
     def hogged_server(self, delay_ns):
-        """Keep the processor of a server that sleeps in read() busy with something that is more important."""
+        """Let the hog occupy the processor of a server that sleeps in read()."""
         return self._hogged(delay_ns, self._read_there)
 
     def hogged_poll(self, delay_ns):
-        """Do the same to a server that sleeps in poll() before it reads."""
+        """Let the hog occupy the processor of a server that sleeps in poll() before it reads."""
         return self._hogged(delay_ns, self._poll_there)
 
     def _hogged(self, delay_ns, read):
-        """Delay a request so. One for which the hog could not keep its processor long enough is a plain one, and another is sent."""
+        """Delay a request with the hog.
+
+        If the hog was preempted too early, the request is a plain one, and another is sent.
+        """
         deadline = time.monotonic() + LIMIT_S
         while (held_ns := self._held(delay_ns, read)) < delay_ns:
-            assert time.monotonic() < deadline, "the hog does not keep its processor"
+            assert time.monotonic() < deadline, "the hog was preempted too early every time"
         return 0, "wake_up", held_ns
 
     def _held(self, delay_ns, read):
-        """Return for how long, at least, a request was ready and its reader had no processor; negative when it came later."""
+        """Return the least time (ns) that a request was ready and its reader had no processor; negative if too late."""
         reader = threading.Thread(target=read)
         reader.start()
         self._until(lambda: _sleeps(reader.native_id))
@@ -155,7 +165,7 @@ class Story:
 
     def _poll_there(self):
         os.sched_setaffinity(0, {self.hog.cpu})
-        # It is known as a reader from its first read() on; to look at nothing is enough.
+        # The probe knows the thread as a reader from its first read() on. A read() without data is enough.
         with suppress(BlockingIOError):
             self.talk.server.socket.recv(1, socket.MSG_DONTWAIT)
         self.talk.server.poll()
@@ -174,10 +184,10 @@ class Story:
         return self._until(lambda: _readable(sock))
 
     def _until(self, holds):
-        """Return a time at which something holds."""
+        """Wait until a condition holds; return a time at which it holds."""
         deadline = time.monotonic() + LIMIT_S
         while not holds():
-            assert time.monotonic() < deadline, "what the story waits for does not come"
+            assert time.monotonic() < deadline, f"the condition did not become true within {LIMIT_S} s"
         return time.monotonic_ns()
 
 
@@ -194,60 +204,72 @@ PLACES = (
 
 
 def inject(net, version, hog, places=PLACES, delays_ns=DELAYS_NS):
-    """Delay requests in all places, each by several times; returns what was injected, and the connection."""
-    told = []
+    """Delay requests in each place by each delay; return the injected delays and the connection."""
+    injected = []
     with conversing(net, version) as talk:
-        story = Story(net, talk, version, hog)
+        delays = Delays(net, talk, version, hog)
         talk.exchange(SIZE)
         for place in places:
             for delay_ns in delays_ns:
-                leg, layer, least_ns = getattr(story, place)(delay_ns)
-                told.append(
-                    (leg, layer, delay_ns, least_ns, sum(call.name == "send" for call in talk.client.timeline.calls))
-                )
+                leg, layer, least_ns = getattr(delays, place)(delay_ns)
+                requests_sent = sum(call.name == "send" for call in talk.client.timeline.calls)
+                injected.append((leg, layer, delay_ns, least_ns, requests_sent))
             talk.exchange(SIZE)
     (connection,) = talk.connections
-    return matched(told, exchanges(connection)), connection
+    return matched(injected, exchanges(connection)), connection
 
 
-def matched(told, every):
-    """Give each delay the turn in which it was: the last when it was told. After all of them comes a plain one."""
-    assert len(every) == told[-1][-1] + 1
+def matched(injected, every):
+    """Return each delay with its exchange: the last one that had been sent then.
+
+    One plain exchange follows all of them.
+    """
+    assert len(every) == injected[-1][-1] + 1
     found = []
-    for leg, layer, delay_ns, least_ns, number in told:
+    for leg, layer, delay_ns, least_ns, number in injected:
         exchange = every[number - 1]
         longest_ns = (
             exchange.application.high if layer == "application" else (exchange.request, exchange.reply)[leg].travel.high
         )
-        truth = Bracket(max(0, least_ns), longest_ns, max(0, least_ns))
+        truth = Bracket.early(max(0, least_ns), longest_ns)
         found.append(Injected(leg, layer, delay_ns, exchange, truth))
     return found
 
 
+def throttle(host, rate, burst):
+    """Limit a host, for good, to `rate` bytes a second and `burst` bytes at once, with a token bucket (TBF)."""
+
+    def add():
+        with IPRoute() as netlink:
+            netlink.tc("add", "tbf", host.ifindex, handle="1:", rate=rate, burst=burst, limit=1 << 20)
+
+    inside(host.name, add)
+
+
 def _asked(sock, what):
-    """Ask a socket for a number of bytes."""
+    """Return a number of bytes that an ioctl of a socket reports."""
     return struct.unpack("=i", fcntl.ioctl(sock, what, bytes(4)))[0]
 
 
 def _readable(sock):
-    """Tell whether a whole message can be read."""
+    """Return whether a whole message can be read."""
     return _asked(sock, termios.FIONREAD) >= SIZE
 
 
 def _sleeps(thread):
-    """Tell whether a thread of this process sleeps in recvfrom() or poll(). Source: proc_pid_syscall(5)."""
+    """Return whether a thread of this process sleeps in recvfrom() or poll(), from proc_pid_syscall(5)."""
     return Path(f"/proc/self/task/{thread}/syscall").read_text().split()[0] in _WAITS
 
 
-def verdicts(judge, stages, told, connection):
-    """Judge every request of the connection, and where each delay went: into its layer, and into no other."""
+def verdicts(judge, stages, injected, connection):
+    """Yield the checks of every request, and for each delay that it is in its layer and in no other."""
     rows = requests(stages, connection.client.flow.rport).rows
     rows = requests_by_flow(rows).get(connection.client.flow, rows[:0])
     every = exchanges(connection)
     yield judge.equal(str(connection.client.flow), "requests with a reply", len(every), len(rows))
     for exchange, row in zip(every, rows, strict=False):
         yield from judge_request(judge, exchange, row)
-        for it in told:
+        for it in injected:
             if it.exchange == exchange:
                 layer_ns = int(row["layers_ns"][it.leg][LAYERS.index(it.layer)])
                 subject = f"{connection.client.flow}, delayed by {it.delay_ns / MS:g} ms"

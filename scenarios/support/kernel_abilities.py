@@ -1,4 +1,4 @@
-"""What TCP does for a system call: which kernels tell of it, and what a scenario can ask for where they do not."""
+"""Whether this kernel lets `analyse` observe TCP's work for a system call, and a skip for scenarios that need it."""
 
 from functools import cache
 
@@ -9,13 +9,13 @@ from lab.probes.analyse.measure import tells_work
 
 @cache
 def is_told():
-    """Whether `analyse` observes on this machine what TCP sends and receives for a call."""
+    """Return whether `analyse` observes TCP's work for send and receive calls on this machine."""
     return tells_work(Program.load("analyse").attach_points)
 
 
 def required():
-    """Leave a scenario out where that is not so."""
+    """Raise `UnsupportedByKernel`, which skips the scenario, if `is_told()` is false."""
     if not is_told():
         raise UnsupportedByKernel(
-            "this kernel has no raw tracepoint:sock_recv_length, and its functions are not observed"
+            "this kernel has no raw tracepoint:sock_recv_length, and neither fentry nor kprobe is used"
         )

@@ -1,4 +1,4 @@
-"""A client and a server in one thread, for scenarios that act between one message and the next; every call is stamped."""
+"""A client and a server in one thread, for scenarios that act between two messages. Every call is timestamped."""
 
 import socket
 import struct
@@ -13,7 +13,7 @@ from support.stamped_sockets import FAMILY, accept
 
 
 class TcpInfo(NamedTuple):
-    """What the kernel says of a socket (`struct tcp_info` in include/uapi/linux/tcp.h), times in microseconds."""
+    """RTTs of a socket in microseconds, from `struct tcp_info` (include/uapi/linux/tcp.h)."""
 
     rtt_us: int
     min_rtt_us: int
@@ -21,7 +21,7 @@ class TcpInfo(NamedTuple):
 
 @dataclass
 class Talk:
-    """Both ends of one connection, and after the `conversing` block what they know."""
+    """Both ends of one connection; after the `conversing` block, `connections` holds their timelines."""
 
     client: StampedSocket
     server: StampedSocket
@@ -29,21 +29,21 @@ class Talk:
     connections: list[Connection] = field(default_factory=list)
 
     def exchange(self, size):
-        """Send a request and wait for the reply to it, of the same size."""
+        """Send a request and receive a reply of the same size."""
         self.client.send(bytes(size))
         self.server.recv(size)
         self.server.send(bytes(size))
         self.client.recv(size)
 
     def client_info(self):
-        """Ask the kernel for the client's TCP_INFO."""
+        """Return the client's TCP_INFO."""
         info = self.raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
         return TcpInfo(*(struct.unpack_from("=I", info, offset)[0] for offset in (68, 148)))
 
 
 @contextmanager
 def conversing(net, version=4):
-    """Connect the client's host with the server's; at the end the client closes first."""
+    """Connect the client's host to the server's. At the end of the block, the client closes first."""
     family, address = FAMILY[version], (net.server.address(version), 9999)
     with inside(net.server.name, lambda: socket.create_server(address, family=family)) as listener:
         raw = inside(net.client.name, lambda: socket.socket(family, socket.SOCK_STREAM))

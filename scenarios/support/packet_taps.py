@@ -1,4 +1,4 @@
-"""Others that see packets, to compare with: the kernel's own tap (AF_PACKET), and Wireshark's dumpcap and tshark."""
+"""Other packet captures to compare with: AF_PACKET sockets, and Wireshark's dumpcap and tshark."""
 
 import signal
 import socket
@@ -23,9 +23,9 @@ _FIELDS = ("frame.len", "eth.type", "ip.src", "ip.dst", "ipv6.src", "ipv6.dst")
 
 @contextmanager
 def received_by(*hosts):
-    """Sniff at the hosts' interfaces; at the end of the block the yielded list has the frames that came in.
+    """Capture at the hosts' interfaces. After the block, the yielded list holds the frames that came in.
 
-    They are as they were on the wire: the tag that the kernel takes out of a frame is put back.
+    The frames are as on the wire: a VLAN tag that the kernel removed from a frame is inserted again.
     """
     frames = []
     with ExitStack() as stack:
@@ -34,7 +34,7 @@ def received_by(*hosts):
         await_grace_period()
         for tap in taps:
             _, dropped = struct.unpack("II", tap.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
-            assert dropped == 0, "the tap itself has lost frames: it cannot be compared with"
+            assert dropped == 0, "the tap lost frames: its capture is incomplete"
             frames += _received(tap)
 
 
@@ -62,9 +62,10 @@ def _received(tap):
 
 @contextmanager
 def captured(netns, ifname, path, sender):
-    """Capture around a block; afterwards the yielded counters hold packets and bytes by (source, destination) of IP.
+    """Capture while the block runs.
 
-    `sender` is the namespace of a host whose `eth0` leads to the interface: the frame that ends the capture comes from there.
+    Afterwards the yielded counters hold packets and bytes by (source, destination) of IP. `sender` is the namespace of
+    a host whose `eth0` leads to the interface. It sends the frame that ends the capture.
     """
     fields = [word for name in _FIELDS for word in ("-e", name)]
     tshark = ["tshark", "-n", "-l", "-P", "-w", str(path), "-s", "128", "-i", ifname, "-T", "fields", *fields]
@@ -75,7 +76,7 @@ def captured(netns, ifname, path, sender):
         yield packets, size
         send(sender, [_MARK])
         for line in process.stdout:
-            # The first lines may still be messages of tshark's own.
+            # The first lines can be messages of tshark.
             length, ethertype, *addresses = line.rstrip("\n").split("\t") if "\t" in line else ("", "", "")
             if ethertype and int(ethertype, 16) == EXPERIMENTAL:
                 break
@@ -89,9 +90,10 @@ def captured(netns, ifname, path, sender):
 
 @contextmanager
 def dumpcap(host, path):
-    """Have Wireshark's own capture program write what passes a host's interface; the block is given a function that ends it.
+    """Capture at a host's interface with dumpcap, into a file; yield a function that ends the capture.
 
-    The function waits until `count` packets that match a display filter are in the file, and returns fields of those.
+    The function waits until `count` packets that match a display filter are in the file, and returns fields of these
+    packets.
     """
     command = ["nsenter", f"--net={path_of(host.name)}", "dumpcap", "-q", "-B", "64", "-i", "eth0", "-w", str(path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -111,7 +113,7 @@ def dumpcap(host, path):
 
 
 def tshark(path, display_filter, fields):
-    """Read fields of packets in a capture file; a list of rows of text. A file that is cut short is read as far as it goes."""
+    """Return fields of packets in a capture file: a list of rows of text. An incomplete file is read up to its end."""
     command = ["tshark", "-r", str(path), "-Y", display_filter, "-T", "fields"]
     command += [word for field in fields for word in ("-e", field)]
     read = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HUNG_S)
@@ -119,13 +121,13 @@ def tshark(path, display_filter, fields):
 
 
 def await_that(condition, limit_s=20.0):
-    """Wait until a condition holds; fails when it does not in time."""
+    """Wait until a condition holds. Fail after `limit_s` seconds."""
     deadline = time.monotonic() + limit_s
     while not condition():
-        assert time.monotonic() < deadline, "it never came to be"
+        assert time.monotonic() < deadline, f"the condition did not become true within {limit_s} s"
         time.sleep(0.01)
 
 
 def _taps():
-    """Count the packet sockets of the calling thread's namespace."""
+    """Return the number of packet sockets in the namespace of the calling thread."""
     return len(Path("/proc/thread-self/net/packet").read_text().splitlines()) - 1

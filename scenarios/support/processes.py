@@ -1,4 +1,4 @@
-"""Starting the lab's own commands as a user would, and seeing what they leave behind."""
+"""Start the lab's commands like a user does, and check what they leave behind."""
 
 import json
 import os
@@ -15,22 +15,38 @@ from lab.linux.instance import INSTANCES, event_group
 from lab.linux.netns import NAMED
 
 HUNG_S = 120
-"""What takes longer than this many seconds is taken for hung: where every instruction is emulated, what takes 5 s takes 60."""
+"""Seconds after which a process counts as hung. Under emulation, 5 s become 60."""
 
-NOTHING = {"processes": set(), "programs": set(), "namespaces": set(), "events": set(), "runs": set()}
-"""What `left_of` returns when nothing is left."""
+NOTHING = {"processes": set(), "programs": set(), "namespaces": set(), "events": set(), "instances": set()}
+"""The result of `left_of` if nothing is left."""
 
 
 def lab_command(*arguments, **options):
-    """Run a `lab` command to its end; returns the completed process with its output as text."""
+    """Run a `lab` command to its end; return the completed process with its output as text."""
     command = [sys.executable, "-m", "lab", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S, check=False, **options)
 
 
+def refuses(words, message, **options):
+    """Run a `lab` command with wrong arguments and return the completed process.
+
+    Fails unless it ends with status 2, with the message on standard error and nothing on standard output.
+    """
+    process = lab_command(*words, **options)
+    assert process.returncode == 2, process.stderr
+    assert message in process.stderr
+    assert "Traceback" not in process.stderr
+    assert process.stdout == ""
+    return process
+
+
 @contextmanager
 def started(*command, ready, **options):
-    """Start a process in a session of its own and wait until its output says `ready`; kill it at the end if need be."""
-    # A suite started in the background has inherited that Ctrl-C is ignored; a user at a terminal has not.
+    """Start a process in its own session and wait until its output contains `ready`.
+
+    Kill it after the block if it still runs.
+    """
+    # A suite that was started in the background has SIGINT ignored, and its children inherit that. Restore the default.
     command = ["/usr/bin/env", "--default-signal=INT", *command]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options
@@ -40,7 +56,7 @@ def started(*command, ready, **options):
             if ready in line:
                 break
         else:
-            raise AssertionError(f"{command} ended before it said {ready!r}")
+            raise AssertionError(f"{command} ended before it printed {ready!r}")
         yield process
     finally:
         if process.poll() is None:
@@ -51,13 +67,15 @@ def started(*command, ready, **options):
 
 @contextmanager
 def watching(command, *arguments):
-    """Run a live tool, `lab <command>`, around a block; afterwards the yielded list holds what it printed, standard error first.
+    """Run a live tool, `lab <command>`, while the block runs.
 
-    Raises `UnsupportedByKernel` where the kernel refuses the probe of that name.
+    Afterwards the yielded list holds standard error and output.
+
+    Raises `UnsupportedByKernel` if the kernel refuses the probe of that name.
     """
     probes.require(command)
     read, write = os.pipe()
-    # A suite that is killed takes the tool with it.
+    # The kernel kills the tool when the suite is killed.
     words = ["/usr/bin/setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "lab", command, "--ready-fd", str(write)]
     words += arguments
     process = subprocess.Popen(
@@ -81,21 +99,21 @@ def watching(command, *arguments):
 
 
 def parsed(output):
-    """JSON Lines as a list."""
+    """Return JSON Lines as a list; fail if there is any standard error."""
     errors, text = output
     assert not errors
     return [json.loads(line) for line in text.splitlines()]
 
 
 def end(process, number=signal.SIGINT):
-    """Send a signal as a terminal's Ctrl-C does, to the whole session, and return the exit status."""
+    """Send a signal to the whole process group, like Ctrl-C at a terminal, and return the exit status."""
     os.killpg(process.pid, number)
     process.stdout.read()
     return process.wait(timeout=HUNG_S)
 
 
 def descendants(pid):
-    """Return a process and everything it has started, by id."""
+    """Return the ids of a process and of all its descendants."""
     family = [pid]
     for parent in family:
         for children in Path(f"/proc/{parent}/task").glob("*/children"):
@@ -104,7 +122,7 @@ def descendants(pid):
 
 
 def belongings(pid):
-    """Return what a process and its children hold: processes, BPF programs, runs, and the namespaces and events of their name."""
+    """Return a process with its descendants, and their BPF programs, instances, namespaces and tracing events."""
     family = descendants(pid)
     locks = {path.stat().st_ino: path.parent.name for path in INSTANCES.glob("*/lock")}
     names = {locks[inode] for member in family for inode in open_files(member) if inode in locks}
@@ -113,23 +131,23 @@ def belongings(pid):
         "programs": set().union(*(bpf.prog_ids_of_process(member) for member in family)),
         "namespaces": {path.name for name in names for path in NAMED.glob(f"lab-{name}-*")},
         "events": {path for name in names for path in tracefs.events(event_group(name))},
-        "runs": names,
+        "instances": names,
     }
 
 
 def open_files(pid):
-    """Inode numbers of a process's open files."""
+    """Return the inode numbers of a process's open files."""
     inodes = set()
     for path in Path(f"/proc/{pid}/fd").iterdir():
         try:
             inodes.add(path.stat().st_ino)
-        except FileNotFoundError:  # closed meanwhile
+        except FileNotFoundError:  # closed in the meantime
             continue
     return inodes
 
 
 def lives(pid):
-    """Tell whether a process is alive. A dead one that nobody asks for stays in /proc: not every first process asks."""
+    """Return whether a process is alive. A zombie is not: it stays in /proc if the init process does not reap it."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -137,7 +155,7 @@ def lives(pid):
 
 
 def left_of(held, limit_s=20.0):
-    """Return what is still there of `held`, when nothing is or the time is up: the kernel frees programs a little later."""
+    """Wait up to `limit_s` seconds until nothing of `held` is left (programs are freed late); return the rest."""
     deadline = time.monotonic() + limit_s
     while True:
         left = {
@@ -145,7 +163,7 @@ def left_of(held, limit_s=20.0):
             "programs": {program for program in held["programs"] if bpf.prog_exists(program)},
             "namespaces": {name for name in held["namespaces"] if (NAMED / name).exists()},
             "events": {path for path in held["events"] if path.exists()},
-            "runs": {name for name in held["runs"] if (INSTANCES / name).exists()},
+            "instances": {name for name in held["instances"] if (INSTANCES / name).exists()},
         }
         if not any(left.values()) or time.monotonic() > deadline:
             return left

@@ -1,4 +1,4 @@
-"""Sockets of a scenario's own whose calls are stamped, and addresses for them."""
+"""Sockets with timestamped calls for scenarios that do not use the demo, and addresses for them."""
 
 import socket
 import time
@@ -12,7 +12,7 @@ NOBODY = {4: "192.0.2.77", 6: "2001:db8::77"}
 
 
 def accept(listener):
-    """Accept a connection, stamped."""
+    """Accept a connection; the call is timestamped."""
     enter_ns = time.monotonic_ns()
     child, peer = listener.accept()
     server = StampedSocket("server", child, [Call("accept", enter_ns, time.monotonic_ns())])

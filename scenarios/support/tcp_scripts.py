@@ -1,6 +1,6 @@
-"""Stories between a kernel's own TCP and one made by hand (lab/traffic/crafted/tcp_peer.py), each with the truth about it.
+"""Scripts between a kernel's TCP and a crafted one (lab/traffic/crafted/tcp_peer.py), each with the truth about it.
 
-What lives here: what is played. What does not: any expectation of a single probe.
+What lives here: the scripts. What does not: expectations of a single probe.
 """
 
 from typing import NamedTuple
@@ -12,9 +12,9 @@ OPENED = "SYN_RECV:cA ESTABLISHED:cA"
 
 
 class Case(NamedTuple):
-    """A story, the kernel's states with the word that causes each, and how the connection ended."""
+    """A script, the kernel's states with the word of the script that causes each, and how the connection ended."""
 
-    story: str
+    script: str
     states: str
     ended: Ended
     closed_first: Side
@@ -22,7 +22,7 @@ class Case(NamedTuple):
     fins_again: int = 0
 
 
-CLIENT_BY_HAND = {
+CLIENT_SCRIPTED = {
     "RST in SYN_RECV": Case("cS sSA 5ms cR", "", Ended.RST, C),
     "RST in ESTABLISHED": Case("cS sSA 20ms cA accept() 20ms cR", f"{OPENED} CLOSE:cR", Ended.RST, C),
     "RST in CLOSE_WAIT": Case("cS sSA cA accept() 5ms cF sA 5ms cR", f"{OPENED} CLOSE_WAIT:cF CLOSE:cR", Ended.RST, C),
@@ -91,7 +91,7 @@ CLIENT_BY_HAND = {
 }
 SLOW = ("the SYN-ACK comes late", "cS", "sSA")
 OPENING = "SYN_SENT:connect() SYN_RECV:sS"
-SERVER_BY_HAND = {
+SERVER_SCRIPTED = {
     "RST in SYN_SENT": Case("connect() cS 5ms sRA", "SYN_SENT:connect() CLOSE:sRA", Ended.REFUSED, S),
     SLOW[0]: Case("connect() cS 20ms sSA cA sRA", "SYN_SENT:connect() ESTABLISHED:sSA CLOSE:sRA", Ended.RST, S),
     "RST after both have sent a SYN": Case("connect() cS sS cSA 5ms sR", f"{OPENING} CLOSE:sR", Ended.RST, S),

@@ -1,4 +1,4 @@
-"""Servers and clients that nobody here wrote: started on a host of the topology, each with a folder of its own, and ended again."""
+"""Start and end third-party servers and clients on a host of the topology, each server with its own folder."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ http {{
 
 @dataclass(frozen=True)
 class Done:
-    """A client that has ended: what it printed, and stamps from before it began and after it had ended."""
+    """A client that has ended: its output, and times before it was started and after it had ended."""
 
     pid: int
     output: str
@@ -51,7 +51,7 @@ class Done:
 
 
 def client(host, *command, statuses=(0,), limit_s=20.0):
-    """Run a client to its end."""
+    """Run a client to its end. Fail if it takes longer than `limit_s` seconds or ends with another status."""
     began_ns = time.monotonic_ns()
     with _start(host, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
@@ -66,9 +66,9 @@ def client(host, *command, statuses=(0,), limit_s=20.0):
 
 @contextmanager
 def server(host, port, *command, folder):
-    """Run a server, which listens by the time that the block begins; yields what tells the ids of its processes by then.
+    """Run a server that listens before the block begins; yield a function that returns the ids of its processes.
 
-    It has a PID namespace of its own: what it has forked ends with it, however this process ends.
+    The server has its own PID namespace, so all its processes end with it, however this process ends.
     """
     sandbox = (_found("unshare"), "--pid", "--fork", "--kill-child", *command)
     with (folder / "log").open("w+") as log, _start(host, sandbox, stdout=log, stderr=log, cwd=folder) as process:
@@ -82,7 +82,7 @@ def server(host, port, *command, folder):
 
 @contextmanager
 def nginx(host, port, folder):
-    """Run nginx with two workers that listen on both of the host's addresses, and hand out what is in its folder."""
+    """Run nginx with two workers on both addresses of the host. It serves the files of its folder."""
     (folder / "nginx.conf").write_text(NGINX.format(ipv4=host.ipv4, ipv6=host.ipv6, port=port))
     program = _found("nginx")
     with server(host, port, program, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", folder=folder) as processes:
@@ -91,8 +91,8 @@ def nginx(host, port, folder):
 
 @contextmanager
 def redis(host, port, folder):
-    """Run a Redis server that listens on both of the host's addresses and keeps nothing."""
-    program = folder / "redis-server"  # the server's own name makes this file the server
+    """Run a Redis server on both addresses of the host, without persistence."""
+    program = folder / "redis-server"  # the program acts as a server if it is started under this name
     program.symlink_to(_found("redis-check-rdb"))
     options = ["--port", str(port), "--bind", host.ipv4, host.ipv6, "--save", "", "--protected-mode", "no"]
     with server(host, port, str(program), *options, folder=folder) as processes:
@@ -101,21 +101,21 @@ def redis(host, port, folder):
 
 @contextmanager
 def iperf3(host, port, folder):
-    """Run an iperf3 server that listens on both IP versions."""
+    """Run an iperf3 server for both IP versions."""
     with server(host, port, _found("iperf3"), "--server", "--port", str(port), folder=folder) as processes:
         yield processes
 
 
 def _found(name):
-    """Return the path of a program that set-up has installed."""
+    """Return the path of a program that `make setup` installs. Raises `LabError` if it is missing."""
     path = shutil.which(name, path=f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}:/usr/sbin:/sbin")
     if path is None:
-        raise LabError(f"{name} is missing, which set-up installs: run `make setup` as root")
+        raise LabError(f"{name} is missing: run `make setup` as root")
     return path
 
 
 def _start(host, command, **options):
-    """Start a process in the host's network namespace; it does not outlive this one."""
+    """Start a process in the host's network namespace. The kernel kills it when this process ends."""
     program, *arguments = command
     words = [_found("setpriv"), "--pdeathsig", "KILL", _found(program), *arguments]
     return inside(host.name, lambda: subprocess.Popen(words, start_new_session=True, **options))

@@ -1,4 +1,4 @@
-"""What a lane may leave out, and what fails the run."""
+"""Which skips a lane may have, and which fail the run."""
 
 import pytest
 
@@ -22,20 +22,20 @@ REASON = "this kernel refuses the raw tracepoint:sk_data_ready (No such file or 
     ],
 )
 def test_an_entry_is_for_its_lanes(release, mechanism, why):
-    """By version, number by number, and by the way to attach; anywhere else the same skip is unexpected."""
+    """An entry allows a skip by kernel version and mechanism. In any other lane the same skip is not allowed."""
     (skipped,) = allowed_skips.compared([REASON], [READY], Lane(release, mechanism, "real"))
     assert skipped.why == why
     assert ("NOT ALLOWED" in str(skipped)) is (why is None)
 
 
 def test_reasons_are_counted():
-    """Each reason once, with how many scenarios it took."""
+    """Each reason appears once, with its number of skips."""
     found = allowed_skips.compared([REASON, "no bpftool", REASON], [READY], Lane("6.1.0", "tracepoint", "virtual"))
     assert [(skipped.count, skipped.why) for skipped in found] == [(2, "came with 6.2"), (1, None)]
 
 
 def test_the_list_of_the_suite():
-    """It can be read, and allows nothing where the kernel has all that the probes need."""
+    """The suite's list is valid, and allows no skip on a kernel that has everything the probes need."""
     entries = allowed_skips.allowed(CHECKOUT / "scenarios" / "allowed_skips.toml")
     assert entries
     assert all(entry.why for entry in entries)
@@ -44,8 +44,8 @@ def test_the_list_of_the_suite():
 
 
 @pytest.mark.parametrize("text", ["[[skip]]\nreason = 1 2", '[[skip]]\nreason = "a"', '[[skip]]\nno = "a"'])
-def test_a_list_that_is_none(tmp_path, text):
-    """One sentence."""
+def test_an_invalid_list_is_refused(tmp_path, text):
+    """The error is one sentence."""
     path = tmp_path / "list.toml"
     path.write_text(text)
     with pytest.raises(LabError, match="is no list of allowed skips"):

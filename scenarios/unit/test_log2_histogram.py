@@ -1,4 +1,4 @@
-"""Buckets by powers of two: their bounds, their quantiles and their picture."""
+"""Buckets by powers of two: bounds, quantiles and picture."""
 
 import pytest
 from hypothesis import given
@@ -13,12 +13,12 @@ COUNTS = st.lists(st.integers(0, 10**6), min_size=SLOTS, max_size=SLOTS)
     ("slot", "expected"), [(0, (0, 1)), (1, (2, 3)), (2, (4, 7)), (3, (8, 15)), (31, (1 << 31, (1 << 32) - 1))]
 )
 def test_bounds(slot, expected):
-    """R4: the buckets that users of such tools know."""
+    """R4: the buckets are the common ones of log2 histograms."""
     assert bounds(slot) == expected
 
 
 def test_buckets_follow_each_other():
-    """R4: each bucket begins where the one before ends."""
+    """R4: each bucket begins right behind the one before."""
     for slot in range(1, SLOTS):
         assert bounds(slot)[0] == bounds(slot - 1)[1] + 1
 
@@ -32,7 +32,7 @@ def test_a_value_is_within_its_bucket(value):
 
 @given(st.lists(st.integers(0, 10**6), min_size=1), st.sampled_from([0.5, 0.9, 0.99]))
 def test_a_quantile_is_in_its_bucket(values, share):
-    """The value at the quantile's rank is in the bucket that is named."""
+    """The value at the quantile's rank is in the returned bucket."""
     counts = [0] * SLOTS
     for value in values:
         counts[slot_of(value)] += 1
@@ -40,14 +40,14 @@ def test_a_quantile_is_in_its_bucket(values, share):
     assert slot_of(sorted(values)[rank - 1]) == quantile_slot(counts, share)
 
 
-def test_of_nothing_there_is_no_quantile():
+def test_an_empty_histogram_has_no_quantile():
     """An empty histogram has no median."""
     with pytest.raises(ValueError, match="no quantile"):
         quantile_slot([0] * SLOTS, 0.5)
 
 
 def test_picture():
-    """Up to the last bucket that holds something, the longest bar with 40 stars and the others in proportion."""
+    """The picture ends at the last bucket with a value. The longest bar has 40 stars, the others are in proportion."""
     counts = [0] * SLOTS
     counts[1], counts[3] = 4, 1
     assert list(picture(counts, "usecs")) == [
@@ -59,14 +59,14 @@ def test_picture():
     ]
 
 
-def test_nothing_has_no_picture():
-    """No values, no lines."""
+def test_an_empty_histogram_has_no_picture():
+    """Without values there are no lines."""
     assert list(picture([0] * SLOTS, "usecs")) == []
 
 
 @given(COUNTS)
 def test_every_count_is_in_the_picture(counts):
-    """No count is left out, and no bar is longer than it may be."""
+    """Every count is printed, and no bar is longer than 40 stars."""
     lines = list(picture(counts, "usecs"))[1:]
     assert sum(int(line.split()[4]) for line in lines) == sum(counts)
     assert max((line.count("*") for line in lines), default=STARS) == STARS

@@ -1,4 +1,4 @@
-"""What segments say together, in words and in sums: from hand-made and random packets."""
+"""Names and sums of packets' fields, and the text of the probe `packets`, from hand-made and random packets."""
 
 import ipaddress
 
@@ -30,7 +30,7 @@ def packed(address):
 
 
 def packet(flow=FLOW, **fields):
-    """One packet of a flow, as the probe reports it."""
+    """Return one packet of a flow, like an event of the probe."""
     row = np.zeros((), FRAME)
     known = {"saddr": packed(flow.laddr), "sport": flow.lport, "daddr": packed(flow.raddr), "dport": flow.rport}
     known |= {"ifindex": 102, "ethertype": 0x0800, "version": 4, "protocol": TCP, "frame_length": 66}
@@ -40,7 +40,7 @@ def packet(flow=FLOW, **fields):
 
 
 def stream(segments, isn=0):
-    """Sequence numbers and lengths of segments, given as (offset, length), after their SYN."""
+    """Return sequence numbers and lengths of a SYN and of segments, which are given as (offset, length)."""
     seq = [isn, *(isn + 1 + offset for offset, _ in segments)]
     length = [0, *(length for _, length in segments)]
     return np.array(np.array(seq) % 2**32, np.uint32), np.array(length, np.uint32)
@@ -52,20 +52,20 @@ some_segments = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 50)), max
 
 @given(segments=some_segments, isn=isns)
 def test_every_byte_is_counted_once(segments, isn):
-    """However segments overlap, repeat and wrap, the sum is the number of different bytes."""
-    bytes_brought = {byte for offset, length in segments for byte in range(offset, offset + length)}
-    assert distinct_bytes(*stream(segments, isn)) == len(bytes_brought)
+    """The sum is the number of different bytes if segments overlap, repeat and wrap."""
+    carried = {byte for offset, length in segments for byte in range(offset, offset + length)}
+    assert distinct_bytes(*stream(segments, isn)) == len(carried)
 
 
 @given(segments=some_segments, isn=isns, byte=st.integers(0, 250))
-def test_the_first_to_bring_a_byte(segments, isn, byte):
-    """Of several segments with a byte the first one counts; a byte that nobody has brought has none."""
-    bringers = [number for number, (offset, length) in enumerate(segments, 1) if offset <= byte < offset + length]
-    assert arrival_of_byte(*stream(segments, isn), byte) == (bringers[0] if bringers else None)
+def test_the_first_segment_with_a_byte(segments, isn, byte):
+    """The first of several segments with the byte counts; a byte that no segment carried has none."""
+    carriers = [number for number, (offset, length) in enumerate(segments, 1) if offset <= byte < offset + length]
+    assert arrival_of_byte(*stream(segments, isn), byte) == (carriers[0] if carriers else None)
 
 
 def test_more_than_4_gib():
-    """A stream may be longer than sequence numbers go."""
+    """A stream may be longer than the range of sequence numbers."""
     chunk = 1 << 30
     segments = [(number * chunk, chunk) for number in range(6)]
     assert distinct_bytes(*stream(segments, isn=7)) == 6 * chunk
@@ -73,14 +73,14 @@ def test_more_than_4_gib():
 
 
 def test_no_packets():
-    """Nothing that came is no bytes and no flows."""
+    """Without packets there are no bytes and no flows."""
     assert distinct_bytes(*stream([])) == 0
     assert distinct_bytes(np.zeros(0, np.uint32), np.zeros(0, np.uint32)) == 0
     assert by_flow(np.zeros(0, FRAME)) == {}
 
 
 def test_flows_have_their_own_packets():
-    """A flow is told by interface, both addresses and both ports, and keeps its order; what has no ports is in none."""
+    """Packets are grouped by interface, addresses and ports, in order. Packets without ports are in no group."""
     v6 = Flow("2001:db8::1", 9999, "2001:db8::2", 40000)
     rows = [packet(seq=1), packet(v6), packet(FLOW.reversed()), packet(seq=2), packet(ifindex=101), packet(problem=4)]
     rows.append(packet(protocol=17))
@@ -94,8 +94,8 @@ def test_flows_have_their_own_packets():
     assert flows[102, FLOW]["seq"].tolist() == [1, 2]
 
 
-def test_a_flow_whose_own_address_is_not_known():
-    """A socket that never connected does not know its address: any will do, but not another port or peer."""
+def test_a_flow_without_a_local_address():
+    """A socket that did not connect has no local address: every address matches, but only its ports and its peer."""
     flows = by_flow(np.array([packet(), packet(FLOW._replace(lport=40001))], FRAME))
     unbound = Flow("0.0.0.0", 40000, "192.0.2.2", 9999)  # noqa: S104 (as an unconnected socket has it)
     assert [len(rows) for rows in packets_of(flows, 102, unbound)] == [1]
@@ -104,7 +104,7 @@ def test_a_flow_whose_own_address_is_not_known():
 
 
 def test_words():
-    """Flags in the order in which people say them, protocols by name where they have one."""
+    """Flags have their usual order (SYN,ACK), protocols have names, unknown protocols numbers."""
     assert [flags_text(SYN | ACK), flags_text(0), flags_text(0xFF)] == [
         "SYN,ACK",
         "",
@@ -113,16 +113,16 @@ def test_words():
     assert [protocol_text(6), protocol_text(17), protocol_text(253)] == ["TCP", "UDP", "253"]
 
 
-def test_line_has_the_form_that_users_know():
-    """Two blanks behind the addresses, microseconds without a fraction."""
+def test_the_line_of_a_packet():
+    """A line has two blanks behind the addresses, and whole microseconds."""
     row = text.as_dict(packet(time_ns=1_234_567_899))
     assert text.line(row) == (
         "Packet Data - src_ip: 192.0.2.1,  src_port: 40000, dst_ip: 192.0.2.2,  dst_port: 9999, timestamp(us): 1234567"
     )
 
 
-def test_what_a_packet_does_not_have_is_none():
-    """A later fragment has addresses and no ports, ARP has neither: unknown, never zero."""
+def test_missing_fields_are_none():
+    """A later fragment has addresses and no ports, ARP has neither: the fields are unknown, not 0."""
     later = text.as_dict(packet(problem=4, sport=0, dport=0, fragment=1))
     assert [later[name] for name in ("saddr", "sport", "dport", "seq", "flags", "problem")] == (
         ["192.0.2.1", None, None, None, None, "later fragment"]
@@ -134,14 +134,14 @@ def test_what_a_packet_does_not_have_is_none():
 
 
 def test_wall_clock_is_named():
-    """L3: a converted time has another clock's name."""
+    """L3: a converted time has the name of its clock."""
     row = packet(time_ns=5)
     assert [text.as_dict(row)[name] for name in ("time_ns", "clock")] == [5, "CLOCK_MONOTONIC"]
     assert [text.as_dict(row, 100)[name] for name in ("time_ns", "clock")] == [105, "CLOCK_REALTIME"]
 
 
-def test_unreadable_packets_are_told_by_reason():
-    """How many packets may have had the port, and why nobody can tell; nothing to say when there are none."""
+def test_unreadable_packets_are_counted_by_reason():
+    """The text has the number of packets whose ports are unknown, by reason; it is empty if there are none."""
     totals = np.array([(7, 1), (4, 12)], [("problem", "u4"), ("frames", "u8")])
     assert "12 later fragment, 1 encrypted (--all shows them)" in text.unreadable(totals)
     assert text.unreadable(totals[:0]) == ""

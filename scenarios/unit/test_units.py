@@ -1,4 +1,4 @@
-"""Times and ports are read and written as people mean them, and what is neither is refused."""
+"""Parsing and formatting of durations, sizes, ports and amounts, and errors for other texts."""
 
 import argparse
 
@@ -23,22 +23,22 @@ from lab.units import amount_text, bytes_text, duration_ns, duration_text, port
     ],
 )
 def test_a_duration_with_its_unit_is_read_in_nanoseconds(text, ns):
-    """Every unit the lab writes can be read, with a decimal point where people use one."""
+    """All units are read, with an optional decimal point."""
     assert duration_ns(text) == ns
 
 
 @pytest.mark.parametrize(
     "text", ["", "5", "ms", "-5ms", "5 ms", "5m", "1e3ms", "1.s", ".5s", "5msx", "nan s", "five ms"]
 )
-def test_what_is_no_duration_is_refused(text):
-    """A number without a unit, a sign or an unknown unit is answered with the right way to write it."""
+def test_other_texts_are_no_durations(text):
+    """The error for a missing unit, a sign or an unknown unit shows how to write a duration."""
     with pytest.raises(argparse.ArgumentTypeError, match="write it like"):
         duration_ns(text)
 
 
 @given(st.integers(0, 10**15))
 def test_nanoseconds_are_read_exactly(ns):
-    """Every whole number of nanoseconds up to eleven days is read as itself."""
+    """Whole numbers of nanoseconds up to eleven days are read without rounding."""
     assert duration_ns(f"{ns}ns") == ns
 
 
@@ -53,8 +53,8 @@ def test_nanoseconds_are_read_exactly(ns):
         (-2_000_000, "-2.000 ms"),
     ],
 )
-def test_a_duration_is_written_with_the_unit_that_suits_it(ns, text):
-    """Each size has its unit, also below zero."""
+def test_a_duration_is_written_in_the_largest_unit(ns, text):
+    """The unit depends on the absolute value."""
     assert duration_text(ns) == text
 
 
@@ -71,20 +71,20 @@ def test_a_duration_is_written_with_the_unit_that_suits_it(ns, text):
         (10**19, "10000.0 PB"),
     ],
 )
-def test_bytes_are_written_with_the_unit_that_suits_them(count, text):
-    """Decimal units, and never a thousand of one that has a next."""
+def test_bytes_are_written_in_the_largest_unit(count, text):
+    """Units are decimal, and no value is rounded to 1000 of a unit that has a larger one."""
     assert bytes_text(count) == text
 
 
 @pytest.mark.parametrize("text", ["1", "80", "9999", "65535"])
 def test_a_port_is_read(text):
-    """Every port that a connection can have is read."""
+    """Ports from 1 to 65535 are read."""
     assert port(text) == int(text)
 
 
 @pytest.mark.parametrize("text", ["0", "65536", "70000", "-1", "+80", "80.0", "0x50", "http", "", " 80", "²"])
-def test_what_is_no_port_is_refused(text):
-    """Zero, too large a number and text are answered with the range."""
+def test_other_texts_are_no_ports(text):
+    """The error for any other text shows the range."""
     with pytest.raises(argparse.ArgumentTypeError, match="1 to 65535"):
         port(text)
 
@@ -101,5 +101,5 @@ def test_what_is_no_port_is_refused(text):
     ],
 )
 def test_an_amount_is_written_with_its_unit(value, unit, text):
-    """Times in the unit that suits them, fractions in percent, ratios alone."""
+    """Times have the largest unit that fits, fractions are in percent, ratios have no unit."""
     assert amount_text(value, unit) == text

@@ -1,8 +1,8 @@
-/* What the wire does to one frame: a pure function of the conditions, the frame and its place in the sequence.
+/* The wire's decision about a frame: a pure function of the conditions, the frame and its ordinal.
  *
- * Nothing random depends on time: each decision is a hash of the seed, the direction, the frame's ordinal under these
- * conditions and the kind of decision. The same sequence of frames meets the same fate again, and changing one
- * condition does not change what the others decide. */
+ * No decision depends on time. Each is a hash of the seed, the direction, the frame's ordinal under these conditions
+ * and the kind of decision. The same sequence of frames therefore gets the same decisions. A change of one condition
+ * does not change the decisions of the others. */
 #pragma once
 
 #include <stdbool.h>
@@ -15,25 +15,25 @@
 struct conditions {
     int64_t delay_ns;
     int64_t jitter_ns;
-    double loss; /* a fraction, as the three below */
+    double loss; /* a fraction from 0 to 1, like the next three */
     double duplicate;
     double reorder;
     double corrupt;
     uint64_t rate_bps; /* 0: unlimited */
-    uint64_t limit;    /* frames waiting at most */
+    uint64_t limit;    /* maximum number of queued frames */
     uint64_t seed;
     uint64_t drops[MAX_DROPS]; /* ordinals, counted from 1, of frames to drop */
     unsigned int drop_count;
-    int64_t since_ns; /* they hold for frames that arrive from now on, CLOCK_MONOTONIC */
+    int64_t since_ns; /* they apply to frames that arrive from this time on (CLOCK_MONOTONIC) */
     uint32_t number;  /* 0 for the first conditions of the wire, 1 for the next */
-    uint64_t seen;    /* frames that they were asked about */
+    uint64_t seen;    /* frames decided under these conditions */
 };
 
 struct decision {
     bool lost;
     bool copied;
-    bool hurried;        /* it overtakes the frames that wait */
-    int32_t flipped_bit; /* counted from the frame's start, -1 for none */
+    bool hurried;        /* the frame overtakes the queued ones */
+    int32_t flipped_bit; /* counted from the frame's start; -1: none */
     int64_t jitter_ns;
 };
 
@@ -58,7 +58,7 @@ static inline bool happens(double fraction, uint64_t drawn)
     return (double)(drawn >> 11) * 0x1p-53 < fraction;
 }
 
-/* Address resolution is not what a scenario wants to lose: ARP, and ICMPv6 133 to 137 (RFC 826, 4861). */
+/* Return true for ARP (RFC 826) and ICMPv6 types 133 to 137 (RFC 4861), which the conditions do not affect. */
 static inline bool resolves_addresses(const uint8_t *frame, size_t length)
 {
     if (length < ETHERNET_HEADER)
@@ -80,7 +80,7 @@ static inline struct decision decide(struct conditions *c, int direction, const 
         decision.lost |= c->drops[i] == ordinal;
     decision.copied = happens(c->duplicate, drawn(c, direction, ordinal, DUPLICATE));
     decision.hurried = happens(c->reorder, drawn(c, direction, ordinal, REORDER));
-    /* A flipped bit in the Ethernet header would only make the frame somebody else's. */
+    /* Not in the Ethernet header: the host would ignore a frame for another address. */
     if (length > ETHERNET_HEADER && happens(c->corrupt, drawn(c, direction, ordinal, CORRUPT))) {
         uint64_t bits = 8 * (length - ETHERNET_HEADER);
         decision.flipped_bit = 8 * ETHERNET_HEADER + drawn(c, direction, ordinal, WHICH_BIT) % bits;

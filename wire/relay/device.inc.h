@@ -1,4 +1,6 @@
-/* Packet sockets: opening one on a device, and reading frames from it as they were on the wire. */
+/* Packet sockets: opens one on a device and reads frames from it, with their VLAN tags.
+ *
+ * A part of relay.c, which defines _GNU_SOURCE. */
 #pragma once
 
 #include <arpa/inet.h>
@@ -10,13 +12,13 @@
 
 #define BATCH 64
 #define LARGEST (65535 + ETHERNET_HEADER)
-#define TAG 4 /* bytes of a VLAN tag, which the kernel takes out of a frame */
+#define TAG 4 /* bytes of a VLAN tag, which the kernel removes from a received frame */
 #define BUFFERS (64 << 20)
 
 static int open_device(int ifindex)
 {
     int one = 1, size = BUFFERS;
-    /* Bound last: until then, with no protocol, it hears nothing. */
+    /* Protocol 0: the socket receives no frame until bind(), after all options are set. */
     int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
     struct sockaddr_ll where = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = ifindex};
     if (fd < 0)
@@ -29,8 +31,8 @@ static int open_device(int ifindex)
         fail("SO_TIMESTAMPNS");
     if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) != 0)
         fail("SO_RCVBUFFORCE");
-    /* The other host's processor may be busy, and what it has not taken yet is the sender's: 92 frames by default, of which the
-     * next would be refused while the processor's own queue (netdev_max_backlog) has room for 1000. */
+    /* Sent frames count against this buffer until the other host's CPU takes them. The default holds 92 frames, but the
+     * CPU's queue (netdev_max_backlog) holds 1000: send() would fail too early while that CPU is busy. */
     if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) != 0)
         fail("SO_SNDBUFFORCE");
     if (bind(fd, (struct sockaddr *)&where, sizeof(where)) != 0)
@@ -38,7 +40,7 @@ static int open_device(int ifindex)
     return fd;
 }
 
-/* Put the VLAN tag back that the kernel took out. There is room for it before `data`; returns the frame's new start. */
+/* Insert the VLAN tag that the kernel removed. `data` has TAG bytes of room before it. Return the frame's new start. */
 static uint8_t *tag(uint8_t *data, const struct tpacket_auxdata *aux)
 {
     uint16_t type = aux->tp_status & TP_STATUS_VLAN_TPID_VALID ? aux->tp_vlan_tpid : ETH_P_8021Q;
@@ -72,7 +74,7 @@ static void unpack(struct direction *d, struct msghdr *message, size_t length)
     arrive(d, &frame, data);
 }
 
-/* Read at most one batch; returns how many frames there were. */
+/* Read at most BATCH frames. Return their number. */
 static int receive(struct direction *d)
 {
     static uint8_t data[BATCH][TAG + LARGEST];
@@ -84,7 +86,7 @@ static int receive(struct direction *d)
         iov[prepared] = (struct iovec){data[prepared] + TAG, LARGEST};
         messages[prepared].msg_hdr = (struct msghdr){.msg_iov = &iov[prepared], .msg_iovlen = 1};
     }
-    for (int i = 0; i < BATCH; i++) { /* the kernel leaves there how much it has used */
+    for (int i = 0; i < BATCH; i++) { /* recvmmsg() overwrites the lengths */
         messages[i].msg_hdr.msg_control = control[i];
         messages[i].msg_hdr.msg_controllen = sizeof(control[i]);
     }

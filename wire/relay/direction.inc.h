@@ -1,4 +1,6 @@
-/* The two directions of the wire, the log, and what becomes of a frame: lost, queued, sent, noted. */
+/* The two directions of the wire and the log: drops, queues, sends and logs frames.
+ *
+ * A part of relay.c, which defines _GNU_SOURCE. */
 #pragma once
 
 #include <stdio.h>
@@ -10,17 +12,17 @@
 #include "record.h"
 
 struct direction {
-    int in; /* the packet socket of the device where its frames arrive */
-    int out;
+    int in;  /* packet socket of the device where the frames arrive */
+    int out; /* packet socket of the device where they leave */
     struct conditions now;
-    struct conditions before; /* for frames that arrived before the change and are read after it */
-    struct conditions next;   /* told, and not yet applied */
+    struct conditions before; /* for frames that arrived before the change of conditions and are read after it */
+    struct conditions next;   /* set, and not applied yet */
     struct queue queue;
     uint64_t arrived;
-    uint64_t dropped;    /* by the kernel, for want of room in the socket */
-    uint64_t refused;    /* not taken by the device where they should leave */
-    uint64_t unfinished; /* came without a checksum, which a device would have filled in */
-    uint64_t down;       /* how often the device went down or away */
+    uint64_t dropped;    /* by the kernel: no room in the socket's buffer */
+    uint64_t refused;    /* send() failed */
+    uint64_t unfinished; /* frames without a checksum, left to the device by the sender */
+    uint64_t down;       /* times that the device went down or disappeared */
 };
 
 static struct direction directions[2];
@@ -59,7 +61,7 @@ static void note(const struct direction *d, const struct frame *f, const uint8_t
     memcpy(record->head, data, f->length < HEAD_BYTES ? f->length : HEAD_BYTES);
 }
 
-/* Send a frame and forget it; returns the time after that. */
+/* Send a frame, log it and free it. Return the time after send(). */
 static int64_t depart(struct direction *d, struct frame *frame)
 {
     int64_t low_ns = now_ns();
@@ -67,7 +69,7 @@ static int64_t depart(struct direction *d, struct frame *frame)
     int64_t high_ns = now_ns();
     bool taken = sent == (ssize_t)frame->length;
     d->refused += !taken;
-    flip(frame->data, frame->flipped_bit); /* the log has frames as they arrived */
+    flip(frame->data, frame->flipped_bit); /* the log holds frames as they arrived */
     note(d, frame, frame->data, taken ? FORWARDED : REFUSED, taken ? low_ns : -1, taken ? high_ns : -1);
     free(frame);
     return high_ns;
@@ -87,13 +89,13 @@ static void enqueue(struct direction *d, const struct conditions *conditions, co
         return;
     }
     if (frame->due_ns < d->queue.last_due_ns)
-        frame->due_ns = d->queue.last_due_ns; /* nobody overtakes who was not told to */
+        frame->due_ns = d->queue.last_due_ns; /* only HURRIED frames overtake */
     frame->due_ns += transmission_ns(conditions, frame->length);
     d->queue.last_due_ns = frame->due_ns;
     put(&d->queue, frame);
 }
 
-/* Decide what becomes of a frame that has arrived. */
+/* Decide about a frame that has arrived, and lose, queue or send it. */
 static void arrive(struct direction *d, struct frame *f, const uint8_t *data)
 {
     struct conditions *conditions = f->arrived_low_ns >= d->now.since_ns ? &d->now : &d->before;

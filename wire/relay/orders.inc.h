@@ -1,4 +1,6 @@
-/* What the lab says on standard input, and the answers it gets. */
+/* The lab's orders on standard input, and the answers on standard output.
+ *
+ * A part of relay.c, which defines _GNU_SOURCE. */
 #pragma once
 
 #include <inttypes.h>
@@ -14,7 +16,7 @@ static void status(const char *word)
         socklen_t size = sizeof(stats);
         if (getsockopt(d->in, SOL_PACKET, PACKET_STATISTICS, &stats, &size) != 0)
             fail("PACKET_STATISTICS");
-        d->dropped += stats.tp_drops; /* reading resets it */
+        d->dropped += stats.tp_drops; /* the kernel resets the counter */
     }
 #define BOTH(name) printf(" " #name "=%" PRIu64, to_server->name + to_client->name)
     printf("%s logged=%" PRIu64 " unlogged=%" PRIu64 " clock_sets=%" PRIu64, word, logged, unlogged, clock_sets);
@@ -31,7 +33,7 @@ static void set(const char *line)
                         &direction, &next.delay_ns, &next.jitter_ns, &next.loss, &next.duplicate, &next.reorder,
                         &next.corrupt, &next.rate_bps, &next.limit, &next.seed, &used);
     if (fields != 10 || direction < 0 || direction > 1) {
-        fprintf(stderr, "not understood: %s\n", line);
+        fprintf(stderr, "lab-relay does not know this order: %s\n", line);
         exit(1);
     }
     for (const char *rest = line + used; next.drop_count < MAX_DROPS; rest += used) {
@@ -42,7 +44,7 @@ static void set(const char *line)
     directions[direction].next = next;
 }
 
-/* Frames that arrive from now on meet the conditions that were set; those read until here have arrived before. */
+/* Apply the conditions that were set to frames that arrive from now on. All frames read so far arrived before. */
 static void apply(void)
 {
     int64_t since_ns = now_ns();
@@ -56,7 +58,7 @@ static void apply(void)
     printf("applied number=%" PRIu32 " since_ns=%" PRId64 "\n", directions[0].now.number, since_ns);
 }
 
-static void obey(const char *line)
+static void execute(const char *line)
 {
     if (strncmp(line, "set ", 4) == 0)
         set(line);
@@ -68,13 +70,13 @@ static void obey(const char *line)
         status("stopped");
         exit(0);
     } else {
-        fprintf(stderr, "not understood: %s\n", line);
+        fprintf(stderr, "lab-relay does not know this order: %s\n", line);
         exit(1);
     }
 }
 
-/* Whatever has arrived before an order was given is read before it is obeyed. */
-static void listen_to_parent(void)
+/* Read orders and execute them. Frames that arrived before an order are read first. */
+static void read_orders(void)
 {
     static char text[16384];
     static size_t held;
@@ -88,7 +90,7 @@ static void listen_to_parent(void)
     char *line = text;
     for (char *end; (end = strchr(line, '\n')); line = end + 1) {
         *end = 0;
-        obey(line);
+        execute(line);
     }
     held -= line - text;
     memmove(text, line, held + 1);

@@ -1,4 +1,4 @@
-/* Frames that wait on the wire, in order of departure. */
+/* A queue of frames on the wire, in order of departure. */
 #pragma once
 
 #include <stdint.h>
@@ -22,7 +22,7 @@ struct queue {
     struct frame *head;
     struct frame **tail;
     uint64_t length;
-    int64_t last_due_ns; /* of the frame that was put in last, also when it has left */
+    int64_t last_due_ns; /* of the last frame queued, also after it has left */
 };
 
 static inline void init(struct queue *queue)
@@ -48,7 +48,7 @@ static inline struct frame *take(struct queue *queue)
     return frame;
 }
 
-/* A frame of its own, made of what was received. Without memory there is nothing to be true to: the relay ends. */
+/* Return a copy on the heap of a received frame. Without memory the relay aborts: it cannot forward the frame. */
 static inline struct frame *copy_of(const struct frame *like, const uint8_t *data)
 {
     struct frame *frame = malloc(sizeof(*frame) + like->length);

@@ -1,11 +1,12 @@
-/* The wire's relay: carries frames between two devices, holds each for its delay, writes down what became of it.
+/* The wire's relay: forwards frames between two devices, delays each and logs it.
  *
- *     lab-relay <parent's pid> <fd of the log> <records it has room for> <ifindex of client> <ifindex of server>
+ *     lab-relay <parent's pid> <fd of the log> <records in the log> <ifindex of client> <ifindex of server>
  *
- * Runs in the wire's namespace. A delay counts from the kernel's receive stamp, so that what this process was late in
- * reading is made up for. It sleeps until shortly before a frame is due and spins from there; with no frame waiting it
- * sleeps for good. It is told what to do on standard input, a line at a time, and answers each `apply`, `status` and
- * `stop` with a line; it ends with `stop`, when standard input ends, and with its parent. */
+ * - It runs in the wire's namespace.
+ * - A delay starts at the kernel's receive stamp, so a late read does not make it longer.
+ * - The relay sleeps until shortly before a frame is due, then spins. With an empty queue it sleeps without a timeout.
+ * - It reads one order a line from standard input, and answers `apply`, `status` and `stop` with a line.
+ * - It ends at `stop`, at the end of standard input, and with its parent. */
 #define _GNU_SOURCE
 #include <poll.h>
 #include <sched.h>
@@ -15,11 +16,11 @@
 
 #include "orders.inc.h"
 
-#define SPIN_NS 100000             /* a sleep may end so much too late */
-#define REST_NS 100000             /* going to sleep takes a good part of a shorter time */
-#define SPIN_ALLOWANCE_NS 10000000 /* spinning at a stretch */
+#define SPIN_NS 100000             /* a sleep can end this late */
+#define REST_NS 100000             /* shortest sleep: entering a shorter one takes a large part of it */
+#define SPIN_ALLOWANCE_NS 10000000 /* longest time of spinning without a sleep */
 
-static struct direction *earliest(void)
+static struct direction *next_to_send(void)
 {
     struct frame *one = directions[0].queue.head, *other = directions[1].queue.head;
     if (!one && !other)
@@ -27,11 +28,11 @@ static struct direction *earliest(void)
     return &directions[!one || (other && other->due_ns < one->due_ns)];
 }
 
-/* Send what is due, no more than a batch; returns the time of the next departure, or -1 if nothing waits. */
+/* Send the frames that are due, at most BATCH. Return the time of the next departure, -1 if the queues are empty. */
 static int64_t send_due(int64_t *clock_ns)
 {
     struct direction *d;
-    for (int i = 0; (d = earliest()) && i < BATCH; i++) {
+    for (int i = 0; (d = next_to_send()) && i < BATCH; i++) {
         if (d->queue.head->due_ns > *clock_ns)
             break;
         *clock_ns = depart(d, take(&d->queue));
@@ -39,9 +40,11 @@ static int64_t send_due(int64_t *clock_ns)
     return d ? d->queue.head->due_ns : -1;
 }
 
-/* Sleep until something arrives or is due. The last SPIN_NS are spun, as far as the time slept before pays for them; whoever
- * has spun too much sleeps for REST_NS, late as that may be. A processor that a real-time process hardly leaves is taken away from
- * it in the end, for tens of milliseconds. Returns the time after that. */
+/* Wait until a frame or an order arrives or a frame is due. Return the time afterwards.
+ *
+ * The relay spins for the last SPIN_NS. Sleeping earns the allowance for spinning. Without allowance the relay sleeps
+ * for at least REST_NS, even if a frame is then late: the kernel stops a real-time process that hardly ever sleeps, for
+ * tens of milliseconds. */
 static int64_t wait_until(int64_t next_ns, int64_t clock_ns, struct pollfd fds[3])
 {
     static int64_t allowance_ns = SPIN_ALLOWANCE_NS;
@@ -74,18 +77,18 @@ static void carry(void)
             if (fds[i].revents)
                 receive(&directions[i]);
         if (fds[2].revents)
-            listen_to_parent();
+            read_orders();
     }
 }
 
 int main(int count, char **words)
 {
     if (count != 6) {
-        fprintf(stderr, "lab-relay is started by the lab\n");
+        fprintf(stderr, "run `lab`, which starts lab-relay\n");
         return 2;
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != atoi(words[1])) /* it died before we asked */
+    if (getppid() != atoi(words[1])) /* the parent ended before prctl() */
         return 1;
     prctl(PR_SET_TIMERSLACK, 1);
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -105,9 +108,9 @@ int main(int count, char **words)
         clock_sets += !narrow(&offset);
     struct sched_param lowest = {.sched_priority = sched_get_priority_min(SCHED_FIFO)};
     bool fifo = sched_setscheduler(0, SCHED_FIFO, &lowest) == 0;
-#define TELL(name) printf(" " #name ":%zu:%zu", offsetof(struct record, name), sizeof(records->name));
+#define PRINT_LAYOUT(name) printf(" " #name ":%zu:%zu", offsetof(struct record, name), sizeof(records->name));
     printf("ready %s", fifo ? "fifo" : "shared");
-    FIELDS(TELL)
+    FIELDS(PRINT_LAYOUT)
     printf("\n");
     carry();
 }

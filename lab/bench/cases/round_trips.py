@@ -1,7 +1,7 @@
-"""Cases of round-trip times (R): who has a histogram, what is in it, and how many.
+"""Cases of round-trip times (R): the peers that have a histogram, its values, and their number.
 
-A histogram may hold what the truth lets it hold (`Held`): so many values, each from an interval. That is decided at each edge of
-the buckets, by what lies below it and what above.
+The truth gives numbers of values, each inside an interval (`Held`). A histogram is consistent with it if, at every edge
+of a bucket, the numbers of values below and above the edge are possible.
 """
 
 import time
@@ -12,9 +12,9 @@ from functools import partial
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from lab.bench.asked import ask, asking
+from lab.bench.answers import watch_conversation, watching
 from lab.bench.cases import DPORT, MANY, Verdicts, lost, wire, with_many
-from lab.bench.context import Bench, able
+from lab.bench.context import Bench, runnable
 from lab.bench.load_generator import loopback
 from lab.bench.tools import RTT, RttRow, Scope, Tool, running
 from lab.errors import LabError
@@ -32,16 +32,16 @@ from lab.traffic.demo.process import converse
 from lab.truth.wire import OnWire
 from lab.units import MS
 
-_OWN = "198.18.77.1"  # for benchmarks (RFC 2544): no other traffic of the machine is counted with it
-_PORT = 20_995  # nobody else's, as the address
+_OWN = "198.18.77.1"  # reserved for benchmarks (RFC 2544), so no other traffic has this peer
+_PORT = 20_995  # no other traffic uses it
 _UNIT_NS = 1000
-_OF_HANDSHAKE, _OF_CONNECTION = 3, 7  # segments that no socket in ESTABLISHED receives, at the least and at most
-_DELAYS_NS = (550_000, 2_100_000, 17 * MS)  # twice that is a little above the lower edge of a bucket
+_OF_HANDSHAKE, _OF_CONNECTION = 3, 7  # fewest and most segments per connection that no socket receives in ESTABLISHED
+_DELAYS_NS = (550_000, 2_100_000, 17 * MS)  # one-way; the round trip is slightly above the lower edge of a bucket
 _STEP_NS = (1 * MS, 33 * MS)
 
 
 class Held(NamedTuple):
-    """From `least` to `most` values, each of them from `low_ns` to `high_ns`."""
+    """Between `least` and `most` values, each between `low_ns` and `high_ns`."""
 
     low_ns: int
     high_ns: int
@@ -50,7 +50,7 @@ class Held(NamedTuple):
 
 
 def consistent(row: RttRow, held: Sequence[Held]) -> bool:
-    """Tell whether a histogram can hold what it holds, and its number and mean are those of its own buckets."""
+    """Return true if the truth allows the histogram, and its number and mean agree with its own buckets."""
     counts = [row.slots.get(slot, 0) for slot in range(SLOTS)]
     lows, highs = zip(*(bounds(slot) for slot in range(SLOTS)), strict=True)
     low_ns, high_ns = (
@@ -78,30 +78,32 @@ def _slot(ns: int) -> int:
 
 
 def ipv6_peers(_: Bench) -> Verdicts:
-    """R1: client and server are two IPv6 peers, of each other; each has an RTT of its own."""
+    """R1: client and server are IPv6 peers of each other. Each has a histogram."""
     with wire() as net:
-        asked = ask(net, able(RTT), Conversation(exchanges=5), version=6, port=DPORT)
+        experiment = watch_conversation(net, runnable(RTT), Conversation(exchanges=5), version=6, port=DPORT)
         peers = {net.client.ipv6, net.server.ipv6}
-    for tool in able(RTT):
-        yield "R1", tool, peers <= {row.key for row in asked.rows[tool] if row.number}
+    for tool in runnable(RTT):
+        yield "R1", tool, peers <= {row.key for row in experiment.rows[tool] if row.number}
 
 
 def many_peers(_: Bench) -> Verdicts:
-    """R2: thousands of peers; each is told, or the tool says how many are missing."""
-    for tool in able(RTT):
+    """R2: thousands of peers. The tool reports each, or the number of lost ones."""
+    for tool in runnable(RTT):
         _address, rows, missing = with_many(tool, 2 * MANY)
-        told = sum(row.key.startswith("127.") and row.number > 0 for row in rows)
-        yield "R2", tool, told + missing >= MANY
+        reported = sum(row.key.startswith("127.") and row.number > 0 for row in rows)
+        yield "R2", tool, reported + missing >= MANY
 
 
 def two_processors(bench: Bench) -> Verdicts:
-    """R3: requests of two clients at once, on two processors, all into one histogram, whose number and mean are exact.
+    """R3: two clients on two processors send requests at once. One histogram has every value, and the right mean.
 
-    Segments received are those that the namespace has sent, over its loopback, but for those that open and close a connection. Single
-    samples are one of each message, and one of each SYN, SYN-ACK and FIN at most. What a tool says that it has lost is not missing.
+    - The load runs over the namespace's loopback, so segments received equal segments sent. Those that open and close a
+      connection are subtracted.
+    - A tool of single samples has one per message, and at most one per SYN, SYN-ACK and FIN.
+    - Values that the tool reports as lost are not missing.
     """
     requests = bench.times(20_000, 5_000)
-    for tool in able(RTT):
+    for tool in runnable(RTT):
         with loopback(_OWN) as place, running(tool, Scope(place.client)) as run:
             places = [place, replace(place, port=place.port + 1)]
             before = tcp_sent(place.client)
@@ -117,42 +119,42 @@ def two_processors(bench: Bench) -> Verdicts:
             else:
                 most = sent.segments + sent.retransmitted - _OF_HANDSHAKE * len(places)
                 least = sent.segments - sent.retransmitted - _OF_CONNECTION * len(places)
-            held = [Held(0, FOREVER_NS, least - lost(run.complaints), most)]
+            held = [Held(0, FOREVER_NS, least - lost(run.stderr), most)]
             yield "R3", tool, len(mine) == 1 and consistent(mine[0], held)
 
 
 def buckets(_: Bench) -> Verdicts:
-    """R4: connections over delays that are a little longer than half an edge; each value is in a bucket in which it can be."""
+    """R4: round-trip delays slightly above a bucket's lower edge. Each value is in a bucket that the truth allows."""
     with wire() as net:
-        with asking(net, able(RTT), rport=_PORT) as asked:
+        with watching(net, runnable(RTT), rport=_PORT) as experiment:
             for delay_ns in _DELAYS_NS:
                 net.conditions(Conditions(delay_ns=delay_ns), Conditions(delay_ns=delay_ns))
                 with converse(net, Conversation(exchanges=5), port=_PORT) as demo:
                     pass
-                asked.observed.connections += demo.connections
-        carried = list(asked.observed.with_wire())
-        for tool in able(RTT):
+                experiment.observed.connections += demo.connections
+        carried = list(experiment.observed.with_wire())
+        for tool in runnable(RTT):
             held = [
                 one
-                for (connection, its), delay_ns in zip(carried, _DELAYS_NS, strict=True)
-                for one in _held(tool, connection, its, partial(_always, 2 * delay_ns))
+                for (connection, on_wire), delay_ns in zip(carried, _DELAYS_NS, strict=True)
+                for one in _held(tool, connection, on_wire, partial(_always, 2 * delay_ns))
             ]
-            yield "R4", tool, _right(asked.rows[tool], net.server.ipv4, held)
+            yield "R4", tool, _correct(experiment.rows[tool], net.server.ipv4, held)
 
 
 def a_step(_: Bench) -> Verdicts:
-    """R5: the delay steps while a connection is open: single samples show all of it at once, a smoothed RTT what is due by then."""
+    """R5: the delay steps during a connection. Single samples show the whole step, a smoothed RTT follows RFC 6298."""
     before, after = (Conditions(delay_ns=ns) for ns in _STEP_NS)
     with wire(before, before) as net:
-        with asking(net, able(RTT), rport=_PORT) as asked:
+        with watching(net, runnable(RTT), rport=_PORT) as experiment:
             with converse(net, Conversation(exchanges=8, think_ns=60 * MS), port=_PORT) as demo:
                 _await_established(net)
                 since_ns = net.conditions(after, after).latest_ns
-            asked.observed.connections += demo.connections
-        ((connection, its),) = asked.observed.with_wire()
-        for tool in able(RTT):
-            held = list(_held(tool, connection, its, lambda ns: 2 * _STEP_NS[ns >= since_ns]))
-            yield "R5", tool, _right(asked.rows[tool], net.server.ipv4, held)
+            experiment.observed.connections += demo.connections
+        ((connection, on_wire),) = experiment.observed.with_wire()
+        for tool in runnable(RTT):
+            held = list(_held(tool, connection, on_wire, lambda ns: 2 * _STEP_NS[ns >= since_ns]))
+            yield "R5", tool, _correct(experiment.rows[tool], net.server.ipv4, held)
 
 
 def _always(ns: int, _: int) -> int:
@@ -169,18 +171,19 @@ def _await_established(net: Topology, limit_s: float = 20.0) -> None:
         time.sleep(0.001)
 
 
-def _right(rows: Sequence[RttRow], key: str, held: Sequence[Held]) -> bool:
+def _correct(rows: Sequence[RttRow], key: str, held: Sequence[Held]) -> bool:
     mine = [row for row in rows if row.key == key]
     return len(mine) == 1 and consistent(mine[0], held)
 
 
-def _held(tool: Tool, connection: Connection, its: OnWire | None, least_ns: Callable[[int], int]) -> Iterator[Held]:
-    """Yield what the histogram of the client's socket can hold; `least_ns` is what the wire takes for what was sent at a time.
+def _held(tool: Tool, connection: Connection, on_wire: OnWire | None, least_ns: Callable[[int], int]) -> Iterator[Held]:
+    """Yield the values that the histogram of the client's socket can have.
 
-    The kernel takes one sample of each message, which is acknowledged by the reply at the latest, and shows with each segment
-    that comes in ESTABLISHED what the samples before it, or with it, have made of the smoothed RTT.
+    `least_ns` maps a time of sending to the shortest round trip over the wire. The kernel takes one sample per message;
+    the reply acknowledges it at the latest. tcp_probe reports the smoothed RTT with each segment that a socket receives
+    in ESTABLISHED, including the samples up to or before that segment.
     """
-    if its is None:
+    if on_wire is None:
         raise TypeError("the relay keeps a log")
     connect = connection.client.find("connect")
     sends, recvs = ([it for it in connection.client.calls if it.name == name] for name in ("send", "recv"))
@@ -190,19 +193,19 @@ def _held(tool: Tool, connection: Connection, its: OnWire | None, least_ns: Call
     ]
     if tool.samples:
         yield from (Held(low, high, 1, 1) for low, high in samples)
-        yield Held(least_ns(connect.enter_ns), FOREVER_NS, 0, 1)  # that of the FIN
+        yield Held(least_ns(connect.enter_ns), FOREVER_NS, 0, 1)  # sample of the FIN
         return
     lows, highs = (list(accumulate(side, _smoothed)) for side in zip(*samples, strict=True))
     cut_ns = _UNIT_NS * len(samples)
     for low, high in zip(pairwise(lows), pairwise(highs), strict=True):
         yield Held(min(low) - cut_ns, max(high), 1, 1)
-    came = its.to_client.arrived
-    further = int((~segment_parser.has(came, Flag.SYN)).sum()) - len(sends)
+    arrived = on_wire.to_client.arrived
+    further = int((~segment_parser.has(arrived, Flag.SYN)).sum()) - len(sends)
     yield Held(min(lows) - cut_ns, max(highs), 0, further)
 
 
 def _smoothed(so_far_ns: int, sample_ns: int) -> int:
-    """RFC 6298 (2.3); the kernel cuts each sample to microseconds."""
+    """Return the next smoothed RTT (RFC 6298, 2.3). The kernel truncates each sample to microseconds."""
     return (7 * so_far_ns + sample_ns) // 8
 
 

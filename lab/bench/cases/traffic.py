@@ -1,4 +1,4 @@
-"""Cases of traffic (F): packets, bytes, ports and flows at an interface, asked of tools that see frames."""
+"""Cases of traffic (F): packets, bytes, ports and flows at an interface, for tools that see frames."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,9 +9,9 @@ from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdr
 from scapy.layers.l2 import Dot1AD, Dot1Q
 from scapy.packet import Packet, Raw
 
-from lab.bench.asked import ask, asking, between, rows_of
+from lab.bench.answers import between, rows_of, watch_conversation, watching
 from lab.bench.cases import DPORT, MANY, SPORT, Verdicts, wire, with_many
-from lab.bench.context import Bench, seeing_frames
+from lab.bench.context import Bench, frame_tools
 from lab.bench.tools import DURATION, FLOWS, PACKETS, FlowRow
 from lab.network.topology import CLIENT_MAC, SERVER_MAC, topology
 from lab.packet import Problem
@@ -28,68 +28,69 @@ _LIKE_PORTS = (9999).to_bytes(2) * 20
 _UDP_NUMBER = 17
 
 
-def counted(_: Bench) -> Verdicts:
-    """F1: super-packets, offloads on. F2: each packet once. F5: what is not IP has a name of its own."""
+def packet_counts(_: Bench) -> Verdicts:
+    """F1: super-packets, with offloads on. F2: each packet counts once. F5: ARP is reported as ARP."""
     bulk = Conversation(size_bits=64_000_000, reply_bits=8)
     with topology() as net:
-        asked = ask(net, seeing_frames(FLOWS), bulk, port=DPORT)
-        low, high, _best = segments_sent(asked.observed.sent[0])
-        for tool in seeing_frames(FLOWS):
-            packets, _size = between(asked.rows[tool], net.client.ipv4, net.server.ipv4)
+        experiment = watch_conversation(net, frame_tools(FLOWS), bulk, port=DPORT)
+        low, high, _best = segments_sent(experiment.observed.sent[0])
+        for tool in frame_tools(FLOWS):
+            packets, _size = between(experiment.rows[tool], net.client.ipv4, net.server.ipv4)
             yield "F1", tool, low <= packets <= high
-    with wire() as net, asking(net, seeing_frames(FLOWS)) as asked:
+    with wire() as net, watching(net, frame_tools(FLOWS)) as experiment:
         with converse(net, Conversation(exchanges=5), port=DPORT) as demo:
             pass
-        asked.observed.connections += demo.connections
+        experiment.observed.connections += demo.connections
         send(net.client.name, [_arp_request()])
-    log = asked.observed.wire
+    log = experiment.observed.wire
     if log is None:
         raise TypeError("the relay keeps a log")
-    (flow,) = (connection.client.flow for connection in asked.observed.connections)
+    (flow,) = (connection.client.flow for connection in experiment.observed.connections)
     left = log.stream(flow).left
-    for tool in seeing_frames(FLOWS):
-        yield "F2", tool, between(asked.rows[tool], flow.laddr, flow.raddr) == (len(left), int(left["length"].sum()))
-        yield "F5", tool, any("ARP" in row.protocol for row in asked.rows[tool])
+    for tool in frame_tools(FLOWS):
+        counted = between(experiment.rows[tool], flow.laddr, flow.raddr)
+        yield "F2", tool, counted == (len(left), int(left["length"].sum()))
+        yield "F5", tool, any("ARP" in row.protocol for row in experiment.rows[tool])
 
 
 def _arp_request() -> bytes:
-    """Return a frame that asks for an address that nobody has (RFC 826)."""
+    """Return an ARP request (RFC 826) for an unused address."""
     sender = bytes.fromhex(CLIENT_MAC.replace(":", ""))
-    asks = bytes.fromhex("0001080006040001") + sender + bytes([192, 0, 2, 1]) + bytes(6) + bytes([192, 0, 2, 77])
-    return b"\xff" * 6 + sender + bytes.fromhex("0806") + asks + bytes(18)
+    request = bytes.fromhex("0001080006040001") + sender + bytes([192, 0, 2, 1]) + bytes(6) + bytes([192, 0, 2, 77])
+    return b"\xff" * 6 + sender + bytes.fromhex("0806") + request + bytes(18)
 
 
 def unusual_headers(_: Bench) -> Verdicts:
-    """F3: VLANs, IP options, fragments and extension headers: each packet is told under its own flow, and none with a wrong port."""
+    """F3: VLANs, IP options, fragments, extension headers. Each packet counts for its flow, no row has wrong ports."""
     frames = list(_unusual_datagrams())
-    with topology() as net, asking(net, seeing_frames(FLOWS, PACKETS)) as asked:
+    with topology() as net, watching(net, frame_tools(FLOWS, PACKETS)) as experiment:
         send(net.server.name, [frame.data for frame in frames], gap_ns=MS)
-    for tool in seeing_frames(FLOWS, PACKETS):
-        yield "F3", tool, all(_told_as_it_is(frame, asked.rows[tool]) for frame in frames)
-    talks = list(_unusual_connections())
-    with topology() as net, asking(net, seeing_frames(DURATION)) as asked:
-        send(net.server.name, [frame.data for talk in talks for frame in talk], gap_ns=MS)
-    for tool in seeing_frames(DURATION):
-        flows = {Flow(syn.source, syn.sport, syn.destination, syn.dport) for syn, *_ in talks}
-        rows = asked.rows[tool]
-        nobodys = [row for row in rows if (row.laddr, row.lport, row.raddr, row.rport) not in flows]
-        yield "F3", tool, not nobodys and all(rows_of(rows, flow) for flow in flows)
+    for tool in frame_tools(FLOWS, PACKETS):
+        yield "F3", tool, all(_reported_once(frame, experiment.rows[tool]) for frame in frames)
+    connections = list(_unusual_connections())
+    with topology() as net, watching(net, frame_tools(DURATION)) as experiment:
+        send(net.server.name, [frame.data for segments in connections for frame in segments], gap_ns=MS)
+    for tool in frame_tools(DURATION):
+        flows = {Flow(syn.source, syn.sport, syn.destination, syn.dport) for syn, *_ in connections}
+        rows = experiment.rows[tool]
+        unmatched = [row for row in rows if (row.laddr, row.lport, row.raddr, row.rport) not in flows]
+        yield "F3", tool, not unmatched and all(rows_of(rows, flow) for flow in flows)
 
 
-def _told_as_it_is(frame: Frame, rows: list[FlowRow]) -> bool:
-    """Tell whether a frame is told once, from its sender to its receiver, with its own ports or with none."""
+def _reported_once(frame: Frame, rows: list[FlowRow]) -> bool:
+    """Return true if the rows count the frame once, with its addresses, and with its ports or none."""
     mine = [row for row in rows if (row.source, row.destination) == (frame.source, frame.destination)]
     ports = None if frame.problem else (frame.sport, frame.dport)
     return sum(row.packets for row in mine) == 1 and all(row.ports in (None, ports) for row in mine)
 
 
 def _ends(number: int) -> Ends:
-    """Addresses of nobody, other ones for each number, on the way from the server to the client: XDP sees what comes in."""
+    """Return unused addresses for a number, in the direction from server to client: XDP sees ingress frames only."""
     return Ends(SERVER_MAC, CLIENT_MAC, source4=f"198.51.100.{number}", source6=f"2001:db8:1::{number:x}")
 
 
 def _headers(ends: Ends) -> Iterator[tuple[str, list[Packet]]]:
-    """Yield what stands before a UDP or TCP header that is there as a whole; anew each time, since layers are used once."""
+    """Yield a name and the headers before a complete UDP or TCP header. The layers are new: scapy uses a layer once."""
     for version in (4, 6):
         for name, tags in (("VLAN", [Dot1Q(vlan=7)]), ("QinQ", [Dot1AD(vlan=10), Dot1Q(vlan=20)])):
             ethernet, network = ends.plain(version)
@@ -100,7 +101,7 @@ def _headers(ends: Ends) -> Iterator[tuple[str, list[Packet]]]:
 
 
 def _unusual_datagrams() -> Iterator[Frame]:
-    """Yield datagrams behind unusual headers, and fragments, with ports in the first and what looks like ports in the later ones."""
+    """Yield datagrams behind unusual headers, and fragments. Later fragments have data that looks like ports."""
     count = len(list(_headers(_ends(0))))
     for number in range(count):
         name, headers = list(_headers(_ends(1 + number)))[number]
@@ -117,7 +118,7 @@ def _unusual_datagrams() -> Iterator[Frame]:
 
 
 def _unusual_connections() -> Iterator[list[Frame]]:
-    """Yield the SYN, SYN-ACK and both FINs of connections behind unusual headers."""
+    """Yield the SYN, SYN-ACK and both FINs of each connection behind unusual headers."""
     for number in range(len(list(_headers(_ends(0))))):
         to_server, to_client = (_ends(1 + number), _back(_ends(1 + number)))
         here, there = SPORT + number, DPORT
@@ -134,7 +135,7 @@ def _unusual_connections() -> Iterator[list[Frame]]:
 
 
 def _back(ends: Ends) -> Ends:
-    """Return the way back, which the frames take from the same interface."""
+    """Return the reply direction. Its frames leave from the same interface."""
     return replace(
         ends,
         source4=ends.destination4,
@@ -145,11 +146,11 @@ def _back(ends: Ends) -> Ends:
 
 
 def many_flows(_: Bench) -> Verdicts:
-    """F4: thousands of flows; both directions of each are told, or the tool says how much is missing."""
-    for tool in seeing_frames(FLOWS):
+    """F4: thousands of flows. The tool reports both directions of each, or the number of lost packets."""
+    for tool in frame_tools(FLOWS):
         address, rows, missing = with_many(tool)
-        told = {(row.source, row.destination) for row in rows if address in (row.source, row.destination)}
-        yield "F4", tool, len(told) + missing >= 2 * MANY - 1
+        reported = {(row.source, row.destination) for row in rows if address in (row.source, row.destination)}
+        yield "F4", tool, len(reported) + missing >= 2 * MANY - 1
 
 
-CASES = (counted, unusual_headers, many_flows)
+CASES = (packet_counts, unusual_headers, many_flows)

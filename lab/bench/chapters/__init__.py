@@ -1,6 +1,6 @@
-"""The chapters of the bench: one module each, named after its figure; `measure` yields its rows as they are found.
+"""The chapters of the bench: one module per figure, whose `measure` yields rows as they are found.
 
-There is no list to edit: the files are the list. A chapter's docstring says what its figures mean.
+There is no list to edit: every module of this package is a chapter. Its docstring explains its quantities.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from lab.results.measurement import Measurement
 
 
 class Chapter(Protocol):
-    """What the bench asks of a chapter's module."""
+    """Interface of a chapter's module."""
 
     __doc__: str
 
@@ -22,7 +22,7 @@ class Chapter(Protocol):
 
 
 def names() -> list[str]:
-    """Return the chapters' names, as a user types them."""
+    """Return the names of the chapters on the command line."""
     return sorted(info.name.replace("_", "-") for info in pkgutil.iter_modules(__path__))
 
 

@@ -1,19 +1,20 @@
-"""How many events user space takes, what each of them costs it, and when some are lost.
+"""Events per second that user space can read, the CPU time per event, and the loss.
 
-`taken` is how fast a full ring is emptied by one processor; the rates are those of the path that every recording goes, fed by the
-probe `duration` run on a SYN again and again, with a processor for the producer and one for the rest. `lost` is the share of events
-that found no room. What the tools need for each event, their rows printed to a file, is measured under connections as fast as one
-processor can make them: there nobody has a rate to choose, and a tool that wakes up for each event slows the traffic down instead.
+- `taken`: rate at which one processor empties a full ring.
+- `came` and `lost`, at a rate: a recording while the kernel runs the probe `duration` on a SYN repeatedly. The producer
+  has a processor of its own. `lost` is the share of events without room in the ring.
+- `processor time per event, printed`: each tool prints its rows to a file while one processor opens connections as fast
+  as possible. The rate is not fixed: a tool that wakes up for each event slows the traffic down.
 """
 
 import time
 from collections.abc import Iterator
 
 from lab.bench import interleave, process, tools
-from lab.bench.context import Bench, able, explained, refused
+from lab.bench.context import Bench, explained, refused, runnable
 from lab.bench.load_generator import CHANGES_EACH, PORT, loopback
 from lab.bench.producer import produce, producing
-from lab.bench.tools import Scope, at_rest
+from lab.bench.tools import Scope, running_idle
 from lab.ebpf.program import Program
 from lab.ebpf.recorder import record
 from lab.results.measurement import Goal, Measurement
@@ -26,31 +27,31 @@ _TAKEN = 5_000_000.0
 
 
 def measure(bench: Bench) -> Iterator[Measurement]:
-    """Measure the path of recordings, then every tool that prints each change of state."""
+    """Measure recordings, then every tool that prints each state change."""
     program = Program.load("duration")
     bench.step("events: taken from a full ring")
     taken = _taken(program, bench.times(50, 10))
     row = Measurement(FIGURE, _PATH, "taken", "1/s", taken, goal=Goal(least=True, value=_TAKEN))
-    yield explained(row, "that is the copying of records out of the ring")
+    yield explained(row, "the time is spent on copying records out of the ring")
     bench.step("events: at rates")
     yield from _at_rates(program, bench)
     yield from refused(FIGURE, "processor time per event", "ns", tools.STATES)
     samples: dict[tuple[str, str, str], list[float]] = {}
     number = bench.times(10_000, 2000)
-    for tool in interleave.order(able(tools.STATES), bench.times(5, 2)):
+    for tool in interleave.order(runnable(tools.STATES), bench.times(5, 2)):
         bench.step(f"events: {tool.name}")
-        with loopback() as place, at_rest(tool, Scope(place.client)) as run:
+        with loopback() as place, running_idle(tool, Scope(place.client)) as run:
             before_ns = process.busy_ns(run.pid)
             load = place.connections(number)
             run.await_quiet()
             used_ns = process.busy_ns(run.pid) - before_ns
             run.end()
-            told = sum(PORT in (row.lport, row.rport) for row in run.rows())
+            printed = sum(PORT in (row.lport, row.rport) for row in run.rows())
         changes = number * CHANGES_EACH
         for quantity, unit, value in (
             ("processor time per event, printed", "ns", used_ns / changes),
             ("changes of state while it watches", "1/s", changes * 1e9 / load.took_ns),
-            ("lost of them", "fraction", max(0.0, 1 - told / changes)),
+            ("lost of them", "fraction", max(0.0, 1 - printed / changes)),
         ):
             samples.setdefault((tool.name, quantity, unit), []).append(value)
     for (name, quantity, unit), values in samples.items():
@@ -58,7 +59,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
 
 
 def _taken(program: Program, repetitions: int) -> list[float]:
-    """Empty a ring that holds many events, again and again; returns events per second of each time."""
+    """Fill and empty the ring repeatedly. Return the events per second of each repetition."""
     ring = program.ring
     if ring is None:
         raise TypeError("the program has no ring")
@@ -73,7 +74,7 @@ def _taken(program: Program, repetitions: int) -> list[float]:
 
 
 def _at_rates(program: Program, bench: Bench) -> Iterator[Measurement]:
-    """Record at a million a second, then at rates that double until events are lost."""
+    """Record at a million events per second, then at doubled rates until events are lost."""
     repetitions, rate = bench.times(5, 2), _LOSSLESS
     best = Measurement(FIGURE, _PATH, "taken without loss", "1/s")
     while True:
@@ -81,7 +82,7 @@ def _at_rates(program: Program, bench: Bench) -> Iterator[Measurement]:
         conditions = {"events asked for, 1/s": rate}
         goal = Goal(least=False, value=0) if rate == _LOSSLESS else None
         row = Measurement(FIGURE, _PATH, "lost", "fraction", list(lost), conditions, goal)
-        yield explained(row, "the reader was kept from its processor for longer than the ring holds")
+        yield explained(row, "the reader had no processor for longer than the ring has room")
         yield Measurement(FIGURE, _PATH, "came", "1/s", list(taken), conditions)
         yield Measurement(FIGURE, _PATH, "processor time per event", "ns", list(cost_ns), conditions)
         if any(lost) or taken[0] < rate / 2:
@@ -92,7 +93,7 @@ def _at_rates(program: Program, bench: Bench) -> Iterator[Measurement]:
 
 
 def _recorded(program: Program, per_second: int, seconds: float = 0.5) -> tuple[float, float, float]:
-    """Record events at a rate; returns how many came a second, the share that was lost, and processor time for each (ns)."""
+    """Record events at a rate. Return events per second, the lost share, and CPU time per event in nanoseconds."""
     with record(programs={"duration": program}, lossy=True) as recorder:
         before_ns, begin_ns = time.process_time_ns(), time.monotonic_ns()
         with producing(program, seconds, per_second):

@@ -1,8 +1,8 @@
-"""What each program takes of a processor, in instructions: the same number in every run, wherever that is.
+"""Executed instructions per program run, the same on every machine.
 
-Where a guest's time is counted instructions (`lab gate`), the kernel's count of a program's run time is one of instructions, and
-neither this machine nor what else it does is in it. An empty program tells what counting takes, which is taken off. The load is the
-same each time, over the lab's own wire: connections one after the other, then requests.
+On the virtual clock of `lab gate` one instruction takes one nanosecond, so the kernel's run time of a program is its
+number of instructions, independent of the host and its load. The cost of the kernel's statistics is measured with an
+empty program and subtracted. The load goes over the lab's own wire: connections one after the other, then requests.
 """
 
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ from lab.results.measurement import Measurement
 
 FIGURE = "instructions"
 UNIT = "instructions"
-_REAL = "time is real here: make bench-gate counts instructions, in a virtual machine"
+_REAL = "the clock is real here: make bench-gate counts instructions, in a virtual machine"
 _CONNECTIONS, _REQUESTS = 20, 50
 
 
 def measure(bench: Bench) -> Iterator[Measurement]:
-    """Yield a row for each function of each probe."""
+    """Yield a row per function of each probe."""
     for name in probes.here():
         if clock.of_guest() != clock.VIRTUAL:
             yield Measurement(FIGURE, f"lab {name}", "per run", UNIT, refused=_REAL)
@@ -36,7 +36,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
 
 
 def _taken(program: Program, repetitions: int) -> dict[str, list[float]]:
-    """Apply the load so often; returns the mean of each function's runs, by its attach point and role."""
+    """Apply the load `repetitions` times. Return the mean per program run of each repetition, by function."""
     found: dict[str, list[float]] = {}
     for _ in range(repetitions):
         with topology() as net, counted(CHANGES) as empty, program.attached(net.devices, net.inodes):
@@ -45,10 +45,10 @@ def _taken(program: Program, repetitions: int) -> dict[str, list[float]]:
             place.connections(_CONNECTIONS)
             place.requests(_REQUESTS)
             net.quiesce()
-            *runs, idle = map(_mean, map(since, _read([*program.fds, empty]), before))
-        for function, mean in zip(program.functions, runs, strict=True):
-            if mean is not None and idle is not None:
-                found.setdefault(function, []).append(mean - idle)
+            *means, of_empty = map(_mean, map(since, _read([*program.fds, empty]), before))
+        for function, mean in zip(program.functions, means, strict=True):
+            if mean is not None and of_empty is not None:
+                found.setdefault(function, []).append(mean - of_empty)
     return found
 
 
@@ -57,5 +57,5 @@ def _read(fds: list[int]) -> list[Runs]:
 
 
 def _mean(runs: Runs) -> float | None:
-    """Return the time of a run, None when there was none."""
+    """Return the mean time of a program run, None without runs."""
     return runs.time_ns / runs.number if runs.number else None

@@ -1,10 +1,13 @@
-"""What each tool costs the kernel: nanoseconds that its programs run, by the kernel's own count.
+"""Run time of each tool's BPF programs, in nanoseconds, by the kernel's statistics.
 
-An event is what a tool's program runs for: a change of a socket's state, a segment that a socket in ESTABLISHED receives, or a frame
-at the interface. Per connection (or per request) tools with different events can be compared. Waking the reader up, which many tools
-do for each event, happens inside the program and is in its time. Counting costs some 40 ns a run itself: an empty program, attached
-to the same tracepoint in the same turn, tells how much, and that is taken off. What the kernel spends elsewhere on a tool, on reading
-frames into a capture for example, is in no program's time: the observer effect shows it.
+- An event is a state change of a socket, a segment received by a socket in ESTABLISHED, or a frame at the interface, by
+  the tool.
+- Compare tools with different events by their costs per connection or per request.
+- Many tools wake up the reader for each event. The wake-up happens inside the program and is part of its time.
+- The statistics cost about 40 ns per program run. An empty program at the same tracepoint measures this cost, and it is
+  subtracted.
+- Other kernel work for a tool, for example copying frames into a capture, is not included. The observer effect shows
+  it.
 """
 
 from collections import defaultdict
@@ -13,7 +16,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from lab.bench import interleave, tools
-from lab.bench.context import Bench, able, explained, refused
+from lab.bench.context import Bench, explained, refused, runnable
 from lab.bench.load_generator import loopback
 from lab.bench.run_time import Cost, Watch, counted
 from lab.bench.tools import CHANGES, FRAMES, RTT, SEGMENTS, Scope, Tool, running
@@ -21,18 +24,18 @@ from lab.results.measurement import Goal, Measurement
 
 FIGURE = "kernel cost"
 _GOALS = {"lab states": 100.0, "lab rtt": 100.0, "lab duration": 100.0}
-_COMPARED = ("per connection", "per request")  # an event is another one for another tool
+_COMPARED = ("per connection", "per request")  # events differ between tools
 _COUNTING = "of counting, per run"
 _OF_PROGRAM = "per event, of its "
-_TOLD_NS = 0.5  # less is nothing that a reason would name
-_WITHOUT_PROGRAM = "it has no BPF program of its own but a filter, whose runs the kernel does not count"
+_SHOWN_NS = 0.5  # smaller shares are left out of the note
+_WITHOUT_PROGRAM = "it uses a packet filter, not a BPF program: the kernel does not count the runs of a filter"
 
 
 def measure(bench: Bench) -> Iterator[Measurement]:
-    """Compare tools by the same load: connections, and for those that look at segments requests."""
+    """Compare tools under the same load: requests for RTT tools, connections for the others."""
     yield from refused(FIGURE, "per event", "ns", *tools.KINDS)
-    watched = [tool for tool in able(*tools.KINDS) if tool.ours or tool.at != FRAMES]
-    for tool in able(*tools.KINDS):
+    watched = [tool for tool in runnable(*tools.KINDS) if tool.ours or tool.at != FRAMES]
+    for tool in runnable(*tools.KINDS):
         if tool not in watched:
             yield Measurement(FIGURE, tool.name, "per event", "ns", refused=_WITHOUT_PROGRAM)
     samples: dict[tuple[Tool, str], list[float]] = defaultdict(list)
@@ -78,18 +81,18 @@ def measure(bench: Bench) -> Iterator[Measurement]:
 
 
 def _shares(tool: Tool, samples: Mapping[tuple[Tool, str], list[float]]) -> str:
-    """Say what each of a tool's programs takes for an event, the dearest first."""
+    """Return the cost per event of each of a tool's programs as text, the most expensive first."""
     medians = {
         quantity.removeprefix(_OF_PROGRAM): float(np.median(values))
         for (its, quantity), values in samples.items()
         if its == tool and quantity.startswith(_OF_PROGRAM)
     }
-    dearest_first = sorted(medians.items(), key=lambda share: -share[1])
-    return ", ".join(f"{name} takes {net_ns:.0f} ns" for name, net_ns in dearest_first if net_ns >= _TOLD_NS)
+    shares = sorted(medians.items(), key=lambda share: -share[1])
+    return ", ".join(f"{name} takes {net_ns:.0f} ns" for name, net_ns in shares if net_ns >= _SHOWN_NS)
 
 
 def _by_name(cost: Cost) -> Iterator[tuple[str, float]]:
-    """Yield each program's time, of those with one name together."""
+    """Yield each program's name and time. Programs of the same name are added up."""
     for name in dict.fromkeys(program.name for program in cost.programs if program.number):
         yield name, sum(cost.net_ns_of(program) for program in cost.programs if program.name == name)
 
@@ -99,7 +102,7 @@ def _conditions(event: str) -> dict[str, str]:
 
 
 def _best_peers(samples: dict[tuple[Tool, str], list[float]]) -> dict[tuple[str, str], Tool]:
-    """Return the cheapest peer of each kind, by quantity."""
+    """Return the cheapest peer by kind and quantity."""
     best: dict[tuple[str, str], Tool] = {}
     for (tool, quantity), values in samples.items():
         if tool.ours:

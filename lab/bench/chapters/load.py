@@ -1,7 +1,8 @@
-"""How much the demo's client and server can do, alone and under all probes at once.
+"""Throughput of the demo's client and server, alone and with all probes attached.
 
-Connections, requests and bulk, in turns without the probes and with all of them attached; `with all probes` is the ratio of a turn's
-pair. `lost` are the probes' events that found no room, `withheld` those that the kernel did not run a probe for (lab/ebpf/audit.py).
+Connections, requests and bulk are measured alternately without the probes and with all of them. `with all probes` is
+the ratio within a repetition. `lost` counts events without room in a buffer, `withheld` events for which the kernel did
+not run a program (lab/ebpf/audit.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ _NONE = Goal(least=False, value=0)
 
 
 class Load(NamedTuple):
-    """A kind of load: what is done, how often and how many at a time, and what is counted of it in `unit`."""
+    """A kind of load. `amount` maps the connections to the amount transferred, whose rate is in `unit`."""
 
     what: str
     unit: str
@@ -44,19 +45,19 @@ def measure(bench: Bench) -> Iterator[Measurement]:
 
 
 def _loads(divisor: int) -> list[Load]:
-    """Return the kinds of load, each a `divisor`-th of what it is when measured thoroughly."""
+    """Return the kinds of load, each divided by `divisor`."""
     connections, exchanges, megabytes = 4000 // divisor, 4000 // divisor, 50 // divisor
     size_bits = megabytes * 8_000_000
     return [
         Load("connections", "1/s", Conversation(), connections, 4, len, _SUSTAINED),
-        Load("requests", "1/s", Conversation(exchanges=exchanges), 2, 2, lambda them: exchanges * len(them)),
+        Load("requests", "1/s", Conversation(exchanges=exchanges), 2, 2, lambda done: exchanges * len(done)),
         Load(
             f"{megabytes} MB to the server",
             "Gbit/s",
             Conversation(size_bits=size_bits, reply_bits=8),
             1,
             1,
-            lambda them: megabytes * 8e-3 * len(them),
+            lambda done: megabytes * 8e-3 * len(done),
         ),
         Load(
             f"{megabytes} MB each way, in turn",
@@ -64,19 +65,19 @@ def _loads(divisor: int) -> list[Load]:
             Conversation(size_bits=size_bits),
             1,
             1,
-            lambda them: 2 * megabytes * 8e-3 * len(them),
+            lambda done: 2 * megabytes * 8e-3 * len(done),
         ),
     ]
 
 
 def _measured(load: Load, bench: Bench) -> Iterator[Measurement]:
-    """Measure one load in turns."""
+    """Measure one load, alternately with and without the probes."""
     lost: list[float] = []
     withheld: list[float] = []
 
-    def turn(probed: bool) -> float:  # noqa: FBT001 (one of the subjects that take turns)
+    def measured_rate(probed: bool) -> float:  # noqa: FBT001 (a subject of `interleaved`)
         bench.step(f"load: {load.what}{', all probes attached' if probed else ''}")
-        # A network of its own each time: a client that has used most of its ports needs ever longer to find a free one.
+        # Build a new network each time: the fewer free ports a client has, the longer connect() searches for one.
         with topology() as net:
             if not probed:
                 return _rate(net, load)
@@ -86,7 +87,7 @@ def _measured(load: Load, bench: Bench) -> Iterator[Measurement]:
         withheld.append(sum(recorder.recording.withheld.values()))
         return reached
 
-    rates = interleave.interleaved((False, True), bench.times(5, 2), turn)
+    rates = interleave.interleaved((False, True), bench.times(5, 2), measured_rate)
     yield Measurement(FIGURE, _DEMO, load.what, load.unit, rates[False], goal=load.goal)
     yield Measurement(FIGURE, _PROBES, load.what, load.unit, rates[True])
     yield Measurement(
@@ -97,7 +98,7 @@ def _measured(load: Load, bench: Bench) -> Iterator[Measurement]:
 
 
 def _rate(net: Topology, load: Load) -> float:
-    """Apply a load once; returns its amount for each second from the first call of the client to its last."""
+    """Apply a load once. Return its amount per second, from the client's first call to its last."""
     net.server.sysctl("core/somaxconn", load.connections)
     with converse(net, load.conversation, connections=load.connections, concurrency=load.concurrency) as demo:
         pass

@@ -1,8 +1,8 @@
-"""How much memory each tool takes, idle and at most while thousands of connections pass; how much of a processor, idle.
+"""Memory of each tool, idle and at its peak under thousands of connections, and CPU use when idle.
 
-Resident memory, with the ring that is mapped, of a tool and whatever it has started. A recording of a million events is measured in
-a process that does nothing else: what it takes beyond what it had with the program loaded. That grows with the size of an event,
-which is 64 to 136 bytes by the probe; here it is that of `duration`, told with the figure.
+Memory is resident memory of a tool and its descendants, including the mapped ring. A recording of a million events is
+measured in a process of its own, as the increase over its memory with the program loaded. The increase depends on the
+size of an event, 64 to 136 bytes by the probe. The program is that of `duration`; the row has its size.
 """
 
 import os
@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from lab.bench import interleave, process, tools
-from lab.bench.context import Bench, able, explained, refused
+from lab.bench.context import Bench, explained, refused, runnable
 from lab.bench.forked import forked, pipe
 from lab.bench.load_generator import loopback
 from lab.bench.producer import produce
-from lab.bench.tools import Scope, Tool, at_rest
+from lab.bench.tools import Scope, Tool, running_idle
 from lab.ebpf.drain_thread import DRAIN_INTERVAL_S
 from lab.ebpf.program import Program
 from lab.ebpf.recorder import record
@@ -39,9 +39,9 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     samples: dict[tuple[str, str, bool], list[float]] = {}
     largest: dict[str, str] = {}
     processor: dict[Tool, list[float]] = defaultdict(list)
-    for tool in interleave.order(able(*tools.KINDS), bench.times(2, 1)):
+    for tool in interleave.order(runnable(*tools.KINDS), bench.times(2, 1)):
         bench.step(f"memory: {tool.name}")
-        with loopback() as place, at_rest(tool, Scope(place.client)) as run:
+        with loopback() as place, running_idle(tool, Scope(place.client)) as run:
             idle = process.family_memory(run.pid)
             waiting = process.busy_share(run.pid, _WAITING_S)
             place.connections(bench.times(10_000, 2000))
@@ -55,11 +55,11 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     for (name, quantity, ours), values in samples.items():
         goal = Goal(least=False, value=_MOST_MB) if ours else None
         row = Measurement(FIGURE, name, quantity, "MB", values, goal=goal)
-        yield explained(row, f"most of it is {largest[name]} (a ring is mapped twice in a row and counts twice)")
+        yield explained(row, f"the largest parts are {largest[name]} (a ring is mapped twice and counts twice)")
     for tool, values in processor.items():
         goal = Goal(least=False, value=_MOST_WAITING) if tool.ours else None
         row = Measurement(FIGURE, tool.name, "processor, idle", "fraction", values, goal=goal)
-        yield explained(row, "that is looking for events that have not come")
+        yield explained(row, "the tool polls for events")
     bench.step("memory: a recording of a million events")
     recorded = [_recording() for _ in range(bench.times(3, 1))]
     alone = recorded[0].events
@@ -76,7 +76,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
 
 
 class _Recorded(NamedTuple):
-    """Bytes that a recording took at most, beyond what was there before; and those of its events."""
+    """Peak increase of the memory during a recording, and the size of its events, in bytes."""
 
     most: int
     events: int
@@ -86,11 +86,11 @@ def _recording() -> _Recorded:
     """Record a million events in a process of its own."""
     ours, theirs = pipe()
     child = forked(lambda: theirs.send(_record_a_million()))
-    theirs.close()  # so that the child's end is the end of the pipe as well
+    theirs.close()  # recv() raises EOFError if the child exits early
     try:
         return _Recorded(*ours.recv())
     except EOFError:
-        raise LabError("the recording of a million events failed: what it said is above") from None
+        raise LabError("the recording of a million events failed: see its output above") from None
     finally:
         child.kill()
         child.join()
@@ -103,8 +103,8 @@ def _record_a_million() -> _Recorded:
     with record(programs={"duration": program}) as recorder:
         for _ in range(_MILLION // _BATCH):
             produce(program, _BATCH)
-            time.sleep(2 * DRAIN_INTERVAL_S)  # how fast they can come is another chapter
+            time.sleep(2 * DRAIN_INTERVAL_S)  # the chapter on events measures the rate
     events = recorder.recording.events["duration"]
     if len(events) != _MILLION:
-        raise AssertionError("a recording that is complete has every event")
+        raise AssertionError("a complete recording has every event")
     return _Recorded(process.memory(os.getpid(), "VmHWM") - before, events.nbytes)

@@ -1,9 +1,11 @@
-"""What a tool does to what it observes: connections per second, latency of requests, and bulk, with it and without, in turns.
+"""Effect of a tool on the observed traffic: connections per second, latency of requests, and bulk.
 
-Each figure is a ratio to the same load without the tool, which stands beside it, before or after in turns: 1 is no effect.
-Connections are opened and closed one after the other over a loopback of their own, as fast as one processor can, ten changes of
-state each: nothing hides what a tool adds. Bulk goes from host to host over a veth pair each, since that is where XDP is attached.
-`events lost` are those of the tool's rows that were missing when it had caught up.
+- Each figure is the ratio to the same load without the tool. The load without runs next to each load with it,
+  alternately before and after. 1 is no effect.
+- Connections are opened and closed one after the other over a private loopback, as fast as one processor can, with ten
+  state changes each. Nothing else takes time, so the tool's cost is fully visible.
+- Bulk goes from host to host over veth pairs, the interfaces to which XDP attaches.
+- `events lost` is the share of rows that were missing when the tool had caught up.
 """
 
 from collections import defaultdict
@@ -14,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lab.bench import interleave, tools
-from lab.bench.context import Bench, able, explained, refused
+from lab.bench.context import Bench, explained, refused, runnable
 from lab.bench.load_generator import CHANGES_EACH, PORT, Place, across, loopback
 from lab.bench.tools import (
     DURATION,
@@ -26,7 +28,7 @@ from lab.bench.tools import (
     Scope,
     StateRow,
     Tool,
-    at_rest,
+    running_idle,
 )
 from lab.network.topology import topology
 from lab.results.measurement import Goal, Measurement
@@ -36,28 +38,28 @@ _LEAST = 0.9
 _UNITS = {"connections": "1/s", "bulk": "GB/s"}
 
 Values = dict[str, float]
-"""What one turn has measured, by quantity."""
+"""Results of one load, by quantity."""
 
 
 @dataclass
 class Pairs:
-    """What was measured with each tool and, beside that, without it, by tool and quantity."""
+    """Results with each tool, and the neighbouring results without it, by tool and quantity."""
 
     with_tool: dict[tuple[Tool, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     without: dict[tuple[Tool, str], list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, tools_in_turn: Sequence[Tool], repetitions: int, load: Callable[[Tool | None], Values]) -> None:
-        """Measure every tool so many times, each time beside none."""
-        for number, tool in enumerate(interleave.order(tools_in_turn, repetitions)):
+    def add(self, subjects: Sequence[Tool], repetitions: int, load: Callable[[Tool | None], Values]) -> None:
+        """Measure every tool `repetitions` times, each time next to a load without a tool."""
+        for number, tool in enumerate(interleave.order(subjects, repetitions)):
             for subject in (None, tool) if number % 2 else (tool, None):
                 for quantity, value in load(subject).items():
                     (self.with_tool if subject else self.without)[tool, quantity].append(value)
 
 
 def measure(bench: Bench) -> Iterator[Measurement]:
-    """Compare every tool that can run with none."""
+    """Compare every runnable tool with no tool."""
     yield from refused(FIGURE, "connections", "ratio", *tools.KINDS)
-    pairs, subjects = Pairs(), able(*tools.KINDS)
+    pairs, subjects = Pairs(), runnable(*tools.KINDS)
 
     def small(tool: Tool | None) -> Values:
         if tool:
@@ -82,11 +84,11 @@ def measure(bench: Bench) -> Iterator[Measurement]:
 
 
 def _observing(tool: Tool | None, scope: Scope, stack: ExitStack) -> Running | None:
-    return stack.enter_context(at_rest(tool, scope)) if tool else None
+    return stack.enter_context(running_idle(tool, scope)) if tool else None
 
 
 def _small(tool: Tool | None, number: int) -> Values:
-    """Make requests, then connections, over one loopback."""
+    """Send requests, then open connections, over one loopback."""
     with loopback() as place, ExitStack() as stack:
         run = _observing(tool, Scope(place.client), stack)
         each_ns = place.requests(number).each_ns
@@ -101,13 +103,13 @@ def _small(tool: Tool | None, number: int) -> Values:
             run.await_quiet()
             run.end()
             per_connection = CHANGES_EACH if run.tool.kind == STATES else 1 if run.tool.at == tools.FRAMES else 2
-            told = sum(PORT in (row.lport, row.rport) and not _is_listeners(row) for row in run.rows())
-            # The requests' one connection is told as well.
-            values["events lost"] = max(0.0, 1 - told / ((number + 1) * per_connection))
+            printed = sum(PORT in (row.lport, row.rport) and not _of_listener(row) for row in run.rows())
+            # All requests went over one further connection.
+            values["events lost"] = max(0.0, 1 - printed / ((number + 1) * per_connection))
     return values
 
 
-def _is_listeners(row: StateRow | LifeRow) -> bool:
+def _of_listener(row: StateRow | LifeRow) -> bool:
     return isinstance(row, StateRow) and (
         row.newstate == "LISTEN" or (row.oldstate, row.newstate) == ("LISTEN", "CLOSE")
     )
@@ -120,7 +122,7 @@ def _bulk(tool: Tool | None, place: Place, size: int) -> Values:
 
 
 def rows(pairs: Pairs) -> Iterator[Measurement]:
-    """Yield the ratios of what was measured, and the verdicts of O1 and X2 that follow from them."""
+    """Yield the ratios, and the verdicts of O1 and X2 that follow from them."""
     bare: dict[str, list[float]] = defaultdict(list)
     for (_, quantity), values in pairs.without.items():
         bare[quantity] += values
@@ -133,16 +135,16 @@ def rows(pairs: Pairs) -> Iterator[Measurement]:
         goal = Goal(least=True, value=_LEAST) if (tool.name, quantity) == ("lab states", "connections") else None
         ratios = interleave.ratios(values, pairs.without[tool, quantity])
         row = Measurement(FIGURE, tool.name, quantity, "ratio", ratios, goal=goal)
-        with_us, without_us = (1e6 / float(np.median(them)) for them in (values, pairs.without[tool, quantity]))
-        yield explained(row, f"what takes {without_us:.2f} us without it takes {with_us:.2f} us with it")
+        with_us, without_us = (1e6 / float(np.median(rates)) for rates in (values, pairs.without[tool, quantity]))
+        yield explained(row, f"{without_us:.2f} us without the tool, {with_us:.2f} us with it")
         if quantity == "connections":
-            yield _seen("O1", row)
+            yield _verdict("O1", row)
         if quantity == "bulk" and tool.kind in (PACKETS, NATIVE):
-            yield _seen("X2", row)
+            yield _verdict("X2", row)
 
 
-def _seen(case: str, row: Measurement) -> Measurement:
-    """Return a row of the corpus: wrong where the load provably keeps less than nine tenths of its pace."""
+def _verdict(case: str, row: Measurement) -> Measurement:
+    """Return a row of the corpus: wrong if the load's rate is provably below nine tenths of that without the tool."""
     low, high = row.interval
-    note = f"wrong when all of the interval is below {_LEAST:.0%} of the pace without it: {low:.1%} .. {high:.1%}"
+    note = f"wrong if the whole interval is below {_LEAST:.0%} of the rate without the tool: {low:.1%} .. {high:.1%}"
     return Measurement("corpus", row.tool, case, "verdict", [float(high >= _LEAST)], note=note)

@@ -1,8 +1,12 @@
-"""How true the relay's delays are, and how much it can carry.
+"""Accuracy of the relay's delays, and its throughput.
 
-`late` is the achieved minus the configured one-way delay, to the frame's handing over, of the frames of a run: p50, p99 and most.
-UDP frames of 64 bytes go at an even rate, from the client or from both hosts; then one TCP stream, as fast as it goes. `awake` is the
-relay's own way to keep the processor from sleeping. `lost` is the share of frames that were dropped without having been told to.
+UDP frames of 64 bytes are sent at an even rate, by the client or by both hosts; then one TCP stream, as fast as
+possible.
+
+- `late`: achieved minus configured one-way delay, until the relay has sent the frame: median, 99th percentile and
+  maximum.
+- `lost`: share of frames that the relay dropped although no drop was configured.
+- `awake`: the relay keeps all CPUs out of idle states (`lab.network.relay`).
 """
 
 import socket
@@ -38,7 +42,7 @@ _LONG_NS = 200_000
 
 
 class Paced(NamedTuple):
-    """Frames at an even rate, by one host or both, over a wire of this delay each way."""
+    """Frames at an even rate from one host or both, over a wire with this delay in each direction."""
 
     delay_ms: int
     per_second: int = 1000
@@ -47,9 +51,10 @@ class Paced(NamedTuple):
 
     @property
     def conditions(self) -> dict[str, object]:
-        """What was set, in words."""
-        told: dict[str, object] = {"delay": f"{self.delay_ms} ms", "frames a second": self.per_second}
-        return told | {word: True for word, so in (("both ways", self.both_ways), ("awake", self.awake)) if so}
+        """Conditions of the measurement's row."""
+        options = {"both ways": self.both_ways, "awake": self.awake}
+        enabled = {name: True for name, value in options.items() if value}
+        return {"delay": f"{self.delay_ms} ms", "frames a second": self.per_second, **enabled}
 
 
 _CASES = (
@@ -62,17 +67,17 @@ _CASES = (
 
 
 class OnWire(NamedTuple):
-    """What the log tells of one run: how late frames were (ns), how many there were, how many were dropped unasked; and the times."""
+    """One measurement: lateness and number of frames, unintended drops, total time, and CPU time of the relay."""
 
     late_ns: Integers
     frames: int
     dropped: int
     took_ns: int
-    cpu_ns: int  # the relay's own
+    cpu_ns: int
 
 
 def measure(bench: Bench) -> Iterator[Measurement]:
-    """Measure every rate and delay several times over, each time all of them."""
+    """Measure all rates and delays in each repetition."""
     repetitions, seconds = bench.times(3, 1), 2.0 if not bench.quick else 0.5
     runs: dict[Paced, list[OnWire]] = {case: [] for case in _CASES}
     streams: dict[int, list[float]] = {0: [], 1: []}
@@ -90,15 +95,15 @@ def measure(bench: Bench) -> Iterator[Measurement]:
 
 
 def _rows(case: Paced, runs: list[OnWire]) -> Iterator[Measurement]:
-    """Yield what was found of one case; the delays are promised for a thousand frames a second, that none is dropped for all."""
-    promised = _GOALS if case.per_second == 1000 else {}
+    """Yield the rows of one case. The goals of lateness apply to 1000 frames per second, the goal of no loss to all."""
+    goals = _GOALS if case.per_second == 1000 else {}
     for quantity, percentile in (("late, p50", 50), ("late, p99", 99), ("late, most", 100)):
         late_ns = [float(np.percentile(run.late_ns, percentile)) for run in runs]
-        row = Measurement(FIGURE, _RELAY, quantity, "ns", late_ns, case.conditions, promised.get(quantity))
+        row = Measurement(FIGURE, _RELAY, quantity, "ns", late_ns, case.conditions, goals.get(quantity))
         latest_us = max(run.late_ns.max() for run in runs) / 1000
         yield explained(
             row,
-            f"the latest frame of all was {latest_us:.0f} us late, while the relay ran {_busy(runs):.0%} of the time",
+            f"the latest frame was {latest_us:.0f} us late, and the relay ran {_busy(runs):.0%} of the time",
         )
     for quantity, unit, values, goal in (
         ("carried", "1/s", [run.frames * SECOND / run.took_ns for run in runs], None),
@@ -109,12 +114,12 @@ def _rows(case: Paced, runs: list[OnWire]) -> Iterator[Measurement]:
 
 
 def _busy(runs: list[OnWire]) -> float:
-    """How much of the time the relay ran."""
+    """CPU time of the relay as a share of the total time."""
     return sum(run.cpu_ns for run in runs) / sum(run.took_ns for run in runs)
 
 
 def _paced(case: Paced, seconds: float) -> OnWire:
-    """Send at an even rate."""
+    """Send frames at an even rate."""
 
     def traffic(net: Topology, stack: ExitStack) -> None:
         ends = [stack.enter_context(_bound(host)) for host in (net.client, net.server)]
@@ -130,7 +135,7 @@ def _paced(case: Paced, seconds: float) -> OnWire:
 
 
 def _stream(delay_ms: int, seconds: float) -> float:
-    """Send one TCP stream from the client to the server as fast as it goes; returns Gbit/s."""
+    """Send one TCP stream from the client to the server as fast as possible. Return Gbit/s."""
     received = 0
 
     def drain(listener: socket.socket) -> None:
@@ -145,7 +150,7 @@ def _stream(delay_ms: int, seconds: float) -> float:
         create = partial(socket.create_server, (net.server.ipv4, PORT))
         listener = stack.enter_context(inside(net.server.name, create))
         client = stack.enter_context(inside(net.client.name, socket.socket))
-        # The only one that is allowed in every namespace and does not pace itself.
+        # Reno is allowed in every namespace, and it does not pace.
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
         thread = threading.Thread(target=drain, args=(listener,))
         thread.start()
@@ -176,7 +181,7 @@ def _carried(relay: Relay, delay_ms: int, traffic: Callable[[Topology, ExitStack
 
 
 def _bound(host: Host) -> socket.socket:
-    """Return a UDP socket on its host. Nobody needs to read from it: the log of the wire tells what came through."""
+    """Return a UDP socket in its host's namespace. It is not read: the wire's log has the arrivals."""
     end = inside(host.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     end.bind((host.ipv4, PORT))
     return end
@@ -187,12 +192,12 @@ def _send(end: socket.socket, per_second: int, seconds: float) -> None:
     start_ns = time.monotonic_ns()
     for number in range(int(per_second * seconds)):
         while (wait_ns := start_ns + number * gap_ns - time.monotonic_ns()) > 0:
-            # Two processors have to do for senders and relay: whoever has time sleeps.
+            # Senders and relay share two processors: sleep if the wait is long.
             if wait_ns > _LONG_NS:
                 time.sleep(wait_ns / SECOND)
         end.send(payload)
 
 
 def _cpu_ns(pid: int) -> int:
-    """How long a process has run. Source: schedstat, nanoseconds on a processor."""
+    """CPU time of a process in nanoseconds: the first field of /proc/<pid>/schedstat."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])

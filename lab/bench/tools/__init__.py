@@ -1,7 +1,7 @@
-"""Who is measured: this project's probes, and what a user would take instead. A module for each origin, each tool one object in it.
+"""The measured tools: this project's probes and their peers. One module per origin, one `Tool` object per tool.
 
-Every tool is run as a user runs it, as a process of its own that prints; what it prints is read into rows of one form. There is no
-list to edit: whatever tool a module has in its `TOOLS` takes part.
+Each tool runs as a user runs it, in a process of its own. Its output is parsed into rows of one form. A module lists
+its tools in `TOOLS`; there is no other list to edit.
 """
 
 import importlib
@@ -27,26 +27,26 @@ from lab.linux.instance import Instance
 from lab.linux.netns import inside
 
 STATES, DURATION, RTT, FLOWS, PACKETS, NATIVE = "states", "duration", "rtt", "flows", "packets", "packets, native XDP"
-"""What a tool can claim to tell: a tool is compared with those that claim the same."""
+"""Kinds of tools, by their output. A tool is compared with others of its kind."""
 
 KINDS = (STATES, DURATION, RTT, FLOWS, PACKETS)
-"""Those that every tool is measured for; native XDP is there only where it can be attached."""
+"""The kinds that the bench measures everywhere. Native XDP is measured only where it can be attached."""
 
 CHANGES, SEGMENTS, FRAMES = "inet_sock_set_state", "tcp_probe", ""
-"""What a tool's program runs for: a hit of a tracepoint, or a frame at an interface."""
+"""The event for which a tool's program runs: a tracepoint's name, or a frame at an interface."""
 
 _PACKAGES = ("libbpf-tools", "bpfcc-tools", "bpftrace", "tcpdump", "tshark")
-_TELLING = re.compile(r"error|fail|cannot|not available|could not|no such|refuse", re.IGNORECASE)
-_MOST_TELLING = re.compile(r"k(ret)?probe|fentry|fatal|verifier", re.IGNORECASE)
+_ERROR = re.compile(r"error|fail|cannot|not available|could not|no such|refuse", re.IGNORECASE)
+_KERNEL_ERROR = re.compile(r"k(ret)?probe|fentry|fatal|verifier", re.IGNORECASE)
 _PATH = f"{Path(sys.prefix) / 'bin'}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _READY_LIMIT_S = 60.0
 _QUIET_S = 0.3
-_REST_S, _RESTING = 0.2, 0.1  # a tenth of a processor is no start any more
+_IDLE_S, _IDLE_SHARE = 0.2, 0.1  # below a tenth of a processor the start is over
 _LONGEST_REASON = 250
 
 
 class StateRow(NamedTuple):
-    """A change of a socket's state; None is what the tool itself calls unknown."""
+    """A change of a socket's state. None is a value that the tool reports as unknown."""
 
     socket: str
     pid: int | None
@@ -60,17 +60,17 @@ class StateRow(NamedTuple):
 
 
 class LifeRow(NamedTuple):
-    """A connection that is over, and how long it has lasted; None is unknown."""
+    """A closed connection and its duration. None is unknown."""
 
     laddr: str
     lport: int
     raddr: str
     rport: int
-    lasted_ns: int | None
+    duration_ns: int | None
 
 
 class RttRow(NamedTuple):
-    """Round-trip times of one peer, `key`: their number, their mean, and how many are in each slot (`lab.log2_histogram`)."""
+    """Round-trip times of the peer `key`: number, mean, and number per slot (`lab.log2_histogram`)."""
 
     key: str
     number: int
@@ -79,7 +79,7 @@ class RttRow(NamedTuple):
 
 
 class FlowRow(NamedTuple):
-    """What went from one end to the other; `ports` are None where the tool does not tell them."""
+    """Packets and bytes from one address to another. `ports` is None if the tool does not print ports."""
 
     protocol: str
     source: str
@@ -93,9 +93,9 @@ Row = StateRow | LifeRow | RttRow | FlowRow
 
 
 class Scope(NamedTuple):
-    """Where a tool looks: a network namespace and interface, for those that watch one, and a local port to filter by.
+    """Scope of a tool: network namespace and interface, if it watches one, and a local port to filter by.
 
-    Tools of round-trip times filter by the remote port, `rport`, which others do not look at.
+    RTT tools filter by the remote port `rport`, which the other kinds ignore.
     """
 
     netns: str | None = None
@@ -106,17 +106,22 @@ class Scope(NamedTuple):
 
 @dataclass(frozen=True)
 class Tool:
-    """A program that tells something of TCP.
+    """A program that prints observations of TCP.
 
-    `words` is its command line for a scope. It observes when its output has `ready` in it (None: when it says so on the file
-    descriptor of `--ready-fd`). `read` makes rows of everything it has printed. `at` is what its program runs for: a tracepoint's
-    name, or `FRAMES`. `samples`: an RTT that it tells is a single one, not the kernel's smoothed one. `enters` has it started inside
-    the scope's namespace. `ours` tells this project's probes from its peers, `unit_ns` is the finest time that it prints.
+    - `command`: its command line for a scope.
+    - `read`: parses everything it printed into rows.
+    - `at`: the event for which its program runs, a tracepoint's name or `FRAMES`.
+    - `ready`: the text in its output that shows that it observes. None: it reports that on the descriptor of
+      `--ready-fd`.
+    - `samples`: its RTTs are single samples, not the kernel's smoothed RTT.
+    - `ours`: a probe of this project, not a peer.
+    - `enters`: start it inside the scope's namespace.
+    - `unit_ns`: resolution of the times that it prints.
     """
 
     name: str
     kind: str
-    words: Callable[[Scope], list[str]]
+    command: Callable[[Scope], list[str]]
     read: Callable[[str], Iterator[Row]]
     at: str = CHANGES
     ready: str | None = None
@@ -128,11 +133,11 @@ class Tool:
 
 
 class RefusedError(LabError):
-    """A tool that cannot run here; the message is its own reason."""
+    """A tool cannot run here. The message is the tool's own error."""
 
 
 class Running:
-    """A tool under way; `output` is what it has printed so far, `complaints` what it has said on standard error."""
+    """A running tool."""
 
     def __init__(self, tool: Tool, process: "subprocess.Popen[bytes]", files: tuple[Path, Path]) -> None:
         self.tool = tool
@@ -141,7 +146,7 @@ class Running:
 
     @property
     def pid(self) -> int:
-        """The process's id."""
+        """Id of the process."""
         return self.process.pid
 
     @property
@@ -150,40 +155,43 @@ class Running:
         return self._out.read_text(errors="replace")
 
     @property
-    def complaints(self) -> str:
+    def stderr(self) -> str:
         """Standard error so far."""
         return self._err.read_text(errors="replace")
 
     def rows(self) -> list[Any]:
-        """Read what it has told so far."""
+        """Return the rows printed so far."""
         return list(self.tool.read(self.output))
 
     def await_text(self, text: str, limit_s: float) -> bool:
-        """Wait until it has said something, wherever; False when the time is up or the tool has ended without."""
-        deadline, going = time.monotonic() + limit_s, True
-        while text not in self.output and text not in self.complaints:
-            if not going or time.monotonic() > deadline:
+        """Wait for a text on standard output or error. Return false if the limit expires or the tool ends first."""
+        deadline, alive = time.monotonic() + limit_s, True
+        while text not in self.output and text not in self.stderr:
+            if not alive or time.monotonic() > deadline:
                 return False
             time.sleep(0.001)
-            going = self.process.poll() is None
+            alive = self.process.poll() is None
         return True
 
     def await_quiet(self, limit_s: float = 20.0) -> None:
-        """Wait until it has printed nothing for a while: a tool that wakes up for each event is far behind after a load."""
+        """Wait until the output stops growing, or until the limit expires.
+
+        A tool that wakes up for each event is far behind after a load.
+        """
         deadline, size, since = time.monotonic() + limit_s, -1, time.monotonic()
         while time.monotonic() < min(deadline, since + _QUIET_S):
             if (now := self._out.stat().st_size) != size:
                 size, since = now, time.monotonic()
             time.sleep(0.005)
 
-    def await_rest(self, limit_s: float = 20.0) -> None:
-        """Wait until it takes next to nothing of a processor."""
+    def await_idle(self, limit_s: float = 20.0) -> None:
+        """Wait until the tool uses almost no CPU time, or until the limit expires."""
         deadline = time.monotonic() + limit_s
-        while busy_share(self.pid, _REST_S) > _RESTING and time.monotonic() < deadline:
+        while busy_share(self.pid, _IDLE_S) > _IDLE_SHARE and time.monotonic() < deadline:
             pass
 
     def end(self, limit_s: float = 20.0) -> None:
-        """Have it end as by Ctrl-C, and wait for that."""
+        """Send SIGINT and wait for the end; kill the process when the limit expires."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             try:
@@ -195,7 +203,7 @@ class Running:
 
 @contextmanager
 def running(tool: Tool, scope: Scope | None = None) -> Iterator[Running]:
-    """Run a tool around a block, from when it observes. Raises `RefusedError` with the tool's own words when it never does."""
+    """Run a tool around a block, which starts when the tool observes. Raises `RefusedError` if it cannot run."""
     scope = scope or Scope()
     folder = Path(tempfile.mkdtemp(prefix="tool-", dir=Instance.current().path))
     out, err = folder / "out", folder / "err"
@@ -210,10 +218,10 @@ def running(tool: Tool, scope: Scope | None = None) -> Iterator[Running]:
         try:
             if not (ready.readline() if tool.ready is None else run.await_text(tool.ready, _READY_LIMIT_S)):
                 run.end()
-                raise RefusedError(reason(run.complaints + run.output) or f"it is not ready after {_READY_LIMIT_S:g} s")
+                raise RefusedError(reason(run.stderr + run.output) or f"not ready after {_READY_LIMIT_S:g} s")
             yield run
         finally:
-            # Of its session, which is its own: tshark leaves dumpcap behind when it is not given the time to end it.
+            # Kill the tool's whole session: a tshark that is killed leaves dumpcap behind.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -221,64 +229,64 @@ def running(tool: Tool, scope: Scope | None = None) -> Iterator[Running]:
 
 
 @contextmanager
-def at_rest(tool: Tool, scope: Scope | None = None) -> Iterator[Running]:
-    """As `running`, from when the tool has finished starting too: some observe before, and what a start takes is another figure."""
+def running_idle(tool: Tool, scope: Scope | None = None) -> Iterator[Running]:
+    """Like `running`, but the block starts when the tool is idle. Some tools observe before they are fully started."""
     with running(tool, scope) as run:
-        run.await_rest()
+        run.await_idle()
         yield run
 
 
 def _start(tool: Tool, scope: Scope, ready_fd: int, **options: Any) -> "subprocess.Popen[bytes]":
-    """Start a process that does not outlive this one, and does not hear a terminal's Ctrl-C, which is for the bench."""
-    words = tool.words(scope)
-    program = shutil.which(words[0], path=_PATH)
+    """Start the tool. The kernel kills it when this process dies. Its own session keeps Ctrl-C from it."""
+    name, *arguments = tool.command(scope)
+    program = shutil.which(name, path=_PATH)
     if program is None:
-        raise RefusedError(f"{words[0]} is not installed: run make bench-setup as root")
-    line = ["/usr/bin/setpriv", "--pdeathsig", "KILL", program, *words[1:]]
+        raise RefusedError(f"{name} is not installed: run make bench-setup as root")
+    command = ["/usr/bin/setpriv", "--pdeathsig", "KILL", program, *arguments]
     fds: tuple[int, ...] = ()
     if tool.ready is None:
-        line, fds = [*line, "--ready-fd", str(ready_fd)], (ready_fd,)
+        command, fds = [*command, "--ready-fd", str(ready_fd)], (ready_fd,)
     environment = os.environ | {"PYTHONUNBUFFERED": "1"} | dict(tool.environment())
 
     def start() -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            line, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=fds, env=environment, **options
+            command, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=fds, env=environment, **options
         )
 
     return inside(scope.netns, start) if tool.enters and scope.netns else start()
 
 
 def reason(text: str) -> str:
-    """Find the sentence in a tool's output that says why it has ended: what the kernel refused, else the last error, else the end."""
+    """Return the line that explains why a tool ended: the last kernel error, else the last error or line."""
     lines = [line.strip() for line in text.splitlines() if line.strip(" ~^")]
-    telling = [line for line in lines if _TELLING.search(line)]
-    most = [line for line in telling if _MOST_TELLING.search(line)]
-    return (most[-1:] or telling[-1:] or lines[-1:] or [""])[0][:_LONGEST_REASON]
+    errors = [line for line in lines if _ERROR.search(line)]
+    kernel_errors = [line for line in errors if _KERNEL_ERROR.search(line)]
+    return (kernel_errors[-1:] or errors[-1:] or lines[-1:] or [""])[0][:_LONGEST_REASON]
 
 
 @cache
 def every() -> tuple[Tool, ...]:
-    """All tools: this project's first, then peers by name."""
+    """Return all tools: this project's, then the peers, each sorted by kind and name."""
     names = sorted(info.name for info in pkgutil.iter_modules(__path__))
     found = [tool for name in names for tool in importlib.import_module(f"{__name__}.{name}").TOOLS]
     return tuple(sorted(found, key=lambda tool: (not tool.ours, tool.kind, tool.name)))
 
 
 def of(*kinds: str) -> list[Tool]:
-    """Tools that claim to tell one of these."""
+    """Return the tools of these kinds."""
     return [tool for tool in every() if tool.kind in kinds]
 
 
 def versions() -> dict[str, str]:
-    """Versions of the peers' packages, of those that are installed."""
+    """Return the versions of the installed packages of peers."""
     query = ["dpkg-query", "--show", "--showformat", "${Package} ${Version}\n", *_PACKAGES]
-    told = subprocess.run(query, capture_output=True, text=True, check=False).stdout
-    return dict(line.split(maxsplit=1) for line in told.splitlines() if len(line.split()) == 2)
+    output = subprocess.run(query, capture_output=True, text=True, check=False).stdout
+    return dict(line.split(maxsplit=1) for line in output.splitlines() if len(line.split()) == 2)
 
 
 @cache
 def refusal(tool: Tool, scope: Scope | None = None) -> str | None:
-    """Why a tool cannot run on this machine, found by running it; None when it can."""
+    """Run a tool. Return the reason why it cannot run on this machine, None if it can."""
     try:
         with running(tool, scope):
             return None

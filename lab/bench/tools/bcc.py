@@ -1,4 +1,4 @@
-"""BCC's own tools, compiled when they start, against a header tree that the bench makes: they run without kernel headers."""
+"""BCC's own tools. They compile at start, against the bench's header tree, so they need no kernel headers."""
 
 from collections.abc import Mapping
 

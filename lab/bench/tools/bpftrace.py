@@ -1,4 +1,4 @@
-"""What somebody writes with bpftrace in a few lines, at the tracepoints that every kernel has."""
+"""Short bpftrace scripts, at tracepoints that every kernel has."""
 
 import ipaddress
 import re
@@ -9,7 +9,7 @@ from lab.bench.tools import DURATION, RTT, SEGMENTS, STATES, LifeRow, RttRow, Sc
 from lab.log2_histogram import slot_of
 from lab.tcp import State
 
-# BEGIN comes before anything is attached, a timer's first sign a tenth of a second later than that: by then all is.
+# BEGIN runs before the probes are attached. The timer first fires 0.1 s after it is attached; by then the others are.
 _READY = 'interval:ms:100 /!@ready/ { @ready = 1; printf("ready\\n"); } '
 _STATES = """\
 tracepoint:sock:inet_sock_set_state /args->protocol == 6 %(filter)s/ {
@@ -41,7 +41,8 @@ tracepoint:sock:inet_sock_set_state /args->protocol == 6 && args->newstate == 7 
 }
 END { clear(@begin); }
 """
-# An address cannot be taken out of a sockaddr as a whole. In a sockaddr_in it begins at byte 4, in a sockaddr_in6 at byte 8.
+# bpftrace cannot read the address in a sockaddr as a whole. It begins at byte 4 of a sockaddr_in, byte 8 of a
+# sockaddr_in6.
 _OCTETS = {
     family: ", ".join(f"args->daddr[{at}]" for at in range(begin, end))
     for family, begin, end in ((2, 4, 8), (10, 8, 24))
@@ -57,7 +58,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def states(output: str) -> Iterator[StateRow]:
-    """Read what the script prints of each change."""
+    """Parse the script's line for each state change."""
     for line in output.splitlines():
         words = line.split()
         if len(words) == 9:
@@ -67,7 +68,7 @@ def states(output: str) -> Iterator[StateRow]:
 
 
 def lives(output: str) -> Iterator[LifeRow]:
-    """Read what the script prints of each connection."""
+    """Parse the script's line for each connection."""
     for line in output.splitlines():
         words = line.split()
         if len(words) == 5:
@@ -75,13 +76,13 @@ def lives(output: str) -> Iterator[LifeRow]:
 
 
 def round_trips(output: str) -> Iterator[RttRow]:
-    """Read the maps that are printed at the end: srtt in microseconds, by the peer's address."""
+    """Parse the maps that bpftrace prints at its end: srtt in microseconds, by the peer's address."""
     slots: dict[str, Counter[int]] = {}
     for part in re.split(r"^@rtt\d+\[", output, flags=re.MULTILINE)[1:]:
         key, _, histogram = part.partition("]")
         found = _BUCKET.findall(histogram)
         slots[key] = Counter[int]()
-        for low, unit, count in found:  # 0 and 1 have a bucket each
+        for low, unit, count in found:  # bpftrace has separate buckets for 0 and 1
             slots[key][slot_of(int(low) * _UNITS[unit])] += int(count)
     for key, count, total in _STATS.findall(output):
         address = str(ipaddress.ip_address(bytes(map(int, key.split(", ")))))

@@ -1,4 +1,4 @@
-"""What captures packets and reads them: tcpdump and tshark, at one interface."""
+"""Packet capture tools at one interface: tcpdump and tshark."""
 
 import re
 from collections import defaultdict
@@ -19,13 +19,13 @@ _FLAGS = ("tcp.flags.syn", "tcp.flags.ack", "tcp.flags.fin", "tcp.flags.reset")
 
 
 def packets(output: str) -> Iterator[FlowRow]:
-    """Add up what tcpdump prints of packets: each pair of ends, with the bytes of whole frames."""
+    """Parse tcpdump's lines. Yield one row per pair of ends, with packets and the bytes of whole frames."""
     sums: dict[tuple[str, str, str, tuple[int, int] | None], list[int]] = defaultdict(lambda: [0, 0])
     for line in output.splitlines():
         if found := _PACKET.search(line):
             source, sport = _end(found["source"] or "")
             destination, dport = _end(found["destination"] or "")
-            if found["sport"]:  # behind extension headers they stand apart from the addresses
+            if found["sport"]:  # after extension headers tcpdump prints ports apart from the addresses
                 sport, dport = found["sport"], found["dport"]
             ports = (int(sport), int(dport)) if sport and dport else None
             row = sums[found["inner"] or found["outer"], source, destination, ports]
@@ -36,13 +36,13 @@ def packets(output: str) -> Iterator[FlowRow]:
 
 
 def _end(text: str) -> tuple[str, str]:
-    """Take the port off an address, which tcpdump puts behind a further dot."""
+    """Split tcpdump's `address.port`. The port is empty if there is none."""
     address, _, port = text.rpartition(".")
     return (address, port) if port.isdecimal() and (":" in address or address.count(".") == 3) else (text, "")
 
 
 def lives(output: str) -> Iterator[LifeRow]:
-    """Read tshark's fields: from each connection's first SYN to its first FIN or RST."""
+    """Parse tshark's fields. Yield the time from each connection's first SYN to its first FIN or RST."""
     begun: dict[tuple[str, int, str, int], int] = {}
     for line in output.splitlines():
         fields = line.split("\t")
@@ -60,7 +60,7 @@ def lives(output: str) -> Iterator[LifeRow]:
 
 
 def round_trips(output: str) -> Iterator[RttRow]:
-    """Read tshark's times from segment to acknowledgement, by the address of who was waited for."""
+    """Parse tshark's times from segment to acknowledgement, by the address of the acknowledging host."""
     samples: dict[str, list[int]] = defaultdict(list)
     for line in output.splitlines():
         fields = line.split("\t")
@@ -74,7 +74,7 @@ def round_trips(output: str) -> Iterator[RttRow]:
 
 
 def _ns(text: str) -> int:
-    """Parse seconds exactly: a time of day in nanoseconds has more digits than a float."""
+    """Return seconds as integer nanoseconds. A float has too few digits for a time of day in nanoseconds."""
     seconds, _, rest = text.partition(".")
     return int(seconds) * SECOND + int(rest.ljust(9, "0")[:9])
 

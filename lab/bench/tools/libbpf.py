@@ -1,4 +1,4 @@
-"""libbpf-tools: BCC's tools written anew in C, compiled once for all kernels with BTF."""
+"""libbpf-tools: BCC's tools in C, compiled once for all kernels with BTF. BCC's own tools print the same formats."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -8,16 +8,16 @@ from lab.bench.tools import DURATION, FLOWS, RTT, SEGMENTS, STATES, LifeRow, Row
 from lab.log2_histogram import slot_of
 from lab.units import MS
 
-_LINES = ("stdbuf", "-oL")  # what it prints shall be seen when it is printed
+_LINES = ("stdbuf", "-oL")  # line-buffered output
 _FOLDER = "/usr/sbin"
 _PEER = re.compile(r"^Remote Addres\w* = (\S+) *\[AVG (\d+)\]", re.MULTILINE)
 _BUCKET = re.compile(r"^ *(\d+) -> \d+ *: (\d+) ", re.MULTILINE)
 
 
 def states(output: str | Iterable[str]) -> Iterator[StateRow]:
-    """Read a table of tcpstates, of libbpf-tools or of BCC, as a text or line by line.
+    """Parse the table of tcpstates (libbpf-tools or BCC), given as a text or as lines.
 
-    A process's name may contain spaces; a time that is not known is 0.000 too.
+    A process name may contain spaces. tcpstates prints an unknown time as 0.000, too.
     """
     for line in output.splitlines() if isinstance(output, str) else output:
         words = line.split()
@@ -30,7 +30,7 @@ def states(output: str | Iterable[str]) -> Iterator[StateRow]:
 
 
 def lives(output: str) -> Iterator[LifeRow]:
-    """Read a table of tcplife, of libbpf-tools or of BCC."""
+    """Parse the table of tcplife (libbpf-tools or BCC)."""
     for line in output.splitlines():
         words = line.split()
         if len(words) < 9 or not words[0].isdigit():
@@ -40,7 +40,7 @@ def lives(output: str) -> Iterator[LifeRow]:
 
 
 def round_trips(output: str) -> Iterator[RttRow]:
-    """Read histograms of tcprtt by remote address, with averages (whole microseconds), of libbpf-tools or of BCC."""
+    """Parse the histograms of tcprtt (libbpf-tools or BCC) by remote address. Averages are whole microseconds."""
     found = list(_PEER.finditer(output))
     for peer, following in zip_longest(found, found[1:]):
         histogram = output[peer.end() : following.start() if following else None]
@@ -49,7 +49,7 @@ def round_trips(output: str) -> Iterator[RttRow]:
 
 
 def nothing(_: str) -> Iterator[Row]:
-    """Read nothing: who counts what applications ask for, in kilobytes, has not told of packets or frames."""
+    """Yield no rows: tcptop counts kilobytes of applications' calls, not packets or frames."""
     yield from ()
 
 
@@ -58,12 +58,12 @@ def _tcpstates(scope: Scope) -> list[str]:
 
 
 def by_lport(scope: Scope) -> list[str]:
-    """Return the options with which these tools are limited to a local port."""
+    """Return the options that limit these tools to a local port."""
     return [] if scope.lport is None else ["-L", str(scope.lport)]
 
 
 def by_rport(scope: Scope) -> list[str]:
-    """Return those for a remote port."""
+    """Return the options that limit these tools to a remote port."""
     return [] if scope.rport is None else ["-P", str(scope.rport)]
 
 

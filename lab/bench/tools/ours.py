@@ -1,4 +1,4 @@
-"""This project's own probes, run as a user runs them: `lab <probe> --json`."""
+"""This project's own probes: `lab <probe> --json`."""
 
 import json
 import sys
@@ -27,20 +27,20 @@ from lab.bench.tools import (
 from lab.log2_histogram import slot_of
 
 
-def _words(probe: str, scope: Scope, *, on_device: bool, options: tuple[str, ...]) -> list[str]:
-    """Sockets are observed on the whole machine, as by the peers."""
-    words = [sys.executable, "-m", "lab", probe, "--json", *options]
+def _command(probe: str, scope: Scope, *, on_device: bool, options: tuple[str, ...]) -> list[str]:
+    """Return the command line. Probes of sockets observe the whole machine, as the peers do."""
+    command = [sys.executable, "-m", "lab", probe, "--json", *options]
     if on_device:
-        words += ["-i", scope.ifname, *(["--netns", scope.netns] if scope.netns else [])]
+        command += ["-i", scope.ifname, *(["--netns", scope.netns] if scope.netns else [])]
     if scope.lport is not None:
-        words += ["-L", str(scope.lport)]
+        command += ["-L", str(scope.lport)]
     if scope.rport is not None and probe == RTT:
-        words += ["-P", str(scope.rport)]
-    return words
+        command += ["-P", str(scope.rport)]
+    return command
 
 
 def _lines(row_of: Callable[[dict[str, Any]], Row], output: str) -> Iterator[Row]:
-    """Read JSON Lines; the last one may be under way."""
+    """Parse JSON Lines. The last line may be incomplete."""
     for line in output.splitlines():
         if line.endswith("}"):
             yield row_of(json.loads(line))
@@ -77,8 +77,9 @@ def _packet(row: dict[str, Any]) -> FlowRow:
 def _tool(
     name: str, kind: str, at: str, read: Callable[[str], Iterator[Row]], *options: str, samples: bool = False
 ) -> Tool:
-    words = partial(_words, name.split(maxsplit=1)[0], on_device=at == FRAMES, options=(*name.split()[1:], *options))
-    return Tool(f"lab {name}", kind, words, read, at, samples=samples, ours=True, unit_ns=1)
+    probe, *own_options = name.split()
+    command = partial(_command, probe, on_device=at == FRAMES, options=(*own_options, *options))
+    return Tool(f"lab {name}", kind, command, read, at, samples=samples, ours=True, unit_ns=1)
 
 
 TOOLS = (

@@ -1,1 +1,1 @@
-"""The probe `analyse`: its live tool, its measurements, and how they are judged."""
+"""The probe `analyse`: its live tool, its measurements and its judge."""

@@ -1,32 +1,17 @@
-"""What the kernel does for each TCP connection, step by step, on the client's or the service's side.
+"""Each step that the kernel takes for a TCP connection, on one side of it.
 
-`client` shows sockets that connect, `service` listeners and what comes from them. A connection that was open before is shown
-by both, since nobody can know who opened it.
+client: sockets that call connect(). service: listeners and their connections.
+Both show connections that were open before the tool started.
 
-PID, COMM             process that owns the socket: the last to have made a system call on it, or the first that does; - until then
-IP                    4 or 6; IPv4-mapped is 4
-SADDR, DADDR, DPORT   local address, remote address and port, also of an incoming segment; - before there is one
-TIMESTAMP(us)         CLOCK_MONOTONIC, of the step itself: of a return, when the call returned
-FUNC                  where it was really observed: a system call, a kernel function, a tracepoint, the hook cgroup_skb_ingress
-TCP_STATE             the socket's by then, the new one after a change; - when it is not known
-TCP_DESCRIPTION       what happened. Times in it go from where the call was entered to where this step returned
-TCP_CONNECT_TIME(us)  client: from connect() entered to ESTABLISHED; service: from SYN-ACK to ACK as the kernel measured it,
-                      - when it did not (SYN-ACK retransmitted). In rows from ESTABLISHED on; - before, and when nobody saw it
-
---min keeps the rows that end something which took at least that long: a system call that returns, the kernel's sending or
-receiving for it, the change to ESTABLISHED (with the connect time). Other rows have no latency and are left out then.
-
-Where kernel functions can be observed, steps are seen at tcp_v4_connect, tcp_v6_connect, tcp_sendmsg (of sendfile(), before Linux
-6.5, tcp_sendpage), tcp_recvmsg (returns), tcp_v4_rcv, tcp_v6_rcv (the packet's own addresses), tcp_rcv_established and
-tcp_rcv_state_process (returns: old and new state); else at the tracepoints and the hook near them (of sending and receiving, before
-Linux 6.3, the system calls alone tell). Since Linux 7 fentry would miss some of what threads send and receive: there it is seen at
-the tracepoints. All changes of state are told by their tracepoint. The hook sees what reaches a socket: not what a timewait minisock
-takes, and of a handshake the SYN and the ACK at the listener. Receiving is stamped when data is returned, so the wait is part of its
-time. Not seen: the calls of io_uring, sendfile(), splice() and 32-bit programs; what a minisock does (lab states tells).
-
-By fentry the kernel passes over the return of a call that waits in one of these functions when another program comes to the function
-or leaves it meanwhile, and by kprobe of calls that wait beside 4096 others. The row is missing, and counted as lost when the system
-call returns.
+PID, COMM             process that owns the socket; - until it is known
+IP                    4 or 6 (an IPv4-mapped address is 4)
+SADDR, DADDR, DPORT   local address, remote address and port; - until known
+TIMESTAMP(us)         CLOCK_MONOTONIC; for a return: when the call returned
+FUNC                  system call, kernel function, tracepoint or hook observed
+TCP_STATE             state of the socket after the step; - if unknown
+TCP_DESCRIPTION       the step; times run from the entry of the call
+TCP_CONNECT_TIME(us)  client: from connect() to ESTABLISHED. service: from
+                      SYN-ACK to ACK, measured by the kernel. - if unknown
 """
 
 import argparse
@@ -42,10 +27,53 @@ from lab.units import duration_ns, port
 
 EXAMPLES = """\
 examples:
-  lab analyse client                   every connection that is made on this machine, step by step
-  lab analyse service -L 9999          what happens to the connections of local port 9999
-  lab analyse client -p 4711 -m 10ms   which calls of process 4711 took 10 ms or longer
+  lab analyse client                   connections that this machine opens
+  lab analyse service -L 9999          connections of local port 9999
+  lab analyse client -p 4711 -m 10ms   calls of process 4711 that took >= 10 ms
   lab analyse service --netns web --json --seconds 10
+"""
+
+DETAILS = """\
+details:
+  PID, COMM: the process that made the last system call on the socket. Before
+  the first call: the process that makes it.
+
+  SADDR, DADDR, DPORT: SADDR is the local address for incoming segments too.
+
+  TCP_CONNECT_TIME(us): shown in rows from ESTABLISHED on. It is unknown if the
+  opening was not observed or if the SYN-ACK was retransmitted: the kernel then
+  takes no sample (tcp_synack_rtt_meas()).
+
+  --min keeps the rows that end a timed step: the return of a system call, the
+  send or receive of TCP for it, and the change to ESTABLISHED (connect time).
+  It removes all other rows, which have no latency. A receive is timestamped
+  when the data is returned, so its latency includes the wait.
+
+  Attach points with fentry or kprobe:
+    tcp_v4_connect, tcp_v6_connect
+    tcp_sendmsg (before Linux 6.5 also tcp_sendpage, for sendfile())
+    tcp_recvmsg: its return
+    tcp_v4_rcv, tcp_v6_rcv: with the addresses of the packet
+    tcp_rcv_established
+    tcp_rcv_state_process: its return, with the old and the new state
+  Without them: the nearest tracepoints and the hook cgroup_skb ingress.
+    - The hook runs when the socket has been found. It observes the SYN and the
+      ACK of a handshake at the listener, and no segment that a timewait
+      minisock takes.
+    - Before Linux 6.3 no tracepoint reports the send and receive of TCP: only
+      the system calls are shown.
+  Since Linux 7, sends and receives are always observed at the tracepoints,
+  because fentry would miss some of the sends and receives of threads.
+  State changes are always observed at their tracepoint.
+
+  Not observed:
+    - calls of io_uring, sendfile(), splice() and 32-bit programs
+    - state changes of a minisock (`lab states` shows them)
+  A missed return of a kernel function is counted as lost when the system call
+  returns. The kernel does not run the program at the return of a call that was
+  blocked
+    - in a function that another program attaches to or detaches from (fentry)
+    - next to 4096 other blocked calls (kprobe)
 """
 
 _SIDES = ("client", "service")
@@ -53,12 +81,19 @@ _SIDES = ("client", "service")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("side", choices=_SIDES, help="whose side of each connection")
+    parser.add_argument("side", choices=_SIDES, help="the side of the connections to show")
     parser.add_argument(
-        "-m", "--min", type=duration_ns, dest="minimum", metavar="TIME", help="only what took at least: 250us, 10ms"
+        "-m",
+        "--min",
+        type=duration_ns,
+        dest="minimum",
+        metavar="TIME",
+        help="only steps that took at least this long, e.g. 250us",
     )
-    parser.add_argument("-p", "--pid", type=int, metavar="PID", help="sockets of this process")
-    parser.add_argument("-L", "--localport", type=port, nargs="+", metavar="PORT", help="of these local ports")
+    parser.add_argument("-p", "--pid", type=int, metavar="PID", help="only sockets of this process")
+    parser.add_argument(
+        "-L", "--localport", type=port, nargs="+", metavar="PORT", help="only sockets with these local ports"
+    )
     parser.add_argument("-w", "--wide", action="store_true", help="columns as wide as IPv6 addresses")
     live_output.add_arguments(parser)
 
@@ -66,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print steps until Ctrl-C, or for `--seconds`."""
     if args.pid is not None and not Path(f"/proc/{args.pid}").exists():
-        raise LabError(f"there is no process {args.pid}: give the PID of one that runs (`pgrep` finds it by name)")
+        raise LabError(f"there is no process {args.pid}: give the PID of a running process (`pgrep NAME` finds it)")
     output = Output(args)
     with drain.events_by_time(Program.load("analyse"), args.seconds, netns=live_output.netns_of(args)) as batches:
         output.start()

@@ -1,9 +1,8 @@
-"""The probe `analyse` against the truth: each connection's steps, beside the two applications' own stamps."""
+"""Judge the probe `analyse`: compare the steps of each connection with the timestamps of the two applications."""
 
 import errno
 import itertools
 import re
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +16,7 @@ from lab.probes.analyse.measure import Kind, Role, joined, stillborn, tells_work
 from lab.tcp import Flow, State
 from lab.timeline import Call, Connection, Timeline
 from lab.truth import states
+from lab.truth.sockets import Socket, Sockets, split
 from lab.truth.wire import OnWire
 from lab.verdict import Bracket, Check, Judge
 
@@ -31,7 +31,7 @@ _KINDS = {
 
 
 def checks(observed: Observed, scenario: str) -> Iterator[Check]:
-    """Compare each connection's steps with what both applications know; yields every check."""
+    """Yield every check of the steps of the observed connections."""
     judge = _named_briefly(observed.judge(scenario, "analyse"))
     rows = joined(observed.recording.events["analyse"])
     rows = rows[np.isin(rows["netns"], observed.inodes)]
@@ -41,25 +41,25 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     sockets = _sockets(rows)
     early = _at_listeners(rows)
     entries = set(rows[(rows["returns"] == 0) & (rows["kind"] <= Kind.CLOSE)][["tid", "time_ns", "kind"]].tolist())
-    for connection, its in observed.with_wire():
+    for connection, wire in observed.with_wire():
         for timeline, inode, paths in zip(
             _both(connection), observed.inodes, (states.client_paths, states.server_paths), strict=True
         ):
             if timeline is None:
                 continue
-            mine = _find(sockets, inode, timeline)
+            mine = sockets.take(inode, timeline)
             yield judge.equal(str(timeline.flow), "socket", "found", "missing" if mine is None else "found")
             if mine is not None:
                 other = connection.server if timeline is connection.client else connection.client
                 before = early.get((inode, timeline.flow), rows[:0])
                 before = before[before["time_ns"] <= timeline.opened_ns]
-                side = _Side(judge, timeline, other, mine, before, its)
+                side = _Side(judge, timeline, other, mine, before, wire)
                 yield from side.checks(paths(connection, observed.end_ns))
                 yield judge.equal(str(timeline.flow), "system calls without their entry", "", _unentered(mine, entries))
 
 
 def _named_briefly(judge: Judge) -> Judge:
-    """Name all system calls as one attach point: 5.10 observes each by a tracepoint of its own."""
+    """Return the judge with all tracepoints of system calls named as one attach point: 5.10 needs one for each call."""
     places = re.sub(r"(tracepoint:sys_(?:enter|exit)_)\w+", r"\1*", judge.attach_point).split(", ")
     return replace(judge, attach_point=", ".join(dict.fromkeys(places)))
 
@@ -68,23 +68,28 @@ def _both(connection: Connection) -> tuple[Timeline, Timeline | None]:
     return connection.client, connection.server
 
 
-def _sockets(rows: Rows) -> dict[tuple[int, int, Flow], list[Rows]]:
-    """Each socket's rows by network namespace, role and flow, in the order in which they began."""
-    found: dict[tuple[int, int, Flow], list[Rows]] = defaultdict(list)
-    rows = rows[~stillborn(rows)]
-    order = np.argsort(rows["socket"], kind="stable")
-    cuts = np.flatnonzero(np.diff(rows["socket"][order])) + 1
-    for mine in np.split(order, cuts):
-        socket = rows[mine]
-        if len(socket):
-            found[int(socket[0]["netns"]), int(socket[0]["role"]), _remote(Flow.of(socket[0], "l", "r"))].append(socket)
-    for several in found.values():
-        several.sort(key=lambda socket: int(socket[0]["begun_ns"]))
-    return found
+def _sockets(rows: Rows) -> Sockets:
+    """Return the sockets to match with timelines. A socket without a role was not seen to open, so it is left out."""
+    every = (socket for socket in split(rows[~stillborn(rows)]) if socket[0]["role"] != Role.UNKNOWN)
+    return Sockets(Socket(socket, _opened_ns(socket)) for socket in every)
+
+
+def _opened_ns(socket: Rows) -> int:
+    """Return the time of the second change of state, or of the only one; without any, of the first step."""
+    changes = _changes(socket)[:2]
+    return int(changes["time_ns"][-1] if len(changes) else socket[0]["begun_ns"])
+
+
+def _changes(rows: Rows) -> Rows:
+    """Return the steps that are changes of state."""
+    return rows[np.isin(rows["kind"], (Kind.CHANGED, Kind.OPENED)) & (rows["oldstate"] > 0)]
 
 
 def _at_listeners(rows: Rows) -> dict[tuple[int, Flow], Rows]:
-    """Find data that reached TCP before its socket was there: a request brings the handshake's ACK where the first was lost."""
+    """Return, by network namespace and flow, data that reached TCP before its socket existed.
+
+    It happens where the last ACK of the handshake was lost: the first data brings the ACK.
+    """
     found: dict[tuple[int, Flow], list[int]] = defaultdict(list)
     for index in np.flatnonzero(
         (rows["kind"] == Kind.ARRIVED) & (rows["length"] > 0) & (rows["state"] == State.LISTEN)
@@ -93,28 +98,15 @@ def _at_listeners(rows: Rows) -> dict[tuple[int, Flow], Rows]:
     return {key: rows[indexes] for key, indexes in found.items()}
 
 
-def _remote(flow: Flow) -> Flow:
-    """Return a flow without the local address, which the application is never told when it is refused."""
-    return flow._replace(laddr="")
-
-
-def _find(sockets: dict[tuple[int, int, Flow], list[Rows]], inode: int, timeline: Timeline) -> "Rows | None":
-    """Return the rows of a timeline's socket: of a flow used again, the last that had begun when the call returned."""
-    role = Role.CLIENT if timeline.role == "client" else Role.SERVICE
-    candidates = sockets.get((inode, role, _remote(timeline.flow)), [])
-    begun = bisect_right(candidates, timeline.opened_ns, key=lambda socket: int(socket[0]["begun_ns"]))
-    return candidates[begun - 1] if begun else None
-
-
 def _unentered(mine: Rows, entries: set[tuple[int, int, int]]) -> str:
-    """Name the calls of which the return was reported and the entry was not; that of accept() was the listener's."""
+    """Return the names of calls whose return was reported without their entry (accept() is entered on the listener)."""
     returns = mine[(mine["returns"] == 1) & (mine["kind"] <= Kind.CLOSE)]
     lone = [kind for kind, *entry in returns[["kind", "tid", "enter_ns"]].tolist() if (*entry, kind) not in entries]
     return " ".join(Kind(kind).name for kind in lone)
 
 
 class _Side:
-    """One end of a connection: what its application did, and what the probe says."""
+    """Checks of one end of a connection: the calls of its application against the rows of its socket."""
 
     def __init__(
         self,
@@ -123,14 +115,14 @@ class _Side:
         other: Timeline | None,
         rows: Rows,
         early: Rows,
-        carried: OnWire | None,
+        wire: OnWire | None,
     ) -> None:
         self._judge, self._timeline, self._other, self._rows = judge, timeline, other, rows
-        self._early, self._carried = early, carried
+        self._early, self._wire = early, wire
         self._subject = str(timeline.flow)
         self._sees_work = tells_work(judge.attach_point.split(", "))
         self._calls = [call for call in timeline.calls if call.name in _KINDS]
-        self._resets = any(call.name == "linger0" for side in (timeline, other) if side for call in side.calls)
+        self._resets = any(side.resets for side in (timeline, other) if side)
 
     def checks(self, paths: list[states.Path]) -> Iterator[Check]:
         yield from self._identity()
@@ -161,7 +153,7 @@ class _Side:
         received = 0
         for number, (call, row) in enumerate(zip(self._calls, returns, strict=True), 1):
             what = f"{call.name}() {number}"
-            during = _bracket(call.enter_ns, call.exit_ns)
+            during = Bracket.middle(call.enter_ns, call.exit_ns)
             yield self._judge.duration(self._subject, f"{what} entered at", during, int(row["enter_ns"]))
             yield self._judge.duration(self._subject, f"{what} returned at", during, int(row["time_ns"]))
             yield self._judge.equal(self._subject, f"result of {what}", *_results(call, row))
@@ -171,7 +163,7 @@ class _Side:
                 received += call.result
 
     def _work(self, what: str, call: Call, returned: np.void, received: int) -> Iterator[Check]:
-        """Judge what TCP did for a call that sends or receives: when, with which result, how long it was waited for."""
+        """Judge the work of TCP for a call that sends or receives: its times, its result, and the wait."""
         kind = Kind.SENT if call.name == "send" else Kind.RECEIVED
         within = self._rows[(self._rows["kind"] == kind) & (self._rows["tid"] == returned["tid"])]
         within = within[(within["time_ns"] >= returned["enter_ns"]) & (within["time_ns"] <= returned["time_ns"])]
@@ -183,22 +175,22 @@ class _Side:
         if call.name == "recv":
             earliest_ns = max(earliest_ns, self._sent_ns(call, received))
         yield self._judge.duration(
-            self._subject, f"TCP done in {what} at", _bracket(earliest_ns, call.exit_ns), int(work["time_ns"])
+            self._subject, f"TCP done in {what} at", Bracket.middle(earliest_ns, call.exit_ns), int(work["time_ns"])
         )
         yield self._judge.equal(self._subject, f"result of TCP in {what}", *_results(call, work))
-        # From where TCP, or the call, was entered, which must lie in the call, it was not done before the peer had sent.
+        # The wait begins where TCP, or the call, was entered: inside the call. It ends after the peer has sent.
         enter_ns = int(work["enter_ns"])
-        during = _bracket(call.enter_ns, call.exit_ns)
+        during = Bracket.middle(call.enter_ns, call.exit_ns)
         yield self._judge.duration(self._subject, f"TCP entered in {what} at", during, enter_ns)
-        waited = _bracket(max(0, earliest_ns - enter_ns), call.exit_ns - enter_ns)
+        waited = Bracket.middle(max(0, earliest_ns - enter_ns), call.exit_ns - enter_ns)
         yield self._judge.duration(self._subject, f"wait in {what}", waited, int(work["time_ns"]) - enter_ns)
 
     def _sent_ns(self, call: Call, received: int) -> int:
-        """When the peer entered the call that sent the last of what this recv() returned, or that ended the connection."""
+        """Return when the peer entered the call that sent the last byte of this recv() or its end of data; else 0."""
         if self._other is None:
             return 0
         if call.error or not call.result:
-            return next(c.enter_ns for c in self._other.calls if c.name in ("shutdown", "close"))
+            return self._other.closing.enter_ns
         for sent in (c for c in self._other.calls if c.name == "send"):
             received -= sent.result
             if received + call.result <= 0:
@@ -206,10 +198,10 @@ class _Side:
         return 0
 
     def _states(self, paths: list[states.Path]) -> Iterator[Check]:
-        """Judge the states as full sockets have them: TIME_WAIT is missing where only a minisock comes to it."""
+        """Judge the states of the full socket. TIME_WAIT is missing where only a minisock enters it."""
         paths += [path[:-1] for path in paths if [entered.state for entered in path[-2:]] == _MINISOCK]
         possible = {" ".join(entered.state.name for entered in path): path for path in paths}
-        changes = self._rows[np.isin(self._rows["kind"], (Kind.CHANGED, Kind.OPENED)) & (self._rows["oldstate"] > 0)]
+        changes = _changes(self._rows)
         measured = " ".join(State(state).name for state in changes["state"])
         yield self._judge.one_of(self._subject, "state sequence", list(possible), measured)
         for entered, row in zip(possible.get(measured, ()), changes, strict=False):
@@ -226,48 +218,44 @@ class _Side:
         opening = self._calls[0]
         measured = int(established["connect_ns"][-1])
         if self._timeline.role == "client":
-            least_ns = self._carried.syn_sent_ns if self._carried else 0
-            bracket = _bracket(least_ns, opening.exit_ns - opening.enter_ns)
+            least_ns = self._wire.syn_sent_ns if self._wire else 0
+            bracket = Bracket.middle(least_ns, opening.exit_ns - opening.enter_ns)
             yield self._judge.duration(self._subject, "connect time", bracket, measured)
-        elif self._carried and self._carried.syn_acks > 1:  # of what was sent again the kernel takes no sample
+        elif self._wire and self._wire.syn_acks > 1:  # after a retransmission the kernel takes no sample
             yield self._judge.equal(self._subject, "connect time", UNKNOWN, measured)
-        elif (
-            measured != UNKNOWN and self._other is not None
-        ):  # the kernel measures in whole microseconds, or not at all
-            least_ns = self._carried.syn_recv_ns if self._carried else 0
-            bracket = _bracket(least_ns, opening.exit_ns - self._other.find("connect").enter_ns)
+        elif measured != UNKNOWN and self._other is not None:
+            least_ns = self._wire.syn_recv_ns if self._wire else 0
+            bracket = Bracket.middle(least_ns, opening.exit_ns - self._other.find("connect").enter_ns)
+            # The kernel measures in whole microseconds.
             yield self._judge.duration(self._subject, "connect time", bracket, measured, resolution_ns=1000)
 
     def _segments(self, other: Timeline) -> Iterator[Check]:
-        """Judge what arrived: all that the peer has sent, each byte once but for retransmissions, not before it was sent."""
+        """Judge the data that arrived: every byte that the peer sent, counted once, and not before it was sent."""
         arrived = self._rows[(self._rows["kind"] == Kind.ARRIVED) & (self._rows["length"] > 0)]
         data = np.concatenate([self._early, arrived])
         processed = self._rows[(self._rows["kind"] == Kind.PROCESSED) & (self._rows["length"] > 0)]
         sends = [call for call in other.calls if call.name == "send" and not call.error]
         sent = sum(call.result for call in sends)
         least = 0 if self._resets else sent
-        bracket = Bracket(least, sent, sent)
+        bracket = Bracket.late(least, sent)
         yield self._judge.count(
             self._subject, "bytes that reached TCP", bracket, distinct_bytes(data["seq"], data["length"])
         )
-        unheard = set(processed["seq"].tolist()) - set(data["seq"].tolist())
-        yield self._judge.equal(self._subject, "segments processed that never arrived", 0, len(unheard))
+        unmatched = set(processed["seq"].tolist()) - set(data["seq"].tolist())
+        yield self._judge.equal(self._subject, "segments processed that never arrived", 0, len(unmatched))
         if len(data) and sends:
-            window = _bracket(sends[0].enter_ns, max(self._calls[-1].exit_ns, other.calls[-1].exit_ns))
+            window = Bracket.middle(sends[0].enter_ns, max(self._calls[-1].exit_ns, other.calls[-1].exit_ns))
             yield self._judge.duration(self._subject, "first data reached TCP at", window, int(data["time_ns"][0]))
 
 
 _MINISOCK = [State.FIN_WAIT2, State.TIME_WAIT]
 
 
-def _bracket(low_ns: int, high_ns: int) -> Bracket:
-    return Bracket(low_ns, high_ns, (low_ns + high_ns) // 2)
-
-
 def _results(call: Call, row: np.void) -> tuple[str, str]:
-    """Return what the application was told and what the probe says: an error's name, or how many bytes."""
+    """Return the result of a call as the application and as the probe report it: an error's name, bytes, or `done`."""
     result = int(row["result"])
     counted = call.name in ("send", "recv")
-    told = call.error or (str(call.result) if counted else "done")
-    said = errno.errorcode.get(-result, str(result)) if result < 0 else str(result) if counted else "done"
-    return told, said
+    truth = call.error or (str(call.result) if counted else "done")
+    if result < 0:
+        return truth, errno.errorcode.get(-result, str(result))
+    return truth, str(result) if counted else "done"

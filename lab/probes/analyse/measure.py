@@ -1,7 +1,8 @@
-"""What belongs together among the steps of many connections: pure functions over the events of the probe `analyse`.
+"""Join the steps of each socket: pure functions over the events of the probe `analyse`.
 
-An event tells what its own place in the kernel knows. What it cannot know there, such as the owner of a socket in softirq, is
-known to other events of the same socket; here they are joined.
+An event has only the fields that are known at its attach point: in softirq, for example, the owner of the socket is
+unknown. `joined` fills in a missing field from other events of the same socket. What does not live here: following
+sockets over many batches (lab/probes/analyse/tracker.py).
 """
 
 import re
@@ -18,7 +19,7 @@ from lab.tcp import State
 
 
 class Kind(IntEnum):
-    """What a step is: `enum kind` in bpf/analyse/event.h (a test compares the two). Up to CLOSE they are system calls."""
+    """Kind of a step, as in `enum kind` of bpf/analyse/event.h (a test compares them). Up to CLOSE: system calls."""
 
     CONNECT = 0
     ACCEPT = 1
@@ -36,7 +37,7 @@ class Kind(IntEnum):
 
 
 class Role(IntEnum):
-    """Which end of a connection a socket is. A listener counts as service."""
+    """End of a connection that a socket is. A listener counts as service."""
 
     UNKNOWN = 0
     CLIENT = 1
@@ -45,37 +46,44 @@ class Role(IntEnum):
 
 @cache
 def points() -> tuple[str, ...]:
-    """Names of the places where steps are observed, in the order of `enum point` in bpf/analyse/event.h."""
+    """Return the names of the attach points, in the order of `enum point` in bpf/analyse/event.h."""
     (body,) = re.findall(r"enum point \{(.*?)\};", (SOURCES / "analyse/event.h").read_text(), re.DOTALL)
     return tuple(re.findall(r"\bAT_(\w+)", body))
 
 
 def tells_work(places: Collection[str]) -> bool:
-    """Tell from the attach points whether what TCP does for a call is observed: before Linux 6.3 no tracepoint tells of it."""
+    """Return true if these attach points report the work of TCP for a system call that sends or receives.
+
+    The tracepoints for it (`sock:sock_send_length`, `sock:sock_recv_length`) exist since Linux 6.3.
+    """
     return any(place.endswith((":tcp_recvmsg", ":sock_recv_length")) for place in places)
 
 
-_FOUND_OUT = {
+_DERIVED = {
     "socket": "i8",
     "begun_ns": "u8",
     "connecting_ns": "i8",
     "connect_ns": "i8",
     "role": "u1",
-    "carried": "u1",
+    "kept": "u1",
 }
 
 
 def joined(steps: Events) -> Rows:
-    """Join the steps of each socket; returns them in order of time, with the events' fields and these.
+    """Return the steps in order of time, with the fields of the events and these.
 
-    - `socket`: a number for each socket. Kernel addresses are reused: a socket ends where the kernel destroys it.
-    - `begun_ns`: its first step.
-    - `role`: `Role.CLIENT` when it was seen to connect, `SERVICE` when it was seen to listen or came from a listener.
-    - `connecting_ns`: when connect() was entered. `connect_ns`: how long it was from there to ESTABLISHED; of a passive open, from
-      SYN-ACK to ACK as the kernel measured it. On rows from ESTABLISHED on, else `UNKNOWN`.
+    - `socket`: a number for each socket. The kernel reuses addresses: a socket ends at its DESTROYED step.
+    - `begun_ns`: time of the first step of the socket.
+    - `role`: `Role.CLIENT` if the socket called connect(), `SERVICE` if it listened or came from a listener, else
+      `UNKNOWN`.
+    - `connecting_ns`: time at which connect() was entered, else `UNKNOWN`.
+    - `connect_ns`: duration from `connecting_ns` to ESTABLISHED; for a passive open the kernel's own measurement from
+      SYN-ACK to ACK. Set on rows from ESTABLISHED on, else `UNKNOWN`.
+    - `kept`: 1 if the row came from an earlier batch (see `kept`).
 
-    What a row could not know is filled in from the others of its socket: addresses, ports, owner. A step in softirq belongs to
-    the process that made the last call on the socket, or when there was none before, the first; with none at all to nobody.
+    Missing addresses, ports and owners are filled in from other rows of the socket. The owner of a step in softirq is
+    the process that made the last call on the socket; before the first call, the process that makes it. A socket
+    without any call has no owner (`tgid` is 0).
     """
     rows = _by_socket(steps)
     if not len(rows):
@@ -84,7 +92,7 @@ def joined(steps: Events) -> Rows:
     before = np.maximum.accumulate(np.where(late, -1, np.arange(len(rows))))
     previous = rows[["skaddr", "kind", "lost"]][np.roll(before, 1)]
     begins = (rows["skaddr"] != previous["skaddr"]) | (~late & (previous["kind"] == Kind.DESTROYED))
-    # After a loss nobody can tell whether it is the same socket; a packet without a socket stands alone.
+    # After a loss the address may belong to another socket. A packet without a socket gets a number of its own.
     begins |= (rows["lost"] != previous["lost"]) | (rows["skaddr"] == 0)
     begins[0] = True
     rows["socket"] = np.cumsum(begins) - 1
@@ -101,17 +109,21 @@ def joined(steps: Events) -> Rows:
 
 
 def latency_ns(rows: Rows) -> Integers:
-    """How long it took what each row is the end of: a call from where it was entered, a connection's opening. Else `UNKNOWN`."""
+    """Return the duration (nanoseconds) of what each row ends, `UNKNOWN` if it ends nothing.
+
+    The return of a call: from its entry. The change to ESTABLISHED: the connect time.
+    """
     time_ns = rows["time_ns"].astype(np.int64)
     calls = np.where(rows["enter_ns"] > 0, time_ns - rows["enter_ns"].astype(np.int64), UNKNOWN)
     opened = (rows["kind"] == Kind.CHANGED) & (rows["state"] == State.ESTABLISHED)
     return np.where(opened, rows["connect_ns"], calls)
 
 
-def carried(rows: Rows, forget_ns: int) -> Rows:
-    """Return what `joined` has to be given, before further events, of the sockets in its last result.
+def kept(rows: Rows, forget_ns: int) -> Rows:
+    """Return the rows of a result of `joined` that have to precede the next events in its next argument.
 
-    One row for each socket, and a second where it was destroyed after `forget_ns`: calls on it may still be about to return.
+    One row for each socket that exists. A socket that was destroyed after `forget_ns` has a second row, the DESTROYED
+    step: calls on it may still return. Sockets that were destroyed earlier are left out.
     """
     rows = rows[~stillborn(rows)]
     _, last = np.unique(rows["socket"][::-1], return_index=True)
@@ -119,17 +131,18 @@ def carried(rows: Rows, forget_ns: int) -> Rows:
     ends = rows[rows["kind"] == Kind.DESTROYED]
     forgotten = ends["socket"][ends["time_ns"] <= forget_ns]
     known = known[(known["skaddr"] > 0) & ~np.isin(known["socket"], forgotten)]
-    known["kind"], known["enter_ns"], known["returns"] = Kind.PROCESSED, 0, 0  # a kind that says nothing of its own
+    known["kind"], known["enter_ns"], known["returns"] = Kind.PROCESSED, 0, 0  # a kind without a meaning of its own
     known["time_ns"] = known["begun_ns"]
-    kept = np.concatenate([known, ends[~np.isin(ends["socket"], forgotten)]])
-    kept["carried"] = 1
-    return kept
+    result = np.concatenate([known, ends[~np.isin(ends["socket"], forgotten)]])
+    result["kept"] = 1
+    return result
 
 
 def stillborn(rows: Rows) -> Mask:
-    """Tell which rows are of a listener's child that came too late: two processors took segments for one request, each made a child.
+    """Return which rows belong to a child of a listener that the kernel closed at once (`inet_ehash_nolisten()`).
 
-    The kernel closes it at once, and nothing ever comes to it (`inet_ehash_nolisten()`).
+    Two processors took segments for the same request, and each created a child. The second child never receives a
+    segment.
     """
     sockets = np.zeros(rows["socket"].max(initial=-1) + 1, bool)
     closed = (rows["kind"] == Kind.CHANGED) & (rows["oldstate"] == State.SYN_RECV) & (rows["state"] == State.CLOSE)
@@ -139,47 +152,52 @@ def stillborn(rows: Rows) -> Mask:
 
 
 def _since(rows: Rows) -> npt.NDArray[np.uint64]:
-    """From when on a row's socket was this one: what ends, close() or state processing, can do so when it is gone."""
-    accepts = rows["kind"] == Kind.ACCEPT  # what accept() returns may not have been there when it was entered
+    """Return the earliest time at which the socket of each row is known to have existed.
+
+    That is the entry of a call: close() and state processing can return after the kernel has destroyed the socket.
+    """
+    accepts = rows["kind"] == Kind.ACCEPT  # the socket may have been created after accept() was entered
     return np.where((rows["enter_ns"] > 0) & ~accepts, rows["enter_ns"], rows["time_ns"])
 
 
 def _late(rows: Rows) -> Mask:
-    """Tell which packets came to a socket in CLOSE, where it receives nothing any more; nor does one that has its address next, yet.
+    """Return which rows are packets that the kernel gave to a socket in CLOSE.
 
-    They had waited for whoever had the socket (`sk_backlog`), who has ended it since.
+    The packets were in the backlog (`sk_backlog`) while a thread had locked the socket, and that thread closed it.
+    They belong to this socket and not to the next one at the address, which receives nothing before it leaves CLOSE.
     """
     closed = (rows["kind"] == Kind.PROCESSED) & (rows["oldstate"] == State.CLOSE)
     closed |= (rows["kind"] == Kind.ARRIVED) & (rows["state"] == State.CLOSE)
-    return np.asarray(closed & (rows["carried"] == 0))
+    return np.asarray(closed & (rows["kept"] == 0))
 
 
 def _by_socket(steps: Events) -> Rows:
-    """Sort by kernel address and time, with room for what is to be found out."""
+    """Return the steps with room for the derived fields, sorted by kernel address and time, without repeated steps."""
     known = {name: steps.dtype[name] for name in steps.dtype.names or ()}
-    rows = np.zeros(len(steps), list((_FOUND_OUT | known).items()))
+    rows = np.zeros(len(steps), list((_DERIVED | known).items()))
     rows["connecting_ns"], rows["connect_ns"] = UNKNOWN, UNKNOWN
     for name in known:
         rows[name] = steps[name]
-    # A packet that comes to a request or to a timewait minisock has an address that is no full socket's. It belongs to what will be
-    # born of the request, or to the socket that the minisock stands for.
+    # The address of a request or of a timewait minisock is not that of a full socket. The packet belongs to the
+    # socket that will be created from the request, or to the socket that the minisock replaces.
     arrived = rows["kind"] == Kind.ARRIVED
     rows["skaddr"][arrived & np.isin(rows["state"], (State.NEW_SYN_RECV, State.TIME_WAIT))] = 0
     rows["state"][arrived & (rows["state"] == State.NEW_SYN_RECV)] = 0
-    rows = rows[np.lexsort((rows["time_ns"], -rows["carried"].astype(np.int8), _since(rows), rows["skaddr"]))]
+    rows = rows[np.lexsort((rows["time_ns"], -rows["kept"].astype(np.int8), _since(rows), rows["skaddr"]))]
     return np.delete(rows, _repeats(rows))
 
 
 def _repeats(rows: Rows) -> Index:
-    """Find what the probe's second function has reported as well as the first, which an interrupt can, rarely, make it do.
+    """Return the indices of repeated steps: the second program at an attach point reported them after the first.
 
-    Until it has, nothing else can have become of the packet or of the socket's state: what looks alike but comes after something
-    else, such as the end of the next socket at the address, is an event of its own.
+    An interrupt can, rarely, cause that. The repetition directly follows the first report among the steps of its
+    packet, or among the changes of its socket. An equal step that follows another step is an event of its own, for
+    example the end of the next socket at the address.
     """
     packets = rows["skb"] > 0
     of_states = np.isin(rows["kind"], (Kind.CLOSE, Kind.OPENED, Kind.CHANGED, Kind.DESTROYED))
     order = np.lexsort((rows["time_ns"], np.where(packets, rows["skb"], rows["skaddr"]), packets))
-    order = order[(packets | of_states)[order] & (rows["carried"] == 0)[order]]
+    order = order[(packets | of_states)[order] & (rows["kept"] == 0)[order]]
     repeats = rows["again"][order[1:]] > 0
     for name in ("skaddr", "kind", "oldstate", "state", "skb", "seq", "length", "flags", "lost"):
         repeats &= rows[name][order[1:]] == rows[name][order[:-1]]
@@ -187,15 +205,15 @@ def _repeats(rows: Rows) -> Index:
 
 
 def _sorted(rows: Rows) -> Rows:
-    """Sort by socket and time, what is carried before what is new."""
-    return rows[np.lexsort((-rows["carried"].astype(np.int8), rows["time_ns"], rows["socket"]))]
+    """Return rows sorted by socket and time; of the same time, kept rows first."""
+    return rows[np.lexsort((-rows["kept"].astype(np.int8), rows["time_ns"], rows["socket"]))]
 
 
 def _adopt_packets(rows: Rows) -> None:
-    """Give each packet whose socket was not looked up yet, in place, the socket that has its flow by then, or has it next.
+    """Assign each packet without a socket, in place, to the socket that has its flow at that time, or has it next.
 
-    Unless the packet itself tells the state, it is the one that this socket had entered last; what came before a listener's child
-    was born came to a LISTEN.
+    A packet without a state gets the state that this socket entered last. A packet that came before a listener's
+    child was created gets LISTEN.
     """
     lone = rows["skaddr"] == 0
     if not lone.any():
@@ -204,12 +222,9 @@ def _adopt_packets(rows: Rows) -> None:
     order = np.lexsort((rows["time_ns"], flow))
     takes_none = stillborn(rows)
     sockets = order[_nearest((~lone & (rows["rport"] > 0) & ~takes_none)[order], flow[order])]
-    entered = (np.isin(rows["kind"], (Kind.CHANGED, Kind.OPENED)) & ~takes_none) | (rows["carried"] > 0)
+    entered = (np.isin(rows["kind"], (Kind.CHANGED, Kind.OPENED)) & ~takes_none) | (rows["kept"] > 0)
     states = order[_nearest(entered[order], flow[order], ahead=False)]
-    gone_ns = np.full(rows["socket"].max() + 1, np.iinfo(np.uint64).max, np.uint64)
-    destroyed = rows["kind"] == Kind.DESTROYED
-    gone_ns[rows["socket"][destroyed]] = rows["time_ns"][destroyed]
-    takes = ~lone[sockets] & lone[order] & (rows["time_ns"][order] < gone_ns[rows["socket"][sockets]])
+    takes = ~lone[sockets] & lone[order] & (rows["time_ns"][order] < _destroyed_ns(rows)[rows["socket"][sockets]])
     packets, sockets, states = order[takes], sockets[takes], states[takes]
     unborn = (rows["kind"][sockets] == Kind.CHANGED) & (rows["oldstate"][sockets] == State.LISTEN)
     unborn &= rows["time_ns"][sockets] > rows["time_ns"][packets]
@@ -219,34 +234,50 @@ def _adopt_packets(rows: Rows) -> None:
         rows[name][packets] = rows[name][sockets]
 
 
+def _destroyed_ns(rows: Rows) -> npt.NDArray[np.uint64]:
+    """Return for each socket the time of its DESTROYED step, the largest integer if it has none."""
+    result = np.full(rows["socket"].max() + 1, np.iinfo(np.uint64).max, np.uint64)
+    destroyed = rows["kind"] == Kind.DESTROYED
+    result[rows["socket"][destroyed]] = rows["time_ns"][destroyed]
+    return result
+
+
 def _find_roles(rows: Rows) -> None:
+    """Set the role of each socket, in place."""
     serves = (rows["kind"] == Kind.ACCEPT) | (rows["state"] == State.LISTEN) | (rows["role"] == Role.SERVICE)
     serves |= np.isin(rows["oldstate"], (State.LISTEN, State.SYN_RECV))
     connects = np.isin(rows["kind"], (Kind.CONNECT, Kind.OPENED)) | (rows["role"] == Role.CLIENT)
     roles = np.full(rows["socket"][-1] + 1, Role.UNKNOWN, np.uint8)
     roles[rows["socket"][serves]] = Role.SERVICE
-    roles[rows["socket"][connects]] = Role.CLIENT  # of a simultaneous open, which comes to SYN_RECV, both ends are
+    roles[rows["socket"][connects]] = Role.CLIENT  # also in SYN_RECV: both ends of a simultaneous open are clients
     rows["role"] = roles[rows["socket"]]
 
 
 def _fill_endpoints(rows: Rows) -> None:
-    """Fill in addresses and ports. A listener's packets have those of its connections, it has no remote ones of its own."""
+    """Fill in missing namespaces, addresses and ports, in place.
+
+    The packets of a listener have the addresses of its connections. The listener itself has no remote end.
+    """
     of_listener = np.isin(rows["socket"], rows["socket"][rows["state"] == State.LISTEN])
     own = ~of_listener | (rows["kind"] != Kind.ARRIVED)
     _fill(rows, ("netns",), rows["netns"] == 0, rows["netns"] > 0)
     _fill(
-        rows, ("laddr",), _nowhere(rows["laddr"]), own & (rows["lport"] > 0) & (of_listener | ~_nowhere(rows["laddr"]))
+        rows,
+        ("laddr",),
+        _unspecified(rows["laddr"]),
+        own & (rows["lport"] > 0) & (of_listener | ~_unspecified(rows["laddr"])),
     )
     _fill(rows, ("lport",), rows["lport"] == 0, rows["lport"] > 0)
     _fill(rows, ("raddr", "rport"), (rows["rport"] == 0) & ~of_listener, rows["rport"] > 0)
 
 
-def _nowhere(addresses: npt.NDArray[np.uint8]) -> Mask:
-    """Tell which addresses are :: or 0.0.0.0."""
+def _unspecified(addresses: npt.NDArray[np.uint8]) -> Mask:
+    """Return which addresses are :: or 0.0.0.0."""
     return np.asarray(~addresses[:, :10].any(axis=1) & ~addresses[:, 12:].any(axis=1))
 
 
 def _measure_connecting(rows: Rows) -> None:
+    """Set `connecting_ns` and `connect_ns`, in place."""
     begins = (rows["kind"] == Kind.CONNECT) & (rows["returns"] == 0) & (rows["state"] == State.CLOSE)
     rows["connecting_ns"][begins] = rows["time_ns"][begins]
     _fill(rows, ("connecting_ns",), ~begins, rows["connecting_ns"] != UNKNOWN, ahead=False)
@@ -255,7 +286,7 @@ def _measure_connecting(rows: Rows) -> None:
     rows["connect_ns"][active] = (rows["time_ns"].astype(np.int64) - rows["connecting_ns"])[active]
     passive = established & (rows["role"] == Role.SERVICE) & (rows["handshake_us"] > 0)
     rows["connect_ns"][passive] = rows["handshake_us"][passive].astype(np.int64) * 1000
-    # A socket that connects once more begins anew.
+    # Another connect() on the socket starts another measurement.
     _fill(rows, ("connect_ns",), ~begins, (rows["connect_ns"] != UNKNOWN) | begins, ahead=False)
 
 
@@ -267,16 +298,19 @@ def _fill(
     *,
     ahead: bool = True,
 ) -> None:
-    """Fill in place what some rows of a socket lack from the nearest that `knows`; rows are sorted by socket and time."""
+    """Set fields of the rows that `lacks`, in place, from the nearest row of the socket that `knows` (see `_nearest`).
+
+    Rows are sorted by socket and time.
+    """
     best = _nearest(knows, rows["socket"], ahead=ahead)
     for name in names:
         rows[name][lacks] = rows[name][best][lacks]
 
 
 def _nearest(knows: Mask, groups: Integers, *, ahead: bool = True) -> Index:
-    """For each row, sorted by group, the last row of its group up to itself that `knows`; with none, `ahead`, the next one.
+    """Return for each row the index of the last row of its group, up to itself, that `knows`.
 
-    A row of a group where none does gets itself.
+    If there is none: the next row of the group that `knows`, if `ahead`; else the row itself. Rows are sorted by group.
     """
     index = np.arange(len(knows))
     start = np.searchsorted(groups, groups)

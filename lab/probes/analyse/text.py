@@ -1,4 +1,4 @@
-"""Steps of connections as programs and people read them: a row each, what happened in words, and a line each."""
+"""Steps of connections as text: dictionaries for `--json` and `--csv`, descriptions in words, and the table."""
 
 import errno
 from collections.abc import Iterator
@@ -14,11 +14,16 @@ from lab.tcp import UNSPECIFIED, State, address_text
 if TYPE_CHECKING:
     from lab.observation import Observed
 
+_HEADINGS = (
+    *("PID", "COMM", "IP", "SADDR", "DADDR", "DPORT", "TIMESTAMP(us)"),
+    *("FUNC", "TCP_STATE", "TCP_DESCRIPTION", "TCP_CONNECT_TIME(us)"),
+)
+_LINE = "{:<7} {:<12.12} {:<2} {:<{width}} {:<{width}} {:<5} {:<16} {:<19} {:<11} {:<72} {}"  # width: of an address
 _FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293, 3.1
 
 
 def as_dicts(rows: np.ndarray) -> Iterator[dict[str, object]]:
-    """Yield rows under the names that `--json` and `--csv` use; None is unknown."""
+    """Yield rows with the keys of `--json` and `--csv`; None is unknown."""
     for row, latency in zip(plain(rows), latency_ns(rows).tolist(), strict=True):
         kind, owned = Kind(row["kind"]), int(row["tgid"]) != 0
         packet = kind in (Kind.ARRIVED, Kind.PROCESSED)
@@ -52,12 +57,13 @@ def as_dicts(rows: np.ndarray) -> Iterator[dict[str, object]]:
 
 
 def description(row: dict[str, object]) -> str:
-    """Say what happened, in words."""
+    """Return the step in words."""
     kind = Kind[str(row["step"]).upper()]
     latency, result = row["latency_ns"], row["result"]
     after = f", after {latency / 1e3:.1f} us" if isinstance(latency, int) else ""
     if isinstance(result, int) and result < 0:
-        # From 512 on the kernel's own (include/linux/errno.h): the call goes on after the signal's handler.
+        # Codes from 512 on are internal to the kernel (include/linux/errno.h): the call goes on after the signal's
+        # handler.
         why = errno.errorcode.get(-result, "interrupted by a signal")
         return f"{row['func']}() failed: {why}{after}"
     if kind <= Kind.CLOSE:
@@ -83,20 +89,19 @@ def description(row: dict[str, object]) -> str:
 
 
 def line(row: dict[str, object], *, wide: bool = False) -> str:
-    """One row of the table."""
-    width = 39 if wide else 15
+    """Return one row of the table."""
     shown = {name: "-" if value is None else value for name, value in row.items()}
     time_ns, connect_ns = row["time_ns"], row["connect_time_ns"]
     time_us = f"{time_ns / 1e3:.3f}" if isinstance(time_ns, int) else "-"
     connect_us = f"{connect_ns / 1e3:.3f}" if isinstance(connect_ns, int) else "-"
-    return (
-        f"{shown['pid']:<7} {shown['comm']:<12.12} {shown['ip']:<2} {shown['saddr']:<{width}} {shown['daddr']:<{width}} "
-        f"{shown['dport']:<5} {time_us:<16} {shown['func']:<19} {shown['state']:<11} {description(row):<72} {connect_us}"
+    ends = (shown[name] for name in ("pid", "comm", "ip", "saddr", "daddr", "dport"))
+    return _LINE.format(
+        *ends, time_us, shown["func"], shown["state"], description(row), connect_us, width=_width(wide=wide)
     )
 
 
 def table(observed: "Observed") -> "Iterator[str]":
-    """Yield what the live tool would have printed: each side's rows for its host."""
+    """Yield the table that the live tool would have printed on each host: the rows of its side."""
     wide = any(":" in connection.client.flow.laddr for connection in observed.connections)
     rows = joined(observed.recording.events["analyse"])
     for role, inode in zip((Role.CLIENT, Role.SERVICE), observed.inodes, strict=True):
@@ -107,9 +112,9 @@ def table(observed: "Observed") -> "Iterator[str]":
 
 
 def header(*, wide: bool = False) -> str:
-    """Return the table's head line."""
-    width = 39 if wide else 15
-    return (
-        f"{'PID':<7} {'COMM':<12} {'IP':<2} {'SADDR':<{width}} {'DADDR':<{width}} {'DPORT':<5} {'TIMESTAMP(us)':<16} "
-        f"{'FUNC':<19} {'TCP_STATE':<11} {'TCP_DESCRIPTION':<72} TCP_CONNECT_TIME(us)"
-    )
+    """Return the head line of the table."""
+    return _LINE.format(*_HEADINGS, width=_width(wide=wide))
+
+
+def _width(*, wide: bool) -> int:
+    return 39 if wide else 15

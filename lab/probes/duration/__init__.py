@@ -1,1 +1,1 @@
-"""The probe `duration`: its live tool, its measurements, and how they are judged."""
+"""The probe `duration`: its live tool, measurements and judge."""

@@ -1,27 +1,17 @@
-"""How long TCP connections last, from the first SYN to the first FIN, as an interface sees them.
+"""Duration of TCP connections, from the first SYN to the first FIN or RST.
 
-    192.168.143.246:43052 ->   137.226.34.46:80    | Duration: 0.244123127  s
+     192.0.2.10:43052 ->      192.0.2.80:80    | Duration: 0.244123127  s
 
-Left is the client, who sent the first SYN, with its port; right the server. The duration is the time from the first SYN, also when
-that was lost and repeated, to the first FIN or RST of either side; both stamps are taken when the segment passes TC at the
-interface: what leaves before any queue of the interface, what arrives before IP has seen it. The time that a segment is on its way
-to the other host is not in it. Behind a further bar stands what is out of the ordinary (always, with --verbose):
+Left is the client (the sender of the first SYN), right the server. Remarks
+follow after another bar, always with --verbose, otherwise if they apply:
 
-rst by client   one side has reset the connection; "fin by client, then rst" when a side had closed its direction before
-refused         the answer to the SYN was a RST
-timeout         no SYN was answered; said --syn-timeout after the last one, and one sent still later counts as another
-                attempt. The duration is -, since nothing ended
-replaced        another connection has begun with the same addresses and ports, so this one must have ended unseen
-start not seen  it was open before; the duration is -. When not even the SYN-ACK was seen, who stands left has ended it first
-SYN sent n x    the client has sent its SYN n times
-
---json and --csv have the time to the second FIN, who closed first, the time to the SYN-ACK, and how often SYN and FIN were sent
-again (`lab.probes.duration.measure.lifetimes` says what each means; times are in nanoseconds, unknown ones null or empty).
-
-A line comes when a connection is over: after both FINs, or a RST. Segments without SYN, FIN and RST are not looked at. So a RST is
-believed when its sequence number is not behind its sender's SYN, although the receiver may find it outside its window; and an
-attempt that an ICMP message has ended counts as not answered. What the network has duplicated counts as sent again. The table holds
-100,000 connections. When there are more, it forgets the oldest, and says so.
+rst by client   the client reset the connection; "fin by client, then rst" if
+                the client sent a FIN first; for the server likewise
+refused         the server answered the SYN with a RST
+timeout         no SYN was answered; the duration is -
+replaced        a new connection has the same addresses and ports
+start not seen  the connection was open before; the duration is -
+SYN sent n x    the client sent its SYN n times
 """
 
 import argparse
@@ -43,10 +33,38 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  lab duration -i eth0                             each connection that ends, seen at eth0
-  lab duration -i eth0 --dport 443 --verbose       those to servers' port 443, with everything known of them
-  lab duration -i eth0 --output statistics.dat     append the lines to a file as well
-  lab duration --plot graph.png --from statistics.dat   draw the histogram of a file; needs no privileges
+  lab duration -i eth0                          connections that end at eth0
+  lab duration -i eth0 --dport 443 --verbose    servers' port 443, all remarks
+  lab duration -i eth0 --output statistics.dat  also append the lines to a file
+  lab duration --plot graph.png --from statistics.dat
+                                                draw the histogram of a file;
+                                                needs no privileges
+"""
+
+DETAILS = """\
+details:
+  Time stamps are taken at TC: at egress before the segment enters a queue of
+  the interface, at ingress before IP processes it. The duration does not
+  include the time to the other host. It includes lost and repeated SYNs.
+
+  A line is printed when a connection is over: after both FINs or a RST. A
+  timeout is reported when --syn-timeout has passed since the last SYN; a later
+  SYN counts as another attempt. If neither SYN nor SYN-ACK was seen, the left
+  side is the sender of the first FIN or RST.
+
+  The probe processes only segments with SYN, FIN or RST. Therefore
+  - a RST counts if its sequence number is not before its sender's SYN; the
+    receiver may still ignore it, because it is outside the window,
+  - an attempt that was ended by an ICMP message is reported as a timeout,
+  - duplicates created by the network count as retransmissions.
+
+  The table has room for 100,000 connections. If there are more, the oldest are
+  forgotten, and their number is reported.
+
+  --json and --csv add the time to the SYN-ACK and to the second FIN, the side
+  that closed first, and the retransmissions of SYN and FIN. The docstring of
+  lab.probes.duration.measure.lifetimes describes the fields. Times are in
+  nanoseconds; unknown values are null in JSON and empty in CSV.
 """
 
 _INTERVAL_S = 0.1
@@ -55,20 +73,27 @@ _INTERVAL_S = 0.1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     live_output.add_device_arguments(parser)
-    parser.add_argument("--sport", type=port, nargs="+", metavar="PORT", help="only clients with one of these ports")
-    parser.add_argument("--dport", type=port, nargs="+", metavar="PORT", help="only servers with one of these ports")
     parser.add_argument(
-        "-v", "--verbose", action="store_true", help="tell how each connection ended, and who closed it"
+        "--sport", type=port, nargs="+", metavar="PORT", help="only connections with these client ports"
     )
-    parser.add_argument("--open", action="store_true", help="at the end, also list the connections that are still open")
+    parser.add_argument(
+        "--dport", type=port, nargs="+", metavar="PORT", help="only connections with these server ports"
+    )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="print the remarks of every connection, such as the side that closed it",
+    )
+    parser.add_argument("--open", action="store_true", help="at the end, also list connections that are still open")
     parser.add_argument(
         "--syn-timeout",
         type=duration_ns,
         default=SYN_TIMEOUT_NS,
         metavar="TIME",
-        help="an attempt has failed when it has sent no SYN for so long (130s: TCP waits at most 120 s for its next SYN)",
+        help="time after its last SYN at which an attempt is a timeout (130s: TCP repeats a SYN after at most 120 s)",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="append the lines to this file as well")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also append the lines to this file")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw a histogram of the durations (.png, .svg, .pdf)"
     )
@@ -77,13 +102,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         dest="source",
         metavar="FILE",
-        help="draw what this file has (from --output); watch nothing",
+        help="draw the durations of this file (from --output) and watch no interface",
     )
     live_output.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print connections that end until Ctrl-C, or for `--seconds`; or draw what a file has."""
+    """Print connections that end until Ctrl-C or for `--seconds`; with `--from`, draw the durations of a file."""
     if args.plot is not None:
         require_drawable(args.plot)
     if args.source is not None:
@@ -93,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     program = Program.load("duration")
     ring = program.ring
     if ring is None:
-        raise TypeError("the program has no ring")
+        raise TypeError("bpf/duration.c defines no ring buffer")
     output = Output(args)
     gone: LabError | None = None
     with drain.ticks(program, _INTERVAL_S, args.seconds, [device]) as ticks:
@@ -108,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
                 now_ns = time.monotonic_ns()
                 show.rows(table.take(ring.drain(), now_ns))
                 show.forgotten(table.forgotten)
-        except LabError as error:  # the interface has gone; what it has told before is kept
+        except LabError as error:  # the interface was deleted; print the rows that it has reported before
             gone = error
         show.end(*table.finish(time.monotonic_ns()))
     if gone:
@@ -126,7 +151,7 @@ def _file(path: Path | None) -> "DurationsFile | None":
 
 def _draw_from(source: Path, plot: Path | None) -> int:
     if plot is None:
-        raise LabError("--from says what to draw, not where: give --plot graph.png as well")
+        raise LabError("--from needs a picture to draw into: give --plot graph.png as well")
     from lab.probes.duration.statistics_file import Histogram, read_durations
 
     histogram = Histogram()

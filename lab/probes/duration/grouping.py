@@ -1,6 +1,8 @@
-"""Which segment belongs to which connection: the events of the probe `duration`, sorted and grouped. Pure functions over arrays.
+"""From events of the probe `duration` to segments grouped by connection: pure functions over arrays.
 
-A connection begins with a SYN of a sequence number that its sender has not just used; a repeated one is a retransmission.
+A connection begins with a SYN whose sequence number differs from the sender's previous SYN. A SYN with the same number
+is a retransmission. What does not live here: the effect of each segment on its connection
+(lab/probes/duration/measure.py).
 """
 
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from lab.packet import ACK, RST, SYN
 
 
 class Kind(IntEnum):
-    """What a segment does."""
+    """Kind of a segment, by its flags."""
 
     FIN = 0
     SYN = 1
@@ -24,10 +26,10 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Grouped:
-    """Segments in order of flow and time, and their connections, counted from 0.
+    """Segments in order of flow and time, with their connections, numbered from 0.
 
-    `kind` and `connection` are of each segment, `by_client` says who sent it; `heads` is the index of each connection's first
-    segment, and `replaced` marks the connections after which their flow was used again.
+    Per segment: `kind`, `connection`, and `by_client` (sent by the client). Per connection: `heads`, the index of the
+    first segment, and `replaced`, true if a later connection has the same flow.
     """
 
     segments: Events
@@ -39,27 +41,27 @@ class Grouped:
 
     @property
     def never(self) -> int:
-        """The index that stands for no segment at all; it is behind every other."""
+        """Index that means no segment; it is greater than every index of a segment."""
         return len(self.segments)
 
     def first(self, mask: Mask) -> Index:
-        """Each connection's first segment of those in the mask, or `never`."""
+        """Return the index of each connection's first segment in the mask, or `never`."""
         found = np.full(len(self.heads), self.never)
         chosen = np.flatnonzero(mask)[::-1]
         found[self.connection[chosen]] = chosen
         return found
 
     def time_of(self, which: Index) -> Integers:
-        """When the segments with these indices came (nanoseconds), `UNKNOWN` for `never`."""
+        """Return the times of these segments in nanoseconds, `UNKNOWN` for `never`."""
         return np.append(self.segments["time_ns"].astype(np.int64), UNKNOWN)[which]
 
     def alike(self) -> Integers:
-        """Return the same number for segments of the same kind and sender in one connection."""
+        """Return a number for each segment that is equal for segments of the same connection, kind and sender."""
         return (self.connection * len(Kind) + self.kind) * 2 + self.by_client
 
 
 def counted(segments: Events) -> Events:
-    """Give each segment room for its repetitions: how many `copies` it stands for, and when the last one came."""
+    """Add the fields `copies` (number of segments that a row stands for) and `last_ns` (time of the last one)."""
     known = [(name, segments.dtype[name]) for name in segments.dtype.names or ()]
     result = np.zeros(len(segments), [*known, ("copies", "i8"), ("last_ns", "i8")])
     for name, _ in known:
@@ -69,9 +71,9 @@ def counted(segments: Events) -> Events:
 
 
 def group(segments: Events, syn_timeout_ns: int) -> Grouped:
-    """Find the connections in `segments` (as from `counted`).
+    """Group `segments` (from `counted`) by connection.
 
-    A SYN whose sequence number was used longer than `syn_timeout_ns` ago is a new one.
+    A SYN with the same sequence number begins a new connection if the previous SYN is older than `syn_timeout_ns`.
     """
     segments, flow, from_low = _by_flow(segments)
     kind = _kinds(segments["flags"])
@@ -83,7 +85,7 @@ def group(segments: Events, syn_timeout_ns: int) -> Grouped:
 
 
 def _by_flow(segments: Events) -> tuple[Events, Index, Mask]:
-    """Sort by flow and time; returns the segments, each one's flow, and whether it comes from the flow's lower endpoint."""
+    """Return the segments in order of flow and time, their flow numbers, and whether the lower endpoint sent them."""
     source, destination = (np.ascontiguousarray(segments[name]).view(">u8") for name in ("saddr", "daddr"))
     ends = [
         (source[:, 0], destination[:, 0]),
@@ -110,7 +112,7 @@ def _kinds(flags: npt.NDArray[np.uint8]) -> Integers:
 
 
 def _begins(segments: Events, flow: Index, from_low: Mask, kind: Integers, syn_timeout_ns: int) -> Mask:
-    """Tell for each segment whether it is the first of a connection: of its flow, or a SYN that is no retransmission."""
+    """Mark the first segment of each connection: the first of a flow, or a SYN that is not a retransmission."""
     begins = np.append(True, flow[1:] != flow[:-1])[: len(flow)]
     time_ns, last_ns = segments["time_ns"].astype(np.int64), segments["last_ns"]
     syns = np.flatnonzero(kind == Kind.SYN)
@@ -120,11 +122,12 @@ def _begins(segments: Events, flow: Index, from_low: Mask, kind: Integers, syn_t
     again &= segments["seq"][this] == segments["seq"][before]
     again &= time_ns[this] - last_ns[before] <= syn_timeout_ns
     fresh = np.setdiff1d(syns, this[again])
-    # Simultaneous open (RFC 9293, 3.5): the other side's SYN, when its own was not answered yet, opens the same connection.
+    # Simultaneous open (RFC 9293, 3.5): a SYN belongs to the same connection if it crosses the other side's unanswered
+    # SYN.
     before = fresh - 1
     crosses = ~begins[fresh] & (kind[before] == Kind.SYN) & (from_low[before] != from_low[fresh])
     crosses &= time_ns[fresh] - last_ns[before] <= syn_timeout_ns
     position = np.arange(len(fresh))
     since_start = position - np.maximum.accumulate(np.where(crosses, 0, position))
-    begins[fresh[since_start % 2 == 0]] = True  # of several that cross each other in a row, every second one
+    begins[fresh[since_start % 2 == 0]] = True  # in a row of crossing SYNs, every second one begins a connection
     return begins

@@ -1,4 +1,4 @@
-"""The probe `duration` against the truth: each connection's row at each interface."""
+"""The judge of the probe `duration`: each connection's row at each interface against the truth."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ from lab.verdict import Bracket, Check, Judge
 
 
 def checks(observed: Observed, scenario: str) -> Iterator[Check]:
-    """Compare what each interface saw of the connections with what both applications know; yields every check."""
+    """Yield every check of the rows of each interface against the logs of both applications and of the wire."""
     judge = observed.judge(scenario, "duration")
     rows = lifetimes(observed.recording.events["duration"], observed.end_ns)
-    everywhere = [(truth_of(connection, observed.end_ns), its) for connection, its in observed.with_wire()]
+    known = [(truth_of(connection, observed.end_ns), on_wire) for connection, on_wire in observed.with_wire()]
     flows = [connection.client.flow for connection in observed.connections]
     for ifindex, (ifname, inode) in observed.recording.devices.items():
         if inode not in observed.inodes:
             continue
         side = (Side.CLIENT, Side.SERVER)[observed.inodes.index(inode)]
         place = f"at {ifname} of the {side.name.lower()}"
-        truths = [seen_at(side, truth, its) if its else truth for truth, its in everywhere]
+        truths = [seen_at(side, truth, on_wire) if on_wire else truth for truth, on_wire in known]
         here = rows[rows["ifindex"] == ifindex]
-        mine, others = _matched(here, flows, truths)
-        yield judge.equal(f"all connections {place}", "rows without a connection", 0, others)
-        for flow, truth, row in zip(flows, truths, mine, strict=True):
+        matched, unmatched = _matched(here, flows, truths)
+        yield judge.equal(f"all connections {place}", "rows without a connection", 0, unmatched)
+        for flow, truth, row in zip(flows, truths, matched, strict=True):
             yield from _judge_row(judge, f"{flow} {place}", flow, truth, None if row is None else here[row])
 
 
@@ -65,16 +65,16 @@ def _judge_row(judge: Judge, subject: str, flow: Flow, truth: Truth, row: np.voi
 
 
 def _matched(rows: Rows, flows: list[Flow], truths: list[Truth]) -> tuple[list[int | None], int]:
-    """For each connection the index of its row; and how many rows of such connections are nobody's.
+    """Return for each connection the index of its row, or None; and the number of unmatched rows to the same servers.
 
-    The n-th use of a flow is told by when it was opened; a client that was refused may not know its port, and then each row
-    goes to the connection that was over first, of those that it can be.
+    Rows and connections of one flow are matched by their start. A refused client may not know its port; a row to its
+    server then goes to the first such connection whose bracket contains the row's start.
     """
     waiting: dict[tuple[str, int, int], list[int]] = defaultdict(list)
     for number, flow in sorted(enumerate(flows), key=lambda pair: truths[pair[0]].start.high):
         waiting[flow.raddr, flow.rport, flow.lport].append(number)
     servers = {(flow.raddr, flow.rport) for flow in flows}
-    mine: list[int | None] = [None] * len(flows)
+    matched: list[int | None] = [None] * len(flows)
     left = []
     for index, row in enumerate(rows):
         server = (address_text(row["daddr"].tobytes()), int(row["dport"]))
@@ -88,17 +88,20 @@ def _matched(rows: Rows, flows: list[Flow], truths: list[Truth]) -> tuple[list[i
         if fits:
             queue, number = fits[0]
             queue.remove(number)
-            mine[number] = index
+            matched[number] = index
         elif server in servers:
             left.append((index, queues))
-    nobodys = 0
-    for index, queues in left:  # rows with a wrong start are judged as such
+    unmatched = 0
+    for (
+        index,
+        queues,
+    ) in left:  # a row with a wrong start still needs its connection, so that the judge reports the start
         queue = queues[0] or queues[1]
         if queue:
-            mine[queue.pop(0)] = index
+            matched[queue.pop(0)] = index
         else:
-            nobodys += 1
-    return mine, nobodys
+            unmatched += 1
+    return matched, unmatched
 
 
 def _or_none(value: int) -> int | None:

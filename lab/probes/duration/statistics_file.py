@@ -1,6 +1,6 @@
-"""The file of durations (`statistics.dat`): its lines, how they are appended, and the histogram that is drawn from them.
+"""The file of durations (`statistics.dat`): format, appending, reading, and the histogram.
 
-A line is `192.168.143.246:43052 ->   137.226.34.46:80    | Duration: 0.244123127  s`, perhaps with remarks behind it.
+A line is `192.168.143.246:43052 ->   137.226.34.46:80    | Duration: 0.244123127  s`; remarks may follow.
 """
 
 import os
@@ -23,7 +23,7 @@ _SHORTEST_S, _DECADES = 1e-6, 12
 
 
 def line(client: tuple[str, int], server: tuple[str, int], duration_ns: int | None, remarks: str = "") -> str:
-    """One line of the file, without its end. An unknown duration is `-`."""
+    """Return one line of the file, without the newline. An unknown duration is `-`."""
     seconds = "-" if duration_ns is None else f"{duration_ns // 10**9}.{duration_ns % 10**9:09d}"
     ends = " -> ".join(
         f"{f'[{address}]' if ':' in address else address:>15}:{port:<5}" for address, port in (client, server)
@@ -32,9 +32,9 @@ def line(client: tuple[str, int], server: tuple[str, int], duration_ns: int | No
 
 
 def read_durations(path: Path) -> Iterator[int]:
-    """Yield the known durations of a file in nanoseconds; what is not such a line, such as one cut off by a crash, is passed over.
+    """Yield the known durations of a file, in nanoseconds.
 
-    Raises `LabError` when the file cannot be read.
+    Lines that are incomplete, for example after a crash, are skipped. Raises `LabError` if the file cannot be read.
     """
     try:
         with path.open(encoding="ascii", errors="replace") as file:
@@ -42,18 +42,18 @@ def read_durations(path: Path) -> Iterator[int]:
                 if (found := _DURATION.search(text)) and found.end() == len(text.rstrip("\n")):
                     yield int(found[1]) * 10**9 + int(found[2])
     except OSError as error:
-        raise LabError(f"{path} cannot be read ({error.strerror}): give a file that `--output` has written") from error
+        raise LabError(f"{path} cannot be read ({error.strerror}): give a file written by `--output`") from error
 
 
 class DurationsFile:
-    """Appends lines to a file: each batch of whole lines in one write, so that a crash loses no line that was printed.
+    """Append lines to a file, each batch in one write, so that a crash loses no line that was printed.
 
-    `missing` counts the lines that found no room. What a full disk has cut off is never taken for a line: the next one begins
-    on a line of its own.
+    `missing` counts the lines that did not fit on the disk. A line that was cut off there stays on a line of its own:
+    the next batch begins with a newline.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or make it. Raises `LabError` when that is not possible."""
+        """Open or create the file. Raises `LabError` if that fails."""
         self._path = path
         self.missing = 0
         try:
@@ -63,7 +63,7 @@ class DurationsFile:
         self._torn = self._ends_torn()
 
     def append(self, lines: list[str]) -> str:
-        """Append the lines; returns what went wrong, "" when nothing did or it was said before."""
+        """Append the lines; return the error the first time that lines are missing, otherwise ""."""
         text = "".join(f"{line}\n" for line in lines).encode()
         data = (b"\n" if self._torn else b"") + text
         why, written = "no room is left", 0
@@ -76,7 +76,7 @@ class DurationsFile:
             return ""
         self._torn = data[written - 1 : written] != b"\n" if written else self._torn
         first_time = not self.missing
-        # Of a line that lacks only its end nothing is missing.
+        # A line that lacks only its newline is complete.
         self.missing += len(lines) - data[len(data) - len(text) : written + 1].count(b"\n")
         return f"{self._path} cannot take more lines ({why}): they are printed only" if first_time else ""
 
@@ -85,29 +85,29 @@ class DurationsFile:
         os.close(self._fd)
 
     def _ends_torn(self) -> bool:
-        """Tell whether the last line that an earlier run has left was cut off; what has no size, a pipe, was not."""
+        """Return true if the last line of the file has no newline. A pipe has size 0, so the result is false."""
         size = os.fstat(self._fd).st_size
         return size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
 
 
 class Histogram:
-    """Counts durations in logarithmic bins, ten to a decade, from 1 µs on; of a fixed size however many there are."""
+    """Counts of durations in logarithmic bins, ten per decade, from 1 µs on. The number of bins is fixed."""
 
     def __init__(self) -> None:
         self.edges_s = _SHORTEST_S * 10 ** (np.arange(_DECADES * _PER_DECADE + 1) / _PER_DECADE)
         self.counts: Integers = np.zeros(len(self.edges_s) - 1, np.int64)
 
     def add(self, durations_ns: Iterable[int]) -> None:
-        """Count durations; those beyond the ends count in the first and last bin."""
+        """Count durations. Shorter ones than the first bin count there, longer ones than the last bin count there."""
         values = np.fromiter(durations_ns, np.int64) / 1e9
         bins = np.clip(np.searchsorted(self.edges_s, values, side="right") - 1, 0, len(self.counts) - 1)
         np.add.at(self.counts, bins, 1)
 
     def draw(self, path: Path) -> None:
-        """Write a picture, of the type that the file's name says. Raises `LabError` when there is nothing to draw or no way to."""
+        """Write a picture of the type of the file's suffix. Raises `LabError` if no duration is known or it fails."""
         if not self.counts.any():
-            raise LabError(f"no duration is known, so {path} was not drawn: watch longer, or give another file")
-        from matplotlib.figure import Figure  # noqa: PLC0415 (half a second that other uses need not wait for)
+            raise LabError(f"no duration is known, so {path} was not drawn: watch longer or give another file")
+        from matplotlib.figure import Figure  # noqa: PLC0415 (the import takes half a second)
         from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 (as above)
 
         used = np.flatnonzero(self.counts)

@@ -1,4 +1,4 @@
-"""What `lab duration` shows: lines as connections end, the file of durations, and the histogram that is drawn of them."""
+"""The output of `lab duration`: a line per connection, the file of durations, and the histogram."""
 
 import argparse
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ HEAD = f"{'client':>15}:{'port':<5} -> {'server':>15}:{'port':<5} | first SYN to
 
 
 class Show:
-    """Where rows go: standard output, the file, the histogram."""
+    """The destinations of rows: standard output, the file, the histogram."""
 
     def __init__(self, args: argparse.Namespace, ifname: str, output: Output, file: DurationsFile | None) -> None:
         self._args, self._ifname, self._output, self._file = args, ifname, output, file
@@ -29,7 +29,7 @@ class Show:
         self._forgotten = 0
 
     def rows(self, rows: "Rows | None") -> None:
-        """Show connections that have ended."""
+        """Print connections that have ended, and add them to the file and the histogram."""
         wanted = [row for row in self._as_dicts(rows) if self._wanted(row)]
         if self._file and wanted:
             self._output.note(self._file.append([self._line(row) for row in wanted]))
@@ -38,13 +38,13 @@ class Show:
         self._histogram.add(row["duration_ns"] for row in wanted if isinstance(row["duration_ns"], int))
 
     def forgotten(self, count: int) -> None:
-        """Say that the table is full, the first time."""
+        """Report that the table is full, the first time."""
         if count and not self._forgotten:
             self._output.note(f"more than {MOST_CONNECTIONS} connections are open: the oldest are forgotten")
         self._forgotten = count
 
     def end(self, ended: "Rows | None", still_open: "Rows | None") -> None:
-        """Show what remains, and draw."""
+        """Print the last rows and the closing notes, close the file, and draw the histogram."""
         self.rows(ended)
         remaining = [row for row in self._as_dicts(still_open) if self._wanted(row)]
         if self._args.open:
@@ -66,7 +66,7 @@ class Show:
             yield from (as_dict(row, self._ifname) for row in plain(rows))
 
     def _wanted(self, row: dict[str, object]) -> bool:
-        """Apply the port filters; where the roles are not known, either side may be the client."""
+        """Return true if the row matches the port filters. If the roles are unknown, either side may be the client."""
         sides = [(row["sport"], row["dport"])]
         if not row["roles_known"]:
             sides.append((row["dport"], row["sport"]))
@@ -75,7 +75,7 @@ class Show:
 
 
 def as_dict(row: Row, ifname: str) -> dict[str, object]:
-    """One row under the names that `--json` and `--csv` use; None is unknown."""
+    """Return one row under the names that `--json` and `--csv` use; None means unknown."""
     known = {name: None if row[name] == UNKNOWN else int(row[name]) for name in TIMES}
     side = Side(row["closed_first"])
     return {
@@ -102,7 +102,7 @@ def as_dict(row: Row, ifname: str) -> dict[str, object]:
 
 
 def text(row: dict[str, object], *, verbose: bool = False) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     (saddr, sport), (daddr, dport) = ((str(row[f"{side}addr"]), int(str(row[f"{side}port"]))) for side in "sd")
     duration = row["duration_ns"]
     known = duration if isinstance(duration, int) else None
@@ -128,10 +128,12 @@ def _remarks(row: dict[str, object], *, verbose: bool) -> Iterator[str]:
 
 
 def table(observed: "Observed") -> "Iterator[str]":
-    """Yield what the live tool would have printed at each of the interfaces."""
+    """Yield the lines that the live tool would have printed, for each interface."""
     rows = lifetimes(observed.recording.events["duration"], observed.end_ns)
     for ifindex, (ifname, inode) in observed.recording.devices.items():
-        who = ("client", "server")[observed.inodes.index(inode)] if inode in observed.inodes else "another host"
-        yield f"{HEAD}, at {ifname} of the {who}"
+        host = (
+            ("the client", "the server")[observed.inodes.index(inode)] if inode in observed.inodes else "another host"
+        )
+        yield f"{HEAD}, at {ifname} of {host}"
         for row in rows[rows["ifindex"] == ifindex]:
             yield text(as_dict(row, ifname))

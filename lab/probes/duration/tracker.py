@@ -1,7 +1,7 @@
-"""The connections that are under way, fed with segments as they come: a table with a bound.
+"""The bounded table of open connections: the batch-by-batch version of lab/probes/duration/measure.py.
 
-It keeps the few segments that each connection consists of, so that lab/probes/duration/measure.py is the only place
-that knows what they mean; only connections that something has happened to are looked at again.
+The table keeps the relevant segments of each connection and measures them again when a new segment arrives or a timer
+expires. What does not live here: the meaning of the segments (lab/probes/duration/measure.py).
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from lab.tcp import SYN_TIMEOUT_NS, Ended
 
 MOST_CONNECTIONS = 100_000
 LINGER_NS = 60_000_000_000
-"""What has ended is remembered for as long as TIME_WAIT lasts, so that a late segment of it is not taken for another connection's."""
+"""Ended connections stay in the table as long as TIME_WAIT, so that a late segment does not begin a connection."""
 
 _NEVER = np.iinfo(np.int64).max
 _FREE = -1
@@ -21,29 +21,29 @@ _BUCKETS = 1 << 16
 
 
 class Tracker:
-    """Turns batches of segments into rows of connections that have ended.
+    """Turn batches of segments into rows of connections that have ended.
 
-    Of more than `most` connections those that have ended longest ago are forgotten first, then the oldest; `forgotten` counts
-    the ones whose end is not reported therefore.
+    If there are more than `most` connections, the table forgets ended ones first, then open ones, each from the oldest
+    on. `forgotten` counts the forgotten open connections: their end is not reported.
     """
 
     def __init__(self, syn_timeout_ns: int = SYN_TIMEOUT_NS, most: int = MOST_CONNECTIONS) -> None:
         self._syn_timeout_ns, self._most = syn_timeout_ns, most
-        self._kept: Events | None = None  # rows whose `number` is _FREE have no segment
+        self._kept: Events | None = None  # an entry whose `number` is _FREE is empty
         self._waiting: Events | None = None
         self._horizon_ns = 0
         self._next_number = 0
         self.forgotten = 0
 
     def __len__(self) -> int:
-        """How many connections it holds, those that have just ended included."""
+        """Return the number of connections in the table, including those that have ended recently."""
         return 0 if self._kept is None else int(self._kept["is_head"].sum())
 
     def take(self, fresh: Events, now_ns: int) -> "Rows | None":
-        """Take the segments that have come; returns the connections that have ended, in order, None when none have.
+        """Add a batch of segments; return the connections that have ended, in order of time, None if there are none.
 
-        Segments are put in order of time across processors: one may be in the ring later than another that has a later stamp,
-        but by the second look at the latest. So each waits for the look after the one that found it.
+        Different processors can write segments to the ring out of order, but never by more than one batch. So the
+        segments of a batch are processed with the next batch, sorted by time.
         """
         arrived = _carried(fresh)
         if self._kept is None or self._waiting is None:
@@ -55,7 +55,7 @@ class Tracker:
         return self._advance(self._kept, due, now_ns)
 
     def finish(self, now_ns: int) -> "tuple[Rows | None, Rows | None]":
-        """Take what still waits, when nothing more will come; returns the connections that have ended, and those still open."""
+        """Process the last batch; return the connections that have ended, and those that are still open."""
         if self._kept is None or self._waiting is None:
             return None, None
         ended = self._advance(self._kept, self._waiting, now_ns)
@@ -63,12 +63,14 @@ class Tracker:
         return ended, rows[(rows["ended"] == Ended.OPEN) & (rows["seen"] > 0)]
 
     def _advance(self, kept: Events, due: Events, now_ns: int) -> "Rows | None":
-        concerned = np.zeros(_BUCKETS, bool)
-        concerned[due["bucket"]] = True
-        again = np.flatnonzero((concerned[kept["bucket"]] | (kept["due_ns"] <= now_ns)) & (kept["number"] != _FREE))
-        if not len(due) and not len(again):
+        """Measure the connections with due segments or an expired timer again; return those that have ended since."""
+        has_due_segment = np.zeros(_BUCKETS, bool)
+        has_due_segment[due["bucket"]] = True
+        expired = kept["due_ns"] <= now_ns
+        affected = np.flatnonzero((has_due_segment[kept["bucket"]] | expired) & (kept["number"] != _FREE))
+        if not len(due) and not len(affected):
             return None
-        followed = follow(np.concatenate([kept[again], due]), now_ns, self._syn_timeout_ns)
+        followed = follow(np.concatenate([kept[affected], due]), now_ns, self._syn_timeout_ns)
         rows, connection = followed.rows, followed.grouped.connection
         reported = np.zeros(len(rows), bool)
         reported[connection[followed.grouped.segments["reported"] > 0]] = True
@@ -76,23 +78,23 @@ class Tracker:
         survives = self._survives(followed, now_ns)
         due_ns = np.where(rows["answered"] > 0, _NEVER, rows["last_syn_ns"] + self._syn_timeout_ns + 1)
         due_ns = np.where(ended, rows["over_ns"] + LINGER_NS, due_ns)
-        still = _folded(followed)
-        owner = still["number"]
-        still["due_ns"], still["reported"] = due_ns[owner], ended[owner]
-        still = still[survives[owner]]
-        still["number"] += self._next_number
+        remaining = _folded(followed)
+        row_of = remaining["number"]
+        remaining["due_ns"], remaining["reported"] = due_ns[row_of], ended[row_of]
+        remaining = remaining[survives[row_of]]
+        remaining["number"] += self._next_number
         self._next_number += len(rows)
-        self._free(kept, again)
-        self._kept = self._stored(kept, still)
+        self._free(kept, affected)
+        self._kept = self._stored(kept, remaining)
         self._bound(self._kept)
-        shown = rows[ended & ~reported & (rows["seen"] > 0)]
-        return (
-            shown[np.argsort(np.maximum(shown["over_ns"], shown["last_syn_ns"]), kind="stable")] if len(shown) else None
-        )
+        fresh = rows[ended & ~reported & (rows["seen"] > 0)]
+        if not len(fresh):
+            return None
+        return fresh[np.argsort(np.maximum(fresh["over_ns"], fresh["last_syn_ns"]), kind="stable")]
 
     @staticmethod
     def _survives(followed: Followed, now_ns: int) -> Mask:
-        """Tell which connections a later segment may still belong to."""
+        """Mark the connections that a later segment may belong to."""
         rows = followed.rows
         over = np.isin(rows["ended"], (Ended.TIMEOUT, Ended.REPLACED)) | followed.grouped.replaced
         over |= (rows["ended"] != Ended.OPEN) & (rows["over_ns"] + LINGER_NS <= now_ns)
@@ -100,38 +102,40 @@ class Tracker:
 
     @staticmethod
     def _free(kept: Events, which: Index) -> None:
+        """Empty these entries."""
         kept["number"][which], kept["is_head"][which] = _FREE, 0
 
     @staticmethod
-    def _stored(kept: Events, still: Events) -> Events:
-        """Put segments where there is room: what nothing happens to is not even copied."""
+    def _stored(kept: Events, remaining: Events) -> Events:
+        """Write segments to free entries. The other entries are not copied."""
         room = np.flatnonzero(kept["number"] == _FREE)
-        if len(room) < len(still):
-            more = np.zeros(max(len(kept), len(still)), kept.dtype)
+        if len(room) < len(remaining):
+            more = np.zeros(max(len(kept), len(remaining)), kept.dtype)
             more["number"] = _FREE
             room = np.append(room, np.arange(len(kept), len(kept) + len(more)))
             kept = np.concatenate([kept, more])
-        kept[room[: len(still)]] = still
+        kept[room[: len(remaining)]] = remaining
         return kept
 
     def _bound(self, kept: Events) -> None:
+        """Forget connections if there are more than the maximum."""
         if (surplus := len(self) - self._most) <= 0:
             return
         heads = kept[kept["is_head"] > 0]
-        # A tenth more than needed, so that a full table is not cleared anew each time.
+        # Forget a tenth more than needed, so that a full table is not searched for every batch.
         leaving = heads[np.lexsort((heads["time_ns"], heads["reported"] == 0))][: surplus + self._most // 10]
         self.forgotten += int((leaving["reported"] == 0).sum())
         self._free(kept, np.flatnonzero(np.isin(kept["number"], leaving["number"])))
 
 
 def _carried(segments: Events) -> Events:
-    """Give each segment room for what the table notes about its connection."""
+    """Add the fields in which the table keeps the state of a segment's connection."""
     narrow = counted(segments)
     notes = [("due_ns", "i8"), ("number", "i8"), ("bucket", "u2"), ("is_head", "u1"), ("reported", "u1")]
     result = np.zeros(len(narrow), [*((name, narrow.dtype[name]) for name in narrow.dtype.names or ()), *notes])
     for name in narrow.dtype.names or ():
         result[name] = narrow[name]
-    # The same for both directions of a flow; flows that share a bucket are merely looked at together.
+    # A hash that is equal for both directions of a flow. Flows in one bucket are only measured together.
     result["bucket"] = (segments["sport"] * np.uint16(40503)) + (segments["dport"] * np.uint16(40503))
     for name in ("saddr", "daddr"):
         result["bucket"] += np.ascontiguousarray(segments[name]).view("<u2").sum(axis=1, dtype=np.uint16)
@@ -139,16 +143,16 @@ def _carried(segments: Events) -> Events:
 
 
 def _folded(followed: Followed) -> Events:
-    """Keep one segment of each kind of each connection, with the number of its copies; `number` is the connection's row."""
+    """Return one segment per connection, kind and sender, with its copies; `number` is the connection's row."""
     grouped = followed.grouped
-    told = np.flatnonzero(followed.told)
-    _, first, number = np.unique(grouped.alike()[told], return_index=True, return_inverse=True)
-    folded = grouped.segments[told[first]]
-    same_way = grouped.segments["ingress"][told] == folded["ingress"][number]
+    relevant = np.flatnonzero(followed.relevant)
+    _, first, number = np.unique(grouped.alike()[relevant], return_index=True, return_inverse=True)
+    folded = grouped.segments[relevant[first]]
+    same_way = grouped.segments["ingress"][relevant] == folded["ingress"][number]
     folded["copies"] = 0
-    np.add.at(folded["copies"], number[same_way], grouped.segments["copies"][told[same_way]])
-    np.maximum.at(folded["last_ns"], number, grouped.segments["last_ns"][told])
-    folded["number"] = grouped.connection[told[first]]
+    np.add.at(folded["copies"], number[same_way], grouped.segments["copies"][relevant[same_way]])
+    np.maximum.at(folded["last_ns"], number, grouped.segments["last_ns"][relevant])
+    folded["number"] = grouped.connection[relevant[first]]
     _, heads = np.unique(folded["number"], return_index=True)
     folded["is_head"] = 0
     folded["is_head"][heads] = 1

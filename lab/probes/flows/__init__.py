@@ -1,1 +1,1 @@
-"""The probe `flows`: its live tool, its measurements, and how they are judged."""
+"""The probe `flows`: its live tool, its measurements and its judge."""

@@ -1,25 +1,20 @@
-"""Traffic of a network interface by endpoint pair, or by connection: packets and bytes as they are on the wire.
+"""Count packets and bytes on a network interface, by address pair or connection.
 
-PROTOCOL   TCP, UDP, ICMP, ... by number (IP-253) where it has no name here; ARP and what else is not IP by its own, or by ethertype
-           (0x88b5; LLC: IEEE 802.3 without one); other (why) for what cannot be read: truncated, malformed, too many headers
-SOURCE     address that the packets are from, DESTINATION that they are for; MAC addresses where there are no IP addresses
-PACKETS    packets on the wire: one skb that the device cuts up (GSO), or that was joined (GRO), counts as all that it stands for
-BYTES      of their Ethernet frames: with headers, of each packet, and VLAN tags; without preamble and frame check sequence, and
-           at egress without the padding that a device adds below 60 bytes
-INTERFACE  where they passed, with VLAN ids behind a dot (eth0.10.20), DIRECTION ingress or egress
+PROTOCOL     TCP, UDP, ICMP, ARP, ...; by number if it has no name here
+SOURCE       sender's IP address; its MAC address if the packet is not IP
+DESTINATION  receiver's address
+PACKETS      packets on the wire; a GSO or GRO skb counts as its segments
+BYTES        of the Ethernet frames, with all headers and VLAN tags
+INTERFACE    interface name and VLAN ids, separated by dots (eth0.10.20)
+DIRECTION    ingress or egress
 
-Each packet is one packet of one row. Fragments, of which only the first has ports, are in their addresses' pair. On the loopback a
-packet passes twice, going out and coming back in, and is counted where it goes out. What a tunnel has put around a super-packet
-counts once for the whole at ingress.
+With --connections each line is one connection:
 
-With --connections each connection has a line of its own. SOURCE is then the end whose packet was seen first, PACKETS and BYTES go
-from there to DESTINATION, REPLIES and REPLY BYTES come back; START is the time of day of the first packet, DURATION lasts until the
-latest, in seconds. The port is - where a packet has none, or hides it: later fragments, ESP. A connection that uses the ports of an
-earlier one goes on in its line; one that was open before the start begins with its first packet after it.
-
-Counts are since the start, or of the latest interval with --delta. The kernel has room for 65536 flows in an interval; packets that
-find none are counted as lost. Beyond 65536 lines, the longest idle ones are summed up in a last line, `older`. --json and --csv
-have every number exact; payload_bytes is what TCP and UDP carry, syns, fins and rsts are segments, time_ns is the report's.
+SOURCE                the end that sent the first packet seen
+PACKETS, BYTES        from SOURCE to DESTINATION
+REPLIES, REPLY BYTES  from DESTINATION to SOURCE
+START                 time of day of the first packet
+DURATION              seconds from the first packet to the latest
 """
 
 import argparse
@@ -35,30 +30,60 @@ from lab.live import output as live_output
 from lab.live.output import Output
 
 if TYPE_CHECKING:
-    from lab.probes.flows.text import Said
+    from lab.probes.flows.text import Record
 
 EXAMPLES = """\
 examples:
-  lab flows -i eth0                        who talks to whom, refreshed every second
-  lab flows -i eth0 --connections -n 20    the 20 largest connections, both directions of each
-  lab flows --delta --interval 10 --csv    what each 10 seconds have added, as comma-separated values
+  lab flows -i eth0                        address pairs, refreshed every second
+  lab flows -i eth0 --connections -n 20    the 20 largest connections
+  lab flows --delta --interval 10 --csv    counts of each 10 seconds, as CSV
 """
 
-_MOST_ROWS = 65536
+DETAILS = """\
+details:
+  Protocols without a name are shown by IP protocol number (IP-253) or by
+  ethertype (0x88b5). LLC is an IEEE 802.3 frame without an ethertype. Packets
+  with unreadable headers are shown as `other` with the reason: truncated,
+  malformed or too many headers.
+
+  Each packet counts in exactly one row. Only the first fragment of a datagram
+  has ports; later fragments count in the row of their address pair.
+
+  BYTES does not include the preamble, the frame check sequence, or, at egress,
+  the padding that a device adds to frames shorter than 60 bytes. At ingress the
+  tunnel headers of a super-packet count once for the whole super-packet.
+
+  A loopback packet passes the interface twice. It is counted at egress only.
+
+  A port is shown as - if the packet has none or hides it (later fragment, ESP).
+  A connection that reuses the addresses and ports of an earlier one continues
+  the earlier line. A connection that was open before the start is counted from
+  its first packet after the start.
+
+  Counts are since the start, or of the latest interval with --delta. The kernel
+  has room for 65536 flows in an interval; packets of further flows are counted
+  as lost. If there are more than 65536 lines, those idle for longest are summed
+  up in a last line, `older`.
+
+  --json and --csv print exact numbers. payload_bytes is the payload of TCP and
+  UDP; syns, fins and rsts count segments; time_ns is the time of the report.
+"""
+
+_MAX_ROWS = 65536
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     live_output.add_device_arguments(parser)
-    parser.add_argument("-c", "--connections", action="store_true", help="each connection, with both of its directions")
-    parser.add_argument("-m", "--mac", action="store_true", help="tell MAC addresses too, and apart")
+    parser.add_argument("-c", "--connections", action="store_true", help="one line for each connection")
+    parser.add_argument("-m", "--mac", action="store_true", help="show MAC addresses, and count by them")
     parser.add_argument(
-        "-n", "--top", type=_count, metavar="N", help="only the N with most packets (default: all that fit)"
+        "-n", "--top", type=_count, metavar="N", help="the N rows with most packets (default: all that fit)"
     )
     parser.add_argument(
         "--interval", type=_interval, default=1.0, metavar="S", help="seconds between reports (%(default)g)"
     )
-    parser.add_argument("-d", "--delta", action="store_true", help="count each interval anew, not from the start")
+    parser.add_argument("-d", "--delta", action="store_true", help="count each interval separately")
     live_output.add_arguments(parser)
 
 
@@ -72,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
         group = measure.connections if args.connections else measure.pairs
         key = (measure.CONNECTION if args.connections else measure.PAIR) + measure.MACS * args.mac
-        so_far = measure.Accumulated(key, _MOST_ROWS)
+        so_far = measure.Accumulated(key, _MAX_ROWS)
         names = {device.ifindex: device.ifname}
         for number, batch in enumerate(batches):
             added = group(batch, macs=args.mac)
@@ -93,10 +118,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_report(shown: "list[Said]", count: int, args: argparse.Namespace) -> None:
+def _print_report(shown: "list[Record]", count: int, args: argparse.Namespace) -> None:
+    """Print the table; `count` is the number of rows before the limit of lines."""
     from lab.probes.flows import text
 
-    width = terminal.columns()  # a line that wraps takes two
+    width = terminal.columns()  # cut lines: a wrapped one takes two rows of the terminal
     for line in text.lines(shown, connections=args.connections, macs=args.mac):
         print(line[:width])
     listed = sum(row["protocol"] != text.OLDER for row in shown)
@@ -105,20 +131,20 @@ def _print_report(shown: "list[Said]", count: int, args: argparse.Namespace) -> 
 
 
 def _separator(number: int) -> str:
-    """Return what goes before a report: on a terminal it takes the place of the one before (ECMA-48)."""
+    """Return the text before a report: on a terminal the control sequence that clears the screen (ECMA-48)."""
     if sys.stdout.isatty():
         return "\033[H\033[J"
     return "\n" if number else ""
 
 
 def _lines_that_fit() -> int:
-    """How many rows a terminal has room for, beside the head, two lines of sums and the cursor's own."""
+    """Return how many rows fit on the terminal, next to the head, two lines of sums and the cursor's line."""
     return max(1, shutil.get_terminal_size().lines - 4)
 
 
 def _count(word: str) -> int:
     if not word.isdecimal() or not int(word):
-        raise argparse.ArgumentTypeError(f"`{word}` is no number of lines: give 1 or more")
+        raise argparse.ArgumentTypeError(f"`{word}` is not a number of lines: give 1 or more")
     return int(word)
 
 
@@ -128,5 +154,5 @@ def _interval(word: str) -> float:
     except ValueError:
         value = 0
     if not 0.1 <= value <= 86400:
-        raise argparse.ArgumentTypeError(f"`{word}` is no interval: give a number of seconds from 0.1 to 86400")
+        raise argparse.ArgumentTypeError(f"`{word}` is not an interval: give a number of seconds from 0.1 to 86400")
     return value

@@ -1,4 +1,4 @@
-"""The probe `flows` against the truth: packets and bytes of each connection, in each direction, at both hosts."""
+"""The judge of the probe `flows`: packets and bytes of each connection, by direction, at both hosts."""
 
 from collections import defaultdict
 from collections.abc import Container, Iterator
@@ -20,10 +20,10 @@ _FLOW = ("ifindex", "direction", "saddr", "daddr", "sport", "dport")
 
 
 def checks(observed: Observed, scenario: str) -> Iterator[Check]:
-    """Compare what was counted at both hosts with what the applications and the hosts' own counters know; yields every check.
+    """Yield the checks of the counts at both hosts against the applications' timelines and the hosts' own counters.
 
-    A wire that keeps a log tells exactly what left one host and what arrived at the other. Of any other wire it is said that
-    what leaves one host arrives, so it must neither drop nor repeat.
+    A wire with a log gives the exact counts that left one host and arrived at the other. Without a log, the counts at
+    both hosts must be equal: that wire must neither drop nor duplicate frames.
     """
     judge = observed.judge(scenario, "flows")
     indexes = {inode: index for index, (_, inode) in observed.recording.devices.items()}
@@ -37,17 +37,20 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     for connection in observed.connections:
         by_flow[connection.client.flow].append(connection)
     counted = {_key_of(row): row for row in measure.merged(tcp, _FLOW)}
-    for told, connections in by_flow.items():
-        flows = _known(
-            told,
+    for stated, connections in by_flow.items():
+        flows = _candidates(
+            stated,
             [flow for index, direction, flow in counted if (index, direction) == (client, Direction.EGRESS)],
             by_flow,
         )
-        ways = (("client", flows, client, server), ("server", [flow.reversed() for flow in flows], server, client))
-        for (role, sides, here, there), sent in zip(ways, observed.sent, strict=True):
+        directions = (
+            ("client", flows, client, server),
+            ("server", [flow.reversed() for flow in flows], server, client),
+        )
+        for (role, sides, here, there), sent in zip(directions, observed.sent, strict=True):
             left = _sum(tcp, [counted.get((here, Direction.EGRESS, side)) for side in sides])
             arrived = _sum(tcp, [counted.get((there, Direction.INGRESS, side)) for side in sides])
-            subject = str(told if role == "client" else told.reversed())
+            subject = str(stated if role == "client" else stated.reversed())
             yield from _judge_volumes(judge, subject, Volumes(connections, role, sent, observed.end_ns), left, arrived)
             stream = observed.wire.stream(*sides) if observed.wire else None
             if stream:
@@ -57,8 +60,12 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
             )
 
 
-def _known(flow: Flow, seen: list[Flow], others: Container[Flow]) -> list[Flow]:
-    """Return the flow, or what it may have been if its owner never knew its address (a refused connection)."""
+def _candidates(flow: Flow, seen: list[Flow], others: Container[Flow]) -> list[Flow]:
+    """Return the flows of a connection that `seen` may contain: the flow itself, if its local address is known.
+
+    The client of a refused connection may not know its local address. Then these are the flows to the same peer that
+    belong to no other connection.
+    """
     if flow.laddr not in UNSPECIFIED:
         return [flow]
     ends = (flow.raddr, flow.rport)
@@ -66,7 +73,7 @@ def _known(flow: Flow, seen: list[Flow], others: Container[Flow]) -> list[Flow]:
 
 
 def _sum(tcp: Rows, found: list[np.void | None]) -> np.void:
-    """Add up rows of flows, none of which need be there."""
+    """Add up rows of flows; None, for a flow that was not counted, adds nothing."""
     rows = np.array([row for row in found if row is not None], measure.merged(tcp[:0], _FLOW).dtype)
     summed = measure.merged(rows, ("ifindex", "direction"))
     row: np.void = summed[0] if len(summed) else np.zeros(1, summed.dtype)[0]
@@ -77,9 +84,7 @@ def _judge_volumes(judge: Judge, subject: str, volumes: Volumes, left: np.void, 
     packets, size, payload = (int(left[name]) for name in ("packets", "bytes", "payload_bytes"))
     yield judge.count(subject, "payload bytes", volumes.payload, payload)
     yield judge.count(subject, "packets", volumes.packets, packets)
-    headers = Bracket(
-        packets * volumes.headers.fewest, packets * volumes.headers.most, packets * volumes.headers.fewest
-    )
+    headers = Bracket.early(packets * volumes.headers.fewest, packets * volumes.headers.most)
     yield judge.count(subject, "bytes of headers", headers, size - payload)
     yield judge.count(subject, "SYN", volumes.syns, int(left["syns"]))
     yield judge.count(subject, "FIN", volumes.fins, int(left["fins"]))

@@ -1,7 +1,7 @@
-"""From sums by flow to a traffic report: who talks to whom, in packets and bytes. Pure functions over arrays.
+"""Traffic reports from the kernel's sums by flow, as pure functions over arrays.
 
-What lives here: joining what each interval has added, by endpoint pair or by connection, and the names of protocols. What
-does not: where the sums come from (`bpf/flows.c`), and how they are printed.
+What lives here: adding up intervals by endpoint pair or by connection, and the names of protocols. What does not:
+counting (`bpf/flows.c`) and printing (`lab.probes.flows.text`).
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ class Direction(IntEnum):
 
 
 LOOPBACK = 1
-"""The loopback's ifindex in every network namespace."""
+"""Ifindex of the loopback in every network namespace."""
 
 NEVER_NS = np.iinfo(np.uint64).max
-"""As `first_ns` of a direction in which nothing has come."""
+"""`first_ns` of a direction without packets."""
 
 PLACE = ("ifindex", "vlan", "inner_vlan", "direction")
 PAIR = (*PLACE, "ethertype", "version", "protocol", "problem", "saddr", "daddr")
@@ -38,7 +38,7 @@ _SIDES = (("saddr", "daddr"), ("sport", "dport"), ("smac", "dmac"))
 _UNREADABLE = (Problem.TRUNCATED, Problem.MALFORMED, Problem.TOO_MANY_HEADERS)
 _IPV4, _IPV6 = 0x0800, 0x86DD
 
-# IANA's registry of ethertypes: what is met often.
+# Common ethertypes of IANA's registry.
 _ETHERTYPES = {
     0: "LLC",
     0x0806: "ARP",
@@ -61,7 +61,7 @@ _ETHERTYPES = {
 
 
 def protocol_name(ethertype: int, protocol: int, problem: int) -> str:
-    """Return what a report calls the protocol: `TCP`, `IP-253`, `ARP`, `0x88b5`; `other (truncated)` for what cannot be read."""
+    """Return the protocol's name in a report: `TCP`, `IP-253`, `ARP`, `0x88b5`; `other (truncated)` if unreadable."""
     if problem in _UNREADABLE:
         return f"other ({Problem(problem).name.lower().replace('_', ' ')})"
     if ethertype in {_IPV4, _IPV6}:
@@ -70,22 +70,23 @@ def protocol_name(ethertype: int, protocol: int, problem: int) -> str:
 
 
 def pairs(totals: Rows, *, macs: bool = False) -> Rows:
-    """Add up by endpoint pair, each direction in a row of its own: the columns of `PAIR` (and `MACS`) and the sums.
+    """Return one row for each endpoint pair and direction: the columns of `PAIR` (and `MACS`) and the sums.
 
-    Fragments and packets without ports belong to their addresses' pair. What is not IP has its MAC addresses as endpoints, in the
-    last six bytes of `saddr` and `daddr`.
+    Fragments and packets without ports belong to the pair of their addresses. The endpoints of packets that are not IP
+    are their MAC addresses, in the last six bytes of `saddr` and `daddr`.
     """
     rows = _with_endpoints(totals)
-    # Why a packet has no ports does not matter where no ports are told.
+    # These rows have no ports, so the reason for missing ports must not split them.
     rows["problem"][~np.isin(rows["problem"], _UNREADABLE)] = Problem.NONE
     return merged(rows, PAIR + MACS * macs)
 
 
 def connections(totals: Rows, *, macs: bool = False) -> Rows:
-    """Add up by connection: the columns of `CONNECTION` (and `MACS`), the sums to the destination, and those back as `reply_…`.
+    """Return one row for each connection: the columns of `CONNECTION` (and `MACS`) and the sums of each direction.
 
-    Which end is the source is arbitrary, so that the results of several intervals can be `merged`; `from_first_sender` puts it right.
-    `direction` is that of source to destination.
+    The sums of packets from destination to source are the columns `reply_…`. The lower endpoint is the source, so that
+    rows of several intervals can be `merged`; `from_first_sender` then chooses the source by time. `direction` is that
+    of packets from the source.
     """
     rows = _with_endpoints(totals)
     joined = np.zeros(len(rows), _dtype(rows, CONNECTION + MACS * macs, ("", "reply_")))
@@ -96,17 +97,17 @@ def connections(totals: Rows, *, macs: bool = False) -> Rows:
 
 
 def from_first_sender(joined: Rows) -> Rows:
-    """Make the end whose packet came first the source of each connection."""
+    """Return the connections with the sender of the first packet as the source."""
     return _swapped(joined, joined["reply_first_ns"] < joined["first_ns"])
 
 
 def merged(rows: Rows, key: Sequence[str]) -> Rows:
-    """Add up rows with equal `key` columns: counts summed, the first and the last time kept. Exact, in integers.
+    """Return a row for each value of the `key` columns: sums of the counts, earliest first time and latest last time.
 
-    The result has the columns of `key` and the sums, in the order of the key's bytes.
+    The result has the columns of `key` and the sums, sorted by the bytes of the key. All arithmetic is in integers.
     """
-    ways = ("", "reply_") if "reply_packets" in (rows.dtype.names or ()) else ("",)
-    kind = _dtype(rows, key, ways)
+    prefixes = _prefixes(rows)
+    kind = _dtype(rows, key, prefixes)
     if not len(rows):
         return np.zeros(0, kind)
     keys = np.concatenate([np.ascontiguousarray(rows[name]).view("u1").reshape(len(rows), -1) for name in key], axis=1)
@@ -116,16 +117,16 @@ def merged(rows: Rows, key: Sequence[str]) -> Rows:
     result = np.zeros(len(starts), kind)
     for name in key:
         result[name] = rows[name][order[starts]]
-    for way in ways:
+    for prefix in prefixes:
         for name in _COUNTS:
-            result[way + name] = np.add.reduceat(rows[way + name][order], starts)
-        result[f"{way}first_ns"] = np.minimum.reduceat(rows[f"{way}first_ns"][order], starts)
-        result[f"{way}last_ns"] = np.maximum.reduceat(rows[f"{way}last_ns"][order], starts)
+            result[prefix + name] = np.add.reduceat(rows[prefix + name][order], starts)
+        result[f"{prefix}first_ns"] = np.minimum.reduceat(rows[f"{prefix}first_ns"][order], starts)
+        result[f"{prefix}last_ns"] = np.maximum.reduceat(rows[f"{prefix}last_ns"][order], starts)
     return result
 
 
 def last_seen_ns(rows: Rows) -> npt.NDArray[np.uint64]:
-    """When the last packet of each row passed, in whichever direction."""
+    """Time of the last packet of each row, in either direction."""
     return np.maximum(rows["last_ns"], rows["reply_last_ns"]) if _has_replies(rows) else rows["last_ns"]
 
 
@@ -135,15 +136,15 @@ def packets(rows: Rows) -> npt.NDArray[np.uint64]:
 
 
 def largest_first(rows: Rows) -> Rows:
-    """Sort by packets, most first; then by bytes, and then by the time of the first packet."""
+    """Return the rows sorted by packets, then by bytes, both descending, then by the time of the first packet."""
     size = rows["bytes"] + rows["reply_bytes"] if _has_replies(rows) else rows["bytes"]
     return rows[np.lexsort((rows["first_ns"], ~size, ~packets(rows)))]
 
 
 class Accumulated:
-    """Rows since the start, no more than `most` of them: beyond that the longest idle ones are summed up in `older`.
+    """Rows since the start, at most `most`; the rows idle for longest are removed and summed up in `older`.
 
-    `older` counts rows, packets and bytes that have been summed up so far.
+    `older` has the numbers of rows, packets and bytes that were removed.
     """
 
     def __init__(self, key: Sequence[str], most: int) -> None:
@@ -152,15 +153,14 @@ class Accumulated:
         self.older = {"rows": 0, "packets": 0, "bytes": 0}
 
     def add(self, rows: Rows) -> Rows:
-        """Add the rows of an interval; returns all there are."""
+        """Add the rows of an interval and return the rows since the start."""
         rows = rows if self.rows is None else merged(np.concatenate([self.rows, rows]), self._key)
         if len(rows) > self._most:
             idle_first = np.argsort(last_seen_ns(rows), kind="stable")
             gone, rows = rows[idle_first[: -self._most]], rows[idle_first[-self._most :]]
-            ways = ("", "reply_") if _has_replies(rows) else ("",)
             self.older["rows"] += len(gone)
             for name in ("packets", "bytes"):
-                self.older[name] += sum(int(gone[way + name].sum()) for way in ways)
+                self.older[name] += sum(int(gone[prefix + name].sum()) for prefix in _prefixes(rows))
         self.rows = rows
         return rows
 
@@ -169,23 +169,28 @@ def _has_replies(rows: Rows) -> bool:
     return "reply_packets" in (rows.dtype.names or ())
 
 
-def _dtype(rows: Rows, key: Sequence[str], ways: Sequence[str]) -> np.dtype[np.void]:
+def _prefixes(rows: Rows) -> tuple[str, ...]:
+    """Prefixes of the sums' columns, one for each direction that the rows have."""
+    return ("", "reply_") if _has_replies(rows) else ("",)
+
+
+def _dtype(rows: Rows, key: Sequence[str], prefixes: Sequence[str]) -> np.dtype[np.void]:
     columns = [(name, rows.dtype[name].base, rows.dtype[name].shape) for name in key]
-    return np.dtype([*columns, *((way + name, np.dtype("u8"), ()) for way in ways for name in _SUMS)])
+    return np.dtype([*columns, *((prefix + name, np.dtype("u8"), ()) for prefix in prefixes for name in _SUMS)])
 
 
 def _with_endpoints(totals: Rows) -> Rows:
-    """Copy the rows, with MAC addresses as the endpoints of what has no IP addresses."""
+    """Return a copy of the rows where packets without IP addresses have MAC addresses as endpoints."""
     rows = totals.copy()
-    nowhere = rows["version"] == 0
+    not_ip = rows["version"] == 0
     for address, mac in (("saddr", "smac"), ("daddr", "dmac")):
-        rows[address][nowhere] = 0
-        rows[address][nowhere, 10:] = rows[mac][nowhere]
+        rows[address][not_ip] = 0
+        rows[address][not_ip, 10:] = rows[mac][not_ip]
     return rows
 
 
 def _above(rows: Rows) -> Mask:
-    """Tell where the source is the higher endpoint, by address and then by port."""
+    """Return the rows whose source is the higher endpoint, by address and then by port."""
     source, destination = (
         [*np.ascontiguousarray(rows[address]).view(">u8").T, rows[port]]
         for address, port in (("saddr", "sport"), ("daddr", "dport"))
@@ -197,13 +202,13 @@ def _above(rows: Rows) -> Mask:
 
 
 def _swapped(joined: Rows, where: Mask) -> Rows:
-    """Exchange both ends of some connections."""
+    """Return the connections with source and destination exchanged `where` the mask is set."""
     result = joined.copy()
     names = joined.dtype.names or ()
     exchanged = [ends for ends in _SIDES if ends[0] in names] + [(name, f"reply_{name}") for name in _SUMS]
     for one, other in exchanged:
         result[one][where], result[other][where] = joined[other][where], joined[one][where]
-    # What goes out is answered by what comes in, but for the loopback, where all that is counted goes out.
-    turned = where & (joined["ifindex"] != LOOPBACK)
-    result["direction"][turned] = Direction.EGRESS - joined["direction"][turned]
+    # Replies pass in the other direction. On the loopback packets are counted at egress only.
+    flipped = where & (joined["ifindex"] != LOOPBACK)
+    result["direction"][flipped] = Direction.EGRESS - joined["direction"][flipped]
     return result

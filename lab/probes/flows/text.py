@@ -1,4 +1,4 @@
-"""Rows of a traffic report as programs and people read them."""
+"""Text of a traffic report: rows for `--json` and `--csv`, and lines of the table."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -14,24 +14,24 @@ from lab.units import SECOND, bytes_text
 if TYPE_CHECKING:
     from lab.observation import Observed
 
-Said = dict[str, object]
+Record = dict[str, object]
 
 OLDER = "older"
-"""Protocol of the row for what was summed up."""
+"""Protocol of the row that sums up removed rows (`measure.Accumulated`)."""
 
 _SUMS = ("packets", "bytes", "payload_bytes", "syns", "fins", "rsts")
 _NUMBERS = ("DURATION", "PACKETS", "BYTES", "REPLIES", "REPLY BYTES")
 _LEAST_WIDTHS = {"PROTOCOL": 8, "SOURCE": 15, "DESTINATION": 15, "PACKETS": 9, "BYTES": 9}
 
 
-def as_dict(row: np.void, interfaces: Mapping[int, str]) -> Said:
-    """One row of `traffic.pairs` or `.connections` under the names of `--json` and `--csv`; None is unknown.
+def as_dict(row: np.void, interfaces: Mapping[int, str]) -> Record:
+    """Return a row of `measure.pairs` or `.connections` under the names of `--json` and `--csv`; None is unknown.
 
-    `interfaces` are the names by ifindex.
+    `interfaces` gives names by ifindex.
     """
     names = row.dtype.names or ()
     version = int(row["version"])
-    said: Said = {
+    record: Record = {
         "clock": CLOCK,
         "protocol": protocol_name(int(row["ethertype"]), int(row["protocol"]), int(row["problem"])),
         "ethertype": int(row["ethertype"]) or None,
@@ -44,33 +44,33 @@ def as_dict(row: np.void, interfaces: Mapping[int, str]) -> Said:
         "inner_vlan": int(row["inner_vlan"]) or None,
     }
     if "smac" in names:
-        said |= {"source_mac": _mac(row["smac"]), "destination_mac": _mac(row["dmac"])}
+        record |= {"source_mac": _mac(row["smac"]), "destination_mac": _mac(row["dmac"])}
     if "sport" in names:
         known = row["problem"] == Problem.NONE
-        said |= {
+        record |= {
             "sport": int(row["sport"]) if known else None,
             "dport": int(row["dport"]) if known else None,
             "problem": None if known else Problem(row["problem"]).name.lower(),
         }
-    said |= {name: int(row[name]) for name in _SUMS}
+    record |= {name: int(row[name]) for name in _SUMS}
     first_ns, last_ns = int(row["first_ns"]), int(row["last_ns"])
     if "reply_packets" in names:
-        said |= {f"reply_{name}": int(row[f"reply_{name}"]) for name in _SUMS}
+        record |= {f"reply_{name}": int(row[f"reply_{name}"]) for name in _SUMS}
         replied_ns = int(row["reply_first_ns"])
         first_ns, last_ns = min(first_ns, replied_ns), max(last_ns, int(row["reply_last_ns"]))
-        said["reply_first_ns"] = None if replied_ns == NEVER_NS else replied_ns
-    return said | {"first_ns": first_ns, "last_ns": last_ns}
+        record["reply_first_ns"] = None if replied_ns == NEVER_NS else replied_ns
+    return record | {"first_ns": first_ns, "last_ns": last_ns}
 
 
-def older(like: Said, sums: Mapping[str, int]) -> Said:
-    """Return the row for what was summed up, with the columns of another row."""
+def older(like: Record, sums: Mapping[str, int]) -> Record:
+    """Return the row of the `sums` over removed rows, with the columns of the row `like`."""
     return (
         dict.fromkeys(like) | {"clock": CLOCK, "protocol": OLDER} | {name: sums[name] for name in ("packets", "bytes")}
     )
 
 
-def lines(rows: Sequence[Said], *, connections: bool = False, macs: bool = False) -> Iterator[str]:
-    """Yield the lines of a table, the head first, with columns as wide as they have to be."""
+def lines(rows: Sequence[Record], *, connections: bool = False, macs: bool = False) -> Iterator[str]:
+    """Yield the lines of a table, the head first. A column is as wide as its widest cell."""
     cells = [_cells(row, connections=connections, macs=macs) for row in rows]
     columns = list(_cells({}, connections=connections, macs=macs))
     widths = {name: max(_LEAST_WIDTHS.get(name, 0), len(name), *(len(it[name]) for it in cells), 0) for name in columns}
@@ -80,7 +80,7 @@ def lines(rows: Sequence[Said], *, connections: bool = False, macs: bool = False
 
 
 def address(packed: np.ndarray, version: int) -> str:
-    """Return an endpoint's IP address, or without an IP version the MAC address in its last bytes."""
+    """Return an endpoint's IP address, or for version 0 the MAC address in its last six bytes."""
     return address_text(packed.tobytes()) if version else _mac(packed[10:])
 
 
@@ -88,8 +88,8 @@ def _mac(packed: np.ndarray) -> str:
     return packed.tobytes().hex(":")
 
 
-def _cells(row: Said, *, connections: bool, macs: bool) -> dict[str, str]:
-    """Text by column."""
+def _cells(row: Record, *, connections: bool, macs: bool) -> dict[str, str]:
+    """Return the cells of a line by column."""
     place = [row.get(name) for name in ("interface", "vlan", "inner_vlan")]
     ends = ("source", "destination")
     cells = {"PROTOCOL": _text(row.get("protocol"))}
@@ -117,18 +117,18 @@ def _bytes(value: object) -> str:
     return bytes_text(value) if isinstance(value, int) else "-"
 
 
-def _endpoint(row: Said, name: str, port: str) -> str:
-    there = _text(row.get(name))
+def _endpoint(row: Record, name: str, port: str) -> str:
+    text = _text(row.get(name))
     if row.get("ip_protocol") is None:
-        return there
-    return endpoint(there, _text(row.get(port)))
+        return text
+    return endpoint(text, _text(row.get(port)))
 
 
 def _time_of_day(time_ns: object) -> str:
     return time_of_day(time_ns)[:12] if isinstance(time_ns, int) else "-"
 
 
-def _duration(row: Said) -> str:
+def _duration(row: Record) -> str:
     first_ns, last_ns = row.get("first_ns"), row.get("last_ns")
     if not isinstance(first_ns, int) or not isinstance(last_ns, int):
         return "-"
@@ -136,7 +136,7 @@ def _duration(row: Said) -> str:
 
 
 def table(observed: "Observed") -> Iterator[str]:
-    """Yield what the live tool would have printed for both hosts."""
+    """Yield the lines that the live tool prints for this traffic, of both hosts."""
     devices = observed.recording.devices
     names = {index: name for index, (name, _) in devices.items()}
     totals = observed.recording.totals["flows"]

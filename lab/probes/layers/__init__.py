@@ -1,1 +1,1 @@
-"""The probe `layers`: its live tool, its measurements, and how they are judged."""
+"""The probe `layers`: its live tool, its measurements and its judge."""

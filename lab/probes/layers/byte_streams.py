@@ -1,8 +1,9 @@
-"""Bytes of TCP's streams and the events that concern them: which stream, which bytes of it, which event of a kind came first.
+"""Find the events of a byte of a TCP stream: pure functions over arrays.
 
-A stream is one direction of one connection. Its bytes have positions that no other stream's have, so that a position alone says
-which byte of which stream it is: sequence numbers wrap, and flows are used again. Pure functions over arrays, for events that
-have saddr, daddr, sport, dport, seq, length, flags and time_ns, in order of time.
+A stream is one direction of one connection. Each of its bytes has a position, a number that no byte of another stream
+has. Positions are needed because sequence numbers wrap and flows are reused. Events have saddr, daddr, sport, dport,
+seq, length, flags, tsval, at and time_ns, and are in order of time. What does not live here: the stages of a byte's
+path (lab/probes/layers/stages.py).
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from lab.arrays import Events, Integers, Mask
 from lab.packet import ACK, SYN
 
 NONE = -1
-"""The index of an event that there is not."""
+"""Index that stands for a missing event."""
 
 _OPENING = 255
 _MULTIPLIER, _INCREMENT = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x9E3779B97F4A7C15)
@@ -22,11 +23,13 @@ _MULTIPLIER, _INCREMENT = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x9E3779B97F4
 
 @dataclass(frozen=True)
 class Streams:
-    """Events with their places in their streams; all arrays but `bases` are as long as `events`.
+    """Events with the positions of their bytes. All arrays except `bases` are as long as `events`.
 
-    `at` is what kind of event it is; those that open a connection have one of their own. `connection` numbers the connections from
-    0; `start` and `end` are positions, those of the event's first byte and behind its last; `tick` is the event's place in the order
-    of time, the same for events of the same nanosecond. `bases` are the positions from which on each stream's are, in order.
+    - `at`: kind of the event; events with a SYN have a kind of their own.
+    - `connection`: number of the connection, from 0.
+    - `start`, `end`: position of the first byte, and the position after the last.
+    - `tick`: rank of the event in time; events of the same nanosecond share it.
+    - `bases`: lowest position of each stream, ascending.
     """
 
     events: Events
@@ -38,44 +41,40 @@ class Streams:
     bases: Integers
 
     def of(self, *kinds: int) -> Integers:
-        """Return indices of the events at these places (`at`), those that open a connection left out."""
+        """Return the indices of the events of these kinds (`at`), without those that have a SYN."""
         chosen = np.zeros(_OPENING + 1, bool)
         chosen[list(kinds)] = True
         return np.flatnonzero(chosen[self.at])
 
     def stream(self, position: Integers) -> Integers:
-        """Return the number of the stream that a position is in."""
+        """Return the number of the stream of each position."""
         return np.searchsorted(self.bases, position, side="right")
 
     def values(self, index: Integers, name: str = "time_ns") -> Integers:
-        """Return what events say under a name, `NONE` where there is no event."""
+        """Return a field of the events with these indices, `NONE` where there is no event."""
         if not len(self.events):
             return np.full(len(index), NONE)
         return np.where(index == NONE, NONE, self.events[name][index].astype(np.int64))
 
 
 def streams(events: Events) -> Streams:
-    """Find out which events belong together.
+    """Return the events with their connections and positions.
 
-    A flow's next connection begins with a SYN that has another sequence number. From one event of a stream to the next, in order
-    of time, sequence numbers differ by less than 2 GiB (RFC 9293, 3.4).
+    The next connection of a flow begins with a SYN that has another sequence number. Sequence numbers of consecutive
+    events of a stream differ by less than 2 GiB (RFC 9293, 3.4).
     """
     flow, upward = _flows(events)
     connection = _connections(events, flow)
     stream = connection * 2 + upward
     order = np.argsort(stream, kind="stable")
     begins = _changes(stream[order])
-    seq = events["seq"][order]
-    steps = np.zeros(len(events), np.int64)
-    steps[1:] = (seq[1:] - seq[:-1]).view(np.int32)
-    steps[begins] = 0
-    since = np.cumsum(steps)
     firsts, number = np.flatnonzero(begins), np.cumsum(begins) - 1
+    since = _unwrapped(events["seq"][order], begins)
     since -= since[firsts][number]
     length = events["length"].astype(np.int64)
     bases = np.zeros(0, np.int64)
     start = np.zeros(len(events), np.int64)
-    if len(firsts):
+    if len(firsts):  # the positions of a stream follow those of the stream before
         lowest = np.minimum.reduceat(since, firsts)
         highest = np.maximum.reduceat(since + length[order], firsts)
         bases = np.append(0, np.cumsum(highest - lowest + 1)[:-1])
@@ -85,17 +84,29 @@ def streams(events: Events) -> Streams:
     return Streams(events, at, connection, start, start + length, tick, bases)
 
 
+def _unwrapped(seq: npt.NDArray[np.uint32], begins: Mask) -> Integers:
+    """Return sequence numbers that do not wrap, with an arbitrary origin for each stream.
+
+    Events are sorted by stream and time; `begins` marks the first one of each stream.
+    """
+    steps = np.zeros(len(seq), np.int64)
+    steps[1:] = (seq[1:] - seq[:-1]).view(np.int32)
+    steps[begins] = 0
+    return np.cumsum(steps)
+
+
 def _changes(values: npt.NDArray[np.generic]) -> Mask:
-    """Tell which values are not the same as the one before."""
+    """Return which values differ from the value before; the first one does."""
     changes = np.ones(len(values), bool)
     changes[1:] = values[1:] != values[:-1]
     return changes
 
 
 def _flows(events: Events) -> tuple[Integers, Mask]:
-    """Return a number for each pair of ends, and which of the two ways each event goes.
+    """Return the number of the flow of each event, and its direction in it.
 
-    By a hash of 64 bits: of a million flows two share one with a probability of 1 to 30 million.
+    Flows are distinguished by a hash of 64 bits: among a million flows, two have the same one with a probability of 1
+    in 30 million.
     """
     source, destination = (
         _mixed(
@@ -110,7 +121,7 @@ def _flows(events: Events) -> tuple[Integers, Mask]:
 
 
 def _mixed(*columns: npt.NDArray[np.integer]) -> npt.NDArray[np.uint64]:
-    """Mix values into one of 64 bits, in the manner of splitmix64."""
+    """Return a hash of 64 bits of each row of the columns, in the manner of splitmix64."""
     mixed = np.zeros(len(columns[0]), np.uint64)
     for column in columns:
         mixed = (mixed ^ column.astype(np.uint64)) * _MULTIPLIER + _INCREMENT
@@ -119,7 +130,7 @@ def _mixed(*columns: npt.NDArray[np.integer]) -> npt.NDArray[np.uint64]:
 
 
 def _connections(events: Events, flow: Integers) -> Integers:
-    """Return the number of each event's connection: a SYN without ACK begins one, but for its repetition."""
+    """Return the number of the connection of each event: a SYN without ACK begins one, unless retransmitted."""
     order = np.argsort(flow, kind="stable")
     begins = _changes(flow[order])
     opens = np.flatnonzero((events["flags"][order] & (SYN | ACK)) == SYN)
@@ -131,15 +142,15 @@ def _connections(events: Events, flow: Integers) -> Integers:
 
 
 class Cover:
-    """Which events of one kind concern a byte: those whose bytes include it, in order of time."""
+    """Index of the events of some kinds by the bytes that they contain, in order of time."""
 
     def __init__(self, streams: Streams, *kinds: int) -> None:
         self._streams = streams
         chosen = streams.of(*kinds)
         start, end = streams.start[chosen], streams.end[chosen]
         chosen, start, end = (values[end > start] for values in (chosen, start, end))
-        # Between two edges all bytes are the same events' concern: a cell. Events of many segments concern many cells.
-        # Not by np.unique(): it hashes, which takes longer where most are different.
+        # A cell is the bytes between two neighbouring edges: the same events contain all of them. An event of many
+        # segments contains many cells. np.unique() would hash, which takes longer when most values are different.
         edges = np.sort(np.concatenate([start, end]))
         self._edges = edges[_changes(edges)]
         first, last = np.searchsorted(self._edges, start), np.searchsorted(self._edges, end)
@@ -147,30 +158,32 @@ class Cover:
         event = np.repeat(chosen, count)
         cell = np.repeat(first - np.cumsum(count) + count, count) + np.arange(len(event))
         self._ticks = int(streams.tick[-1]) + 1 if len(streams.tick) else 1
-        self._all = self._sorted(event, cell)
-        # Transmissions of the same byte are told apart by TCP's timestamp.
-        self._names, code = np.unique(self._named(cell, streams.events["tsval"][event]), return_inverse=True)
-        self._alike = self._sorted(event, code)
+        self._by_cell = self._sorted(event, cell)
+        # The TCP timestamp distinguishes transmissions of the same byte.
+        self._transmissions, code = np.unique(
+            self._transmission(cell, streams.events["tsval"][event]), return_inverse=True
+        )
+        self._by_transmission = self._sorted(event, code)
 
     def first(self, byte: Integers) -> Integers:
         """Return the first event of each byte, or `NONE`."""
-        return self._after(self._all, self._cells(byte), np.zeros(len(byte), np.int64))
+        return self._first_from(self._by_cell, self._cells(byte), np.zeros(len(byte), np.int64))
 
     def last(self, byte: Integers) -> Integers:
         """Return the last event of each byte, or `NONE`."""
-        return self._before(self._all, self._cells(byte), np.full(len(byte), self._ticks - 1))
+        return self._last_until(self._by_cell, self._cells(byte), np.full(len(byte), self._ticks - 1))
 
     def latest(self, byte: Integers, other: Integers) -> Integers:
-        """Return the latest event of each byte, up to the time of another of the same transmission, or `NONE`."""
-        return self._before(self._alike, self._code(byte, other), self._tick(other))
+        """Return the latest event of each byte in the transmission of the `other` event, up to its time, or `NONE`."""
+        return self._last_until(self._by_transmission, self._code(byte, other), self._tick(other))
 
     def next(self, byte: Integers, other: Integers) -> Integers:
-        """Return the next event of each byte, from the time of another of the same transmission on, or `NONE`."""
-        return self._after(self._alike, self._code(byte, other), self._tick(other))
+        """Return the next event of each byte in the transmission of the `other` event, from its time on, or `NONE`."""
+        return self._first_from(self._by_transmission, self._code(byte, other), self._tick(other))
 
     def count(self, byte: Integers) -> Integers:
-        """Return how many events there are of each byte."""
-        cell, keys = self._cells(byte), self._all[0]
+        """Return the number of events of each byte."""
+        cell, keys = self._cells(byte), self._by_cell[0]
         low, high = (np.searchsorted(keys, edge * self._ticks) for edge in (cell, cell + 1))
         return np.where(cell == NONE, 0, high - low)
 
@@ -181,48 +194,47 @@ class Cover:
         return keys[order], event[order]
 
     def _cells(self, byte: Integers) -> Integers:
+        """Return the cell of each byte, `NONE` outside all cells."""
         if not len(self._edges):
             return np.full(len(byte), NONE)
         cell = np.searchsorted(self._edges, byte, side="right") - 1
         return np.where(cell < len(self._edges) - 1, cell, NONE)
 
-    def _named(self, cell: Integers, tsval: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
+    def _transmission(self, cell: Integers, tsval: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
         return cell.astype(np.uint64) << np.uint64(32) | tsval.astype(np.uint64)
 
     def _code(self, byte: Integers, other: Integers) -> Integers:
-        """Return the group of a byte and the transmission that another event is of, `NONE` where there is none."""
+        """Return the group in `_by_transmission` of each byte in the transmission of the `other` event, or `NONE`."""
         known = (byte != NONE) & (other != NONE)
         cell = np.where(known, self._cells(byte), NONE)
-        if not len(self._names):
+        if not len(self._transmissions):
             return np.full(len(byte), NONE)
-        name = self._named(np.maximum(cell, 0), self._streams.events["tsval"][other])
-        code = np.minimum(np.searchsorted(self._names, name), len(self._names) - 1)
-        return np.where((cell != NONE) & (self._names[code] == name), code, NONE)
+        name = self._transmission(np.maximum(cell, 0), self._streams.events["tsval"][other])
+        code = np.minimum(np.searchsorted(self._transmissions, name), len(self._transmissions) - 1)
+        return np.where((cell != NONE) & (self._transmissions[code] == name), code, NONE)
 
     def _tick(self, other: Integers) -> Integers:
         return self._streams.tick[other] if len(self._streams.tick) else np.zeros(len(other), np.int64)
 
-    def _before(self, table: tuple[Integers, Integers], group: Integers, tick: Integers) -> Integers:
-        keys, events = table
-        found = np.searchsorted(keys, group * self._ticks + tick, side="right") - 1
-        return self._checked(table, group, found, events)
+    def _last_until(self, table: tuple[Integers, Integers], group: Integers, tick: Integers) -> Integers:
+        found = np.searchsorted(table[0], group * self._ticks + tick, side="right") - 1
+        return self._in_group(table, group, found)
 
-    def _after(self, table: tuple[Integers, Integers], group: Integers, tick: Integers) -> Integers:
-        keys, events = table
-        return self._checked(table, group, np.searchsorted(keys, group * self._ticks + tick), events)
+    def _first_from(self, table: tuple[Integers, Integers], group: Integers, tick: Integers) -> Integers:
+        return self._in_group(table, group, np.searchsorted(table[0], group * self._ticks + tick))
 
-    def _checked(
-        self, table: tuple[Integers, Integers], group: Integers, found: Integers, events: Integers
-    ) -> Integers:
+    def _in_group(self, table: tuple[Integers, Integers], group: Integers, found: Integers) -> Integers:
+        """Return the events at the found places of the table, `NONE` where the event is not in the group."""
+        keys, events = table
         if not len(events):
             return np.full(len(group), NONE)
         inside = np.clip(found, 0, len(events) - 1)
-        right = (group != NONE) & (found == inside) & (table[0][inside] // self._ticks == group)
+        right = (group != NONE) & (found == inside) & (keys[inside] // self._ticks == group)
         return np.where(right, events[inside], NONE)
 
 
 class Reach:
-    """When a stream had come so far: events that tell of the first byte that is not there yet."""
+    """Index of the events whose `seq` is the first missing byte: when a stream was complete up to a byte."""
 
     def __init__(self, streams: Streams, *kinds: int) -> None:
         self._streams = streams
@@ -231,7 +243,7 @@ class Reach:
         self._starts = streams.start[self._events]
 
     def first(self, byte: Integers) -> Integers:
-        """Return the first event by which each byte was there, or `NONE`."""
+        """Return the first event at which each byte was present, or `NONE`."""
         if not len(self._events):
             return np.full(len(byte), NONE)
         found = np.searchsorted(self._starts, byte + 1)

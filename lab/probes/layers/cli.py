@@ -1,33 +1,21 @@
-"""Where the time of each request went, layer by layer, from the client's write() to its read(), on both hosts.
+"""Time of each request in each layer of both hosts, from write() to read().
 
-A request is what a client writes after it has read; what it then reads is the reply. Each is two lines of the table, and the layers
-are those that its last byte passed, one after the other, so that they add up to TOTAL, exactly:
+Two lines for each request: the request, then its reply. Times are of the last
+byte; all layers add up to TOTAL.
 
-APP        the application. Request: client, from its first write() to its last; reply: server, from the return of the read() that
-           returned the request's last byte, to entering the write() of the reply's last byte
-WRITE      sender: the system call, TCP and IP, up to TC egress; also waiting for the peer's window, the congestion window, Nagle
-RESEND     sender: from the first transmission to the one that arrived; 0 when none was lost
-QDISC      sender: TC egress to the driver: the queueing discipline
-WIRE       driver to driver: also native XDP, and the receiver's backlog before its stack gets the packet
-RECEIVE    receiver: from the driver to TC ingress: generic XDP, packet sockets
-IP         receiver: TC ingress to TCP: routing, netfilter
-TCP        receiver: until the socket tells its reader; also waiting for segments in between that are missing
-WAKE-UP    receiver: until a reader that slept runs again: in its read(), up to copying, or in poll, select or epoll_wait before
-QUEUE      receiver: data is there, and the application has not come for it yet
-READ       receiver: copying, up to the return of the read() that returned the last byte
-ELSEWHERE  what nobody watched: without --peer-netns the other host, and the wire
-TOTAL      from entering the client's first write() to the return of its last read(), or what was seen of that
-
---json and --csv have the same in nanoseconds, with `request_` and `reply_` before each layer's name, and how often the last byte was
-sent; - and null are layers that nobody watched. Times are on CLOCK_MONOTONIC, so both hosts are on this machine.
-
---packets shows each segment instead, a second after it was sent: its own way, what became of it (delivered; duplicate: had come
-before; not accepted: came, and never reached TCP; lost; not seen: nobody watched), and what the read() returned when that was more.
-
-A reply is over when the client writes again, has closed, or has read nothing for a second. Transmissions of the same millisecond
-cannot be told apart: the later one counts. A thread's first wait in poll, select or epoll_wait is not seen, but as QUEUE.
-Not seen: requests whose reply begins before they were read (pipelining; counted), calls of io_uring, sendfile(), splice(),
-sendmmsg(), recvmmsg() and 32-bit programs, and what a packet with IPv6 extension headers does at the drivers.
+APP        request: client, first to last write(); reply: server, read to write
+WRITE      sender: system call, TCP and IP, up to TC egress
+RESEND     sender: from the first transmission to the one that arrived
+QDISC      sender: queueing discipline, from TC egress to the driver
+WIRE       from the driver of the sender to the driver of the receiver
+RECEIVE    receiver: from the driver to TC ingress
+IP         receiver: from TC ingress to TCP
+TCP        receiver: until TCP reports the data to the reader
+WAKE-UP    receiver: until a blocked reader runs
+QUEUE      receiver: until a busy reader asks for the data
+READ       receiver: copying, up to the return of read()
+ELSEWHERE  layers not observed: without --peer-netns, other host and wire
+TOTAL      from the entry of the first write() to the return of the last read()
 """
 
 import argparse
@@ -46,11 +34,56 @@ from lab.units import port
 
 EXAMPLES = """\
 examples:
-  lab layers --netns client --peer-netns server   requests to port 9999 of a client and a server on this machine
-  lab layers -P 80 -i eth0                        what this host has to do with them; the rest is elsewhere
-  lab layers -P 5432 -i lo --summary              percentiles of each layer, at the end
+  lab layers --netns client --peer-netns server   both hosts, port 9999
+  lab layers -P 80 -i eth0                        the layers of this host only
+  lab layers -P 5432 -i lo --summary              percentiles of each layer
   lab layers --netns client --peer-netns server --perfetto trace.json --plot layers.png
   lab layers --recording results/latest/recording-1.npz --waterfall
+"""
+
+DETAILS = """\
+details:
+  A request is the data that a client writes after it has read. The data that
+  it reads next is the reply. A reply is complete when the client writes again,
+  has closed, or has read nothing for a second.
+
+  What a layer includes:
+    APP      request: from the first write() of the client to its last;
+             reply: from the return of the read() with the last byte of the
+             request to the entry of the write() of the last byte of the reply
+    WRITE    also waiting for the peer's window, the congestion window, Nagle
+    RESEND   0 when nothing was lost
+    WIRE     also native XDP, and the backlog of the receiver before its stack
+             takes the packet
+    RECEIVE  generic XDP, packet sockets
+    IP       routing, netfilter
+    TCP      also waiting for missing segments
+    WAKE-UP  of a reader that slept in read(): up to the start of copying;
+             or in poll, select or epoll_wait right before the read()
+    TOTAL    only as far as it was observed
+
+  --json and --csv print the same times in nanoseconds. The names of the layers
+  start with `request_` or `reply_`. `request_sent` and `reply_sent` are the
+  numbers of transmissions of the last byte. Layers that were not observed are
+  `-` in the table, null in JSON and empty in CSV. Times are on CLOCK_MONOTONIC,
+  so both hosts have to be on this machine.
+
+  --packets prints each segment instead, a second after it was sent: its times,
+  its fate, and what the read() returned if that was more than the segment.
+    delivered     TCP took the data, and no earlier segment had it
+    duplicate     TCP had received the data before
+    not accepted  arrived, and never reached TCP
+    lost          did not arrive
+    not seen      the receiver was not observed
+
+  Not observed:
+    - requests whose reply begins before they were read (pipelining; counted)
+    - calls of io_uring, sendfile(), splice(), sendmmsg(), recvmmsg() and 32-bit
+      programs
+    - packets with IPv6 extension headers at the drivers
+    - the first wait of a thread in poll, select or epoll_wait (part of QUEUE)
+  Transmissions in the same millisecond cannot be distinguished (they have the
+  same TCP timestamp): the later one counts.
 """
 
 _INTERVAL_S = 0.2
@@ -58,26 +91,28 @@ _INTERVAL_S = 0.2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("-P", "--port", type=port, default=PORT, help="the servers' port (%(default)s)")
-    parser.add_argument("--peer-netns", metavar="NAME", help="the network namespace of the other host")
-    parser.add_argument("--peer-interface", metavar="NAME", help="its interface (default: the only one beside lo)")
+    parser.add_argument("-P", "--port", type=port, default=PORT, help="port of the servers (%(default)s)")
+    parser.add_argument("--peer-netns", metavar="NAME", help="network namespace of the other host")
+    parser.add_argument("--peer-interface", metavar="NAME", help="its interface (default: the only one besides lo)")
     parser.add_argument("--flow", metavar="ADDRESS[:PORT]", help="only requests of this client")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--packets", action="store_true", help="show segments instead of requests")
     what.add_argument("--summary", action="store_true", help="show percentiles only")
-    parser.add_argument("--waterfall", action="store_true", help="at the end, show the request of the median time")
+    parser.add_argument("--waterfall", action="store_true", help="at the end, show the request with the median time")
     parser.add_argument("--histogram", action="store_true", help="at the end, show a histogram of each layer")
     parser.add_argument("--perfetto", type=Path, metavar="FILE", help="write a trace for ui.perfetto.dev (JSON)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw waterfall and percentiles (.png, .svg, .pdf)")
-    parser.add_argument("--recording", type=Path, metavar="FILE", help="read a saved recording; watch nothing")
+    parser.add_argument("--recording", type=Path, metavar="FILE", help="read a saved recording instead of observing")
     live_output.add_device_arguments(parser)
     live_output.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print requests until Ctrl-C, or for `--seconds`; or those of a recording."""
+    """Print requests until Ctrl-C, for `--seconds`, or from a recording."""
     if args.packets and (args.perfetto or args.plot or args.waterfall or args.histogram):
-        raise LabError("--packets shows segments, and the rest is of requests: leave one of them out")
+        raise LabError(
+            "--packets shows no requests: leave it out, or leave out --perfetto, --plot, --waterfall, --histogram"
+        )
     if args.plot is not None:
         require_drawable(args.plot)
     if args.perfetto is not None:
@@ -109,7 +144,7 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
     if args.peer_netns is not None:
         devices.append(Device.find(args.peer_interface, args.peer_netns))
     elif args.peer_interface is not None:
-        raise LabError("--peer-interface is one of the other host's: give --peer-netns as well")
+        raise LabError("--peer-interface is an interface of the other host: give --peer-netns as well")
     inodes = tuple(device.inode for device in devices)
     output = Output(args)
     with collected(
@@ -129,7 +164,10 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
 
 
 def _flow(text: str) -> tuple[str, int]:
-    """Parse `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]:4711`; port 0 is any. Raises `LabError`."""
+    """Return address and port of `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1` or `[2001:db8::1]:4711`; port 0 is any.
+
+    Raises `LabError` if the text has another form.
+    """
     address, _, number = text.rpartition(":") if text.count(":") == 1 or "]:" in text else (text, "", "0")
     try:
         return str(ipaddress.ip_address(address.strip("[]"))), int(number)

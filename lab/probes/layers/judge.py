@@ -1,4 +1,4 @@
-"""The probe `layers` against the truth: each request's layers, beside the two applications' own stamps."""
+"""Judge the probe `layers`: compare each request with the timestamps of the two applications and of the wire."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,16 +18,16 @@ from lab.verdict import Bracket, Check, Judge
 
 
 def checks(observed: Observed, scenario: str) -> Iterator[Check]:
-    """Compare each request's layers with what both applications know; yields every check."""
+    """Yield every check of the requests of the observed connections."""
     judge = observed.judge(scenario, "layers")
     rows = requests_of(observed)
     by_flow = requests_by_flow(rows)
-    explained = 0
+    matched = 0
     for connection, since_ns, until_ns in connections_in_time(observed.connections):
         flow = connection.client.flow
         mine = by_flow.get(flow, rows[:0])
         mine = mine[(mine["time_ns"] >= since_ns) & (mine["time_ns"] < until_ns)]
-        explained += len(mine)
+        matched += len(mine)
         expected = exchanges(connection)
         yield judge.equal(str(flow), "requests with a reply", len(expected), len(mine))
         streams = []
@@ -37,11 +37,11 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
             yield from judge_request(judge, exchange, row)
             for number, stream in enumerate(streams):
                 yield from _judge_on_wire(judge, number, exchange, row, stream)
-    yield judge.equal("all connections", "requests of no connection", 0, len(rows) - explained)
+    yield judge.equal("all connections", "requests of no connection", 0, len(rows) - matched)
 
 
 def requests_by_flow(rows: Rows) -> dict[Flow, Rows]:
-    """Return the requests of each flow, client first, in order of time."""
+    """Return the requests of each flow (client first), in order of time."""
     found: dict[Flow, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         found[Flow.of(row, "c", "s")].append(index)
@@ -49,7 +49,7 @@ def requests_by_flow(rows: Rows) -> dict[Flow, Rows]:
 
 
 def judge_request(judge: Judge, exchange: Exchange, row: np.void) -> Iterator[Check]:
-    """Yield every check of one request and its reply."""
+    """Yield every check of one request and its reply against its exchange."""
     subject = _subject(row)
     layers = row["layers_ns"]
     unseen = [
@@ -79,17 +79,18 @@ def _judge_leg(
     yield judge.equal(subject, f"{name} bytes", leg.size, size)
     yield judge.duration(subject, f"{name} written at", leg.written, int(stops[Stop.WRITTEN]))
     yield judge.duration(subject, f"{name} read at", leg.returned, int(stops[Stop.READ]))
-    # All that lies between: no layer is negative, and all together are the whole.
-    yield judge.duration(subject, f"{name} shortest layer", Bracket(0, leg.travel.high, 0), int(layers.min()))
+    # No layer is negative, and no layer is longer than the whole path.
+    yield judge.duration(subject, f"{name} shortest layer", Bracket.early(0, leg.travel.high), int(layers.min()))
     yield judge.duration(subject, f"{name} on its way", leg.travel, int(layers[1:].sum()))
     for layer, truth in (("wake_up", leg.waking), ("read", leg.reading)):
         yield judge.duration(subject, f"{name} {layer.replace('_', '-')}", truth, int(layers[LAYERS.index(layer)]))
 
 
 def _judge_on_wire(judge: Judge, number: int, exchange: Exchange, row: np.void, stream: WireStream) -> Iterator[Check]:
-    """Judge what the wire's log knows of the last byte: how often it was sent, and what had happened before and after that.
+    """Yield the checks of the last byte against the log of the wire: its transmissions, and the layers around the wire.
 
-    Which of several transmissions came first to TCP nobody knows: it is one of those that the wire has carried.
+    The log does not show which of several transmissions reached TCP first. It is one of those that arrived, so
+    brackets cover all of them.
     """
     subject, name, leg = _subject(row), LEGS[number], (exchange.request, exchange.reply)[number]
     isn = stream.left["seq"][has(stream.left, Flag.SYN)][:1].astype(np.int64)
@@ -104,11 +105,13 @@ def _judge_on_wire(judge: Judge, number: int, exchange: Exchange, row: np.void, 
         return
     stops, layers = row["stops"][number], dict(zip(LAYERS, row["layers_ns"][number].tolist(), strict=True))
     sent_ns, came_ns = int(left["arrived_high_ns"].min()), int(arrived["sent_low_ns"].min())
-    yield judge.duration(subject, f"{name} write", Bracket(0, max(0, sent_ns - leg.last.enter_ns), 0), layers["write"])
+    yield judge.duration(
+        subject, f"{name} write", Bracket.early(0, max(0, sent_ns - leg.last.enter_ns)), layers["write"]
+    )
     held_ns = max(0, int((arrived["sent_low_ns"] - arrived["arrived_high_ns"]).min()))
     longest_ns = leg.returned.high - leg.last.enter_ns
-    yield judge.duration(subject, f"{name} wire", Bracket(held_ns, longest_ns, held_ns), layers["wire"])
+    yield judge.duration(subject, f"{name} wire", Bracket.early(held_ns, longest_ns), layers["wire"])
     given = Bracket(leg.last.enter_ns, int(arrived["arrived_high_ns"].max()), sent_ns)
     yield judge.duration(subject, f"{name} given to the driver at", given, int(stops[Stop.DEVICE_OUT]))
-    taken = Bracket(came_ns, leg.returned.high, came_ns)
+    taken = Bracket.early(came_ns, leg.returned.high)
     yield judge.duration(subject, f"{name} taken from the driver at", taken, int(stops[Stop.DEVICE_IN]))

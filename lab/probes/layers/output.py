@@ -1,4 +1,7 @@
-"""What `lab layers` shows: rows as they come, and at the end percentiles, the waterfall, and the files that were asked for."""
+"""Output of `lab layers`: rows as they come; at the end percentiles, histograms, the waterfall and the requested files.
+
+What does not live here: the text of a row (lab/probes/layers/text.py).
+"""
 
 import argparse
 from collections import deque
@@ -14,15 +17,15 @@ from lab.probes.layers.plot import draw
 from lab.probes.layers.requests import REQUEST
 from lab.tcp import address_text, endpoint
 
-_MOST_KEPT = 1_000_000  # requests, for what is told at the end
+_MOST_KEPT = 1_000_000  # requests for the output at the end
 _ANY = 0
 
 
 class Show:
-    """Where rows go: standard output, percentiles, and the files that were asked for."""
+    """Prints rows, and keeps them for the percentiles and files at the end."""
 
     def __init__(self, args: argparse.Namespace, output: Output, flow: tuple[str, int] | None) -> None:
-        """`flow` is the only client that is shown, by address and port; port 0 is any."""
+        """Print the head line. `flow` is the only client to show, as address and port; port 0 is any."""
         self._args, self._output, self._flow = args, output, flow
         self._seen: set[str] = set()
         self._kept: deque[Rows] = deque()
@@ -30,12 +33,8 @@ class Show:
         if not args.summary:
             output.heading(layer_text.header(packets=args.packets))
 
-    def note(self, text: str) -> None:
-        """Say something that is not a row."""
-        self._output.note(text)
-
     def rows(self, rows: Rows) -> None:
-        """Show requests, or segments."""
+        """Print requests, or segments, and keep the requests."""
         if self._flow is not None:
             rows = self._wanted(rows)
         self._shown += len(rows)
@@ -51,19 +50,24 @@ class Show:
                     self._output.row(layer_text.as_dict(row), layer_text.line)
 
     def end(self) -> None:
-        """Show what is told at the end, and write the files. Raises `LabError` when the flow that was asked for was never seen."""
+        """Print the summary and write the files.
+
+        Raises `LabError` if there was no row of the requested flow, or if a file cannot be written.
+        """
         if self._flow is not None and not self._shown:
             seen = ", ".join(sorted(self._seen)[:5])
-            others = f"there are some of {seen}" if seen else "nor of anyone else"
-            raise LabError(f"there is no request of {self._args.flow}, {others}")
+            remedy = f"give --flow one of {seen}" if seen else "no other client was seen either, so check --port"
+            raise LabError(f"there is no request of {self._args.flow}: {remedy}")
         rows = np.concatenate([np.zeros(0, REQUEST), *self._kept])
         if self._dropped:
-            self.note(f"percentiles and files are of the last {len(rows)} requests, {self._dropped} were before")
+            self._output.note(
+                f"percentiles and files cover the last {len(rows)} requests, without {self._dropped} earlier ones"
+            )
         self._summary(rows)
         if self._args.perfetto is not None:
             write_trace(self._args.perfetto, rows)
             if len(rows) > MOST_REQUESTS:
-                self.note(f"{self._args.perfetto} has the first {MOST_REQUESTS} of {len(rows)} requests")
+                self._output.note(f"{self._args.perfetto} has the first {MOST_REQUESTS} of {len(rows)} requests")
         if self._args.plot is not None:
             draw(self._args.plot, rows)
 
@@ -80,7 +84,7 @@ class Show:
             print("\n".join(["", *layer_text.waterfall(layer_text.typical(rows))]))
 
     def _wanted(self, rows: Rows) -> Rows:
-        """Choose by the client; segments by either end."""
+        """Return the rows of the requested client: requests by their client, segments by either end."""
         ends = ("saddr", "sport"), ("daddr", "dport")
         wanted = np.zeros(len(rows), bool)
         for address, number in ends if self._args.packets else (("caddr", "cport"),):

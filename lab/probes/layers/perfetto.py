@@ -1,4 +1,4 @@
-"""Requests and their layers as a trace, for ui.perfetto.dev and whatever else reads the Trace Event Format."""
+"""Requests and their layers as a trace in the Trace Event Format, for ui.perfetto.dev and other viewers."""
 
 import json
 from collections.abc import Iterator
@@ -15,37 +15,41 @@ from lab.probes.layers.text import host_of
 from lab.tcp import address_text, endpoint
 
 TRACE = "layers.json"
-"""Its name in a run's folder."""
+"""Name of the trace in the folder of a run."""
 
 HOSTS = ("client", "wire", "server")
 MOST_REQUESTS = 10_000
-"""As many go into a trace: some 50 MB."""
+"""Limit of requests in a trace: about 50 MB."""
 
 
 def require_writable(path: Path) -> None:
-    """Raise `LabError` when a file of this name cannot be made, before anything is recorded for it."""
+    """Raise `LabError` if the file cannot be written. For a check before recording; it creates the file."""
     try:
         with path.open("w"):
             pass
     except OSError as error:
-        raise LabError(f"the trace cannot be written to {path} ({error.strerror}): choose another file") from error
+        raise _not_written(path, error) from error
 
 
 def trace(rows: Rows) -> dict[str, object]:
-    """Return requests in the Trace Event Format: one track per host and layer, one slice per journey.
+    """Return the first `MOST_REQUESTS` requests in the Trace Event Format: a slice for each request and layer.
 
-    Times are microseconds on CLOCK_MONOTONIC. Where journeys are in a layer at once, the layer has several tracks: slices of one
-    track follow each other. Of many requests it is the first `MOST_REQUESTS`.
+    Times are microseconds on CLOCK_MONOTONIC. Each layer has a track. Slices of a track do not overlap: a layer with
+    several requests at once has several tracks.
     """
     return {"traceEvents": [*_names(), *_slices(rows[:MOST_REQUESTS])], "displayTimeUnit": "ns"}
 
 
 def write_trace(path: Path, rows: Rows) -> None:
-    """Write requests to a file, as JSON. Raises `LabError` when it cannot be written."""
+    """Write the trace of requests to a file, as JSON. Raises `LabError` if the file cannot be written."""
     try:
         path.write_text(json.dumps(trace(rows)))
     except OSError as error:
-        raise LabError(f"the trace cannot be written to {path} ({error.strerror}): choose another file") from error
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> LabError:
+    return LabError(f"the trace cannot be written to {path} ({error.strerror}): choose another file")
 
 
 def _names() -> Iterator[dict[str, object]]:
@@ -61,7 +65,7 @@ def _slices(rows: Rows) -> Iterator[dict[str, object]]:
             begins, times = rows["stops"][:, leg, layer], rows["layers_ns"][:, leg, layer]
             shown = np.flatnonzero(times != UNKNOWN)
             shown = shown[np.argsort(begins[shown], kind="stable")]
-            free_ns: list[tuple[int, int]] = []  # from when on each track is free
+            free_ns: list[tuple[int, int]] = []  # when each track becomes free, and its number
             for index in shown.tolist():
                 begin_ns, lasts_ns = int(begins[index]), int(times[index])
                 if free_ns and free_ns[0][0] <= begin_ns:

@@ -1,4 +1,4 @@
-"""Requests and their layers as a picture: the waterfall of one, and what fast and slow ones are made of."""
+"""Requests and their layers as a picture: the waterfall of a typical request, and the layers of fast and slow ones."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,20 +13,20 @@ from lab.probes.layers.stages import LAYERS
 from lab.probes.layers.text import PERCENTILES, USUALLY_NOTHING, host_of, typical
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes  # half a second that other uses need not wait for
+    from matplotlib.axes import Axes  # importing it takes half a second, so only plotting does
 
-_ABOUT = 0.005  # of all requests, on either side of a percentile
+_AROUND = 0.005  # part of all requests, on either side of a percentile
 _COLOURS = ("C5", "C0", "C3", "C1", "C2", "C6", "C8", "C9", "C4", "gold", "slateblue")  # of LAYERS
 _ELSEWHERE = "lightgrey"
 
 
 def draw(path: Path, rows: Rows) -> None:
-    """Draw the waterfall of a typical request, and the layers of the requests about each percentile of the total time.
+    """Draw the waterfall of a typical request, and the mean layers of requests by their total time.
 
-    Raises `LabError` when there is nothing to draw, or no way to.
+    Raises `LabError` if there are no requests or the file cannot be written.
     """
     if not len(rows):
-        raise LabError(f"no request was seen, so {path} was not drawn: watch longer, or another port")
+        raise LabError(f"no request was seen, so {path} was not drawn: observe longer, or give another --port")
     from matplotlib.figure import Figure  # noqa: PLC0415 (as above)
 
     figure = Figure(figsize=(11, 10), layout="constrained")
@@ -52,18 +52,18 @@ def _waterfall(axes: "Axes", row: np.void) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.08)
     axes.set_xlabel("microseconds since the request began")
-    axes.set_title(f"A request of the median time, {int(row['total_ns']) / 1000:,.1f} us")
+    axes.set_title(f"The request with the median time, {int(row['total_ns']) / 1000:,.1f} us")
     axes.grid(visible=True, axis="x", alpha=0.3)
     axes.set_axisbelow(True)
 
 
 def _stack(axes: "Axes", rows: Rows) -> None:
-    """Draw means of requests that took about the same: single layers' percentiles would not add up to anything."""
+    """Draw the means of requests with similar total times: percentiles of single layers would not add up to a total."""
     rows = rows[np.argsort(rows["total_ns"], kind="stable")]
     marks = []
     for bar, rank in enumerate(PERCENTILES):
-        middle = max(0, -(-len(rows) * rank // 100) - 1)  # as the table has it: inverted_cdf
-        reach = int(len(rows) * _ABOUT)
+        middle = max(0, -(-len(rows) * rank // 100) - 1)  # as in the table: inverted_cdf
+        reach = int(len(rows) * _AROUND)
         some = rows[max(0, middle - reach) : middle + reach + 1]
         times = np.where(some["layers_ns"] == UNKNOWN, 0, some["layers_ns"]).mean(axis=0) / 1000
         parts = [(times[leg][layer], _COLOURS[layer], leg) for leg in range(len(LEGS)) for layer in range(len(LAYERS))]
@@ -75,7 +75,7 @@ def _stack(axes: "Axes", rows: Rows) -> None:
     axes.set_yticks(range(len(marks)), marks)
     axes.set_xlim(left=0)
     axes.set_xlabel("microseconds; plain: request, hatched: reply")
-    axes.set_title(f"What the requests about each percentile of the time are made of, of {len(rows):,}")
+    axes.set_title(f"Mean layers of the requests around each percentile of the total time ({len(rows):,} requests)")
     for colour, what in zip((*_COLOURS, _ELSEWHERE), (*LAYERS, "elsewhere"), strict=True):
         axes.barh(0, 0, color=colour, label=what.replace("_", "-"))
     axes.legend(ncols=4, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))

@@ -1,7 +1,8 @@
-"""Requests and their replies, and where the time between went: pure functions over the points of the probe `layers`.
+"""Pair requests with their replies, and measure their layers: pure functions over the points of the probe `layers`.
 
-An application that writes after it has read begins a request; what it then reads is the reply. So one connection is followed in
-turns, by the calls of its client, or by those of its server where nobody watched the client.
+A client that writes after it has read begins a request. The data that it reads next is the reply. Together they are a
+turn of the connection. Turns follow from the calls of the client, or from those of the server if the client was not
+observed. What does not live here: the stages of one byte (lab/probes/layers/stages.py).
 """
 
 from dataclasses import dataclass
@@ -38,12 +39,15 @@ REQUEST = np.dtype(
 
 
 @dataclass(frozen=True)
-class Exchanges:
-    """The turns of connections, in order.
+class Turns:
+    """The turns of all connections, by connection and time. All arrays have one value for each turn.
 
-    What was asked and answered in each, as positions of bytes: nothing of either where the end is no more than the start. What comes
-    before a connection's first request is a turn without one. `connection`, and the `number` of the turn in it; `call` is one of
-    its system calls, and `last` tells that the connection has no further turn.
+    - `request_start` to `reply_end`: positions of bytes. An end that is not above its start means no request, or no
+      reply.
+    - `connection`, and the `number` of the turn in it. Data that precedes the first request is a turn without a
+      request.
+    - `call`: index of one of its system calls.
+    - `last`: true for the last turn of the connection.
     """
 
     request_start: Integers
@@ -57,101 +61,123 @@ class Exchanges:
 
     @property
     def asked(self) -> Mask:
-        """Tell which turns have a request."""
+        """Return which turns have a request."""
         return self.request_end > self.request_start
 
     @property
     def answered(self) -> Mask:
-        """Tell which turns have a reply."""
+        """Return which turns have a reply."""
         return self.reply_end > self.reply_start
 
 
 @dataclass(frozen=True)
 class Requests:
-    """Requests with their replies, and what could not become one.
+    """Requests with their replies, and the turns that they came from.
 
-    `rows` are as told at `requests`. `overlaps` tells of which turns the reply began before the request had been read: pipelined, or
-    not the one's reply at all. `exchange` is the number of each row's turn.
+    `rows` are described at `requests`, and `turn` is the index of the turn of each row. `overlaps` is true for turns
+    whose reply began before the request was read: requests were pipelined, or the data is not the reply. Those turns
+    have no row.
     """
 
     rows: Rows
-    exchanges: Exchanges
+    turns: Turns
     overlaps: Mask
-    exchange: Integers
+    turn: Integers
 
 
 def requests(stages: Stages, port: int) -> Requests:
-    """Find every request with its reply, in order of time; `port` is the servers'.
+    """Return every request that has a reply, in order of time; `port` is the port of the servers.
 
-    Fields of a row: `time_ns` at which it began; the ends, client (`caddr`, `cport`) and server (`saddr`, `sport`); `connection`, and
-    the `number` of the request in it, from 0; for request and reply the `bytes`, how often the last of them was `sent`, its `stops`
-    and the `layers_ns` between them; `elsewhere_ns` in layers that nobody watched; `total_ns` from the client's write() to the
-    return of its last read(), or what was seen of that.
+    Fields of a row (times in nanoseconds):
 
-    All layers and `elsewhere_ns` add up to `total_ns`. The reply's application is the server, from the return of its read() to the
-    write() of the reply's last byte.
+    - `time_ns`: first observed stage
+    - `caddr`, `cport`, `saddr`, `sport`: client and server
+    - `connection`, and the `number` of the request in it, from 0
+    - for request and reply: the `bytes`, the number of times that the last byte was `sent`, the `stops` of that byte,
+      and the `layers_ns` between them
+    - `elsewhere_ns`: time in layers that were not observed
+    - `total_ns`: from the first write() of the client to the return of its last read(), as far as it was observed
+
+    All layers and `elsewhere_ns` add up to `total_ns`. The layer `application` of a reply is the time of the server:
+    from the return of its read() to the write() of the last byte of the reply.
     """
-    exchanges = _exchanges(stages, port)
-    complete = np.flatnonzero(exchanges.asked & exchanges.answered)
+    turns = _turns(stages, port)
+    complete = np.flatnonzero(turns.asked & turns.answered)
     rows = np.zeros(len(complete), REQUEST)
     covers, stops = stages.covers, rows["stops"]
-    legs = ((exchanges.request_start, exchanges.request_end), (exchanges.reply_start, exchanges.reply_end))
+    legs = ((turns.request_start, turns.request_end), (turns.reply_start, turns.reply_end))
     begun = []
     for leg, (starts, ends) in enumerate(legs):
         start, end = starts[complete], ends[complete]
         rows["bytes"][:, leg] = end - start
         stops[:, leg] = stages.of_bytes(end - 1)
         left, came = (covers[at].count(end - 1) for at in (At.TC_OUT, At.TC_IN))
-        rows["sent"][:, leg] = np.where(left > 0, left, came)  # a network may make copies
+        rows["sent"][:, leg] = np.where(left > 0, left, came)  # arrivals alone may include copies
         begun.append(stages.streams.values(covers[At.WRITE].first(start), "enter_ns"))
     stops[:, 0, Stop.BEGUN] = begun[0]
     stops[:, 1, Stop.BEGUN] = read_ns = stops[:, 0, Stop.READ]
-    rows["number"], rows["connection"] = exchanges.number[complete], exchanges.connection[complete]
-    _tell(rows, stages, exchanges.call[complete], port)
+    rows["number"], rows["connection"] = turns.number[complete], turns.connection[complete]
+    _fill_in(rows, stages, turns.call[complete], port)
     overlap = (begun[1] != UNKNOWN) & (read_ns != UNKNOWN) & (begun[1] < read_ns)
-    overlaps = np.zeros(len(exchanges.call), bool)
+    overlaps = np.zeros(len(turns.call), bool)
     overlaps[complete[overlap]] = True
-    rows, exchange = rows[~overlap], complete[~overlap]
+    rows, turn = rows[~overlap], complete[~overlap]
     order = np.argsort(rows["time_ns"], kind="stable")
-    return Requests(rows[order], exchanges, overlaps, exchange[order])
+    return Requests(rows[order], turns, overlaps, turn[order])
 
 
-def _exchanges(stages: Stages, port: int) -> Exchanges:
+def _turns(stages: Stages, port: int) -> Turns:
+    streams = stages.streams
+    calls, asks = _calls(stages, port)
+    connection = streams.connection[calls]
+    opens = np.append(True, connection[1:] != connection[:-1])[: len(calls)]
+    begins = opens.copy()
+    begins[1:] |= asks[1:] & ~asks[:-1]
+    firsts = np.flatnonzero(begins)
+    start, end = streams.start[calls], streams.end[calls]
+    # Data that precedes the first request has number -1, so that requests are counted from 0.
+    turn, first_of_connection = np.arange(len(firsts)), opens[firsts]
+    unasked = ~asks[firsts] & first_of_connection
+    number_0 = np.maximum.accumulate(np.where(first_of_connection, turn + unasked, 0))
+    last = np.append(first_of_connection[1:], True)[: len(firsts)]
+    return Turns(
+        *_bounds(asks, start, end, firsts),
+        *_bounds(~asks, start, end, firsts),
+        connection[firsts],
+        turn - number_0,
+        calls[firsts],
+        last,
+    )
+
+
+def _calls(stages: Stages, port: int) -> tuple[Integers, Mask]:
+    """Return the calls of one end of each connection, by connection and time, and which of them have request bytes.
+
+    That end is the client, or the server if the client was not observed.
+    """
     streams, events = stages.streams, stages.events
     calls = streams.of(At.WRITE, At.READ)
     writes = events["at"][calls] == At.WRITE
     by_server = np.where(writes, events["sport"][calls], events["dport"][calls]) == port
-    # By the client where it was watched.
-    clients = np.unique(streams.connection[calls[~by_server]])
-    chosen = ~by_server | ~np.isin(streams.connection[calls], clients)
+    observed_clients = np.unique(streams.connection[calls[~by_server]])
+    chosen = ~by_server | ~np.isin(streams.connection[calls], observed_clients)
     calls, writes, by_server = calls[chosen], writes[chosen], by_server[chosen]
-    asks = writes != by_server
     when_ns = np.where(writes, events["enter_ns"][calls], events["time_ns"][calls])
     order = np.lexsort((when_ns, streams.connection[calls]))
-    calls, asks = calls[order], asks[order]
-    connection = streams.connection[calls]
-    fresh = np.append(True, connection[1:] != connection[:-1])[: len(calls)]
-    begins = fresh.copy()
-    begins[1:] |= asks[1:] & ~asks[:-1]
-    firsts = np.flatnonzero(begins)
+    return calls[order], (writes != by_server)[order]
+
+
+def _bounds(chosen: Mask, start: Integers, end: Integers, firsts: Integers) -> tuple[Integers, Integers]:
+    """Return the lowest start and the highest end of the chosen calls of each turn; end below start if none."""
+    if not len(firsts):
+        return firsts, firsts
     far = np.iinfo(np.int64).max
-    start, end = streams.start[calls], streams.end[calls]
-
-    def bounds(mine: Mask) -> tuple[Integers, Integers]:
-        if not len(firsts):
-            return firsts, firsts
-        lowest = np.minimum.reduceat(np.where(mine, start, far), firsts)
-        return lowest, np.maximum.reduceat(np.where(mine, end, -far), firsts)
-
-    exchange, first_of_connection = np.arange(len(firsts)), fresh[firsts]
-    unasked = ~asks[firsts] & first_of_connection
-    number_0 = np.maximum.accumulate(np.where(first_of_connection, exchange + unasked, 0))
-    last = np.append(first_of_connection[1:], True)[: len(firsts)]
-    return Exchanges(*bounds(asks), *bounds(~asks), connection[firsts], exchange - number_0, calls[firsts], last)
+    lowest = np.minimum.reduceat(np.where(chosen, start, far), firsts)
+    return lowest, np.maximum.reduceat(np.where(chosen, end, -far), firsts)
 
 
-def _tell(rows: Rows, stages: Stages, calls: Integers, port: int) -> None:
-    """Fill in, in place, who talks and how long what took; `calls` gives one call of each row."""
+def _fill_in(rows: Rows, stages: Stages, calls: Integers, port: int) -> None:
+    """Set, in place, the ends and the durations of the rows; `calls` has one call of each row."""
     events = stages.events[calls]
     to_server = events["dport"] == port
     for end, ours, theirs in (("c", "s", "d"), ("s", "d", "s")):
@@ -166,6 +192,6 @@ def _tell(rows: Rows, stages: Stages, calls: Integers, port: int) -> None:
 
 
 def requests_of(observed: "Observed") -> Rows:
-    """Return the requests of the observed connections, with their layers."""
+    """Return all requests in an observed recording."""
     port = observed.connections[0].client.flow.rport if observed.connections else PORT
     return requests(Stages(observed.recording.events["layers"], observed.inodes), port).rows

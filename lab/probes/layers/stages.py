@@ -1,8 +1,9 @@
-"""How long TCP's data was in each layer, from the write() of one application to the read() of the other: pure functions.
+"""Time of TCP data in each layer, from the write() of one application to the read() of the other: pure functions.
 
-The probe `layers` tells of points: which bytes were where, when. One byte is followed from point to point, the last of a segment or
-of a request, since it is there that something is complete. A layer lasts from one stop of that byte to the next, so that the
-layers add up to the whole way, exactly.
+The probe `layers` reports points: which bytes passed which place at which time. `Stages` follows one byte from point
+to point, the last byte of a segment or of a request, because there the whole of it is complete. A layer lasts from
+one stage of that byte to the next, so all layers add up exactly to the whole time. What does not live here: pairing
+requests and replies (lab/probes/layers/requests.py).
 """
 
 from enum import IntEnum
@@ -18,7 +19,7 @@ from lab.probes.layers.byte_streams import NONE, Cover, Reach, Streams, streams
 
 
 class At(IntEnum):
-    """Where a point is: `enum layer_point` in bpf/layers/event.h (a test compares the two)."""
+    """Place of a point, as in `enum layer_point` of bpf/layers/event.h (a test compares the two)."""
 
     WRITE = 0
     TC_OUT = 1
@@ -31,27 +32,34 @@ class At(IntEnum):
 
 
 class Stop(IntEnum):
-    """Stops on a byte's way, in their order."""
+    """Stages of a byte's path, in order. Arrays called `stops` have one time for each, in nanoseconds."""
 
-    BEGUN = 0  # what the byte belongs to was begun with
-    WRITTEN = 1  # the application enters the system call that hands it over
-    FIRST_OUT = 2  # TC egress, the first time
-    TC_OUT = 3  # TC egress, of the transmission that arrived
+    BEGUN = 0  # the application begins with the request or the reply of the byte
+    WRITTEN = 1  # the application enters the system call that writes the byte
+    FIRST_OUT = 2  # TC egress, first transmission
+    TC_OUT = 3  # TC egress, the transmission that arrived
     DEVICE_OUT = 4
     DEVICE_IN = 5
     TC_IN = 6
     TCP_IN = 7
-    READY = 8  # the socket tells its reader
-    AWAKE = 9  # a reader that waited for it runs
-    PICKED = 10  # a reader that did not wait for it comes for it
-    READ = 11  # the system call returns it
+    READY = 8  # the socket reports the data to its reader
+    AWAKE = 9  # a reader that was blocked runs
+    PICKED = 10  # a reader that was busy asks for the data
+    READ = 11  # the system call returns the byte
 
 
 LAYERS = ("application", "write", "resend", "qdisc", "wire", "receive", "ip", "tcp", "wake_up", "queue", "read")
-"""Names of the layers: layer n lasts from stop n to stop n + 1."""
+"""Names of the layers: layer n lasts from stage n to stage n + 1."""
 
 FATES = ("delivered", "duplicate", "not accepted", "lost", "not seen")
-"""What became of a segment: its data went to the reader; had come before; came, and TCP never got it; never came; nobody watched."""
+"""Fates of a segment.
+
+- delivered: TCP received its data for the first time
+- duplicate: TCP had received the data before
+- not accepted: it arrived, and did not reach TCP
+- lost: it did not arrive
+- not seen: the receiver was not observed
+"""
 
 _PACKET = np.dtype(
     [
@@ -71,13 +79,13 @@ _PACKET = np.dtype(
 
 
 def layers_ns(stops: Integers) -> Integers:
-    """How long each layer lasted: `LAYERS` in the last axis, `UNKNOWN` where nobody watched one of its two stops."""
+    """Return the duration of each layer (last axis: `LAYERS`), `UNKNOWN` unless both of its stages were observed."""
     known = (stops[..., 1:] != UNKNOWN) & (stops[..., :-1] != UNKNOWN)
     return np.where(known, np.diff(stops), UNKNOWN)
 
 
 def elsewhere_ns(stops: Integers) -> Integers:
-    """How long the byte was in layers that nobody watched, between stops that somebody did."""
+    """Return the time in layers that were not observed, between the first and the last observed stage."""
     known = stops != UNKNOWN
     first = np.take_along_axis(stops, known.argmax(axis=-1)[..., None], -1)[..., 0]
     last = np.take_along_axis(stops, stops.shape[-1] - 1 - known[..., ::-1].argmax(axis=-1)[..., None], -1)[..., 0]
@@ -86,9 +94,10 @@ def elsewhere_ns(stops: Integers) -> Integers:
 
 
 class Stages:
-    """The ways of the bytes that some points tell of.
+    """The stages of all bytes that some points contain.
 
-    `events` are those of the probe `layers`, in order of time; with `inodes` only those in these network namespaces count.
+    `events` are the points of the probe `layers`, in order of time. With `inodes`, points of other network namespaces
+    are ignored.
     """
 
     def __init__(self, events: Events, inodes: tuple[int, ...] | None = None) -> None:
@@ -100,13 +109,13 @@ class Stages:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read those of a saved recording, in the namespaces that it was made in.
+        """Return the stages of a saved recording, in the network namespaces of its devices.
 
-        Raises `LabError` when the file is no recording, or the probe was not part of it.
+        Raises `LabError` if the file is not a recording or has no events of the probe `layers`.
         """
         recording = Recording.load(path)
         if "layers" not in recording.events:
-            raise LabError(f"{path} has nothing of the probe layers: record it again, with that probe")
+            raise LabError(f"{path} has no events of the probe layers: record it again with this probe")
         return cls(recording.events["layers"], tuple(inode for _, inode in recording.devices.values()) or None)
 
     @property
@@ -115,10 +124,10 @@ class Stages:
         return self.streams.events
 
     def of_bytes(self, byte: Integers) -> Integers:
-        """Return the stops of bytes, by position; `UNKNOWN` where none was seen.
+        """Return the time of each stage (last axis) of the bytes at these positions; `UNKNOWN` if not observed.
 
-        A byte that was transmitted several times came by the transmission that reached TCP first. Where nobody watched the receiver,
-        the last one is taken for it.
+        For a byte that was transmitted several times, the transmission that reached TCP first counts. If the receiver
+        was not observed, the last transmission counts.
         """
         covers = self.covers
         ready = self._ready.first(byte)
@@ -135,12 +144,18 @@ class Stages:
         return self._stops(byte, points, covers[At.READ].first(byte))
 
     def packets(self) -> Rows:
-        """Return each segment that was given to a driver, and the way of its last byte, in order of time.
+        """Return each segment that was given to a driver, with the stages of its last byte, in order of time.
 
-        Where nobody watched the sender, each segment that came. Fields: `time_ns` and `netns` of that point, the flow, sender first,
-        `seq` and `length`, its `fate` (`FATES`), the `stops`, and `read_length`: what the read() returned that returned its last
-        byte, which may be other segments' bytes as well. Of two transmissions in the same millisecond the later one counts as the
-        one that came.
+        If the sender was not observed: each segment that a driver received. Fields of a row:
+
+        - `time_ns`, `netns`: of the point at that driver
+        - `saddr`, `sport`, `daddr`, `dport`: the flow, sender first
+        - `seq`, `length`
+        - `fate`: index in `FATES`
+        - `stops`: time of each stage
+        - `read_length`: bytes that the read() of its last byte returned, which may include bytes of other segments
+
+        Of two transmissions in the same millisecond, the later one counts as the one that arrived.
         """
         streams, covers = self.streams, self.covers
         out = self._segments(At.DEVICE_OUT)
@@ -150,7 +165,7 @@ class Stages:
         byte = streams.end[np.concatenate([out, came])] - 1
         device_out = np.concatenate([out, np.full(len(came), NONE)])
         device_in = np.concatenate([covers[At.DEVICE_IN].next(byte[: len(out)], out), came])
-        # A later transmission may be the one that came.
+        # A later transmission may be the one that arrived.
         another = covers[At.DEVICE_OUT].latest(byte, device_in) != device_out
         device_in[another & (device_out != NONE)] = NONE
         tc_in = covers[At.TC_IN].next(byte, device_in)
@@ -158,7 +173,7 @@ class Stages:
         ready = self._ready.first(byte)
         delivered = (tcp_in != NONE) & (tcp_in == covers[At.TCP_IN].first(byte))
         fate = np.select(
-            [delivered, tcp_in != NONE, device_in != NONE, self._watched_receiver(byte)], range(4), default=4
+            [delivered, tcp_in != NONE, device_in != NONE, self._receiver_observed(byte)], range(4), default=4
         )
         ready[~delivered] = NONE
         tc_out = covers[At.TC_OUT].latest(byte, device_out)
@@ -175,15 +190,17 @@ class Stages:
         return rows[np.argsort(rows["time_ns"], kind="stable")]
 
     def _segments(self, at: At) -> Integers:
+        """Return the indices of the points of a place that have data."""
         index = self.streams.of(at)
         return index[self.events["length"][index] > 0]
 
-    def _watched_receiver(self, byte: Integers) -> Mask:
+    def _receiver_observed(self, byte: Integers) -> Mask:
+        """Return true for bytes of streams of which any arrival was observed."""
         arrivals = self.streams.of(At.DEVICE_IN, At.TC_IN, At.TCP_IN)
         return np.isin(self.streams.stream(byte), self.streams.stream(self.streams.start[arrivals]))
 
     def _stops(self, byte: Integers, points: tuple[Integers, ...], read: Integers) -> Integers:
-        """Return times: of the system calls that handed the bytes over and returned them, and of what was between."""
+        """Return the times of all stages, given the indices of the points FIRST_OUT to READY and of the read()."""
         values = self.streams.values
         stops = np.full((len(byte), len(Stop)), UNKNOWN)
         written = self.covers[At.WRITE].first(byte)
@@ -191,10 +208,10 @@ class Stages:
         for stop, index in enumerate(points, Stop.FIRST_OUT):
             stops[:, stop] = values(index)
         ready_ns = stops[:, Stop.READY]
-        # A reader that was there before the data slept in its read() until it came, or else before that: in poll() and the like.
-        # Who sleeps later waits for something else.
-        enter_ns, woken_ns, told_ns = (values(read, name) for name in ("enter_ns", "awake_ns", "told_ns"))
-        awake_ns = np.maximum(np.where(enter_ns <= ready_ns, woken_ns, told_ns), ready_ns)
+        # A reader that entered read() before the data was ready slept in read(). Otherwise it slept before that, in
+        # poll() or a similar call: a sleep in read() was then for later data.
+        enter_ns, woken_ns, polled_ns = (values(read, name) for name in ("enter_ns", "awake_ns", "told_ns"))
+        awake_ns = np.maximum(np.where(enter_ns <= ready_ns, woken_ns, polled_ns), ready_ns)
         picked_ns = np.maximum(enter_ns, awake_ns)
         known = (read != NONE) & (ready_ns != UNKNOWN)
         stops[:, Stop.AWAKE] = np.where(known, awake_ns, UNKNOWN)

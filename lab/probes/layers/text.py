@@ -1,4 +1,7 @@
-"""Requests and their layers as people read them: lines of a table, percentiles, and the waterfall of one request. Pure text."""
+"""Requests and their layers as text: dictionaries for `--json` and `--csv`, tables, histograms and the waterfall.
+
+What does not live here: pictures (lab/probes/layers/plot.py) and traces (lab/probes/layers/perfetto.py).
+"""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -21,22 +24,22 @@ _HEADINGS = ("APP", "WRITE", "RESEND", "QDISC", "WIRE", "RECEIVE", "IP", "TCP", 
 PERCENTILES = (50, 90, 99)
 
 USUALLY_NOTHING = ("application", "resend")
-"""Layers that one request is not said to have, where they took no time."""
+"""Layers that the waterfall of a request omits if they took no time."""
 
-_WHOSE = (
+_HOSTS = (
     ("client", *["client"] * 3, "wire", *["server"] * 6),
     ("server", *["server"] * 3, "wire", *["client"] * 6),
 )
-"""On which host each layer of request and reply is."""
+"""Host of each layer, for the request and for the reply."""
 
 
 def host_of(leg: int, layer: int) -> str:
-    """Return where a layer of the request (0) or the reply (1) is: `client`, `wire` or `server`."""
-    return _WHOSE[leg][layer]
+    """Return `client`, `wire` or `server`: the host of a layer (index) of the request (0) or of the reply (1)."""
+    return _HOSTS[leg][layer]
 
 
 def as_dict(row: np.void) -> dict[str, object]:
-    """One request under the names that `--json` and `--csv` use; None is what nobody watched."""
+    """Return a request with the keys of `--json` and `--csv`; None for layers that were not observed."""
     named: dict[str, object] = {
         "time_ns": int(row["time_ns"]),
         "clock": CLOCK,
@@ -52,7 +55,7 @@ def as_dict(row: np.void) -> dict[str, object]:
 
 
 def packet_dict(row: np.void) -> dict[str, object]:
-    """One segment under the names that `--json` and `--csv` use; None is what nobody watched."""
+    """Return a segment with the keys of `--json` and `--csv`; None for layers that were not observed."""
     read_length = int(row["read_length"])
     return {
         "time_ns": int(row["time_ns"]),
@@ -76,16 +79,16 @@ def _layers(times: Integers, prefix: str) -> dict[str, object]:
 
 
 def line(row: dict[str, object]) -> str:
-    """One request in two lines: the request's layers, and the reply's with the sum of all."""
+    """Return a request as two lines of the table: the request, and the reply with the total."""
     lines = []
-    for leg, who in (("request", endpoint(str(row["caddr"]), str(row["cport"]))), ("reply", "")):
+    for leg, client in (("request", endpoint(str(row["caddr"]), str(row["cport"]))), ("reply", "")):
         layers = "".join(f" {_us(row[f'{leg}_{name}_ns']):>8}" for name in LAYERS)
-        lines.append(f"{who:<21} {leg:<7} {row[f'{leg}_bytes']:>8}{layers}")
+        lines.append(f"{client:<21} {leg:<7} {row[f'{leg}_bytes']:>8}{layers}")
     return f"{lines[0]}\n{lines[1]} {_us(row['elsewhere_ns']):>10} {_us(row['total_ns']):>10}"
 
 
 def packet_line(row: dict[str, object]) -> str:
-    """One segment in a line."""
+    """Return a segment as one line of the table."""
     ends = (endpoint(str(row[f"{end}addr"]), str(row[f"{end}port"])) for end in "sd")
     layers = "".join(f" {_us(row[f'{name}_ns']):>8}" for name in LAYERS[1:])
     read, length = row["read_length"], row["length"]
@@ -98,7 +101,7 @@ def _us(ns: object) -> str:
 
 
 def summary(rows: Rows) -> Iterator[dict[str, object]]:
-    """Yield for each layer, in the order of the way, its percentiles over all requests, and its share of the sum of all of them."""
+    """Yield for each layer, in the order of the path, its percentiles over all requests and its share of the total."""
     whole = int(rows["total_ns"].sum()) or 1
     columns = [
         (leg, layer, host_of(number, index), rows["layers_ns"][:, number, index])
@@ -123,7 +126,7 @@ def summary(rows: Rows) -> Iterator[dict[str, object]]:
 
 
 def summary_lines(rows: Rows) -> Iterator[str]:
-    """Yield the percentiles as a table."""
+    """Yield the percentiles of the layers as a table."""
     if not len(rows):
         return
     yield f"{len(rows)} requests, microseconds:"
@@ -137,7 +140,7 @@ def summary_lines(rows: Rows) -> Iterator[str]:
 
 
 def histograms(rows: Rows) -> Iterator[str]:
-    """Yield a histogram of each layer that was ever passed in more than no time."""
+    """Yield a histogram of each layer that took time in any request."""
     for leg, name in enumerate(LEGS):
         for layer, what in enumerate(LAYERS):
             times = rows["layers_ns"][:, leg, layer]
@@ -148,20 +151,20 @@ def histograms(rows: Rows) -> Iterator[str]:
 
 
 def counts(times: Integers) -> Integers:
-    """Count times by the slots of `lab.log2_histogram`."""
+    """Return the number of times in each slot of `lab.log2_histogram`."""
     slots = np.minimum(np.log2(np.maximum(times, 1)).astype(int), SLOTS - 1)
     return np.bincount(slots, minlength=SLOTS)
 
 
 def typical(rows: Rows) -> np.void:
-    """Return the request of the median total time. Raises `ValueError` when there is none."""
+    """Return the request with the median total time. Raises `ValueError` if there are no requests."""
     if not len(rows):
-        raise ValueError("of no requests none is typical")
+        raise ValueError("`rows` has no requests, so there is no typical one")
     return rows[np.argsort(rows["total_ns"], kind="stable")[len(rows) // 2]]
 
 
 def waterfall(row: np.void) -> Iterator[str]:
-    """Yield one request as text: a line for each layer, with a bar where it lies in time."""
+    """Yield a request as text: a line for each layer, with a bar on a common time axis."""
     client = endpoint(address_text(row["caddr"].tobytes()), int(row["cport"]))
     server = endpoint(address_text(row["saddr"].tobytes()), int(row["sport"]))
     asked, answered = row["bytes"].tolist()
@@ -180,7 +183,7 @@ def waterfall(row: np.void) -> Iterator[str]:
 
 
 def _bar(begin_ns: int, end_ns: int, total_ns: int) -> str:
-    """Return a bar of `STARS` characters; what is too short to see is a dot."""
+    """Return a bar on an axis of `STARS` characters; a dot if it is shorter than one character."""
     first, last = (time_ns * STARS // max(1, total_ns) for time_ns in (begin_ns, end_ns))
     first = min(first, STARS - 1)
     drawn = "*" * (last - first) or "."
@@ -188,7 +191,7 @@ def _bar(begin_ns: int, end_ns: int, total_ns: int) -> str:
 
 
 def header(*, packets: bool = False) -> str:
-    """Return the head line of the table of requests, or of segments."""
+    """Return the head line of the table of requests, or of the one of segments."""
     if packets:
         layers = "".join(f" {name:>8}" for name in _HEADINGS[1:])
         return f"{'FROM':<21} {'TO':<21} {'SEQ':>10} {'BYTES':>6}{layers} FATE (times in us)"
@@ -197,7 +200,7 @@ def header(*, packets: bool = False) -> str:
 
 
 def table(observed: "Observed") -> Iterator[str]:
-    """Yield what the live tool would have printed for both hosts."""
+    """Yield the table that the live tool would have printed for both hosts."""
     yield header()
     for row in requests_of(observed):
         yield line(as_dict(row))

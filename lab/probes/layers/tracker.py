@@ -1,6 +1,7 @@
-"""Following requests live: batches of points in, requests out as soon as all is known of them.
+"""Follow requests live: turn batches of points into requests, or into segments, as soon as they are complete.
 
-What lives here: what a long run must keep and may forget. What does not: what belongs together (lab/probes/layers/requests.py).
+What lives here: which points are kept from batch to batch, and for how long. What does not: pairing requests and
+replies (lab/probes/layers/requests.py).
 """
 
 from collections import Counter
@@ -14,47 +15,51 @@ from lab.probes.layers.stages import At, Stages, Stop
 from lab.units import MS, SECOND
 
 QUIET_NS = SECOND
-"""When the client has read nothing more for so long, and nothing else happens, the reply is taken for complete."""
+"""A reply counts as complete when its connection has had no points for this long."""
 
 OVER_NS = 50 * MS
-"""The same, where the client has closed the connection."""
+"""The same for a connection that the client has closed or that was reset."""
 
 MOST_POINTS = 400_000
-"""Points that are kept; when there are more, the oldest are forgotten and counted."""
+"""Limit of kept points. The oldest beyond it are forgotten and counted."""
 
 
 class RequestTracker:
     """Turns batches of points, in order of time, into requests with their replies (rows of `requests`).
 
-    A reply may go on until the client writes again, closes, or has been quiet for a while: only then the request is shown.
+    A request is returned when its reply is complete: the client has written again, or the connection has been idle
+    for `QUIET_NS` (`OVER_NS` after a close).
     """
 
     def __init__(self, port: int, inodes: tuple[int, ...] | None) -> None:
         self._port, self._inodes = port, inodes
         self._kept: Events | None = None
-        self._strange: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
 
     def rows(self, batch: Events, now_ns: int, *, final: bool = False) -> Rows:
-        """Return the requests that are over; `now_ns` is a time up to which all points have come. `final`: no more will come."""
+        """Return the requests that are complete.
+
+        The batches so far have all points up to `now_ns`. The `final` batch is the last one.
+        """
         points = batch if self._kept is None else np.concatenate([self._kept, batch])
-        # A system call that was under way tells of bytes whose other points have come before.
+        # The point of a system call comes when the call returns, after other points of its bytes.
         stages = Stages(points[np.argsort(points["time_ns"], kind="stable")], self._inodes)
         found = requests(stages, self._port)
-        over = np.ones(len(found.exchanges.call), bool) if final else self._over(stages, found, now_ns)
+        over = np.ones(len(found.turns.call), bool) if final else self._over(stages, found, now_ns)
         self._count(found, over)
         self._keep(stages, found, over)
         if final:
-            self._strange["requests without a reply"] += int((found.exchanges.asked & ~found.exchanges.answered).sum())
-        return found.rows[over[found.exchange]] if len(found.rows) else np.zeros(0, REQUEST)
+            self._counts["requests without a reply"] += int((found.turns.asked & ~found.turns.answered).sum())
+        return found.rows[over[found.turn]] if len(found.rows) else np.zeros(0, REQUEST)
 
     def end(self) -> str:
-        """Return what remains to be said when the tool ends."""
-        return "; ".join(f"{what}: {count}" for what, count in self._strange.items() if count)
+        """Return the closing note: how many turns and points could not be shown, and why; empty if none."""
+        return "; ".join(f"{what}: {count}" for what, count in self._counts.items() if count)
 
     def _over(self, stages: Stages, found: Requests, now_ns: int) -> Mask:
-        """Tell which turns are over, and so is every turn before them."""
-        exchanges, streams, events = found.exchanges, stages.streams, stages.events
-        if not len(exchanges.call):
+        """Return which turns are over together with all earlier turns of their connection."""
+        turns, streams, events = found.turns, stages.streams, stages.events
+        if not len(turns.call):
             return np.zeros(0, bool)
         newest_ns = np.zeros(int(streams.connection.max()) + 1, np.int64)
         np.maximum.at(newest_ns, streams.connection, events["time_ns"].astype(np.int64))
@@ -62,25 +67,24 @@ class RequestTracker:
         by_client = (events["flags"] & FIN > 0) & (events["dport"] == self._port)
         closed[streams.connection[by_client | (events["flags"] & RST > 0)]] = True
         idle_ns = now_ns - newest_ns
-        over = ~exchanges.last | (idle_ns > np.where(closed, OVER_NS, QUIET_NS))[exchanges.connection]
-        over &= exchanges.answered | ~exchanges.last  # a request waits for its reply however long that takes
-        over[found.exchange] &= ~_waits(found.rows) | (idle_ns > QUIET_NS)[found.rows["connection"]]
+        over = ~turns.last | (idle_ns > np.where(closed, OVER_NS, QUIET_NS))[turns.connection]
+        over &= turns.answered | ~turns.last  # a request without a reply stays open without a limit
+        over[found.turn] &= ~_unreturned(found.rows) | (idle_ns > QUIET_NS)[found.rows["connection"]]
         waiting = np.cumsum(~over)
-        first = _firsts(exchanges.connection)
+        first = _firsts(turns.connection)
         before: Integers = np.repeat(waiting[first] - ~over[first], np.diff(np.append(first, len(over))))
         return waiting == before
 
     def _count(self, found: Requests, over: Mask) -> None:
-        exchanges = found.exchanges
-        self._strange["sent without having been asked for, or too late"] += int((over & ~exchanges.asked).sum())
-        self._strange["replies that began before their request had been read"] += int((over & found.overlaps).sum())
+        self._counts["replies without a request, or after it was shown"] += int((over & ~found.turns.asked).sum())
+        self._counts["replies that began before their request was read"] += int((over & found.overlaps).sum())
 
     def _keep(self, stages: Stages, found: Requests, over: Mask) -> None:
-        """Keep the points of what is not over."""
-        streams, exchanges = stages.streams, found.exchanges
+        """Keep the points behind the last complete byte of each stream, except segments without data, FIN or RST."""
+        streams, turns = stages.streams, found.turns
         bound = np.full(len(streams.bases) + 1, -1)
-        for some, ends in ((exchanges.asked, exchanges.request_end), (exchanges.answered, exchanges.reply_end)):
-            ended = ends[over & some]
+        for exists, ends in ((turns.asked, turns.request_end), (turns.answered, turns.reply_end)):
+            ended = ends[over & exists]
             np.maximum.at(bound, streams.stream(ended - 1), ended)
         ended_at = bound[streams.stream(streams.start)]
         kept = np.where(stages.events["at"] == At.READY, streams.start > ended_at, streams.end > ended_at)
@@ -91,23 +95,23 @@ class RequestTracker:
         )
         points = stages.events[kept]
         forgotten = max(0, len(points) - MOST_POINTS)
-        self._strange["points of requests that were too long, forgotten"] += forgotten
+        self._counts["forgotten points of requests that were too long"] += forgotten
         self._kept = points[forgotten:]
 
 
 def _firsts(connection: Integers) -> Integers:
-    """Return where each connection begins; they are in a row."""
+    """Return the index of the first turn of each connection; turns are sorted by connection."""
     return np.flatnonzero(np.append(True, connection[1:] != connection[:-1]))
 
 
-def _waits(rows: Rows) -> Mask:
-    """Tell in which rows a system call has handed over what has left already, and has not returned yet."""
+def _unreturned(rows: Rows) -> Mask:
+    """Return which rows lack the point of a write() whose data has already left: the call has not returned."""
     stops = rows["stops"]
     return ((stops[:, :, Stop.WRITTEN] == UNKNOWN) & (stops[:, :, Stop.FIRST_OUT] != UNKNOWN)).any(axis=1)
 
 
 class SegmentTracker:
-    """Turns batches of points into segments (rows of `Stages.packets`), each a second after it was sent."""
+    """Turns batches of points into segments (rows of `Stages.packets`), each `QUIET_NS` after it was sent."""
 
     def __init__(self, inodes: tuple[int, ...] | None) -> None:
         self._inodes = inodes
@@ -115,17 +119,17 @@ class SegmentTracker:
         self._shown_ns = 0
 
     def rows(self, batch: Events, now_ns: int, *, final: bool = False) -> Rows:
-        """Return the segments of which nothing more is waited for; as for `RequestTracker.rows`."""
+        """Return the segments that were sent `QUIET_NS` or longer ago; parameters as in `RequestTracker.rows`."""
         points = batch if self._kept is None else np.concatenate([self._kept, batch])
         stages = Stages(points[np.argsort(points["time_ns"], kind="stable")], self._inodes)
         packets = stages.packets()
         until_ns = now_ns if final else now_ns - QUIET_NS
         shown = (packets["time_ns"] > self._shown_ns) & (packets["time_ns"] <= until_ns)
         self._shown_ns = max(self._shown_ns, until_ns)
-        # What was sent before may come, and be read, after.
+        # Segments sent just before may arrive, or be read, just after.
         self._kept = stages.events[stages.events["time_ns"] > max(0, until_ns - QUIET_NS)][-MOST_POINTS:]
         return packets[shown]
 
     def end(self) -> str:
-        """Return what remains to be said when the tool ends."""
+        """Return the closing note: always empty."""
         return ""

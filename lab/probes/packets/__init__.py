@@ -1,1 +1,1 @@
-"""The probe `packets`: its live tool, its measurements, and how they are judged."""
+"""The probe `packets`: its live tool, its measurements and its judge."""

@@ -1,25 +1,19 @@
-"""Packets with a port, each with the time at which it reached the interface.
+"""Print the received packets of a port, each with its time of arrival.
 
-src_ip, src_port    as the packet has them, and so dst_ip and dst_port; - for what it does not have
-timestamp(us)       when the frame came to XDP, before the network stack: microseconds since boot on the clock of all probes
-                    (CLOCK_MONOTONIC), with --wall microseconds since 1970 (CLOCK_REALTIME)
+src_ip, src_port  source of the packet; - if it has none
+dst_ip, dst_port  destination of the packet; - if it has none
+timestamp(us)     arrival at XDP, before the network stack: microseconds since
+                  boot (CLOCK_MONOTONIC), or since 1970 with --wall
 
---json and --csv have more:
+--json and --csv also have:
 
-time_ns, clock      the same in nanoseconds, and the clock's name
-ethertype           the protocol behind the Ethernet header and its VLAN tags
-vlan, inner_vlan    ids of the tags; a tag that the device has taken off and carries beside the frame cannot be seen by XDP
-flags, seq, ack     as in TCP's header
-payload_length      bytes behind the TCP or UDP header, without padding
-frame_length        bytes from the Ethernet header on, as XDP has them: frames of a sender on the same machine, and frames that the
-                    device has joined, are up to 64 KB and more long and have not been cut into segments
-problem             why a packet has no ports
-
-XDP sees what the interface receives and nothing that it sends. A later fragment has no ports, and neither has what is encrypted or
-cut off: such packets are counted, which is told at the end, and --all shows them, with the reason.
-
-Native XDP (--mode) runs in the driver, generic XDP behind it; auto is generic on a veth and on loopback, elsewhere native where the
-driver has it. Native XDP on a veth has its peer cut every frame to the MTU, which costs half of TCP's throughput.
+time_ns, clock    the timestamp in nanoseconds, and the name of its clock
+ethertype         protocol after the Ethernet header and the VLAN tags
+vlan, inner_vlan  ids of the VLAN tags
+flags, seq, ack   fields of the TCP header
+payload_length    bytes after the TCP or UDP header, without padding
+frame_length      bytes of the frame as XDP receives it
+problem           why the packet has no ports
 """
 
 import argparse
@@ -44,9 +38,32 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  lab packets                          packets from and to port 9999 on the only interface
-  lab packets -i lo --port 80 --json   those of port 80 on loopback, as JSON Lines
-  lab packets --all --pcap all.pcapng  everything that comes in, also to a file for tshark
+  lab packets                          packets of port 9999 on the only interface
+  lab packets -i lo --port 80 --json   packets of port 80 on loopback, as JSON Lines
+  lab packets --all --pcap all.pcapng  every frame, also to a file for tshark
+"""
+
+DETAILS = """\
+details:
+  XDP receives the frames that arrive at the interface, and no frame that it
+  sends.
+
+  Later fragments, encrypted packets and packets with cut-off headers have no
+  readable ports. They are counted, and the counts are printed at the end.
+  --all prints these packets too, with the reason.
+
+  XDP cannot read a VLAN tag that the device has removed from the frame and
+  stored in its metadata.
+
+  XDP receives super-frames whole: frames of a sender on the same machine, and
+  frames that the device has joined, can be longer than 64 KB.
+
+  --wall uses CLOCK_REALTIME. The clock of all other times is CLOCK_MONOTONIC.
+
+  Native XDP (--mode) runs in the driver, generic XDP after it. `auto` is generic
+  on veth and loopback devices; on other devices it is native if the driver
+  supports it. With native XDP on a veth device, the peer cuts every frame to the
+  MTU, which halves TCP throughput.
 """
 
 _SNAPLEN = 256  # bytes of each frame that go into the capture
@@ -56,9 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     what = parser.add_mutually_exclusive_group()
     what.add_argument("-p", "--port", type=port, default=PORT, help="source or destination port (%(default)s)")
-    what.add_argument("-a", "--all", action="store_true", help="every frame, also those without ports")
+    what.add_argument("-a", "--all", action="store_true", help="every frame, also frames without ports")
     parser.add_argument("--mode", choices=MODES, default="auto", help="how XDP is attached (%(default)s)")
-    parser.add_argument("--wall", action="store_true", help="wall-clock time: microseconds since 1970")
+    parser.add_argument("--wall", action="store_true", help="print wall-clock time: microseconds since 1970")
     parser.add_argument(
         "--pcap",
         type=Path,
@@ -86,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
 
                 for batch in batches:
                     offset_ns = wall_offset_ns()
-                    if capture and not _captured(capture, batch, offset_ns, output):
+                    if capture and not _written(capture, batch, offset_ns, output):
                         capture = None
                     for row in plain(batch):
                         output.row(as_dict(row, offset_ns if args.wall else None), line)
@@ -97,13 +114,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _captured(capture: Capture, batch: "Events", offset_ns: int, output: Output) -> bool:
-    """Write frames to the capture; False when there is no room for more, which must not end the printing."""
+def _written(capture: Capture, batch: "Events", offset_ns: int, output: Output) -> bool:
+    """Write frames to the capture; return False if it cannot be written. Printing goes on without it."""
     try:
         for row in batch:
             length = int(row["frame_length"])
             capture.frame(int(row["time_ns"]) + offset_ns, row["bytes"].tobytes()[:length], length)
     except LabError as error:
-        output.note(f"{error}; what follows is printed only")
+        output.note(f"{error}; packets from here on are printed only")
         return False
     return True

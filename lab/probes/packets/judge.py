@@ -1,4 +1,4 @@
-"""The probe `packets` against the truth: which segments have come to each host, and when."""
+"""The judge of the probe `packets`: which segments arrived at each host, and when."""
 
 from collections.abc import Iterator
 
@@ -14,10 +14,11 @@ from lab.verdict import Bracket, Check, Judge
 
 
 def checks(observed: Observed, scenario: str) -> Iterator[Check]:
-    """Compare the packets that both hosts have received with what both applications know; yields every check.
+    """Yield the checks of the packets that both hosts received against the timelines of both applications.
 
-    Where the wire keeps a log, each packet that left it has arrived, once, and not before. Elsewhere a kernel may have answered what
-    came after the end with a RST, which no application knows of: then it has counted one.
+    With the log of a wire, each packet that left the wire must arrive once, and not before it left. Without a log, a
+    kernel may answer a segment after the end with a RST that no application has sent; the host's counter of sent RSTs
+    allows for it.
     """
     judge = observed.judge(scenario, "packets")
     frames = observed.recording.events["packets"]
@@ -44,26 +45,26 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
             arrived.append(rows)
         explained += sum(len(rows) for rows in arrived)
         if all(len(rows) for rows in arrived):
-            # The answer's arrival cannot come before that of what it answers.
+            # The answer arrives after the SYN, and both within connect().
             took_ns = int(arrived[1]["time_ns"][0]) - int(arrived[0]["time_ns"][0])
             connect = connection.client.find("connect")
-            at_most = Bracket(0, connect.exit_ns - connect.enter_ns, 0)
+            at_most = Bracket.early(0, connect.exit_ns - connect.enter_ns)
             yield judge.duration(str(to_server.flow), "SYN to answer", at_most, took_ns)
     if not observed.wire:
         for end, ifindex, sent in zip(("server", "client"), (at_server, at_client), observed.sent, strict=True):
             resets = int(np.count_nonzero(frames["flags"][frames["ifindex"] == ifindex] & RST))
-            yield judge.count(f"to the {end}", "resets", Bracket(0, sent.resets, sent.resets), resets)
-    strangers = len(frames) - explained
-    yield judge.count("all connections", "packets of no connection", Bracket(0, 0, 0), strangers)
+            yield judge.count(f"to the {end}", "resets", Bracket.late(0, sent.resets), resets)
+    unmatched = len(frames) - explained
+    yield judge.count("all connections", "packets of no connection", Bracket.exactly(0), unmatched)
 
 
 def _judge_journey(judge: Judge, direction: OneDirection, rows: Events, opening: int) -> Iterator[Check]:
-    """Judge what has arrived of one side's segments."""
+    """Yield the checks of the segments of one direction that arrived."""
     subject, name = str(direction.flow), flags_text(opening).replace(",", "-")
     flags = rows["flags"]
     opened = rows[(flags & (SYN | ACK | RST)) == opening]
     expected = int(direction.opening is not None)
-    yield judge.count(subject, f"{name} numbers", Bracket(expected, expected, expected), len(np.unique(opened["seq"])))
+    yield judge.count(subject, f"{name} numbers", Bracket.exactly(expected), len(np.unique(opened["seq"])))
     if direction.opening and len(opened):
         yield judge.duration(subject, f"{name} arrives at", direction.opening, int(opened["time_ns"][0]))
     stream = rows[(flags & RST) == 0]
@@ -75,19 +76,22 @@ def _judge_journey(judge: Judge, direction: OneDirection, rows: Events, opening:
             index = arrival_of_byte(stream["seq"], stream["payload_length"], byte)
             arrived_ns = UNKNOWN if index is None else int(stream["time_ns"][index])
             yield judge.duration(subject, f"{what} data arrives at", bracket, arrived_ns)
-    # Other ends than those of the applications are answers to strays, and no part of the connection.
+    # Any other FIN or RST answers a stray segment and is not part of the connection.
     for end in set(_ends(flags)) & set(direction.ends):
         ended_ns = int(rows["time_ns"][(flags & {"FIN": FIN, "RST": RST}[end]) > 0][0])
         yield judge.duration(subject, f"{end} arrives at", direction.end, ended_ns)
 
 
 def _ends(flags: npt.NDArray[np.uint8]) -> list[str]:
-    """Name the ways to end a direction that are among these flags."""
+    """Return the names of the ends (`FIN`, `RST`) that these flags contain."""
     return [end for bit, end in ((FIN, "FIN"), (RST, "RST")) if (flags & bit).any()]
 
 
 def _judge_arrivals(judge: Judge, subject: str, rows: Events, left_wire: Rows) -> Iterator[Check]:
-    """Judge each packet by what the wire's log says of it. What cannot be told apart has arrived in the order in which it left."""
+    """Yield the checks of each packet against its record in the wire's log.
+
+    Identical packets are paired in order: the first to leave the wire is the first to arrive.
+    """
     names = ["seq", "ack", "flags", "payload"]
     alike = ["seq", "ack", "flags", "payload_length"]
     yield judge.equal(subject, "packets", len(left_wire), len(rows))

@@ -1,4 +1,4 @@
-"""Packets by flow, and which of them brought a byte: pure functions over the events of the probe `packets`."""
+"""Packets by flow, and the arrival of a byte: pure functions over the events of the probe `packets`."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ _UNSPECIFIED: set[str | int] = {*UNSPECIFIED, 0}  # of a socket that was never c
 
 
 def by_flow(packets: Events) -> dict[tuple[int, Flow], Events]:
-    """TCP's packets of each flow at each interface, in the order given; by ifindex, and flow with the sender first."""
+    """Return the TCP packets by ifindex and flow (the sender first), each group in the order given."""
     segments = packets[(packets["problem"] == 0) & (packets["protocol"] == TCP)]
     if not len(segments):
         return {}
@@ -27,7 +27,7 @@ def by_flow(packets: Events) -> dict[tuple[int, Flow], Events]:
 
 
 def packets_of(flows: dict[tuple[int, Flow], Events], ifindex: int, flow: Flow) -> list[Events]:
-    """Return what came of a flow to an interface, of `by_flow`; an unspecified address or port stands for any."""
+    """Return the groups of `by_flow` for one interface and flow; an unspecified address or port matches any."""
     if (ifindex, flow) in flows:
         return [flows[ifindex, flow]]
     if not _UNSPECIFIED & set(flow):
@@ -40,12 +40,12 @@ def packets_of(flows: dict[tuple[int, Flow], Events], ifindex: int, flow: Flow) 
 
 
 def arrival_of_byte(seq: npt.NDArray[np.uint32], length: npt.NDArray[np.uint32], byte: int) -> int | None:
-    """Index of the segment that first brought a byte, counted from the first SYN's successor; None when none did.
+    """Return the index of the first segment that contains a byte of the stream, or None. Byte 0 follows the SYN.
 
-    `seq` and `length` as for `distinct_bytes`, with the SYN as the first segment.
+    `seq` and `length` are as for `distinct_bytes`; the first segment is the SYN.
     """
     offset = unwrapped(seq) - 1
-    offset[:1] = 0  # the SYN itself takes the number before the stream
-    brings = (length > 0) & (offset <= byte) & (byte < offset + length.astype(np.int64))
-    found = np.flatnonzero(brings)
+    offset[:1] = 0  # the SYN takes the sequence number before byte 0
+    contains = (length > 0) & (offset <= byte) & (byte < offset + length.astype(np.int64))
+    found = np.flatnonzero(contains)
     return int(found[0]) if len(found) else None

@@ -1,7 +1,7 @@
-"""Writing what was seen as pcapng, which every tool for packets reads.
+"""A writer of pcapng files with nanosecond timestamps.
 
-Written here because the stamps are to have nanoseconds, which needs an option of the interface's block. Format:
-draft-ietf-opsawg-pcapng, sections 4.1 (section header), 4.2 (interface description) and 4.3 (enhanced packet).
+Nanoseconds need the option if_tsresol in the interface block. Format: draft-ietf-opsawg-pcapng, sections 4.1 (section
+header), 4.2 (interface description) and 4.3 (enhanced packet).
 """
 
 import struct
@@ -22,14 +22,14 @@ _NANOSECONDS = b"\x09"
 
 
 class Capture:
-    """A pcapng file with the frames of one interface. What has been written is in the file, whatever happens then.
+    """A pcapng file with the frames of one interface. Writes are unbuffered, so each frame is in the file at once.
 
-    Raises `LabError` when the file cannot be written: at once, or later when the disk is full. Then the file ends with the last
-    frame that is whole.
+    Raises `LabError` if the file cannot be written: when it is opened, or later if the disk is full. A full disk leaves
+    a file that ends with the last complete frame.
     """
 
     def __init__(self, path: Path, ifname: str, snaplen: int) -> None:
-        self._path, self._whole = path, 0
+        self._path, self._complete_bytes = path, 0
         try:
             self._file = FileIO(path, "w")
         except OSError as error:
@@ -43,13 +43,13 @@ class Capture:
             raise
 
     def frame(self, wall_ns: int, beginning: bytes, length: int) -> None:
-        """Write a frame of `length` bytes, of which the `beginning` is there; stamped with nanoseconds of Unix time."""
+        """Write the `beginning` of a frame of `length` bytes; `wall_ns` is Unix time in nanoseconds."""
         about = struct.pack("=IIIII", 0, wall_ns >> 32, wall_ns & 0xFFFFFFFF, len(beginning), length)
         self._write(_block(_PACKET, about + _padded(beginning)))
 
     def close(self) -> None:
         """Close the file."""
-        with suppress(OSError):  # some file systems tell of a full disk once more
+        with suppress(OSError):  # some file systems report the full disk a second time
             self._file.close()
 
     def __enter__(self) -> Self:
@@ -66,10 +66,10 @@ class Capture:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
-            with suppress(OSError):  # a pipe has no end to cut off
-                self._file.truncate(self._whole)
+            with suppress(OSError):  # a pipe cannot be truncated
+                self._file.truncate(self._complete_bytes)
             raise self._unwritable(error) from error
-        self._whole += len(block)
+        self._complete_bytes += len(block)
 
     def _unwritable(self, error: OSError) -> LabError:
         return LabError(f"the capture cannot be written to {self._path} ({error.strerror}): choose another file")

@@ -1,4 +1,4 @@
-"""Packets as programs and people read them: a row each, a line each, and what of them could not be read."""
+"""Text of packets: rows for `--json` and `--csv`, lines of the table, and the note about unreadable ports."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -17,17 +17,15 @@ _NO_IP = 0
 
 
 def unreadable(totals: Events) -> str:
-    """Say how many packets may have had the port, and why nobody can tell."""
+    """Return the note that counts the packets with unreadable ports, by reason; empty if there are none."""
     reasons = ", ".join(f"{row['frames']} {PROBLEMS[row['problem']]}" for row in np.sort(totals, order="problem"))
-    return (
-        f"packets whose ports cannot be read, and which are not shown: {reasons} (--all shows them)" if reasons else ""
-    )
+    return f"packets not shown because their ports cannot be read: {reasons} (--all shows them)" if reasons else ""
 
 
 def as_dict(row: Row, offset_ns: int | None = None) -> dict[str, object]:
-    """One row under the names that `--json` and `--csv` use; None is what the packet does not have.
+    """Return a row under the names of `--json` and `--csv`; None marks a field that the packet does not have.
 
-    With `offset_ns` the time is one of the wall clock.
+    `offset_ns` is added to the time to convert it to the wall clock.
     """
     version, protocol, problem = int(row["version"]), int(row["protocol"]), int(row["problem"])
     is_ip, has_ports = version != _NO_IP, problem == 0
@@ -56,7 +54,7 @@ def as_dict(row: Row, offset_ns: int | None = None) -> dict[str, object]:
 
 
 def line(row: dict[str, object]) -> str:
-    """One row of the table."""
+    """Return the line of a row (`as_dict`)."""
     names = ("saddr", "sport", "daddr", "dport")
     saddr, sport, daddr, dport = ("-" if row[name] is None else row[name] for name in names)
     time_ns = row["time_ns"]
@@ -70,5 +68,5 @@ def line(row: dict[str, object]) -> str:
 
 
 def table(observed: "Observed") -> Iterator[str]:
-    """Yield what the live tool would have printed for both hosts."""
+    """Yield the lines that the live tool prints for this traffic, of both hosts."""
     return (line(as_dict(row)) for row in observed.recording.events["packets"])

@@ -1,1 +1,1 @@
-"""The probe `rtt`: its live tool, its measurements, and how they are judged."""
+"""The probe `rtt`: its live tool, measurements and judge."""

@@ -1,25 +1,15 @@
-"""Round-trip times of TCP as the kernel takes them, in histograms.
+"""Histograms of TCP's round-trip times (RTT), as the kernel measures them.
 
-Each segment that a socket in ESTABLISHED receives counts once, with the kernel's smoothed RTT (srtt) at that moment, before
-the segment's own acknowledgement has been looked at. So srtt is what the segments before have made of it, an eighth of each
-new sample at a time: after a step in the delay it takes more than ten samples to come near, and a socket that sends
-nothing keeps the value of its handshake however long it receives. A segment that finds no srtt yet does not count.
+By default: the smoothed RTT (srtt), once for each segment that a socket
+receives in ESTABLISHED. With --raw: the single RTT samples. Times are in whole
+microseconds, the kernel's own resolution.
 
---raw shows the samples themselves instead, each RTT that the kernel has taken between the handshake and the end of
-ESTABLISHED, not smoothed: the handshake's own (SYN to SYN-ACK, SYN-ACK to ACK) and one for each acknowledgement that covers
-something new, from the sending of the oldest segment that it is the first to cover to its arrival. Both contain what the peer waited
-before it acknowledged (delayed ACK, often 40 ms). What was retransmitted is measured by TCP time stamps, in steps of a
-millisecond, or without them not at all. A sample counts when the next segment comes, or ESTABLISHED ends. Sockets that were open
-before are counted from their second segment on.
-
-Key       who the histogram is about: everything, or one address or connection (in its network namespace)
-Latency   arithmetic mean, Cnt number of values
-min       exact, as are the sum and the largest; p50 and p99 are bounds: the quantile lies in that bucket
-low -> high : count   values from low to high, both included; in milliseconds (--ms) fractions are cut off, so 0 -> 1 is
-          everything below 2 ms. Times are in whole microseconds, which is all that the kernel keeps
-
-sport and saddr are this machine's side of the socket, dport and daddr the peer's. A sample that the kernel took and that
-cannot be told from its traces, because the probe was left out meanwhile, is counted as unclear and not guessed.
+Key       connections of the histogram: all, one address, or one connection
+Latency   arithmetic mean; Cnt is the number of values
+min       exact minimum; p50 and p99 are the bounds of the quantile's bucket
+low -> high : count   number of values from low to high, both included
+unclear   samples whose value is unknown: the kernel did not run the probe for a
+          segment in between
 """
 
 import argparse
@@ -36,12 +26,40 @@ from lab.units import port, positive_seconds
 
 EXAMPLES = """\
 examples:
-  lab rtt                             every connection of this machine, each 10 s
-  lab rtt -i 1 --raddr-hist --dport 443   a histogram for each server asked, each second
-  lab rtt --raw --by-connection --json    single samples, not smoothed, as JSON Lines
+  lab rtt                                 all connections, every 10 s
+  lab rtt -i 1 --raddr-hist --dport 443   one histogram per server, every second
+  lab rtt --raw --by-connection --json    single samples as JSON Lines
 """
 
-_FEW, _MANY = 1024, 65536  # groups, on all processors
+DETAILS = """\
+details:
+  sport and saddr are the local port and address of the socket, dport and daddr
+  the remote ones. --show-ext adds the exact sum and maximum.
+
+  The probe reads srtt when a segment arrives, before the kernel processes the
+  segment's acknowledgement (tcp_rcv_established()). Therefore
+  - the srtt contains the samples of earlier segments only,
+  - it follows a change of the delay slowly: each sample has a weight of 1/8,
+    so it needs more than ten samples to come close to the new value,
+  - a socket that sends nothing keeps the srtt of its handshake,
+  - a segment that arrives before the first sample is not counted.
+
+  --raw has one sample of the handshake (SYN to SYN-ACK, or SYN-ACK to ACK), and
+  one for each acknowledgement of new data in ESTABLISHED: from sending the
+  oldest segment that it newly acknowledges until the acknowledgement arrives.
+  - Both include the peer's delay before it acknowledges (delayed ACK, often
+    40 ms).
+  - Retransmitted segments have a sample only with TCP time stamps, in steps of
+    1 ms.
+  - A sample is counted when the next segment arrives or ESTABLISHED ends.
+  - A socket that was open before the probe started is counted from its second
+    segment on.
+
+  With --ms the fractions are cut off: the bucket 0 -> 1 is every value below
+  2 ms.
+"""
+
+_FEW, _MANY = 1024, 65536  # entries of the map: groups of connections on all processors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,34 +70,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_seconds,
         default=10,
         metavar="S",
-        help="print each S seconds (%(default)s)",
+        help="print every S seconds (%(default)s)",
     )
     parser.add_argument(
         "-d", "--duration", type=positive_seconds, dest="seconds", default=argparse.SUPPRESS, metavar="S",
-        help="the same as --seconds",
+        help="same as --seconds",
     )  # fmt: skip
-    parser.add_argument("--raw", action="store_true", help="single RTT samples instead of the smoothed RTT")
-    parser.add_argument("-m", "--ms", action="store_true", help="histogram in milliseconds")
-    parser.add_argument("-T", "--timestamp", action="store_true", help="begin each histogram with the time of day")
-    parser.add_argument("-e", "--show-ext", action="store_true", help="show the sum and the largest value as well")
+    parser.add_argument("--raw", action="store_true", help="count single RTT samples instead of the smoothed RTT")
+    parser.add_argument("-m", "--ms", action="store_true", help="use milliseconds for the histogram")
+    parser.add_argument("-T", "--timestamp", action="store_true", help="print the time of day before each histogram")
+    parser.add_argument("-e", "--show-ext", action="store_true", help="also print the sum and the maximum")
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("-b", "--laddr-hist", action="store_true", help="a histogram for each local address")
-    group.add_argument("-B", "--raddr-hist", action="store_true", help="for each remote address")
-    group.add_argument("-c", "--by-connection", action="store_true", help="for each connection")
-    parser.add_argument("-p", "--sport", type=port, metavar="PORT", help="connections of this local port")
-    parser.add_argument("-P", "--dport", type=port, metavar="PORT", help="of this remote port")
-    parser.add_argument("-a", "--saddr", type=_address, metavar="ADDRESS", help="of this local address, IPv4 or IPv6")
-    parser.add_argument("-A", "--daddr", type=_address, metavar="ADDRESS", help="of this remote address")
+    group.add_argument("-b", "--laddr-hist", action="store_true", help="one histogram per local address")
+    group.add_argument("-B", "--raddr-hist", action="store_true", help="one histogram per remote address")
+    group.add_argument("-c", "--by-connection", action="store_true", help="one histogram per connection")
+    parser.add_argument("-p", "--sport", type=port, metavar="PORT", help="only connections with this local port")
+    parser.add_argument("-P", "--dport", type=port, metavar="PORT", help="only connections with this remote port")
+    parser.add_argument(
+        "-a", "--saddr", type=_address, metavar="ADDRESS", help="only connections with this local address, IPv4 or IPv6"
+    )
+    parser.add_argument(
+        "-A", "--daddr", type=_address, metavar="ADDRESS", help="only connections with this remote address"
+    )
     family = parser.add_mutually_exclusive_group()
     family.add_argument(
-        "-4", "--ipv4", action="store_const", dest="version", const=4, help="IPv4 only, mapped included"
+        "-4", "--ipv4", action="store_const", dest="version", const=4, help="IPv4 only, including IPv4-mapped"
     )
     family.add_argument("-6", "--ipv6", action="store_const", dest="version", const=6, help="IPv6 only")
     live_output.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print histograms until Ctrl-C, or for `--seconds`."""
+    """Print histograms until Ctrl-C or for `--seconds`."""
     program = Program.load("rtt", defines(args))
     unit_us = 1000 if args.ms else 1
     what = "RTT, not smoothed" if args.raw else "smoothed RTT"
@@ -102,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def defines(args: argparse.Namespace) -> tuple[str, ...]:
-    """Say what the options ask for as definitions for bpf/rtt.c."""
+    """Return the options as preprocessor definitions for bpf/rtt.c."""
     connection = args.by_connection
     one_group = not (args.laddr_hist or args.raddr_hist or connection)
     chosen = {
@@ -123,12 +145,12 @@ def defines(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _address(text: str) -> str:
-    """Parse an IP address (argparse type) into the words of `struct address`, as C writes them."""
+    """Parse an IP address (argparse type) into a C initializer of `struct address`: four words in network order."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"`{text}` is no address: give one of IPv4 or IPv6, such as 192.0.2.1"
+            f"`{text}` is not an address: give an IPv4 or IPv6 address, such as 192.0.2.1"
         ) from None
     packed = b"\xff\xff".rjust(12, b"\0") + address.packed if address.version == 4 else address.packed
     return ",".join(map(str, struct.unpack("=4I", packed)))

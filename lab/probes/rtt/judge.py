@@ -1,4 +1,4 @@
-"""The probe `rtt` against the truth: each socket's samples and averages, and the histograms that hold them."""
+"""The judge of the probe `rtt`: samples, smoothed RTT and histograms of each socket against the truth."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -13,31 +13,32 @@ from lab.truth import rtt as truth_rtt
 from lab.truth.rtt import Samples
 from lab.verdict import Bracket, Check, Judge
 
-_RESOLUTION_NS = 1000  # the kernel subtracts times that it has cut to whole microseconds
-_BY_TIME_STAMPS_NS = 1_000_000  # the tick of TCP's time stamps, which measure what was sent again (RFC 7323, 4)
+_RESOLUTION_NS = 1000  # the kernel subtracts times in whole microseconds
+_BY_TIME_STAMPS_NS = 1_000_000  # tick of the TCP time stamps, which measure retransmitted segments (RFC 7323, 4)
 
 
 def checks(observed: Observed, scenario: str, least_ns: int = 0) -> Iterator[Check]:
-    """Compare what the probe added up for each socket with what both applications know; yields every check.
+    """Yield every check of each socket's totals against the logs of both applications and of the wire.
 
-    `least_ns` is what the wire alone takes for a round trip, in nanoseconds; a wire's log tells it for each connection.
+    `least_ns` is the shortest round trip of the wire, in nanoseconds. If there is a log of the wire, it is used
+    instead, for each connection.
     """
     judge = observed.judge(scenario, "rtt")
     rows = folded(of_hosts(observed.recording.totals["rtt"], observed.inodes))
-    mine = {(int(row["netns"]), Flow.of(row, "l", "r"), Kind(row["kind"])): row for row in rows}
+    by_socket = {(int(row["netns"]), Flow.of(row, "l", "r"), Kind(row["kind"])): row for row in rows}
     client, server = observed.inodes
     by_flow = sorted(observed.connections, key=lambda connection: connection.client.flow)
     for flow, group in groupby(by_flow, key=lambda connection: connection.client.flow):
-        same = list(group)  # connections that have used the same ports in turn are one group to the probe
+        same_flow = list(group)  # the probe adds up successive connections of the same ports in one group
         sides = (
             (client, flow, truth_rtt.sent_by_client, observed.sent[0]),
             (server, flow.reversed(), truth_rtt.sent_by_server, observed.sent[1]),
         )
         for inode, here, sent_by, counted in sides:
-            sent = [one for connection in same for one in sent_by(connection, observed.end_ns)]
+            sent = [one for connection in same_flow for one in sent_by(connection, observed.end_ns)]
             if sent:
-                srtt, rtt = (mine.get((inode, here, kind), np.zeros((), rows.dtype)[()]) for kind in Kind)
-                # Nothing need have been lost: on a busy machine TCP takes for lost what is only late (RFC 8985).
+                srtt, rtt = (by_socket.get((inode, here, kind), np.zeros((), rows.dtype)[()]) for kind in Kind)
+                # TCP also retransmits segments that are late, not lost (RFC 8985). This happens on a busy machine.
                 again, shortest_ns = counted.retransmitted, least_ns
                 if observed.wire:
                     again, shortest_ns = observed.wire.stream(here).again, observed.wire.shortest_round_trip_ns(flow)
@@ -55,9 +56,9 @@ def _judge_socket(
 
     yield judge.count(subject, "RTT samples", truth.number, int(rtt["count"]))
     yield judge.equal(subject, "unclear RTT samples", 0, int(rtt["unclear"]))
-    # Each message that was certainly acknowledged was so by a segment of its own. How many others came nobody can tell.
+    # Each message that was certainly acknowledged has a segment of its own. The number of other segments is unknown.
     received, least = int(srtt["count"]), max(0, truth.number.low - 1)
-    yield judge.count(subject, "segments with an srtt", Bracket(least, max(least, received), least), received)
+    yield judge.count(subject, "segments with an srtt", Bracket.early(least, max(least, received)), received)
     if rtt["count"]:
         yield time("smallest RTT sample", truth.smallest, int(rtt["min_us"]))
         yield time("largest RTT sample", truth.largest, int(rtt["max_us"]))
@@ -69,14 +70,15 @@ def _judge_socket(
         yield time("largest srtt", truth.largest, int(srtt["max_us"]))
         yield _judge_buckets(judge, subject, "srtt", srtt)
         if rtt["count"]:
-            # An average lies among what it is made of; tcp_rtt_estimator() rounds in a way that keeps this exact.
-            among = Bracket(int(rtt["min_us"]), int(rtt["max_us"]), int(rtt["max_us"]))
+            # An average is between its smallest and largest sample. The rounding of tcp_rtt_estimator() keeps this
+            # exact.
+            among = Bracket.late(int(rtt["min_us"]), int(rtt["max_us"]))
             yield judge.count(subject, "smallest srtt among the samples, us", among, int(srtt["min_us"]))
             yield judge.count(subject, "largest srtt among the samples, us", among, int(srtt["max_us"]))
 
 
 def _judge_buckets(judge: Judge, subject: str, kind: str, row: np.void) -> Check:
-    """Judge whether the histogram holds as many values as were counted, from the smallest one's slot to the largest one's."""
+    """Check that the histogram has `count` values, from the slot of the minimum to the slot of the maximum."""
     held, ends = np.flatnonzero(row["slots"]), [slot_of(int(row[name])) for name in ("min_us", "max_us")]
     expected = f"{row['count']} in slots {ends[0]} to {ends[1]}"
     return judge.equal(subject, f"{kind} histogram", expected, f"{row['slots'].sum()} in slots {held[0]} to {held[-1]}")

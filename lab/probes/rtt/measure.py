@@ -1,8 +1,12 @@
-"""Round-trip times that were added up in the kernel: one row for each group of connections, and what it says. Pure.
+"""From the totals that the kernel adds up to one row for each group of connections: pure functions over arrays.
 
-A row has `kind` (`Kind`), who belongs to it (`netns`, `laddr`, `lport`, `raddr`, `rport`; zero where the group has several), `count`,
-`sum_us`, `min_us`, `max_us`, `unclear` and `slots` (counts by powers of two of the unit, lab/log2_histogram.py). Times
-are integers in microseconds, which is the kernel's own resolution.
+Fields of a row:
+
+- `kind`: smoothed RTT or single samples (`Kind`).
+- `netns`, `laddr`, `lport`, `raddr`, `rport`: the group; zero if the group has several values of the field.
+- `count`, `sum_us`, `min_us`, `max_us`: of the values, in whole microseconds, the kernel's own resolution.
+- `unclear`: number of samples whose value is unknown.
+- `slots`: number of values by powers of two of the unit (lab/log2_histogram.py).
 """
 
 from enum import IntEnum
@@ -14,36 +18,36 @@ from lab.arrays import Events, Rows
 from lab.log2_histogram import SLOTS, bounds, quantile_slot
 from lab.tcp import address_text
 
-_WHO = ("laddr", "raddr", "lport", "rport", "netns", "kind")
+_GROUP = ("laddr", "raddr", "lport", "rport", "netns", "kind")
 _SUMS = ("count", "sum_us", "unclear", "slots")
 QUANTILES = {"p50": 0.5, "p99": 0.99}
 
 
 class Kind(IntEnum):
-    """Which number was added up: `enum kind` in bpf/rtt.c."""
+    """Kind of the values: `enum kind` in bpf/rtt.c."""
 
     SRTT = 0
     RTT = 1
 
 
 def of_hosts(totals: Events, inodes: tuple[int, int]) -> Events:
-    """Choose what belongs to two network namespaces, given by their inode numbers."""
+    """Return the totals of two network namespaces, given by their inode numbers."""
     return totals[np.isin(totals["netns"], inodes)]
 
 
 def folded(totals: Events) -> Rows:
-    """Put together what different processors have added up for the same group; sorted by addresses, ports and kind."""
+    """Return one row for each group: the sum of all processors, sorted by addresses, ports, namespace and kind."""
     if not len(totals):
         return totals
-    who = [np.ascontiguousarray(totals[name]).view("u1").reshape(len(totals), -1) for name in _WHO]
-    keys = np.ascontiguousarray(np.concatenate(who, axis=1))
+    parts = [np.ascontiguousarray(totals[name]).view("u1").reshape(len(totals), -1) for name in _GROUP]
+    keys = np.ascontiguousarray(np.concatenate(parts, axis=1))
     _, first, group = np.unique(keys.view(f"V{keys.shape[1]}")[:, 0], return_index=True, return_inverse=True)
     rows = np.zeros(len(first), totals.dtype)
-    for name in _WHO:
+    for name in _GROUP:
         rows[name] = totals[name][first]
     for name in _SUMS:
         np.add.at(rows[name], group, totals[name])
-    some = totals["count"] > 0  # a row with nothing but unclear samples has no extremes
+    some = totals["count"] > 0  # a total of unclear samples only has no minimum and no maximum
     rows["min_us"] = np.iinfo("u4").max
     np.minimum.at(rows["min_us"], group[some], totals["min_us"][some])
     np.maximum.at(rows["max_us"], group[some], totals["max_us"][some])
@@ -52,27 +56,30 @@ def folded(totals: Events) -> Rows:
 
 
 def all_together(totals: Events) -> Rows:
-    """As `folded`, with every connection in the same group: at most one row for each kind."""
-    anyone = totals.copy()
-    for name in _WHO[:-1]:
-        anyone[name] = 0
-    return folded(anyone)
+    """Return one row for each kind that occurs, with all connections in one group."""
+    ungrouped = totals.copy()
+    for name in _GROUP[:-1]:
+        ungrouped[name] = 0
+    return folded(ungrouped)
 
 
 def quantile_us(row: np.void, share: float, unit_us: int = 1) -> tuple[int, int]:
-    """Return bounds of a quantile: those of its bucket, or what is closer, the smallest and largest value of all."""
+    """Return the bounds of a quantile: those of its bucket, narrowed to the minimum and maximum of all values."""
     low, high = bucket_us(quantile_slot(row["slots"].tolist(), share), unit_us)
     return max(low, int(row["min_us"])), min(high, int(row["max_us"]))
 
 
 def bucket_us(slot: int, unit_us: int = 1) -> tuple[int, int]:
-    """Return the smallest and the largest time, in whole microseconds, that a slot of the histogram counts."""
+    """Return the shortest and the longest time of a slot of the histogram, in whole microseconds."""
     low, high = bounds(slot)
     return low * unit_us, (high + 1) * unit_us - 1
 
 
 def as_dict(row: np.void, unit_us: int = 1) -> dict[str, object]:
-    """One row under the names that `--json` uses; None where the row has several, and for figures of nothing."""
+    """Return one row under the names that `--json` uses.
+
+    None stands for a field of which the group has several values, and for the statistics of an empty row.
+    """
     count = int(row["count"])
     figures: dict[str, int | None] = {"min_us": int(row["min_us"]), "max_us": int(row["max_us"])}
     for name, share in QUANTILES.items():
@@ -96,7 +103,7 @@ def as_dict(row: np.void, unit_us: int = 1) -> dict[str, object]:
 
 
 def slots_of(buckets: list[dict[str, int]], unit_us: int = 1) -> list[int]:
-    """Return the slots that `as_dict` has made buckets of, the empty ones included."""
+    """Return the slots of the buckets from `as_dict`, including the empty ones."""
     counts = {bucket["low_us"]: bucket["count"] for bucket in buckets}
     return [counts.get(bucket_us(slot, unit_us)[0], 0) for slot in range(SLOTS)]
 

@@ -1,4 +1,4 @@
-"""Round-trip times as text: the histogram of each group of connections, and their rows for CSV."""
+"""Round-trip times as text: the histogram of each group of connections, and its row for CSV."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,11 @@ from lab.probes.rtt.measure import Kind, all_together, as_dict, bucket_us, of_ho
 from lab.tcp import endpoint
 
 if TYPE_CHECKING:
-    from lab.observation import Observed  # brings the topology, which a live tool does not need
+    from lab.observation import Observed  # imports the topology, which a live tool does not need
 
 
 def csv_row(values: dict[str, Any], unit_us: int) -> dict[str, object]:
-    """Return a row whose buckets are columns of their own, named by their bounds."""
+    """Return a row with one column per bucket, named by the bounds of the bucket."""
     counts = enumerate(slots_of(values["buckets"], unit_us))
     columns = {"{}-{}_us".format(*bucket_us(slot, unit_us)): count for slot, count in counts}
     return {name: value for name, value in values.items() if name != "buckets"} | columns
@@ -27,7 +27,7 @@ def block(
     unit = "msecs" if unit_us > 1 else "usecs"
     if timestamp:
         yield time_of_day(values["time_ns"])
-    yield f"Key: {_who(values)}"
+    yield f"Key: {_key(values)}"
     if values["count"]:
         figures = {name: _time(values[name], unit_us) for name in values if name.endswith("_us")}
         yield f"Latency = {values['sum_us'] / values['count'] / unit_us:.3f} {unit}, Cnt = {values['count']}"
@@ -47,11 +47,12 @@ def _time(value_us: int, unit_us: int) -> str:
     return f"{value_us / unit_us:.3f}" if unit_us > 1 else str(value_us)
 
 
-def _who(values: dict[str, Any]) -> str:
+def _key(values: dict[str, Any]) -> str:
+    """Return the connections of a histogram as text."""
     netns_text = f" in netns {values['netns']}"
     if values["lport"]:
-        here, there = (endpoint(values[f"{side}addr"], values[f"{side}port"]) for side in "lr")
-        return f"{here} -> {there}{netns_text}"
+        local, remote = (endpoint(values[f"{side}addr"], values[f"{side}port"]) for side in "lr")
+        return f"{local} -> {remote}{netns_text}"
     for side, name in (("l", "local"), ("r", "remote")):
         if values[f"{side}addr"]:
             return f"{name} {values[f'{side}addr']}{netns_text}"
@@ -59,7 +60,7 @@ def _who(values: dict[str, Any]) -> str:
 
 
 def table(observed: "Observed") -> Iterator[str]:
-    """Yield what the live tool would have printed for both hosts, without and with --raw."""
+    """Yield the lines that the live tool would have printed for both hosts, without and with --raw."""
     for row in all_together(of_hosts(observed.recording.totals["rtt"], observed.inodes)):
         yield f"{'smoothed RTT' if row['kind'] == Kind.SRTT else 'RTT samples (--raw)'}, both hosts"
         yield from block(as_dict(row))

@@ -1,1 +1,1 @@
-"""The probe `states`: its live tool, its measurements, and how they are judged."""
+"""The probe `states`: its live tool, measurements and judge."""

@@ -1,18 +1,12 @@
 """TCP state changes, and how long each socket stayed in each state.
 
 SKADDR    kernel address of the socket
-C-PID     process that owns the socket, C-COMM its name; - until that process itself has changed the socket's state (what a
-          server accepts is known to be its own when it closes), since at other times any bystander may be current
-LADDR     local address and port (- before connect() has bound one), RADDR the remote ones; IPv4-mapped as IPv4
-OLDSTATE  the state left, NEWSTATE the state entered, as the kernel spells them
-MS        milliseconds spent in OLDSTATE; - when nobody can know: in a socket's first row, or after a lost event
-
-SYN_RECV of a passive open is the time from SYN-ACK to final ACK that the kernel measured (to the microsecond, with SYN
-cookies to some 64 ms, - when the SYN-ACK was retransmitted): the socket itself appears only at the final ACK. After an active
-close FIN_WAIT2 lasts until the peer's FIN, also when close() has replaced the socket by a timewait minisock, or until that has
-waited long enough (tcp_fin_timeout); TIME_WAIT is where the report ends. No further row comes when data comes instead of the FIN,
-or when there is no room for one more minisock (tcp_max_tw_buckets). Two processors can take segments for one request at a time:
-of the two sockets that come of it, the second goes from SYN_RECV to CLOSE at once, and nobody is ever given it.
+C-PID     process that owns the socket, C-COMM its name; - if unknown
+LADDR     local address, LPORT its port; - before connect() has bound a port
+RADDR     remote address, RPORT its port; IPv4-mapped addresses shown as IPv4
+OLDSTATE  state left, NEWSTATE state entered, spelt as in the kernel
+MS        milliseconds spent in OLDSTATE; - if unknown: in a socket's first
+          row, and after a lost event
 """
 
 import argparse
@@ -28,29 +22,54 @@ from lab.units import port
 EXAMPLES = """\
 examples:
   lab states                       every change on this machine
-  lab states -L 9999 --seconds 10  connections of the local port 9999
-  lab states --netns web --json    those of one network namespace, as JSON Lines
+  lab states -L 9999 --seconds 10  connections with local port 9999
+  lab states --netns web --json    connections of one netns, as JSON Lines
+"""
+
+DETAILS = """\
+details:
+  C-PID is known once the owner itself has changed the socket's state. Other
+  changes happen in softirq, where the current task is a bystander. The socket
+  of an accepted connection therefore gets its owner when the server closes it.
+
+  SYN_RECV of a passive open is the kernel's own sample of the handshake, from
+  SYN-ACK to final ACK (tcp_synack_rtt_meas()), because the socket is created
+  only at the final ACK. Its resolution is 1 us, and about 64 ms with SYN
+  cookies. MS is - if the SYN-ACK was retransmitted.
+
+  FIN_WAIT2 of an active close lasts until the peer's FIN or until
+  tcp_fin_timeout, also after close() has replaced the socket with a timewait
+  minisock. TIME_WAIT is the last state reported. FIN_WAIT2 has no further row
+  - if the peer sends data instead of the FIN, or
+  - if there is no room for another minisock (tcp_max_tw_buckets).
+
+  Two processors can each create a socket for the same connection request. The
+  second socket goes from SYN_RECV to CLOSE at once and is never accepted.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument(
-        "-L", "--localport", type=port, nargs="+", metavar="PORT", help="connections of these local ports"
+        "-L", "--localport", type=port, nargs="+", metavar="PORT", help="only connections with these local ports"
     )
-    parser.add_argument("-D", "--remoteport", type=port, nargs="+", metavar="PORT", help="of these remote ports")
+    parser.add_argument(
+        "-D", "--remoteport", type=port, nargs="+", metavar="PORT", help="only connections with these remote ports"
+    )
     family = parser.add_mutually_exclusive_group()
     family.add_argument(
-        "-4", "--ipv4", action="store_const", dest="version", const=4, help="IPv4 only, mapped included"
+        "-4", "--ipv4", action="store_const", dest="version", const=4, help="IPv4 only, including IPv4-mapped"
     )
     family.add_argument("-6", "--ipv6", action="store_const", dest="version", const=6, help="IPv6 only")
-    parser.add_argument("-w", "--wide", action="store_true", help="columns as wide as IPv6 addresses")
-    parser.add_argument("-T", "--timestamp", action="store_true", help="begin each line with the time of day")
+    parser.add_argument("-w", "--wide", action="store_true", help="make the columns wide enough for IPv6 addresses")
+    parser.add_argument(
+        "-T", "--timestamp", action="store_true", help="print the time of day at the start of each line"
+    )
     live_output.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print changes until Ctrl-C, or for `--seconds`."""
+    """Print state changes until Ctrl-C or for `--seconds`."""
     shown = {"wide": args.wide, "timestamp": args.timestamp}
     output = Output(args)
     with drain.events(Program.load("states"), args.seconds, netns=live_output.netns_of(args)) as batches:

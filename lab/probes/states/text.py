@@ -1,4 +1,4 @@
-"""State changes as text: one line each, and the dictionary that `--json` prints."""
+"""State changes as text: one line each, and the dictionary that `--json` and `--csv` print."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def table(observed: "Observed") -> Iterator[str]:
-    """Yield what the live tool would have printed for both hosts."""
+    """Yield the lines that the live tool would have printed for both hosts."""
     from lab.probes.states.measure import transitions  # noqa: PLC0415 (NumPy)
 
     wide = any(":" in connection.client.flow.laddr for connection in observed.connections)
@@ -23,7 +23,7 @@ def table(observed: "Observed") -> Iterator[str]:
 
 
 def header(*, wide: bool = False, timestamp: bool = False) -> str:
-    """Return the table's head line."""
+    """Return the header line of the table."""
     width = 39 if wide else 15
     when = f"{'TIME':<15} " if timestamp else ""
     return (
@@ -33,7 +33,7 @@ def header(*, wide: bool = False, timestamp: bool = False) -> str:
 
 
 def line(row: dict[str, object], *, wide: bool = False, timestamp: bool = False) -> str:
-    """One row of the table."""
+    """Return one row of the table."""
     width = 39 if wide else 15
     when = f"{time_of_day(row['time_ns']):<15} " if timestamp else ""
     duration_ns = row["duration_ns"]
@@ -46,7 +46,7 @@ def line(row: dict[str, object], *, wide: bool = False, timestamp: bool = False)
 
 
 def as_dict(row: Row) -> dict[str, object]:
-    """One row under the names that `--json` and `--csv` use; None is unknown."""
+    """Return one row under the names that `--json` and `--csv` use; None means unknown."""
     known = int(row["tgid"]) != 0
     duration_ns = int(row["duration_ns"])
     return {

@@ -1,4 +1,7 @@
-"""Changes of TCP sockets' states as they come, from batches of events to rows to show."""
+"""The batch-by-batch version of lab/probes/states/measure.py: from batches of state changes to rows to print.
+
+What lives here: the rows kept for open sockets, and the filters. What does not: the measurement itself.
+"""
 
 import numpy as np
 
@@ -11,10 +14,10 @@ _MOST_OPEN = 1_000_000
 
 
 class Tracker:
-    """Turns batches of events into rows to show, carrying what open sockets were last seen doing.
+    """Turn batches of events into rows to print; keep the last row of each open socket for the next batch.
 
-    A row whose port is not known yet (the local one at SYN_SENT, the remote one at SYN_RECV) waits for the socket's next
-    row when a filter asks for that port, and is judged by it.
+    The remote port is unknown at SYN_RECV, the local port at SYN_SENT. A SYN_RECV row is held back until the socket's
+    next row, which has the port; so is a SYN_SENT row if there is a filter on local ports.
     """
 
     def __init__(self, lports: list[int] | None, rports: list[int] | None, version: int | None) -> None:
@@ -23,7 +26,7 @@ class Tracker:
         self._forgotten = 0
 
     def rows(self, batch: Events) -> Rows:
-        """Return the rows that can be shown now, in order of time."""
+        """Return the rows that can be printed after this batch, in order of time."""
         dtype = np.dtype(
             [*((name, batch.dtype[name]) for name in batch.dtype.names or ()), ("shown", "u1"), ("carried", "u1")]
         )
@@ -31,27 +34,28 @@ class Tracker:
         for name in batch.dtype.names or ():
             fresh[name] = batch[name]
         rows = transitions(fresh if self._open is None else np.concatenate([self._open, fresh]))
-        waits = self._waits(rows)
-        showing = (rows["shown"] == 0) & ~waits
-        shown = rows[showing & self._wanted(rows)]
-        rows["shown"] |= ~waits
+        held_back = self._held_back(rows)
+        due = (rows["shown"] == 0) & ~held_back
+        shown = rows[due & self._wanted(rows)]
+        rows["shown"] |= ~held_back
         self._carry(rows, dtype)
         return shown
 
     def end(self) -> str:
-        """Return what remains to be said when the tool ends."""
+        """Return the closing note: connections not printed and sockets forgotten; "" if there are none."""
         notes = []
-        if self._open is not None and (waiting := int((self._open["shown"] == 0).sum())):
-            notes.append(f"{waiting} connections had no port yet and are not shown")
+        if self._open is not None and (held_back := int((self._open["shown"] == 0).sum())):
+            notes.append(f"{held_back} connections had no port yet and are not shown")
         if self._forgotten:
             notes.append(f"more than {_MOST_OPEN} sockets were open: {self._forgotten} were forgotten")
         return "; ".join(notes)
 
-    def _waits(self, rows: Rows) -> Mask:
-        waits = (rows["newstate"] == State.SYN_RECV) & (rows["rport"] == 0)
+    def _held_back(self, rows: Rows) -> Mask:
+        """Mark the rows that lack a port which their socket's next row has."""
+        lacks_port = (rows["newstate"] == State.SYN_RECV) & (rows["rport"] == 0)
         if self._lports:
-            waits |= (rows["newstate"] == State.SYN_SENT) & (rows["lport"] == 0)
-        return waits & self._in_scope(rows)
+            lacks_port |= (rows["newstate"] == State.SYN_SENT) & (rows["lport"] == 0)
+        return lacks_port & self._in_scope(rows)
 
     def _wanted(self, rows: Rows) -> Mask:
         wanted = self._in_scope(rows)
@@ -62,16 +66,18 @@ class Tracker:
         return wanted
 
     def _in_scope(self, rows: Rows) -> Mask:
-        """Tell which rows are of the IP version asked for, which every row knows."""
+        """Mark the rows of the requested IP version, which is known in every row."""
         if self._version:
             return _is_ipv4(rows) == (self._version == 4)
         return np.ones(len(rows), bool)
 
     def _carry(self, rows: Rows, dtype: np.dtype[np.void]) -> None:
+        """Keep the last row of each open socket for the next batch."""
         _, last = np.unique(rows["socket"][::-1], return_index=True)
         latest = rows[len(rows) - 1 - last]
         latest = latest[~superseded(latest)]
-        # What has ended stays for one more batch, which may repeat its end; a minisock's address may be another's by now.
+        # The next batch may repeat a socket's end, so an ended socket stays for one more batch. A minisock does not:
+        # its socket's kernel address may belong to another socket already.
         latest = latest[~np.isin(latest["newstate"], _ENDED) | (latest["carried"] + latest["minisock"] == 0)]
         if len(latest) > _MOST_OPEN:
             self._forgotten += len(latest) - _MOST_OPEN

@@ -1,8 +1,8 @@
 "use strict";
 
-// Text from a run is only ever set as text: names in it may be anybody's.
+// Text from a run is only inserted as text, never as HTML: the names in it are untrusted.
 
-const STEP = 100;  // rows that are drawn at once
+const STEP = 100;  // rows drawn at once
 
 async function unpacked(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -11,10 +11,10 @@ async function unpacked(text) {
 }
 
 function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
+  const created = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) created.setAttribute(key, value);
+  created.append(...children);
+  return created;
 }
 
 function bracket([low, high, measured], wrong) {
@@ -39,7 +39,7 @@ class Table {
     this.shown = STEP;
     this.sorted = null;
     this.texts = rows.map(([, , cells]) => cells.filter((cell) => typeof cell === "string").join("\n").toLowerCase());
-    this.words = element("input", { type: "search", placeholder: "any words", "aria-label": "search" });
+    this.words = element("input", { type: "search", placeholder: "words", "aria-label": "search" });
     this.choices = new Map();
     this.count = element("output", { "aria-live": "polite" });
     this.body = element("tbody");
@@ -79,7 +79,7 @@ class Table {
 
   sort(column) {
     const numbers = this.columns[column].kind === "number";
-    // The first click on numbers brings the largest to the top: that is what one looks for.
+    // The first click on a column of numbers sorts the largest to the top.
     const up = this.sorted?.column === column ? !this.sorted.up : !numbers;
     this.sorted = { column, up };
     this.heads.forEach((head) => head.removeAttribute("aria-sort"));
@@ -90,7 +90,7 @@ class Table {
     const order = this.rows.map((row, number) => [row, this.texts[number]]);
     order.sort(([a], [b]) => {
       const [one, other] = [value(a), value(b)];
-      if (one === null || other === null) return (one === null) - (other === null);  // what is unknown comes last
+      if (one === null || other === null) return (one === null) - (other === null);  // unknown values come last
       return up ? before(one, other) : before(other, one);
     });
     this.rows = order.map(([row]) => row);
@@ -110,7 +110,7 @@ class Table {
     this.next.hidden = found.length <= this.shown;
   }
 
-  // The run is not told in each line where there is only one.
+  // The column "run" is hidden if there is only one run.
   constant(column) {
     const choice = this.choices.get(this.columns[column].name);
     return this.columns[column].name === "run" && choice[1].parentElement.hidden;
@@ -120,11 +120,11 @@ class Table {
     const line = element("tr", wrong ? { class: "wrong" } : {});
     cells.forEach((cell, column) => {
       const kind = this.columns[column].kind;
-      const made = element("td", { class: kind });
-      if (kind === "number") made.append(cell[1]);
-      else if (kind === "bracket") { if (cell) made.append(bracket(cell, wrong)); } else made.append(cell);
-      made.hidden = this.constant(column);
-      line.append(made);
+      const place = element("td", { class: kind });
+      if (kind === "number") place.append(cell[1]);
+      else if (kind === "bracket") { if (cell) place.append(bracket(cell, wrong)); } else place.append(cell);
+      place.hidden = this.constant(column);
+      line.append(place);
     });
     line.append(element("td", {}, ...(key === null ? [] : [element("a", { href: `#raw:${key}`, class: "raw" }, "raw rows")])));
     return line;
@@ -132,14 +132,14 @@ class Table {
 }
 
 function visible(text) {
-  // JSON of the same value, in which nothing changes the direction of writing or is not seen at all.
+  // Escape invisible characters and characters that change the writing direction; the JSON value stays the same.
   return text.replace(/[\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g,
     (letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
 function showRaw({ title, file, link, lines, note }) {
   document.getElementById("rows-title").textContent = title;
-  document.getElementById("rows-about").replaceChildren("from ", element("a", { href: link }, file), note ? `: ${note}` : "");
+  document.getElementById("rows-about").replaceChildren("From ", element("a", { href: link }, file), note ? `: ${note}` : "");
   document.getElementById("rows-lines").replaceChildren(...lines.map(([number, line]) =>
     element("li", {}, ...(number === null ? [] : [element("b", {}, `line ${number.toLocaleString("en")}`)]), element("code", {}, visible(line)))));
   document.getElementById("rows").showModal();
@@ -154,11 +154,11 @@ async function main() {
     });
   }
   const { tables, raw } = await unpacked(document.getElementById("data").textContent);
-  const made = new Map([...document.querySelectorAll(".data")].map((place) =>
+  const drawn = new Map([...document.querySelectorAll(".data")].map((place) =>
     [place.dataset.table, new Table(place, tables[place.dataset.table])]));
   const dialog = document.getElementById("rows");
   dialog.addEventListener("close", () => {
-    // It may have been opened again since, by going back.
+    // The dialog may be open again, after a step back in the history.
     if (!dialog.open && location.hash.startsWith("#raw:")) history.replaceState(null, "", location.pathname);
   });
 
@@ -167,8 +167,8 @@ async function main() {
     const [, key] = location.hash.match(/^#raw:(\d+)$/) ?? [];
     if (key in raw) showRaw(raw[key]);
     const [, name, query] = location.hash.match(/^#(\w+)\?(.*)$/) ?? [];
-    if (made.has(name)) {
-      made.get(name).choose(new URLSearchParams(query));
+    if (drawn.has(name)) {
+      drawn.get(name).choose(new URLSearchParams(query));
       document.getElementById(name).scrollIntoView();
     }
   }

@@ -1,5 +1,5 @@
-"""Traffic made to measure: frames that say what they are, TCP made by hand, captures replayed; each send stamped.
+"""Crafted traffic: frames with a known truth, scripted TCP and replayed captures, with a timestamp around each send.
 
-The only package that knows scapy. What lives here: making frames and sending them. What does not: load by real applications
-(`lab.demo`), and what the wire does to frames (`lab.wire`).
+This is the only package that uses scapy. What lives here: building and sending frames. What does not: traffic of real
+sockets (`lab.traffic.demo`), and the wire's conditions (`lab.network`).
 """

@@ -1,7 +1,7 @@
-"""Frames that say what they are: the bytes, and what a probe must read in them, or why it cannot.
+"""Frames with their truth: the bytes, and the fields that a probe must read in them or the reason why it cannot.
 
-The truth of a frame is taken from the layers that it is built of, never by parsing it. What lives here: how a frame is made.
-What does not: which frames are worth making (`lab.traffic.crafted.unusual_frames`).
+The truth comes from the layers that a frame is built of, not from parsing its bytes. What lives here: building frames.
+What does not: the catalogue of frames (`lab.traffic.crafted.unusual_frames`).
 """
 
 import socket
@@ -21,7 +21,7 @@ from lab.network.topology import CLIENT_MAC, SERVER_MAC
 from lab.packet import Problem
 
 SHORTEST = 60
-"""Bytes of an Ethernet frame at least, without its checksum; a shorter one is padded."""
+"""Minimum size of an Ethernet frame in bytes, without its checksum; shorter frames are padded."""
 
 _UNREADABLE = (Problem.TRUNCATED, Problem.MALFORMED, Problem.TOO_MANY_HEADERS)
 _WITH_PORTS = {TCP: 20, UDP: 8}
@@ -31,12 +31,14 @@ _PORTLESS: dict[type, Problem] = {ICMP: Problem.NO_PORTS, ESP: Problem.ENCRYPTED
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame and the truth about it.
+    """A frame and its truth.
 
-    `protocol` is what a traffic report calls it, `source` and `destination` are IP addresses, or the MAC addresses of what has
-    none that can be read. With a `problem` there are no ports and nothing of TCP. `payload` counts the bytes behind the header of
-    TCP or UDP, padding left out; `ports_end` is where the first 20 bytes of TCP's header, or UDP's, are over. `vlans` are the ids
-    of the two outer tags.
+    - `protocol` is its name in a traffic report.
+    - `source` and `destination` are IP addresses, or MAC addresses if the frame has no readable IP addresses.
+    - With a `problem` the frame has no ports and no TCP fields.
+    - `payload` is the number of bytes after the TCP or UDP header, without padding.
+    - `ports_end` is the offset of the end of the UDP header, or of the first 20 bytes of the TCP header.
+    - `vlans` are the ids of the two outer tags.
     """
 
     name: str
@@ -66,11 +68,12 @@ def made(
     addressed: bool = True,
     fragment: bool | None = None,
 ) -> Frame:
-    """Build a frame of layers, the Ethernet header first.
+    """Return a frame built of layers, the Ethernet header first.
 
-    `problem` and `protocol` are said where the layers alone do not tell them, `fragment` where they would tell something else.
-    `cut` is where the frame ends too early, `pad` what stands behind it up to the least size of Ethernet, again and again. Without
-    `addressed` nobody can read its IP addresses.
+    - `problem`, `protocol` and `fragment` are given if they do not follow from the layers.
+    - `cut` truncates the frame to this many bytes.
+    - `pad` is repeated after the frame up to the minimum size of Ethernet.
+    - `addressed=False` means that the IP addresses of the frame cannot be read.
     """
     data = stacked(layers)
     last = next((layer for layer in reversed(layers) if type(layer) in _NAMES), None)
@@ -96,7 +99,7 @@ def made(
 
 
 def _numbers(transport: Packet, frame_length: int) -> dict[str, int]:
-    """Return what TCP or UDP says; what is behind it is its payload by now."""
+    """Return the fields of a `Frame` that a TCP or UDP layer, with its payload attached (`stacked`), determines."""
     start = frame_length - len(bytes(transport))
     numbers = {"sport": transport.sport, "dport": transport.dport, "payload": len(bytes(transport.payload))}
     numbers["ports_end"] = start + _WITH_PORTS[type(transport)]
@@ -106,7 +109,7 @@ def _numbers(transport: Packet, frame_length: int) -> dict[str, int]:
 
 
 def stacked(layers: Iterable[Packet]) -> bytes:
-    """Return the bytes of layers, each the payload of the one before. Those are joined, not copied: use them once."""
+    """Return the bytes of layers, each the payload of the one before. It modifies the layers: use each of them once."""
     first, *rest = layers
     reduce(_carry, rest, first)
     return bytes(first)
@@ -125,17 +128,17 @@ def _is_fragment(layer: Packet) -> bool:
 
 
 def datagrams(flows: Iterable[int], *, size: int = 0) -> Iterator[bytes]:
-    """Ethernet frames of UDP datagrams, one for each number: ports and addresses tell the flows apart. Nobody answers them.
+    """Yield an Ethernet frame with a UDP datagram for each flow number, each with its own source address and port.
 
-    They go from the lab's client to its server, and each is made in a few microseconds. `size` is the payload's in bytes; there are
-    6,240,000 flows.
+    The frames go from the client's MAC address to the server's. No host has their IP addresses, so nothing answers.
+    `size` is the payload in bytes. Numbers are below 6,240,000. Building a frame takes a few microseconds.
     """
     ethernet = bytes(Ether(src=CLIENT_MAC, dst=SERVER_MAC, type=0x0800))
     head = struct.pack("!BBHHHBBH", 0x45, 0, 28 + size, 0, 0, 1, socket.IPPROTO_UDP, 0)
-    behind = struct.pack("!HHH", 53, 8 + size, 0) + bytes(size)
+    rest = struct.pack("!HHH", 53, 8 + size, 0) + bytes(size)
     destination = socket.inet_aton("203.0.113.1")
     for flow in flows:
         source = socket.inet_aton(f"198.51.{100 + flow // 40_000}.1")
         header = head + source + destination
         header = header[:10] + checksum(header).to_bytes(2) + header[12:]
-        yield ethernet + header + (1024 + flow % 40_000).to_bytes(2) + behind
+        yield ethernet + header + (1024 + flow % 40_000).to_bytes(2) + rest

@@ -1,4 +1,4 @@
-"""The kernel's end of a connection whose other end is made by hand: a real socket, and the calls that a story makes on it."""
+"""The kernel's end of a connection whose other end is scripted: a real socket and the calls of a script."""
 
 import socket
 import struct
@@ -13,9 +13,9 @@ CALLS = ("connect", "accept", "shutdown", "close", "abort")
 
 
 class KernelEnd:
-    """A socket of a host's kernel, made by the first call; what is left open at the end is aborted.
+    """A socket in a host's namespace. The first call creates it; if it is still open at the end, it is aborted.
 
-    `flow` is the connection's, the client first; `listener` is there if the kernel is the server.
+    `flow` has the client first. `listener` is given if the kernel is the server.
     """
 
     def __init__(self, netns: str, flow: Flow, listener: socket.socket | None) -> None:
@@ -23,13 +23,13 @@ class KernelEnd:
         self._socket: socket.socket | None = None
 
     def call(self, name: str) -> None:
-        """Make a call (`CALLS`). Raises `ValueError` for one that cannot be made now."""
+        """Make one of `CALLS`. Raises `ValueError` for an unknown call or one that is not possible in this state."""
         if name not in CALLS:
-            raise ValueError(f"`{name}()` is none of the calls of a story: {', '.join(CALLS)}")
+            raise ValueError(f"`{name}()` is not a call of a script: use {', '.join(CALLS)}")
         getattr(self, name)()
 
     def connect(self) -> None:
-        """Begin to connect, from the flow's own port, and do not wait."""
+        """Start to connect from the flow's client port, without waiting."""
         family = socket.AF_INET6 if ":" in self._flow.laddr else socket.AF_INET
         self._socket = inside(self._netns, lambda: socket.socket(family))
         self._socket.setblocking(False)  # noqa: FBT003 (the method's only argument)
@@ -39,11 +39,11 @@ class KernelEnd:
     def accept(self) -> None:
         """Accept the connection."""
         if self._listener is None:
-            raise ValueError("only a kernel that is the server accepts")
+            raise ValueError("the kernel is the client of this script: leave out accept()")
         self._socket, _ = self._listener.accept()
 
     def shutdown(self) -> None:
-        """Close the direction from the kernel."""
+        """Send a FIN and keep receiving."""
         self._known().shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
@@ -57,7 +57,7 @@ class KernelEnd:
 
     def _known(self) -> socket.socket:
         if self._socket is None:
-            raise ValueError("the story has neither accept() nor connect() before")
+            raise ValueError("the kernel's end has no socket yet: put accept() or connect() first")
         return self._socket
 
     def __enter__(self) -> Self:

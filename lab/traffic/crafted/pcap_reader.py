@@ -1,4 +1,4 @@
-"""Reading captures, pcap and pcapng, also compressed by gzip: frame by frame, and never less than there is without saying so."""
+"""A reader of pcap and pcapng files, also compressed by gzip. A truncated or damaged file is an error."""
 
 import logging
 import zlib
@@ -14,16 +14,14 @@ from scapy.utils import RawPcapNgReader
 from lab.errors import LabError
 
 _ETHERNET = 1  # LINKTYPE_ETHERNET
-_LARGEST = 1 << 18  # bytes of a frame, beyond all that tools for captures write
+_LARGEST = 1 << 18  # bytes of a frame; more than any capture tool writes
 _SECOND = 10**9
 
-conf.warning_threshold = (
-    0  # scapy keeps quiet about what it has complained of before, which is no reason to overlook it
-)
+conf.warning_threshold = 0  # scapy suppresses repeated warnings by default, and each one is an error here
 
 
 class Captured(NamedTuple):
-    """A frame of a capture: what there is of it, its length on the wire, and its time in nanoseconds, None if it has none."""
+    """A frame of a capture: the captured bytes, the length on the wire, and the time in nanoseconds or None."""
 
     data: bytes
     length: int
@@ -31,32 +29,32 @@ class Captured(NamedTuple):
 
 
 def captured(path: Path) -> Iterator[Captured]:
-    """Yield the frames of a capture in its order, as they are read.
+    """Yield the frames of a capture in the order of the file, as they are read.
 
-    Raises `LabError` when there is no such file or it is no capture, and behind the last good frame when the file is cut off or
-    damaged, or has frames of another kind than Ethernet's.
+    Raises `LabError` if the file cannot be read or is not a capture. Raises it after the last good frame if the file is
+    cut off or damaged, or if its next frame is not an Ethernet frame.
     """
-    with _complaints() as complaints, _opened(path) as file:
+    with _warnings() as warnings, _opened(path) as file:
         try:
-            frames, number = _frames(RawPcapNgReader(file)), 0  # it tries pcap when it is that
+            frames, number = _frames(RawPcapNgReader(file)), 0  # scapy returns a pcap reader for a pcap file
         except (OSError, Scapy_Exception, EOFError) as error:
-            raise LabError(f"{path} is no capture: give a pcap or pcapng file") from error
-        complaints.clear()  # of a file of the one kind that was taken for the other
+            raise LabError(f"{path} is not a capture: give a pcap or pcapng file") from error
+        warnings.clear()  # from the detection of the file's format
         while True:
             try:
                 kind, frame = next(frames, (None, None))
             except (EOFError, OSError, Scapy_Exception, ValueError, zlib.error) as error:
-                complaints.append(str(error))
+                warnings.append(str(error))
                 frame = None
-            if complaints:
+            if warnings:
                 raise LabError(
-                    f"{path} is cut off or damaged behind frame {number}: capture it again, or cut it off there"
+                    f"{path} is cut off or damaged after frame {number}: capture it again, or cut it off there"
                 )
             if frame is None:
                 return
             if kind != _ETHERNET:
                 raise LabError(
-                    f"{path} has frames of link type {kind}, not of Ethernet (1): capture at an interface that carries those"
+                    f"{path} has frames of link type {kind}, not Ethernet (1): capture on an Ethernet interface"
                 )
             number += 1
             yield frame
@@ -70,9 +68,9 @@ def _opened(path: Path) -> Any:
 
 
 def _frames(reader: Any) -> Iterator[tuple[int, Captured]]:
-    """Yield each frame with its link type; raises whatever the reader raises for a file that ends within a frame.
+    """Yield each frame with its link type. Raises the reader's exception if the file ends inside a frame.
 
-    Not by the reader's own iteration, which takes every mishap for the end of the file.
+    The iteration of scapy's reader is not used: it treats every error as the end of the file.
     """
     is_ng = isinstance(reader, RawPcapNgReader)
     while reader.f.peek(1):
@@ -88,19 +86,19 @@ def _frames(reader: Any) -> Iterator[tuple[int, Captured]]:
 
 
 @contextmanager
-def _complaints() -> Iterator[list[str]]:
-    """Collect what scapy complains of, instead of having it printed."""
-    said: list[str] = []
+def _warnings() -> Iterator[list[str]]:
+    """Collect scapy's warnings instead of printing them."""
+    collected: list[str] = []
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
+            collected.append(record.getMessage())
 
     handler, propagate = Collect(logging.WARNING), log_runtime.propagate
     log_runtime.addHandler(handler)
     log_runtime.propagate = False
     try:
-        yield said
+        yield collected
     finally:
         log_runtime.removeHandler(handler)
         log_runtime.propagate = propagate

@@ -1,4 +1,4 @@
-"""Sending the frames of a capture again at the pace at which they were captured, or another, each stamped as it is sent."""
+"""Replay of a capture: its frames are sent with their original gaps, or faster or slower, each with its timestamps."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from lab.traffic.crafted.send import Sender, one_processor, wait_until
 
 
 class Replayed(NamedTuple):
-    """A frame that was sent, its number in the file, when it was due, and stamps before and after it was sent."""
+    """A sent frame: its number in the file, the time at which it was due, and the times before and after send()."""
 
     number: int
     frame: Captured
@@ -23,11 +23,15 @@ class Replayed(NamedTuple):
 def replay(
     path: Path, sender: Sender, *, speed: float | None = 1.0, pause: Callable[[float], object] = time.sleep
 ) -> Iterator[Replayed]:
-    """Yield each frame when it has been sent: `speed` times as fast as they were captured, or with None at once.
+    """Send the frames of a capture, and yield each one after it was sent.
 
-    A gap counts from the first frame, so that one that is late does not delay the next; a time that goes backwards is no gap. `pause`
-    waits at most so many seconds between two frames; when it returns something true, nothing more is sent. Raises `LabError` for a
-    file that cannot be read, or not to its end, and for a frame that the interface does not take: those before have been sent.
+    - `speed` is a factor: 2 halves the gaps, None removes them.
+    - Due times count from the first frame, so a late frame does not delay the next. A time that goes backwards counts
+      as no gap.
+    - `pause(seconds)` waits between two frames, for at most that time. If it returns a true value, the replay ends.
+
+    Raises `LabError` if the file cannot be read to its end, and for a frame that the interface refuses. The frames
+    before have been sent.
     """
     due_ns = start_ns = time.monotonic_ns()
     began_ns: int | None = None
@@ -36,7 +40,7 @@ def replay(
             if speed is None:
                 due_ns = time.monotonic_ns()
             elif frame.time_ns is None:
-                raise LabError(f"frame {number} of {path} has no time, so no gap is known: give --at-once")
+                raise LabError(f"frame {number} of {path} has no time, so its gap is unknown: give --at-once")
             else:
                 if began_ns is None:
                     start_ns, began_ns = time.monotonic_ns(), frame.time_ns

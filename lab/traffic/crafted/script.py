@@ -1,13 +1,14 @@
-"""TCP segments of a connection, told in one line of words. Pure: what the words mean, and no frames.
+"""Scripts: the TCP segments of a connection as one line of words. What lives here: parsing. What does not: frames.
 
-A story is `cS sSA cF sF`: who sends (client or server), and what. Between the handshake and the ends both have sent 7 bytes.
+A word is the sender (c for client, s for server) and the flags, as in `cS sSA cF sF`. Each side has sent 7 bytes
+between the handshake and its FIN or RST.
 
     cS sSA cA cF sF cRA   SYN, SYN-ACK, ACK, FIN, RST; FIN and RA acknowledge, R does not
-    sRA0                  the answer of a host where nobody listens
-    sSA'                  a SYN-ACK with another number (a cookie)
-    cR- sF-               a RST and a FIN with a number from before the connection
-    cS+ sSA+              a SYN with 7 bytes, and an answer that acknowledges them
-    20ms                  what follows is sent so long after what stands before
+    sRA0                  the RST of a host without a listener
+    sSA'                  a SYN-ACK with another sequence number (a cookie)
+    cR- sF-               a RST and a FIN with a sequence number from before the connection
+    cS+ sSA+              a SYN with 7 bytes, and a SYN-ACK that acknowledges them
+    20ms                  the gap between the previous segment and the next
 """
 
 import argparse
@@ -17,13 +18,13 @@ from lab.packet import ACK, FIN, RST, SYN
 from lab.units import duration_ns
 
 FLAGS = {"S": SYN, "SA": SYN | ACK, "A": ACK, "F": FIN | ACK, "R": RST, "RA": RST | ACK}
-SPOKEN = 7
-"""Bytes that either side has sent between the handshake and the ends."""
+SENT = 7
+"""Bytes that each side has sent between the handshake and its FIN or RST."""
 _RANGE = 1 << 32
 
 
 class Segment(NamedTuple):
-    """A segment of a story, sent `gap_ns` after the one before; `flags` and numbers as in TCP's header."""
+    """A segment of a script, sent `gap_ns` after the one before; flags and numbers are as in the TCP header."""
 
     by_client: bool
     flags: int
@@ -33,11 +34,14 @@ class Segment(NamedTuple):
     gap_ns: int = 0
 
 
-def segments(story: str, isns: tuple[int, int] = (1000, 5000)) -> list[Segment]:
-    """Read a story; `isns` are the initial sequence numbers of client and server. Raises `ValueError` for what is no word."""
+def segments(script: str, isns: tuple[int, int] = (1000, 5000)) -> list[Segment]:
+    """Return the segments of a script. Raises `ValueError` for an unknown word.
+
+    `isns` are the initial sequence numbers of client and server.
+    """
     read: list[Segment] = []
     gap_ns = 0
-    for word in story.split():
+    for word in script.split():
         if pause_ns := gap_ns_of(word):
             gap_ns += pause_ns
             continue
@@ -49,10 +53,10 @@ def segments(story: str, isns: tuple[int, int] = (1000, 5000)) -> list[Segment]:
 def _segment(word: str, isns: tuple[int, int]) -> Segment:
     kind = word[1:].rstrip("0'-+")
     if word[0] not in "cs" or kind not in FLAGS:
-        raise ValueError(f"`{word}` is no word of a story")
+        raise ValueError(f"`{word}` is not a word of a script: write it like cS, sSA or 20ms")
     by_client = word[0] == "c"
     mine, other = isns if by_client else isns[::-1]
-    seq, ack = mine + 1 + SPOKEN, other + 1 + SPOKEN
+    seq, ack = mine + 1 + SENT, other + 1 + SENT
     if kind in {"S", "SA"}:
         seq, ack = mine, other + 1
     if word.endswith("0"):
@@ -62,13 +66,13 @@ def _segment(word: str, isns: tuple[int, int]) -> Segment:
     if word.endswith("'"):
         seq = mine + 77
     if word.endswith("SA+"):
-        ack += SPOKEN
-    payload = SPOKEN if word.endswith("S+") else 0
+        ack += SENT
+    payload = SENT if word.endswith("S+") else 0
     return Segment(by_client, FLAGS[kind], seq % _RANGE, ack % _RANGE if FLAGS[kind] & ACK else 0, payload)
 
 
 def gap_ns_of(word: str) -> int:
-    """Return how long a word of time is, 0 for one that is something else. Raises `ValueError` for a time that is none."""
+    """Return the duration of a word that begins with a digit, else 0. Raises `ValueError` for a bad duration."""
     if not word[0].isdigit():
         return 0
     try:

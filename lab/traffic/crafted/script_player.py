@@ -1,7 +1,7 @@
-"""TCP made by hand between two hosts that do not exist, so that no kernel answers: stories played on the wire.
+"""Playing scripts with both ends scripted. Their addresses belong to no host, so no kernel answers.
 
-What lives here: sending a story's segments at their host's interface, in step with their arrival at the other's. What does not: what
-the words mean (`lab.traffic.crafted.script`), and TCP made by hand against a kernel's own
+What lives here: sending the segments of scripts from the hosts' interfaces, one step after the other. What does not:
+the words of a script (`lab.traffic.crafted.script`), and scripts against a kernel's TCP
 (`lab.traffic.crafted.tcp_peer`).
 """
 
@@ -24,23 +24,23 @@ from lab.traffic.crafted.script import Segment, segments
 from lab.traffic.crafted.send import Sender, wait_until
 
 PORT = 80
-NOBODY = {4: ("192.0.2.51", "192.0.2.52"), 6: ("2001:db8::51", "2001:db8::52")}
-"""Addresses in the lab's networks that no host has, the client's first: frames for them are dropped without a word."""
+UNOWNED = {4: ("192.0.2.51", "192.0.2.52"), 6: ("2001:db8::51", "2001:db8::52")}
+"""Addresses in the lab's networks that no host has, the client's first. The kernels drop packets for them silently."""
 
 _ETH_P_ALL = 3
 _LIMIT_S = 20.0
-_ISNS = (0xFFFFFFF0, 7)  # the client's numbers wrap
+_ISNS = (0xFFFFFFF0, 7)  # the client's sequence numbers wrap
 
 
 class Passed(NamedTuple):
-    """A time before a segment was sent, and one at which it had passed both hosts."""
+    """A time before a segment was sent, and a time after it had passed both hosts."""
 
     before_ns: int
     passed_ns: int
 
 
 class Played(NamedTuple):
-    """A story that was played: its flow, the client first, and for each of its segments what and when."""
+    """A script that was played: its flow, the client first, and its segments with their times."""
 
     flow: Flow
     segments: list[Segment]
@@ -49,43 +49,46 @@ class Played(NamedTuple):
 
 def play(
     net: Topology,
-    stories: Sequence[str],
+    scripts: Sequence[str],
     version: int = 4,
     *,
     vlan: int = 0,
     options: bool = False,
     first_port: int = 30000,
 ) -> list[Played]:
-    """Play stories (words), each with a client's port of its own, all at the same pace: step by step, the first words first.
+    """Play scripts in parallel: the first segment of each, then the second of each, and so on.
 
-    A gap counts from when the segment before it has passed both hosts, so it is the least that lies between them. With
-    `options`, IP's own header is not of its usual length; short frames are padded as on a real network.
+    Each script has its own client port, from `first_port` on. A gap counts from the time when the previous segment has
+    passed both hosts, so the gap is a lower bound. With `options`, the IP header has options or an extension header.
+    Short frames are padded as on a real network.
     """
-    told = [
-        Played(Flow(NOBODY[version][0], first_port + number, NOBODY[version][1], PORT), segments(story, _ISNS), [])
-        for number, story in enumerate(stories)
+    client, server = UNOWNED[version]
+    played = [
+        Played(Flow(client, first_port + number, server, PORT), segments(script, _ISNS), [])
+        for number, script in enumerate(scripts)
     ]
     frames = [
-        [frame(net, story.flow, segment, vlan=vlan, options=options) for segment in story.segments] for story in told
+        [frame(net, script.flow, segment, vlan=vlan, options=options) for segment in script.segments]
+        for script in played
     ]
     with _Hop(net.client, net.server) as to_server, _Hop(net.server, net.client) as to_client:
-        for step in range(max(len(story.segments) for story in told)):
+        for step in range(max(len(script.segments) for script in played)):
             before: list[int] = []
-            playing = [number for number, story in enumerate(told) if step < len(story.segments)]
+            playing = [number for number, script in enumerate(played) if step < len(script.segments)]
             for number in playing:
-                segment, last = told[number].segments[step], told[number].times[-1:]
+                segment, last = played[number].segments[step], played[number].times[-1:]
                 if last:
                     wait_until(last[0].passed_ns + segment.gap_ns)
                 before.append((to_server if segment.by_client else to_client).carry(frames[number][step]))
-            await_grace_period()  # a packet socket gets a frame before TC does
+            await_grace_period()  # a packet socket receives a frame before TC does
             passed_ns = time.monotonic_ns()
             for number, before_ns in zip(playing, before, strict=True):
-                told[number].times.append(Passed(before_ns, passed_ns))
-    return told
+                played[number].times.append(Passed(before_ns, passed_ns))
+    return played
 
 
 def frame(net: Topology, flow: Flow, segment: Segment, *, vlan: int = 0, options: bool = False) -> bytes:
-    """Return the frame of a segment between the hosts of a network; `flow` is the client's."""
+    """Return the frame of a segment between the two hosts; `flow` has the client first."""
     client, server = net.client.mac, net.server.mac
     mine, macs = (flow, (client, server)) if segment.by_client else (flow.reversed(), (server, client))
     layers: list[Packet] = [Ether(src=macs[0], dst=macs[1])]
@@ -104,17 +107,17 @@ def frame(net: Topology, flow: Flow, segment: Segment, *, vlan: int = 0, options
 
 
 class _Hop:
-    """From one host to the other: sends a frame and waits until it has come."""
+    """One direction of the wire: sends a frame and waits for its arrival at the other host."""
 
     def __init__(self, here: Host, there: Host) -> None:
         self._sender = Sender(here.name)
         self._arrivals = inside(there.name, tap)
 
     def carry(self, data: bytes) -> int:
-        """Send a frame; returns a time before that, when it has arrived."""
+        """Send a frame, wait for its arrival, and return a time before it was sent."""
         before_ns, _ = self._sender.send(data)
         while self._arrivals.recvfrom(2048)[1][2] == socket.PACKET_OUTGOING:
-            pass  # nothing else is on the wire
+            pass  # the first received frame is this one, since there is no other traffic
         return before_ns
 
     def __enter__(self) -> Self:
@@ -126,7 +129,7 @@ class _Hop:
 
 
 def tap() -> socket.socket:
-    """Hear what passes `eth0` of the calling thread's namespace."""
+    """Return a packet socket with all frames of `eth0`, in both directions, in the calling thread's namespace."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
     sock.settimeout(_LIMIT_S)
     sock.bind(("eth0", _ETH_P_ALL))

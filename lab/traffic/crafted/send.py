@@ -1,4 +1,4 @@
-"""Sending frames as they are, from an interface of a namespace, each with a stamp before and after."""
+"""Sending raw frames from an interface of a namespace, with a timestamp before and after each."""
 
 import ctypes
 import errno
@@ -19,16 +19,16 @@ from lab.linux.netns import inside
 
 _SOL_PACKET, _PACKET_VNET_HDR = 263, 15
 _ETHERNET_HEADER = 14
-_SPIN_NS = 200_000  # before a frame is due: a sleep ends some tens of microseconds late
+_SPIN_NS = 200_000  # busy wait before a frame is due, since a sleep ends some tens of microseconds late
 
 Times = Integers
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What was sent, frame by frame, in order; the kernel took each frame between `before_ns` and `after_ns`.
+    """The frames that were sent, in order. The kernel accepted each between its `before_ns` and its `after_ns`.
 
-    Both are arrays of nanoseconds on `CLOCK_MONOTONIC`, as long as `frames`.
+    Both arrays are in nanoseconds on `CLOCK_MONOTONIC` and have one value for each frame.
     """
 
     frames: Sequence[bytes]
@@ -40,18 +40,19 @@ class Sent:
 
 
 class Sender:
-    """Sends from an interface (`netns` None: of this process's own namespace); to be closed, or used by `with`.
+    """A packet socket that sends from an interface. Use it in a `with` block, or close it.
 
-    `as_machine`: as a virtual machine does, each frame behind a `struct virtio_net_hdr`.
+    `netns` is None for the namespace of this process. With `as_machine` each frame follows a `struct virtio_net_hdr`,
+    as the frames of a virtual machine do.
     """
 
     def __init__(self, netns: str | None, ifname: str = "eth0", *, as_machine: bool = False) -> None:
-        """Open the interface. Raises `LabError` when there is none of that name, or without privilege."""
+        """Open the interface. Raises `LabError` if it does not exist, or without privileges."""
         self._ifname, self._netns = ifname, netns
         try:
             self._socket = _packet_socket() if netns is None else inside(netns, _packet_socket)
         except PermissionError as error:
-            raise LabError("sending frames as they are needs privileges: run it as root (sudo)") from error
+            raise LabError("sending raw frames needs privileges: run it as root (sudo)") from error
         try:
             self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, as_machine)
             self._socket.bind((ifname, 0))
@@ -61,7 +62,7 @@ class Sender:
             raise LabError(f"cannot send from `{ifname}`{where} ({error.strerror}): is it there?") from error
 
     def send(self, frame: bytes) -> tuple[int, int]:
-        """Send one frame; returns the times before and after. Raises `LabError` for what the interface does not take."""
+        """Send one frame and return the times before and after. Raises `LabError` if the interface refuses it."""
         before_ns = time.monotonic_ns()
         try:
             self._socket.send(frame)
@@ -82,7 +83,7 @@ class Sender:
         self.close()
 
     def _refused(self, error: OSError, length: int) -> LabError:
-        """Return the sentence for a frame that was not taken (packet_snd() in net/packet/af_packet.c)."""
+        """Return the error for a refused frame. Source of the errnos: packet_snd() in net/packet/af_packet.c."""
         if error.errno == errno.EMSGSIZE:
             return LabError(
                 f"a frame of {length} bytes is longer than `{self._ifname}` can carry: give it a larger MTU (--mtu)"
@@ -94,7 +95,7 @@ class Sender:
         if error.errno == errno.ENETDOWN:
             return LabError(f"the interface `{self._ifname}` is down: set it up")
         if error.errno == errno.ENOBUFS:
-            return LabError(f"`{self._ifname}` has dropped a frame for want of room: send more slowly")
+            return LabError(f"`{self._ifname}` has dropped a frame because a queue is full: send more slowly")
         return LabError(f"`{self._ifname}` did not take a frame of {length} bytes ({error.strerror})")
 
 
@@ -106,15 +107,15 @@ def send(
     gap_ns: int | Sequence[int] = 0,
     as_machine: bool = False,
 ) -> Sent:
-    """Send frames from an interface of a namespace, in their order; returns when each was sent.
+    """Send frames in order from an interface of a namespace, and return when each was sent.
 
-    `gap_ns` is the time from one frame to the next, or for each frame the time since the one before (of the first, since now).
-    Gaps add up from the start, so what comes late does not delay what follows. `as_machine` as for `Sender`.
+    `gap_ns` is the gap before each frame: one value for all, or a sequence with one for each. The first gap counts from
+    the call. Due times are sums of gaps, so a late frame does not delay the next. `as_machine` is as for `Sender`.
     """
     whole = list(frames)
     gaps = np.full(len(whole), gap_ns) if isinstance(gap_ns, int) else np.asarray(gap_ns)
     if gaps.shape != (len(whole),) or (gaps < 0).any():
-        raise ValueError("there is one gap for each frame, none of them below 0")
+        raise ValueError("gap_ns needs one gap for each frame, each 0 or more")
     stamps = np.zeros((len(whole), 2), np.int64)
     with Sender(netns, ifname, as_machine=as_machine) as sender, one_processor():
         due_ns = (time.monotonic_ns() + np.cumsum(gaps)).tolist()
@@ -126,9 +127,10 @@ def send(
 
 @contextmanager
 def one_processor() -> Iterator[None]:
-    """Keep the calling thread on the processor where it is, so that what it sends arrives in order.
+    """Pin the calling thread to its current CPU, so that its frames arrive in the order in which it sends them.
 
-    A frame waits for its turn in the backlog of the processor that has sent it: after a move, the next one could overtake it.
+    A frame waits in the backlog of the CPU that sent it. After a migration the next frame could overtake it on another
+    CPU.
     """
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {ctypes.CDLL(None).sched_getcpu()})
@@ -139,9 +141,10 @@ def one_processor() -> Iterator[None]:
 
 
 def wait_until(due_ns: int, pause: Callable[[float], object] = time.sleep) -> bool:
-    """Wait until a time on `CLOCK_MONOTONIC`, to the microsecond on an idle machine and never too short.
+    """Wait until a time on `CLOCK_MONOTONIC`; return true if `pause` ended the wait.
 
-    `pause` waits at most so many seconds; when it returns something true the rest is not waited for. Tells whether it did.
+    The wait is never too short, and on an idle machine exact to the microsecond. `pause(seconds)` waits for at most
+    that time; a true result ends the wait.
     """
     while (rest_ns := due_ns - time.monotonic_ns()) > 0:
         if rest_ns > _SPIN_NS and pause((rest_ns - _SPIN_NS) / 1e9):

@@ -1,13 +1,16 @@
-"""TCP made by hand against a kernel's own TCP: one end is sent and awaited segment by segment, the other is a real socket.
+"""Playing scripts against a kernel's TCP: one end is scripted, the other is a real socket.
 
-The hand-made end has an address that no kernel has, so that none answers for it with a RST; the other host's kernel is told where it
-is. What is played is a story (`lab.traffic.crafted.script`): the words of the hand-made end are sent, the
-other's are awaited, and `connect() accept() shutdown() close() abort()` are calls on the kernel's socket.
+The scripted end has an address that no host has, so no kernel answers for it with a RST. The other host has a neighbour
+entry for that address. A script (`lab.traffic.crafted.script`) has three kinds of words:
 
-    cS sSA cA accept() 20ms close() sF cR    the client is made by hand; its RST comes in the kernel's FIN_WAIT1
-    connect() cS sS cSA sSA 5ms sR           the server is, and opens as well
+- segments of the scripted end, which are sent;
+- segments of the kernel's end, which are awaited;
+- calls on the kernel's socket: `connect() accept() shutdown() close() abort()`.
 
-What is sent acknowledges what has been awaited by then, and nothing else. A word that is said again is sent again.
+    cS sSA cA accept() 20ms close() sF cR    the client is scripted; its RST arrives in the kernel's FIN_WAIT1
+    connect() cS sS cSA sSA 5ms sR           the server is scripted; both ends open (simultaneous open)
+
+A sent segment acknowledges the segments that have been awaited before it. Repeating a word sends the segment again.
 """
 
 import socket
@@ -30,20 +33,21 @@ from lab.packet import ACK, FIN, SYN, flags_text
 from lab.tcp import Flow, address_text
 from lab.traffic.crafted.kernel_socket import KernelEnd
 from lab.traffic.crafted.script import FLAGS, Segment, gap_ns_of
-from lab.traffic.crafted.script_player import NOBODY, frame, tap
+from lab.traffic.crafted.script_player import UNOWNED, frame, tap
 from lab.traffic.crafted.send import Sender, one_processor, wait_until
 
 KERNEL_PORT = 9999
 _LIMIT_S = 20.0
 _RANGE = 1 << 32
 _HEAD = 128
-_ANSWERS = {"sA", "cA", "sSA", "cSA", "accept()"}  # what a kernel does because of what has come; the wire is in order
+_ANSWERS = {"sA", "cA", "sSA", "cSA", "accept()"}  # steps of a kernel that follow the arrival of all earlier segments
 
 
 class Step(NamedTuple):
-    """A word of a story and when it happened: after `low_ns` and before `high_ns`.
+    """A word of a script, and the interval from `low_ns` to `high_ns` in which it happened.
 
-    A segment that was sent left its host then; one that was awaited left the kernel and arrived; a call was entered and returned.
+    In this interval a sent segment left its host, an awaited segment left the kernel and arrived, and a call was
+    entered and returned.
     """
 
     word: str
@@ -53,10 +57,10 @@ class Step(NamedTuple):
 
 
 @dataclass
-class Told:
-    """A story that was played: its flow, the client first, and its steps, gaps left out.
+class Transcript:
+    """A script that was played: its flow, the client first, and its steps without the gaps.
 
-    By `over_ns` everything had arrived that was sent by then.
+    All segments had arrived by `over_ns`.
     """
 
     flow: Flow
@@ -64,7 +68,7 @@ class Told:
     over_ns: int = 0
 
     def arrived_ns(self, step: Step) -> int:
-        """Return a time at which a step was over on both hosts: for a segment that was sent, when something had come of it."""
+        """Return a time when a step was over on both hosts; for a sent segment the end of the kernel's next answer."""
         if not step.sent:
             return step.high_ns
         later = self.steps[self.steps.index(step) + 1 :]
@@ -72,21 +76,21 @@ class Told:
 
 
 class Peer:
-    """The hand-made end of connections with the kernel of the other host; `by_hand` says which of the two roles it has.
+    """The scripted end of connections with the kernel of the other host; `scripted` is its role.
 
-    `heard` has the control bits of every segment that the kernel has sent, in order, by the client's port: also of those that no
-    story asks for, since a kernel repeats what is not acknowledged in time. It is complete when the peer is closed.
+    `heard` has the flags of every segment that the kernel has sent, in order, by the client's port. It includes
+    segments that are in no script, since a kernel retransmits. It is complete when the peer is closed.
     """
 
     def __init__(
-        self, net: Topology, by_hand: Literal["client", "server"], version: int = 4, *, backlog: int = 128
+        self, net: Topology, scripted: Literal["client", "server"], version: int = 4, *, backlog: int = 128
     ) -> None:
-        """Take an address, let the other host's kernel know it, and listen there with this `backlog` if it is the server."""
+        """Add the neighbour entry at the other host, and listen there with this `backlog` if it is the server."""
         self._net = net
-        self._is_client = by_hand == "client"
+        self._is_client = scripted == "client"
         here, there = (net.client, net.server) if self._is_client else (net.server, net.client)
         self._netns, self._kernel = there.name, there.address(version)
-        self.address = NOBODY[version][0 if self._is_client else 1]
+        self.address = UNOWNED[version][0 if self._is_client else 1]
         there.knows(self.address, here.mac)
         self.heard: dict[int, list[int]] = defaultdict(list)
         self._waiting: dict[int, deque[np.void]] = defaultdict(deque)
@@ -102,56 +106,60 @@ class Peer:
     ) -> None:
         with self._sender, self._tap:
             if self._listener:
-                self._listener.close()  # and with it what was half-open
+                self._listener.close()  # also removes half-open connections
             await_backlogs()
             self.listen()
 
     def flow(self, port: int) -> Flow:
-        """Return the flow of a connection whose client has this port, the client first."""
+        """Return the flow of the connection with this client port, the client first."""
         client, server = (self.address, self._kernel) if self._is_client else (self._kernel, self.address)
         return Flow(client, port, server, KERNEL_PORT)
 
-    def play(self, story: str, port: int) -> Told:
-        """Play a story, with this client's port, to its end. Raises `LabError` when the kernel does not do what it tells."""
-        told = Told(self.flow(port), [])
-        numbers = _Numbers(isn=_RANGE - 2)  # they wrap
+    def play(self, script: str, port: int) -> Transcript:
+        """Play a script with this client port. Raises `LabError` if the kernel deviates from the script."""
+        played = Transcript(self.flow(port), [])
+        numbers = _Numbers(isn=_RANGE - 2)  # the sequence numbers wrap
         due_ns = since_ns = time.monotonic_ns()
         idle = True
-        # Since when a segment of the kernel can have left, by its flags and number: it may be sent again.
+        # The earliest time at which a segment of the kernel can have left, by flags and sequence number. A
+        # retransmission keeps the time of the original.
         first: dict[tuple[int, int], int] = {}
-        with KernelEnd(self._netns, told.flow, self._listener) as kernel, one_processor():
-            for word in story.split():
+        with KernelEnd(self._netns, played.flow, self._listener) as kernel, one_processor():
+            for word in script.split():
                 if gap_ns := gap_ns_of(word):
                     due_ns += gap_ns
                     continue
                 wait_until(due_ns)
                 is_call, is_mine = word.endswith("()"), (word[0] == "c") == self._is_client
                 before_ns = time.monotonic_ns()
-                # What the kernel sends next has been caused by what was done since it last did.
+                # The kernel's next segment is caused by the calls and segments since its last one.
                 since_ns = before_ns if idle and (is_call or is_mine) else since_ns
                 idle = not (is_call or is_mine)
                 if is_call:
                     kernel.call(word[:-2])
                 elif is_mine:
-                    self._sender.send(frame(self._net, told.flow, numbers.next(word, by_client=self._is_client)))
+                    self._sender.send(frame(self._net, played.flow, numbers.next(word, by_client=self._is_client)))
                 else:
-                    row = self._await(told, word, set(first), numbers.end)
+                    row = self._await(played, word, set(first), numbers.end)
                     numbers.take(row)
                     before_ns = first.setdefault((int(row["flags"]), int(row["seq"])), since_ns)
                 due_ns = time.monotonic_ns()
-                told.steps.append(Step(word, before_ns, due_ns, is_mine and not is_call))
+                played.steps.append(Step(word, before_ns, due_ns, is_mine and not is_call))
             await_backlogs()
-            told.over_ns = time.monotonic_ns()
-        return told
+            played.over_ns = time.monotonic_ns()
+        return played
 
     def syns(self, ports: Iterable[int]) -> dict[int, tuple[int, int]]:
-        """Send a SYN from each of these ports, as fast as can be, and await nothing; returns the times before and after each."""
-        flood = [(port, frame(self._net, self.flow(port), Segment(True, SYN, port, 0))) for port in ports]  # noqa: FBT003 (of a tuple)
+        """Send a SYN from each of these ports without waiting for answers; return the times before and after each."""
+        flood = [
+            (port, frame(self._net, self.flow(port), Segment(by_client=True, flags=SYN, seq=port, ack=0)))
+            for port in ports
+        ]
         with one_processor():
             return {port: self._sender.send(data) for port, data in flood}
 
     def listen(self) -> None:
-        """Hear what has come by now."""
+        """Read all frames that have arrived."""
         self._tap.setblocking(False)  # noqa: FBT003 (the method's only argument)
         try:
             while True:
@@ -159,13 +167,14 @@ class Peer:
         except BlockingIOError:
             self._tap.settimeout(_LIMIT_S)
 
-    def _await(self, told: Told, word: str, repeated: set[tuple[int, int]], end: int) -> np.void:
-        """Return the kernel's next segment, which is what the word says; others may be acknowledgements or `repeated`.
+    def _await(self, played: Transcript, word: str, repeated: set[tuple[int, int]], end: int) -> np.void:
+        """Return the kernel's next segment with the flags of `word`.
 
-        An acknowledgement is awaited of everything that was sent, up to the sequence number `end`.
+        Acknowledgements and `repeated` segments before it are skipped; any other segment is an error. An awaited
+        acknowledgement must have the number `end`, which covers all sent segments.
         """
         deadline = time.monotonic() + _LIMIT_S
-        waiting = self._waiting[told.flow.lport]
+        waiting = self._waiting[played.flow.lport]
         while time.monotonic() < deadline:
             while waiting:
                 row = waiting.popleft()
@@ -174,14 +183,16 @@ class Peer:
                 if row["flags"] != ACK and (int(row["flags"]), int(row["seq"])) not in repeated:
                     flags = flags_text(int(row["flags"]))
                     raise LabError(
-                        f"the kernel sent {flags} where the story of {told.flow} says `{word}`: tell it otherwise"
+                        f"the kernel sent {flags} where the script of {played.flow} has `{word}`: correct the script"
                     )
             with suppress(TimeoutError):
                 self._hear()
-        raise LabError(f"the kernel did not send what the story of {told.flow} says, `{word}`, within {_LIMIT_S:g} s")
+        raise LabError(
+            f"the kernel did not send `{word}` of the script of {played.flow} within {_LIMIT_S:g} s: correct the script"
+        )
 
     def _hear(self) -> None:
-        """Wait for the next frame, and keep its segment if it is one for this address."""
+        """Read the next frame, and keep its segment if it is for this address."""
         data, where = self._tap.recvfrom(1 << 17)
         if where[2] == socket.PACKET_OUTGOING:
             return
@@ -195,7 +206,7 @@ class Peer:
 
 @dataclass
 class _Numbers:
-    """Sequence numbers of the hand-made end, which sends no data, and what it has taken of the other's."""
+    """Sequence and acknowledgement numbers of the scripted end, which sends no data."""
 
     isn: int
     finished: bool = False
@@ -203,13 +214,13 @@ class _Numbers:
 
     @property
     def end(self) -> int:
-        """The sequence number behind all that was sent; there is always a SYN when something is acknowledged."""
+        """The sequence number after the last sent segment, which the kernel acknowledges. A SYN must have been sent."""
         return (self.isn + 1 + self.finished) % _RANGE
 
     def next(self, word: str, *, by_client: bool) -> Segment:
-        """Return the segment of a word; raises `ValueError` for what is none."""
+        """Return the segment of a word. Raises `ValueError` for an unknown word."""
         if word[1:] not in FLAGS:
-            raise ValueError(f"`{word}` is no word of a story that a kernel takes part in")
+            raise ValueError(f"`{word}` is not a word of a script against a kernel: write it like cS or sSA")
         flags = FLAGS[word[1:]]
         after_syn = 0 if flags & SYN else 1 + (self.finished and not flags & FIN)
         self.finished |= bool(flags & FIN)

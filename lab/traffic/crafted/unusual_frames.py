@@ -1,6 +1,6 @@
-"""Frames that are rare, easily misread or broken: the catalogue that every probe and every parser must stand.
+"""The catalogue of unusual frames: rare, easily misread or malformed. Every probe and parser is tested with it.
 
-What lives here: the frames, each with the truth about it. What does not: any expectation of what one probe prints.
+What lives here: the frames, each with its truth. What does not: expectations of a single probe.
 """
 
 from collections.abc import Iterator
@@ -37,22 +37,22 @@ from lab.packet import Problem
 from lab.traffic.crafted.frames import Frame, made
 
 EXPERIMENTAL = 0x88B5
-"""IEEE 802, local experimental ethertype."""
+"""Local experimental ethertype of IEEE 802."""
 
 MOST_HEADERS = 8
-"""IPv6 extension headers that bpf/include/packet_parser.inc.h looks through."""
+"""Maximum number of IPv6 extension headers that bpf/include/packet_parser.inc.h parses."""
 
 LONGEST = 9000
-"""Bytes of the largest IP packet in the catalogue: the MTU that a network must have to carry it."""
+"""Size in bytes of the largest IP packet in the catalogue, so the MTU that a network needs."""
 
-_TAGGED = 14 + 4 + 2  # bytes: an Ethernet header, a tag, and the beginning of what follows
+_TAGGED = 14 + 4 + 2  # bytes of an Ethernet header, a tag, and two bytes after it
 _UDP = 17
 _LIKE_PORTS = (9999).to_bytes(2) * 2
 
 
 @dataclass(frozen=True)
 class Ends:
-    """Who sends to whom; by default addresses that no host of the lab has, so that nobody answers."""
+    """Addresses of the sender and the receiver. No host has the default IP addresses, so nothing answers."""
 
     source_mac: str = CLIENT_MAC
     destination_mac: str = SERVER_MAC
@@ -74,29 +74,29 @@ class Ends:
         return IPv6(src=self.source6, dst=self.destination6, **fields)
 
     def plain(self, version: int) -> list[Packet]:
-        """Return the headers up to IP's."""
+        """Return an Ethernet and an IP header."""
         return [self.ethernet(), self.ipv4() if version == 4 else self.ipv6()]
 
 
 def unusual(ends: Ends | None = None) -> Iterator[Frame]:
-    """Yield every frame of the catalogue, whole ones first; each has a name of its own."""
+    """Yield every frame of the catalogue, well-formed frames first. Names are unique."""
     kinds = (_plain, _tagged, _options, _fragments, _segments, _portless, _cut_off, _contradictory)
     return chain.from_iterable(kind(ends or Ends()) for kind in kinds)
 
 
 def lacks_tag(frame: bytes) -> bool:
-    """Tell whether a kernel itself drops what it receives, since there is no whole VLAN tag to take off (skb_vlan_untag())."""
+    """Return true if the receiving kernel drops the frame, since its VLAN tag is incomplete (skb_vlan_untag())."""
     return frame[12:14] in {b"\x81\x00", b"\x88\xa8"} and len(frame) < _TAGGED
 
 
 def _udp(size: int = 30, **fields: Any) -> list[Packet]:
-    said: dict[str, Any] = {"sport": 1000, "dport": 53} | fields
-    return [UDP(**said), Raw(bytes(size))]
+    header: dict[str, Any] = {"sport": 1000, "dport": 53} | fields
+    return [UDP(**header), Raw(bytes(size))]
 
 
 def _syn(**fields: Any) -> list[Packet]:
-    said: dict[str, Any] = {"sport": 1000, "dport": 80, "flags": "S", "seq": 7} | fields
-    return [TCP(**said)]
+    header: dict[str, Any] = {"sport": 1000, "dport": 80, "flags": "S", "seq": 7} | fields
+    return [TCP(**header)]
 
 
 def _plain(ends: Ends) -> Iterator[Frame]:
@@ -152,7 +152,7 @@ def _options(ends: Ends) -> Iterator[Frame]:
 
 
 def _fragments(ends: Ends) -> Iterator[Frame]:
-    """Fragments of UDP datagrams of 108 bytes, and of one TCP segment."""
+    """Yield fragments of UDP datagrams of 108 bytes, and of one TCP segment."""
     data = bytes(UDP(sport=1000, dport=53, len=108, chksum=1)) + bytes(100)
     later = partial(made, problem=Problem.LATER_FRAGMENT)
     for start, end, what in (
@@ -183,7 +183,7 @@ def _fragments(ends: Ends) -> Iterator[Frame]:
 
 
 def _segments(ends: Ends) -> Iterator[Frame]:
-    """TCP segments with control bits and numbers that no TCP sends."""
+    """Yield TCP segments with flags, numbers and options that no TCP sends."""
     for flags, name in ((0, "no control bit"), (255, "all control bits"), ("SF", "SYN and FIN"), ("SR", "SYN and RST")):
         yield made(name, *ends.plain(4), *_syn(flags=flags, sport=2000), Raw(bytes(7)))
     yield made("the largest numbers", *ends.plain(6), *_syn(flags="FA", seq=2**32 - 1, ack=2**32 - 1), Raw(bytes(7)))
@@ -220,7 +220,7 @@ def _portless(ends: Ends) -> Iterator[Frame]:
 
 
 def _cut_off(ends: Ends) -> Iterator[Frame]:
-    """Frames, and packets, that end within their headers."""
+    """Yield frames and packets that end inside their headers or payload."""
     truncated = partial(made, problem=Problem.TRUNCATED)
     nameless = partial(truncated, addressed=False)
     for version, header in ((4, 20), (6, 40)):
@@ -244,7 +244,7 @@ def _cut_off(ends: Ends) -> Iterator[Frame]:
 
 
 def _contradictory(ends: Ends) -> Iterator[Frame]:
-    """Headers that contradict themselves."""
+    """Yield packets whose headers contradict themselves."""
     malformed = partial(made, problem=Problem.MALFORMED)
     nameless = partial(malformed, addressed=False)
     for header, name in (

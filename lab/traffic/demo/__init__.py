@@ -1,1 +1,1 @@
-"""The demo client and server: real sockets, delays on purpose, every system call stamped."""
+"""The demo client and server: real sockets, configured delays, and a timestamp before and after every system call."""

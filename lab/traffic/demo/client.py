@@ -1,4 +1,4 @@
-"""The demo client: many connections at once, each a thread with blocking calls, each telling its timeline."""
+"""The demo client: parallel connections in threads with blocking calls. It returns a timeline for each connection."""
 
 import os
 import socket
@@ -30,14 +30,14 @@ def run(
 ) -> list[Timeline]:
     """Hold `connections` conversations, at most `concurrency` at a time (default: all), and return their timelines.
 
-    With a `rate` the connections begin so many a second apart; one that is late, since too many are under way, begins at once.
-    `pause` is called by each connection after its exchanges; it returns when the connection may go on.
+    `rate` is the number of connections to open per second. A connection that is late, because `concurrency` was
+    reached, opens at once. Each connection calls `pause` after its exchanges and continues when it returns.
     """
     try:
         family, _, _, _, found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
     except OSError as error:
         raise LabError(f"cannot find `{address[0]}` ({error.strerror}): give the server's address or name") from error
-    address = (str(found[0]), int(found[1]))  # finding the name again would be inside the stamps of connect()
+    address = (str(found[0]), int(found[1]))  # so that connect() resolves no name between its timestamps
     timelines: list[Timeline] = []
     failures: list[OSError] = []
 
@@ -49,7 +49,7 @@ def run(
             if rate and (early_ns := start_ns + round(next(numbers) * SECOND / rate) - time.monotonic_ns()) > 0:
                 time.sleep(early_ns / SECOND)
             try:
-                timelines.append(_talk(family, address, conversation, source_port, pause, port_again=share > 1))
+                timelines.append(_talk(family, address, conversation, source_port, pause, reuse_port=share > 1))
             except OSError as error:
                 failures.append(error)
 
@@ -62,7 +62,7 @@ def run(
         thread.join()
     if failures:
         raise LabError(
-            f"the client cannot make its connections ({failures[0].strerror}): check address and port, and whether ports are left"
+            f"the client cannot connect ({failures[0].strerror}): check the address, the port, and the free local ports"
         )
     return timelines
 
@@ -74,14 +74,12 @@ def _talk(
     source_port: int,
     pause: Callable[[], None] | None,
     *,
-    port_again: bool,
+    reuse_port: bool,
 ) -> Timeline:
     raw = socket.socket(family, socket.SOCK_STREAM)
     if source_port:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if (
-            port_again
-        ):  # close() returns when the peer has acknowledged the FIN: before that the next connection cannot have it
+        if reuse_port:  # close() then waits until the peer has acknowledged the FIN; before that the port is in use
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, _LINGER_S))
         raw.bind(("", source_port))
     connection = StampedSocket("client", raw)
@@ -90,7 +88,7 @@ def _talk(
             connection.sleep(conversation.think_ns)
             connection.send(bytes(conversation.size))
             connection.recv(conversation.reply_size)
-    elif connection.timeline.calls[-1].error == "EADDRNOTAVAIL":  # no answer of a peer's: nothing was sent
+    elif connection.timeline.calls[-1].error == "EADDRNOTAVAIL":  # a local error: nothing was sent
         raise OSError(EADDRNOTAVAIL, os.strerror(EADDRNOTAVAIL))
     if pause:
         pause()
@@ -99,7 +97,7 @@ def _talk(
 
 
 def finish(connection: StampedSocket, conversation: Conversation) -> None:
-    """End the connection as the conversation says for this side."""
+    """End the connection as the conversation specifies for this side."""
     if connection.failed:
         connection.close()
     elif conversation.closes_first(connection.timeline.role):

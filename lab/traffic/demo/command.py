@@ -1,4 +1,4 @@
-"""What `lab serve` and `lab connect` have in common: namespace, readiness, pause, dying with the lab, output."""
+"""Common parts of `lab serve` and `lab connect`: options, namespace, readiness, pause, end with the parent, output."""
 
 import argparse
 import ctypes
@@ -17,7 +17,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options both commands have."""
+    """Add the options of both commands."""
     parser.add_argument("--port", type=port, default=conversation.PORT, help="TCP port (%(default)s)")
     parser.add_argument("--netns", metavar="NAME", help="run inside this named network namespace")
     parser.add_argument("--json", action="store_true", help="print the timelines as JSON Lines")
@@ -30,23 +30,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Enter the namespace, and make sure that this process does not outlive the lab that started it."""
+    """Enter the namespace, and have the kernel kill this process when its parent lab process ends."""
     if args.parent:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != args.parent:  # it died before we asked
+        if os.getppid() != args.parent:  # the parent ended before prctl()
             sys.exit(1)
     if args.netns is not None:
         netns.enter(args.netns)
 
 
 def say_ready(args: argparse.Namespace) -> None:
-    """Tell whoever started this process that it has come to a point they wait for."""
+    """Write the line `ready` to the parent's pipe, if there is one."""
     if args.ready_fd is not None:
         os.write(args.ready_fd, b"ready\n")
 
 
 def pause_for_all(args: argparse.Namespace, connections: int) -> Callable[[], None] | None:
-    """Return what each connection calls to wait for the others and then for a line on standard input."""
+    """Return a function that each connection calls to wait for all others, then for a line on standard input."""
     if not args.pause:
         return None
 
@@ -68,7 +68,7 @@ def show(args: argparse.Namespace, timelines: list[Timeline]) -> None:
         if args.json:
             print(timeline.to_json())
             continue
-        from tabulate import tabulate  # noqa: PLC0415 (not for the thousands of programs that a run of the suite starts)
+        from tabulate import tabulate  # noqa: PLC0415 (the suite starts thousands of these processes, with --json)
 
         print(f"\n{timeline.role} {timeline.flow}, socket cookie {timeline.cookie}")
         start_ns = timeline.calls[0].enter_ns

@@ -1,4 +1,4 @@
-"""What a demo client and server say to each other, and when each of them hesitates. One description serves both ends."""
+"""The plan of a demo connection: messages, delays and the way to close. Client and server use the same plan."""
 
 import argparse
 from dataclasses import dataclass, fields
@@ -11,11 +11,18 @@ PORT = 9999
 
 @dataclass(frozen=True)
 class Conversation:
-    """The plan of each connection. Delays are slept by the application, in nanoseconds; each is stamped in its timeline.
+    """The plan of each connection. The applications sleep for the delays and stamp each sleep in the timeline.
 
-    Per exchange the client thinks, sends `size_bits`, and reads a reply of `reply_bits` (0: as many); the server waits before
-    recv and before its reply. Then the `closer` holds the connection for `hold_ns` and ends it: by close(), by shutdown(SHUT_WR)
-    and close() once the peer has closed too, or by a RST. The other side sees the end and closes `linger_ns` later.
+    In each exchange the client sleeps for `think_ns`, sends `size_bits` and reads a reply of `reply_bits` (0: as many
+    as the request). The server sleeps before recv() and before its reply.
+
+    Then the `closer` sleeps for `hold_ns` and ends the connection as `how` specifies:
+
+    - `close`: close();
+    - `shutdown`: shutdown(SHUT_WR), then close() after the peer has closed;
+    - `rst`: a RST.
+
+    The other side closes `linger_ns` after it has seen the end.
     """
 
     size_bits: int = 3000
@@ -48,11 +55,11 @@ class Conversation:
         return self.reply_bits // 8 or self.size
 
     def closes_first(self, role: str) -> bool:
-        """Tell whether this side ends the connection without waiting for the other."""
+        """Return true if this side ends the connection without waiting for the other."""
         return self.closer in (role, "both")
 
     def arguments(self) -> list[str]:
-        """Return the command-line options that describe this conversation."""
+        """Return the command-line options for this conversation."""
         options = []
         for field in fields(self):
             value = getattr(self, field.name)
@@ -62,25 +69,29 @@ class Conversation:
 
     @classmethod
     def from_arguments(cls, args: argparse.Namespace) -> "Conversation":
-        """Read what `add_arguments` has parsed."""
+        """Return the conversation of parsed options (`add_arguments`)."""
         return cls(**{field.name: getattr(args, field.name) for field in fields(cls)})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a conversation; the client and the server must be given the same."""
+    """Add the options of a conversation. Client and server must get the same values."""
     group = parser.add_argument_group("conversation (the same for client and server)")
     group.add_argument("--size-bits", type=int, default=3000, metavar="BITS", help="size of each request (%(default)s)")
-    group.add_argument("--reply-bits", type=int, default=0, metavar="BITS", help="size of each reply (as the request)")
+    group.add_argument(
+        "--reply-bits", type=int, default=0, metavar="BITS", help="size of each reply (size of the request)"
+    )
     group.add_argument("--exchanges", type=int, default=1, metavar="N", help="requests per connection (%(default)s)")
-    group.add_argument("--closer", choices=("client", "server", "both"), default="client", help="who closes first")
-    group.add_argument("--how", choices=("close", "shutdown", "rst"), default="close", help="how the closer does it")
+    group.add_argument(
+        "--closer", choices=("client", "server", "both"), default="client", help="side that closes first"
+    )
+    group.add_argument("--how", choices=("close", "shutdown", "rst"), default="close", help="how the closer closes")
     delays = {
-        "before-accept": "server: after a connection is ready, before accept()",
+        "before-accept": "server: before accept(), when a connection is ready",
         "before-recv": "server: before each recv()",
         "before-reply": "server: before each reply",
         "think": "client: before each request",
         "hold": "closer: before it closes",
-        "linger": "the other side: between seeing the end and closing",
+        "linger": "other side: between the end of the stream and close()",
     }
     for name, text in delays.items():
         destination = name.replace("-", "_") + "_ns"

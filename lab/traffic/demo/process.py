@@ -1,4 +1,4 @@
-"""Running the demo's two programs as processes of their own, inside namespaces, and getting their timelines back."""
+"""The demo client and server as processes in the hosts' namespaces, and their timelines."""
 
 import os
 import selectors
@@ -15,20 +15,20 @@ from lab.network.topology import Host, Topology
 from lab.timeline import Connection, Timeline, pair
 from lab.traffic.demo.conversation import PORT, Conversation
 
-# For anything; and for each connection beyond that, which takes 5 ms where every instruction is emulated.
+# A fixed limit, and a part for each connection, which takes 5 ms on a machine that emulates every instruction.
 _LIMIT_S, _EACH_S = 60.0, 0.02
 _PRIORITY = {"serve": "2", "connect": "1"}
 
 
 class Endpoint:
-    """`lab serve` or `lab connect` in a namespace. It says on a pipe when it is ready; it dies with this process."""
+    """A process of `lab serve` or `lab connect` in a namespace. It ends at the latest with this process."""
 
     def __init__(self, command: str, host: Host, arguments: list[str]) -> None:
         self._command = command
         read, write = os.pipe()
         self._ready = os.fdopen(read)
         line = [
-            *_first(command),
+            *_priority(command),
             sys.executable,
             "-m",
             "lab",
@@ -47,7 +47,7 @@ class Endpoint:
                 stderr=subprocess.PIPE,
                 pass_fds=(write,),
                 text=True,
-                # A terminal's Ctrl-C is for the lab, which ends its own endpoints in order.
+                # Ctrl-C of a terminal must reach the lab only, which ends its endpoints in order.
                 start_new_session=True,
             )
         finally:
@@ -55,13 +55,14 @@ class Endpoint:
 
     @property
     def pid(self) -> int:
-        """The process's id."""
+        """Process id."""
         return self._process.pid
 
     def await_ready(self, limit_s: float = _LIMIT_S) -> None:
-        """Wait until the process says that it listens, or that every connection has paused.
+        """Wait until the server listens, or until every connection has paused.
 
-        The limit is for what hangs: in a guest whose instructions are emulated, on a busy machine, 20 s have been too few.
+        The limit detects a process that hangs. It is long because 20 s were too short in an emulated guest on a busy
+        machine.
         """
         with selectors.DefaultSelector() as selector:
             selector.register(self._ready, selectors.EVENT_READ)
@@ -72,12 +73,12 @@ class Endpoint:
             raise LabError(f"lab {self._command} ended before it was ready")
 
     def resume(self) -> None:
-        """Let paused connections go on."""
+        """Let paused connections continue."""
         _stdin(self._process).write("\n")
         _stdin(self._process).flush()
 
     def finish(self, limit_s: float = _LIMIT_S) -> list[Timeline]:
-        """Wait for the end; return the timelines. Raises `LabError` with what the process said when it failed."""
+        """Wait for the end of the process and return its timelines. Raises `LabError` with its message if it failed."""
         try:
             out, err = self._process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
@@ -104,7 +105,7 @@ class Endpoint:
 
 
 class Demo:
-    """A client and its server under way. After the `converse` block `connections` tells what happened."""
+    """A running client and server. `connections` has their timelines after the `converse` block."""
 
     def __init__(self) -> None:
         self.client: Endpoint
@@ -112,13 +113,13 @@ class Demo:
         self.connections: list[Connection] = []
 
     def await_pause(self) -> None:
-        """Wait until every connection has made its exchanges and waits to go on."""
+        """Wait until every connection has made its exchanges and waits for `resume`."""
         self.client.await_ready()
         if self.server:
             self.server.await_ready()
 
     def resume(self) -> None:
-        """Let both sides go on after the pause."""
+        """Let both sides continue after the pause."""
         self.client.resume()
         if self.server:
             self.server.resume()
@@ -139,10 +140,11 @@ def converse(
     pause: bool = False,
     serve: bool = True,
 ) -> Iterator[Demo]:
-    """Run a server and a client; inside the block they are under way, after it both have ended.
+    """Run a server and a client during the block. At its end both have ended.
 
-    `listen` is the address that the server binds (default: its own of the IP `version`), `serve=False` leaves the port
-    closed, `pause` makes every connection wait after its exchanges for `Demo.resume`.
+    - `listen` is the address that the server binds; by default the host's address of the IP `version`.
+    - `serve=False` leaves the port closed.
+    - `pause` makes every connection wait for `Demo.resume` after its exchanges.
     """
     demo = Demo()
     common = [*conversation.arguments(), "--port", str(port), "--connections", str(connections)]
@@ -167,10 +169,11 @@ def converse(
         demo.connections = pair(timelines)
 
 
-def _first(command: str) -> list[str]:
-    """Where time is virtual there is one processor, and what has to be exact must not wait there for what can wait.
+def _priority(command: str) -> list[str]:
+    """Return the words that start a command with real-time priority, on the virtual clock only.
 
-    That would be the recording, and the client that writes its timeline down while the server is to close.
+    A guest with a virtual clock has one CPU. There the demo must not wait for the recording, nor the server's close()
+    for the client that writes its timeline.
     """
     return ["chrt", "--fifo", _PRIORITY[command]] if clock.of_guest() == clock.VIRTUAL else []
 

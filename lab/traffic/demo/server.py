@@ -1,4 +1,4 @@
-"""The demo server: one listener, a thread for each connection, each telling its timeline."""
+"""The demo server: one listener and a thread for each connection. It returns a timeline for each connection."""
 
 import selectors
 import socket
@@ -12,11 +12,11 @@ from lab.traffic.demo.client import finish
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.stamped_socket import StampedSocket
 
-_MOST_AT_ONCE = 10_000
+_MAX_THREADS = 10_000
 
 
 class Server:
-    """Listens from the moment it is made. Raises `LabError` when it cannot have the address."""
+    """A server that listens as soon as it is created. Raises `LabError` if it cannot bind the address."""
 
     def __init__(self, address: tuple[str, int], conversation: Conversation) -> None:
         self._conversation = conversation
@@ -30,14 +30,14 @@ class Server:
             raise LabError(
                 f"cannot listen on {address[0]} port {address[1]} ({error.strerror}): choose another"
             ) from error
-        self._listener.listen(1 << 16)  # as long as the kernel allows (net.core.somaxconn)
+        self._listener.listen(1 << 16)  # the kernel limits it to net.core.somaxconn
 
     def serve(self, connections: int | None, pause: Callable[[], None] | None = None) -> list[Timeline]:
-        """Serve until `connections` have come (or `stop` is called), wait for their ends, return their timelines."""
+        """Accept `connections` (None: until `stop` is called), wait for their ends, and return their timelines."""
         sockets: list[StampedSocket] = []
         talks: list[Future[None]] = []
-        # A thread for each connection that is open; those of connections that are over are used again.
-        threads = ThreadPoolExecutor(max_workers=connections or _MOST_AT_ONCE)
+        # The pool reuses the threads of connections that have ended.
+        threads = ThreadPoolExecutor(max_workers=connections or _MAX_THREADS)
         with threads, selectors.DefaultSelector() as selector, self._listener:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(self._stopped, selectors.EVENT_READ)
@@ -52,11 +52,11 @@ class Server:
         return [connection.timeline for connection in sockets]
 
     def stop(self) -> None:
-        """Accept no more; safe in a signal handler."""
+        """Stop accepting connections. Safe in a signal handler."""
         self._stop.send(b"x")
 
     def _accept(self) -> StampedSocket:
-        """Take the next connection. A connection is waiting, so the delay before is time in the accept queue."""
+        """Accept a connection that is waiting. The sleep before accept() is time in the accept queue."""
         calls = []
         if self._conversation.before_accept_ns:
             enter_ns = time.monotonic_ns()

@@ -1,4 +1,4 @@
-"""A TCP socket whose every system call is stamped before and after."""
+"""A TCP socket with a timestamp before and after every system call."""
 
 import errno
 import os
@@ -18,39 +18,40 @@ _SO_COOKIE = 57
 
 
 class StampedSocket:
-    """Wraps a socket; its life is told by `timeline`. Blocking calls only.
+    """A wrapper of a blocking socket that records its calls in `timeline`.
 
-    A call that fails is stamped too, with its errno; connect, recv and send then return False, b"" and leave the
-    connection to be closed, since a refused or reset connection is one of the things that the lab is about.
+    A failed call is recorded with its errno and sets `failed`; it does not raise, since scenarios refuse and reset
+    connections on purpose. Then connect() returns False, and recv() returns the bytes received so far. The caller must
+    still call close().
     """
 
     def __init__(self, role: str, sock: socket.socket, born: list[Call] | None = None) -> None:
-        self.socket = sock  # calls on it directly are not stamped
+        self.socket = sock  # direct calls on it are not recorded
         self.timeline = Timeline(role, Flow("", 0, "", 0), pid=os.getpid(), comm=_comm(), calls=born or [])
         self.timeline.cookie = struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8))[0]
         self.failed = False
 
-    def identify(self, there: tuple[Any, ...]) -> None:
-        """Note both addresses, as soon as the socket has them; `there` is the peer's."""
-        here = self.socket.getsockname()
-        self.timeline.flow = Flow(_plain(here[0]), here[1], _plain(there[0]), there[1])
+    def identify(self, remote: tuple[Any, ...]) -> None:
+        """Record both addresses in the timeline; `remote` is the peer's."""
+        local = self.socket.getsockname()
+        self.timeline.flow = Flow(_plain(local[0]), local[1], _plain(remote[0]), remote[1])
 
     def connect(self, address: tuple[str, int]) -> bool:
-        """Connect; False when the peer refused or did not answer."""
-        here = self.socket.getsockname()
-        self.timeline.flow = Flow(_plain(here[0]), here[1], *address)
+        """Connect; return False if the peer refused or did not answer."""
+        local = self.socket.getsockname()
+        self.timeline.flow = Flow(_plain(local[0]), local[1], *address)
         self._stamp("connect", lambda: self.socket.connect(address))
         if not self.failed:
             self.identify(self._peer() or address)
         return not self.failed
 
     def send(self, data: bytes) -> None:
-        """Send everything."""
+        """Send all data."""
         while data and not self.failed:
             data = data[self._stamp("send", partial(self.socket.send, data)) :]
 
     def recv(self, size: int) -> bytes:
-        """Receive exactly `size` bytes, or fewer when the peer ends the connection first."""
+        """Receive exactly `size` bytes, or fewer if the peer ends the connection first."""
         received = bytearray()
         while len(received) < size and not self.failed:
             part = self._recv_some(size - len(received))
@@ -60,22 +61,22 @@ class StampedSocket:
         return bytes(received)
 
     def poll(self) -> None:
-        """Wait until there is something to read."""
+        """Wait until the socket is readable."""
         waiting = select.poll()
         waiting.register(self.socket, select.POLLIN)
         self._stamp("poll", lambda: len(waiting.poll()))
 
     def recv_until_end(self) -> None:
-        """Read until the peer has closed, or reset."""
+        """Read until the peer closes or resets the connection."""
         while not self.failed and self._recv_some(1 << 16):
             pass
 
     def shutdown(self) -> None:
-        """Send a FIN, keep receiving."""
+        """Send a FIN and keep receiving."""
         self._stamp("shutdown", lambda: self.socket.shutdown(socket.SHUT_WR))
 
     def reset_on_close(self) -> None:
-        """Make close() send a RST (SO_LINGER with no time); stamped as `linger0`."""
+        """Make close() send a RST (SO_LINGER of 0 s). The call is recorded as `linger0`."""
         linger = struct.pack("ii", 1, 0)
         self._stamp("linger0", lambda: self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger))
 
@@ -84,12 +85,12 @@ class StampedSocket:
         self._stamp("close", self.socket.close)
 
     def sleep(self, delay_ns: int) -> None:
-        """Do nothing for a while, on purpose."""
+        """Sleep for a configured delay; 0 records no call."""
         if delay_ns:
             self._stamp("sleep", lambda: time.sleep(delay_ns / 1e9))
 
     def _peer(self) -> tuple[Any, ...] | None:
-        """Ask who is at the other end; None when a RST has already taken the connection away."""
+        """Return the peer's address, or None if a RST has already ended the connection."""
         try:
             return self.socket.getpeername()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""`lab analyse` as a user runs it: what its table, its JSON Lines and its CSV say, and what its filters let through."""
+"""`lab analyse` as a user runs it: its table, its JSON Lines, its CSV, its filters and its errors."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ both_versions = pytest.mark.parametrize("version", [4, 6])
 
 
 def talk(net, conversation=None, **how):
-    """One conversation."""
+    """Hold a conversation, and return its connections."""
     with converse(net, conversation or Conversation(), **how) as demo:
         pass
     net.quiesce()
@@ -26,12 +26,12 @@ def talk(net, conversation=None, **how):
 
 
 def entered(rows):
-    """Name the system calls in the order in which they were entered."""
+    """Return the names of the system calls in the order in which they were entered."""
     return [row["step"] for row in rows if row["returns"] is False]
 
 
 def of_one_flow(rows, flow):
-    """Tell whether rows are of one connection: an address that connect() has not chosen yet may be unknown, none is wrong."""
+    """Return true if all rows are of one connection. Addresses may be unknown until connect() chooses them."""
     addresses = [(row["saddr"], row["sport"], row["daddr"], row["dport"]) for row in rows]
     bound = addresses.index(flow)
     agree = all(part in (None, whole) for early in addresses[:bound] for part, whole in zip(early, flow, strict=True))
@@ -40,7 +40,7 @@ def of_one_flow(rows, flow):
 
 @both_versions
 def test_both_sides(net, version):
-    """`client` shows the socket that connects, `service` the listener and what it accepts; A6: each in order of time."""
+    """A6: `client` shows the socket that connects, `service` the listener and its connection, in order of time."""
     with (
         watching("analyse", "client", "--json", "--netns", net.client.name) as client,
         watching("analyse", "service", "--json", "--netns", net.server.name) as service,
@@ -66,20 +66,20 @@ def test_both_sides(net, version):
 
 
 def test_a_long_wait_is_one_connection(net):
-    """What comes in many batches is joined: owner, ports, role and connect time are known 300 ms later, and after the close."""
+    """Steps in many batches are joined: all values of the socket are known 300 ms later and after the close."""
     with watching("analyse", "client", "--json", "--netns", net.client.name) as output:
         (connection,) = talk(net, Conversation(before_reply_ns=300 * MS, hold_ns=50 * MS))
     rows = parsed(output)
     assert {row["pid"] for row in rows} == {connection.client.pid}
     assert of_one_flow(rows, connection.client.flow)
-    assert len({row["connect_time_ns"] for row in rows}) == 2  # none, and then one for all
+    assert len({row["connect_time_ns"] for row in rows}) == 2  # unknown, then the same in all rows
     steps = [row["step"] for row in rows]
     assert {"changed", "arrived", "destroyed"} <= set(steps[steps.index("close") :])
 
 
 @both_versions
 def test_minimum_latency(net, version):
-    """A2: what is shown is what took at least the minimum, by figures that lie in the application's brackets."""
+    """A2: the rows shown took at least the minimum, and their latencies are inside the brackets of the application."""
     with (
         watching("analyse", "client", "--json", "--netns", net.client.name) as every,
         watching("analyse", "client", "--min", "40ms", "--json", "--netns", net.client.name) as slow,
@@ -100,15 +100,15 @@ def test_minimum_latency(net, version):
 
 
 @both_versions
-def test_of_one_process(net, version):
-    """`-p` keeps the sockets of one process: also the steps from before its accept(), which nobody could yet call its own."""
+def test_filter_by_process(net, version):
+    """`-p` shows the sockets of one process, including steps before accept(), when the owner was still unknown."""
     conversation = Conversation(before_accept_ns=50 * MS)
     arguments = [*conversation.arguments(), "--connections", "1"]
     with Endpoint("serve", net.server, [*arguments, "--address", net.server.address(version)]) as server:
         server.await_ready()
         with (
             watching("analyse", "service", "-p", str(server.pid), "--json", "--netns", net.server.name) as mine,
-            watching("analyse", "service", "-p", str(os.getpid()), "--json", "--netns", net.server.name) as nobodys,
+            watching("analyse", "service", "-p", str(os.getpid()), "--json", "--netns", net.server.name) as other,
         ):
             with Endpoint("connect", net.client, [*arguments, net.server.address(version)]) as client:
                 client.finish()
@@ -118,12 +118,12 @@ def test_of_one_process(net, version):
     assert {row["pid"] for row in rows} == {server.pid}
     entered_states = [row["state"] for row in rows if row["step"] == "changed" and row["dport"]]
     assert entered_states == ["SYN_RECV", "ESTABLISHED", "CLOSE_WAIT", "LAST_ACK", "CLOSE"]
-    assert nobodys[1] == ""
+    assert other[1] == ""
 
 
 @both_versions
-def test_of_one_port(net, version):
-    """`-L` with the client's ephemeral port loses no row, though it is not bound yet when connect() is entered."""
+def test_filter_by_local_port(net, version):
+    """`-L` with the ephemeral port of the client shows every row, although connect() is entered before it is bound."""
     net.client.sysctl("ipv4/ip_local_port_range", "45001 45001")
     with (
         watching("analyse", "client", "-L", "45001", "--json", "--netns", net.client.name) as mine,
@@ -137,8 +137,8 @@ def test_of_one_port(net, version):
     assert {row["sport"] for row in parsed(service)} == {9999}
 
 
-def test_what_was_open_before(net):
-    """L4: a connection whose opening nobody saw is shown by both sides, without a role and without a connect time."""
+def test_connection_open_before_the_tool_started(net):
+    """L4: a connection whose opening was not observed is shown by both sides, without a role and a connect time."""
     with converse(net, Conversation(), pause=True) as demo:
         demo.await_pause()
         with (
@@ -155,7 +155,7 @@ def test_what_was_open_before(net):
 
 
 def test_table(net):
-    """The columns of the tool that users know, and `-` for what is unknown."""
+    """The table has the documented columns, and `-` for unknown values."""
     with watching("analyse", "client", "--netns", net.client.name) as output:
         (connection,) = talk(net)
     head, *rows = output[1].splitlines()
@@ -164,7 +164,9 @@ def test_table(net):
     assert first[0] == str(connection.client.pid)
     assert first[2] == "4"
     flow = [net.client.ipv4, net.server.ipv4, "9999"]
-    assert all(shown in ("-", known) for shown, known in zip(first[3:6], flow, strict=True))  # connect() is under way
+    assert all(
+        shown in ("-", known) for shown, known in zip(first[3:6], flow, strict=True)
+    )  # connect() has not returned
     assert rows[-1].split()[3:6] == flow
     assert first[-1] == "-"
     assert float(rows[-1].split()[-1]) > 0
@@ -173,7 +175,7 @@ def test_table(net):
 
 
 def test_csv(net):
-    """The same rows as comma-separated values with a head line; unknown is empty."""
+    """The CSV output has the same rows and a head line; unknown values are empty."""
     with watching("analyse", "client", "--csv", "--netns", net.client.name) as output:
         talk(net)
     rows = list(csv.DictReader(io.StringIO(output[1])))
@@ -182,31 +184,31 @@ def test_csv(net):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["sideways"], "invalid choice"),
         ([], "required: side"),
         (["client", "-p", "4194305"], "there is no process 4194305"),
-        (["client", "--min", "fast"], "`fast` is no duration"),
-        (["client", "-L", "70000"], "`70000` is no port"),
+        (["client", "--min", "fast"], "`fast` is not a duration"),
+        (["client", "-L", "70000"], "`70000` is not a port"),
         (["service", "--netns", "lab-nowhere"], "lab-nowhere"),
     ],
 )
-def test_bad_input(arguments, says):
-    """One clear sentence, and exit status 2."""
+def test_bad_input(arguments, message):
+    """Bad input ends with an error message and exit status 2."""
     ended = lab_command("analyse", *arguments)
     assert ended.returncode == 2
-    assert says in ended.stderr
+    assert message in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize(
-    ("way", "kinds"), [("fentry", "fentry|fexit"), ("kprobe", "kprobe|kretprobe"), ("tracepoint", "tracepoint")]
+    ("mechanism", "kinds"), [("fentry", "fentry|fexit"), ("kprobe", "kprobe|kretprobe"), ("tracepoint", "tracepoint")]
 )
-def test_every_way_to_attach(way, kinds):
-    """Each alternative is a program that compiles; a kernel may refuse to load or attach it, and then the tool says so."""
-    ended = lab_command("analyse", "client", "--seconds", "0.1", env=os.environ | {"LAB_ATTACH": way})
+def test_every_mechanism(mechanism, kinds):
+    """The program compiles for each mechanism. If the kernel refuses to load or attach it, the tool reports that."""
+    ended = lab_command("analyse", "client", "--seconds", "0.1", env=os.environ | {"LAB_ATTACH": mechanism})
     assert ended.returncode in {0, 2}
     assert "cannot be loaded" not in ended.stderr
     assert ended.returncode == 0 or re.search(rf"this kernel refuses the ({kinds}):", ended.stderr)
-    assert way != "tracepoint" or ended.returncode == 0
+    assert mechanism != "tracepoint" or ended.returncode == 0

@@ -1,4 +1,4 @@
-"""What the kernel does for a connection, step by step: what the probe `analyse` says, against what both applications stamped.
+"""The steps of connections: values of the probe `analyse` against the timestamps of both applications.
 
 A1 to A6 are rows of the corpus of known wrong numbers, as are S7 (bystanders) and L1 (order).
 """
@@ -16,20 +16,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import kernel_abilities
-from support.mutants import caught, changed
+from support.mutants import caught, changed, judge_mutant
 
-from lab import probes
 from lab.arrays import UNKNOWN
 from lab.ebpf import attach
 from lab.ebpf.recorder import record
 from lab.linux.netns import inside
-from lab.observation import Observed
 from lab.probes.analyse import text
 from lab.probes.analyse import text as steps_text
 from lab.probes.analyse.measure import Kind, Role, joined, latency_ns
 from lab.tcp import State, address_text
 from lab.traffic.demo.conversation import Conversation
-from lab.traffic.demo.process import converse
 from lab.units import MS
 
 SYS_RECVFROM = {"x86_64": 45, "aarch64": 207}[platform.machine()]
@@ -37,7 +34,7 @@ both_versions = pytest.mark.parametrize("version", [4, 6])
 
 
 def watch(lab, conversation, **how):
-    """Hold conversations under the eyes of `analyse` and `states`, judge `analyse`, and return its joined rows and the rest."""
+    """Observe conversations with `analyse` and `states`, judge `analyse`; returns its rows and the observation."""
     observed = lab.converse(conversation, probes=["analyse", "states"], **how)
     lab.judge("analyse", observed)
     rows = joined(observed.recording.events["analyse"])
@@ -45,14 +42,14 @@ def watch(lab, conversation, **how):
 
 
 def of(rows, kind, role=None):
-    """Select the rows of a kind, and of one side."""
+    """Return the rows of a kind, and of a role if given."""
     return rows[(rows["kind"] == kind) & ((rows["role"] == role) if role else True)]
 
 
 @both_versions
 @pytest.mark.parametrize("closer", ["client", "server"])
 def test_every_step_of_a_connection(lab, version, closer):
-    """Each system call enters and returns with the application's own result, inside its stamps, on both sides."""
+    """Every system call has an entry and a return inside the application's stamps, and its result, on both sides."""
     rows, observed = watch(lab, Conversation(closer=closer, hold_ns=10 * MS), version=version)
     texts = [steps_text.description(row) for row in steps_text.as_dicts(rows[rows["role"] == Role.CLIENT])]
     assert "connect() entered by the application" in texts
@@ -64,7 +61,7 @@ def test_every_step_of_a_connection(lab, version, closer):
 
 @both_versions
 def test_packets_are_read_as_packets(lab, version):
-    """A1: what reaches TCP has the packet's own addresses and ports, and the state of the socket that was found for it."""
+    """A1: a segment that reaches TCP has the addresses and ports of the packet and the state of its socket."""
     rows, _ = watch(lab, Conversation(), version=version)
     arrived = of(rows, Kind.ARRIVED)
     addresses = {lab.net.client.address(version), lab.net.server.address(version)}
@@ -81,7 +78,7 @@ def test_packets_are_read_as_packets(lab, version):
 
 @both_versions
 def test_an_active_open_names_its_destination(lab, version):
-    """A4: the step that opens a connection says where to, also when nobody answers there."""
+    """A4: the step that opens a connection has the remote address and port, even if the connection is refused."""
     rows, _ = watch(lab, Conversation(), version=version, serve=False, source_port=40404)
     (opened,) = steps_text.as_dicts(of(rows, Kind.OPENED))
     assert (opened["daddr"], opened["dport"], opened["sport"]) == (lab.net.server.address(version), 9999, 40404)
@@ -93,12 +90,12 @@ def test_an_active_open_names_its_destination(lab, version):
 
 @both_versions
 def test_data_is_stamped_when_it_is_returned(lab, version):
-    """A5: a recv() that blocks while the client thinks is stamped behind the client's send(), and its wait is a figure."""
+    """A5: a recv() that blocks while the client thinks is stamped after the send(), and its wait is measured."""
     kernel_abilities.required()
     rows, observed = watch(lab, Conversation(think_ns=40 * MS, exchanges=3), version=version)
     waits = of(rows, Kind.RECEIVED, Role.SERVICE)
     assert len(waits) == 4
-    # The first three are waited for while the client sleeps; how long of that the server was there for is in its own stamps.
+    # The server waits for the first three while the client sleeps. Its own stamps show when it began to wait.
     (connection,) = observed.connections
     thinking = [call for call in connection.client.calls if call.name == "sleep"]
     receiving = [call for call in connection.server.calls if call.name == "recv"]
@@ -110,7 +107,7 @@ def test_data_is_stamped_when_it_is_returned(lab, version):
 
 @both_versions
 def test_old_and_new_state(lab, version):
-    """A3: every change says from which state into which, and agrees with the probe `states` on both."""
+    """A3: every change has the same old and new state as in the probe `states`."""
     rows, observed = watch(lab, Conversation(how="shutdown", linger_ns=20 * MS), version=version, connections=10)
     changes = rows[np.isin(rows["kind"], (Kind.CHANGED, Kind.OPENED)) & (rows["oldstate"] > 0)]
     states = observed.recording.events["states"]
@@ -122,7 +119,7 @@ def test_old_and_new_state(lab, version):
 @both_versions
 @pytest.mark.parametrize("before_accept_ns", [0, 30 * MS])
 def test_application_delays(lab, version, before_accept_ns):
-    """Delays before accept, recv and reply are where they belong; what comes before accept() gets its owner all the same."""
+    """Delays before accept, recv and reply appear in the right step, and steps before accept() have their owner."""
     delays = Conversation(
         before_accept_ns=before_accept_ns,
         before_recv_ns=10 * MS,
@@ -138,20 +135,20 @@ def test_application_delays(lab, version, before_accept_ns):
 @both_versions
 @pytest.mark.parametrize("closer", ["client", "server"])
 def test_reset(lab, version, closer):
-    """A RST: the call that was waiting returns with the error that the application was given."""
+    """After a RST the blocked call returns with the error that the application gets."""
     rows, _ = watch(lab, Conversation(closer=closer, how="rst", hold_ns=10 * MS), version=version)
     other = Role.SERVICE if closer == "client" else Role.CLIENT
     assert -104 in of(rows, Kind.RECEIVE, other)["result"]
 
 
 def test_mapped_addresses(lab):
-    """An IPv6 socket that serves IPv4 is told under its IPv4 addresses, version 4."""
+    """An IPv6 socket with an IPv4 peer is reported with IPv4 addresses and version 4."""
     rows, _ = watch(lab, Conversation(), version=4, listen="::")
     assert {row["ip"] for row in steps_text.as_dicts(rows[(rows["role"] == Role.SERVICE) & (rows["rport"] > 0)])} == {4}
 
 
 def test_many_connections_at_once(lab):
-    """A6: two hundred connections at the same time, every row in order of time and with the owner of its socket."""
+    """A6: with 200 connections at once, every row is in order of time and has the owner of its socket."""
     rows, observed = watch(lab, Conversation(exchanges=2), connections=200)
     assert (np.diff(rows["time_ns"].astype(np.int64)) >= 0).all()
     assert len(observed.connections) == 200
@@ -160,8 +157,8 @@ def test_many_connections_at_once(lab):
     assert (rows["connect_ns"][of_established(rows)] != UNKNOWN).all()
 
 
-def test_many_that_wait_at_once(lab):
-    """Many threads are in recv() at once, and what TCP did for each is told: by itself a kretprobe has room for ten."""
+def test_many_blocked_receives_at_once(lab):
+    """With many threads in recv() at once, the work of TCP for each is reported: the default of a kretprobe is ten."""
     _, observed = watch(lab, Conversation(before_reply_ns=500 * MS), connections=100)
     waits = [next(call for call in it.client.calls if call.name == "recv") for it in observed.connections]
     at_once = [sum(other.enter_ns <= wait.enter_ns < other.exit_ns for other in waits) for wait in waits]
@@ -169,12 +166,12 @@ def test_many_that_wait_at_once(lab):
 
 
 def of_established(rows):
-    """Select the clients' rows that have a connect time."""
+    """Return which rows are changes of a client to ESTABLISHED."""
     return (rows["role"] == Role.CLIENT) & (rows["kind"] == Kind.CHANGED) & (rows["state"] == State.ESTABLISHED)
 
 
 def test_busy_bystanders_own_nothing(lab):
-    """S7, A6: with every processor busy, what softirqs do for a socket is its owner's and never the interrupted task's."""
+    """S7, A6: with every processor busy, steps in softirq have the owner of the socket, never the interrupted task."""
     command = ["stress-ng", "--quiet", "--cpu", str(os.cpu_count()), "--timeout", "60"]
     with subprocess.Popen(command) as bystander:
         try:
@@ -182,22 +179,22 @@ def test_busy_bystanders_own_nothing(lab):
         finally:
             bystander.terminate()
     applications = {side.pid for it in observed.connections for side in (it.client, it.server)}
-    of_a_socket = rows["skaddr"] > 0  # a FIN that is sent once more can come when the socket has gone
+    of_a_socket = rows["skaddr"] > 0  # a retransmitted FIN can arrive after the socket was destroyed
     assert set(rows["tgid"][of_a_socket]) == applications
     assert set(rows["comm"][of_a_socket]) == {observed.connections[0].client.comm.encode()}
     assert not rows["tgid"][~of_a_socket].any()
 
 
 def test_short_lived_connections(lab):
-    """Sockets' addresses that are used again are told apart: each connection has its own calls, owner and connect time."""
+    """With reused kernel addresses, each connection has its own calls, owner and connect time."""
     rows, observed = watch(lab, Conversation(exchanges=0), connections=1000, concurrency=4)
-    assert len(np.unique(rows["skaddr"])) < len(np.unique(rows["socket"])), "no address was used again"
+    assert len(np.unique(rows["skaddr"])) < len(np.unique(rows["socket"])), "no kernel address was reused"
     assert len(observed.connections) == 1000
 
 
 @both_versions
 def test_the_whole_family_of_calls(lab, version):
-    """Whatever call sends or receives on a TCP socket is told with its own name and result, and no other file's is."""
+    """Every call that sends or receives on a TCP socket is reported with its name and result; other files are not."""
     net, address = lab.net, (lab.net.server.address(version), 9999)
     family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
     with (
@@ -221,18 +218,18 @@ def test_the_whole_family_of_calls(lab, version):
         file.write(b"a")
     rows = joined(recorder.recording.events["analyse"])
     rows = rows[np.isin(rows["netns"], net.inodes) & (rows["returns"] == 1)]
-    told = [(row["func"], row["result"]) for row in steps_text.as_dicts(rows) if row["step"] in {"send", "receive"}]
+    reported = [(row["func"], row["result"]) for row in steps_text.as_dicts(rows) if row["step"] in {"send", "receive"}]
     sent = [("write", 1), ("writev", 2), ("sendmsg", 3), ("sendto", 4)]
-    assert told == [*sent, ("recvfrom", 10), ("read", 1), ("readv", 2), ("recvmsg", 3), ("recvfrom", 4)]
-    # A peek returns data to nobody: it takes none away.
+    assert reported == [*sent, ("recvfrom", 10), ("read", 1), ("readv", 2), ("recvmsg", 3), ("recvfrom", 4)]
+    # A peek is not reported as data returned: the data stays in the socket.
     done = [1, 2, 3, 4] if kernel_abilities.is_told() else []
     assert of(rows, Kind.RECEIVED)["result"].tolist() == done
     assert of(rows, Kind.SENT)["result"].tolist() == done
 
 
 @both_versions
-def test_an_accept_that_waits(lab, version):
-    """An accept() that was entered long before its connection began is the connection's, with the wait as its latency."""
+def test_a_blocked_accept(lab, version):
+    """An accept() that was entered before its connection began belongs to the connection; its latency is the wait."""
     net, address = lab.net, (lab.net.server.address(version), 9999)
     family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
     stamps = []
@@ -259,24 +256,24 @@ def test_an_accept_that_waits(lab, version):
     (accepted,) = rows[(rows["kind"] == Kind.ACCEPT) & (rows["returns"] == 1)]
     assert stamps[0] <= accepted["enter_ns"] <= accepted["time_ns"] <= stamps[1]
     assert accepted["time_ns"] >= connecting_ns
-    (born,) = rows[(rows["kind"] == Kind.CHANGED) & (rows["oldstate"] == State.LISTEN)][:1]
-    assert (born["socket"], born["tgid"], born["role"]) == (accepted["socket"], os.getpid(), Role.SERVICE)
+    (created,) = rows[(rows["kind"] == Kind.CHANGED) & (rows["oldstate"] == State.LISTEN)][:1]
+    assert (created["socket"], created["tgid"], created["role"]) == (accepted["socket"], os.getpid(), Role.SERVICE)
 
 
 def wait_for_recv(tid):
-    """Wait until a thread of this process is in recv()."""
+    """Wait until this thread of the process is in recv()."""
     while Path(f"/proc/self/task/{tid}/syscall").read_text().split()[0] != str(SYS_RECVFROM):
         pass
 
 
-def test_a_call_under_way_while_others_come_and_go(tmp_path):
-    """By fentry the kernel passes over the return of a call when somebody attaches to its function meanwhile: a counted loss."""
+def test_a_call_blocked_while_another_program_attaches(tmp_path):
+    """If fentry misses the return of a call because another program attached to the function, the loss is counted."""
     kernel_abilities.required()
-    told = queue.SimpleQueue()
+    tids = queue.SimpleQueue()
     other = changed(tmp_path, "analyse")
 
     def receive(connection):
-        told.put(threading.get_native_id())
+        tids.put(threading.get_native_id())
         assert connection.recv(1) + connection.recv(1) == b"xx"
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -285,7 +282,7 @@ def test_a_call_under_way_while_others_come_and_go(tmp_path):
         thread = threading.Thread(target=receive, args=(server,))
         with client, server, record("analyse", lossy=True) as recorder:
             thread.start()
-            tid = told.get()
+            tid = tids.get()
             wait_for_recv(tid)
             with record(programs={"analyse": other}, lossy=True):
                 pass
@@ -300,13 +297,13 @@ def test_a_call_under_way_while_others_come_and_go(tmp_path):
 
 
 def test_a_call_that_outlasts_a_recording():
-    """A recv() whose return nobody saw, since the recording was over, is not taken for a later call of the same thread."""
+    """A recv() that returned between two recordings is not mistaken for a later call of the thread."""
     may_go_on = threading.Event()
-    told = queue.SimpleQueue()
+    tids = queue.SimpleQueue()
     here, there = socket.socketpair()
 
     def receive(connection):
-        told.put(threading.get_native_id())
+        tids.put(threading.get_native_id())
         connection.recv(1)
         may_go_on.wait()
         here.recv(1)
@@ -318,7 +315,7 @@ def test_a_call_that_outlasts_a_recording():
         with client, server:
             with record("analyse", lossy=True) as before:
                 thread.start()
-                tid = told.get()
+                tid = tids.get()
                 wait_for_recv(tid)
             client.send(b"x")
             with record("analyse", lossy=True) as after:
@@ -331,32 +328,28 @@ def test_a_call_that_outlasts_a_recording():
     assert later[later["tid"] == tid].size == 0
 
 
-# ---- probes that are wrong on purpose ----
+# ---- variants that are wrong on purpose ----
 
 
 @pytest.fixture
 def judged(lab, tmp_path):
-    """Change the probe's source, let it watch 20 connections, and return the quantities that were found wrong."""
+    """Return a function that observes 20 connections with a changed probe and returns the wrong quantities."""
 
     def judge(*changes):
-        program = changed(tmp_path, "analyse", *changes)
-        with record(programs={"analyse": program}, lossy=bool(changes)) as recorder:
-            with converse(lab.net, Conversation(think_ns=10 * MS), connections=20, concurrency=4) as demo:
-                pass
-            end_ns = lab.net.quiesce()
-        observed = Observed(lab.net.inodes, recorder.recording, demo.connections, end_ns)
-        return caught(probes.judge("analyse", observed, lab.scenario))
+        program, conversation = changed(tmp_path, "analyse", *changes), Conversation(think_ns=10 * MS)
+        lossy = bool(changes)
+        return caught(judge_mutant(lab, program, "analyse", conversation, connections=20, concurrency=4, lossy=lossy))
 
     return judge
 
 
 def test_the_right_probe_passes(judged):
-    """The same doing with nothing changed has no wrong verdict: what is caught below is caught for its own sake."""
+    """The unchanged probe has no wrong verdict, so the verdicts below are due to the changes."""
     assert judged() == set()
 
 
 def test_a_probe_that_stamps_data_when_recv_is_entered(judged):
-    """A5: the stamp of recvmsg's entry is before the data; both the point in time and the wait are caught."""
+    """A5: a stamp of the entry of recvmsg precedes the data; the judge finds the time or the wait wrong."""
     kernel_abilities.required()
     early = r"\g<0>    if (kind == KIND_RECEIVED)\n        step->time_ns = enter_ns;\n"
     wrong = judged((r"^    step->enter_ns = enter_ns;\n", early))
@@ -364,29 +357,30 @@ def test_a_probe_that_stamps_data_when_recv_is_entered(judged):
 
 
 def test_a_probe_that_names_a_bystander(judged):
-    """S7, A6: whoever is current in softirq is named: caught by the connection, and by the host as a whole."""
+    """S7, A6: the judge catches a probe that reports the current task in softirq as the owner."""
     named = r"\g<0>    fill_owner(step);\n"
     wrong = judged((r"^    fill_socket\(step, sk\);\n", named))
     assert "owner" in wrong
 
 
 def test_a_probe_that_takes_the_old_state_for_the_new_one(judged):
-    """A3: the state that the kernel leaves is reported as the one it enters."""
+    """A3: the judge catches a probe that reports the state left as the state entered."""
     wrong = judged((r"^    step->state = newstate;\n", "    step->state = oldstate;\n"))
     assert "state sequence" in wrong
 
 
 def test_a_probe_that_swaps_the_ends_of_packets(judged):
-    """A1: a packet's source taken for the local end."""
+    """A1: the judge catches a probe that reports the source of a packet as the local end."""
     at_the_hook = (r"step->lport = packet.dport;", "step->lport = packet.sport;")
     in_functions = (r"endpoints.lport = bpf_ntohs\(tcp.dest\);", "endpoints.lport = bpf_ntohs(tcp.source);")
     wrong = judged(at_the_hook, in_functions)
-    # In functions a packet comes before anything else of its socket, whose ends are taken from it: not even the socket is found.
+    # With kernel functions the packet is the first step of its socket and supplies its addresses, so the socket is
+    # missing.
     assert ("addresses and ports" if attach.mechanism() == "tracepoint" else "socket") in wrong
 
 
-def test_a_probe_that_loses_returns_without_a_word(judged):
-    """A system call whose return is never told is missing from its connection."""
+def test_a_probe_that_omits_returns(judged):
+    """The judge catches a probe that does not report the return of a system call."""
     drop = r"\g<0>    if (call->kind == KIND_SEND)\n        return 0;\n"
     wrong = judged((r"^    if \(!call\)\n        return 0;\n", drop))
     assert "system calls" in wrong

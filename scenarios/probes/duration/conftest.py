@@ -1,4 +1,4 @@
-"""A connection whose first SYN is lost, for the probe and for its mutants."""
+"""A connection whose first SYN is lost, for the tests of the probe and of its mutants."""
 
 import select
 import socket
@@ -21,9 +21,12 @@ TCP_RETRANSMITS, TCP_TOTAL_RETRANS = 2, 100  # offsets of tcpi_retransmits and t
 
 @pytest.fixture(params=[4, 6])
 def lost_syn(lab, request):
-    """Open a connection whose first SYNs find nobody: the address comes when the client has repeated its SYN.
+    """Return the observation of a connection whose first SYNs are lost, and the kernel's count of retransmissions.
 
-    The client's connect() does not wait, so that its two stamps are those of the first SYN alone. Seen at the client's interface.
+    The probe is attached to the client's interface.
+
+    The server gets its address only after the client has retransmitted its SYN. The client's connect() does not block,
+    so its time stamps are a bracket of the first SYN only.
     """
     net, version = lab.net, request.param
     address = (NOBODY[version], 9999)

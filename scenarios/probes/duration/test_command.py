@@ -1,4 +1,4 @@
-"""`lab duration` as a user runs it: its line, its file, its picture, and what happens when something goes wrong meanwhile."""
+"""The command `lab duration`: its lines, file and picture, and its errors."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 from pyroute2 import IPRoute
-from support.processes import HUNG_S, lab_command, parsed, watching
+from support.processes import HUNG_S, lab_command, parsed, refuses, watching
 
 from lab.linux.netns import inside
 from lab.probes.duration.statistics_file import read_durations
@@ -25,7 +25,7 @@ NOBODY = "192.0.2.77"
 
 
 def talk(net, connections=1, version=4, **conversation):
-    """Hold conversations; returns the connections."""
+    """Hold conversations; return the connections."""
     how = {"hold_ns": 20 * MS, "linger_ns": 10 * MS} | conversation
     with converse(net, Conversation(**how), connections=connections, version=version) as demo:
         pass
@@ -34,21 +34,21 @@ def talk(net, connections=1, version=4, **conversation):
 
 
 def lines_of(output):
-    """Return the fields of each line below the head, and what came on standard error."""
+    """Return the fields of each line below the header, and the text of standard error."""
     errors, text = output
     return [LINE.fullmatch(line).groups() for line in text.splitlines()[1:]], errors
 
 
 def within(connection, duration_ns):
-    """Tell whether a duration can be that of a connection whose client closed first and whose server read its end."""
+    """Return true if a duration is in the bracket; the client has to close first, the server to read the end."""
     connect, close = connection.client.find("connect"), connection.client.find("close")
-    told = next(call for call in connection.server.calls if call.name == "recv" and not call.result)
-    return close.enter_ns - connect.exit_ns <= duration_ns <= told.exit_ns - connect.enter_ns
+    read_end = next(call for call in connection.server.calls if call.name == "recv" and not call.result)
+    return close.enter_ns - connect.exit_ns <= duration_ns <= read_end.exit_ns - connect.enter_ns
 
 
 @contextmanager
 def running(host, *arguments, prefix=()):
-    """Run the tool on a host's interface, perhaps behind another command; yields the process when it is attached."""
+    """Run the tool on a host's interface, optionally through the command `prefix`; yield the attached process."""
     read, write = os.pipe()
     words = [sys.executable, "-m", "lab", "duration", "--netns", host.name, "--ready-fd", str(write), *arguments]
     process = subprocess.Popen(
@@ -67,7 +67,7 @@ def running(host, *arguments, prefix=()):
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_the_line(net, version):
-    """The line that users know: client, server, nine decimals; nothing behind it when nothing was out of the ordinary."""
+    """The line has client, server and nine decimals, and no remark if there was nothing unusual."""
     with watching("duration", "--netns", net.client.name) as output:
         (connection,) = talk(net, version=version)
     (found,), errors = lines_of(output)
@@ -82,8 +82,8 @@ def test_the_line(net, version):
         assert re.fullmatch(pattern, output[1].splitlines()[1])
 
 
-def test_json_says_what_the_applications_know(net):
-    """Every fact under its name; what is unknown is null."""
+def test_json_matches_the_logs_of_the_applications(net):
+    """Every field matches the logs; unknown values are null."""
     with watching("duration", "-i", "eth0", "--json", "--netns", net.server.name) as output:
         (connection,) = talk(net, how="shutdown")
         (reset,) = talk(net, how="rst", closer="server")
@@ -99,7 +99,7 @@ def test_json_says_what_the_applications_know(net):
 
 
 def test_csv(net):
-    """The same as comma-separated values."""
+    """CSV has the same rows."""
     with watching("duration", "--csv", "--netns", net.client.name) as output:
         talk(net, connections=3)
     rows = list(csv.DictReader(io.StringIO(output[1])))
@@ -108,7 +108,7 @@ def test_csv(net):
 
 
 def test_remarks(net):
-    """D2: a refusal and a RST are told behind the line; --verbose tells of a plain end as well."""
+    """D2: a refusal and a RST have a remark; with --verbose, FINs have one too."""
     with (
         watching("duration", "--netns", net.client.name) as output,
         watching("duration", "--netns", net.client.name, "--verbose") as verbose,
@@ -118,24 +118,24 @@ def test_remarks(net):
         with converse(net, Conversation(), serve=False):
             pass
     assert [line[5] for line in lines_of(output)[0]] == [None, "rst by client", "refused"]
-    said = [line[5] for line in lines_of(verbose)[0]]
-    assert re.fullmatch(r"fin by client, second fin after \d\.\d{9} s", said[0])
-    assert said[1:] == ["rst by client", "refused"]
+    remarks = [line[5] for line in lines_of(verbose)[0]]
+    assert re.fullmatch(r"fin by client, second fin after \d\.\d{9} s", remarks[0])
+    assert remarks[1:] == ["rst by client", "refused"]
 
 
 def test_filters(net):
-    """Only the ports that were asked for."""
+    """The port filters keep only connections with these ports and roles."""
     with (
-        watching("duration", "--netns", net.client.name, "--dport", "9999") as mine,
-        watching("duration", "--netns", net.client.name, "--dport", "80", "443") as others,
-        watching("duration", "--netns", net.client.name, "--sport", "9999") as swapped,
+        watching("duration", "--netns", net.client.name, "--dport", "9999") as server_port,
+        watching("duration", "--netns", net.client.name, "--dport", "80", "443") as other_ports,
+        watching("duration", "--netns", net.client.name, "--sport", "9999") as client_port,
     ):
         talk(net)
-    assert [len(lines_of(output)[0]) for output in (mine, others, swapped)] == [1, 0, 0]
+    assert [len(lines_of(output)[0]) for output in (server_port, other_ports, client_port)] == [1, 0, 0]
 
 
 def test_opened_before_and_still_open(net):
-    """L4: partial when it was open before, with no invented start; what is open at the end is counted, or listed."""
+    """L4: a connection that was open before has an unknown start. Open ones are counted at the end, or listed."""
     with converse(net, Conversation(), pause=True) as demo:
         demo.await_pause()
         with watching("duration", "--netns", net.client.name) as before:
@@ -157,7 +157,7 @@ def test_opened_before_and_still_open(net):
 
 
 def test_no_answer_is_reported_while_it_runs(net):
-    """D2: a connection that nobody answers is told of when it has been silent for so long, not at the end."""
+    """D2: an attempt without an answer is reported when --syn-timeout has passed, while the tool runs."""
     with inside(net.client.name, IPRoute) as netlink:
         netlink.neigh("add", dst=NOBODY, lladdr=net.server.mac, ifindex=net.client.ifindex, state="permanent")
     with (
@@ -173,7 +173,7 @@ def test_no_answer_is_reported_while_it_runs(net):
 
 
 def test_output_file(net, tmp_path):
-    """The file has the lines that were printed, behind those of an earlier run."""
+    """The printed lines are appended to the lines that the file has already."""
     path = tmp_path / "statistics.dat"
     printed = ""
     for _ in range(2):
@@ -185,7 +185,7 @@ def test_output_file(net, tmp_path):
 
 
 def test_a_crash_loses_no_line(net, tmp_path):
-    """Whatever was printed is in the file, whole, when the tool is killed at any moment."""
+    """After SIGKILL every printed line is in the file, complete."""
     path = tmp_path / "statistics.dat"
     with running(net.client, "--output", str(path)) as process:
         talk(net, connections=20)
@@ -195,8 +195,8 @@ def test_a_crash_loses_no_line(net, tmp_path):
     assert len(list(read_durations(path))) == 20
 
 
-def test_a_disk_that_is_full(net):
-    """Said once; everything is printed all the same, and the status is 0."""
+def test_a_full_disk(net):
+    """A full disk is reported once; every line is printed, and the status is 0."""
     with watching("duration", "--netns", net.client.name, "--output", "/dev/full") as output:
         talk(net, connections=5)
         talk(net, connections=5)
@@ -207,7 +207,7 @@ def test_a_disk_that_is_full(net):
 
 
 def test_a_disk_that_becomes_full(net, tmp_path):
-    """What fitted is whole, what did not is counted, and nothing else is missing."""
+    """If the disk becomes full, the file has complete lines until then, and the missing ones are counted."""
     mount = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=4k tmpfs "$0" && exec "$@"', str(tmp_path)]
     with running(net.client, "--output", str(tmp_path / "statistics.dat"), prefix=mount) as process:
         talk(net, connections=100, exchanges=0)
@@ -227,15 +227,15 @@ def test_a_disk_that_becomes_full(net, tmp_path):
 
 
 def test_picture(net, tmp_path):
-    """The histogram of this run, and the same from the file, without privileges."""
+    """The histogram is drawn at the end, and again from the file, without privileges."""
     path, now, later = tmp_path / "statistics.dat", tmp_path / "now.svg", tmp_path / "later.svg"
     with watching("duration", "--netns", net.client.name, "--output", str(path), "--plot", str(now)) as output:
         talk(net, connections=20)
     assert not output[0]
     tmp_path.chmod(0o777)
-    nobody = ["/usr/bin/unshare", "--user", "--map-user=65534", sys.executable, "-m", "lab", "duration"]
+    unprivileged = ["/usr/bin/unshare", "--user", "--map-user=65534", sys.executable, "-m", "lab", "duration"]
     drawn = subprocess.run(
-        [*nobody, "--plot", later, "--from", path], capture_output=True, text=True, timeout=HUNG_S, check=False
+        [*unprivileged, "--plot", later, "--from", path], capture_output=True, text=True, timeout=HUNG_S, check=False
     )
     assert (drawn.returncode, drawn.stderr) == (0, "")
     bars = [re.search(r'<g id="patch_3">.*?</g>', picture.read_text(), re.DOTALL)[0] for picture in (now, later)]
@@ -243,7 +243,7 @@ def test_picture(net, tmp_path):
 
 
 def test_interface_that_disappears(net, tmp_path):
-    """One sentence and status 2, and what was recorded before is printed, written and drawn."""
+    """If the interface is deleted, the tool prints, writes and draws the rows from before and ends with status 2."""
     path, picture = tmp_path / "statistics.dat", tmp_path / "graph.png"
     with running(net.client, "--output", str(path), "--plot", str(picture)) as process:
         talk(net, connections=3)
@@ -259,7 +259,7 @@ def test_interface_that_disappears(net, tmp_path):
 
 
 def test_interface_without_carrier(net):
-    """Status 2 and one sentence for an interface that nothing can pass."""
+    """An interface that is down is an error with status 2 and one sentence."""
     with inside(net.client.name, IPRoute) as netlink:
         netlink.link("set", index=net.client.ifindex, state="down")
     process = lab_command("duration", "-i", "eth0", "--netns", net.client.name, "--seconds", "1")
@@ -274,24 +274,20 @@ BAD = {
     "from nothing": (["--plot", "graph.png", "--from", "/nowhere/statistics.dat"], "cannot be read (No such file"),
     "from without a picture": (["--from", "/dev/null"], "give --plot graph.png as well"),
     "from an empty file": (["--plot", "graph.png", "--from", "/dev/null"], "no duration is known"),
-    "no picture": (["--plot", "graph.txt", "--from", "/dev/null"], "let it end in .png, .svg or .pdf"),
-    "no duration": (["--syn-timeout", "soon"], "`soon` is no duration"),
-    "no port": (["--dport", "http"], "`http` is no port"),
+    "no picture": (["--plot", "graph.txt", "--from", "/dev/null"], "use a name that ends in .png, .svg or .pdf"),
+    "no duration": (["--syn-timeout", "soon"], "`soon` is not a duration"),
+    "no port": (["--dport", "http"], "`http` is not a port"),
 }
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), BAD.values(), ids=BAD)
-def test_one_sentence(arguments, sentence, tmp_path):
-    """One sentence on standard error, exit status 2, nothing on standard output."""
-    process = lab_command("duration", *arguments, "--seconds", "1", cwd=tmp_path)
-    assert process.returncode == 2, process.stderr
-    assert sentence in process.stderr
-    assert "Traceback" not in process.stderr
-    assert process.stdout == ""
+def test_bad_input(arguments, sentence, tmp_path):
+    """Wrong arguments give one sentence on standard error, exit status 2, no output and no file."""
+    refuses(["duration", *arguments, "--seconds", "1"], sentence, cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_seconds_end_it():
-    """`--seconds` ends the tool by itself, with status 0."""
+def test_seconds():
+    """`--seconds` ends the tool with status 0."""
     process = lab_command("duration", "-i", "lo", "--seconds", "0.2")
     assert process.returncode == 0, process.stderr

@@ -1,75 +1,66 @@
-"""Probes of durations that are wrong on purpose: what `duration`'s judge does not catch, it does not judge."""
+"""Mutants of the probe `duration` and of its measure: the judge has to catch each of them."""
 
 import numpy as np
 import pytest
-from support.mutants import caught, changed
+from support.mutants import caught, changed, judge_mutant
 
 from lab import probes
 from lab.arrays import UNKNOWN
-from lab.ebpf.recorder import record
-from lab.observation import Observed
 from lab.probes.duration.measure import lifetimes
 from lab.traffic.demo.conversation import Conversation
-from lab.traffic.demo.process import converse
 from lab.units import MS
 
 
 @pytest.fixture
 def judged(lab, tmp_path):
-    """Change the probe's source, let it watch 50 connections, and return the verdicts on it."""
+    """Return a function that changes the probe's source, records 50 connections and returns every check."""
 
     def judge(*changes):
-        with record(
-            programs={"duration": changed(tmp_path, "duration", *changes)}, devices=lab.net.devices
-        ) as recorder:
-            conversation = Conversation(hold_ns=5 * MS, linger_ns=20 * MS)
-            with converse(lab.net, conversation, connections=50, concurrency=5) as demo:
-                pass
-            end_ns = lab.net.quiesce()
-        observed = Observed(lab.net.inodes, recorder.recording, demo.connections, end_ns)
-        return list(probes.judge("duration", observed, lab.scenario))
+        program = changed(tmp_path, "duration", *changes)
+        conversation, devices = Conversation(hold_ns=5 * MS, linger_ns=20 * MS), lab.net.devices
+        return judge_mutant(lab, program, "duration", conversation, connections=50, concurrency=5, devices=devices)
 
     return judge
 
 
-def test_the_right_probe_passes(judged):
-    """The same doing with nothing changed has no wrong verdict: what is caught below is caught for its own sake."""
+def test_unchanged_probe_passes(judged):
+    """Without changes every check passes, so the failures below are caused by the changes."""
     assert caught(judged()) == set()
 
 
-def test_a_probe_whose_clock_is_2_ms_early(judged):
-    """Durations are right, points in time are not."""
+def test_clock_2_ms_early(judged):
+    """Every time stamp is 2 ms early: durations are right, points in time are wrong."""
     wrong = caught(judged((r"bpf_ktime_get_ns\(\)", "(bpf_ktime_get_ns() - 2000000)")))
     assert "first FIN or RST at" in wrong
 
 
-def test_a_probe_that_adds_10_ms(judged):
-    """FINs are stamped 10 ms late."""
+def test_fins_10_ms_late(judged):
+    """The time stamps of FINs are 10 ms late."""
     late = r"\g<0>    if (packet.flags & FIN)\n        segment->time_ns += 10000000;\n"
     wrong = caught(judged((r"^    segment->seq = packet.seq;\n", late)))
     assert {"first SYN to first FIN or RST", "first FIN or RST at"} <= wrong
 
 
-def test_a_probe_that_swaps_ports(judged):
-    """The sender's port is reported as the receiver's."""
+def test_ports_swapped(judged):
+    """Source and destination port are swapped."""
     swapped = "segment->dport = packet.sport;\n    segment->sport = packet.dport;"
     checks = judged((r"segment->sport = packet.sport;\n +segment->dport = packet.dport;", swapped))
     assert caught(checks) == {"seen"}
 
 
-def test_a_probe_with_ports_in_the_wrong_byte_order(judged):
-    """S6: 9999 that comes out as 3879 is caught."""
+def test_port_in_wrong_byte_order(judged):
+    """S6: 9999 is reported as 3879."""
     assert "seen" in caught(judged((r"= packet.dport;", "= bpf_htons(packet.dport);")))
 
 
-def test_a_probe_that_sees_no_ingress(judged):
-    """Half of the segments are missing: no SYN-ACK at the client, no SYN at the server."""
+def test_no_ingress(judged):
+    """Half of the segments are missing: there is no SYN-ACK at the client and no SYN at the server."""
     wrong = caught(judged((r"return report_segment\(ctx, 1\);", "return TC_ACT_UNSPEC;")))
     assert {"ended by", "first SYN at", "first SYN to SYN-ACK"} <= wrong
 
 
-def test_a_probe_that_drops_every_50th_event(judged):
-    """Events that are missing without a word are caught, whichever they are."""
+def test_every_50th_event_dropped(judged):
+    """Any missing event that is not counted as lost is caught."""
     drop = r"    int only = 0;\n    u64 *count = seen.lookup(&only);\n"
     drop += r"    if (count && __sync_fetch_and_add(count, 1) % 50 == 0)\n        return TC_ACT_UNSPEC;\n\g<0>"
     checks = judged(
@@ -79,15 +70,15 @@ def test_a_probe_that_drops_every_50th_event(judged):
     assert len({check.subject for check in checks if not check.passed}) >= 5
 
 
-def test_a_probe_that_counts_each_segment_twice(judged):
-    """Each segment reported at egress and again in the same direction looks like a retransmission."""
+def test_each_segment_counted_twice(judged):
+    """A segment that is reported twice in the same direction looks like a retransmission."""
     twice = r"\g<0>\n    report_segment(ctx, 0);"
     assert "SYN retransmissions" in caught(judged((r"^ON_TC\(egress\)\n\{", twice)))
 
 
 @pytest.fixture
 def judged_as(monkeypatch, lab):
-    """Judge rows that a wrong measure has made of a right recording."""
+    """Return a function that changes the rows of a correct recording and returns the quantities that failed a check."""
 
     def judge(observed, change):
         def wrong(*arguments, **keywords):
@@ -101,8 +92,8 @@ def judged_as(monkeypatch, lab):
     return judge
 
 
-def test_a_measure_that_starts_at_the_syn_ack(lost_syn, judged_as):
-    """D1: the handshake is missing: with a lost first SYN, seconds."""
+def test_measured_from_the_syn_ack(lost_syn, judged_as):
+    """D1: the time of the handshake is missing; this is seconds if the first SYN was lost."""
 
     def change(rows):
         rows["start_ns"] += rows["synack_ns"]
@@ -112,8 +103,8 @@ def test_a_measure_that_starts_at_the_syn_ack(lost_syn, judged_as):
     assert {"first SYN at", "first SYN to first FIN or RST"} <= judged_as(observed, change)
 
 
-def test_a_measure_that_starts_at_the_last_syn(lost_syn, judged_as):
-    """D1: a start that each retransmission overwrites."""
+def test_measured_from_the_last_syn(lost_syn, judged_as):
+    """D1: each retransmitted SYN overwrites the start."""
 
     def change(rows):
         rows["duration_ns"] -= rows["last_syn_ns"] - rows["start_ns"]
@@ -122,8 +113,8 @@ def test_a_measure_that_starts_at_the_last_syn(lost_syn, judged_as):
     assert judged_as(observed, change) == {"first SYN to first FIN or RST"}
 
 
-def test_a_measure_that_ends_at_the_second_fin(lab, judged_as):
-    """D3: the last FIN taken for the end."""
+def test_measured_to_the_second_fin(lab, judged_as):
+    """D3: the duration ends at the second FIN instead of the first."""
 
     def change(rows):
         rows["duration_ns"] = rows["second_fin_ns"]
@@ -132,8 +123,8 @@ def test_a_measure_that_ends_at_the_second_fin(lab, judged_as):
     assert judged_as(observed, change) == {"first SYN to first FIN or RST"}
 
 
-def test_a_measure_that_subtracts_unsigned(lab, judged_as):
-    """D4: what a subtraction of unordered stamps gives in 64 bits without a sign, and its relative below zero."""
+def test_negative_duration(lab, judged_as):
+    """D4: time stamps are subtracted in the wrong order; in unsigned 64-bit arithmetic the result is near 2^64."""
 
     def change(rows):
         rows["duration_ns"] = np.int64(UNKNOWN) - rows["duration_ns"]
@@ -142,8 +133,8 @@ def test_a_measure_that_subtracts_unsigned(lab, judged_as):
     assert judged_as(observed, change) == {"first SYN to first FIN or RST"}
 
 
-def test_a_measure_that_mistakes_who_closed(lab, judged_as):
-    """The passive side taken for the active one."""
+def test_wrong_side_closed_first(lab, judged_as):
+    """The passive side of the close is reported as the active side."""
 
     def change(rows):
         rows["closed_first"] = 3 - rows["closed_first"]
@@ -152,8 +143,8 @@ def test_a_measure_that_mistakes_who_closed(lab, judged_as):
     assert judged_as(observed, change) == {"closed first by"}
 
 
-def test_a_measure_that_calls_a_reset_a_close(lab, judged_as):
-    """D2: a RST reported as a FIN."""
+def test_rst_reported_as_fin(lab, judged_as):
+    """D2: a RST is reported as a FIN."""
 
     def change(rows):
         rows["ended"] = 1

@@ -1,4 +1,4 @@
-"""An independent opinion on durations: what tshark makes of the packets of the same connections."""
+"""The probe `duration` against tshark, an independent oracle, on the same connections."""
 
 import socket
 import struct
@@ -23,7 +23,7 @@ FIN, SYN, RST, ACK = 1, 2, 4, 16
 
 
 def tap(host):
-    """Return a socket that keeps every frame of a host's interface, each with the kernel's stamp."""
+    """Return a packet socket that captures every frame of a host's interface, with the kernel's time stamp."""
     sock = inside(host.name, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)))
     sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
     sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
@@ -33,7 +33,7 @@ def tap(host):
 
 
 def save(sock, path):
-    """Write what the tap has kept as a capture with nanoseconds (pcap, magic a1b23c4d)."""
+    """Write the captured frames to a pcap file with nanoseconds (magic a1b23c4d)."""
     with sock, path.open("wb") as file:
         file.write(struct.pack("=IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 1 << 16, 1))
         while True:
@@ -46,13 +46,13 @@ def save(sock, path):
 
 
 def wall_clock():
-    """Return how far the wall clock is ahead of `CLOCK_MONOTONIC` at least and at most: both go at one rate, but one can be set."""
+    """Return bounds of wall clock minus `CLOCK_MONOTONIC`, in nanoseconds. It changes only if the wall clock is set."""
     early_ns, now_ns, late_ns = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
     return now_ns - late_ns, now_ns - early_ns
 
 
 def streams(path):
-    """Let tshark tell the connections: its rows by the client's port, for each SYN, FIN and RST."""
+    """Return tshark's SYN, FIN and RST segments of each connection, by the client's port."""
     fields = [word for name in FIELDS for word in ("-e", name)]
     only = "tcp.flags.syn == 1 or tcp.flags.fin == 1 or tcp.flags.reset == 1"
     command = ["tshark", "-r", path, "-Y", only, "-T", "fields", *fields]
@@ -77,9 +77,10 @@ def streams(path):
     ids=["close", "half-close", "rst"],
 )
 def test_tshark_agrees(lab, tmp_path, version, conversation):
-    """D1 to D3: tshark sees the same connections, each with the same segments, and durations in the same brackets.
+    """D1 to D3: tshark reports the same connections with the same segments, and its durations are in the same brackets.
 
-    Its stamps are taken beside ours, not with them: so both are judged by the truth, and what is exact is compared exactly.
+    The packet socket takes its time stamps at another point than the probe. So both durations are judged by the truth;
+    segments and counts must be equal.
     """
     taps = {host: tap(host) for host in (lab.net.client, lab.net.server)}
     before = wall_clock()
@@ -93,16 +94,16 @@ def test_tshark_agrees(lab, tmp_path, version, conversation):
         path = tmp_path / f"{host.ifindex}.pcap"
         save(sock, path)
         seen = streams(path)
-        mine = {int(row["sport"]): row for row in rows if row["ifindex"] == host.ifindex}
-        assert mine.keys() == seen.keys()
+        by_port = {int(row["sport"]): row for row in rows if row["ifindex"] == host.ifindex}
+        assert by_port.keys() == seen.keys()
         for connection in observed.connections:
             subject, port = str(connection.client.flow), connection.client.flow.lport
-            truth, row, theirs = truth_of(connection, observed.end_ns), mine[port], until_over(seen[port])
+            truth, row, theirs = truth_of(connection, observed.end_ns), by_port[port], until_over(seen[port])
             start_ns = next(at_ns for _, at_ns, flags, *_ in theirs if flags & (SYN | ACK) == SYN)
             ends = [(at_ns, by) for by, at_ns, flags, *_ in theirs if flags & (FIN | RST)]
             low_ns = max(0, truth.first_end.low - truth.start.high) + step_low_ns
             high_ns = truth.first_end.high - truth.start.low + step_high_ns
-            bracket = Bracket(low_ns, high_ns, (low_ns + high_ns) // 2)
+            bracket = Bracket.middle(low_ns, high_ns)
             checks.append(judge.duration(subject, "first SYN to first FIN or RST", bracket, ends[0][0] - start_ns))
             first_by_client = int(row["closed_first"]) == 1
             checks.append(judge.equal(subject, "client first", str(first_by_client), str(ends[0][1] == port)))
@@ -119,7 +120,7 @@ def test_tshark_agrees(lab, tmp_path, version, conversation):
 
 
 def until_over(segments):
-    """Return a connection's segments up to a RST or the second FIN: what is late may be sent again after it, or reset."""
+    """Return a connection's segments up to a RST or the second FIN; later ones are retransmissions or resets."""
     closed = set()
     for number, (port, _, flags, *_) in enumerate(segments, start=1):
         closed |= {port} if flags & FIN else set()
@@ -129,7 +130,7 @@ def until_over(segments):
 
 
 def same_segments(observed, host):
-    """Return sender's port, SYN, FIN and RST, and sequence number of each segment that the probe has seen at a host."""
+    """Return source port, SYN, FIN and RST flags, and sequence number of each segment recorded at a host."""
     events = observed.recording.events["duration"]
     here = events[events["ifindex"] == host.ifindex]
     return [(int(event["sport"]), int(event["flags"]) & 7, int(event["seq"])) for event in here]

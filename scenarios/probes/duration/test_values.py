@@ -1,6 +1,6 @@
-"""Duration of connections, first SYN to FIN: what the probe `duration` says, against what both applications know.
+"""The probe `duration` on real and scripted connections: its rows against the logs of both applications.
 
-D1 to D4 and L4 are rows of the corpus of known wrong numbers.
+D1 to D4, L4 and S6 are rows of the corpus of known wrong numbers in docs/truth.md.
 """
 
 import socket
@@ -31,14 +31,14 @@ both_versions = pytest.mark.parametrize("version", [4, 6])
 
 
 def converse_observed(lab, conversation, **how):
-    """Hold conversations with the probe attached, and judge it."""
+    """Hold conversations with the probe attached, and judge it; return the observation."""
     observed = lab.converse(conversation, probes=("duration",), **how)
     lab.judge("duration", observed)
     return observed
 
 
 def rows_of(observed, host=None):
-    """Return the rows of one host's interface, or of all."""
+    """Return the rows of one host's interface, or of all interfaces."""
     rows = lifetimes(observed.recording.events["duration"], observed.end_ns)
     return rows if host is None else rows[rows["ifindex"] == host.ifindex]
 
@@ -46,7 +46,7 @@ def rows_of(observed, host=None):
 @both_versions
 @pytest.mark.parametrize("closer", ["client", "server", "both"])
 def test_plain_close(lab, version, closer):
-    """D1: from the SYN to the first close(), the handshake included; D3: whoever is first, and the other one as well."""
+    """D1: the duration includes the handshake. D3: it ends at the first FIN, from either side or both at once."""
     observed = converse_observed(lab, Conversation(closer=closer, hold_ns=10 * MS), version=version, connections=5)
     rows = rows_of(observed)
     assert len(rows) == 2 * 5
@@ -57,7 +57,7 @@ def test_plain_close(lab, version, closer):
 
 @both_versions
 def test_half_close(lab, version):
-    """D3: the duration ends at the first FIN, and the second one, which comes much later, is reported beside it."""
+    """D3: the duration ends at the first FIN; the second FIN, much later, is reported in addition."""
     observed = converse_observed(lab, Conversation(how="shutdown", linger_ns=150 * MS), version=version)
     for row in rows_of(observed):
         assert row["second_fin_ns"] - row["duration_ns"] >= 150 * MS
@@ -66,7 +66,7 @@ def test_half_close(lab, version):
 @both_versions
 @pytest.mark.parametrize("closer", ["client", "server", "both"])
 def test_reset(lab, version, closer):
-    """D2: a RST ends a connection, and who sent it is known."""
+    """D2: a RST ends a connection, and its sender is reported."""
     observed = converse_observed(lab, Conversation(closer=closer, how="rst", hold_ns=5 * MS), version=version)
     assert set(rows_of(observed)["ended"]) == {Ended.RST}
 
@@ -74,14 +74,14 @@ def test_reset(lab, version, closer):
 @both_versions
 @pytest.mark.parametrize("source_port", [0, 40404])
 def test_refused(lab, version, source_port):
-    """D2: a RST in place of a SYN-ACK is a refusal."""
+    """D2: a RST instead of a SYN-ACK is a refusal."""
     how = {"serve": False, "source_port": source_port, "connections": 1 if source_port else 5}
     observed = converse_observed(lab, Conversation(), version=version, **how)
     assert set(rows_of(observed)["ended"]) == {Ended.REFUSED}
 
 
 def test_200_connections_at_once(lab):
-    """Two hundred connections, all open at the same time: each once at each interface, each time in its bracket."""
+    """200 connections are open at the same time; each is reported once per interface, each time in its bracket."""
     with lab.observe(Conversation(), probes=("duration",), connections=200, pause=True) as observed:
         observed.demo.await_pause()
         observed.demo.resume()
@@ -90,8 +90,8 @@ def test_200_connections_at_once(lab):
 
 
 @both_versions
-def test_flow_used_again_at_once(lab, version):
-    """The same addresses and ports, thirty times within moments: thirty connections, each with a start of its own."""
+def test_flow_reused_at_once(lab, version):
+    """The same flow is used 30 times in a row: there are 30 connections, each with its own start."""
     conversation = Conversation(closer="server", exchanges=0)
     how = {"connections": 30, "concurrency": 1, "source_port": 40404}
     observed = converse_observed(lab, conversation, version=version, **how)
@@ -103,14 +103,14 @@ def test_flow_used_again_at_once(lab, version):
 
 @pytest.mark.parametrize(("port", "source_port"), [(80, 20480), (1, 65535)])
 def test_ports_in_the_right_order(lab, port, source_port):
-    """S6: ports that are each other's byte swap, and the smallest and largest."""
+    """S6: ports that are each other's byte swap, and the smallest and largest port, are reported correctly."""
     observed = converse_observed(lab, Conversation(), port=port, source_port=source_port)
     assert {(int(row["sport"]), int(row["dport"])) for row in rows_of(observed)} == {(source_port, port)}
 
 
 @both_versions
 def test_loopback(lab, version):
-    """On loopback each packet passes twice, and counts once."""
+    """On loopback each packet passes twice and is counted once."""
     host = lab.net.client
     address = ({4: "127.0.0.1", 6: "::1"}[version], 9999)
     with record("duration", devices=[Device.find("lo", host.name)]) as recorder:
@@ -132,7 +132,7 @@ def test_loopback(lab, version):
 
 
 def retransmitted(host):
-    """Return the kernel's own count of segments that the host has sent again."""
+    """Return the kernel's own count of the host's retransmitted segments."""
     names, values = [
         line.split()
         for line in inside(host.name, Path("/proc/thread-self/net/snmp").read_text).splitlines()
@@ -143,7 +143,7 @@ def retransmitted(host):
 
 @both_versions
 def test_no_answer(lab, version):
-    """D2: an attempt that nobody answers is reported, with its SYNs, and no duration is invented for it."""
+    """D2: an attempt without an answer is a timeout, with the number of its SYNs and an unknown duration."""
     lab.net.client.knows(NOBODY[version], lab.net.server.mac)
     lab.net.client.sysctl("ipv4/tcp_syn_retries", 1)
     with record("duration", devices=lab.net.devices) as recorder:
@@ -162,7 +162,7 @@ def test_no_answer(lab, version):
 
 
 def test_first_syn_lost(lab, lost_syn):
-    """D1: the first SYN counts, although nobody got it, and the kernel's own count of retransmissions is ours."""
+    """D1: the duration starts at the first SYN, even if it was lost; retransmissions equal the kernel's count."""
     observed, again = lost_syn
     lab.judge("duration", observed)
     (row,) = rows_of(observed)
@@ -173,7 +173,7 @@ def test_first_syn_lost(lab, lost_syn):
 
 
 def test_attached_in_the_middle(lab):
-    """L4: of a connection that was open before, the end is known, and no start is invented."""
+    """L4: a connection that was open before has a known end and an unknown start."""
     with converse(lab.net, Conversation(), pause=True) as demo:
         demo.await_pause()
         with record("duration", devices=lab.net.devices) as recorder:
@@ -186,42 +186,43 @@ def test_attached_in_the_middle(lab):
         assert Ended(row["ended"]) is Ended.FIN
         assert {int(row[name]) for name in ("start_ns", "duration_ns", "second_fin_ns", "synack_ns")} == {UNKNOWN}
         assert not row["roles_known"]
-        # The client has closed first, so it stands left.
+        # The client has closed first, so it is on the left.
         ends = [(address_text(row[f"{side}addr"].tobytes()), int(row[f"{side}port"])) for side in "sd"]
         assert Flow(*ends[0], *ends[1]) == flow
 
 
 @pytest.mark.parametrize("how", [{"version": 4}, {"version": 6}, {"version": 4, "vlan": 7}], ids=str)
 @pytest.mark.parametrize("options", [False, True])
-def test_every_story_on_the_wire(lab, how, options):
-    """D1 to D4: simultaneous open and close, half-close, retransmitted SYN and FIN, every kind of RST, SYN cookies, Fast Open.
+def test_every_script_on_the_wire(lab, how, options):
+    """D1 to D4: crafted frames of every script are measured correctly at both interfaces.
 
-    Made by hand between hosts that do not exist, at both interfaces; also behind IP options, extension headers and a VLAN tag.
+    The scripts have simultaneous open and close, half-close, retransmitted SYN and FIN, every kind of RST, SYN cookies
+    and Fast Open, also with IP options, extension headers and a VLAN tag. Their addresses belong to no host.
     """
     with record("duration", devices=lab.net.devices) as recorder:
-        played = play(lab.net, [story.words for story in WHOLE], options=options, **how)
+        played = play(lab.net, [script.words for script in WHOLE], options=options, **how)
     observed = Observed(lab.net.inodes, recorder.recording, end_ns=time.monotonic_ns())
     judge, checks = observed.judge(lab.scenario, "duration"), []
     rows = {(int(row["ifindex"]), int(row["sport"])): row for row in rows_of(observed)}
     assert len(rows) == len(rows_of(observed)) == 2 * len(WHOLE)
-    for story, (flow, _, times) in zip(WHOLE, played, strict=True):
+    for script, (flow, _, times) in zip(WHOLE, played, strict=True):
         for host in (lab.net.client, lab.net.server):
-            row, subject = rows[host.ifindex, flow.lport], f"{story.words} ({host.ifindex})"
-            ended = Ended.OPEN if story.ended is Ended.TIMEOUT else story.ended
+            row, subject = rows[host.ifindex, flow.lport], f"{script.words} ({host.ifindex})"
+            ended = Ended.OPEN if script.ended is Ended.TIMEOUT else script.ended
             checks.append(judge.equal(subject, "ended by", ended.name, Ended(row["ended"]).name))
             closed_first = Side(row["closed_first"]).name
-            checks.append(judge.equal(subject, "closed first by", story.closed_first.name, closed_first))
-            checks.append(judge.equal(subject, "SYNs again", story.syns_again, int(row["syn_retransmissions"])))
-            checks.append(judge.equal(subject, "FINs again", story.fins_again, int(row["fin_retransmissions"])))
+            checks.append(judge.equal(subject, "closed first by", script.closed_first.name, closed_first))
+            checks.append(judge.equal(subject, "SYNs again", script.syns_again, int(row["syn_retransmissions"])))
+            checks.append(judge.equal(subject, "FINs again", script.fins_again, int(row["fin_retransmissions"])))
             checks.append(judge.equal(subject, "VLAN", how.get("vlan", 0), int(row["vlan"])))
             ends = [(address_text(row[f"{side}addr"].tobytes()), int(row[f"{side}port"])) for side in "sd"]
             checks.append(judge.equal(subject, "flow", str(flow), str(Flow(*ends[0], *ends[1]))))
-            for name, step in (("duration_ns", story.end), ("second_fin_ns", story.second_fin)):
+            for name, step in (("duration_ns", script.end), ("second_fin_ns", script.second_fin)):
                 if step is None:
                     checks.append(judge.equal(subject, name, UNKNOWN, int(row[name])))
                     continue
                 low_ns = times[step].before_ns - times[0].passed_ns
                 high_ns = times[step].passed_ns - times[0].before_ns
-                bracket = Bracket(low_ns, high_ns, (low_ns + high_ns) // 2)
+                bracket = Bracket.middle(low_ns, high_ns)
                 checks.append(judge.duration(subject, name, bracket, int(row[name])))
     lab.check(checks)

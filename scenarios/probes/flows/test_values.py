@@ -1,7 +1,7 @@
-"""Packets and bytes by flow: what the probe `flows` counts, against applications and kernel counters.
+"""Packets and bytes of the probe `flows`, against the applications and the kernel's counters.
 
-F2, F4 and X1 are rows of the corpus of known wrong numbers: see README.md. F1 is in test_flows_segments.py, F3 and more of F5 are in
-test_unusual_frames.py.
+F2, F4, F5 and X1 are rows of the table in docs/truth.md. F1 is in test_offloads.py, F3 and more
+of F5 are in suite/test_unusual_frames.py.
 """
 
 import socket
@@ -9,7 +9,7 @@ import struct
 
 import numpy as np
 import pytest
-from support.flow_mutants import changed, of
+from support.mutants import changed, totals_of
 
 from lab.ebpf.interface import Device
 from lab.ebpf.recorder import record
@@ -40,17 +40,17 @@ EGRESS, INGRESS = Direction.EGRESS, Direction.INGRESS
     ids=["no data", "server closes", "both close", "shutdown", "client resets", "server resets"],
 )
 def test_conversations(lab, version, conversation):
-    """F2: each packet of many connections at once is counted once at each interface: SYN and FIN once, payload to the byte."""
+    """F2: each packet of 20 parallel connections counts once at each interface; payload, SYNs and FINs are exact."""
     observed = lab.converse(conversation, version=version, connections=20, probes=["flows"])
     lab.judge("flows", observed)
 
 
 @both_versions
 def test_refused(lab, version):
-    """A SYN and the RST that answers it."""
+    """A refused connection has a SYN and the RST that answers it."""
     observed = lab.converse(Conversation(), version=version, serve=False, source_port=40404, probes=["flows"])
     lab.judge("flows", observed)
-    rows = of(observed.recording.totals["flows"], lab.net.client, INGRESS)
+    rows = totals_of(observed.recording.totals["flows"], lab.net.client, INGRESS)
     (answer,) = rows[rows["dport"] == 40404]
     assert answer["packets"] == answer["rsts"] >= 1
     assert answer["syns"] == 0
@@ -58,12 +58,12 @@ def test_refused(lab, version):
 
 @pytest.fixture
 def loopback(net):
-    """Hand out the loopback of a namespace where nothing else happens."""
+    """Return the loopback of a namespace without other traffic."""
     return Device("lo", measure.LOOPBACK, net.client.name, net.client.inode)
 
 
 def test_loopback(net, loopback):
-    """F2: what passes the loopback passes it twice, and is counted once."""
+    """F2: a packet on the loopback passes twice and is counted once."""
     before = tcp_sent(net.client.name)
     with (
         inside(net.client.name, lambda: socket.create_server(("127.0.0.1", 0))) as listener,
@@ -90,7 +90,7 @@ def test_loopback(net, loopback):
 
 
 def test_four_interfaces(net):
-    """F2: a frame that passes four interfaces is one frame at each; its VLAN tag counts in the frame and beside it."""
+    """F2: a frame that passes four interfaces counts once at each, with its VLAN tag, in the frame or in metadata."""
     sides = [Device.find(side, net.wire) for side in ("client", "server")]
     (frame,) = datagrams([1], size=30)
     macs = bytes.fromhex((net.server.mac + net.client.mac).replace(":", ""))
@@ -111,7 +111,7 @@ def test_four_interfaces(net):
 
 
 def test_10_000_flows(net, loopback):
-    """F4: ten thousand flows at once, each with its own packets and bytes, and none lost."""
+    """F4: 10,000 flows have their own packets and bytes, and no event is lost."""
     with record("flows", devices=[loopback]) as recorder:
         send(net.client.name, datagrams(range(10_000), size=20), "lo")
         send(net.client.name, datagrams(range(0, 10_000, 2), size=50), "lo")
@@ -124,8 +124,8 @@ def test_10_000_flows(net, loopback):
 
 
 def test_full_map(net, loopback, tmp_path):
-    """F4, X1: with room for 8 flows of 20, exactly what found none is counted as lost; and everything is delivered."""
-    tiny = changed(tmp_path, ("65536", "8"))
+    """F4, X1: with room for 8 of 20 flows, exactly the packets of the other 12 are lost, and all are delivered."""
+    tiny = changed(tmp_path, "flows", ("65536", "8"))
     with (
         inside(net.client.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as receiver,
         record(programs={"flows": tiny}, devices=[loopback], lossy=True) as recorder,
@@ -134,7 +134,9 @@ def test_full_map(net, loopback, tmp_path):
         receiver.settimeout(20)
         for number in range(20):
             with inside(net.client.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
-                sender.bind(("127.0.0.1", 20_000 + number))  # the kernel may choose one port twice: that is one flow
+                sender.bind(
+                    ("127.0.0.1", 20_000 + number)
+                )  # else the kernel may choose a port twice, which is one flow
                 for _ in range(3):
                     sender.sendto(bytes([number]), receiver.getsockname())
         received = [receiver.recv(1)[0] for _ in range(60)]
@@ -145,8 +147,8 @@ def test_full_map(net, loopback, tmp_path):
 
 
 def test_full_map_counts_segments(lab, tmp_path):
-    """F4: a super-packet that finds no room is lost as all the packets that it is."""
-    tiny = changed(tmp_path, ("65536", "1"))
+    """F4: a super-packet that finds no room counts as lost with all its packets."""
+    tiny = changed(tmp_path, "flows", ("65536", "1"))
     net, address = lab.net, (lab.net.server.ipv4, 4321)
     with (
         inside(net.client.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender,
@@ -155,13 +157,13 @@ def test_full_map_counts_segments(lab, tmp_path):
         sender.sendto(b"takes the only place", address)
         sender.setsockopt(socket.IPPROTO_UDP, 103, 1000)
         sender.sendto(bytes(20_500), (address[0], 4322))
-    # Whatever else the kernel sends (ICMP, MLD) finds no room either.
+    # Packets that the kernel sends on its own (ICMP, MLD) find no room either.
     assert recorder.recording.lost["flows"] >= 21
 
 
 @both_versions
 def test_ping(net, version):
-    """F5: an echo request and its reply, each in its direction."""
+    """F5: an echo request and its reply have a row each."""
     family, protocol = {4: (socket.AF_INET, socket.IPPROTO_ICMP), 6: (socket.AF_INET6, socket.IPPROTO_ICMPV6)}[version]
     request = struct.pack("!BBHHH", {4: 8, 6: 128}[version], 0, 0, 1, 1) + bytes(56)
     if version == 4:

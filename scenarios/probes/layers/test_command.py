@@ -1,4 +1,4 @@
-"""`lab layers` as a user runs it: requests and segments, on both hosts, on one, on loopback; its files; and how it ends."""
+"""`lab layers` as a user runs it: on both hosts, on one host and on loopback; its files, its errors and its end."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ import socket
 import sys
 
 import pytest
-from support.processes import NOTHING, belongings, end, lab_command, left_of, parsed, started, watching
+from support.processes import NOTHING, belongings, end, lab_command, left_of, parsed, refuses, started, watching
 
 from lab import probes
 from lab.linux.netns import inside
@@ -25,7 +25,7 @@ PLAN = Conversation(exchanges=3, before_reply_ns=5 * MS)
 
 
 def talk(net, **how):
-    """Hold conversations, and return their connections when they are over."""
+    """Hold conversations to their end, and return their connections."""
     with converse(net, PLAN, **how) as demo:
         pass
     net.quiesce()
@@ -33,12 +33,12 @@ def talk(net, **how):
 
 
 def both(net):
-    """Return the options that name both hosts."""
+    """Return the options for both hosts."""
     return "--netns", net.client.name, "--peer-netns", net.server.name
 
 
 def test_requests(lab, tmp_path):
-    """Every request is a row whose layers add up, within what the applications have stamped; and the files are there."""
+    """Every request is a row whose layers add up, inside the brackets of the applications; the files are written."""
     files = ("--perfetto", str(tmp_path / "trace.json"), "--plot", str(tmp_path / "layers.svg"))
     with watching("layers", "--json", *both(lab.net), *files) as output:
         connections = talk(lab.net, connections=3, version=6)
@@ -59,7 +59,7 @@ def test_requests(lab, tmp_path):
 
 
 def test_table(net):
-    """Two lines a request, percentiles at the end, and the waterfall of one."""
+    """The table has two lines for each request; percentiles, waterfall and histograms follow."""
     with watching("layers", *both(net), "--waterfall", "--histogram") as output:
         talk(net)
     errors, text = output
@@ -73,7 +73,7 @@ def test_table(net):
 
 
 def test_one_host(net):
-    """Of one host its own layers are told; the rest is elsewhere, and no zero."""
+    """With one host, its layers are reported; the other layers are empty and their time is `elsewhere`."""
     with watching("layers", "--csv", "--netns", net.client.name) as output:
         talk(net)
     rows = list(csv.DictReader(io.StringIO(output[1])))
@@ -85,7 +85,7 @@ def test_one_host(net):
 
 
 def test_loopback(net):
-    """On loopback both ends are seen, and requests of another port are not."""
+    """On loopback both ends are observed, and requests to another port are not."""
     with watching("layers", "--json", "-i", "lo", "-P", "7777", "--netns", net.server.name) as output:
         for port, size in ((7777, 10), (7778, 20)):
             with (
@@ -102,7 +102,7 @@ def test_loopback(net):
 
 
 def test_packets(net):
-    """With --packets each segment is a row, with what became of it."""
+    """With --packets each segment is a row with its fate."""
     with watching("layers", "--packets", "--json", *both(net)) as output:
         (connection,) = talk(net)
     rows = parsed(output)
@@ -113,17 +113,17 @@ def test_packets(net):
 
 
 def test_in_order_and_from_a_recording(net, tmp_path):
-    """What XDP, TC, drivers, TCP, sockets and applications say of one request stands in one order; and a recording is read again."""
+    """The timestamps of all sources are in the order of the path of a request, and a saved recording is read."""
     with observe(net, PLAN, probes=["layers", "packets", "analyse"]) as observed:
         pass
     (connection,) = observed.connections
     request = exchanges(connection)[0].request
-    told = [
+    events = [
         f"{stamp.host} {stamp.who} {stamp.what.split(':')[0].split(',')[0]}"
         for stamp in stamps(observed, connection)
         if request.first.enter_ns <= stamp.time_ns <= request.read.exit_ns
     ]
-    way = [
+    path = [
         "client application send() called",
         "client system call sendto",
         "client TC egress",
@@ -131,27 +131,29 @@ def test_in_order_and_from_a_recording(net, tmp_path):
         "server driver taken from the driver",
         "server XDP PSH",
         "server TC ingress",
-        "server TCP",  # by the name of the function that is attached to
+        "server TCP",  # followed by the name of the attach point
         "server socket data ready",
         "server application recv() over",
     ]
-    places = [next((number for number, it in enumerate(told) if it.startswith(step)), f"no {step}") for step in way]
-    assert places == sorted(places), told
-    observed.recording.save(path := tmp_path / "recording.npz")
-    done = lab_command("layers", "--recording", str(path), "--json", "--flow", connection.client.flow.laddr)
+    places = [
+        next((number for number, event in enumerate(events) if event.startswith(step)), f"no {step}") for step in path
+    ]
+    assert places == sorted(places), events
+    observed.recording.save(recording := tmp_path / "recording.npz")
+    done = lab_command("layers", "--recording", str(recording), "--json", "--flow", connection.client.flow.laddr)
     assert len(done.stdout.splitlines()) == 3, done.stderr
-    packets = lab_command("layers", "--recording", str(path), "--packets")
+    packets = lab_command("layers", "--recording", str(recording), "--packets")
     assert packets.stdout.count("delivered") == 6
-    missing = lab_command("layers", "--recording", str(path), "--flow", "192.0.2.9")
+    missing = lab_command("layers", "--recording", str(recording), "--flow", "192.0.2.9")
     assert (missing.returncode, missing.stdout.count("\n")) == (2, 1)
-    assert f"there are some of {connection.client.flow.laddr}:{connection.client.flow.lport}" in missing.stderr
+    assert f"give --flow one of {connection.client.flow.laddr}:{connection.client.flow.lport}" in missing.stderr
 
 
 BAD = {
     "no flow": (["--flow", "nobody"], "`nobody` is no client"),
     "no folder for the trace": (["--perfetto", "/nowhere/trace.json"], "the trace cannot be written to /nowhere"),
     "no recording": (["--recording", "/etc/hostname"], "is not a recording of this lab"),
-    "files of segments": (["--packets", "--plot", "layers.png"], "leave one of them out"),
+    "files of segments": (["--packets", "--plot", "layers.png"], "--packets shows no requests"),
     "a peer's interface without the peer": (["-i", "lo", "--peer-interface", "eth0"], "give --peer-netns as well"),
     "no such peer": (["-i", "lo", "--peer-netns", "nowhere"], "there is no network namespace `nowhere`"),
 }
@@ -159,15 +161,12 @@ BAD = {
 
 @pytest.mark.parametrize(("arguments", "sentence"), BAD.values(), ids=BAD)
 def test_bad_input(arguments, sentence):
-    """One sentence on standard error, exit status 2."""
-    done = lab_command("layers", *arguments)
-    assert done.returncode == 2, done.stderr
-    assert sentence in done.stderr
-    assert done.stderr.count("\n") == 1
+    """Wrong arguments give one sentence on standard error, exit status 2 and no output."""
+    assert refuses(["layers", *arguments], sentence).stderr.count("\n") == 1
 
 
 def test_a_flow_without_a_request():
-    """Who asks for one flow is told that nothing was seen of it."""
+    """A requested flow without a request is an error."""
     probes.require("layers")
     done = lab_command("layers", "-i", "lo", "--flow", "192.0.2.9:1", "--seconds", "0.1")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -175,20 +174,20 @@ def test_a_flow_without_a_request():
 
 
 def test_a_recording_of_another_version(net, tmp_path, monkeypatch):
-    """A recording that another version of the lab has made is refused, and so is one without this probe."""
+    """A recording of another schema version is refused, and so is one without this probe."""
     with observe(net, Conversation(), probes=["states"]) as observed:
         pass
     observed.recording.save(other := tmp_path / "states.npz")
     monkeypatch.setattr("lab.ebpf.recording.SCHEMA", 1)
     observed.recording.save(old := tmp_path / "old.npz")
-    for path, sentence in ((other, "has nothing of the probe layers"), (old, "has schema version 1")):
+    for path, sentence in ((other, "has no events of the probe layers"), (old, "has schema version 1")):
         done = lab_command("layers", "--recording", str(path))
         assert (done.returncode, done.stdout) == (2, "")
         assert sentence in done.stderr
 
 
 def test_interrupted(net):
-    """Ctrl-C ends it with the percentiles, and nothing of it is left."""
+    """Ctrl-C ends the tool with status 0, and it leaves nothing behind."""
     probes.require("layers")
     command = [sys.executable, "-m", "lab", "layers", *both(net)]
     with started(*command, ready="CLIENT") as process:
@@ -200,7 +199,7 @@ def test_interrupted(net):
 
 @pytest.mark.parametrize("mechanism", ["fentry", "kprobe"])
 def test_every_mechanism(mechanism):
-    """Each alternative is a program that compiles; a kernel may refuse to load or attach it, and then the tool says so."""
+    """The program compiles for each mechanism. If the kernel refuses to load or attach it, the tool reports that."""
     done = lab_command("layers", "-i", "lo", "--seconds", "0.1", env=os.environ | {"LAB_ATTACH": mechanism})
     assert done.returncode in {0, 2}
     assert "compile" not in done.stderr

@@ -1,4 +1,4 @@
-"""Variants of the probe `layers` that are wrong on purpose: the judge must catch each, on requests delayed in one place at a time."""
+"""Variants of the probe `layers` that are wrong on purpose: the judge must catch each one, on injected delays."""
 
 import os
 
@@ -14,8 +14,8 @@ from lab.probes.layers.stages import Stages
 from lab.units import MS
 from lab.verdict import Judge
 
-SEGMENT_TOLD = r"    point->tsval = tsval;\n"
-CALL_TOLD = r"    point->seq = call->seq;\n"
+ON_SEGMENT = r"    point->tsval = tsval;\n"
+ON_CALL = r"    point->seq = call->seq;\n"
 LATE = r"\g<0>    point->time_ns += 2000000;" + "\n"
 LATE_CALL = LATE + "    point->enter_ns += 2000000;\n"
 LATE_AT_TC = r"\g<0>    point->time_ns += at == POINT_TC_OUT ? 2000000 : 0;" + "\n"
@@ -36,10 +36,10 @@ READY_WITH_THE_CALL = r"""\g<0>    if (call->at == POINT_READ) {
     }
 """
 
-NOT_EVERY_ONE = r"""BPF_ARRAY(told, u64, 1);
+NOT_EVERY_ONE = r"""BPF_ARRAY(segment_count, u64, 1);
 
 \g<0>    int only = 0;
-    u64 *count = told.lookup(&only);
+    u64 *count = segment_count.lookup(&only);
 
     if (count && ++*count % 7 == 0)
         return;
@@ -48,19 +48,19 @@ NOT_EVERY_ONE = r"""BPF_ARRAY(told, u64, 1);
 CONVERSATIONS = 10  # at most
 
 VARIANTS = {
-    # What is changed, and where it must show.
+    # Changes of the source, and the quantities that the judge must find wrong.
     "nothing": ([], set()),
-    "a late clock": ([(CALL_TOLD, LATE_CALL), (SEGMENT_TOLD, LATE)], {"request written at", "reply read at"}),
-    "TC egress told late": ([(SEGMENT_TOLD, LATE_AT_TC)], {"request shortest layer", "request qdisc"}),
-    "the driver told at TC egress": (
+    "a late clock": ([(ON_CALL, LATE_CALL), (ON_SEGMENT, LATE)], {"request written at", "reply read at"}),
+    "TC egress reported late": ([(ON_SEGMENT, LATE_AT_TC)], {"request shortest layer", "request qdisc"}),
+    "the driver reported at TC egress": (
         [
             (r"report_segment\(at, packet,", ALSO_FOR_THE_DRIVER),
             (r"return report_skb\(.*, POINT_DEVICE_OUT\);", "return 0;"),
         ],
         {"request qdisc", "all but qdisc"},
     ),
-    "readiness told when the read is entered": (
-        [(r"return report_ready\(.*\);", "return 0;"), (CALL_TOLD, READY_WITH_THE_CALL)],
+    "readiness reported when the read is entered": (
+        [(r"return report_ready\(.*\);", "return 0;"), (ON_CALL, READY_WITH_THE_CALL)],
         {"request queue", "all but queue"},
     ),
     "sleep in poll() not noticed": (
@@ -68,7 +68,7 @@ VARIANTS = {
         {"request wake_up", "all but wake_up"},
     ),
     "sleep not noticed": ([(r"call->awake_ns = bpf_ktime_get_ns\(\);", "")], {"request wake_up", "all but wake_up"}),
-    "every 7th segment not told": (
+    "every 7th segment not reported": (
         [(r"^static inline void report_segment\(.*\n\{\n", NOT_EVERY_ONE)],
         {"layers that were not seen"},
     ),
@@ -77,28 +77,29 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def place():
-    """Build a network and have a hog, for all of these tests."""
-    with topology(Relay()) as net, hog() as it:
+    """Yield a network and a CPU hog for all tests of this module."""
+    with topology(Relay()) as net, hog() as cpu_hog:
         os.sched_setaffinity(net.link.pid, os.sched_getaffinity(0))
-        yield net, it
+        yield net, cpu_hog
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variant(place, tmp_path, variant):
-    """What is wrong with the probe shows in its numbers, and when nothing is, nothing does.
+    """The judge finds the expected quantities wrong for each changed probe, and none for the unchanged one.
 
-    On a busy machine the truth of one conversation can be wider than the probe is wrong: then another one is held.
+    On a busy machine the brackets of a conversation can be wider than the error of the probe. The test then holds
+    another one.
     """
-    net, it = place
+    net, cpu_hog = place
     changes, expected = VARIANTS[variant]
     program, wrong = changed(tmp_path, "layers", *changes), set()
     for _ in range(CONVERSATIONS):
         with record(programs={"layers": program}, devices=net.devices, lossy=True) as recorder:
-            told, connection = inject(net, 4, it, delays_ns=(5 * MS,))
+            injected, connection = inject(net, 4, cpu_hog, delays_ns=(5 * MS,))
             net.quiesce()
         recorder.recording.require_complete()
         stages = Stages(recorder.recording.events["layers"], net.inodes)
-        wrong |= caught(verdicts(Judge(variant, "layers", ""), stages, told, connection))
+        wrong |= caught(verdicts(Judge(variant, "layers", ""), stages, injected, connection))
         if expected <= wrong:
             break
     assert expected <= wrong

@@ -1,10 +1,10 @@
-"""The layers of a request against the truth: what is caused in one place is found in one layer, and nowhere else."""
+"""The layers of a request against the truth: a delay caused in one place appears in one layer and in no other."""
 
 import os
 
 import pytest
 from support.cpu_hog import hog
-from support.injected_delays import SIZE, Story, inject, verdicts
+from support.injected_delays import SIZE, Delays, inject, verdicts
 from support.lockstep import conversing
 
 from lab.ebpf.recorder import record
@@ -23,30 +23,33 @@ from lab.verdict import Bracket, Judge
 
 @pytest.fixture(scope="module")
 def injected():
-    """One recording of a connection of each IP version, delayed in one place at a time."""
-    with topology(Relay()) as net, hog() as it:
-        # Where the hog is not; the relay's softirqs carry the frames to the server.
+    """Return stages, injected delays and recording of one connection of each IP version."""
+    with topology(Relay()) as net, hog() as cpu_hog:
+        # Keep the relay off the processor of the hog: its softirqs carry the frames to the server.
         os.sched_setaffinity(net.link.pid, os.sched_getaffinity(0))
         with record("layers", devices=net.devices) as recorder:
-            told = {version: inject(net, version, it) for version in (4, 6)}
+            delays = {version: inject(net, version, cpu_hog) for version in (4, 6)}
             net.quiesce()
-        return Stages(recorder.recording.events["layers"], net.inodes), told, recorder.recording
+        return Stages(recorder.recording.events["layers"], net.inodes), delays, recorder.recording
 
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_delay_is_in_its_layer_and_nowhere_else(lab, injected, version):
-    """Token bucket: qdisc. Wire: wire. Server late: its queue. Server thinks: application. Client late: its queue. Hog: wake-up."""
-    stages, told, recording = injected
+    """Each delay is in its own layer and in no other.
+
+    Token bucket: qdisc. Wire: wire. Late server or client: queue. Thinking server: application. CPU hog: wake-up.
+    """
+    stages, delays, recording = injected
     judge = Judge(lab.scenario, "layers", ", ".join(recording.attach_points["layers"]), recording.missing("layers"))
-    checks = lab.check(verdicts(judge, stages, *told[version]))
-    assert sum(check.quantity.startswith("all but") for check in checks) == len(told[version][0]) == 24
+    checks = lab.check(verdicts(judge, stages, *delays[version]))
+    assert sum(check.quantity.startswith("all but") for check in checks) == len(delays[version][0]) == 24
 
 
-def test_a_request_that_comes_when_the_hog_is_gone():
-    """Its reader is not taken for hindered: another request is sent."""
+def test_a_request_that_arrives_after_the_hog_has_ended():
+    """Its reader was not delayed, so another request is sent."""
     with topology(Relay()) as net, hog() as it, conversing(net) as talk:
         net.conditions(Conditions(drop=(1, 2)), Conditions())
-        _, _, least_ns = Story(net, talk, 4, it).hogged_server(2 * MS)
+        _, _, least_ns = Delays(net, talk, 4, it).hogged_server(2 * MS)
     assert least_ns >= 2 * MS
     assert len(exchanges(*talk.connections)) >= 2
 
@@ -62,12 +65,12 @@ def test_a_request_that_comes_when_the_hog_is_gone():
     ids=["small", "a million bytes", "reset", "no request"],
 )
 def test_conversations(lab, conversation, version):
-    """Every request of several connections at once has its layers, within what both applications have stamped."""
+    """Every request of several connections at once has layers inside the brackets of both applications."""
     lab.judge("layers", lab.converse(conversation, probes=["layers"], version=version, connections=6))
 
 
 def test_a_lost_request(lab):
-    """What retransmissions take is the layer `resend`; lost segments are told as lost, and the request as sent so often."""
+    """Retransmissions are the layer `resend`. Lost segments have the fate `lost`, and all transmissions are counted."""
     with topology(Relay()) as net:
         with record("layers", devices=net.devices) as recorder:
             with conversing(net) as talk:
@@ -91,8 +94,8 @@ def test_a_lost_request(lab):
         [
             *judge_request(judge, exchange, row),
             judge.equal(str(flow), "times the request was sent", len(mine), int(row["sent"][0])),
-            judge.duration(str(flow), "write", Bracket(0, arrived_ns[0] - asked_ns, 0), layers["write"]),
-            judge.duration(str(flow), "resend", Bracket(1, arrived_ns[-1] - asked_ns, 1), layers["resend"]),
+            judge.duration(str(flow), "write", Bracket.early(0, arrived_ns[0] - asked_ns), layers["write"]),
+            judge.duration(str(flow), "resend", Bracket.early(1, arrived_ns[-1] - asked_ns), layers["resend"]),
         ]
     )
     packets = stages.packets()
@@ -103,7 +106,7 @@ def test_a_lost_request(lab):
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("late", ["client", "server"])
 def test_what_is_read_after_a_reset(lab, version, late):
-    """Data that came before a RST can be read after it, when the socket has no port of its own any more: its way has an end."""
+    """Data that arrived before a RST is read after it, when `skc_num` of the socket is 0: its stages are complete."""
     with record("layers", devices=lab.net.devices) as recorder:
         with conversing(lab.net, version) as talk:
             reader, other = (talk.client, talk.server) if late == "client" else (talk.server, talk.client)
@@ -124,11 +127,9 @@ def test_what_is_read_after_a_reset(lab, version, late):
         [
             judge.equal(flow, "bytes of the last read()", SIZE, int(row["read_length"])),
             judge.duration(
-                flow, "written at", Bracket(sent.enter_ns, sent.exit_ns, sent.exit_ns), int(row["stops"][Stop.WRITTEN])
+                flow, "written at", Bracket.late(sent.enter_ns, sent.exit_ns), int(row["stops"][Stop.WRITTEN])
             ),
-            judge.duration(
-                flow, "read at", Bracket(read.enter_ns, read.exit_ns, read.exit_ns), int(row["stops"][Stop.READ])
-            ),
+            judge.duration(flow, "read at", Bracket.late(read.enter_ns, read.exit_ns), int(row["stops"][Stop.READ])),
         ]
     )
     if late == "client":

@@ -1,4 +1,4 @@
-"""`lab packets` as a user runs it: its lines, JSON Lines and CSV, its capture files, its modes, and how it ends."""
+"""The command `lab packets`: lines, JSON Lines and CSV, capture files, modes, its end and its errors."""
 
 import csv
 import io
@@ -18,8 +18,9 @@ from pyroute2 import IPRoute
 from support.packet_taps import await_that, dumpcap, tshark
 from support.processes import HUNG_S, NOTHING, belongings, end, lab_command, left_of, parsed, watching
 
-from lab.linux.bpf import AttachType, ProgType, link_create, owned, prog_load, returning
+from lab.linux.bpf import AttachType, ProgType, link_create, prog_load, returning
 from lab.linux.netns import inside
+from lab.linux.syscalls import owned
 from lab.packet import distinct_bytes
 from lab.probes.packets import text as packet_text
 from lab.traffic.demo.conversation import Conversation
@@ -33,7 +34,7 @@ LINE = re.compile(
 
 
 def talk(net, conversation=None, **how):
-    """Hold one conversation, and return its connections when they are over."""
+    """Hold a conversation and return its connections after their end."""
     with converse(net, conversation or Conversation(hold_ns=5 * MS), **how) as demo:
         pass
     net.quiesce()
@@ -41,12 +42,12 @@ def talk(net, conversation=None, **how):
 
 
 def carried(rows):
-    """Return how many bytes one direction's packets have carried, each counted once."""
+    """Return the number of distinct payload bytes of one direction."""
     return distinct_bytes(*(np.array([row[name] for row in rows], np.uint32) for name in ("seq", "payload_length")))
 
 
 def xdp_of(host):
-    """Return the id of the XDP program at a host's interface, None without one."""
+    """Return the id of the XDP program at a host's interface, or None."""
     command = ["nsenter", f"--net=/run/netns/{host.name}", "ip", "-json", "link", "show", "eth0"]
     (link,) = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return link["xdp"]["prog"]["id"] if "xdp" in link else None
@@ -54,7 +55,7 @@ def xdp_of(host):
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_line(net, version):
-    """Each packet is one line in the form that users know, with the connection's addresses and ports."""
+    """Each packet is one line with the addresses and ports of the connection."""
     with watching("packets", "--netns", net.server.name) as output:
         (connection,) = talk(net, version=version)
     lines = [LINE.fullmatch(line) for line in output[1].splitlines()]
@@ -66,7 +67,7 @@ def test_line(net, version):
 
 
 def test_json(net):
-    """Flags, sequence numbers and lengths tell the connection's story; the clock has its name (L3)."""
+    """Flags, sequence numbers and lengths are those of the connection, and the clock is named (L3)."""
     with watching("packets", "--json", "--netns", net.server.name) as output:
         (connection,) = talk(net)
     rows = parsed(output)
@@ -81,7 +82,7 @@ def test_json(net):
 
 
 def test_wall_clock(net):
-    """L3: with --wall the time is Unix time, by an explicit conversion, and the clock's name says so."""
+    """L3: with --wall times are Unix time, and the clock is named CLOCK_REALTIME."""
     with watching("packets", "--json", "--wall", "--netns", net.server.name) as output:
         before_ns = time.time_ns()
         talk(net)
@@ -92,7 +93,7 @@ def test_wall_clock(net):
 
 
 def test_csv(net):
-    """The same rows as comma-separated values."""
+    """CSV has the same rows."""
     with watching("packets", "--csv", "--netns", net.client.name) as output:
         talk(net)
     rows = list(csv.DictReader(io.StringIO(output[1])))
@@ -101,7 +102,7 @@ def test_csv(net):
 
 
 def test_lines_are_in_the_order_of_time(net):
-    """L1: no line is followed by an older one, whichever CPU a packet came to."""
+    """L1: lines are sorted by time, although packets arrive on several CPUs."""
     with watching("packets", "--json", "--netns", net.server.name) as output:
         talk(net, Conversation(exchanges=20), connections=40, concurrency=8)
     times = [row["time_ns"] for row in parsed(output)]
@@ -111,14 +112,14 @@ def test_lines_are_in_the_order_of_time(net):
 
 @pytest.mark.parametrize("mode", ["native", "generic"])
 def test_modes(net, mode):
-    """Either mode can be asked for, and sees the same."""
+    """Both modes can be chosen and receive the same payload."""
     with watching("packets", "--json", "--mode", mode, "--netns", net.server.name) as output:
         talk(net)
     assert carried(parsed(output)) == 375
 
 
 def test_loopback(net):
-    """Loopback, where every packet is sent and received by the same interface, shows both directions once."""
+    """On the loopback each packet of both directions is printed once."""
     with watching("packets", "--json", "-i", "lo", "--netns", net.server.name, "--port", "7777") as output:
         with (
             inside(net.server.name, lambda: socket.create_server(("127.0.0.1", 7777))) as listener,
@@ -138,7 +139,7 @@ def test_loopback(net):
 
 
 def test_all(net):
-    """F3: with --all also frames without ports are shown, with the reason; without, their number is told at the end."""
+    """F3: --all also prints frames without ports, with the reason. Without it their number is printed at the end."""
     with (
         watching("packets", "--netns", net.server.name) as some,
         watching("packets", "--netns", net.client.name, "--all", "--json") as all_frames,
@@ -149,7 +150,7 @@ def test_all(net):
         net.quiesce()
     errors, lines = some
     assert len(lines.splitlines()) == 1
-    assert "packets whose ports cannot be read, and which are not shown: 2 later fragment" in errors
+    assert "packets not shown because their ports cannot be read: 2 later fragment" in errors
     rows = [row for row in parsed(all_frames) if row["protocol"] == "UDP"]
     assert [(row["dport"], row["problem"]) for row in rows] == [(9999, None)] + 2 * [(None, "later fragment")]
     assert packet_text.line(rows[1]).endswith("  (later fragment)")
@@ -157,7 +158,7 @@ def test_all(net):
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_capture(net, tmp_path, version):
-    """What --pcap writes is what dumpcap has written of the same run: the same packets, number by number, in order of time."""
+    """--pcap writes the same packets as dumpcap, with all their numbers, in order of time."""
     mine, theirs = tmp_path / "mine.pcapng", tmp_path / "theirs.pcapng"
     ip = {4: "ip", 6: "ipv6"}[version]
     fields = [
@@ -178,7 +179,7 @@ def test_capture(net, tmp_path, version):
         rows = parsed(output)
         expected = finish(len(rows), received, fields)
     assert len(rows) > 20 * 10
-    # Packets that two processors receive at once pass XDP and dumpcap's tap in any order: each tells its own.
+    # Packets that two CPUs receive at the same time can pass XDP and dumpcap's tap in different orders.
     assert sorted(tshark(mine, "frame", fields)) == sorted(expected)
     stamps = [int(text.replace(".", "")) for (text,) in tshark(mine, "frame", ["frame.time_epoch"])]
     assert stamps == [row["time_ns"] for row in rows] == sorted(stamps)
@@ -189,7 +190,7 @@ def test_capture(net, tmp_path, version):
 
 @contextmanager
 def tool(*arguments):
-    """Start the tool; it is ready when the block begins, and dead when it has ended."""
+    """Run the tool during the block; it is ready at the start of the block."""
     read, write = os.pipe()
     words = [sys.executable, "-m", "lab", "packets", "--ready-fd", str(write), *arguments]
     process = subprocess.Popen(
@@ -206,7 +207,7 @@ def tool(*arguments):
 
 
 def test_kill_loses_no_packet_and_detaches(net, tmp_path):
-    """After `kill -9` the interface has no program any more, and every packet that was printed is in the capture."""
+    """After `kill -9` the XDP program is detached, and every printed packet is in the capture."""
     path = tmp_path / "killed.pcapng"
     with tool("--json", "--pcap", str(path), "--netns", net.server.name) as process:
         held = belongings(process.pid)
@@ -224,7 +225,7 @@ def test_kill_loses_no_packet_and_detaches(net, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
 def test_ends_cleanly(net, number):
-    """Ctrl-C and a kill end the tool with status 0 and detach its program."""
+    """Ctrl-C and SIGTERM end the tool with status 0 and detach its program."""
     with tool("--netns", net.server.name) as process:
         held = belongings(process.pid)
         assert end(process, number) == 0
@@ -233,7 +234,7 @@ def test_ends_cleanly(net, number):
 
 
 def test_full_disk(net, tmp_path):
-    """A full disk ends the capture with the last whole packet, is told, and does not end the printing."""
+    """A full disk ends the capture after the last complete packet and is reported. Printing goes on."""
     subprocess.run(["/usr/bin/mount", "-t", "tmpfs", "-o", "size=16k", "none", str(tmp_path)], check=True)
     try:
         path = tmp_path / "small.pcapng"
@@ -255,8 +256,8 @@ def test_full_disk(net, tmp_path):
         subprocess.run(["/usr/bin/umount", str(tmp_path)], check=True)
 
 
-def test_interface_that_disappears(net, tmp_path):
-    """The tool says that the interface has gone, and keeps what it has seen: status 2."""
+def test_removed_interface(net, tmp_path):
+    """If the interface is removed, the tool reports it and exits with 2. The capture has every printed packet."""
     path = tmp_path / "gone.pcapng"
     with tool("--json", "--pcap", str(path), "--netns", net.server.name) as process:
         talk(net)
@@ -272,8 +273,8 @@ def test_interface_that_disappears(net, tmp_path):
     assert len(out.splitlines()) == len(tshark(path, "tcp", ["tcp.seq_raw"])) >= 5
 
 
-def test_interface_that_has_a_program_already(net):
-    """Another one's XDP program is left alone: one sentence, status 2."""
+def test_interface_with_an_xdp_program(net):
+    """An XDP program of another tool stays attached, and `lab packets` refuses with status 2."""
     program = prog_load(ProgType.XDP, returning(XDP_PASS), expected_attach_type=AttachType.XDP)
 
     def attach():
@@ -290,7 +291,7 @@ def test_interface_that_has_a_program_already(net):
 
 
 def test_interface_without_carrier(net):
-    """When the other end is down nothing can come: one sentence, status 2."""
+    """An interface whose peer is down is refused with status 2."""
 
     def down():
         with IPRoute() as netlink:
@@ -303,7 +304,7 @@ def test_interface_without_carrier(net):
 
 
 BAD = {
-    "port out of range": (["--port", "70000"], "`70000` is no port: give a number from 1 to 65535"),
+    "port out of range": (["--port", "70000"], "`70000` is not a port: give a number from 1 to 65535"),
     "port and all": (["--port", "80", "--all"], "not allowed with argument"),
     "no such interface": (["-i", "nowhere"], "there is no interface `nowhere`"),
     "no such mode": (["--mode", "fast"], "invalid choice"),
@@ -318,8 +319,8 @@ BAD = {
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), BAD.values(), ids=BAD)
-def test_one_sentence(net, arguments, sentence):
-    """What is wrong in what the user says gets one sentence and exit status 2."""
+def test_bad_input(net, arguments, sentence):
+    """Bad input gives one sentence and exit status 2."""
     process = lab_command("packets", "--netns", net.server.name, *arguments)
     assert process.returncode == 2, process.stderr
     assert sentence in process.stderr
@@ -328,12 +329,12 @@ def test_one_sentence(net, arguments, sentence):
 
 
 def test_seconds_end_it(net):
-    """`--seconds` ends the tool by itself, with status 0."""
+    """`--seconds` ends the tool with status 0."""
     assert lab_command("packets", "--netns", net.server.name, "--seconds", "0.2").returncode == 0
 
 
 def test_help_has_an_example():
-    """The help says what the columns mean, and how the tool is used."""
+    """The help has the meaning of the columns and examples."""
     text = lab_command("packets", "--help").stdout
     assert "lab packets -i lo --port 80 --json" in text
     assert "timestamp(us)" in text

@@ -1,6 +1,6 @@
-"""Packets at XDP ingress of both hosts: stamps, ports, flags and bytes, against what both applications know.
+"""Packets at XDP ingress of both hosts: times, ports, flags and bytes, against the timelines of both applications.
 
-X1, F3, L1, L3 and S6 are rows of the corpus of known wrong numbers: see README.md.
+X1, F3, L1, L3 and S6 are rows of the table in docs/truth.md.
 """
 
 import re
@@ -38,7 +38,7 @@ ICMPV6 = 58
 
 @pytest.fixture
 def watched(lab):
-    """Watch a conversation by a program of one's own, at interfaces of one's own choice."""
+    """Return a function that records a conversation with a given program and given interfaces."""
 
     def watch(program, conversation=None, *, devices=None, lossy=False, **how):
         with record(programs={"packets": program}, devices=devices or lab.net.devices, lossy=lossy) as recorder:
@@ -53,7 +53,7 @@ def watched(lab):
 @both_versions
 @pytest.mark.parametrize("closer", ["client", "server", "both"])
 def test_conversation(lab, version, closer):
-    """SYN, data and FIN of each side arrive inside the calls that cause and report them; the bytes add up exactly."""
+    """SYN, data and FIN of each side arrive between the calls that cause and report them, and payload is exact."""
     conversation = Conversation(closer=closer, exchanges=3, hold_ns=10 * MS)
     checks = lab.judge("packets", lab.converse(conversation, version=version, **PACKETS))
     assert {check.attach_point for check in checks} == {"xdp:frame (generic)"}
@@ -61,7 +61,7 @@ def test_conversation(lab, version, closer):
 
 @both_versions
 def test_half_close(lab, version):
-    """The server's FIN comes when it closes, long after the client's."""
+    """The server's FIN arrives when it closes, 60 ms after the client's."""
     observed = lab.converse(Conversation(how="shutdown", linger_ns=60 * MS), version=version, **PACKETS)
     checks = lab.judge("packets", observed)
     first, second = sorted(check.measured for check in checks if check.quantity == "FIN arrives at")
@@ -71,7 +71,7 @@ def test_half_close(lab, version):
 @both_versions
 @pytest.mark.parametrize("closer", ["client", "server", "both"])
 def test_reset(lab, version, closer):
-    """A RST is seen where it arrives, inside its bracket, and no FIN."""
+    """A RST arrives inside its bracket, and no FIN arrives."""
     observed = lab.converse(Conversation(closer=closer, how="rst", hold_ns=5 * MS), version=version, **PACKETS)
     lab.judge("packets", observed)
 
@@ -79,18 +79,18 @@ def test_reset(lab, version, closer):
 @both_versions
 @pytest.mark.parametrize("source_port", [0, 40404])
 def test_refused(lab, version, source_port):
-    """The SYN arrives, and its RST comes back, both inside connect()."""
+    """The SYN arrives and its RST arrives, both during connect()."""
     observed = lab.converse(Conversation(), version=version, serve=False, source_port=source_port, **PACKETS)
     assert any(check.quantity == "RST arrives at" for check in lab.judge("packets", observed))
 
 
 def test_200_connections_at_once(lab):
-    """Every packet of two hundred connections is some connection's, and each connection's packets are complete."""
+    """Every packet belongs to one of 200 connections, and the packets of each connection are complete."""
     lab.judge("packets", lab.converse(Conversation(exchanges=2), connections=200, **PACKETS))
 
 
-def test_a_flow_that_is_used_again(lab):
-    """Connections that use one flow one after the other have their own packets each."""
+def test_a_reused_flow(lab):
+    """Successive connections of the same flow have their own packets."""
     lab.net.client.sysctl("ipv4/ip_local_port_range", "45001 45002")
     lab.net.client.sysctl("ipv4/tcp_tw_reuse", 1)
     observed = lab.converse(Conversation(closer="server"), connections=10, concurrency=1, **PACKETS)
@@ -101,7 +101,7 @@ def test_a_flow_that_is_used_again(lab):
 @both_versions
 @pytest.mark.parametrize("mode", ["generic", "native"])
 def test_modes(lab, watched, mode, version):
-    """In either mode of XDP the bytes of 2 MB add up; generic sees frames as large as the sender's, native none above the MTU."""
+    """Payload of 2 MB is exact in both modes. Generic XDP receives super-frames, native XDP none above the MTU."""
     devices = [replace(device, mode=mode) for device in lab.net.devices]
     conversation = Conversation(size_bits=16_000_000)
     observed = watched(Program.load("packets"), conversation, devices=devices, version=version)
@@ -112,7 +112,7 @@ def test_modes(lab, watched, mode, version):
 
 
 def test_auto_is_generic_where_the_driver_has_no_native_xdp(lab):
-    """A bridge's driver has no XDP: `auto` takes what there is, and says so; `native` is refused."""
+    """A bridge's driver has no native XDP: `auto` chooses generic, and `native` is refused."""
     program = Program.load("packets")
     with program.attached([Device.find("wire", lab.net.wire)]):
         assert program.attach_points == ["xdp:frame (generic)"]
@@ -124,20 +124,20 @@ def test_auto_is_generic_where_the_driver_has_no_native_xdp(lab):
 @pytest.mark.parametrize(("port", "source_port"), [(80, 20480), (20480, 80), (1, 65535), (9999, 3879)])
 @both_versions
 def test_ports_in_the_right_order(lab, watched, version, port, source_port):
-    """S6: ports that are each other's byte swap, and the smallest and largest, come out as the sockets have them."""
+    """S6: ports that are each other's byte swap, and the smallest and largest ports, equal those of the sockets."""
     program = Program.load("packets", (f"PORT={port}",))
     lab.check(
         probes.judge("packets", watched(program, port=port, source_port=source_port, version=version), lab.scenario)
     )
 
 
-def test_other_ports_are_not_seen(watched):
-    """Only the port that was asked for: a conversation on its byte swap is not seen."""
+def test_other_ports_are_ignored(watched):
+    """A conversation on the byte swap of the given port has no events."""
     assert len(watched(Program.load("packets", ("PORT=3879",))).recording.events["packets"]) == 0
 
 
 def test_full_ring_leaves_traffic_alone(lab, tmp_path):
-    """X1: with a ring of one page that nobody reads the conversation completes; each frame is there or counted as lost."""
+    """X1: with an unread ring of one page the conversation completes; each frame is delivered or counted as lost."""
     text, count = re.subn(r"(BPF_RINGBUF_OUTPUT\(events, )\d+", r"\g<1>1", (SOURCES / "packets.c").read_text())
     assert count == 1
     source = tmp_path / "tiny.c"
@@ -158,7 +158,7 @@ def test_full_ring_leaves_traffic_alone(lab, tmp_path):
 
 
 def test_order(lab, watched):
-    """L1: the recording is in one order, by kernel time, whichever CPU a packet came to."""
+    """L1: the recording is sorted by kernel time, although packets arrive on several CPUs."""
     observed = watched(Program.load("packets"), Conversation(exchanges=20), connections=50, concurrency=8)
     times = observed.recording.events["packets"]["time_ns"].astype(np.int64)
     assert len(times) > 50 * 20 * 2
@@ -166,7 +166,7 @@ def test_order(lab, watched):
     lab.check(probes.judge("packets", observed, lab.scenario))
 
 
-# To a station that is none of the hosts, so that nobody answers.
+# The destination is the MAC address of no host, so nothing answers.
 ETHERNET = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 V4, V6 = IP(src="192.0.2.7", dst="192.0.2.8"), IPv6(src="2001:db8::7", dst="2001:db8::8")
 ON_THE_WIRE = {
@@ -195,7 +195,7 @@ ON_THE_WIRE = {
 
 
 def test_frames_on_the_wire(lab):
-    """F3: what the demo's own traffic never has, put on the wire frame by frame, is read right where it arrives."""
+    """F3: frames with tags, options, extension headers, fragments and padding are parsed correctly."""
     with record(
         programs={"packets": Program.load("packets", ("PORT=0",))}, devices=[lab.net.server.device]
     ) as recorder:
@@ -205,15 +205,15 @@ def test_frames_on_the_wire(lab):
                 wire.send(bytes(frame))
         lab.net.quiesce()
     seen = recorder.recording.events["packets"]
-    seen = seen[seen["protocol"] != ICMPV6]  # a host may tell of its multicast groups meanwhile
+    seen = seen[seen["protocol"] != ICMPV6]  # a host may send MLD reports
     assert len(seen) == len(ON_THE_WIRE)
     for row, (frame, truth) in zip(seen, ON_THE_WIRE.values(), strict=True):
         assert {name: row[name] for name in truth} == truth
         assert row["frame_length"] == len(bytes(frame))
 
 
-def test_a_tag_beside_the_frame(lab):
-    """F3: a VLAN tag that the wire's bridge has taken off is not to be seen, and the ports are right all the same."""
+def test_a_tag_in_the_metadata(lab):
+    """F3: XDP cannot read a VLAN tag that the kernel moved to the skb's metadata; the ports are correct."""
     frame = Ether(src=lab.net.client.mac, dst=lab.net.server.mac) / Dot1Q(vlan=7) / V4 / UDP(sport=5, dport=9999)
     with record("packets", devices=[lab.net.server.device]) as recorder:
         with inside(lab.net.client.name, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as sender:
@@ -227,7 +227,7 @@ def test_a_tag_beside_the_frame(lab):
 
 @both_versions
 def test_fragments_that_the_kernel_made(lab, version):
-    """F3: of a datagram in three fragments the first has its port, and the others are counted as what nobody can tell."""
+    """F3: the first of three fragments has its port, and the other two are counted as unreadable."""
     family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
     with record("packets", devices=[lab.net.server.device]) as recorder:
         with inside(lab.net.client.name, lambda: socket.socket(family, socket.SOCK_DGRAM)) as sender:
@@ -270,6 +270,6 @@ WRONG = {
 
 @pytest.mark.parametrize(("change", "quantities"), WRONG.values(), ids=WRONG)
 def test_wrong_probe_is_caught(lab, watched, tmp_path, change, quantities):
-    """Probes that are wrong on purpose: what they get wrong is found."""
+    """The judge finds the wrong quantities of each mutant."""
     observed = watched(changed(tmp_path, "packets", change), connections=50, concurrency=5)
     assert quantities <= caught(probes.judge("packets", observed, lab.scenario))

@@ -1,4 +1,4 @@
-"""`lab rtt` as a user runs it: what belongs together, what the filters let through, and what is printed."""
+"""The command `lab rtt`: its groups, filters and output."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ import pytest
 from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
 from support.lockstep import conversing
-from support.processes import HUNG_S, lab_command, parsed, started, watching
+from support.processes import HUNG_S, lab_command, parsed, refuses, started, watching
 
 from lab.ebpf.program import Program
 from lab.ebpf.recorder import record
@@ -26,11 +26,11 @@ from lab.traffic.demo.process import converse
 LOOPBACK = 1
 PORT = 9999
 IPV4_PEERS = ["127.1.0.1", "127.1.0.2"]
-IPV6_PEERS = ["2001:db8:1::1", "2001:db8:1::2", "2001:db8:2::1"]  # some differ at the end only, some in the middle
+IPV6_PEERS = ["2001:db8:1::1", "2001:db8:1::2", "2001:db8:2::1"]  # two differ at the end, two in the middle
 
 
 def talk(net, **how):
-    """One connection with four requests."""
+    """Hold one conversation with four requests; return its connection."""
     with converse(net, Conversation(exchanges=4), **how) as demo:
         pass
     net.quiesce()
@@ -38,23 +38,24 @@ def talk(net, **how):
 
 
 def alike():
-    """Load the probe with everything in one group, so that there is always room."""
+    """Load the probe with all connections in one group, so that there is always room."""
     return Program.load("rtt", ("BY_LADDR=0", "BY_RADDR=0", "BY_PORTS=0"))
 
 
 @contextmanager
 def seeing(*arguments):
-    """Run `lab rtt` around a block, with everything in one interval.
+    """Run `lab rtt` during a block, with a single interval.
 
-    It is recorded as well: when the kernel withholds events from one program, so it does from the other, and that is noticed.
+    A recording runs at the same time: if the kernel withholds events from the command's program, it also withholds them
+    from the recording, which reports that.
     """
     with record(programs={"rtt": alike()}), watching("rtt", "--interval", "600", *arguments) as output:
         yield output
 
 
 def send_from(peers, messages=3):
-    """Let each address send so many bytes, one by one, to a server on all addresses of the calling thread's namespace."""
-    reset = struct.pack("ii", 1, 0)  # ports are free again at once
+    """From each address, send this number of one-byte messages to a server in the calling thread's namespace."""
+    reset = struct.pack("ii", 1, 0)  # close() sends a RST, so the ports are free at once
     with socket.create_server(("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
         for peer in peers:
             address = ("::1" if ":" in peer else "127.0.0.1", PORT)
@@ -67,7 +68,7 @@ def send_from(peers, messages=3):
 
 @pytest.fixture
 def host(net):
-    """Return a host whose loopback interface has the addresses of several peers of either IP version."""
+    """Return a host whose loopback interface has the addresses of several IPv4 and IPv6 peers."""
 
     def configure():
         with IPRoute() as netlink:
@@ -79,7 +80,7 @@ def host(net):
 
 
 def test_one_histogram_for_each_peer(host):
-    """R1: every peer of IPv4 and of IPv6 has a histogram of its own, also where the server's socket is an IPv6 one for both."""
+    """R1: every IPv4 and IPv6 peer has its own histogram, with one IPv6 server socket for both."""
     peers = IPV4_PEERS + IPV6_PEERS
     with seeing("--json", "--raddr-hist", "--sport", str(PORT), "--netns", host.name) as output:
         inside(host.name, lambda: send_from(peers))
@@ -105,7 +106,7 @@ def test_one_histogram_for_each_peer(host):
     ],
 )
 def test_filters(host, filters, kept):
-    """R1: a filter keeps exactly its connections: IPv4 over an IPv6 socket is IPv4, whichever way its address is written."""
+    """R1: a filter keeps exactly its connections. IPv4 over an IPv6 socket is IPv4, even written ::ffff:a.b.c.d."""
     sport = [] if "--dport" in filters else ["--sport", str(PORT)]
     with seeing("--json", "--raddr-hist", *sport, "--netns", host.name, *filters) as output:
         inside(host.name, lambda: send_from(IPV4_PEERS + IPV6_PEERS))
@@ -113,8 +114,8 @@ def test_filters(host, filters, kept):
     assert peers == (set(kept) if sport else {"127.0.0.1", "::1"})
 
 
-def test_the_other_grouping(host):
-    """By local address: the server's two addresses, and all that came to them."""
+def test_one_histogram_for_each_local_address(host):
+    """Each of the server's two addresses has one histogram with all of its connections."""
     with seeing("--json", "--laddr-hist", "--sport", str(PORT), "--netns", host.name) as output:
         inside(host.name, lambda: send_from(IPV4_PEERS + IPV6_PEERS))
     rows = {row["laddr"]: (row["count"], row["raddr"]) for row in parsed(output)}
@@ -122,7 +123,7 @@ def test_the_other_grouping(host):
 
 
 def test_10000_peers(net):
-    """R2: ten thousand peers have ten thousand histograms, and nothing is lost."""
+    """R2: 10,000 peers have 10,000 histograms, and no value is lost."""
     peers = [f"127.1.{number // 250}.{number % 250 + 1}" for number in range(10_000)]
     with seeing("--json", "--raddr-hist", "--sport", str(PORT), "--netns", net.server.name) as output:
         inside(net.server.name, lambda: send_from(peers, messages=1))
@@ -132,7 +133,7 @@ def test_10000_peers(net):
 
 
 def test_json_of_a_connection(net):
-    """By connection: who it is, exact figures, and buckets that hold all of the values."""
+    """A connection's row has its flow, exact statistics, and buckets with all values."""
     with seeing("--json", "--raw", "--by-connection", "--netns", net.client.name) as output:
         connection = talk(net)
     (row,) = parsed(output)
@@ -147,15 +148,15 @@ def test_json_of_a_connection(net):
     assert 5 * row["min_us"] <= row["sum_us"] <= 5 * row["max_us"]
 
 
-def test_each_interval_on_its_own(net):
-    """What is printed for the intervals adds up to everything: nothing twice, nothing missing."""
+def test_intervals_add_up(net):
+    """Each sample is counted in exactly one interval."""
     printed, exchanges = [], 0
     command = [sys.executable, "-m", "lab", "rtt", "--raw", "--netns", net.client.name, "--interval", "0.1"]
     with record(programs={"rtt": alike()}), started(*command, ready="each 0.1 s") as process:
         first = threading.Thread(target=lambda: printed.append(process.stdout.readline()))
         first.start()
         with conversing(net) as pair:
-            while first.is_alive():  # until one interval is over, with this in the middle
+            while first.is_alive():  # until the first interval is printed
                 pair.exchange(100)
                 exchanges += 1
         net.quiesce()
@@ -168,7 +169,7 @@ def test_each_interval_on_its_own(net):
 
 
 def test_table(net):
-    """The histogram looks as users of such tools know it, with bars of up to 40 stars."""
+    """The histogram has the format of BCC's tools, with bars of up to 40 stars."""
     arguments = ["--raddr-hist", "--show-ext", "--timestamp", "--netns", net.client.name]
     with seeing(*arguments) as output:
         talk(net, version=6)
@@ -188,7 +189,7 @@ def test_table(net):
 
 
 def test_milliseconds(net):
-    """With --ms the buckets are of milliseconds, and what is shorter than two of them is in the first."""
+    """With --ms the bounds of the buckets are whole milliseconds; the first bucket is below 2 ms."""
     with (
         seeing("--ms", "--netns", net.client.name) as table,
         watching("rtt", "--interval", "600", "--ms", "--json", "--netns", net.client.name) as rows,
@@ -203,7 +204,7 @@ def test_milliseconds(net):
 
 
 def test_csv(net):
-    """The same figures as comma-separated values, a column for each bucket."""
+    """CSV has the same values, with one column per bucket."""
     with seeing("--csv", "--raw", "--netns", net.client.name) as output:
         talk(net)
     (row,) = csv.DictReader(io.StringIO(output[1]))
@@ -211,15 +212,15 @@ def test_csv(net):
     assert sum(int(value) for name, value in row.items() if re.fullmatch(r"\d+-\d+_us", name)) == 5
 
 
-def test_duration_ends_it():
-    """`--duration`, which such tools have, is `--seconds`."""
+def test_duration():
+    """`--duration` is the same as `--seconds`, as in BCC's tcprtt."""
     assert lab_command("rtt", "--duration", "0.2").returncode == 0
     assert lab_command("rtt", "--seconds", "0.2").returncode == 0
 
 
 BAD = {
-    "no address": (["--saddr", "web"], "`web` is no address: give one of IPv4 or IPv6"),
-    "no port": (["--dport", "http"], "`http` is no port"),
+    "no address": (["--saddr", "web"], "`web` is not an address: give an IPv4 or IPv6 address"),
+    "no port": (["--dport", "http"], "`http` is not a port"),
     "no interval": (["--interval", "0"], "give a number of seconds above 0"),
     "two groupings": (["--laddr-hist", "--raddr-hist"], "not allowed with argument"),
     "no namespace": (["--netns", "nowhere"], "there is no network namespace `nowhere`"),
@@ -228,9 +229,5 @@ BAD = {
 
 @pytest.mark.parametrize(("arguments", "sentence"), BAD.values(), ids=BAD)
 def test_bad_input(arguments, sentence):
-    """One sentence, exit status 2, nothing printed."""
-    process = lab_command("rtt", *arguments)
-    assert process.returncode == 2, process.stderr
-    assert sentence in process.stderr
-    assert "Traceback" not in process.stderr
-    assert process.stdout == ""
+    """Wrong arguments give one sentence on standard error, exit status 2 and no output."""
+    refuses(["rtt", *arguments], sentence)

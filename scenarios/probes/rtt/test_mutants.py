@@ -1,9 +1,9 @@
-"""RTT probes that are wrong on purpose: each must be caught by the judge; R3's is in test_rtt_totals.py."""
+"""Mutants of the probe `rtt`: the judge has to catch each of them. The mutant of R3 is in test_totals.py."""
 
 import pytest
+from support.injected_delays import throttle
 from support.lockstep import conversing
 from support.mutants import caught, changed
-from support.token_bucket import throttle
 
 from lab import probes
 from lab.observation import observing
@@ -11,7 +11,10 @@ from lab.observation import observing
 
 @pytest.fixture
 def judged(lab, tmp_path):
-    """Change the probe's source, let it watch requests that wait 44 ms in the client's queue, and return the verdicts on it."""
+    """Return a function that changes the probe's source, records requests and returns the failed quantities.
+
+    Each request waits 44 ms in the client's qdisc.
+    """
 
     def judge(*changes, version=4):
         programs = {"rtt": changed(tmp_path, "rtt", *changes)}
@@ -26,37 +29,37 @@ def judged(lab, tmp_path):
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_the_right_probe_passes(judged, version):
-    """With nothing changed there is no wrong verdict: what is caught below is caught for its own sake."""
+def test_unchanged_probe_passes(judged, version):
+    """Without changes every check passes, so the failures below are caused by the changes."""
     assert judged(version=version) == set()
 
 
 def test_srtt_not_divided_by_8(judged):
-    """The kernel keeps 8 times the average."""
+    """The kernel stores srtt times 8; the mutant reports that value."""
     assert "largest srtt" in judged((r"add\(&key, SRTT, now.srtt_us >> 3\)", "add(&key, SRTT, now.srtt_us)"))
 
 
 @pytest.mark.parametrize(("version", "caught"), [(4, False), (6, True)])
 def test_all_ipv6_peers_in_one_key(judged, version, caught):
-    """R1: only IPv4 addresses reach the key."""
+    """R1: only IPv4 addresses are copied to the key."""
     only_ipv4 = r"if (is_ipv4(&ends->raddr))\n        \g<0>"
     wrong = judged((r"__builtin_memcpy\(key->raddr.*\);", only_ipv4), version=version)
     assert ("RTT samples" in wrong) is caught
 
 
 def test_local_and_remote_swapped(judged):
-    """Each address is the other side's."""
+    """Local and remote address are swapped."""
     swapped = (r"memcpy\(key->laddr, &ends->laddr", "memcpy(key->laddr, &ends->raddr")
     assert "RTT samples" in judged(swapped, (r"memcpy\(key->raddr, &ends->raddr", "memcpy(key->raddr, &ends->laddr"))
 
 
 def test_without_the_handshake(judged):
-    """R5: the first sample of all is left out."""
+    """R5: the first sample, that of the handshake, is not counted."""
     assert "RTT samples" in judged((r"^    if \(now.srtt_us\) .*$", "    if (false)"))
 
 
 def test_without_the_last_sample(judged):
-    """R5: the sample that comes with the FIN is left out, since no segment follows in ESTABLISHED."""
+    """R5: the sample of the last acknowledgement is not counted, because no segment follows it in ESTABLISHED."""
     assert "RTT samples" in judged(
         (
             r"^        add_sample\(&key, before, &now\);\n        under_way_sockets.delete",
@@ -66,7 +69,7 @@ def test_without_the_last_sample(judged):
 
 
 def test_every_other_segment_missing(judged):
-    """What one of two segments has brought is taken for the sample of the next: the deviation does not fit."""
+    """Every second segment is skipped: a change by two samples is unclear, because the deviation does not fit."""
     drop = r"\g<0>    int only = 0;\n    u64 *count = seen.lookup(&only);\n"
     drop += "    if (count && ++*count % 2 == 0)\n        return 0;\n"
     wrong = judged(
@@ -77,11 +80,11 @@ def test_every_other_segment_missing(judged):
 
 
 def test_buckets_off_by_one(judged):
-    """R4: each value is in the bucket above its own."""
+    """R4: each value is counted in the bucket above its own."""
     wrong = judged((r"log2_slot\(rtt_us", "log2_slot(2 * rtt_us"))
     assert wrong == {"srtt histogram", "RTT histogram"}
 
 
 def test_samples_in_milliseconds(judged):
-    """A sample in another unit is longer than the request took, or its sum is."""
+    """Samples are multiplied by 1000: they are longer than the request took."""
     assert "largest RTT sample" in judged((r"add\(key, RTT, rtt_us\)", "add(key, RTT, rtt_us * 1000)"))

@@ -1,4 +1,4 @@
-"""What the probe `rtt` adds up in the kernel is exact, has room, and says so when it has none."""
+"""The totals of the probe `rtt`: they are exact, and values without room are counted as lost."""
 
 import os
 from contextlib import ExitStack
@@ -49,7 +49,7 @@ EDGES |= {(1 << n) - 1: n - 1 for n in range(2, 33)} | {1 << n: n for n in range
 
 @pytest.fixture(scope="module")
 def log2_slot(tmp_path_factory):
-    """Return what bpf/include/log2_histogram.h makes of a value, in the kernel."""
+    """Return a function that runs `log2_slot` of bpf/include/log2_histogram.h in the kernel."""
     source = tmp_path_factory.mktemp("log2") / "log2_slot.c"
     source.write_text(LOG2)
     program = Program(source)
@@ -57,26 +57,29 @@ def log2_slot(tmp_path_factory):
 
 
 def test_bucket_edges(log2_slot):
-    """R4: 0 and 1 are in the first bucket, 2 and 3 in the next; 2^n - 1 is the last of its bucket, 2^n the first of the next."""
+    """R4: the first bucket has 0 and 1, the second 2 and 3; 2^n is the first value of a bucket, 2^n - 1 the last."""
     assert {value: log2_slot(value) for value in EDGES} == EDGES
 
 
 @settings(deadline=None)
 @given(st.integers(0, (1 << SLOTS) - 1))
 def test_every_value_has_its_bucket(log2_slot, value):
-    """R4: the kernel's buckets are those that Python prints, for every value."""
+    """R4: the program and Python put every value in the same bucket."""
     assert log2_slot(value) == slot_of(value)
 
 
 class Estimate(NamedTuple):
-    """A smoothed RTT times 8, a mean deviation times 4, and how many segments were acknowledged so far."""
+    """Smoothed RTT times 8, mean deviation times 4, and number of acknowledged segments."""
 
     srtt_us: int
     mdev_us: int
     delivered: int
 
     def after(self, rtt_us):
-        """Return what one more sample makes of it: RFC 6298 (2.2, 2.3), with the kernel's slower gain for a falling RTT."""
+        """Return the estimate after one more sample: RFC 6298 (2.2, 2.3), as in `tcp_rtt_estimator()`.
+
+        The kernel uses a smaller gain for the deviation if the RTT falls.
+        """
         if not self.srtt_us:
             return Estimate(max(1, rtt_us * 8), rtt_us * 2, self.delivered + 1)
         error_us = rtt_us - self.srtt_us // 8
@@ -91,7 +94,7 @@ RTT_US = st.one_of(st.integers(0, 100), st.integers(0, 100_000_000))
 
 @pytest.fixture(scope="module")
 def rtt_sample(tmp_path_factory):
-    """Return what bpf/rtt/estimate.h makes of two looks at an estimate, in the kernel."""
+    """Return a function that runs `rtt_sample` of bpf/rtt/estimate.h on two estimates, in the kernel."""
     source = tmp_path_factory.mktemp("estimate") / "rtt_sample.c"
     source.write_text(ESTIMATE)
     program = Program(source)
@@ -100,8 +103,8 @@ def rtt_sample(tmp_path_factory):
 
 @settings(deadline=None)
 @given(earlier=st.lists(RTT_US, max_size=20), rtt_us=RTT_US)
-def test_a_sample_is_told_from_its_trace(rtt_sample, earlier, rtt_us):
-    """R5: whatever samples came before, the next one is found exactly, also one that is equal to the average."""
+def test_a_sample_is_recovered_exactly(rtt_sample, earlier, rtt_us):
+    """R5: the next sample is recovered exactly after any earlier samples, even if it equals the average."""
     before = Estimate(0, 0, 1)
     for sample_us in earlier:
         before = before.after(sample_us)
@@ -111,26 +114,26 @@ def test_a_sample_is_told_from_its_trace(rtt_sample, earlier, rtt_us):
 
 @settings(deadline=None)
 @given(earlier=st.lists(RTT_US, min_size=1, max_size=20))
-def test_what_was_retransmitted_is_no_sample(rtt_sample, earlier):
-    """R5: a segment that was acknowledged without a sample (Karn's algorithm) is not taken for one."""
+def test_an_acknowledgement_without_a_sample(rtt_sample, earlier):
+    """R5: an acknowledged retransmission has no sample (Karn's algorithm), and none is reported."""
     before = Estimate(0, 0, 1)
     for sample_us in earlier:
         before = before.after(sample_us)
-    if before.mdev_us >= 4:  # below a microsecond of deviation nobody can tell that from a sample equal to the average
+    if before.mdev_us >= 4:  # with a deviation below 1 µs, a sample equal to the average also changes nothing
         assert rtt_sample(before, before._replace(delivered=before.delivered + 1)) == NO_SAMPLE
 
 
-def test_two_samples_are_not_taken_for_one(rtt_sample):
-    """R5: when a look was left out, so that two samples came between, that is said and nothing is guessed."""
+def test_two_samples_are_unclear(rtt_sample):
+    """R5: if two samples lie between two estimates, the result is UNCLEAR, not a wrong sample."""
     before = Estimate(0, 0, 1).after(50).after(60).after(40)
     for first_us, second_us in ((70, 30), (30, 70), (45, 44), (20_000, 20_000), (0, 0)):
         assert rtt_sample(before, before.after(first_us).after(second_us)) == UNCLEAR
 
 
 def fire(cpu, program, skaddr, times):
-    """Start a process that runs the program on one processor, as if segments had come for a socket; returns its id.
+    """Start a process that runs the program on one processor, as for segments of a socket; return its process id.
 
-    The kernel runs none so whose arguments have types: it takes TYPED=0.
+    The kernel cannot test-run a program with typed arguments (tp_btf), so the program has to be compiled with TYPED=0.
     """
     pid = os.fork()
     if pid:
@@ -139,15 +142,20 @@ def fire(cpu, program, skaddr, times):
         os.sched_setaffinity(0, {cpu})
         for _ in range(times):
             program.fire("tcp_probe", skaddr, 0)
-    except BaseException:  # noqa: BLE001 (this is a process of its own, and the suite is not to go on in it)
+    except BaseException:  # noqa: BLE001 (the forked child must not continue the suite)
         os._exit(1)
     os._exit(0)
 
 
 @pytest.fixture
 def fired(net, monkeypatch):
-    """Let two processors at once add 100,000 values each for one open connection; returns the totals, and the value."""
-    monkeypatch.setattr("lab.ebpf.attach.mechanism", lambda: "tracepoint")  # what stands at a function cannot be fired
+    """Return a function that adds 100,000 values on each of two processors at once, for one open connection.
+
+    It returns the row of the totals and the value.
+    """
+    monkeypatch.setattr(
+        "lab.ebpf.attach.mechanism", lambda: "tracepoint"
+    )  # a program at a kernel function cannot be test-run
 
     def add(program):
         with ExitStack() as open_connection:
@@ -155,8 +163,8 @@ def fired(net, monkeypatch):
                 talk = open_connection.enter_context(conversing(net))
                 talk.exchange(100)
             changes = recorder.recording.events["states"]
-            mine = (changes["netns"] == net.client.inode) & (changes["newstate"] == State.ESTABLISHED)
-            (skaddr,) = changes["skaddr"][mine]
+            of_client = (changes["netns"] == net.client.inode) & (changes["newstate"] == State.ESTABLISHED)
+            (skaddr,) = changes["skaddr"][of_client]
             program.take_totals()
             cpus = sorted(os.sched_getaffinity(0))
             children = [fire(cpu, program, int(skaddr), TIMES) for cpu in (cpus[0], cpus[-1])]
@@ -168,7 +176,7 @@ def fired(net, monkeypatch):
 
 
 def test_sums_are_exact_on_two_processors(fired):
-    """R3: two processors add to the same histogram at the same time, and not one of 200,000 values is lost."""
+    """R3: two processors add to the same histogram at the same time, and none of 200,000 values is lost."""
     row, rtt_us = fired(Program.load("rtt", ("KEEP_RTT=0", "TYPED=0")))
     assert row["count"] == row["slots"].sum() == 2 * TIMES
     assert row["sum_us"] == 2 * TIMES * rtt_us
@@ -176,7 +184,7 @@ def test_sums_are_exact_on_two_processors(fired):
 
 
 def test_sums_without_atomic_operations_are_caught(fired, tmp_path):
-    """R3: the same with sums that processors share and add to as C does: values are lost, and this suite sees it."""
+    """R3: if the processors share an entry and add with plain `+=`, values are lost, and the test detects it."""
     changes = {r"__sync_fetch_and_add\(&(.*), (.*)\);": r"\1 += \2;", r"key->cpu = .*;": "", r"key->again = .*;": ""}
     row, rtt_us = fired(changed(tmp_path, "rtt", *changes.items(), defines=("KEEP_RTT=0", "TYPED=0")))
     right = [2 * TIMES, 2 * TIMES, 2 * TIMES * rtt_us]
@@ -184,7 +192,7 @@ def test_sums_without_atomic_operations_are_caught(fired, tmp_path):
 
 
 def test_no_room_is_counted(net):
-    """R2: when there is no room for a group its values are counted as lost, each of them, and the others are right."""
+    """R2: if there is no room for a group, each of its values is counted as lost; the other groups are right."""
     roomy, tight = Program.load("rtt"), Program.load("rtt", ("MOST_KEYS=32",))
     with record(programs={"roomy": roomy, "tight": tight}, devices=[net.server.device], lossy=True) as recorder:
         with converse(net, Conversation(), connections=100):
@@ -198,7 +206,7 @@ def test_no_room_is_counted(net):
 
 
 def test_no_room_for_a_socket_is_counted(net):
-    """R2: a socket that cannot be followed for want of room counts as lost."""
+    """R2: a socket without room in the map of sockets is counted as lost."""
     program = Program.load("rtt", ("MOST_SOCKETS=10",))
     with record(programs={"rtt": program}, devices=[net.server.device], lossy=True) as recorder:
         with converse(net, Conversation(), connections=50, pause=True) as demo:
@@ -209,7 +217,7 @@ def test_no_room_for_a_socket_is_counted(net):
 
 
 def test_sockets_leave_the_map(net):
-    """The map of sockets is empty when all of them are closed, so that it does not grow in a day's run."""
+    """Closed sockets are removed from the map, so it does not fill up over time."""
     program = Program.load("rtt", ("MOST_SOCKETS=10",))
     with record(programs={"rtt": program}, devices=[net.server.device]) as recorder:
         for how in ("close", "shutdown", "rst"):

@@ -1,7 +1,7 @@
-"""Round-trip times: what the probe `rtt` says, against what both applications know and what the kernel tells them.
+"""The probe `rtt` on real connections: its samples against the logs of both applications and the kernel's TCP_INFO.
 
-R1 to R5 are rows of the corpus of known wrong numbers: see README.md. Those about grouping and filtering are in
-test_live_rtt.py, those about room and exact sums in test_rtt_totals.py.
+R1 to R5 are rows of the corpus of known wrong numbers in docs/truth.md. Tests of grouping and filters are in
+test_command.py, tests of room and exact sums in test_totals.py.
 """
 
 from itertools import accumulate
@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from support.injected_delays import throttle
 from support.lockstep import TcpInfo, conversing
-from support.token_bucket import throttle
 
 from lab import probes
 from lab.ebpf.program import Program
@@ -27,23 +27,23 @@ both_versions = pytest.mark.parametrize("version", [4, 6])
 
 
 def converse(lab, conversation, **how):
-    """Hold conversations observed by the probe, and judge it."""
+    """Hold conversations with the probe attached, and judge it; return the observation and the checks."""
     observed = lab.converse(conversation, probes=["rtt"], **how)
     return observed, lab.judge("rtt", observed)
 
 
 def row_of(observed, inode, kind, lport=None):
-    """Return the one row of a host's sockets (with this local port)."""
+    """Return the only row of a host's sockets, or of its socket with this local port."""
     rows = folded(observed.recording.totals["rtt"])
-    mine = (rows["netns"] == inode) & (rows["kind"] == kind)
-    (row,) = rows[mine & (rows["lport"] == lport) if lport else mine]
+    of_host = (rows["netns"] == inode) & (rows["kind"] == kind)
+    (row,) = rows[of_host & (rows["lport"] == lport) if lport else of_host]
     return row
 
 
 @both_versions
 @pytest.mark.parametrize("closer", ["client", "server", "both"])
 def test_one_sample_for_each_message(lab, version, closer):
-    """Each side takes one sample of the handshake and one of each message, and no time is longer than it took."""
+    """Each side has one sample of the handshake and one of each message, and each sample is in its bracket."""
     observed, _ = converse(lab, Conversation(exchanges=5, closer=closer, hold_ns=5 * MS), version=version)
     client = row_of(observed, lab.net.client.inode, Kind.RTT)
     assert client["count"] == 6
@@ -52,51 +52,51 @@ def test_one_sample_for_each_message(lab, version, closer):
 @both_versions
 @pytest.mark.parametrize("how", ["close", "shutdown", "rst"])
 def test_every_way_to_end(lab, version, how):
-    """The last sample of ESTABLISHED is there however the connection ends."""
+    """The last sample of ESTABLISHED is counted, whether the connection ends by close(), shutdown() or RST."""
     converse(lab, Conversation(exchanges=3, how=how, linger_ns=20 * MS), version=version)
 
 
 @both_versions
 def test_handshake_only(lab, version):
-    """Without data there is one sample on each side, the handshake's, and the client never receives in ESTABLISHED."""
+    """Without data each side has one sample, the handshake's."""
     observed, _ = converse(lab, Conversation(exchanges=0), version=version)
     for host in (lab.net.client, lab.net.server):
         assert row_of(observed, host.inode, Kind.RTT)["count"] == 1
 
 
 @both_versions
-def test_the_peers_hesitation_is_not_the_network(lab, version):
-    """A server that thinks for 100 ms delays its acknowledgement, by 40 ms perhaps, and never by all of that."""
+def test_a_slow_reply_is_not_in_the_rtt(lab, version):
+    """If the server replies after 100 ms, its kernel acknowledges before (delayed ACK): the RTT is below 100 ms."""
     observed, _ = converse(lab, Conversation(exchanges=3, before_reply_ns=100 * MS), version=version)
     assert row_of(observed, lab.net.client.inode, Kind.RTT)["max_us"] * 1000 < 100 * MS
 
 
 def test_mapped_addresses(lab):
-    """R1: an IPv6 socket that serves IPv4 is told under its IPv4 addresses."""
+    """R1: an IPv6 socket that serves IPv4 is reported with its IPv4 addresses."""
     converse(lab, Conversation(exchanges=2), version=4, listen="::")
 
 
 def test_large_messages(lab):
-    """A message of many segments gives no more samples than it has segments."""
+    """A message of many segments has at most one sample per segment."""
     converse(lab, Conversation(size_bits=8 * 100_000, exchanges=3))
 
 
 def test_200_connections_at_once(lab):
-    """Each connection has sums of its own."""
+    """Each connection has its own totals."""
     observed, checks = converse(lab, Conversation(exchanges=2), connections=200)
     assert len(observed.connections) == 200
     assert sum(check.quantity == "RTT samples" for check in checks) == 400
 
 
 def test_refused(lab):
-    """A refused connection has no round trip: nothing is counted."""
+    """A refused connection has no sample."""
     observed = lab.converse(Conversation(), probes=["rtt"], serve=False)
     assert not np.isin(observed.recording.totals["rtt"]["netns"], lab.net.inodes).any()
 
 
 @both_versions
-def test_a_pure_receiver_keeps_its_handshake(lab, version):
-    """R5: who only receives takes no sample after the handshake, so its srtt stays what that was, however much comes."""
+def test_a_pure_receiver_keeps_the_srtt_of_its_handshake(lab, version):
+    """R5: a side that sends nothing has no sample after the handshake, so its srtt does not change."""
     with observing(lab.net, probes=["rtt"]) as observed, conversing(lab.net, version) as talk:
         for _ in range(20):
             talk.client.send(bytes(1000))
@@ -111,10 +111,10 @@ def test_a_pure_receiver_keeps_its_handshake(lab, version):
 
 @both_versions
 def test_a_step_in_the_delay(lab, version):
-    """R5: the delay of a request steps to 44 ms. The next sample shows all of it, the smoothed RTT an eighth of it at a time.
+    """R5: the delay of a request steps to 44 ms. The next sample has all of it, the srtt an eighth of each sample.
 
-    A token bucket holds each request back until the bytes that went before have been paid for: what was sent in all, less the
-    burst, cannot have left in less time than the rate allows. That is the least that the last request can have waited.
+    A token bucket (tbf) delays the requests: the bytes sent so far, less the burst, take at least bytes / rate seconds
+    to leave. This is the lower bound of each request's delay.
     """
     frame, rate, burst, slow = SIZE + 32 + 20 + 14, 10_000, 500, 8  # options and header of TCP, IPv4, Ethernet
     for host in (lab.net.client, lab.net.server):
@@ -125,7 +125,7 @@ def test_a_step_in_the_delay(lab, version):
         throttle(lab.net.client, rate, burst)
         for _ in range(slow):
             talk.exchange(SIZE)
-        talk.server.send(b"!")  # what the last sample makes of the srtt shows with one more segment
+        talk.server.send(b"!")  # the srtt with the last sample is recorded with one more segment
         talk.client.recv(1)
     observed.connections += talk.connections
     calls = [call for call in talk.client.timeline.calls if call.result == SIZE]
@@ -140,8 +140,8 @@ def test_a_step_in_the_delay(lab, version):
     judge, flow = observed.judge(lab.scenario, "rtt"), str(talk.client.timeline.flow)
     slot = 15  # from 32.768 ms on
     slowest = Bracket(*(sum(ns >= 1000 << slot for ns in side) for side in (least_ns, most_ns)), slow - 1)
-    largest = Bracket(max(least_ns), max(most_ns), max(least_ns))
-    lagging = Bracket(max(smoothed(0, least_ns)), max(smoothed(earlier_ns, most_ns)), max(smoothed(0, least_ns)))
+    largest = Bracket.early(max(least_ns), max(most_ns))
+    lagging = Bracket.early(max(smoothed(0, least_ns)), max(smoothed(earlier_ns, most_ns)))
     lab.check(
         [
             *probes.judge("rtt", observed, lab.scenario),
@@ -153,12 +153,12 @@ def test_a_step_in_the_delay(lab, version):
 
 
 def smoothed(before_ns, samples_ns):
-    """Return what each sample makes of the average: RFC 6298 (2.3)."""
+    """Return the average before the samples and after each of them: RFC 6298 (2.3)."""
     return list(accumulate(samples_ns, lambda srtt_ns, sample_ns: srtt_ns * 7 // 8 + sample_ns // 8, initial=before_ns))
 
 
 class Exchange(NamedTuple):
-    """What TCP_INFO says of the client before and after one request and its reply, and what the probe has added meanwhile."""
+    """The client's TCP_INFO before and after one request with its reply, and the totals added in between."""
 
     before: TcpInfo
     after: TcpInfo
@@ -167,9 +167,9 @@ class Exchange(NamedTuple):
 
 
 def exchange(inode, program, talk):
-    """Make one exchange, and take what it has added.
+    """Hold one exchange; return its TCP_INFO and the totals that it added.
 
-    A sample shows with the segment that follows: here with one more byte from the server.
+    A sample is counted with the next segment: here with one more byte from the server.
     """
     program.take_totals()
     before = talk.client_info()
@@ -182,12 +182,14 @@ def exchange(inode, program, talk):
 
 
 @both_versions
-def test_the_kernel_says_the_same(lab, version):
-    """The kernel's own TCP_INFO has the same numbers, of every exchange and exactly.
+def test_tcp_info_has_the_same_numbers(lab, version):
+    """The kernel's TCP_INFO has exactly the same numbers for every exchange.
 
-    A reply's first segment acknowledges the request; it sees the srtt from before, which TCP_INFO shows before the request. Those
-    that follow see what TCP_INFO shows afterwards. From the single samples the estimator of RFC 6298 gives every srtt, so
-    each sample is right to the microsecond; and the smallest is the kernel's min_rtt.
+    - The first segment of a reply acknowledges the request. The probe reads the srtt before that, as in TCP_INFO before
+      the request.
+    - Later segments have the srtt of TCP_INFO after the reply.
+    - The estimator of RFC 6298 computes every srtt from the single samples, so each sample is exact to the microsecond.
+    - The smallest sample is the kernel's min_rtt.
     """
     program, inode = Program.load("rtt"), lab.net.client.inode
     with record(programs={"rtt": program}):
@@ -209,8 +211,8 @@ def test_the_kernel_says_the_same(lab, version):
 
 
 @both_versions
-def test_without_options_of_tcp(lab, version):
-    """Samples are found as well where neither time stamps nor SACK are used."""
+def test_without_tcp_options(lab, version):
+    """Without time stamps and SACK the samples are the same."""
     for host in (lab.net.client, lab.net.server):
         host.sysctl("ipv4/tcp_timestamps", 0)
         host.sysctl("ipv4/tcp_sack", 0)
@@ -219,9 +221,9 @@ def test_without_options_of_tcp(lab, version):
 
 @both_versions
 def test_attached_in_the_middle(lab, version):
-    """A connection that was open before has no sample of its handshake, none invented, and its srtt from the first segment on.
+    """A connection that was open before has no sample of its handshake; its srtt is counted from the first segment.
 
-    Nor is it taken for one that an earlier recording has left open, whose place in the kernel's memory it may have.
+    The probe does not mix it up with a socket of an earlier recording at the same kernel address.
     """
     program = Program.load("rtt")
     for _ in range(5):
@@ -235,7 +237,7 @@ def test_attached_in_the_middle(lab, version):
                 await_grace_period()
         observed = Observed(lab.net.inodes, recorder.recording)
         samples, srtt = (row_of(observed, lab.net.client.inode, kind) for kind in (Kind.RTT, Kind.SRTT))
-        # The first reply's first segment is the first one seen: the sample that it carries shows with the second segment.
+        # The probe first sees the first segment of the first reply; its sample is counted with the second segment.
         assert samples["unclear"] == 0
         assert samples["count"] in {3, 4}
         assert srtt["min_us"] <= info.rtt_us <= srtt["max_us"]

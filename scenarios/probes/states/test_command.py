@@ -1,4 +1,4 @@
-"""`lab states` as a user runs it: what its table, its JSON Lines and its CSV say, and what its filters let through."""
+"""The command `lab states`: its table, JSON Lines, CSV and filters."""
 
 import csv
 import io
@@ -18,15 +18,15 @@ PASSIVE = ["SYN_RECV", "ESTABLISHED", "CLOSE_WAIT", "LAST_ACK", "CLOSE"]
 
 
 def talk(net, **how):
-    """One conversation of a known length."""
+    """Hold one conversation of a known length; return its connection."""
     with converse(net, Conversation(hold_ns=20 * MS, linger_ns=10 * MS), **how) as demo:
         pass
     net.quiesce()
     return demo.connections[0]
 
 
-def test_json_says_what_the_applications_know(net):
-    """Every field of a row is what the socket's owner would say; S3: what is unknown is null."""
+def test_json_matches_the_logs_of_the_applications(net):
+    """Every field of a row matches the log of the socket's owner; S3: unknown values are null."""
     with watching("states", "--json", "--netns", net.client.name) as output:
         connection = talk(net)
     rows = parsed(output)
@@ -43,8 +43,8 @@ def test_json_says_what_the_applications_know(net):
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("side", ["-L", "-D"])
 def test_port_filters_lose_no_row(net, side, version):
-    """S4: with a filter on either side's ephemeral port every row comes, also SYN_SENT, whose port is not bound yet."""
-    # One port to choose from: the kernel binds it in the middle of connect(), and we know which it will be.
+    """S4: a filter on the ephemeral port, local or remote, keeps every row, even SYN_SENT before the port is bound."""
+    # The range has one port, so the port that the kernel binds in connect() is known.
     net.client.sysctl("ipv4/ip_local_port_range", "45001 45001")
     host = net.client if side == "-L" else net.server
     with watching("states", "--json", side, "45001", "--netns", host.name) as output:
@@ -57,7 +57,7 @@ def test_port_filters_lose_no_row(net, side, version):
 
 
 def test_server_port_filters(net):
-    """S4: the server's rows by its own port, its listener's included, the client's by the remote one."""
+    """S4: -L keeps the server's rows, including its listener's; -D keeps the client's rows."""
     with (
         watching("states", "--json", "-L", "9999", "--netns", net.server.name) as local,
         watching("states", "--json", "-D", "9999", "--netns", net.client.name) as remote,
@@ -70,7 +70,7 @@ def test_server_port_filters(net):
 
 
 def test_filters_that_match_nothing(net):
-    """Other ports, the other IP version: no row."""
+    """Filters on another port and on the other IP version keep no row."""
     with (
         watching("states", "--json", "-L", "9998", "--netns", net.server.name) as port,
         watching("states", "--json", "-6", "--netns", net.client.name) as version,
@@ -81,7 +81,7 @@ def test_filters_that_match_nothing(net):
 
 
 def test_table(net):
-    """The table has the columns that users of such tools know, and `-` for what is unknown."""
+    """The table has the documented columns; unknown values are `-`."""
     with watching("states", "--netns", net.client.name, "--timestamp", "--wide") as output:
         connection = talk(net, version=6)
     head, *rows = output[1].splitlines()
@@ -102,7 +102,7 @@ def test_table(net):
 
 
 def test_csv(net):
-    """The same rows as comma-separated values with a head line; unknown is empty."""
+    """CSV has a header line and the same rows; unknown values are empty."""
     with watching("states", "--csv", "--netns", net.client.name) as output:
         talk(net)
     rows = list(csv.DictReader(io.StringIO(output[1])))
@@ -110,14 +110,14 @@ def test_csv(net):
     assert rows[0]["duration_ns"] == ""
 
 
-def test_seconds_end_it():
-    """`--seconds` ends the tool by itself, with status 0."""
+def test_seconds():
+    """`--seconds` ends the tool with status 0."""
     command = [sys.executable, "-m", "lab", "states", "--seconds", "0.2"]
     assert subprocess.run(command, capture_output=True, timeout=HUNG_S, check=False).returncode == 0
 
 
 def test_broken_pipe_is_no_error():
-    """A reader that goes away, such as `head`, ends the tool without a traceback."""
+    """If the reader exits, such as `head`, the tool ends without a traceback."""
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "lab", "states", "--seconds", "1"]

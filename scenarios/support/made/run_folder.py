@@ -65,11 +65,11 @@ def checks(seed: int = 1, wrong: int = 3, count: int = 40, slow: float = 1) -> l
                     judge.duration(
                         subject,
                         "time in ESTABLISHED",
-                        Bracket(50_000_000, 50_000_000 + width, 50_000_000),
+                        Bracket.early(50_000_000, 50_000_000 + width),
                         50_000_000 + min(error, width),
                     ),
-                    judge.duration(subject, "first SYN at", Bracket(low, low + width, low), low + min(error, width)),
-                    judge.count(subject, "SYN retransmissions", Bracket(0, 0, 0), 0),
+                    judge.duration(subject, "first SYN at", Bracket.early(low, low + width), low + min(error, width)),
+                    judge.count(subject, "SYN retransmissions", Bracket.exactly(0), 0),
                     judge.equal(subject, "owner", HOSTILE, HOSTILE),
                 ]
     judge = Judge("test_lost_syn[4]", "duration", ATTACHED["duration"])

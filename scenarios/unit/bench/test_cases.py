@@ -1,4 +1,4 @@
-"""What the corpus asks of a histogram, and what it reads of a tool's own count of losses."""
+"""Consistency of a histogram with the truth, and parsing of a tool's own count of losses."""
 
 import pytest
 
@@ -7,13 +7,13 @@ from lab.bench.cases.round_trips import Held, consistent
 from lab.bench.tools import RttRow
 from lab.units import MS
 
-# In microseconds 2^11 is 2.048 ms, 2^12 4.096 ms: three values of one bucket, and one that can be in that or in the next.
+# 2^11 us is 2.048 ms, 2^12 us is 4.096 ms: three values belong to one bucket, and one to that bucket or to the next.
 HELD = [Held(2_100_000, 4_000_000, 3, 3), Held(3 * MS, 5 * MS, 1, 1)]
 
 
 @pytest.mark.parametrize("slots", [{11: 4}, {11: 3, 12: 1}])
-def test_what_can_be_held(slots):
-    """Every value is in a bucket of its interval, and the mean is one of these buckets'."""
+def test_a_possible_histogram_is_consistent(slots):
+    """Every value is in a bucket that its interval overlaps, and the mean agrees with the buckets."""
     assert consistent(RttRow("a", 4, 3 * MS, slots), HELD)
 
 
@@ -40,13 +40,13 @@ def test_what_can_be_held(slots):
         "mean too high",
     ],
 )
-def test_what_cannot_be_held(number, mean_ns, slots):
-    """One value that is missing, too many or in a wrong bucket, and a mean that its buckets do not allow, are found."""
+def test_an_impossible_histogram_is_not_consistent(number, mean_ns, slots):
+    """A missing value, an extra one, one in a wrong bucket, and a mean outside the buckets are each detected."""
     assert not consistent(RttRow("a", number, mean_ns, slots), HELD)
 
 
 @pytest.mark.parametrize(
-    ("complaints", "number"),
+    ("stderr", "number"),
     [
         ("lab: 12 events lost: the output is not complete\nlab: 1 events lost: the output is not complete", 13),
         ("lost 416 events on CPU #0\nlost 29 events on CPU #0", 445),
@@ -57,13 +57,13 @@ def test_what_cannot_be_held(number, mean_ns, slots):
         ("listening on lo, link-type EN10MB\n100 packets received by filter\n0 packets dropped by kernel", 0),
     ],
 )
-def test_losses_that_are_told(complaints, number):
-    """In the words of each tool."""
-    assert cases.lost(complaints) == number
+def test_losses_are_parsed(stderr, number):
+    """Each tool's own message about lost events or packets gives the number."""
+    assert cases.lost(stderr) == number
 
 
-def test_every_case_says_what_it_is():
-    """Each module's cases are found, and each names its rows of the corpus."""
+def test_every_case_names_its_rows():
+    """The cases of every module are found, and their docstrings name rows of the corpus."""
     found = cases.every()
     assert len(found) > 10
     rows = " ".join(case.__doc__ for case in found)

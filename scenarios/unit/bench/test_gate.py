@@ -1,4 +1,4 @@
-"""The gate: what a baseline keeps, and when a program has become too expensive."""
+"""The gate: content of a baseline, and the limit for more instructions."""
 
 import pytest
 
@@ -11,19 +11,19 @@ BEFORE = Baseline("6.1.0", {"lab rtt, per run of a": 100.0, "lab rtt, per run of
 
 
 def test_a_baseline_survives_its_file(tmp_path):
-    """The median of each program; what was not measured is not in it."""
+    """It has the median of each measured program, and reading it back gives the same baseline."""
     rows = [
         Measurement("instructions", "lab rtt", "per run of a", "instructions", [99.0, 100.04, 300.0]),
         Measurement("instructions", "lab flows", "per run", "instructions", refused="time is real"),
     ]
-    made = Baseline.of("6.1.0", rows)
-    assert made == Baseline("6.1.0", {"lab rtt, per run of a": 100.0})
-    made.write(tmp_path / "baseline.json")
-    assert Baseline.read(tmp_path / "baseline.json") == made
+    baseline = Baseline.of("6.1.0", rows)
+    assert baseline == Baseline("6.1.0", {"lab rtt, per run of a": 100.0})
+    baseline.write(tmp_path / "baseline.json")
+    assert Baseline.read(tmp_path / "baseline.json") == baseline
 
 
-def test_where_nothing_was_counted():
-    """One sentence that says what it takes."""
+def test_rows_without_instructions_are_refused():
+    """The error names the command that counts instructions."""
     with pytest.raises(LabError, match="make bench-gate"):
         Baseline.of(
             "6.1.0", [Measurement("instructions", "lab rtt", "per run", "instructions", refused="time is real")]
@@ -32,23 +32,23 @@ def test_where_nothing_was_counted():
 
 @pytest.mark.parametrize(("taken", "worse"), [(90.0, 0), (103.0, 0), (103.1, 1)])
 def test_three_percent_more_is_too_much(taken, worse):
-    """Less is welcome; what is new or gone is told in the table and fails nothing."""
+    """Fewer instructions pass. New and removed programs are shown in the table and pass, too."""
     now = Baseline("6.1.0", {"lab rtt, per run of a": taken, "lab rtt, per run of new": 1e6})
-    assert len(gate.more(now, BEFORE)) == worse
+    assert len(gate.regressions(now, BEFORE)) == worse
     table = gate.table(now, BEFORE.instructions)
     assert "new" in table
     assert "gone" in table
 
 
-def test_another_kernel():
-    """Its instructions are others: there is nothing to compare."""
-    with pytest.raises(LabError, match=r"of kernel 6.1.0 and this is 6.12.0"):
-        gate.more(BEFORE._replace(kernel="6.12.0"), BEFORE)
+def test_another_kernel_is_not_compared():
+    """The error names both kernels."""
+    with pytest.raises(LabError, match=r"for kernel 6.1.0 and this is 6.12.0"):
+        gate.regressions(BEFORE._replace(kernel="6.12.0"), BEFORE)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"kernel": "6.1"}'])
-def test_a_file_that_is_none(tmp_path, text):
-    """One sentence that says how to make one."""
+def test_a_file_that_is_not_a_baseline_is_refused(tmp_path, text):
+    """The error names the command that writes a baseline."""
     (tmp_path / "baseline.json").write_text(text)
     with pytest.raises(LabError, match="lab gate --update"):
         Baseline.read(tmp_path / "baseline.json")

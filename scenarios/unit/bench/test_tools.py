@@ -1,9 +1,9 @@
-"""What peers print, read into rows: short samples of each form, written by hand."""
+"""Parsing of the peers' output: short samples of each format, written by hand."""
 
 import pytest
 
 from lab.bench import tools
-from lab.bench.peer_headers import laid_out
+from lab.bench.peer_headers import with_offsets
 from lab.bench.tools import FlowRow, LifeRow, RttRow, StateRow, bpftrace, capture, libbpf, reason
 
 TCPSTATES = """\
@@ -15,7 +15,7 @@ ffff8881956"""
 
 
 def test_tcpstates():
-    """A name with a space in it, IPv6, and lines that are none or not complete."""
+    """A process name with a space, and IPv6, are parsed. Other lines and incomplete ones are skipped."""
     assert list(libbpf.states(TCPSTATES)) == [
         StateRow("ffff888195620940", 12696, "192.0.2.1", 0, "192.0.2.2", 9999, "CLOSE", "SYN_SENT", 0),
         StateRow(
@@ -25,7 +25,7 @@ def test_tcpstates():
 
 
 def test_tcplife():
-    """Both of libbpf-tools, with fractions of kilobytes, and of BCC."""
+    """The tables of libbpf-tools, with fractions of kilobytes, and of BCC are parsed."""
     output = """\
 PID     COMM             LADDR           LPORT RADDR           RPORT TX_KB  RX_KB  MS
 12824   my prog          192.0.2.1       59238 192.0.2.2       9999  1.47   1.47   208.14
@@ -38,7 +38,7 @@ PID     COMM             LADDR           LPORT RADDR           RPORT TX_KB  RX_K
 
 
 def test_bpftrace_states_and_lives():
-    """Numbers of states become names."""
+    """The states' numbers become names, and incomplete lines are skipped."""
     output = "ready\nffff888100000000 7 192.0.2.1 40000 192.0.2.2 80 2 1 20000123\nffff8881 7 192.0.2.1\n"
     assert list(bpftrace.states(output)) == [
         StateRow("ffff888100000000", 7, "192.0.2.1", 40000, "192.0.2.2", 80, "SYN_SENT", "ESTABLISHED", 20_000_123)
@@ -49,7 +49,7 @@ def test_bpftrace_states_and_lives():
 
 
 def test_bpftrace_histograms():
-    """Buckets with units, a bucket of one value, both IP versions; the mean is exact."""
+    """Buckets with units, buckets of one value, and both IP versions are parsed. The mean is exact."""
     output = """\
 @all2[127, 0, 0, 6]: count 4, average 515, total 2060
 @all10[32, 1, 13, 184, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]: count 2, average 20000, total 40001
@@ -71,7 +71,7 @@ def test_bpftrace_histograms():
 
 @pytest.mark.parametrize("words", ["Remote Address = 192.0.2.2 [AVG 20145]", "Remote Addres = 192.0.2.2 [AVG 20145]"])
 def test_tcprtt(words):
-    """Both of libbpf-tools and of BCC: one histogram a peer, an address ends where the next begins."""
+    """The histograms of libbpf-tools and of BCC are parsed, one per peer."""
     output = f"""\
 Tracing TCP RTT... Hit Ctrl-C to end.
 
@@ -91,7 +91,7 @@ Remote Address = 2001:db8::2 [AVG 7]
 
 
 def test_tcpdump():
-    """Ports are taken off addresses, frames of one pair added up, and ARP is under its own name."""
+    """Ports are split from addresses, the frames of a pair are added up, and ARP has its own protocol."""
     output = """\
 12:00:00.1 02:00:00:00:00:c1 > 02:00:00:00:00:5e, IPv4, length 74: 192.0.2.1.40000 > 192.0.2.2.9999: tcp 0
 12:00:00.2 02:00:00:00:00:c1 > 02:00:00:00:00:5e, IPv4, length 66: 192.0.2.1.40000 > 192.0.2.2.9999: tcp 8
@@ -124,12 +124,12 @@ def test_tcpdump():
     ],
 )
 def test_tcpdump_of_unusual_headers(text, row):
-    """Behind tags the protocol is the inner one; ports are read where they stand, and fragments have none."""
+    """The protocol is that behind VLAN tags. Ports are found after extension headers, and fragments have none."""
     assert list(capture.packets(f"12:00:00.1 02:00:00:00:00:5e > 02:00:00:00:00:c1, {text}\n")) == [row]
 
 
 def test_tshark():
-    """From the first SYN to the first end, of either side; times to the nanosecond."""
+    """A duration is from the first SYN to the first FIN or RST of either side, exact to the nanosecond."""
     rows = (
         "1700000000.000000001\t192.0.2.1\t\t40000\t192.0.2.2\t\t80\t1\t0\t0\t0",
         "1700000001.000000001\t192.0.2.1\t\t40000\t192.0.2.2\t\t80\t1\t0\t0\t0",
@@ -153,20 +153,20 @@ def test_tshark():
         ("", ""),
     ],
 )
-def test_a_refusal_in_its_own_words(text, why):
-    """What the kernel refused comes before what followed from it."""
+def test_the_reason_of_a_refusal(text, why):
+    """An error about the kernel is preferred to the errors that follow from it."""
     assert reason(text) == why
 
 
-def test_every_tool_has_a_name_of_its_own():
-    """Rows are told apart by it."""
+def test_the_names_of_the_tools_are_unique():
+    """A name identifies the tool of a row."""
     names = [tool.name for tool in tools.every()]
     assert len(set(names)) == len(names) > 10
 
 
-def test_a_struct_laid_out_by_offsets():
-    """Each member stands behind as many bytes as were asked for, beside what the struct begins with."""
-    text = laid_out("tcp_sock", {"u32 srtt_us": 1460}, "struct sock sk;")
+def test_a_struct_with_given_offsets():
+    """Padding puts each member at its offset, in a union with the first declaration of the struct."""
+    text = with_offsets("tcp_sock", {"u32 srtt_us": 1460}, "struct sock sk;")
     assert text == (
         "struct tcp_sock { union { struct sock sk; "
         "struct __attribute__((packed)) { char before_0[1460]; u32 srtt_us; }; }; };"

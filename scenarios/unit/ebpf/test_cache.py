@@ -1,4 +1,4 @@
-"""What the cache gives back is what was made from the very same; whatever else lies there is not trusted."""
+"""The cache returns a result only for exactly its source, and ignores entries that it cannot trust."""
 
 import os
 import threading
@@ -11,66 +11,67 @@ from lab.errors import LabError
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Give the cache a place of the test's own, and let it say everything anew."""
+    """Give the cache a folder of the test, and forget which warnings were printed."""
     monkeypatch.setattr(cache, "CACHE", tmp_path / "lab")
     monkeypatch.delenv(cache.SWITCH, raising=False)
-    cache._say.cache_clear()  # noqa: SLF001 (each test hears what the one before has heard)
+    cache._warn_once.cache_clear()  # noqa: SLF001 (each test checks its own warnings)
     return tmp_path / "lab" / "programs"
 
 
-def recalled(made_from=b"source", made=b"made"):
-    """Ask the cache; tells whether it had to be made."""
-    times = []
+def was_made(made_from=b"source", made=b"made"):
+    """Ask the cache for a result, and return true if it called `make`."""
+    calls = []
 
     def make():
-        times.append(1)
+        calls.append(1)
         return made
 
     assert cache.recall("thing", made_from, make) == made
-    return len(times) == 1
+    return len(calls) == 1
 
 
 def entry(folder):
+    """Return the only entry."""
     (path,) = folder.iterdir()
     return path
 
 
 def test_made_once(folder, capsys):
-    """The second time it is there, and nobody else can read or write it."""
-    assert recalled()
-    assert not recalled()
+    """The second call uses the entry, which only its owner can read or write."""
+    assert was_made()
+    assert not was_made()
     assert [path.stat().st_mode & 0o777 for path in (folder, entry(folder))] == [0o700, 0o600]
     assert capsys.readouterr() == ("", "")
 
 
-def test_nothing_but_the_same_source_will_do(folder, monkeypatch):
-    """Even where the file's name is the same, which is a checksum only."""
+def test_the_source_decides_and_not_the_checksum(folder, monkeypatch):
+    """Sources with the same checksum, so the same file name, get their own results."""
     monkeypatch.setattr(cache.zlib, "crc32", lambda _: 7)
-    assert recalled(b"one", b"1")
-    assert recalled(b"other", b"2")
-    assert recalled(b"othe", b"r2")
+    assert was_made(b"one", b"1")
+    assert was_made(b"other", b"2")
+    assert was_made(b"othe", b"r2")
     assert len(list(folder.iterdir())) == 1
 
 
 @pytest.mark.parametrize("position", [0, 4, 8, 12, 17, -1])
-def test_a_flipped_bit_is_found(folder, capsys, position):
-    """Wherever it is: the entry is made anew, which is said, and good again."""
-    recalled()
+def test_a_flipped_bit_is_detected(folder, capsys, position):
+    """At any position: a warning, and the entry is replaced by a good one."""
+    was_made()
     data = bytearray(entry(folder).read_bytes())
     data[position] ^= 1
     entry(folder).write_bytes(data)
-    assert recalled()
+    assert was_made()
     assert "is damaged" in capsys.readouterr().err
-    assert not recalled()
+    assert not was_made()
 
 
 @pytest.mark.parametrize("length", [0, 5, 12, 15])
-def test_a_cut_entry_is_found(folder, length):
-    """A file that ends too early is no entry."""
-    recalled()
+def test_a_truncated_entry_is_detected(folder, length):
+    """A file that ends too early is ignored and replaced."""
+    was_made()
     os.truncate(entry(folder), length)
-    assert recalled()
-    assert not recalled()
+    assert was_made()
+    assert not was_made()
 
 
 def writable(path):
@@ -88,70 +89,70 @@ def pipe(path):
 
 
 @pytest.mark.parametrize("spoil", [writable, link, pipe])
-def test_an_entry_of_others_is_refused(folder, capsys, spoil):
-    """What others can write to, a link, or no file at all: said, and replaced by one's own."""
-    recalled()
+def test_an_untrusted_entry_is_replaced(folder, capsys, spoil):
+    """A file that others can write to, a symbolic link and a pipe are ignored with a warning and replaced."""
+    was_made()
     spoil(entry(folder))
-    assert recalled()
+    assert was_made()
     assert "lab: " in capsys.readouterr().err
-    assert not recalled()
+    assert not was_made()
 
 
-def test_a_folder_of_others_is_left_alone(folder, capsys, monkeypatch):
-    """Nothing of it is read, and nothing written to it."""
-    recalled()
+def test_an_untrusted_folder_is_not_used(folder, capsys, monkeypatch):
+    """The cache neither reads nor writes a folder of another user or one that others can write to."""
+    was_made()
     before = entry(folder).read_bytes()
     for spoil in (
         lambda: folder.chmod(0o770),
         lambda: (folder.chmod(0o700), monkeypatch.setattr(cache.os, "geteuid", lambda: 12345)),
     ):
         spoil()
-        assert recalled()
-        assert recalled(b"another source", b"another")
+        assert was_made()
+        assert was_made(b"another source", b"another")
         assert entry(folder).read_bytes() == before
     assert "another user's, or others may write to it" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_made(folder, capsys):
-    """What was made is used, and the reason is said once."""
+def test_a_folder_that_cannot_be_created(folder, capsys):
+    """The result is returned all the same, and the warning is printed once."""
     folder.parent.write_text("a file is where the folder should be")
-    assert recalled()
-    assert recalled()
+    assert was_made()
+    assert was_made()
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_off(folder, monkeypatch):
-    """Turned off it is neither read nor written; what else it is set to is an error."""
-    recalled()
+    """With LAB_CACHE=off the cache is neither read nor written; any other value is an error."""
+    was_made()
     monkeypatch.setenv(cache.SWITCH, "off")
-    assert recalled()
-    assert recalled(b"another source")
+    assert was_made()
+    assert was_made(b"another source")
     assert len(list(folder.iterdir())) == 1
     with pytest.raises(LabError, match="LAB_CACHE=off"):
         cache.examine()
     monkeypatch.setenv(cache.SWITCH, "no")
     with pytest.raises(LabError, match="LAB_CACHE is `no`: set it to off"):
-        recalled()
+        was_made()
 
 
-def test_the_least_used_go(folder, monkeypatch):
-    """There are never more than so many, and those that are used stay."""
+def test_the_least_recently_used_entry_is_deleted(folder, monkeypatch):
+    """There are at most `MOST_ENTRIES` entries, and a used one stays."""
     monkeypatch.setattr(cache, "MOST_ENTRIES", 3)
     for number in range(3):
-        recalled(bytes([number]))
+        was_made(bytes([number]))
     for age, path in enumerate(sorted(folder.iterdir())):
         os.utime(path, (age, age))
     used = min(folder.iterdir(), key=lambda path: path.stat().st_mtime)
     (number,) = (number for number in range(3) if used.name.endswith(f"{cache.zlib.crc32(bytes([number])):08x}"))
-    assert not recalled(bytes([number]))
-    recalled(b"one more")
+    assert not was_made(bytes([number]))
+    was_made(b"one more")
     assert len(list(folder.iterdir())) == 3
-    assert not recalled(bytes([number]))
+    assert not was_made(bytes([number]))
     assert cache.examine() == f"3 entries in {folder}"
 
 
 def test_a_failure_leaves_nothing(folder):
-    """What cannot be made is not kept, and the error is the maker's own."""
+    """An error of `make` reaches the caller, and nothing is cached."""
 
     def fail():
         raise LabError("no such member")
@@ -161,8 +162,8 @@ def test_a_failure_leaves_nothing(folder):
     assert not folder.exists()
 
 
-def test_many_at_once(folder):
-    """Threads that read, write and drop the same entries: each gets what is its own, and no part of a file is left."""
+def test_concurrent_threads_get_their_own_results(folder):
+    """Threads that read, write and delete the same entries get the right results and leave no partial file."""
     wrong = []
 
     def ask(seed):

@@ -1,4 +1,4 @@
-"""The ring's consumer takes finished records, each once and as written, and nothing else."""
+"""The ring's consumer returns each finished record once, as written, and nothing else."""
 
 import mmap
 import os
@@ -13,12 +13,12 @@ from lab.ebpf.ringbuf import Ring
 
 PAGE = mmap.PAGESIZE
 RECORD = np.dtype([("number", "u8"), ("half", "u4")])  # 12 bytes, padded to 16
-STRIDE = 24  # with the header; no divisor of a page, so records wrap
+STRIDE = 24  # with the header; does not divide a page, so records wrap
 BUSY, DISCARD = 1 << 31, 1 << 30
 
 
 class FakeRing:
-    """The kernel's side of a ring of one page, in a file: two pages with positions, and the data twice."""
+    """The kernel's side of a ring with one page of data, in a file: two pages with positions, and the data twice."""
 
     def __init__(self, position: int = 0) -> None:
         self.fd = os.memfd_create("ring")
@@ -35,7 +35,7 @@ class FakeRing:
         self._write(PAGE, struct.pack("=Q", position))
 
     def put(self, position: int, data: bytes) -> None:
-        """Write at a position of the stream; each byte appears in both halves, as in the kernel's double mapping."""
+        """Write at a position of the stream, into both halves: the kernel maps the data twice."""
         for index, byte in enumerate(data):
             for half in (0, PAGE):
                 self._write(2 * PAGE + half + (position + index) % PAGE, bytes([byte]))
@@ -49,18 +49,18 @@ class FakeRing:
         return position
 
     def submit(self, position: int) -> None:
-        """Finish a record that was reserved busy."""
+        """Clear the busy bit of a record."""
         self.put(position, struct.pack("=I", RECORD.itemsize))
 
     @property
     def consumed(self) -> int:
-        """How far the consumer says it has come."""
+        """The consumer's position."""
         return struct.unpack("=Q", os.pread(self.fd, 8, 0))[0]
 
 
 @pytest.fixture
 def fake():
-    """Make a ring of the kernel's and its consumer; `at(position)` begins where a stream has come that far."""
+    """Return `at(position)`, which creates a ring whose stream starts at that position, and its consumer."""
     rings = []
 
     def at(position: int = 0) -> SimpleNamespace:
@@ -78,14 +78,14 @@ def numbers(ring: Ring) -> list[int]:
 
 
 def test_an_empty_ring_gives_no_records(fake):
-    """Nothing written is nothing taken, in the type of a record."""
+    """The empty array has the dtype of a record."""
     events = fake().ring.drain()
     assert len(events) == 0
     assert events.dtype == RECORD
 
 
 def test_records_come_in_order_whole_and_once(fake):
-    """Each record is taken with all its members, oldest first, and never again."""
+    """Each record is returned once with all its members, oldest first."""
     it = fake()
     for number in range(3):
         it.kernel.reserve(number)
@@ -93,8 +93,8 @@ def test_records_come_in_order_whole_and_once(fake):
     assert numbers(it.ring) == []
 
 
-def test_the_position_is_given_back_to_the_kernel(fake):
-    """What was taken is free for the kernel: the consumer's position is where the next record will be."""
+def test_drained_space_is_free_for_the_kernel(fake):
+    """The consumer's position is that of the next record."""
     it = fake()
     it.kernel.reserve(1)
     it.kernel.reserve(2)
@@ -103,16 +103,16 @@ def test_the_position_is_given_back_to_the_kernel(fake):
 
 
 @pytest.mark.parametrize("left", [8, 16, 24])
-def test_a_record_that_wraps_is_whole(fake, left):
-    """A record whose header or sample ends at the data area's end is read on from its beginning."""
+def test_a_record_that_wraps_is_complete(fake, left):
+    """A record that crosses the end of the data area continues at its start."""
     it = fake(5 * PAGE - left)
     it.kernel.reserve(1 << 60 | 1)
     it.kernel.reserve(1 << 60 | 2)
     assert numbers(it.ring) == [1 << 60 | 1, 1 << 60 | 2]
 
 
-def test_a_full_ring_is_taken_whole(fake):
-    """As many records as fit are taken at once, wherever in the area the oldest one lies."""
+def test_a_full_ring_is_drained_at_once(fake):
+    """One call returns as many records as fit, wherever the oldest one is."""
     it, fit = fake(PAGE + 120), PAGE // STRIDE
     for number in range(fit):
         it.kernel.reserve(number)
@@ -120,7 +120,7 @@ def test_a_full_ring_is_taken_whole(fake):
 
 
 def test_many_rounds_lose_and_repeat_nothing(fake):
-    """The stream goes on through many rounds of the area."""
+    """The stream passes the end of the data area many times."""
     it, seen = fake(), []
     for number in range(600):
         it.kernel.reserve(number)
@@ -130,7 +130,7 @@ def test_many_rounds_lose_and_repeat_nothing(fake):
 
 
 def test_a_busy_record_is_waited_for(fake):
-    """What its writer has not finished stays, with all that follows, and is taken later in order."""
+    """An unfinished record and all later ones stay in the ring, and are returned later in order."""
     it = fake()
     it.kernel.reserve(1)
     busy = it.kernel.reserve(2, BUSY)
@@ -142,7 +142,7 @@ def test_a_busy_record_is_waited_for(fake):
 
 
 def test_a_discarded_record_is_skipped(fake):
-    """A record that its writer gave up is no event, and its room is given back."""
+    """A discarded record is not returned, and its space is freed."""
     it = fake()
     for number, flags in enumerate((DISCARD, 0, DISCARD, 0)):
         it.kernel.reserve(number, flags)
@@ -152,7 +152,7 @@ def test_a_discarded_record_is_skipped(fake):
 
 @pytest.mark.parametrize("size", [8, 16, 4096])
 def test_a_record_of_another_size_is_an_error(fake, size):
-    """Records that are not of the expected type are refused, and not taken."""
+    """Records with another length than the dtype stay in the ring."""
     it = fake()
     it.kernel.reserve(1, size=size)
     with pytest.raises(ValueError, match="not 12 bytes"):
@@ -161,8 +161,8 @@ def test_a_record_of_another_size_is_an_error(fake, size):
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_taken_records_are_safe_from_the_kernel(fake, count):
-    """What was taken is a copy: the kernel may write over the ring and it stays as it was."""
+def test_drained_records_are_a_copy(fake, count):
+    """Events do not change when the kernel overwrites the ring."""
     it = fake()
     for number in range(count):
         it.kernel.reserve(number)
@@ -171,24 +171,24 @@ def test_taken_records_are_safe_from_the_kernel(fake, count):
     assert events["number"].tolist() == list(range(count))
 
 
-def test_skipping_passes_over_what_is_finished(fake):
-    """Also what was discarded, and up to the record that is still being written; what comes then is read."""
+def test_skip_discards_the_finished_records(fake):
+    """`skip` stops at the first busy record, and passes over discarded ones. Later records are returned."""
     it = fake(PAGE - STRIDE)  # the second record wraps
     it.kernel.reserve(1)
     it.kernel.reserve(2, DISCARD)
     it.kernel.reserve(3)
-    under_way = it.kernel.reserve(4, BUSY)
+    busy = it.kernel.reserve(4, BUSY)
     it.kernel.reserve(5)
     it.ring.skip()
-    assert it.kernel.consumed == under_way
-    it.kernel.submit(under_way)
+    assert it.kernel.consumed == busy
+    it.kernel.submit(busy)
     assert numbers(it.ring) == [4, 5]
     it.ring.skip()
     assert numbers(it.ring) == []
 
 
 def test_plain_values() -> None:
-    """Events as Python's own values are the same values: numbers, text without its padding, addresses as bytes."""
+    """`plain` returns Python values: numbers, text without padding, addresses as bytes."""
     events = np.zeros(2, [("time_ns", "u8"), ("comm", "S16"), ("laddr", "u1", 16), ("slots", "u4", 3)])
     events[1] = (1 << 63, b"curl", range(16), (1, 2, 3))
     first, second = plain(events[::-1])

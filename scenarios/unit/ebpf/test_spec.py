@@ -1,4 +1,4 @@
-"""A compiled program is the same after it was written and read, and its structs are laid out as C lays them out."""
+"""A spec survives writing and reading, and its dtypes have the layout of C structs."""
 
 import ctypes
 
@@ -21,13 +21,13 @@ COUNTS = st.integers(0, 20)
 
 
 def members(kinds):
-    """Name them."""
+    """Return members of these kinds, with names."""
     return [(f"member{number}", kind, count) for number, (kind, count) in enumerate(kinds)]
 
 
 @given(st.lists(st.tuples(KINDS, COUNTS), min_size=1, max_size=8).map(members))
-def test_a_struct_is_as_in_c(struct):
-    """Each member where the C compiler puts it, and the whole as long, gaps included."""
+def test_a_dtype_has_the_layout_of_the_c_struct(struct):
+    """Offsets, sizes and total size, with padding, are those of ctypes."""
     fields = [(name, TYPES[kind] * count if count else TYPES[kind]) for name, kind, count in struct]
     as_in_c = type("AsInC", (ctypes.Structure,), {"_fields_": fields})
     dtype = dtype_of(struct)
@@ -40,7 +40,7 @@ def test_a_struct_is_as_in_c(struct):
 
 
 def test_written_and_read():
-    """Everything comes back, down to the types."""
+    """`from_bytes` returns an equal spec."""
     table = MapSpec("totals", 1, 8, 16, 64, 0, [("epoch", "u4", 0)], [("name", "S", 16)])
     code = ProgramSpec("on_xdp__frame", bytes(range(256)), [(0, "totals"), (7, "lost")])
     program = CollectionSpec([code, ProgramSpec("on_xdp__again", b"", [])], [table], ["kfree_skb"])

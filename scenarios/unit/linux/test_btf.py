@@ -1,4 +1,4 @@
-"""Offsets, sizes and constants are read from type information as the compiler wrote it, or their lack is told."""
+"""The BTF reader returns offsets, sizes and constants as compiled, and names what the kernel lacks."""
 
 import re
 import shutil
@@ -17,13 +17,13 @@ from lab.paths import SOURCES
 
 
 class Blob:
-    """Assembles BTF type by type (`Documentation/bpf/btf.rst`)."""
+    """A BTF blob, assembled type by type (`Documentation/bpf/btf.rst`)."""
 
     def __init__(self) -> None:
         self._strings, self._types, self._count = b"\0", b"", 0
 
     def name(self, text: str) -> int:
-        """Return where the name stands among the strings, 0 for none."""
+        """Return the offset of a name in the string section, 0 for no name."""
         if not text:
             return 0
         if f"\0{text}\0".encode() not in self._strings:
@@ -33,14 +33,14 @@ class Blob:
     def add(
         self, kind: str, name: str, size_or_type: int = 0, *, vlen: int = 0, flag: int = 0, rest: bytes = b""
     ) -> int:
-        """Add a type of any kind and return its id; `rest` is what follows the record's first 12 bytes."""
+        """Add a type of any kind and return its id. `rest` are the bytes after the first 12 of the record."""
         info = flag << 31 | KINDS.index(kind) << 24 | vlen
         self._types += struct.pack("=3I", self.name(name), info, size_or_type) + rest
         self._count += 1
         return self._count
 
     def integer(self, name: str, size: int) -> int:
-        """Add an integer of so many bytes."""
+        """Add an integer of `size` bytes."""
         return self.add("INT", name, size, rest=struct.pack("=I", size * 8))
 
     def array(self, element: int, count: int, index: int) -> int:
@@ -50,7 +50,7 @@ class Blob:
     def composite(
         self, kind: str, name: str, size: int, *members: tuple[str, int, int] | tuple[str, int, int, int]
     ) -> int:
-        """Add a struct or union; members are (name, type, bit offset), and of a bitfield the width as well."""
+        """Add a struct or union. Members are (name, type, bit offset); bitfields also have a width."""
         flag = int(any(len(member) == 4 for member in members))
         wide = [(*member, 0)[:4] for member in members]
         rest = b"".join(struct.pack("=3I", self.name(name), kind, width << 24 | at) for name, kind, at, width in wide)
@@ -74,7 +74,7 @@ class Blob:
 
 
 def small_blob() -> Blob:
-    """Describe the types below, among some of every other kind.
+    """Return a blob with the types below and some of every other kind.
 
     struct inner { u16 port; u8 state; };
     struct outer {
@@ -90,7 +90,7 @@ def small_blob() -> Blob:
     """
     blob = Blob()
     u8, u16, u32, u64 = (blob.integer(f"u{size * 8}", size) for size in (1, 2, 4, 8))
-    blob.array(u8, KINDS.index("STRUCT") << 24, blob.name("outer"))  # in the middle it looks like struct outer
+    blob.array(u8, KINDS.index("STRUCT") << 24, blob.name("outer"))  # its middle looks like the record of struct outer
     blob.add("FWD", "outer")
     parameter = blob.add("PTR", "", 0)
     prototype = blob.function_type(parameter, parameter, u32, u32)
@@ -126,7 +126,7 @@ def small_blob() -> Blob:
 
 @pytest.fixture(scope="module")
 def btf():
-    """Read the small blob."""
+    """Read `small_blob`."""
     return Btf(small_blob().finish())
 
 
@@ -148,29 +148,29 @@ def btf():
         ("alias", Field(36, 2)),
     ],
 )
-def test_a_member_is_found_where_the_compiler_put_it(btf, path, field):
-    """Nested, anonymous, qualified and narrow members, arrays and pointers have their offset and size."""
+def test_a_member_has_the_offset_and_size_of_the_compiler(btf, path, field):
+    """Also nested and anonymous members, qualified types, bitfields, arrays and pointers."""
     assert btf.field("outer", path) == field
 
 
-def test_a_typedef_names_a_struct_as_well(btf):
-    """A struct that has only a typedef's name is found by that."""
+def test_a_typedef_names_a_struct(btf):
+    """An anonymous struct is found by the name of its typedef."""
     assert btf.field("pair_t", "b") == Field(4, 4)
 
 
 @pytest.mark.parametrize(("name", "value"), [("FIRST", 0), ("SECOND", 1), ("BELOW", -1)])
 def test_a_constant_has_its_value(btf, name, value):
-    """Constants of an enum are read with their sign."""
+    """Constants of an enum are signed."""
     assert btf.enumerator("flags", name) == value
 
 
-def test_a_tracepoint_has_as_many_arguments_as_its_program_gets(btf):
-    """The tracepoint's own first parameter does not count."""
+def test_the_private_argument_of_a_tracepoint_does_not_count(btf):
+    """A program does not get the first parameter of the tracepoint's prototype."""
     assert btf.tracepoint_args("something") == 3
 
 
-def test_a_longer_header_moves_the_types():
-    """The header says how long it is, and later versions may add to it."""
+def test_a_longer_header_is_accepted():
+    """The header contains its length; later versions of BTF may extend it."""
     assert Btf(small_blob().finish(header_len=40)).field("outer", "in.state") == Field(14, 1)
 
 
@@ -190,28 +190,28 @@ def test_a_longer_header_moves_the_types():
         (lambda btf: btf.type_id("FUNC", "inner"), r"no func `inner`"),
     ],
 )
-def test_what_the_kernel_lacks_is_named_in_one_sentence(btf, look_up, sentence):
-    """Each missing type, member, constant and tracepoint is named, and no other of the same name is taken."""
+def test_a_missing_type_or_member_is_named(btf, look_up, sentence):
+    """The error is one line with the name, also when the name exists for another kind of type."""
     with pytest.raises(LabError, match=sentence) as caught:
         look_up(btf)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("blob", [b"", b"\x9f\xeb", b"\x7fELF" + bytes(100), small_blob().finish()[::-1]])
-def test_what_is_no_type_information_is_refused(blob):
-    """An empty, short or foreign file is answered with what to build."""
+def test_a_file_that_is_not_btf_is_refused(blob):
+    """For an empty, short or foreign file the error names the kernel option."""
     with pytest.raises(LabError, match="CONFIG_DEBUG_INFO_BTF=y"):
         Btf(blob)
 
 
-def test_a_kernel_without_type_information_is_told(tmp_path):
-    """A missing file is named together with what to boot."""
+def test_a_kernel_without_btf_is_an_error(tmp_path):
+    """The error names the missing file and the kernel option."""
     with pytest.raises(LabError, match=rf"no BTF \({tmp_path}/vmlinux does not exist\): .*CONFIG_DEBUG_INFO_BTF=y"):
         Btf.of_kernel(tmp_path / "vmlinux")
 
 
 class Dump:
-    """The same facts in the words of another reader: `bpftool btf dump ... format raw`."""
+    """The same facts from another reader: `bpftool btf dump ... format raw`."""
 
     _TYPE = re.compile(r"\[(\d+)\] (\w+) '(.*?)'(.*)")
     _ENTRY = re.compile(r"\t'(.*?)' (.*)")
@@ -264,7 +264,7 @@ class Dump:
         return dict(self.named["ENUM", enum].entries)[name]["val"]
 
     def arguments(self, event: str) -> int:
-        """Return how many arguments a raw tracepoint's program gets."""
+        """Return the number of arguments of a raw tracepoint's program."""
         pointer = self.types[self.named["TYPEDEF", f"btf_trace_{event}"].type_id]
         return self.types[pointer.type_id].vlen - 1
 
@@ -273,18 +273,18 @@ class Dump:
         return self.named[kind, name].number
 
     def parameters(self, function: str) -> int:
-        """Return how many arguments a kernel function takes."""
+        """Return the number of arguments of a kernel function."""
         return self.types[self.named["FUNC", function].type_id].vlen
 
     def argument(self, function: str, name: str) -> int:
-        """Return which argument of a kernel function has this name."""
+        """Return the index of a kernel function's argument by its name."""
         entries = self.types[self.named["FUNC", function].type_id].entries
         return {argument: number for number, (argument, _) in enumerate(entries)}[name]
 
 
 @pytest.fixture(scope="session")
 def dump():
-    """Ask bpftool for the running kernel's types; that it is there is a matter of set-up."""
+    """Read the running kernel's types with bpftool, which `make setup` installs."""
     bpftool = shutil.which("bpftool", path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     assert bpftool, "bpftool is missing: make setup installs it"
     words = [bpftool, "btf", "dump", "file", str(VMLINUX), "format", "raw"]
@@ -293,8 +293,8 @@ def dump():
 
 @pytest.mark.skipif(not VMLINUX.exists(), reason="this kernel has no BTF to compare")
 @pytest.mark.parametrize("source", sorted(SOURCES.glob("*.c")), ids=lambda path: path.name)
-def test_all_that_a_program_reads_is_where_bpftool_says(dump, source):
-    """Each member, constant, tracepoint and function that a program mentions is the same to two independent readers."""
+def test_kernel_facts_agree_with_bpftool(dump, source):
+    """Two independent readers agree on each member, constant, tracepoint and function that a program mentions."""
     mentioned = mentions(text_of(source))
     known, missing = kernel_facts(mentioned, Btf.of_kernel())
 

@@ -1,4 +1,4 @@
-"""What every live tool rests on, without a kernel."""
+"""Signals that stop live tools. No kernel needed."""
 
 import signal
 import subprocess
@@ -7,22 +7,22 @@ from contextlib import closing
 
 from lab.signals import Stop
 
-# A signal at every moment that there is, most of them inside wait().
+# Signals at arbitrary moments, most of them inside wait().
 INTERRUPTED = """
 import signal
 from lab.signals import Stop
-heard = 0
+received = 0
 stop = Stop()
 
 def handler(*_):
-    global heard, stop
-    heard += 1
+    global received, stop
+    received += 1
     stop.now()
 
 signal.signal(signal.SIGALRM, handler)
 signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
 stopped = 0
-while heard < 5000:
+while received < 5000:
     stopped += stop.wait(0.00005)
     stop = Stop()
 signal.setitimer(signal.ITIMER_REAL, 0)
@@ -30,14 +30,14 @@ print(stopped)
 """
 
 
-def test_a_signal_never_waits_for_what_it_interrupts():
-    """Whenever a signal comes, its handler returns and the wait is over."""
+def test_a_signal_handler_does_not_deadlock_with_the_wait():
+    """At any moment the signal handler returns, and the wait ends."""
     done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60, check=True)
     assert int(done.stdout) > 0
 
 
 def test_a_signal_ends_the_wait():
-    """The wait is over at once, and stays so; without a signal it takes its time."""
+    """After a signal the wait and all later waits end at once; without one the wait lasts the full time."""
     with closing(Stop()) as stop:
         assert not stop.wait(0.001)
         before = signal.signal(signal.SIGALRM, lambda *_: stop.now())

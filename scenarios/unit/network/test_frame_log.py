@@ -1,4 +1,4 @@
-"""What is read from a wire's log: times that bracket, orders that hold, and faults that cannot be overlooked."""
+"""The wire's log: order of its records, bracketed times, and faults that raise."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from lab.network.frame_log import DROPPED_BETWEEN, FRAME, NEVER, Direction, Fate
 
 
 def records(*rows):
-    """Make records of (direction, ordinal, fate, arrived, sent), each time known to 10 ns."""
+    """Return records of (direction, ordinal, fate, arrived, sent); each time is known to 10 ns."""
     frames = np.zeros(len(rows), FRAME)
     for frame, (direction, ordinal, fate, arrived_ns, sent_ns) in zip(frames, rows, strict=True):
         frame["direction"], frame["ordinal"], frame["fate"] = direction, ordinal, fate
@@ -26,33 +26,33 @@ MIXED = records(
 
 
 def test_a_direction_in_order_of_arrival():
-    """The log is in the order in which fates were sealed; copies stay behind their originals."""
+    """`going` sorts by arrival, and a copy stays after its original."""
     frames = WireLog(MIXED).going(Direction.TO_SERVER)
     assert list(frames["ordinal"]) == [1, 1, 2]
     assert list(frames["sent_low_ns"]) == [200, 201, NEVER]
 
 
 def test_a_hold_is_at_least_and_at_most():
-    """From the latest arrival to the earliest departure, and the other way round."""
+    """The bounds are from the latest arrival to the earliest departure, and from the earliest to the latest."""
     shortest_ns, longest_ns = hold_ns(WireLog(MIXED).going(Direction.TO_CLIENT))
     assert (list(shortest_ns), list(longest_ns)) == ([50], [70])
 
 
-def test_a_whole_log_says_nothing():
-    """What the wire was told to do is no fault."""
+def test_a_complete_log_does_not_raise():
+    """Effects of the conditions are not faults."""
     WireLog(MIXED, waiting=3).require_whole()
 
 
-def test_faults_are_told_by_name():
-    """All of them, with how many there were."""
+def test_faults_are_named():
+    """The error has every fault with its count."""
     log = WireLog(MIXED, faults={"frames that a device did not take": 2, "times that a device went away": 1})
     with pytest.raises(LabError, match=r"\(2 frames that a device did not take, 1 times that a device went away\)"):
         log.require_whole()
 
 
-def test_what_only_the_kernel_did_is_told_apart():
-    """A frame that it dropped, and nothing else: then the same may be sent again. Beside another fault it is one of them."""
-    with pytest.raises(FramesDropped, match="3 of them") as raised:
+def test_drops_of_the_kernel_are_a_separate_error():
+    """Drops between the namespaces alone raise FramesDropped. With another fault they are part of its error."""
+    with pytest.raises(FramesDropped, match="dropped 3 frames") as raised:
         WireLog(MIXED, faults={DROPPED_BETWEEN: 3}).require_whole()
     assert raised.value.count == 3
     with pytest.raises(LabError, match=r"\(3 frames .*, 1 times") as also:
@@ -60,7 +60,7 @@ def test_what_only_the_kernel_did_is_told_apart():
     assert not isinstance(also.value, FramesDropped)
 
 
-def test_a_record_is_as_large_as_it_says():
-    """192 bytes, of which the head has 128, whatever the compiler of another machine thinks."""
+def test_layout_of_a_record():
+    """A record has 192 bytes, and the last 128 are the head."""
     assert FRAME.itemsize == 192
     assert FRAME.fields["head"][1] == 64

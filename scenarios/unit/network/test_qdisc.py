@@ -1,9 +1,9 @@
-"""What the kernel is told of a queue, byte by byte: its own units, and nothing rounded that it could have exactly."""
+"""The bytes of qdisc options: exact, in the kernel's own units."""
 
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.errors import LabError
@@ -18,7 +18,7 @@ LATENCY, JITTER, REORDER, CORRUPT, RATE, RATE64, SEED = 10, 11, 3, 4, 6, 8, 14
 
 
 def attributes(data):
-    """Take netlink attributes apart: values by number."""
+    """Parse netlink attributes: values by number."""
     found = {}
     while data:
         length, number = struct.unpack_from("=HH", data)
@@ -27,15 +27,15 @@ def attributes(data):
     return found
 
 
-def told(conditions):
-    """Return what netem is told: the fixed part and the attributes."""
+def netem_options(conditions):
+    """Return the fixed part and the attributes of netem's options."""
     options = qdisc.netem(conditions)
     return struct.unpack_from("=6I", options), attributes(options[24:])
 
 
 def test_times_are_nanoseconds():
-    """The 64-bit attributes carry them exactly; the fields in ticks, which could not, are left empty."""
-    fixed, found = told(Conditions(delay_ns=20 * MS + 1, jitter_ns=3))
+    """Times are in the 64-bit attributes, exact to the nanosecond. The fields in ticks are 0."""
+    fixed, found = netem_options(Conditions(delay_ns=20 * MS + 1, jitter_ns=3))
     assert (fixed[0], fixed[5]) == (0, 0)
     assert struct.unpack("=q", found[LATENCY]) == (20_000_001,)
     assert struct.unpack("=q", found[JITTER]) == (3,)
@@ -43,35 +43,37 @@ def test_times_are_nanoseconds():
 
 @pytest.mark.parametrize(("part", "number"), [(0, 0), (1, ALL), (0.5, 0x80000000), (0.01, 42949673)])
 def test_fractions_are_parts_of_32_bits(part, number):
-    """Of all frames, that is, and none is none."""
+    """The fraction 1 is 2**32 - 1, and 0 is 0."""
     conditions = Conditions(delay_ns=1, loss=part, duplicate=part, reorder=part, corrupt=part, limit=7)
-    (_, limit, loss, gap, duplicate, _), found = told(conditions)
+    (_, limit, loss, gap, duplicate, _), found = netem_options(conditions)
     assert (limit, loss, duplicate) == (7, number, number)
-    assert gap == bool(part)  # without a gap netem does not look at the fraction, with one and no fraction it takes all
+    assert gap == bool(
+        part
+    )  # without a gap netem ignores the fraction; with a gap and no fraction it reorders every frame
     assert struct.unpack("=2I", found[REORDER]) == struct.unpack("=2I", found[CORRUPT]) == (number, 0)
 
 
 @pytest.mark.parametrize(("bps", "low", "whole"), [(0, 0, 0), (8_000, 1000, 1000), (80 * 10**9, ALL, 10**10)])
 def test_rates_are_bytes_per_second(bps, low, whole):
-    """Also beyond 32 bits."""
-    _, found = told(Conditions(rate_bps=bps))
+    """Rates beyond 32 bits are in the 64-bit attribute."""
+    _, found = netem_options(Conditions(rate_bps=bps))
     assert struct.unpack("=IiIi", found[RATE]) == (low, 0, 0, 0)
     assert struct.unpack("=Q", found[RATE64]) == (whole,)
 
 
-def test_the_seed_is_told():
-    """So that a run can be repeated."""
-    assert struct.unpack("=Q", told(Conditions(seed=2**40))[1][SEED]) == (2**40,)
+def test_seed():
+    """The seed is a 64-bit attribute."""
+    assert struct.unpack("=Q", netem_options(Conditions(seed=2**40))[1][SEED]) == (2**40,)
 
 
-def test_frames_cannot_be_named():
-    """Nothing is passed over in silence."""
+def test_netem_cannot_drop_by_number():
+    """A condition that netem lacks is an error."""
     with pytest.raises(LabError, match="netem cannot drop frames by name: use the relay"):
         qdisc.netem(Conditions(drop=(1,)))
 
 
 def test_tbf():
-    """Rate and burst are exact, and no table is needed since the link is said to be Ethernet."""
+    """Rate and burst are exact. The link layer is Ethernet, so the kernel needs no rate table."""
     found = attributes(qdisc.tbf(125_000, 1600, 1 << 20))
     assert found.keys() == {1, 4, 6}
     rate, limit, ticks, mtu = found[1][:12], *struct.unpack("=3I", found[1][24:])
@@ -82,7 +84,7 @@ def test_tbf():
 
 
 class WireTruth:
-    """Stands in for a netlink socket: notes what it is to send."""
+    """Substitute for a netlink socket that records the messages."""
 
     def __init__(self):
         self.messages = []
@@ -94,7 +96,7 @@ class WireTruth:
         pass
 
     def nlm_request_batch(self, messages):
-        """Write down what would go to the kernel."""
+        """Record the bytes of each message."""
         for message in messages:
             message.encode()
             self.messages.append(bytes(message.data))
@@ -102,25 +104,26 @@ class WireTruth:
 
 @pytest.fixture
 def wire(monkeypatch):
-    """Send to nobody."""
+    """Replace every call to the kernel, and return the recorder of messages."""
     wire = WireTruth()
     monkeypatch.setattr(netem, "IPRoute", lambda: wire)
     monkeypatch.setattr(netem, "inside", lambda _, function: function())
     monkeypatch.setattr(netem, "turn_off", lambda _: None)
+    monkeypatch.setattr("lab.network.link.inside", lambda _, function: function())
     monkeypatch.setattr("lab.network.link.dropped", lambda _: 0)
-    monkeypatch.setattr(netem, "bridge", lambda _: {"client": 2, "server": 3})
+    monkeypatch.setattr("lab.network.link._bridge", lambda: {"client": 2, "server": 3})
     return wire
 
 
 def test_messages(wire):
-    """Each direction is shaped where its frames leave the wire, and let go when it has no conditions any more."""
+    """Each direction gets a qdisc on the device where its frames leave the wire; default conditions remove it."""
     link = netem.Netem()
     link.install(Place("wire", ("client", "server")))
     slow = Conditions(delay_ns=MS)
     for conditions in ((slow, Conditions()), (slow, slow), (Conditions(), slow)):
         change = link.apply(*conditions)
         assert change.earliest_ns <= change.latest_ns
-    # struct tcmsg stands behind the netlink header: family, ifindex, handle, parent, info; then TCA_KIND and TCA_OPTIONS.
+    # struct tcmsg follows the netlink header: family, ifindex, handle, parent, info; then TCA_KIND and TCA_OPTIONS.
     new, gone = 36, 37
     where = [
         (*struct.unpack_from("=4xH", message), *struct.unpack_from("=iII", message, 20)) for message in wire.messages
@@ -134,21 +137,22 @@ def test_messages(wire):
     assert found[2] == qdisc.netem(slow)
 
 
-def test_a_bucket_lets_a_burst_pass_and_then_its_rate():
-    """1000 bytes at 1 Mbit/s take 8 ms; the first 1600 bytes are free."""
+def test_a_bucket_passes_a_burst_then_its_rate():
+    """1000 bytes at 1 Mbit/s take 8 ms, and the first 1600 bytes leave at once."""
     at_once = [(0, 1000)] * 3
     assert departures_ns(at_once, 1_000_000, 1600) == [0, 3_200_000, 11_200_000]
 
 
-def test_a_bucket_fills_up_and_no_further():
-    """However long nothing is sent, no more than a burst is saved."""
+def test_a_bucket_holds_one_burst():
+    """After any idle time a bucket holds at most one burst."""
     later = [(0, 1600), (10 * SECOND, 1600), (10 * SECOND, 1000)]
     assert departures_ns(later, 1_000_000, 1600) == [0, 10 * SECOND, 10 * SECOND + 8 * MS]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(60, 1514)), max_size=20), st.integers(8, 10**10))
-def test_a_bucket_keeps_its_promise(gaps, rate):
-    """In order, never before it was sent, and never more in any interval than burst and rate allow."""
+def test_departures_respect_the_bucket(gaps, rate):
+    """Departures are in order, after queueing, and in any interval within burst and rate."""
     at, frames = 0, []
     for gap, length in gaps:
         at += gap

@@ -1,4 +1,4 @@
-"""The report in a browser, without a network: light, dark and on a phone; sorting, filtering, and every link to raw rows."""
+"""The report in a browser, offline: light, dark and on a phone; sorting, filtering, and all links to raw rows."""
 
 import json
 import os
@@ -19,7 +19,7 @@ SCREENS = {
 
 
 ARM = """() => {
-    window.told = new Promise((done) => addEventListener("hashchange", () => done(), { once: true }));
+    window.hashChanged = new Promise((done) => addEventListener("hashchange", () => done(), { once: true }));
 }"""
 FOLLOW = """link => new Promise((done) => {
     addEventListener("hashchange", done, { once: true });
@@ -29,7 +29,7 @@ FOLLOW = """link => new Promise((done) => {
 
 @pytest.fixture(scope="module")
 def browser():
-    """Start the browser: the distribution's, where there is one."""
+    """Start the browser: the distribution's if it is installed, otherwise Playwright's."""
     found = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, chromium_sandbox=os.geteuid() != 0)
@@ -39,7 +39,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """Write reports: on one run with everything, and on two side by side."""
+    """Write two reports: of one run with all kinds of results, and of two runs."""
     folders = tmp_path_factory.mktemp("results")
     full = folder(folders / "full", checks=checks(), measurements=measurements(), recorded=True)
     other = folder(folders / "other", checks=checks(3, wrong=0), kernel={"release": "5.10.0-33-amd64"}, attach="kprobe")
@@ -49,14 +49,14 @@ def reports(tmp_path_factory):
 
 
 class Opened:
-    """A report in the browser, and what the browser said and asked for."""
+    """A report in the browser, with the messages on its console and the URLs that it requested."""
 
     def __init__(self, context, path):
-        self.said, self.asked = [], []
+        self.messages, self.requested = [], []
         self.page = context.new_page()
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("request", lambda request: self.requested.append(request.url))
         self.path = path
         self.go("")
 
@@ -66,13 +66,13 @@ class Opened:
         self.page.wait_for_selector("body[data-ready]")
 
     def follow(self, link):
-        """Click a link within the page, which the browser tells the page of only later, and wait until it has been told."""
+        """Click a link within the page and wait for its hashchange event, which the browser sends later."""
         self.page.evaluate(ARM)
         link.click()
-        self.page.evaluate("() => window.told")
+        self.page.evaluate("() => window.hashChanged")
 
     def column(self, table, name):
-        """Return the texts of a column, as shown."""
+        """Return the texts shown in a column."""
         return self.page.evaluate(
             """([table, name]) => {
                 const place = document.querySelector(`[data-table=${table}]`);
@@ -85,21 +85,21 @@ class Opened:
 
 @pytest.fixture
 def opened(browser, reports, request):
-    """Open the report on one run, or the one that is asked for as (report, screen)."""
+    """Open the report of one run, or the requested (report, screen)."""
     report, screen = getattr(request, "param", ("one", "light"))
     context = browser.new_context(offline=True, **SCREENS[screen])
     opened = Opened(context, reports[report])
     yield opened
     context.close()
-    assert opened.said == []
-    assert {url.partition("#")[0] for url in opened.asked} == {f"file://{opened.path}"}
+    assert opened.messages == []
+    assert {url.partition("#")[0] for url in opened.requested} == {f"file://{opened.path}"}
 
 
 @pytest.mark.parametrize(
     "opened", [(report, screen) for report in ("one", "both") for screen in SCREENS], indirect=True, ids="-".join
 )
 def test_opens(opened):
-    """No message, nothing fetched, nothing to scroll sideways to, and names of processes are text."""
+    """The page gives no message, requests nothing, has no horizontal scroll bar, and shows process names as text."""
     page = opened.page
     assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
     assert "3 of " in page.locator("h1").inner_text()
@@ -108,7 +108,7 @@ def test_opens(opened):
 
 
 def test_light_and_dark(browser, reports):
-    """Ink on paper, and the other way round; both as far apart as readers need (WCAG: 4.5 to 1)."""
+    """Text and background have the contrast that WCAG requires (4.5 to 1), in the light and in the dark scheme."""
     brightness = {}
     for screen in ("light", "dark"):
         context = browser.new_context(offline=True, **SCREENS[screen])
@@ -129,20 +129,20 @@ def test_light_and_dark(browser, reports):
 
 
 def luminance(colour):
-    """Return the relative luminance of `rgb(1, 2, 3)`, as WCAG defines it."""
+    """Return the relative luminance (WCAG) of a colour given as `rgb(1, 2, 3)`."""
     parts = [int(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(", ")]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def nanoseconds(text):
-    """Read a time as the table shows it."""
+    """Return a time of the table in nanoseconds."""
     number, unit = text.split()
     return float(number) * {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9}[unit]
 
 
 def test_sorting(opened):
-    """Numbers by their value, the largest first and then the smallest; what is unknown is last both ways. Names by the alphabet."""
+    """Numbers sort by value, first descending and then ascending, unknown values last; names sort alphabetically."""
     place = opened.page.locator("[data-table=checks]")
     opened.page.select_option("[data-table=checks] select >> nth=1", "duration")
     for direction, reverse in (("descending", True), ("ascending", False)):
@@ -160,7 +160,7 @@ def test_sorting(opened):
 
 
 def test_filtering(opened):
-    """By probe, by verdict, by words, and all of them at once; the count says how many lines are left of how many."""
+    """Filters by probe, verdict and words combine; the count shows the remaining lines and all lines."""
     place = opened.page.locator("[data-table=checks]")
     probe, verdict = (place.get_by_label(name, exact=True) for name in ("probe", "verdict"))
     assert place.locator("output").inner_text() == "34 of 34 lines"
@@ -179,7 +179,7 @@ def test_filtering(opened):
 
 
 def test_long_tables_are_drawn_in_parts(opened):
-    """More lines come when they are asked for."""
+    """A long table shows 100 lines and a button for more."""
     shown = opened.page.locator("[data-table=measurements] tbody tr")
     whole = len(measurements())
     assert shown.count() == min(whole, 100)
@@ -188,7 +188,7 @@ def test_long_tables_are_drawn_in_parts(opened):
 
 @pytest.mark.parametrize("opened", [("one", "light"), ("both", "phone")], indirect=True, ids="-".join)
 def test_every_link_leads_somewhere(opened):
-    """Each raw row is that of its file, each part is there, each filter finds something, each file exists."""
+    """Links lead to raw rows that equal the file, to existing sections and files, and to filters with results."""
     page = opened.page
     links = page.evaluate("[...new Set([...document.querySelectorAll('a')].map((a) => a.getAttribute('href')))]")
     raw = [link for link in links if link.startswith("#raw:")]
@@ -206,8 +206,8 @@ def test_every_link_leads_somewhere(opened):
             assert page.locator(link).count() == 1, link
 
 
-def check_raw_rows(page, beside: Path):
-    """Compare what is shown as lines of a file with the file."""
+def check_raw_rows(page, folder_of_page: Path):
+    """Compare the raw rows shown with the lines of their file."""
     title, link, lines = page.evaluate(
         """() => [document.getElementById("rows-title").textContent, document.querySelector("#rows-about a").getAttribute("href"),
             [...document.querySelectorAll("#rows-lines li")].map((line) =>
@@ -216,11 +216,11 @@ def check_raw_rows(page, beside: Path):
     assert page.locator("#rows").is_visible()
     assert title
     assert lines
-    file = beside / link
+    file = folder_of_page / link
     assert file.is_file()
     for number, text in lines:
         if number is None:
-            assert json.loads(text)["total_ns"] > 0  # a request, which a recording has in another form
+            assert json.loads(text)["total_ns"] > 0  # a request, derived from a recording
         else:
             whole = file.read_text().splitlines()[int(number.removeprefix("line ").replace(",", "")) - 1]
             assert (
@@ -231,20 +231,20 @@ def check_raw_rows(page, beside: Path):
 
 
 def test_raw_rows_hide_nothing(opened):
-    """A name that turns the direction of writing is shown as what it is; the window closes, and leaves the page as it was."""
+    """A character that changes the writing direction is shown escaped; closing the dialog removes the fragment."""
     opened.follow(opened.page.locator("#wrong .raw").first)
     rows = opened.page.locator("#rows")
     assert "\\u202e" in rows.inner_text()
     assert "\u202e" not in rows.inner_text()
     rows.get_by_role("button", name="close").click()
     assert not rows.is_visible()
-    opened.page.wait_for_function("location.hash === ''")  # that it has closed is told later as well
+    opened.page.wait_for_function("location.hash === ''")  # the close event comes later
     assert opened.page.evaluate("location.hash") == ""
 
 
 @pytest.mark.parametrize("opened", [("both", "light")], indirect=True)
 def test_side_by_side(opened):
-    """A probe opens to its quantities, and a cell leads to its checks, of its run."""
+    """The button of a probe shows its quantities; a cell links to the checks of its probe and run."""
     matrix = opened.page.locator("#matrix")
     quantity = matrix.get_by_role("rowheader", name="SYN retransmissions").first
     assert not quantity.is_visible()

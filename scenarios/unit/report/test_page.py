@@ -1,4 +1,4 @@
-"""The report as a file: what is in it, what is left out and told of, and that names mean nothing to it."""
+"""The report as a file: its content, the notes on omitted rows, and the escaping of names."""
 
 import base64
 import gzip
@@ -20,11 +20,11 @@ from lab.units import MS
 from lab.verdict import Bracket, Judge
 
 JUDGE = Judge("s", "states", "fentry:tcp_v4_rcv")
-TOO_FAR = [JUDGE.duration("a", "q", Bracket(0, 9 * MS, 0), 2 * MS).within(MS)]
+TOO_FAR = [JUDGE.duration("a", "q", Bracket.early(0, 9 * MS), 2 * MS).within(MS)]
 
 
 def page(*runs, output=None):
-    """Write the report on some runs; returns its text, and the data that its script reads."""
+    """Write the report of some runs; returns its text and the data for its script."""
     arguments = ["report", *map(str, runs), *(["-o", str(output)] if output else [])]
     assert main(arguments) == 0
     text = (output or runs[0] / "report.html").read_text()
@@ -33,7 +33,7 @@ def page(*runs, output=None):
 
 
 def test_needs_nothing_else(tmp_path):
-    """Nothing is fetched: no address but those of the run's own files, and a policy that forbids all others."""
+    """The page links only to the run's own files, and its policy forbids all requests."""
     text, _ = page(folder(tmp_path / "run", checks=checks(), measurements=measurements(), recorded=True))
     assert {found for found in re.findall(r'(?:href|src)="([^"#]*)', text) if found} == {"run.json"}
     assert "url(" not in text
@@ -42,7 +42,7 @@ def test_needs_nothing_else(tmp_path):
 
 
 def test_a_name_is_only_a_name(tmp_path):
-    """Markup in the name of a process, or of a tool, is text."""
+    """Markup in the name of a process or a tool is escaped."""
     text, data = page(folder(tmp_path / "run", checks=checks(), measurements=measurements()))
     assert "<img" not in text
     assert text.count("<script") == 2
@@ -56,10 +56,10 @@ def test_a_name_is_only_a_name(tmp_path):
         ({"checks": checks(wrong=0)}, "All 1,280 numbers are consistent with the truth."),
         ({"checks": checks(wrong=1)}, "1 of 1,281 numbers is provably wrong."),
         ({"checks": checks(wrong=9)}, "9 of 1,289 numbers are provably wrong."),
-        ({"checks": TOO_FAR}, "1 of 1 numbers is further off than it may be."),
+        ({"checks": TOO_FAR}, "1 of 1 numbers is off by more than the tolerance."),
         (
             {"checks": [*checks(wrong=9), *TOO_FAR]},
-            "9 of 1,290 numbers are provably wrong. 1 is further off than it may be.",
+            "9 of 1,290 numbers are provably wrong. 1 is off by more than the tolerance.",
         ),
         ({"measurements": measurements()}, "5 of 7 goals are reached."),
         ({"measurements": [row for row in measurements() if row.met]}, "All 5 goals are reached."),
@@ -68,29 +68,29 @@ def test_a_name_is_only_a_name(tmp_path):
     ],
 )
 def test_the_verdict_comes_first(tmp_path, what, headline):
-    """One sentence; a run without checks is not called right, and of the bench alone it is the goals'."""
+    """The headline counts the failed checks; without checks it counts the goals; without either it says so."""
     text, _ = page(folder(tmp_path / "run", **what))
     assert re.sub(r"<[^>]*>|[✓✗]", "", re.search("<h1.*?</h1>", text)[0]).strip() == headline
 
 
-def test_goals_that_are_missed_say_by_how_much_and_why(tmp_path):
-    """By how much, in the unit and in per cent, and the reason that the bench gives."""
+def test_missed_goals_have_distance_and_reason(tmp_path):
+    """A missed goal has the distance, in its unit and in percent, and the note of the bench."""
     text, _ = page(folder(tmp_path / "run", measurements=measurements()))
     assert re.search(r"missed by \d+ ns, \d+%: each segment is a sample", text)
     assert "Goals: 5 of 7 reached" in text
 
 
-def test_a_figure_that_nobody_could_measure(tmp_path):
-    """Where each tool was refused there is no value to draw, and the page has their reasons."""
+def test_a_figure_without_values(tmp_path):
+    """If no tool can run, the page has no picture and lists the reasons."""
     refused = [Measurement("instructions", "lab states", "per run", "instructions", refused="time is real here")]
     text, _ = page(folder(tmp_path / "run", measurements=refused))
-    listed = re.search("What could not be measured.*?</section>", text, re.DOTALL)[0]
+    listed = re.search("Not measured</h2>.*?</section>", text, re.DOTALL)[0]
     assert re.findall(r">([^<\n]+)</t[hd]>", listed)[-3:] == ["lab states", "time is real here", "instructions"]
-    assert "What asking costs" not in text
+    assert "Cost of the tools" not in text
 
 
-def test_how_much_of_the_values_is_right():
-    """Of each tool's errors the table has the percentiles, and the share of the values that are right, and of those that it told."""
+def test_shares_of_right_values():
+    """The table of errors has percentiles for each tool, and the mean shares `right` and `told`."""
     rows = [
         Measurement("accuracy", tool, f"{what} of states", unit, values, {"delay_ms": delay})
         for delay in (0, 20)
@@ -110,7 +110,7 @@ def test_how_much_of_the_values_is_right():
 
 
 def test_every_wrong_check_is_kept(tmp_path, monkeypatch):
-    """When there is no room for all raw rows the wrong ones come first, and the page says what is left out."""
+    """If not all raw rows fit, the page keeps the wrong ones and counts the lines without a raw row."""
     monkeypatch.setattr(verdicts, "MOST_ROWS", 70)
     rows = checks(wrong=60)
     _, data = page(folder(tmp_path / "run", checks=rows))
@@ -125,7 +125,7 @@ def test_every_wrong_check_is_kept(tmp_path, monkeypatch):
 
 
 def test_raw_rows_are_those_of_the_file(tmp_path):
-    """Each with the number of its line, character by character."""
+    """Each raw row equals the line of its file with its number."""
     run = folder(tmp_path / "run", checks=checks(), measurements=measurements())
     _, data = page(run)
     found = [(entry["file"], *line) for entry in data["raw"].values() for line in entry["lines"]]
@@ -136,7 +136,7 @@ def test_raw_rows_are_those_of_the_file(tmp_path):
 
 
 def test_links_lead_from_where_the_page_is(tmp_path):
-    """A page elsewhere links to the same files; of two runs at one place the folders' names tell them apart."""
+    """A page in another folder links to the files of the runs; two runs of the same place are labelled by folder."""
     runs = [folder(tmp_path / "results" / name, checks=checks(seed)) for name, seed in (("a b", 1), ("c", 2))]
     (tmp_path / "pages").mkdir()
     _, data = page(*runs, output=tmp_path / "pages" / "page.html")
@@ -148,7 +148,7 @@ def test_links_lead_from_where_the_page_is(tmp_path):
 
 
 def test_a_recording_that_cannot_be_read(tmp_path):
-    """The rest of the report is made, and the reason is on the page."""
+    """With a damaged recording, the page has the reason, and the other parts."""
     run = folder(tmp_path / "run", checks=checks())
     (run / "recording-1.npz").write_bytes(b"no recording")
     text, _ = page(run)
@@ -157,13 +157,13 @@ def test_a_recording_that_cannot_be_read(tmp_path):
 
 
 def test_the_same_runs_give_the_same_page(tmp_path):
-    """Nothing on it depends on when it was made."""
+    """Two reports of the same run are equal."""
     run = folder(tmp_path / "run", checks=checks(), measurements=measurements(), recorded=True)
     assert page(run) == page(run)
 
 
 def test_a_page_that_cannot_be_written(tmp_path, capsys):
-    """One sentence that says what to do."""
+    """The error says what to do; exit status 2."""
     assert main(["report", str(folder(tmp_path / "run")), "-o", str(tmp_path / "missing" / "page.html")]) == 2
     assert "choose another file with -o" in capsys.readouterr().err
 
@@ -173,24 +173,24 @@ def test_a_page_that_cannot_be_written(tmp_path, capsys):
     [(0, 100, 50, (10, 90, 50)), (0, 100, 200, (10, 50, 90)), (100, 100, 0, (90, 90, 10)), (5, 5, 5, (50, 50, 50))],
 )
 def test_a_bracket_on_its_strip(low, high, measured, places):
-    """Bracket and value share one scale, also far from each other."""
-    assert bracket(JUDGE.duration("a", "q", Bracket(low, high, low), measured)) == places
+    """Bracket and value have the same scale, even if they are far apart; values that are not numbers have no strip."""
+    assert bracket(JUDGE.duration("a", "q", Bracket.early(low, high), measured)) == places
     assert bracket(JUDGE.equal("a", "q", "one", "other")) is None
 
 
-def test_curves_rise_to_all():
-    """A distribution begins at nothing and ends at all; whoever has no errors has no curve."""
+def test_curves_rise_from_0_to_1():
+    """A cumulative distribution rises from 0 to 1; a name without errors has no curve."""
     plot = cumulative({"a": np.array([-10.0, 0, 1000]), "b": np.array([])}, {"a": 0, "b": 1})
     (line,) = plot.lines
     points = [tuple(map(float, point.split())) for point in line.path[1:].split("L")]
     assert [x for x, _ in points] == sorted(x for x, _ in points)
     assert (points[0][1], points[-1][1]) == (plot.bottom, plot.top)
-    assert points[0][0] == plot.left  # nothing is at the left end
+    assert points[0][0] == plot.left  # errors below 1 ns are at the left end
     assert cumulative({"b": np.array([])}, {"b": 0}) is None
 
 
 def test_histograms_count_everything():
-    """Each error is in one bar, on the side of its sign; each position in one bar, and those outside apart."""
+    """Each error is in one bar, and each place in the bracket too; values outside have bars of their own."""
     errors = np.array([-5e12, -2e3, -0.4, 0, 3.0, 3.1, 9e99])
     plot = signed(errors)
     assert sum(int(bar.text.split()[0].replace(",", "")) for bar in plot.bars) == len(errors)
@@ -201,7 +201,7 @@ def test_histograms_count_everything():
 
 
 def test_scales_hold_everything():
-    """From nothing where values are near each other, by decades where they are far apart, and of a single value as well."""
+    """Every value has a place: on a scale from 0, on a logarithmic one, and on the scale of a single value."""
     for values in ([0.9, 0.95], [88, 10_000], [0.0], [-3.0, 5.0], [7.0]):
         scale = share_scale(values)
         places = [scale.at(value) for value in sorted(values)]

@@ -1,4 +1,4 @@
-"""Checks read as columns say what the rows say, and a row is found again as it stands in its file."""
+"""Checks read as columns equal the checks of the file, and each row leads back to its line."""
 
 import json
 import math
@@ -17,7 +17,7 @@ JUDGE = Judge("scenario", "states", "fentry:tcp_v4_rcv", 2)
 
 @pytest.mark.parametrize("chunk", [1, 1000, 1 << 22])
 def test_columns_and_rows_agree(tmp_path, monkeypatch, chunk):
-    """However the file is cut into pieces: each line by its offset is the check of that position, in its group."""
+    """For every chunk size, each row has the values, the group and the line of its check."""
     monkeypatch.setattr(check_columns, "_CHUNK", chunk)
     rows = checks()
     columns = CheckColumns.read(folder(tmp_path / "run", checks=rows) / "checks.jsonl")
@@ -33,16 +33,16 @@ def test_columns_and_rows_agree(tmp_path, monkeypatch, chunk):
 
 
 def test_where_in_the_bracket():
-    """0 and 1 are its ends; what is no number, or no interval, has no place."""
-    bracket = Bracket(9_100_000_000_000_000, 9_100_000_000_000_004, 9_100_000_000_000_000)
+    """0 and 1 are the ends of the bracket; a value that is not a number, or a bracket of one point, gives NaN."""
+    bracket = Bracket.early(9_100_000_000_000_000, 9_100_000_000_000_004)
     places = [position(JUDGE.duration("a", "q", bracket, bracket.low + more)) for more in (-4, 0, 1, 4, 8)]
     assert places == [-1, 0, 0.25, 1, 2]
-    assert math.isnan(position(JUDGE.count("a", "q", Bracket(1, 1, 1), 1)))
+    assert math.isnan(position(JUDGE.count("a", "q", Bracket.exactly(1), 1)))
     assert math.isnan(position(JUDGE.equal("a", "q", "truth", HOSTILE)))
 
 
 def test_a_killed_run(tmp_path):
-    """The last line, cut off, does not count and is told of."""
+    """An incomplete last line is ignored and reported."""
     path = folder(tmp_path / "run", checks=checks(wrong=0, count=2)) / "checks.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-9])
@@ -52,9 +52,10 @@ def test_a_killed_run(tmp_path):
 
 
 def test_losses_and_attach_points(tmp_path):
-    """By probe: the most that one recording lacks, and every place that it was attached to."""
+    """For each probe: the largest loss in one recording, and all attach points."""
     rows = [
-        Judge("s", "rtt", place, lost).count("a", "q", Bracket(0, 0, 0), 0) for place, lost in (("a:1", 0), ("b:2", 7))
+        Judge("s", "rtt", place, lost).count("a", "q", Bracket.exactly(0), 0)
+        for place, lost in (("a:1", 0), ("b:2", 7))
     ]
     columns = CheckColumns.read(folder(tmp_path / "run", checks=rows) / "checks.jsonl")
     assert columns.lost == {"rtt": 7}
@@ -62,7 +63,7 @@ def test_losses_and_attach_points(tmp_path):
 
 
 def test_nothing_to_read(tmp_path):
-    """No file, and an empty one, are no checks."""
+    """A missing file and an empty file have no checks."""
     (tmp_path / "empty").touch()
     for name in ("missing", "empty"):
         columns = CheckColumns.read(tmp_path / name)
@@ -71,7 +72,7 @@ def test_nothing_to_read(tmp_path):
 
 @pytest.mark.parametrize("text", ['{"a": 1}\n', "no JSON\n", "\n\n", '{"scenario": 1}\n', "\xff\n"])
 def test_a_file_of_something_else(tmp_path, text):
-    """One sentence that says what to do."""
+    """A file in another form gives an error that says what to do."""
     path = tmp_path / "checks.jsonl"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(LabError, match="run the scenarios again"):

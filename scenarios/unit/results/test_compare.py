@@ -1,4 +1,4 @@
-"""Two runs beside each other: what changed is found, what did not is not, and many comparisons do not make a change."""
+"""Comparison of two runs: real changes are found, and many comparisons do not give false ones."""
 
 import json
 
@@ -14,17 +14,17 @@ from lab.verdict import Bracket, Judge
 
 
 def compared(tmp_path, before, after):
-    """Compare two runs, each given as arguments of `folder`."""
+    """Return the comparison of two runs, each given as arguments of `folder`."""
     paths = [folder(tmp_path / name, **what) for name, what in (("before", before), ("after", after))]
     return compare(*(RunFolder.open(path) for path in paths))
 
 
-def test_verdicts_that_change_sides(tmp_path):
-    """Broken, mended, wrong in both; and what only one run has is named."""
+def test_changed_verdicts(tmp_path):
+    """The four verdicts: broken, mended, wrong, right. Quantities of only one run are named."""
 
     def judged(**measured):
         return [
-            Judge("s", "duration", "tc:ingress").count("a", name, Bracket(1, 1, 1), value)
+            Judge("s", "duration", "tc:ingress").count("a", name, Bracket.exactly(1), value)
             for name, value in measured.items()
         ]
 
@@ -41,7 +41,7 @@ def test_verdicts_that_change_sides(tmp_path):
 
 
 def test_larger_errors_are_found(tmp_path):
-    """Errors three times as large are, in every quantity that has a spread; those that are all the same are not tested."""
+    """Errors three times as large are found in every quantity with a spread; equal errors are not tested."""
     found = compared(tmp_path, {"checks": checks(1)}, {"checks": checks(2, slow=3)})
     timed = [change for change in found.checks if change.group.quantity in {"time in ESTABLISHED", "first SYN at"}]
     assert len(timed) == 16
@@ -54,7 +54,7 @@ def test_larger_errors_are_found(tmp_path):
 
 
 def test_chance_is_no_change(tmp_path):
-    """Of 400 quantities that are the same, 20 look like a change to a test that does not correct for their number; none is."""
+    """Of 400 quantities with equal distributions none changes significantly; without the correction, 20 would."""
 
     def rows(seed):
         random = np.random.default_rng(seed)
@@ -70,7 +70,7 @@ def test_chance_is_no_change(tmp_path):
 
 
 def test_ratio_of_medians(tmp_path):
-    """Twice the cost is a ratio of two inside its interval, and significant; the ratio of a run to itself is one."""
+    """Twice the cost is significant, with 2 in the interval of the ratio; a run compared with itself has ratio 1."""
     same = measurements(2)
     found = compared(tmp_path, {"measurements": same}, {"measurements": measurements(3, slow=2)})
     costs = [change for change in found.figures if change.after.figure == "kernel cost"]
@@ -86,8 +86,8 @@ def test_ratio_of_medians(tmp_path):
         assert not (change.shift and change.shift.significant)
 
 
-def test_words_for_what_no_test_can_tell(tmp_path):
-    """A tool that no longer runs, a goal that is missed now, a known mistake that is made now; medians at 0 have no ratio."""
+def test_changes_without_a_test(tmp_path):
+    """A tool that stops running, a goal newly missed, a known mistake newly made; a median of 0 has no ratio."""
     goal = Goal(least=False, value=100)
 
     def rows(refused, cost, right, error):
@@ -99,22 +99,22 @@ def test_words_for_what_no_test_can_tell(tmp_path):
         ]
 
     before, after = rows(None, 90.0, 1.0, [-5.0, 0.0, 5.0]), rows("needs kprobes", 110.0, 0.0, [-4.0, 0.0, 6.0])
-    told = {
+    found = {
         change.after.figure: change
         for change in compared(tmp_path, {"measurements": before}, {"measurements": after}).figures
     }
-    assert [told[name].verdict for name in ("start", "kernel cost", "corpus")] == [
+    assert [found[name].verdict for name in ("start", "kernel cost", "corpus")] == [
         "cannot run any more",
         "goal missed now",
         "wrong now",
     ]
-    assert told["corpus"].shift is None
-    assert told["accuracy"].ratio is None
-    assert told["kernel cost"].ratio == pytest.approx((11 / 9,) * 3)
+    assert found["corpus"].shift is None
+    assert found["accuracy"].ratio is None
+    assert found["kernel cost"].ratio == pytest.approx((11 / 9,) * 3)
 
 
 def test_as_text_and_as_json(tmp_path, capsys):
-    """Both tell the same; whatever changed, the status is 0."""
+    """Text and JSON report the same changes; the exit status is 0."""
     before, after = (
         folder(tmp_path / "a", checks=checks(1, wrong=0), measurements=measurements(2)),
         folder(tmp_path / "b", checks=checks(2, slow=3), measurements=measurements(3, slow=2)),
@@ -125,10 +125,10 @@ def test_as_text_and_as_json(tmp_path, capsys):
     assert "16 changed significantly" in text
     assert "test_lost_syn[4] / duration / first SYN to first FIN" in text
     assert main(["compare", str(before), str(after), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert sum(bool(change["error"] and change["error"]["significant"]) for change in told["checks"]) == 16
-    assert {change["verdict"] for change in told["checks"]} == {"right"}
-    slower = [one["ratio"]["median"] for one in told["measurements"] if one["figure"] == "kernel cost"]
+    printed = json.loads(capsys.readouterr().out)
+    assert sum(bool(change["error"] and change["error"]["significant"]) for change in printed["checks"]) == 16
+    assert {change["verdict"] for change in printed["checks"]} == {"right"}
+    slower = [one["ratio"]["median"] for one in printed["measurements"] if one["figure"] == "kernel cost"]
     assert len(slower) == 4
     assert min(slower) > 1.8
 
@@ -137,7 +137,7 @@ def test_as_text_and_as_json(tmp_path, capsys):
     "command", [["compare", "RUN", "nowhere"], ["report", "nowhere"], ["export", "nowhere", "-f", "csv"]]
 )
 def test_no_such_run(tmp_path, monkeypatch, capsys, command):
-    """One sentence that says what to do, and status 2."""
+    """A missing run gives one sentence and exit status 2."""
     monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
     folder(tmp_path / "RUN")
     assert main(command) == 2
@@ -146,7 +146,7 @@ def test_no_such_run(tmp_path, monkeypatch, capsys, command):
 
 @pytest.mark.parametrize("command", [["report"], ["export", "-f", "csv"]])
 def test_no_results_yet(tmp_path, monkeypatch, capsys, command):
-    """What has never been made is made by something, and that is named."""
+    """Without any results, the error names the command that writes some."""
     monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
     assert main(command) == 2
     assert "run make demo" in capsys.readouterr().err
@@ -154,7 +154,7 @@ def test_no_results_yet(tmp_path, monkeypatch, capsys, command):
 
 @pytest.mark.parametrize("text", ["", "[]", "{"])
 def test_a_broken_run(tmp_path, capsys, text):
-    """A run that does not say what it is cannot be read."""
+    """A run with a broken run.json gives one sentence and exit status 2."""
     path = folder(tmp_path / "run")
     (path / "run.json").write_text(text)
     assert main(["compare", str(path), str(path)]) == 2

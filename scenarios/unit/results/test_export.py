@@ -1,4 +1,4 @@
-"""A run in other tools' formats: each is read again by a reader that is not ours, and says what the run says."""
+"""Exported formats: an independent reader of each finds the content of the run."""
 
 import csv
 import io
@@ -19,28 +19,28 @@ WRONG = 3
 
 @pytest.fixture
 def run(tmp_path):
-    """Return a run with everything in it, and names that no format is made for."""
+    """Return a run with checks, measurements and a recording, and with names that are hard to escape."""
     named = Judge("s", "states", "fentry:tcp_v4_rcv").equal('a\n\\"b\x1b[31m\ufffe', "owner, quoted", "x", "x")
     return folder(tmp_path / "run", checks=[*checks(wrong=WRONG), named], measurements=measurements(), recorded=True)
 
 
 def exported(capsys, run, *arguments):
-    """Return what the command prints."""
+    """Return the output of `lab export`."""
     capsys.readouterr()
     assert main(["export", str(run), *arguments]) == 0
     return capsys.readouterr().out
 
 
 def test_json_lines(run, capsys):
-    """Every check and every measurement, as they are in the run's own files, with their kind and run."""
-    told = [json.loads(line) for line in exported(capsys, run, "--format", "jsonl").splitlines()]
+    """All checks and measurements, as in the run's own files, with their kind and run."""
+    printed = [json.loads(line) for line in exported(capsys, run, "--format", "jsonl").splitlines()]
     for kind, file in (("check", "checks.jsonl"), ("measurement", "bench.jsonl")):
         rows = [json.loads(line) for line in (run / file).read_text().splitlines()]
-        assert [one for one in told if one["kind"] == kind] == [{"kind": kind, "run": "run"} | row for row in rows]
+        assert [one for one in printed if one["kind"] == kind] == [{"kind": kind, "run": "run"} | row for row in rows]
 
 
 def test_csv(run, capsys):
-    """One kind of rows: each check, or each sample of the bench."""
+    """Rows of one kind: checks, or samples of the bench."""
     rows = list(csv.DictReader(io.StringIO(exported(capsys, run, "--format", "csv", "--only", "checks"), newline="")))
     lines = [json.loads(line) for line in (run / "checks.jsonl").read_text().splitlines()]
     assert [{name: "" if value is None else str(value) for name, value in line.items()} for line in lines] == rows
@@ -52,7 +52,7 @@ def test_csv(run, capsys):
 
 
 def test_junit(run, capsys):
-    """A test case for each check, a failure for each that is wrong; what XML cannot hold is written out."""
+    """A test case for each check, a failure for each failed one; characters that XML forbids are escaped."""
     suite = ET.fromstring(exported(capsys, run, "--format", "junit"))  # noqa: S314 (our own)
     cases = suite.findall("testcase")
     assert int(suite.get("tests")) == len(cases) == len((run / "checks.jsonl").read_text().splitlines())
@@ -63,7 +63,7 @@ def test_junit(run, capsys):
 
 
 def test_openmetrics(run, capsys):
-    """Prometheus' own parser takes it, and finds the counts, the quantiles and the medians."""
+    """The parser of Prometheus finds the counts, the quantiles and the medians."""
     families = {
         family.name: family
         for family in text_string_to_metric_families(exported(capsys, run, "--format", "openmetrics"))
@@ -92,7 +92,7 @@ def test_openmetrics(run, capsys):
 
 
 def test_perfetto(run, tmp_path, capsys):
-    """The requests of the recording; without one, what makes one."""
+    """The trace has the requests of the recording; without a recording, the error names the command that makes one."""
     trace = json.loads(exported(capsys, run, "--format", "perfetto"))
     assert sum(event["ph"] == "X" for event in trace["traceEvents"]) > 50
     assert main(["export", str(folder(tmp_path / "other", checks=checks())), "--format", "perfetto"]) == 2
@@ -100,7 +100,7 @@ def test_perfetto(run, tmp_path, capsys):
 
 
 def test_to_a_file(run, tmp_path, capsys):
-    """The file is complete or not there: what fails leaves neither it nor a part of it, and the old one as it was."""
+    """The file is complete or absent: after an error there is no partial file, and an old file is unchanged."""
     target = tmp_path / "out.csv"
     assert exported(capsys, run, "--format", "csv", "--only", "checks", "-o", str(target)) == ""
     assert target.read_bytes().count(b"inside") > 1000
@@ -112,8 +112,8 @@ def test_to_a_file(run, tmp_path, capsys):
     assert "choose another file with -o" in capsys.readouterr().err
 
 
-def test_to_what_is_no_file(tmp_path):
-    """A pipe, as a device, is written to and stays what it is; a link to a file leads to the file."""
+def test_to_a_pipe_or_a_link(tmp_path):
+    """A pipe is written to and not replaced; a symbolic link is followed."""
     run = folder(tmp_path / "run", checks=checks(count=1))
     pipe, target, link = tmp_path / "pipe", tmp_path / "file", tmp_path / "link"
     os.mkfifo(pipe)
@@ -130,7 +130,7 @@ def test_to_what_is_no_file(tmp_path):
 
 
 def test_nothing_to_export(tmp_path, capsys):
-    """A run without a row of the kind."""
+    """A run without rows of the kind gives an error."""
     path = folder(tmp_path / "run")
     assert main(["export", str(path), "--format", "jsonl"]) == 2
     assert "has no checks and no measurements" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Rows of the bench: what is derived from samples, and what a file keeps."""
+"""Measurements of the bench: the values derived from samples, and the file."""
 
 import math
 
@@ -11,7 +11,7 @@ from lab.results.measurement import Goal, Measurement
 
 
 def test_a_row_survives_its_file(tmp_path):
-    """What is written is read again, with goal, conditions and refusals."""
+    """A measurement written and read again is equal, with goal, conditions and refusal."""
     rows = [
         Measurement(
             "start",
@@ -29,7 +29,7 @@ def test_a_row_survives_its_file(tmp_path):
 
 
 def test_the_interval_holds_the_median():
-    """It is inside the samples' range, narrow where they agree, and the same each time it is asked for."""
+    """The interval is inside the range of the samples, of width 0 if they are equal, and the same on each call."""
     wide = Measurement("start", "a", "q", "ms", [1.0, 5.0, 9.0, 2.0, 7.0])
     low, high = wide.interval
     assert 1 <= low <= wide.median <= high <= 9
@@ -39,7 +39,7 @@ def test_the_interval_holds_the_median():
 
 @pytest.mark.parametrize(("least", "met"), [(True, False), (False, True)])
 def test_goals(least, met):
-    """At least, or at most; without samples nothing is met or missed."""
+    """A goal is a lower or an upper bound; without samples it is neither reached nor missed."""
     assert Measurement("start", "a", "q", "ms", [1.0, 2.0], goal=Goal(least, 3)).met is met
     empty = Measurement("start", "a", "q", "ms", goal=Goal(least, 3), refused="no")
     assert empty.met is None
@@ -47,14 +47,14 @@ def test_goals(least, met):
 
 
 def test_a_file_of_something_else(tmp_path):
-    """One sentence that says what to do."""
+    """A file in another form gives an error that says what to do."""
     (tmp_path / measurement.FILE).write_text('{"a": 1}\n')
     with pytest.raises(LabError, match="run make bench again"):
         measurement.read(tmp_path)
 
 
 def test_the_interval_of_many_samples():
-    """Read off their order it is about what resampling finds: the same samples, one fewer, give nearly the same interval."""
+    """The methods agree: 1001 samples (order statistics) and 1000 (bootstrap) give nearly the same interval."""
     samples = np.random.default_rng(1).lognormal(9, 1, 1001).tolist()
     ordered, resampled = (Measurement("accuracy", "a", "q", "ns", some).interval for some in (samples, samples[:-1]))
     width = ordered[1] - ordered[0]

@@ -1,10 +1,10 @@
-"""One description of a conversation reaches both ends unchanged."""
+"""The plan of a conversation, and its command-line options."""
 
 import argparse
 from dataclasses import fields
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.errors import LabError
@@ -28,20 +28,21 @@ def parsed(*words: str) -> Conversation:
     return Conversation.from_arguments(parser.parse_args(words))
 
 
+@settings(deadline=None)
 @given(CONVERSATIONS)
 def test_arguments_describe_a_conversation_completely(conversation):
-    """What is written on the command line of a client or server is read there as the same conversation."""
+    """Parsing the options of a conversation gives the same conversation."""
     assert parsed(*conversation.arguments()) == conversation
 
 
 def test_no_arguments_are_the_default_conversation():
-    """The command line and the class agree about every default."""
+    """The command line and the class have the same defaults."""
     assert parsed() == Conversation()
 
 
 @pytest.mark.parametrize("size_bits", [0, 7, 12, -8])
 def test_a_message_is_a_whole_number_of_bytes(size_bits):
-    """What cannot be sent is refused before anything is started."""
+    """A size that is not a positive multiple of 8 bits is refused."""
     with pytest.raises(LabError, match="multiple of 8"):
         Conversation(size_bits=size_bits)
     if size_bits:
@@ -50,13 +51,13 @@ def test_a_message_is_a_whole_number_of_bytes(size_bits):
 
 
 def test_a_negative_number_of_exchanges_is_refused():
-    """Fewer than no requests is a mistake of the user's."""
+    """The number of exchanges is 0 or more."""
     with pytest.raises(LabError, match="exchanges"):
         Conversation(exchanges=-1)
 
 
 def test_size_is_in_bytes():
-    """3000 bits are 375 bytes; a reply is as large as its request unless it has a size of its own."""
+    """3000 bits are 375 bytes. A reply without a size has the size of the request."""
     assert (Conversation(size_bits=3000).size, Conversation(size_bits=3000).reply_size) == (375, 375)
     assert Conversation(size_bits=3000, reply_bits=8).reply_size == 1
 
@@ -65,7 +66,7 @@ def test_size_is_in_bytes():
     ("closer", "client", "server"), [("client", True, False), ("server", False, True), ("both", True, True)]
 )
 def test_the_closer_closes_first(closer, client, server):
-    """Each side knows from the description whether it waits for the other's end."""
+    """`closes_first` follows from the role and the closer."""
     conversation = Conversation(closer=closer)
     assert (conversation.closes_first("client"), conversation.closes_first("server")) == (client, server)
 
@@ -73,7 +74,7 @@ def test_the_closer_closes_first(closer, client, server):
 @pytest.mark.parametrize(
     "words", [("--closer", "nobody"), ("--how", "politely"), ("--think", "5"), ("--exchanges", "x")]
 )
-def test_what_nobody_understands_is_refused(words):
-    """A word that is none of the choices is an error of the command line."""
+def test_invalid_options_are_refused(words):
+    """An invalid value of an option is an error of the command line."""
     with pytest.raises(argparse.ArgumentError):
         parsed(*words)

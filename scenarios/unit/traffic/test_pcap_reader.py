@@ -1,4 +1,4 @@
-"""Reading captures: every kind of file, and what is cut off or damaged is never taken for the end."""
+"""The reader of captures: every kind of file, and an error for each truncated or damaged one."""
 
 import gzip
 import struct
@@ -15,7 +15,7 @@ TIMES_NS = [1_700_000_000_000_001_000 + number * 1_000_000 for number in range(5
 
 
 def pcap(order="<", *, nano=False, link_type=1):
-    """Return a file of the older kind (draft-ietf-opsawg-pcap)."""
+    """Return a pcap file (draft-ietf-opsawg-pcap)."""
     magic, unit_ns = (0xA1B23C4D, 1) if nano else (0xA1B2C3D4, 1000)
     data = struct.pack(f"{order}IHHiIII", magic, 2, 4, 0, 0, 65535, link_type)
     for frame, time_ns in zip(FRAMES, TIMES_NS, strict=True):
@@ -26,7 +26,7 @@ def pcap(order="<", *, nano=False, link_type=1):
 
 @pytest.fixture
 def pcapng(tmp_path):
-    """Return a file of the newer kind."""
+    """Return a pcapng file."""
     with Capture(tmp_path / "written.pcapng", "eth0", 256) as capture:
         for frame, time_ns in zip(FRAMES, TIMES_NS, strict=True):
             capture.frame(time_ns, frame, len(frame) + 3)
@@ -34,12 +34,12 @@ def pcapng(tmp_path):
 
 
 def read(path: Path, data: bytes):
-    """Read a file of this content: the frames, and the error behind them."""
+    """Read a file with this content; return the frames and the error after them."""
     path.write_bytes(data)
     frames, error = [], ""
     try:
         for frame in captured(path):
-            frames.append(frame)  # noqa: PERF402 (those before an error count)
+            frames.append(frame)  # noqa: PERF402 (frames before an error are needed)
     except LabError as why:
         error = str(why)
     return frames, error
@@ -49,7 +49,7 @@ def read(path: Path, data: bytes):
 @pytest.mark.parametrize("nano", [False, True])
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
 def test_pcap(tmp_path, order, nano, pack):
-    """Either byte order, micro- and nanoseconds, compressed or not: frames, lengths and times are as they were written."""
+    """Frames, lengths and times are read in both byte orders and both resolutions, compressed or not."""
     frames, error = read(tmp_path / "file", pack(pcap(order, nano=nano)))
     assert not error
     assert [frame.data for frame in frames] == FRAMES
@@ -58,14 +58,14 @@ def test_pcap(tmp_path, order, nano, pack):
 
 
 def test_pcapng(tmp_path, pcapng):
-    """What the lab itself writes."""
+    """A file that the lab has written is read back."""
     frames, error = read(tmp_path / "file", pcapng)
     assert not error
     assert [(frame.data, frame.time_ns) for frame in frames] == list(zip(FRAMES, TIMES_NS, strict=True))
 
 
 def test_without_times(tmp_path, pcapng):
-    """A simple packet block has no time."""
+    """A simple packet block has no time, so the time is None."""
     block = struct.pack("=III", 3, 16 + 20, 20) + FRAMES[0] + struct.pack("=I", 16 + 20)
     frames, error = read(tmp_path / "file", pcapng + block)
     assert (frames[-1].time_ns, frames[-1].data, error) == (None, FRAMES[0], "")
@@ -73,7 +73,7 @@ def test_without_times(tmp_path, pcapng):
 
 @pytest.mark.parametrize("kind", ["pcap", "pcapng"])
 def test_cut_off_anywhere(tmp_path, pcapng, kind):
-    """Wherever a file is cut off, the frames before are all there; and it is said, but where a frame ends."""
+    """A truncated file gives all frames before the cut, and an error unless the cut is between two frames."""
     whole = pcap() if kind == "pcap" else pcapng
     ends = [24] if kind == "pcap" else [28, 28 + 40]
     for frame in FRAMES:
@@ -85,28 +85,28 @@ def test_cut_off_anywhere(tmp_path, pcapng, kind):
         assert [frame.data for frame in frames] == FRAMES[: sum(first < end <= length for end in ends)]
         assert bool(error) == (length not in ends)
         if length > ends[0]:
-            assert not error or f"is cut off or damaged behind frame {len(frames)}: " in error
+            assert not error or f"is cut off or damaged after frame {len(frames)}: " in error
 
 
 def test_cut_off_and_compressed(tmp_path):
-    """So it is when it was compressed."""
+    """A truncated compressed file gives the frames before the cut, and an error."""
     frames, error = read(tmp_path / "file", gzip.compress(pcap())[:-20])
     assert "is cut off or damaged" in error
     assert [frame.data for frame in frames] == FRAMES[: len(frames)]
 
 
 WRONG = {
-    "another link type": (pcap(link_type=101), "has frames of link type 101, not of Ethernet (1)"),
-    "no capture": (b"root:x:0:0:root:/root:/bin/bash\n", "is no capture: give a pcap or pcapng file"),
-    "nothing": (b"", "is no capture"),
-    "an impossible length": (pcap()[:24] + struct.pack("<IIII", 0, 0, 1 << 31, 60) + bytes(60), "behind frame 0"),
-    "an interface that was not described": (b"", "is cut off or damaged behind frame 0"),
+    "another link type": (pcap(link_type=101), "has frames of link type 101, not Ethernet (1)"),
+    "no capture": (b"root:x:0:0:root:/root:/bin/bash\n", "is not a capture: give a pcap or pcapng file"),
+    "nothing": (b"", "is not a capture"),
+    "an impossible length": (pcap()[:24] + struct.pack("<IIII", 0, 0, 1 << 31, 60) + bytes(60), "after frame 0"),
+    "an interface that was not described": (b"", "is cut off or damaged after frame 0"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong(tmp_path, pcapng, name, capfd):
-    """One sentence that says what to do, and nothing else is printed."""
+    """The error says what to do, and scapy prints nothing."""
     data, sentence = WRONG[name]
     if name.startswith("an interface"):
         data = pcapng[:28] + pcapng[28 + 40 :]
@@ -117,7 +117,7 @@ def test_wrong(tmp_path, pcapng, name, capfd):
 
 
 def test_no_file(tmp_path):
-    """A file that cannot be read, and why."""
+    """A file that cannot be read is an error with its reason."""
     with pytest.raises(LabError, match=r"cannot be read \(No such file or directory\): give a pcap or pcapng file"):
         list(captured(tmp_path / "nowhere"))
     with pytest.raises(LabError, match=r"cannot be read \(Is a directory\)"):

@@ -1,4 +1,4 @@
-"""A connection's segments, told in one line of words."""
+"""Scripts: the segments of a connection as one line of words."""
 
 import pytest
 
@@ -9,8 +9,8 @@ from lab.units import MS
 C, S = True, False
 
 
-def test_a_whole_story():
-    """Both sides' numbers follow on from their own SYN and acknowledge the other's; a time is the gap before what follows."""
+def test_a_complete_script():
+    """Numbers count from the sender's SYN and acknowledge the peer's. A time is the gap before the next segment."""
     assert segments("cS sSA cA 20ms cF 1ms 2ms sF cRA", isns=(100, 200)) == [
         Segment(C, SYN, 100, 0),
         Segment(S, SYN | ACK, 200, 101),
@@ -22,7 +22,7 @@ def test_a_whole_story():
 
 
 def test_marks():
-    """A refusal, a cookie, something old, data with the SYN; and numbers that wrap."""
+    """Marks for a refusal, a cookie, an old number and data with the SYN; numbers wrap."""
     assert segments("sRA0", isns=(100, 200)) == [Segment(S, RST | ACK, 0, 101)]
     assert segments("sSA'", isns=(100, 200)) == [Segment(S, SYN | ACK, 277, 101)]
     assert segments("cR-", isns=(100, 200)) == [Segment(C, RST, 0, 0)]
@@ -32,13 +32,13 @@ def test_marks():
     ]
 
 
-@pytest.mark.parametrize("story", ["cX", "S", "cs", "20", "3 parsecs", "accept()"])
-def test_no_words(story):
-    """What is no word is said to be none."""
-    with pytest.raises(ValueError, match="is no "):
-        segments(story)
+@pytest.mark.parametrize("script", ["cX", "S", "cs", "20", "3 parsecs", "accept()"])
+def test_unknown_words(script):
+    """An unknown word is an error."""
+    with pytest.raises(ValueError, match="is not a "):
+        segments(script)
 
 
 def test_times():
-    """Only what begins with a digit is a time."""
+    """Only a word that begins with a digit is a time."""
     assert (gap_ns_of("5ms"), gap_ns_of("cS")) == (5 * MS, 0)

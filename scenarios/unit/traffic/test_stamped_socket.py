@@ -1,4 +1,4 @@
-"""Sockets that tell what was done with them, and when: what a connection was is known however early it ends."""
+"""Stamped sockets: the timeline has the flow of a connection even if it is reset at once."""
 
 import socket
 import struct
@@ -8,12 +8,12 @@ from lab.traffic.demo.stamped_socket import StampedSocket
 
 
 class ResetAtOnce(socket.socket):
-    """Connects to a listener that has sent a RST by the time at which connect() returns."""
+    """A socket whose peer has sent a RST before connect() returns."""
 
     listener: socket.socket
 
     def connect(self, address):
-        """Connect, and have the connection reset."""
+        """Connect, and reset the connection at the listener."""
         super().connect(address)
         child, _ = self.listener.accept()
         child.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -21,7 +21,7 @@ class ResetAtOnce(socket.socket):
 
 
 def test_a_reset_that_comes_at_once():
-    """The kernel does not say any more who the peer was; it was the one that connect() was given."""
+    """getpeername() fails after the RST, so the flow has the address that was passed to connect()."""
     with socket.create_server(("127.0.0.1", 0)) as listener, ResetAtOnce() as raw:
         raw.listener, address = listener, listener.getsockname()
         client = StampedSocket("client", raw)

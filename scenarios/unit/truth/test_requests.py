@@ -1,4 +1,4 @@
-"""Where the time of a request must have gone: brackets from stamps that are written by hand."""
+"""Brackets for the parts of a request's time, from hand-made timelines."""
 
 import pytest
 
@@ -27,7 +27,7 @@ SERVER = [("accept", 10, 60), ("recv", 90, 200, 10), ("send", 250, 280, 20), ("c
 
 
 def test_one_request():
-    """Each stop has the stamps of its call, and nothing is read before it was written."""
+    """Each stop is inside its call, and no byte is read before it was written."""
     (exchange,) = exchanges(connection(CLIENT, SERVER))
     assert (exchange.request.size, exchange.reply.size) == (10, 20)
     assert exchange.request.written[:2] == (100, 120)
@@ -36,14 +36,14 @@ def test_one_request():
     assert exchange.request.travel[:2] == (0, 100)
     assert exchange.application[:2] == (50, 180)
     assert exchange.round_trip[:2] == (290, 400)
-    assert exchange.thinking == Bracket(0, 0, 0)
+    assert exchange.thinking == Bracket.exactly(0)
     assert exchange.request.waking[:2] == exchange.request.reading[:2] == (0, 100)
     assert exchange.reply.waking[:2] == (0, 90)
-    assert exchange.others(Bracket(50, 180, 100)) == Bracket(0, 350, 0)
+    assert exchange.others(Bracket(50, 180, 100)) == Bracket.early(0, 350)
 
 
 def test_requests_in_pieces():
-    """A request in two writes is read in one; the second request has calls of its own."""
+    """A request in two writes is read at once; the second request has its own calls."""
     client = [("send", 0, 5, 3), ("send", 10, 15, 4), ("recv", 20, 80, 6), ("send", 90, 95, 1), ("recv", 96, 120, 1)]
     server = [("recv", 1, 30, 7), ("send", 40, 45, 2), ("send", 50, 55, 4), ("recv", 60, 99, 1), ("send", 100, 101, 1)]
     first, second = exchanges(connection(client, server))
@@ -56,7 +56,7 @@ def test_requests_in_pieces():
 
 
 def test_a_reader_that_polls():
-    """Who waits in poll() may wake up there; copying is the read's alone."""
+    """A reader can wake up in poll() before its read(). Only read() copies."""
     server = [SERVER[0], ("poll", 70, 150, 1), ("recv", 160, 200, 10), *SERVER[2:]]
     (exchange,) = exchanges(connection(CLIENT, server))
     assert exchange.request.waking[:2] == (0, 100)
@@ -73,12 +73,12 @@ def test_a_reader_that_polls():
     ids=["silence", "reset", "a greeting"],
 )
 def test_no_request(client, server):
-    """What nobody asked for, or nobody answered, is no turn; neither is anything of a connection that was never accepted."""
+    """Data without a request or without a reply is no exchange. A connection that was not accepted has none."""
     there = connection(client, server)
     assert exchanges(there) == exchanges(Connection(there.client, None)) == []
 
 
-def test_a_byte_from_nowhere():
-    """Stamps that contradict each other are an error, and no bracket."""
+def test_contradicting_timelines():
+    """A byte that was received but not sent is an error."""
     with pytest.raises(LookupError, match="carried byte 9"):
         exchanges(connection(CLIENT, [("recv", 90, 200, 5), *SERVER[2:]]))

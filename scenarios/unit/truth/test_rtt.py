@@ -1,4 +1,4 @@
-"""Which RTT samples there must be, from what both applications did."""
+"""Bounds of RTT samples, from hand-made timelines."""
 
 from support.made.timelines import END, FLOW, REPLY, REQUEST, connection
 
@@ -7,14 +7,14 @@ from lab.truth.rtt import Sent, samples, sent_by_client, sent_by_server
 
 
 def test_request_and_reply():
-    """The reply acknowledges the request, the client's FIN the reply; each handshake has a sample too."""
+    """The reply acknowledges the request, the client's FIN the reply; each handshake gives a sample, too."""
     both = connection(REQUEST, REPLY)
     assert sent_by_client(both, END) == [Sent(100, 1, certain=True), Sent(200, 1, certain=True)]
     assert sent_by_server(both, END) == [Sent(130, 1, certain=True), Sent(300, 1, certain=True)]
 
 
-def test_what_is_true_of_all():
-    """Every sample is between the wire's own round trip and the longest wait; one is at most the shortest."""
+def test_bounds_of_all_samples():
+    """Every sample is between the wire's round trip and the longest wait. The smallest is at most the shortest wait."""
     truth = samples([Sent(100, 1, certain=True), Sent(200, 1, certain=True)], least_ns=40)
     assert truth.number[:2] == (2, 2)
     assert truth.smallest[:2] == (40, 100)
@@ -22,16 +22,16 @@ def test_what_is_true_of_all():
     assert truth.total[:2] == (80, 300)
 
 
-def test_without_certainty_there_is_no_sum():
-    """When the number of samples is not known, neither is what they add up to."""
+def test_uncertain_samples_have_no_sum():
+    """If the number of samples is unknown, their sum is unknown."""
     truth = samples([Sent(100, 1, certain=True), Sent(200, 3, certain=False)])
     assert truth.number[:2] == (1, 4)
     assert truth.total is None
     assert truth.smallest.high == 100
 
 
-def test_who_closes_first_may_miss_the_last_acknowledgement():
-    """A server that closes after its reply may learn in FIN_WAIT1 that the reply has come: a sample is possible only."""
+def test_the_active_closer_may_miss_the_last_acknowledgement():
+    """A server that closes after its reply may get the acknowledgement in FIN_WAIT1, so the sample is not certain."""
     both = connection(
         [Call("send", 200, 210, 300), Call("recv", 220, 400, 300), Call("recv", 410, 450, 0), Call("close", 500, 510)],
         [Call("recv", 140, 250, 300), Call("send", 300, 320, 300), Call("close", 330, 340)],
@@ -40,8 +40,8 @@ def test_who_closes_first_may_miss_the_last_acknowledgement():
     assert sent_by_server(both, END)[1] == Sent(END - 300, 1, certain=False)
 
 
-def test_messages_under_way_together():
-    """Two messages can be acknowledged at once, with one sample for both."""
+def test_messages_in_flight_together():
+    """Two messages can be acknowledged together, with one sample for both."""
     both = connection(
         [Call("send", 200, 210, 10), Call("send", 220, 230, 10), Call("recv", 240, 400, 5), Call("close", 500, 510)],
         [Call("recv", 140, 250, 20), Call("send", 300, 320, 5), Call("recv", 330, 600, 0), Call("close", 700, 710)],
@@ -49,8 +49,8 @@ def test_messages_under_way_together():
     assert sent_by_client(both, END)[1:] == [Sent(200, 1, certain=True), Sent(180, 1, certain=False)]
 
 
-def test_a_reply_to_half_of_it_acknowledges_no_more():
-    """What the peer wrote before it had read everything says nothing about the rest."""
+def test_a_reply_to_half_a_message():
+    """Data that the peer wrote before it had read the whole message does not acknowledge the rest."""
     both = connection(
         [Call("send", 200, 210, 20), Call("recv", 220, 300, 5), Call("recv", 310, 400, 5), Call("close", 500, 510)],
         [
@@ -62,7 +62,7 @@ def test_a_reply_to_half_of_it_acknowledges_no_more():
 
 
 def test_a_reset_acknowledges_nothing():
-    """A message that is answered by a RST has no sample that is certain."""
+    """A message that is answered by a RST has no certain sample."""
     both = connection(
         [Call("send", 200, 210, 300), Call("recv", 220, 400, 0, "ECONNRESET"), Call("close", 500, 510)],
         [Call("linger0", 140, 150), Call("close", 160, 300)],
@@ -71,13 +71,13 @@ def test_a_reset_acknowledges_nothing():
 
 
 def test_large_messages_have_many_segments():
-    """There are no more samples than segments of the smallest size."""
+    """There are at most as many samples as segments of the smallest size."""
     both = connection([Call("send", 200, 210, 5000), *REQUEST[1:]], [Call("recv", 140, 250, 5000), *REPLY[1:]])
     assert sent_by_client(both, END)[1] == Sent(200, 10, certain=True)
 
 
 def test_a_handshake_that_may_have_been_retransmitted():
-    """After a second the SYN is sent again, and which one was answered is not known."""
+    """A SYN is retransmitted after a second, and it is unknown which one was answered."""
     slow = Connection(
         Timeline("client", FLOW, calls=[Call("connect", 0, 2_000_000_000)]),
         Timeline("server", FLOW.reversed(), calls=[Call("accept", 0, 2_000_000_100)]),
@@ -86,6 +86,6 @@ def test_a_handshake_that_may_have_been_retransmitted():
 
 
 def test_refused():
-    """Who is refused has measured nothing."""
+    """A refused connection has no samples."""
     refused = Connection(Timeline("client", FLOW, calls=[Call("connect", 0, 100, 0, "ECONNREFUSED")]), None)
     assert sent_by_client(refused, END) == sent_by_server(refused, END) == []

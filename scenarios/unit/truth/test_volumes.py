@@ -1,4 +1,4 @@
-"""What conversations must have put on the wire: a single number where nothing was sent twice, and a bracket where something was."""
+"""Bounds of packets and bytes on the wire: exact without retransmissions, an interval with some."""
 
 import pytest
 
@@ -11,17 +11,17 @@ CLIENT = Flow("192.0.2.1", 40000, "192.0.2.2", 80)
 
 
 def timeline(role, flow, *calls):
-    """Return the timeline of calls of one nanosecond each, ten apart, written as `name`, `name result` or `name ERROR`."""
-    made = []
+    """Return a timeline of calls of 1 ns, one every 10 ns. A call is `name`, `name result` or `name ERROR`."""
+    found = []
     for number, (name, *rest) in enumerate(call.split() for call in calls):
-        told = rest[0] if rest else "0"
-        known = (int(told), "") if told.isdecimal() else (0, told)
-        made.append(Call(name, 10 * number, 10 * number + 1, *known))
-    return Timeline(role, flow, calls=made)
+        outcome = rest[0] if rest else "0"
+        result = (int(outcome), "") if outcome.isdecimal() else (0, outcome)
+        found.append(Call(name, 10 * number, 10 * number + 1, *result))
+    return Timeline(role, flow, calls=found)
 
 
 def connection(client, server, flow=CLIENT):
-    """Return a connection by both sides' calls; no server: nobody accepted it."""
+    """Return a connection with these calls of each side; without a server it was not accepted."""
     ends = timeline("client", flow, *client), timeline("server", flow.reversed(), *server) if server else None
     return Connection(*ends)
 
@@ -39,13 +39,13 @@ def way(*connections, role="client", retransmitted=0):
 
 @pytest.mark.parametrize(("role", "payload"), [("client", 3000), ("server", 500)])
 def test_payload_is_what_was_sent_and_read(role, payload):
-    """Without a retransmission there is one truth."""
+    """Without retransmissions the payload is exact."""
     assert way(PLAIN, role=role).payload == (payload, payload, payload)
     assert way(PLAIN, PLAIN, role=role).payload == (2 * payload,) * 3
 
 
-def test_retransmissions_widen_what_they_add_to():
-    """Each segment that was sent again may have carried as much as fits, a SYN or a FIN."""
+def test_retransmissions_raise_the_upper_bounds():
+    """Each retransmission may have carried a full segment of data, a SYN or a FIN."""
     again = way(PLAIN, retransmitted=2)
     assert again.payload == (3000, 6000, 3000)
     assert again.fins == (1, 3, 1)
@@ -54,21 +54,21 @@ def test_retransmissions_widen_what_they_add_to():
 
 
 def test_a_reset_may_overtake_data():
-    """What the application sent may not have left before its RST; what the other one has read must have. There is no FIN."""
+    """Data that the peer read has left; data that it did not read may not have left before the RST. There is no FIN."""
     assert way(RESET).payload == (60, 100, 100)
     assert way(RESET).fins == (0, 0, 0)
     assert way(RESET, role="server").fins == (0, 1, 0)
 
 
 def test_a_refused_connection():
-    """A SYN there, an answer without SYN back, no FIN and no data."""
+    """A SYN to the server, a RST back, no FIN and no data."""
     there, back = way(REFUSED), way(REFUSED, role="server")
     assert (there.syns.low, there.packets.low, there.fins.high, there.payload.high) == (1, 1, 0, 0)
     assert (back.syns.high, back.packets.low, back.fins.high) == (0, 1, 0)
 
 
 def test_packets_are_as_many_as_the_data_needs():
-    """3000 bytes need three segments of at most 1460, and a SYN; no more than the host has sent at all."""
+    """3000 bytes need three segments of at most 1460 bytes, plus a SYN; at most as many as the host has sent."""
     assert way(PLAIN).packets == (4, 100, 4)
     v6 = connection(
         ["connect", "send 2921", "close"], ["accept", "recv 2921", "recv 0", "close"], Flow("::2", 1, "::3", 2)
@@ -79,7 +79,7 @@ def test_packets_are_as_many_as_the_data_needs():
 
 
 def test_times():
-    """The first packet is inside connect(), the last one not before the call that asks for the last FIN."""
+    """The first packet passes inside connect(), the last one no earlier than the last close()."""
     assert way(PLAIN).first == (0, 1, 0)
     assert way(PLAIN).last == (30, 10_000, 30)
     assert way(PLAIN, role="server").last == (40, 10_000, 40)

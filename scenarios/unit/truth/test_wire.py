@@ -1,4 +1,4 @@
-"""What a wire's log tells of each connection: which segments passed which interface, and the least time that each wait took."""
+"""The segments of each connection in a wire's log: which interface they passed, and the least time of each wait."""
 
 import numpy as np
 import pytest
@@ -13,19 +13,19 @@ from lab.timeline import Call, Connection, Timeline
 from lab.truth.wire import Counts, WireTruth, counts
 
 both_versions = pytest.mark.parametrize("version", [4, 6])
-_ETHER = Ether(src="02:00:00:00:00:c1", dst="02:00:00:00:00:5e")  # scapy would ask the network for them
+_ETHER = Ether(src="02:00:00:00:00:c1", dst="02:00:00:00:00:5e")  # without them, scapy would send ARP requests
 HOLD_NS = 5000
-UNSURE_NS = 10  # a receive stamp is known to this
+UNSURE_NS = 10  # uncertainty of the arrival time
 
 
 def flow_of(version, port=40000):
-    """One client's flow."""
+    """Return the flow of a client."""
     client, server = {4: ("192.0.2.1", "192.0.2.2"), 6: ("2001:db8::1", "2001:db8::2")}[version]
     return Flow(client, port, server, 9999)
 
 
 def record(time_ns, flow, flags, *, seq=0, ack=0, size=0, fate=Fate.FORWARDED, marks=0):
-    """One frame that came to the wire at a time, and left it 5 us later if it did."""
+    """Return the record of a frame that came to the wire at `time_ns` and, if forwarded, left it 5 us later."""
     network = IPv6 if ":" in flow.laddr else IP
     segment = TCP(sport=flow.lport, dport=flow.rport, flags=flags, seq=seq % 2**32, ack=ack % 2**32)
     data = bytes(_ETHER / network(src=flow.laddr, dst=flow.raddr) / segment / Raw(bytes(size)))
@@ -40,12 +40,12 @@ def record(time_ns, flow, flags, *, seq=0, ack=0, size=0, fate=Fate.FORWARDED, m
 
 
 def connection_of(flow, enter_ns=0, exit_ns=10**9):
-    """One connection as far as its opening goes."""
+    """Return a connection with a connect() only."""
     return Connection(Timeline("client", flow, calls=[Call("connect", enter_ns, exit_ns)]), None)
 
 
-def story(flow, begin_ns=0, isn=2**32 - 1):
-    """Write a SYN that is lost, its retransmission, the answer, data that is doubled by the wire, a FIN and its acknowledgement."""
+def frames_of(flow, begin_ns=0, isn=2**32 - 1):
+    """Return a lost SYN, its retransmission, the SYN-ACK, data that the wire duplicates, a FIN and its ACK."""
     back = flow.reversed()
     rows = [
         (0, flow, "S", {"seq": isn, "fate": Fate.LOST}),
@@ -62,10 +62,10 @@ def story(flow, begin_ns=0, isn=2**32 - 1):
 
 
 @both_versions
-def test_what_passed_each_interface(version):
-    """What was lost has left and not arrived; a copy has arrived and not left."""
+def test_segments_at_each_interface(version):
+    """A lost segment passed the sender's interface only, a copy the receiver's only."""
     flow = flow_of(version)
-    stream = WireTruth(WireLog(np.array(story(flow)))).stream(flow)
+    stream = WireTruth(WireLog(np.array(frames_of(flow)))).stream(flow)
     headers = 54 if version == 4 else 74
     assert counts(stream.left) == Counts(5, 5 * headers + 10, 10, 2, 1)
     assert counts(stream.arrived) == Counts(5, 5 * headers + 20, 20, 1, 1)
@@ -75,42 +75,41 @@ def test_what_passed_each_interface(version):
 
 @both_versions
 def test_least_times_of_each_wait(version):
-    """From the first of what was sent, at its latest, to the answer's leaving of the wire; sequence numbers wrap."""
+    """A wait lasts at least from the segment's latest arrival to its answer's departure; sequence numbers wrap."""
     flow = flow_of(version)
-    (carried,) = WireTruth(WireLog(np.array(story(flow)))).of([connection_of(flow)])
+    (carried,) = WireTruth(WireLog(np.array(frames_of(flow)))).of([connection_of(flow)])
     assert carried.syn_acks == 1
     assert carried.syn_sent_ns == 1_010_000 + HOLD_NS - UNSURE_NS
     assert carried.syn_recv_ns == 10_000 + HOLD_NS - UNSURE_NS
-    assert (
-        carried.fin_ns(by_client=True) == 20_000 + HOLD_NS - UNSURE_NS
-    )  # the acknowledgement of the data before is none of it
+    # The acknowledgement of the data before the FIN does not count.
+    assert carried.fin_ns(by_client=True) == 20_000 + HOLD_NS - UNSURE_NS
     assert carried.fin_ns(by_client=False) == 0
-    assert WireTruth(WireLog(np.array(story(flow)))).shortest_round_trip_ns(flow) == 2 * (HOLD_NS - UNSURE_NS)
+    assert WireTruth(WireLog(np.array(frames_of(flow)))).shortest_round_trip_ns(flow) == 2 * (HOLD_NS - UNSURE_NS)
 
 
 def test_connections_do_not_mix():
-    """Each has its own, by flow and by the time at which its flow was its own."""
+    """Segments belong to a connection by flow and by the period in which the connection used the flow."""
     first, other = flow_of(4), flow_of(4, 40001)
     later_ns = 5_000_000_000
-    log = WireLog(np.array([*story(first), *story(other, 300), *story(first, later_ns)[1:]]))
+    log = WireLog(np.array([*frames_of(first), *frames_of(other, 300), *frames_of(first, later_ns)[1:]]))
     connections = [connection_of(first, later_ns, later_ns + 10**9), connection_of(other), connection_of(first)]
     again, its, earlier = WireTruth(log).of(connections)
     assert [len(each.to_server.left) for each in (again, its, earlier)] == [4, 5, 5]
     assert its.to_client.left["arrived_low_ns"].tolist() == [1_010_300, 1_050_300, 1_060_300]
 
 
-def test_what_came_before_is_another_recordings():
-    """A flow that had been used before begins anew."""
+def test_frames_before_the_recording_are_left_out():
+    """Frames of an earlier use of the flow, before `since_ns`, do not count."""
     flow, later_ns = flow_of(4), 5_000_000_000
-    log = WireLog(np.array([*story(flow), *story(flow, later_ns)]))
+    log = WireLog(np.array([*frames_of(flow), *frames_of(flow, later_ns)]))
     assert len(WireTruth(log).stream(flow).left) == 10
     assert WireTruth(log, later_ns).stream(flow).left["arrived_low_ns"].tolist()[0] >= later_ns
     assert len(WireTruth(log, later_ns).stream(flow).left) == 5
 
 
 def test_nothing_was_carried():
-    """A flow that is not in the log, or a log of nothing, has no segments and claims nothing."""
-    for log in (WireLog(np.zeros(0, FRAME)), WireLog(np.array(story(flow_of(6))))):
+    """A flow that is not in the log has no segments and least times of 0; so has every flow of an empty log."""
+    for log in (WireLog(np.zeros(0, FRAME)), WireLog(np.array(frames_of(flow_of(6))))):
         (carried,) = WireTruth(log).of([connection_of(flow_of(4))])
         assert [counts(stream.left) for stream in carried.streams] == [Counts(0, 0, 0, 0, 0)] * 2
         assert (carried.syn_sent_ns, carried.syn_recv_ns, carried.syn_acks, carried.fin_ns(by_client=True)) == (0,) * 4

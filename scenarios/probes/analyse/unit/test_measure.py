@@ -1,4 +1,4 @@
-"""Joining the steps of connections, and following them batch by batch, from arrays made by hand."""
+"""Join the steps of connections, in one array and batch by batch, from arrays written by hand."""
 
 import re
 
@@ -11,20 +11,20 @@ from support.made.states import CLIENT, SERVER
 
 from lab.arrays import UNKNOWN
 from lab.paths import SOURCES
-from lab.probes.analyse.measure import Kind, Role, carried, joined, latency_ns, points, stillborn
+from lab.probes.analyse.measure import Kind, Role, joined, kept, latency_ns, points, stillborn
 from lab.probes.analyse.tracker import Tracker
 from lab.tcp import State, address_text
 from lab.units import SECOND
 
 
 def flows(rows):
-    """Each row's local and remote end, as text."""
+    """Return the local and the remote end of each row, as text."""
     names = (("laddr", "lport"), ("raddr", "rport"))
     return {tuple(f"{address_text(row[a].tobytes())} {row[p]}" for a, p in names) for row in rows}
 
 
 def test_kinds_are_those_of_the_program():
-    """`Kind` and `enum kind` have the same members in the same order; every point of the program has a name."""
+    """`Kind` and `enum kind` have the same members in the same order, and every attach point has a name."""
     source = (SOURCES / "analyse/event.h").read_text()
     (body,) = re.findall(r"enum kind \{(.*?)\};", source, re.DOTALL)
     assert re.findall(r"\bKIND_(\w+)", body) == [kind.name for kind in Kind]
@@ -33,8 +33,8 @@ def test_kinds_are_those_of_the_program():
     assert set(points()) == set(re.findall(r"\b(?:AT_|each\()(\w+)", text))
 
 
-def test_a_life_is_one_connection():
-    """Every row has the socket's owner, ends and role: also the first, not bound yet, and the last, whose socket is gone."""
+def test_all_steps_of_one_socket():
+    """Every row has the owner, ends and role of the socket, also before the bind and after the end of the socket."""
     rows = joined(steps(*client()))
     assert len(set(rows["socket"])) == 1
     assert set(rows["tgid"]) == {7}
@@ -44,14 +44,14 @@ def test_a_life_is_one_connection():
 
 
 def test_connect_time():
-    """From connect() entered to ESTABLISHED, on every row from there on; a latency is that of what ends."""
+    """The connect time runs from connect() to ESTABLISHED and is on all later rows; a latency is on its last row."""
     rows = joined(steps(*client()))
     assert rows["connect_ns"].tolist() == [UNKNOWN] * 3 + [40] * 7
     assert latency_ns(rows).tolist() == [UNKNOWN] * 3 + [40, 50] + [UNKNOWN] * 4 + [30]
 
 
 def test_connecting_again_after_a_refusal():
-    """A socket that was refused and connects once more has a connect time of its own, the refused attempt none."""
+    """A socket that connects again after a refusal has the connect time of the second attempt; the first has none."""
     first = [
         step(0, Kind.CONNECT, UNBOUND, state="CLOSE", owner=7),
         change(10, "CLOSE -> SYN_SENT"),
@@ -62,8 +62,8 @@ def test_connecting_again_after_a_refusal():
     assert rows["connect_ns"].tolist() == [UNKNOWN] * 7 + [40]
 
 
-def test_a_connection_whose_connect_was_not_seen():
-    """L4: without the call there is no connect time, and nothing is made up."""
+def test_a_connection_without_its_connect_call():
+    """L4: without the call, connect time, role and owner stay unknown unless other steps show them."""
     rows = joined(steps(*client()[1:4]))
     assert set(rows["connect_ns"]) == {UNKNOWN}
     assert set(rows["role"]) == {Role.CLIENT}
@@ -72,8 +72,8 @@ def test_a_connection_whose_connect_was_not_seen():
     assert rows["tgid"].tolist() == [0]
 
 
-def test_addresses_are_used_again():
-    """S5: two lives at one kernel address, of two processes; the close() of the first returns after the second has begun."""
+def test_reused_kernel_addresses():
+    """S5: two sockets at one address are separate, though the close() of the first returns after the second begins."""
     one, two = client(100, owner=7), client(292, owner=8)
     rows = joined(steps(*one, *two))
     assert len(set(rows["socket"])) == 2
@@ -82,8 +82,8 @@ def test_addresses_are_used_again():
         assert len(set(rows["tgid"][rows["socket"] == socket])) == 1
 
 
-def test_processing_that_ends_when_its_socket_is_gone():
-    """S5: the last ACK has the kernel destroy the socket while it is processed; what begins at this address next is another."""
+def test_processing_that_returns_after_the_socket_was_destroyed():
+    """S5: the kernel destroys a socket while it processes the last ACK; the next step at the address is another's."""
     gone = step(293, Kind.PROCESSED, enter_ns=285, oldstate="LAST_ACK", state="CLOSE")
     again = CLIENT._replace(lport=40001)
     rows = joined(steps(*client(100)[:-1], gone, change(300, "CLOSE -> SYN_SENT", again)))
@@ -91,8 +91,8 @@ def test_processing_that_ends_when_its_socket_is_gone():
     assert flows(rows[-1:]) == {("192.0.2.1 40001", "192.0.2.2 80")}
 
 
-def test_packets_that_had_waited_for_who_ended_the_socket():
-    """S5: what was still to be processed when the kernel had destroyed the socket is the old one's, not the next one's there."""
+def test_backlog_of_a_destroyed_socket():
+    """S5: packets from the backlog of a destroyed socket belong to it, not to the next socket at the address."""
     waited = [
         step(295 + 10 * number, Kind.PROCESSED, enter_ns=292 + 10 * number, oldstate="CLOSE", state="CLOSE")
         for number in range(2)
@@ -107,7 +107,7 @@ def test_packets_that_had_waited_for_who_ended_the_socket():
 
 
 def service(begin_ns=0):
-    """Make a listener, its connection, and the accept() that was waiting all the while."""
+    """Return the steps of a listener, its connection, and an accept() that was blocked from the start."""
     listener = SERVER._replace(raddr=UNBOUND.raddr, rport=0)
     return [
         step(begin_ns, Kind.ACCEPT, listener, 0xB0, state="LISTEN", owner=9),
@@ -120,7 +120,7 @@ def service(begin_ns=0):
 
 
 def test_a_service():
-    """What a listener's connection did before accept() belongs to who accepts it; the listener has no remote end of its own."""
+    """Steps of a connection before accept() have the owner that accepts it; the listener has no remote end."""
     rows = joined(steps(*service()))
     assert set(rows["role"]) == {Role.SERVICE}
     assert set(rows["tgid"]) == {9}
@@ -132,7 +132,7 @@ def test_a_service():
 
 
 def test_a_socket_handed_to_another_process():
-    """What softirqs do belongs to the process that made the last call on the socket."""
+    """Steps in softirq have the owner that made the last call on the socket."""
     rows = joined(
         steps(
             step(10, Kind.SEND, owner=7), step(20, Kind.ARRIVED), step(30, Kind.SEND, owner=8), step(40, Kind.ARRIVED)
@@ -142,7 +142,7 @@ def test_a_socket_handed_to_another_process():
 
 
 def test_packets_without_a_socket():
-    """A1: where only the packet is known, its flow tells the socket, and what that had last entered tells the state."""
+    """A1: a packet without a socket gets the socket of its flow, and the state that this socket entered last."""
     lone = [step(time_ns, Kind.ARRIVED, skaddr=0) for time_ns in (125, 205)]
     rows = joined(steps(*client()[:6], *lone))
     packets = rows[np.isin(rows["time_ns"], (125, 205))]
@@ -153,8 +153,8 @@ def test_packets_without_a_socket():
     assert stranger["skaddr"].tolist().count(0) == 1
 
 
-def test_packets_that_make_a_socket():
-    """A1: a SYN whose socket was not looked up, and the ACK of a request that is no socket yet, are the service's."""
+def test_packets_that_create_a_socket():
+    """A1: a SYN without a socket and the ACK of a request belong to the service."""
     syn, ack = step(8, Kind.ARRIVED, SERVER, 0), step(15, Kind.ARRIVED, SERVER, 0xD0, state="NEW_SYN_RECV")
     rows = joined(steps(syn, ack, *(it for it in service() if it["time_ns"] != 10)))
     packets = rows[np.isin(rows["time_ns"], (8, 15))]
@@ -167,21 +167,21 @@ def test_packets_that_make_a_socket():
 
 
 def test_packets_that_a_minisock_takes():
-    """S2: a FIN that comes to TIME_WAIT is the socket's that shutdown() has kept; of one that close() has left, nobody's."""
-    kept = [
+    """S2: a FIN in TIME_WAIT belongs to the socket if shutdown() kept it open; after close() it is unowned."""
+    open_ = [
         *client()[:6],
         change(250, "FIN_WAIT2 -> TIME_WAIT"),
         step(260, Kind.ARRIVED, skaddr=0xF0, state="TIME_WAIT"),
     ]
-    packet = joined(steps(*kept))[-1]
+    packet = joined(steps(*open_))[-1]
     assert (packet["skaddr"], State(packet["state"]).name, packet["tgid"]) == (0xA0, "TIME_WAIT", 7)
-    left = joined(steps(*client(), step(400, Kind.ARRIVED, skaddr=0xF0, state="TIME_WAIT")))
-    assert (left[-1]["skaddr"], State(left[-1]["state"]).name, left[-1]["tgid"]) == (0, "TIME_WAIT", 0)
-    assert len(carried(left, 1000)) == 0
+    closed = joined(steps(*client(), step(400, Kind.ARRIVED, skaddr=0xF0, state="TIME_WAIT")))
+    assert (closed[-1]["skaddr"], State(closed[-1]["state"]).name, closed[-1]["tgid"]) == (0, "TIME_WAIT", 0)
+    assert len(kept(closed, 1000)) == 0
 
 
 def test_a_step_that_both_programs_report():
-    """The second program's repetition is dropped, and what it reports alone is kept."""
+    """A step that the second program repeats is dropped; a step that it reports alone is kept."""
     once = client()
     again = change(141, "SYN_SENT -> ESTABLISHED", again=1)
     assert len(joined(steps(*once, again))) == len(once)
@@ -190,7 +190,7 @@ def test_a_step_that_both_programs_report():
 
 
 def test_other_steps_between_a_step_and_its_repetition():
-    """The interrupt that makes the second program repeat a step brings the socket's next segment."""
+    """A repetition is dropped although the next segment of the socket comes before it."""
     segment = {"state": "ESTABLISHED", "skb": 0xB0, "seq": 1, "length": 9}
     once = [*client(), step(201, Kind.PROCESSED, **segment), step(202, Kind.ARRIVED, state="ESTABLISHED", seq=10)]
     assert len(joined(steps(*once, step(203, Kind.PROCESSED, again=1, **segment)))) == len(once)
@@ -198,19 +198,19 @@ def test_other_steps_between_a_step_and_its_repetition():
 
 
 @pytest.mark.parametrize("length", [0, 1])
-def test_a_segment_is_told_once(length):
-    """What both functions of the probe have reported is one event; a segment that looks alike has arrived by itself."""
+def test_a_segment_is_reported_once(length):
+    """A segment that both programs report is one event; an equal segment that arrives later is another."""
     segment = {"state": "ESTABLISHED", "skb": 0xB0, "seq": 1, "length": length}
     arrived, processed = step(201, Kind.ARRIVED, **segment), step(202, Kind.PROCESSED, **segment)
-    told = [*client(), arrived, processed]
+    once = [*client(), arrived, processed]
     repeated = [step(203, Kind.ARRIVED, skaddr=0xE0, skb=0xB1), step(204, Kind.PROCESSED, again=1, **segment)]
-    assert len(joined(steps(*told, *repeated))) == len(told) + 1
+    assert len(joined(steps(*once, *repeated))) == len(once) + 1
     alike = [step(205, Kind.ARRIVED, **segment), step(206, Kind.PROCESSED, again=1, **segment)]
-    assert len(joined(steps(*told, *alike))) == len(told) + 2
+    assert len(joined(steps(*once, *alike))) == len(once) + 2
 
 
-def test_an_end_told_by_the_second_function_only():
-    """The same end of the socket that had the address before is another event, and the next socket is a third."""
+def test_an_end_that_only_the_second_program_reports():
+    """Equal ends of three sockets at one address are three events; a repeated end is one."""
     lives = [client(start, owner) for start, owner in ((100, 7), (1100, 8), (2100, 9))]
     for life in lives:
         assert life[-2]["kind"] == Kind.DESTROYED
@@ -223,8 +223,8 @@ def test_an_end_told_by_the_second_function_only():
     assert len(joined(steps(*lives[0], repeated))) == len(lives[0])
 
 
-def test_a_child_that_came_too_late_takes_nothing():
-    """Of one request two processors make a child each: the packets of the flow belong to the one that lives."""
+def test_a_stillborn_child_gets_no_packets():
+    """If two processors create a child for one request, the packets of the flow belong to the child that lives."""
     late = [
         change(33, "LISTEN -> SYN_RECV", SERVER._replace(rport=0), 0xC8),
         change(35, "SYN_RECV -> CLOSE", SERVER, 0xC8),
@@ -235,21 +235,21 @@ def test_a_child_that_came_too_late_takes_nothing():
     assert found["skaddr"][found["seq"] > 0].tolist() == [0xC0] * 3
     assert found["state"][found["seq"] > 0].tolist() == [State.ESTABLISHED] * 3
     assert found["skaddr"][stillborn(found)].tolist() == [0xC8] * 3
-    assert 0xC8 not in carried(found, 0)["skaddr"]
+    assert 0xC8 not in kept(found, 0)["skaddr"]
 
 
 def test_after_a_loss_nothing_is_joined():
-    """L2: across lost events nobody can tell whether it is the same socket."""
+    """L2: steps before and after lost events are not taken for those of one socket."""
     rows = client()
     for row in rows[5:]:
         row["lost"] = 1
     assert len(set(joined(steps(*rows))["socket"])) > 1
 
 
-@settings(deadline=None, max_examples=50)  # how long it takes is the machine's affair
+@settings(deadline=None, max_examples=50)  # the time depends on the machine
 @given(st.data())
 def test_batches_make_no_difference(data):
-    """However the events are cut into batches, what is shown in the end has the same owner, ends and connect times."""
+    """Any division into batches shows the same rows with the same owners, ends and connect times."""
     alone = [step(time_ns, Kind.ARRIVED, skaddr=0) for time_ns in (620, 720)]
     late = step(710, Kind.PROCESSED, skaddr=0xD0, enter_ns=695, oldstate="CLOSE", state="CLOSE")
     again = client(1500, 9, skaddr=0xD0)
@@ -262,15 +262,15 @@ def test_batches_make_no_difference(data):
         expected = whole[np.isin(whole["role"], (role, Role.UNKNOWN))]
         for name in ("time_ns", "kind", "skaddr", "netns", "connect_ns"):
             assert shown[name].tolist() == expected[name].tolist()
-        # What nobody could know when it was shown stays unknown, and nothing else is said.
+        # A value may still be unknown when the row is shown. It is never wrong.
         for name in ("tgid", "lport", "rport"):
-            assert all(told in {0, true} for told, true in zip(shown[name], expected[name], strict=True))
+            assert all(value in {0, true} for value, true in zip(shown[name], expected[name], strict=True))
 
 
-@settings(deadline=None, max_examples=50)  # how long it takes is the machine's affair
+@settings(deadline=None, max_examples=50)  # the time depends on the machine
 @given(st.data())
 def test_a_filter_loses_no_row_in_any_batch(data):
-    """S4: rows whose owner or port is not known yet wait for it: of one process, or one port, every row comes once."""
+    """S4: rows with an unknown owner or port wait for it: a filter by process or port shows every row once."""
     events = steps(*client(100), *client(1000, 8), *service(150), *client(500, 7, skaddr=0xD0))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=4)))
     for how, count in (({"tgid": 7}, 20), ({"tgid": 8}, 10), ({"lports": [40000]}, 30), ({"lports": [1]}, 0)):
@@ -283,7 +283,7 @@ def test_a_filter_loses_no_row_in_any_batch(data):
 
 
 def test_minimum_latency_is_exact():
-    """A2: a row is shown when what it ends took at least the minimum, by its own figure, to the nanosecond."""
+    """A2: a row is shown if its latency is at least the minimum, to the nanosecond."""
     events = steps(*client())
     for least_ns, kinds in (
         (50, [Kind.CONNECT]),
@@ -295,36 +295,36 @@ def test_minimum_latency_is_exact():
         assert shown["kind"].tolist() == kinds
 
 
-def test_what_is_over_is_forgotten():
-    """A long run does not grow: a second after a socket has gone nothing of it is kept."""
+def test_destroyed_sockets_are_forgotten():
+    """A second after a socket was destroyed, no row of it is kept, so memory does not grow."""
     tracker = Tracker(Role.CLIENT)
     for number in range(50):
         tracker.rows(steps(*client(number * SECOND * 3, skaddr=0xA00 + number)))
-    assert len(tracker._known) <= 6  # noqa: SLF001 (what is kept cannot be seen from outside)
+    assert len(tracker._known) <= 6  # noqa: SLF001 (there is no public view of the kept rows)
 
 
-def test_rows_that_wait_do_not_add_up():
-    """A socket whose rows wait for their owner is known once, however many batches tell of others."""
+def test_waiting_rows_keep_one_row_of_their_socket():
+    """A socket with waiting rows is kept once, however many batches of other sockets follow."""
     tracker = Tracker(Role.CLIENT, tgid=7)
     tracker.rows(steps(step(100, Kind.ARRIVED, skaddr=0x1)))
     for number in range(20):
         tracker.rows(steps(step(200 + number, Kind.ARRIVED, CLIENT._replace(lport=2), 0x2)))
-    assert len(tracker._known) == 2  # noqa: SLF001 (what is kept cannot be seen from outside)
+    assert len(tracker._known) == 2  # noqa: SLF001 (there is no public view of the kept rows)
 
 
-def test_limits_are_told(monkeypatch):
-    """More open sockets or waiting rows than are kept: the oldest go, and the end says how many."""
+def test_limits_are_reported(monkeypatch):
+    """Beyond the limits of sockets and waiting rows the oldest are dropped, and the closing note counts them."""
     monkeypatch.setattr("lab.probes.analyse.tracker.MOST_OPEN", 3)
     monkeypatch.setattr("lab.probes.analyse.tracker.MOST_WAITING", 2)
-    for how, says in (({}, "5 were forgotten"), ({"tgid": 7}, "8 steps are not shown")):
+    for how, note in (({}, "5 were forgotten"), ({"tgid": 7}, "8 steps are not shown")):
         tracker = Tracker(Role.CLIENT, **how)
         for number in range(8):
             tracker.rows(steps(step(100 + number, Kind.ARRIVED, CLIENT._replace(lport=1 + number), 0x100 + number)))
-        assert says in tracker.end()
+        assert note in tracker.end()
 
 
 def test_nothing():
-    """No events, no rows."""
+    """Without events there are no rows."""
     assert len(joined(steps())) == 0
-    assert len(carried(joined(steps()), 0)) == 0
+    assert len(kept(joined(steps()), 0)) == 0
     assert len(Tracker(Role.CLIENT).rows(steps())) == 0

@@ -1,4 +1,4 @@
-"""From segments to connections: every end that TCP has, and what must not be taken for one."""
+"""From segments to connections: every way that TCP ends a connection, and segments that must not end one."""
 
 import numpy as np
 import pytest
@@ -20,25 +20,25 @@ def one(*rows, now_ns=NOW_NS):
     return row
 
 
-@pytest.mark.parametrize("story", [*WHOLE, *OPEN_BEFORE], ids=lambda story: story.words)
-def test_each_story(story):
-    """D1, D2, D3, L4: duration, how it ended, who closed first, and both FINs, of one connection alone."""
-    row = one(*exchange(story.words, start_ns=10))
-    assert Ended(row["ended"]) == (Ended.OPEN if story.ended is Ended.TIMEOUT else story.ended)
-    assert Side(row["closed_first"]) == story.closed_first
-    start_ns = UNKNOWN if story.partial else 10
+@pytest.mark.parametrize("script", [*WHOLE, *OPEN_BEFORE], ids=lambda script: script.words)
+def test_each_script(script):
+    """D1, D2, D3, L4: duration, kind of end, closing side and both FINs of a single connection."""
+    row = one(*exchange(script.words, start_ns=10))
+    assert Ended(row["ended"]) == (Ended.OPEN if script.ended is Ended.TIMEOUT else script.ended)
+    assert Side(row["closed_first"]) == script.closed_first
+    start_ns = UNKNOWN if script.partial else 10
     assert row["start_ns"] == start_ns
-    known = not story.partial
-    assert row["duration_ns"] == (10 * story.end if known and story.end is not None else UNKNOWN)
-    assert row["second_fin_ns"] == (10 * story.second_fin if known and story.second_fin is not None else UNKNOWN)
-    assert row["end_ns"] == (UNKNOWN if story.end is None else 10 + 10 * story.end)
-    assert (row["syn_retransmissions"], row["fin_retransmissions"]) == (story.syns_again, story.fins_again)
+    known = not script.partial
+    assert row["duration_ns"] == (10 * script.end if known and script.end is not None else UNKNOWN)
+    assert row["second_fin_ns"] == (10 * script.second_fin if known and script.second_fin is not None else UNKNOWN)
+    assert row["end_ns"] == (UNKNOWN if script.end is None else 10 + 10 * script.end)
+    assert (row["syn_retransmissions"], row["fin_retransmissions"]) == (script.syns_again, script.fins_again)
 
 
 @thoroughly
 @given(traffic())
 def test_any_traffic(traffic):
-    """Connections on flows that are used again, on several interfaces and VLANs, interleaved: each row as it must be."""
+    """Reused flows on several interfaces and VLANs, interleaved: each row equals the truth."""
     rows = lifetimes(segments(*traffic.events), traffic.events[-1]["time_ns"] if traffic.events else 0)
     assert told(rows) == traffic.truth
 
@@ -46,7 +46,7 @@ def test_any_traffic(traffic):
 @thoroughly
 @given(traffic())
 def test_order_does_not_matter(traffic):
-    """D4, L1: the ring's order is not that of time; nothing is negative, nothing is near 2^64."""
+    """D4, L1: if the ring's order is not the order of time, no duration is negative or near 2^64."""
     events = segments(*traffic.events)
     backwards = lifetimes(events[::-1], NOW_NS)
     assert told(backwards) == told(lifetimes(events, NOW_NS))
@@ -56,17 +56,17 @@ def test_order_does_not_matter(traffic):
 
 @pytest.mark.parametrize("words", ["cR", "cR sR", "sR cR cR"])
 def test_strays_are_no_connections(words):
-    """A RST of a sender who knows nothing answers some segment or other: it tells of no connection."""
+    """A lone RST answers a stray segment; it gives no connection."""
     assert len(lifetimes(segments(*exchange(words)), NOW_NS)) == 0
 
 
-def test_nothing():
-    """No segments, no rows."""
+def test_no_segments():
+    """Without segments there are no rows."""
     assert len(lifetimes(segments(), NOW_NS)) == 0
 
 
 def test_timeout():
-    """D2: an attempt has failed when its last SYN, not its first, is longer ago than any kernel waits for the next."""
+    """D2: an attempt is a timeout when the time since its last SYN, not its first, exceeds the limit."""
     rows = [segment(time_ns * SECOND, "S") for time_ns in (0, 1, 3, 7, 67)]
     before, after = (67 * SECOND + SYN_TIMEOUT_NS + late_ns for late_ns in (0, 1))
     assert one(*rows, now_ns=before)["ended"] == Ended.OPEN
@@ -74,22 +74,22 @@ def test_timeout():
     assert one(*rows, now_ns=after)["duration_ns"] == UNKNOWN
 
 
-def test_the_same_number_much_later():
-    """A host that begins with the same sequence number each time begins anew when no attempt can have lasted so long."""
+def test_the_same_sequence_number_after_the_timeout():
+    """A SYN with the same sequence number is a new connection if the previous SYN is older than the timeout."""
     later_ns = SYN_TIMEOUT_NS + 100
     rows = lifetimes(segments(*exchange("cS"), *exchange("cS sSA cF sF", start_ns=later_ns)), later_ns + NOW_NS)
     assert [Ended(row["ended"]) for row in rows] == [Ended.TIMEOUT, Ended.FIN]
 
 
 def test_sequence_numbers_wrap():
-    """Numbers are compared modulo 2^32."""
+    """Sequence numbers are compared modulo 2^32."""
     top = (1 << 32) - 1
     for isns in ((top, top), (top - 7, 0), (0, top), (top - 3, top - 8)):
         assert one(*exchange("cS sSA cF sF", isns=isns))["ended"] == Ended.FIN
 
 
-def test_used_again_at_once():
-    """The same ports again, nanoseconds after the last FIN: a connection of its own with a start of its own."""
+def test_flow_reused_at_once():
+    """The same ports, nanoseconds after the last FIN: each use is a connection with its own start."""
     again = [exchange("cS sSA cF sF", start_ns=100 * n, isns=(n * 64, n * 99)) for n in range(1, 51)]
     rows = lifetimes(segments(*(row for rows in again for row in rows)), NOW_NS)
     assert [int(row["start_ns"]) for row in rows] == [100 * n for n in range(1, 51)]
@@ -97,7 +97,7 @@ def test_used_again_at_once():
 
 
 def test_loopback_counts_each_packet_once():
-    """On loopback each packet passes on its way out and on its way in; the first passage is its time."""
+    """On loopback each packet passes at egress and at ingress; it is counted once, at the first time."""
     out = exchange("cS cS sSA cF cF sF")
     back = [row.copy() for row in out]
     for row in back:
@@ -107,8 +107,8 @@ def test_loopback_counts_each_packet_once():
     assert (row["start_ns"], row["duration_ns"], row["second_fin_ns"]) == (10, 30, 50)
 
 
-def test_100_000_connections_quickly():
-    """No Python per event: 100,000 connections of 4 segments each, with 100 flows used a thousand times."""
+def test_100_000_connections():
+    """100,000 connections of 4 segments each, on 100 flows: the measure runs no Python code per event."""
     count = 100_000
     events = np.tile(segments(*exchange("cS sSA cF sF")), count)
     number = np.repeat(np.arange(count), 4)

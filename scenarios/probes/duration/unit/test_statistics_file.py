@@ -1,4 +1,4 @@
-"""The file of durations: its lines, what a crash and a full disk leave of it, and its histogram."""
+"""The file of durations: its lines, incomplete lines after a crash or on a full disk, and the histogram."""
 
 import os
 import re
@@ -16,8 +16,8 @@ CLIENT, SERVER = ("192.168.143.246", 43052), ("137.226.34.46", 80)
 LINE = "192.168.143.246:43052 ->   137.226.34.46:80    | Duration: 0.244123127  s"
 
 
-def test_the_line_as_it_is_known():
-    """Columns of a fixed width, nine decimals, remarks behind a bar; IPv6 in brackets, unknown as `-`."""
+def test_format_of_a_line():
+    """Columns of fixed width, nine decimals, remarks after a bar, IPv6 in brackets, unknown as `-`."""
     assert line(CLIENT, SERVER, 244_123_127) == LINE
     assert line(CLIENT, SERVER, 244_123_127, "rst by client") == f"{LINE} | rst by client"
     assert line(CLIENT, SERVER, 5) == LINE.replace("0.244123127", "0.000000005")
@@ -31,8 +31,8 @@ def test_the_line_as_it_is_known():
 
 @settings(deadline=None, derandomize=True)
 @given(st.integers(0, 10**15))
-def test_durations_come_back(duration_ns):
-    """What is written is read, to the nanosecond: no number goes through a float."""
+def test_durations_are_exact(duration_ns):
+    """A written duration is exact to the nanosecond: no float is involved."""
     text = line(CLIENT, SERVER, duration_ns)
     assert int(re.search(r": (\d+\.\d{9}) ", text)[1].replace(".", "")) == duration_ns
 
@@ -43,7 +43,7 @@ def read(path, text):
 
 
 def test_only_whole_lines_are_read(tmp_path):
-    """A line that was cut off, wherever, is not taken for a shorter duration."""
+    """A line that is cut off at any place is skipped, not read as a shorter duration."""
     path = tmp_path / "statistics.dat"
     assert read(path, f"{LINE}\n{LINE} | rst\n") == [244_123_127] * 2
     whole = LINE.index("  s")
@@ -54,7 +54,7 @@ def test_only_whole_lines_are_read(tmp_path):
 
 
 def test_appends(tmp_path):
-    """Lines of earlier runs stay, and a line that an earlier run could not finish stays on a line of its own."""
+    """Existing lines stay; an incomplete last line gets a newline before the next line is appended."""
     path = tmp_path / "statistics.dat"
     for _ in range(2):
         file = DurationsFile(path)
@@ -69,8 +69,8 @@ def test_appends(tmp_path):
     assert list(read_durations(path)) == [244_123_127] * 2
 
 
-def test_what_is_printed_was_written(tmp_path):
-    """A crash loses no line: each is in the file when `append` returns, without a flush or a close."""
+def test_each_line_is_written_at_once(tmp_path):
+    """A crash loses no line: it is in the file when `append` returns, without flush or close."""
     path = tmp_path / "statistics.dat"
     file = DurationsFile(path)
     for count in range(1, 4):
@@ -80,7 +80,7 @@ def test_what_is_printed_was_written(tmp_path):
 
 
 def test_a_full_disk():
-    """Said once, in one sentence; what is missing is counted."""
+    """The error is reported once; missing lines are counted."""
     file = DurationsFile("/dev/full")
     assert file.append([LINE]) == "/dev/full cannot take more lines (No space left on device): they are printed only"
     assert file.append([LINE, LINE]) == ""
@@ -89,8 +89,8 @@ def test_a_full_disk():
 
 
 @pytest.mark.parametrize("room", [0, 1, len(LINE), len(LINE) + 1, len(LINE) + 40])
-def test_a_disk_that_becomes_full_in_the_middle(tmp_path, monkeypatch, room):
-    """What a short write leaves of a line is never joined with a later line."""
+def test_a_short_write(tmp_path, monkeypatch, room):
+    """After a short write on a full disk, the incomplete line is not joined with a later line."""
     path = tmp_path / "statistics.dat"
     file = DurationsFile(path)
     real = os.write
@@ -108,7 +108,7 @@ def test_a_disk_that_becomes_full_in_the_middle(tmp_path, monkeypatch, room):
 
 
 def test_a_file_that_cannot_be_opened(tmp_path):
-    """One sentence."""
+    """The error is one sentence with the reason."""
     with pytest.raises(LabError, match=r"cannot be written \(Is a directory\): choose another file"):
         DurationsFile(tmp_path)
     with pytest.raises(LabError, match=r"cannot be written \(No such file or directory\)"):
@@ -118,7 +118,7 @@ def test_a_file_that_cannot_be_opened(tmp_path):
 
 
 def test_bins_are_logarithmic():
-    """Ten bins to a decade; a duration at an edge belongs above it; beyond the ends, to the first and last bin."""
+    """Ten bins per decade. A duration at an edge is in the bin above. The first and last bin are open-ended."""
     histogram = Histogram()
     histogram.add([0, 1_000, 1_258, 1_259, 10**9, 10**30 // 10**12])
     assert histogram.counts.sum() == 6
@@ -130,7 +130,7 @@ def test_bins_are_logarithmic():
 
 @pytest.mark.parametrize("name", ["graph.png", "graph.svg"])
 def test_a_picture(tmp_path, name):
-    """The histogram is drawn into a file of the type that its name says."""
+    """The suffix of the file is the type of the picture."""
     histogram = Histogram()
     histogram.add([10**6, 2 * 10**6, 10**9])
     histogram.draw(tmp_path / name)
@@ -138,10 +138,10 @@ def test_a_picture(tmp_path, name):
 
 
 def test_nothing_to_draw(tmp_path):
-    """A picture of nothing is not drawn, and the reason is told."""
+    """Without durations, or with an unusable file name, no picture is drawn and the error has the reason."""
     with pytest.raises(LabError, match="no duration is known"):
         Histogram().draw(tmp_path / "graph.png")
-    with pytest.raises(LabError, match="no name for a picture"):
+    with pytest.raises(LabError, match="not the name of a picture"):
         require_drawable(tmp_path / "graph.doc")
     with pytest.raises(LabError, match="cannot be written"):
         require_drawable(tmp_path / "nowhere" / "graph.png")

@@ -1,4 +1,4 @@
-"""The table of connections under way says what all segments together say, whatever batches they come in, and has a bound."""
+"""The table of open connections: batches give the same rows as all segments at once, and its size is bounded."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ NOTHING = np.zeros(0, SEGMENT)
 
 
 def fed(table, *batches):
-    """Feed batches of `(now_ns, segments)`; returns all rows, as lists of names of how they ended."""
+    """Feed batches of `(now_ns, segments)`; return for each batch how its connections ended."""
     taken = [table.take(batch, now_ns) for now_ns, batch in batches]
     return [[Ended(row["ended"]).name for row in rows] if rows is not None else [] for rows in taken]
 
@@ -23,7 +23,7 @@ def fed(table, *batches):
 @settings(deadline=None, derandomize=True, max_examples=200, phases=set(Phase) - {Phase.explain})
 @given(traffic(), st.data())
 def test_batches_do_not_matter(traffic, data):
-    """Cut anywhere, each batch in any order and some segments a batch late: the same rows, each once."""
+    """With any cuts, any order in a batch, and segments one batch late, each row is correct and reported once."""
     events = segments(*traffic.events)
     table, rows, late = Tracker(), [], NOTHING
     cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=8)))
@@ -32,7 +32,7 @@ def test_batches_do_not_matter(traffic, data):
         now_ns = int(events["time_ns"][end - 1]) if end else 0
         batch = batch[data.draw(st.permutations(range(len(batch))))] if len(batch) < 20 else batch[::-1]
         kept_back = data.draw(st.integers(0, len(batch))) if end < len(events) else 0
-        # What is late by one batch was stamped since the look before.
+        # A segment that is one batch late has a time stamp after the previous batch.
         old = batch["time_ns"] <= (events["time_ns"][start - 1] if start else 0)
         held = ~old & (np.arange(len(batch)) < kept_back)
         late = batch[held]
@@ -43,8 +43,8 @@ def test_batches_do_not_matter(traffic, data):
     assert told(found) == traffic.truth
 
 
-def test_what_waits_is_not_forgotten():
-    """A segment waits for the next look; at the end nothing waits."""
+def test_segments_are_processed_one_batch_later():
+    """A segment is processed with the next batch, or at the end."""
     table = Tracker()
     assert fed(table, (1 * MS, segments(*exchange("cS sSA cF sF")))) == [[]]
     assert fed(table, (2 * MS, NOTHING)) == [["FIN"]]
@@ -55,26 +55,26 @@ def test_what_waits_is_not_forgotten():
 
 
 def test_timeout_is_reported_once_and_leaves_the_table():
-    """D2: no answer for so long after the last SYN: reported then, not earlier, and gone."""
+    """D2: a timeout is reported when its time has passed since the last SYN, not earlier; then it leaves the table."""
     table = Tracker(syn_timeout_ns=2 * SECOND)
     syns = segments(segment(10, "S"), segment(SECOND, "S"))
     last_ns = SECOND
-    looks = [
+    batches = [
         (SECOND, syns),
         (SECOND + 1, NOTHING),
         (last_ns + 2 * SECOND, NOTHING),
         (last_ns + 2 * SECOND + 1, NOTHING),
     ]
-    assert fed(table, *looks) == [[], [], [], ["TIMEOUT"]]
+    assert fed(table, *batches) == [[], [], [], ["TIMEOUT"]]
     assert len(table) == 0
     assert fed(table, (10 * SECOND, NOTHING)) == [[]]
 
 
-@pytest.mark.parametrize("story", ["cS sSA cF sF", "cS sRA0", "cS sSA cRA", "cRA"])
-def test_what_has_ended_leaves_the_table(story):
-    """D2: after TIME_WAIT's time the table is empty, and a FIN sent again until then is no new connection."""
+@pytest.mark.parametrize("words", ["cS sSA cF sF", "cS sRA0", "cS sSA cRA", "cRA"])
+def test_ended_connections_leave_the_table(words):
+    """D2: an ended connection stays for the length of TIME_WAIT, so that a retransmitted FIN is no new connection."""
     table = Tracker()
-    assert len(fed(table, (MS, segments(*exchange(story))), (2 * MS, NOTHING))[1]) == 1
+    assert len(fed(table, (MS, segments(*exchange(words))), (2 * MS, NOTHING))[1]) == 1
     assert len(table) == 1
     again = segments(*exchange("sF cF", start_ns=3 * MS))
     assert fed(table, (4 * MS, again), (5 * MS, NOTHING)) == [[], []]
@@ -83,25 +83,25 @@ def test_what_has_ended_leaves_the_table(story):
 
 
 def test_strays_do_not_stay():
-    """A RST that belongs to nothing takes no room."""
+    """A RST without a connection is not kept."""
     table = Tracker()
     fed(table, (MS, segments(*exchange("cR sR"))), (2 * MS, NOTHING))
     assert len(table) == 0
 
 
 def test_retransmissions_take_no_room():
-    """Ten thousand times the same SYN is one segment and a count."""
+    """The same SYN ten thousand times is kept as one segment with a count."""
     table = Tracker()
     for number in range(100):
         fed(table, (number * MS, segments(*(segment(number * MS + step, "S") for step in range(100)))))
     fed(table, (SECOND, NOTHING))
-    assert len(table._kept) <= 4  # noqa: SLF001 (its size is the point)
+    assert len(table._kept) <= 4  # noqa: SLF001 (the test is about its size)
     _, (still_open,) = table.finish(2 * SECOND)
     assert still_open["syn_retransmissions"] == 9_999
 
 
-def test_silent_for_ever():
-    """An established connection that never ends stays, as long as there is room."""
+def test_idle_connection():
+    """An established connection stays in the table until it ends, as long as there is room."""
     table = Tracker()
     fed(table, (MS, segments(*exchange("cS sSA"))), (2 * MS, NOTHING), (10**6 * SECOND, NOTHING))
     assert len(table) == 1
@@ -110,7 +110,7 @@ def test_silent_for_ever():
 
 
 def flood(count, start_ns, kinds="cS"):
-    """Return one story on each of many flows."""
+    """Return the segments of one script on each of many flows."""
     flow = Flow("192.0.2.1", 1, "192.0.2.2", 80)
     rows = np.tile(segments(*exchange(kinds, flow=flow)), count)
     number = np.repeat(np.arange(count), len(kinds.split()))
@@ -124,7 +124,7 @@ def flood(count, start_ns, kinds="cS"):
 
 
 def test_a_flood_of_syns_is_bounded():
-    """D2, L2: more attempts than there is room for: the oldest are forgotten, counted, and the table stays as large as it is."""
+    """D2, L2: with more attempts than room, the oldest are forgotten and counted, and the table does not grow."""
     table = Tracker(most=1000)
     for number in range(20):
         fed(table, (number * SECOND, flood(5000, number * SECOND - 10_000)))
@@ -133,8 +133,8 @@ def test_a_flood_of_syns_is_bounded():
     assert table.forgotten >= 5000 - 1000
 
 
-def test_what_has_ended_makes_room_first():
-    """Connections that are open are kept when forgetting ended ones is enough; nothing is counted as forgotten then."""
+def test_ended_connections_are_forgotten_first():
+    """Open connections stay if there are enough ended ones to forget; `forgotten` is then 0."""
     table = Tracker(most=1000)
     fed(table, (MS, flood(500, 10, "cS sSA")))
     ended = 0
@@ -147,12 +147,12 @@ def test_what_has_ended_makes_room_first():
     assert table.forgotten == 0
 
 
-def test_a_large_table_is_quick():
-    """With 100,000 open connections, a look at ten others takes milliseconds: what nothing happens to is left alone."""
+def test_a_large_table_is_fast():
+    """With 99,000 open connections, a batch about ten others changes few entries of the table."""
     table = Tracker()
     fed(table, (MS, flood(99_000, 10, "cS sSA")), (2 * MS, NOTHING))
     assert len(table) == 99_000
-    before = table._kept["number"].copy()  # noqa: SLF001 (how much of it is looked at is the point)
+    before = table._kept["number"].copy()  # noqa: SLF001 (the test is about the number of changed entries)
     few = flood(10, 3 * MS, "cS sSA cF sF")
     fed(table, (4 * MS, few), (5 * MS, NOTHING))
     assert (before != table._kept["number"][: len(before)]).sum() < 1000  # noqa: SLF001 (as above)

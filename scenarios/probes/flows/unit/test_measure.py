@@ -1,4 +1,4 @@
-"""Sums by flow become a report: nothing counted twice, nothing left out, both directions of a connection together."""
+"""Reports from sums by flow: exact sums by pair and by connection, with both directions of a connection in one row."""
 
 import ipaddress
 from collections import defaultdict
@@ -36,12 +36,12 @@ MAC_A, MAC_B = bytes.fromhex("0200000000c1"), bytes.fromhex("02000000005e")
 
 
 def packed(address):
-    """16 bytes in network order, IPv4 as ::ffff:a.b.c.d."""
+    """Return an address as 16 bytes in network order, IPv4 as ::ffff:a.b.c.d."""
     return list(ipaddress.IPv6Address(address if ":" in address else f"::ffff:{address}").packed)
 
 
 def flow(source=A, destination=B, sport=0, dport=0, **fields):
-    """One row as the kernel adds it up: TCP at the egress of interface 2, unless `fields` say otherwise."""
+    """Return a row of the kernel's sums: by default TCP at the egress of interface 2; `fields` override columns."""
     row = np.zeros((), TOTALS)
     known = {"ifindex": 2, "ethertype": 0x0800, "version": 4, "protocol": 6, "direction": Direction.EGRESS}
     known |= {"saddr": packed(source), "daddr": packed(destination), "sport": sport, "dport": dport}
@@ -56,21 +56,21 @@ def totals(*rows):
 
 
 def seen(rows):
-    """Each row's ends and counts."""
-    said = [as_dict(row, {}) for row in rows]
-    return [(row["source"], row["destination"], row["packets"], row["bytes"]) for row in said]
+    """Return the ends and counts of each row."""
+    named = [as_dict(row, {}) for row in rows]
+    return [(row["source"], row["destination"], row["packets"], row["bytes"]) for row in named]
 
 
 def test_nothing_gives_no_rows():
-    """An interval without traffic is one without rows, with the same columns as ever."""
+    """An interval without traffic has the usual columns and no rows."""
     for rows in (measure.pairs(totals()), measure.connections(totals())):
         assert len(rows) == 0
         assert {"packets", "bytes", "saddr"} <= set(rows.dtype.names)
         assert len(measure.from_first_sender(measure.connections(totals()))) == 0
 
 
-def test_ports_do_not_tell_pairs_apart_and_directions_do():
-    """Two connections of a pair are one row; what comes back is another."""
+def test_a_pair_is_addresses_and_direction():
+    """Two connections of a pair are one row; the replies are another."""
     rows = measure.pairs(
         totals(
             flow(sport=1, dport=80, packets=2, bytes=100),
@@ -81,14 +81,14 @@ def test_ports_do_not_tell_pairs_apart_and_directions_do():
     assert seen(measure.largest_first(rows)) == [(B, A, 9, 900), (A, B, 5, 300)]
 
 
-def test_protocol_interface_vlan_and_direction_tell_pairs_apart():
-    """Rows that differ in any of these are not added up."""
+def test_protocol_interface_vlan_and_direction_separate_pairs():
+    """Rows that differ in one of these columns are not added up."""
     others = ({}, {"protocol": 17}, {"ifindex": 3}, {"vlan": 5}, {"inner_vlan": 5}, {"direction": Direction.INGRESS})
     assert len(measure.pairs(totals(*(flow(**fields) for fields in others)))) == len(others)
 
 
 def test_fragments_belong_to_their_pair():
-    """F3: later fragments have no ports but addresses: in the pair they are one with the first, as a connection they are not."""
+    """F3: later fragments, which have no ports, are in the row of their pair but in a separate connection."""
     rows = totals(
         flow(sport=7, dport=53, protocol=17), flow(protocol=17, problem=Problem.LATER_FRAGMENT, packets=2, bytes=2000)
     )
@@ -97,17 +97,21 @@ def test_fragments_belong_to_their_pair():
     assert {(row["sport"], row["problem"]) for row in connections} == {(7, None), (None, "later_fragment")}
 
 
-def test_what_is_not_ip_has_mac_addresses():
-    """F5: ARP is told by the MAC addresses of its frame, apart from IP traffic of all-zero addresses."""
+def test_endpoints_that_are_not_ip_are_mac_addresses():
+    """F5: the endpoints of ARP are the MAC addresses of its frame, not all-zero IP addresses."""
     arp = flow("::", "::", ethertype=0x0806, version=0, protocol=0, problem=Problem.NOT_IP)
     (row,) = measure.pairs(totals(arp))
-    said = as_dict(row, {})
-    assert (said["protocol"], said["source"], said["destination"]) == ("ARP", "02:00:00:00:00:c1", "02:00:00:00:00:5e")
-    assert said["ip_protocol"] is None
+    named = as_dict(row, {})
+    assert (named["protocol"], named["source"], named["destination"]) == (
+        "ARP",
+        "02:00:00:00:00:c1",
+        "02:00:00:00:00:5e",
+    )
+    assert named["ip_protocol"] is None
 
 
-def test_mac_addresses_are_told_apart_on_demand():
-    """A pair whose frames come from two MAC addresses is one row, and with `macs` two."""
+def test_macs_separate_rows():
+    """A pair with two source MAC addresses is one row, or two with `macs`."""
     rows = totals(flow(), flow(smac=list(MAC_B)))
     assert len(measure.pairs(rows)) == len(measure.connections(rows)) == 1
     assert len(measure.pairs(rows, macs=True)) == len(measure.connections(rows, macs=True)) == 2
@@ -115,7 +119,7 @@ def test_mac_addresses_are_told_apart_on_demand():
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_connection_begins_at_the_end_that_sent_first(first):
-    """Whichever address is higher: who sent the first packet is the source, and the other's packets are replies."""
+    """The sender of the first packet is the source, whether its address is the higher one or not."""
     rows = measure.connections(
         totals(
             flow(sport=5, dport=80, packets=4, bytes=400, first_ns=10 if first else 30, last_ns=90),
@@ -123,25 +127,25 @@ def test_a_connection_begins_at_the_end_that_sent_first(first):
         )
     )
     (row,) = measure.from_first_sender(rows)
-    said = as_dict(row, {2: "eth0"})
+    named = as_dict(row, {2: "eth0"})
     ends = (A, 5, B, 80) if first else (B, 80, A, 5)
-    assert tuple(said[name] for name in ("source", "sport", "destination", "dport")) == ends
-    assert (said["packets"], said["reply_packets"]) == ((4, 7) if first else (7, 4))
-    assert said["direction"] == ("egress" if first else "ingress")
-    assert (said["first_ns"], said["last_ns"]) == (10 if first else 20, 90)
-    assert said["interface"] == "eth0"
+    assert tuple(named[name] for name in ("source", "sport", "destination", "dport")) == ends
+    assert (named["packets"], named["reply_packets"]) == ((4, 7) if first else (7, 4))
+    assert named["direction"] == ("egress" if first else "ingress")
+    assert (named["first_ns"], named["last_ns"]) == (10 if first else 20, 90)
+    assert named["interface"] == "eth0"
 
 
 def test_a_connection_of_one_direction():
-    """Nothing has come back: no reply, and no invented time of one."""
+    """A connection without replies has no time of a reply."""
     (row,) = measure.from_first_sender(measure.connections(totals(flow(B, A, sport=80, dport=5))))
-    said = as_dict(row, {})
-    assert (said["source"], said["reply_packets"], said["reply_first_ns"]) == (B, 0, None)
-    assert (said["first_ns"], said["last_ns"]) == (10, 10)
+    named = as_dict(row, {})
+    assert (named["source"], named["reply_packets"], named["reply_first_ns"]) == (B, 0, None)
+    assert (named["first_ns"], named["last_ns"]) == (10, 10)
 
 
-def test_both_ways_of_the_loopback_go_out():
-    """On the loopback both directions are counted at egress, and are one connection."""
+def test_loopback_counts_both_directions_at_egress():
+    """On the loopback both directions have the direction egress, and are one connection."""
     there = flow(sport=5, dport=80, ifindex=LOOPBACK)
     back = flow(B, A, sport=80, dport=5, ifindex=LOOPBACK)
     assert len(measure.connections(totals(there, back))) == 1
@@ -171,8 +175,8 @@ FLOWS = st.builds(
 
 @thoroughly
 @given(st.lists(st.lists(FLOWS, max_size=20), min_size=1, max_size=5))
-def test_intervals_add_up_to_what_one_by_one_addition_gives(intervals):
-    """However traffic falls into intervals, the report is the sum, by pair and by connection."""
+def test_intervals_add_up(intervals):
+    """The report is the sum over all packets, by pair and by connection, for any division into intervals."""
     pairs, connections = Accumulated(PAIR, 1000), Accumulated(CONNECTION, 1000)
     by_pair, by_connection = defaultdict(lambda: [0, 0]), defaultdict(int)
     first = {}
@@ -200,20 +204,20 @@ def test_intervals_add_up_to_what_one_by_one_addition_gives(intervals):
     } == by_pair
     there_and_back = defaultdict(int)
     for row in measure.from_first_sender(connections.rows):
-        said = as_dict(row, {})
-        ends = (said["source"], said["sport"]), (said["destination"], said["dport"])
-        there_and_back[*ends, said["ip_protocol"]] += said["packets"]
-        if said["reply_packets"]:
-            there_and_back[*ends[::-1], said["ip_protocol"]] += said["reply_packets"]
-        assert said["first_ns"] >= first[frozenset(ends), said["ip_protocol"]]
-        assert said["reply_first_ns"] is None or said["first_ns"] <= said["reply_first_ns"]
+        named = as_dict(row, {})
+        ends = (named["source"], named["sport"]), (named["destination"], named["dport"])
+        there_and_back[*ends, named["ip_protocol"]] += named["packets"]
+        if named["reply_packets"]:
+            there_and_back[*ends[::-1], named["ip_protocol"]] += named["reply_packets"]
+        assert named["first_ns"] >= first[frozenset(ends), named["ip_protocol"]]
+        assert named["reply_first_ns"] is None or named["first_ns"] <= named["reply_first_ns"]
     assert there_and_back == by_connection
 
 
 @thoroughly
 @given(st.lists(st.lists(FLOWS, max_size=20), min_size=1, max_size=5), st.integers(1, 4))
 def test_a_full_table_sums_up_the_longest_idle(intervals, most):
-    """F4: no more rows than there may be, and what is not in them is in `older`: the sum stays the sum."""
+    """F4: a full table keeps at most `most` rows, and these and `older` add up to all packets."""
     bounded, everything = Accumulated(CONNECTION, most), Accumulated(CONNECTION, 1000)
     for interval in intervals:
         rows = measure.connections(totals(*interval))
@@ -225,7 +229,7 @@ def test_a_full_table_sums_up_the_longest_idle(intervals, most):
 
 
 def test_the_longest_idle_row_goes_first():
-    """Of three rows with room for two, the one that was quiet longest is summed up."""
+    """Of three rows with room for two, the one with the oldest last packet is summed up."""
     table = Accumulated(PAIR, 2)
     table.add(measure.pairs(totals(flow(A, B, last_ns=50), flow(B, A, last_ns=20, packets=4, bytes=500))))
     rows = table.add(measure.pairs(totals(flow(V6, B, last_ns=60))))
@@ -234,7 +238,7 @@ def test_the_longest_idle_row_goes_first():
 
 
 def test_largest_first():
-    """Most packets first; with as many, most bytes."""
+    """Rows are sorted by packets, then by bytes."""
     rows = measure.pairs(totals(flow(A, B, packets=2), flow(B, A, packets=3), flow(A, V6, packets=2, bytes=61)))
     assert seen(measure.largest_first(rows)) == [(B, A, 3, 60), (A, V6, 2, 61), (A, B, 2, 60)]
 
@@ -256,12 +260,12 @@ def test_largest_first():
     ],
 )
 def test_names(numbers, name):
-    """F5: each kind of traffic under its own name."""
+    """F5: each kind of traffic has its own name."""
     assert protocol_name(*numbers) == name
 
 
 def test_table():
-    """Columns as the users of such tools know them, as wide as they have to be; `-` for what there is not."""
+    """A column is as wide as its widest cell, and a missing value is `-`."""
     rows = [as_dict(row, {2: "eth0"}) for row in measure.pairs(totals(flow(packets=1234567, bytes=1234567, vlan=7)))]
     lines = list(text.lines([*rows, text.older(rows[0], {"packets": 5, "bytes": 300})]))
     assert [line.split() for line in lines] == [
@@ -272,7 +276,7 @@ def test_table():
 
 
 def test_table_of_connections():
-    """Each connection with its ports, its duration and both of its directions; IPv6 in brackets, ports that are not known as `-`."""
+    """A line has ports, duration and both directions. IPv6 addresses are in brackets, and an unknown port is `-`."""
     rows = measure.from_first_sender(
         measure.connections(
             totals(
@@ -283,8 +287,8 @@ def test_table_of_connections():
             macs=True,
         )
     )
-    said = [as_dict(row, {2: "eth0"}) for row in measure.largest_first(rows)]
-    head, first, *rest = text.lines(said, connections=True, macs=True)
+    named = [as_dict(row, {2: "eth0"}) for row in measure.largest_first(rows)]
+    head, first, *rest = text.lines(named, connections=True, macs=True)
     assert head.split()[:6] == ["PROTOCOL", "SOURCE", "DESTINATION", "START", "DURATION", "PACKETS"]
     words = first.split()
     assert (words[1], words[2], words[4], words[5]) == (f"{A}:5", f"{B}:80", "1.500", "9")

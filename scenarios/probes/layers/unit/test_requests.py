@@ -1,4 +1,4 @@
-"""Points become ways, and ways become requests and replies: on networks that cut, lose, repeat, reorder and wrap."""
+"""Stages, requests and replies from points of networks that cut, lose, repeat and reorder segments."""
 
 import numpy as np
 import pytest
@@ -16,13 +16,13 @@ NUMBERS = st.one_of(st.integers(0, (1 << 32) - 1), st.integers((1 << 32) - 9 * M
 
 
 def test_points_are_numbered_as_in_the_program():
-    """Python's names are those of the C header, in the same order."""
+    """`At` has the names of the C header, in the same order."""
     text = (SOURCES / "layers/event.h").read_text()
     names = [line.split("_", 1)[1].split(",")[0] for line in text.splitlines() if line.startswith("    POINT_")]
     assert names == [at.name for at in At]
 
 
-@settings(deadline=None, max_examples=60)  # how long it takes is the machine's affair
+@settings(deadline=None, max_examples=60)  # the time depends on the machine
 @given(
     seed=st.integers(0, 1 << 32),
     numbers=st.tuples(NUMBERS, NUMBERS),
@@ -30,28 +30,28 @@ def test_points_are_numbered_as_in_the_program():
     spurious=st.sampled_from([0.0, 0.3]),
     turns=st.integers(1, 4),
 )
-def test_every_stop_of_every_request(seed, numbers, loss, spurious, turns):
-    """Whatever the network does, each stop of request and reply is the true one, and the layers add up to the whole."""
+def test_every_stage_of_every_request(seed, numbers, loss, spurious, turns):
+    """On any network, each stage of request and reply has its true time, and the layers add up to the total."""
     network = Network(seed, loss, spurious)
     network.open(FLOW, *numbers)
     truth = talk(network, FLOW, numbers, turns)
     found = requests(Stages(points(*network.rows), HOSTS), PORT)
-    assert len(found.rows) == len(found.exchanges.call) == turns
+    assert len(found.rows) == len(found.turns.call) == turns
     assert not found.overlaps.any()
-    for row, stages in zip(found.rows, truth, strict=True):
-        request, reply = (way.stops for way in stages)
+    for row, legs in zip(found.rows, truth, strict=True):
+        request, reply = (leg.stops for leg in legs)
         reply[Stop.BEGUN] = request[Stop.READ]
         assert row["stops"].tolist() == [request, reply]
-        assert row["sent"].tolist() == [way.sent for way in stages]
+        assert row["sent"].tolist() == [leg.sent for leg in legs]
         assert row["layers_ns"].sum() == row["total_ns"] == reply[Stop.READ] - request[Stop.BEGUN]
         assert row["elsewhere_ns"] == 0
         assert (row["layers_ns"] >= 0).all()
 
 
-@settings(deadline=None, max_examples=30)  # how long it takes is the machine's affair
+@settings(deadline=None, max_examples=30)  # the time depends on the machine
 @given(seed=st.integers(0, 1 << 32), loss=st.sampled_from([0.0, 0.4]), spurious=st.sampled_from([0.0, 0.4]))
 def test_every_segment(seed, loss, spurious):
-    """Each byte is delivered by one segment, whatever was lost and repeated, and no segment comes twice."""
+    """Each byte is delivered by one segment, despite losses and repetitions, and each segment is one row."""
     network = Network(seed, loss, spurious)
     network.open(FLOW, 5, 6)
     sizes = [network.random.randint(1, 9 * MSS) for _ in range(3)]
@@ -69,20 +69,20 @@ def test_every_segment(seed, loss, spurious):
     assert (layers.sum(axis=1) == delivered["stops"][:, Stop.READ] - delivered["stops"][:, Stop.BEGUN]).all()
 
 
-@settings(deadline=None, max_examples=20)  # how long it takes is the machine's affair
+@settings(deadline=None, max_examples=20)  # the time depends on the machine
 @given(seed=st.integers(0, 1 << 32), numbers=st.lists(NUMBERS, min_size=6, max_size=6, unique=True))
-def test_flows_that_are_used_again(seed, numbers):
-    """Connections of the same flow, one after the other, and beside them one of another flow, are kept apart."""
+def test_reused_flows(seed, numbers):
+    """Successive connections of one flow, and a simultaneous one of another flow, are separate."""
     network = Network(seed)
     expected = []
     for opened in (numbers[:2], numbers[2:4]):
         network.open(FLOW, *opened)
         expected += talk(network, FLOW, opened, 2)
-    beside = Network(seed + 1)
+    parallel = Network(seed + 1)
     other = FLOW._replace(lport=40001)
-    beside.open(other, *numbers[4:])
-    talk(beside, other, numbers[4:], 3)
-    found = requests(Stages(points(*network.rows, *beside.rows), HOSTS), PORT).rows
+    parallel.open(other, *numbers[4:])
+    talk(parallel, other, numbers[4:], 3)
+    found = requests(Stages(points(*network.rows, *parallel.rows), HOSTS), PORT).rows
     mine = found[found["cport"] == FLOW.lport]
     assert mine["number"].tolist() == [0, 1, 0, 1]
     assert len(set(mine["connection"])) == 2
@@ -92,7 +92,7 @@ def test_flows_that_are_used_again(seed, numbers):
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_one_host(host):
-    """Where only one host is watched, its own layers are right, and the rest of the time is told in one sum."""
+    """With one observed host, its layers are correct, and the other time is one sum."""
     network = Network(7)
     network.open(FLOW, 8, 9)
     talk(network, FLOW, (8, 9), 3)
@@ -105,13 +105,13 @@ def test_one_host(host):
         known[:, 0] = False
         assert known.sum() >= 8
         assert row["layers_ns"][known].tolist() == true["layers_ns"][known].tolist()
-        told = row["layers_ns"][row["layers_ns"] != UNKNOWN].sum()
-        assert told + row["elsewhere_ns"] == row["total_ns"] <= true["total_ns"]
+        known_ns = row["layers_ns"][row["layers_ns"] != UNKNOWN].sum()
+        assert known_ns + row["elsewhere_ns"] == row["total_ns"] <= true["total_ns"]
         assert (row["elsewhere_ns"] > 0) == (host == CLIENT_NETNS)
 
 
-def test_what_is_no_request_is_told():
-    """A greeting that nobody asked for, a reply before its request was read, a request without a reply: none becomes a row."""
+def test_turns_without_a_row():
+    """A greeting, a reply that begins before its request was read, and a request without a reply have no row."""
     back = FLOW.reversed()
 
     def moved(flow, seq, written_ns, read_ns):
@@ -124,14 +124,14 @@ def test_what_is_no_request_is_told():
     asked = moved(FLOW, 11, 80, 90)
     found = requests(Stages(points(*greeting, *early, *asked), HOSTS), PORT)
     assert len(found.rows) == 0
-    assert found.exchanges.asked.tolist() == [False, True, True]
-    assert found.exchanges.answered.tolist() == [True, True, False]
+    assert found.turns.asked.tolist() == [False, True, True]
+    assert found.turns.answered.tolist() == [True, True, False]
     assert found.overlaps.tolist() == [False, True, False]
-    assert found.exchanges.last.tolist() == [False, False, True]
+    assert found.turns.last.tolist() == [False, False, True]
 
 
-def test_reads_that_return_more():
-    """A read() that returns several segments says so for each, and each has its own way up to it."""
+def test_a_read_of_several_segments():
+    """Segments that one read() returns have its length, and each has its own stages up to it."""
     rows = [point(20 + n, At.DEVICE_IN, 1 + 10 * n, 10) for n in range(3)]
     rows += [point(30 + n, At.TC_IN, 1 + 10 * n, 10) for n in range(3)]
     rows += [point(40 + n, At.TCP_IN, 1 + 10 * n, 10) for n in range(3)]
@@ -145,7 +145,7 @@ def test_reads_that_return_more():
 
 
 def test_nothing():
-    """No points, no rows; and one point alone is none either."""
+    """Without points, or with a single one, there are no rows."""
     for rows in ((), (point(1, At.READY, 1, 0),)):
         stages = Stages(points(*rows), HOSTS)
         assert len(stages.packets()) == len(requests(stages, PORT).rows) == 0

@@ -1,4 +1,4 @@
-"""Requests as lines, percentiles, waterfall, trace and picture."""
+"""Requests as lines, percentiles, histograms, waterfall, trace and picture."""
 
 import json
 from collections import defaultdict
@@ -17,7 +17,7 @@ from lab.probes.layers.stages import LAYERS, Stages
 
 
 def rows(hosts=(CLIENT_NETNS, SERVER_NETNS), turns=5):
-    """Return some requests of two connections at once."""
+    """Return requests of two simultaneous connections."""
     found = []
     for seed, flow in ((1, FLOW), (2, FLOW._replace(lport=40001))):
         network = Network(seed)
@@ -28,45 +28,45 @@ def rows(hosts=(CLIENT_NETNS, SERVER_NETNS), turns=5):
 
 
 def test_a_line_has_every_layer():
-    """The two lines of a request say in microseconds what the row says in nanoseconds."""
+    """The two lines of a request have all values of its row, in microseconds."""
     for row in rows():
-        told = layer_text.as_dict(row)
-        asked, answered = (line.split() for line in layer_text.line(told).splitlines())
+        as_json = layer_text.as_dict(row)
+        asked, answered = (line.split() for line in layer_text.line(as_json).splitlines())
         assert asked[:2] == [f"192.0.2.1:{row['cport']}", "request"]
         assert answered[0] == "reply"
         shown = [*asked[3:], *answered[2:-2]]
         assert shown == [f"{ns / 1000:.1f}" for ns in row["layers_ns"].ravel()]
         assert answered[-1] == f"{row['total_ns'] / 1000:.1f}"
-        told_ns = [told[f"{leg}_{name}_ns"] for leg in ("request", "reply") for name in LAYERS]
-        assert sum(told_ns) + told["elsewhere_ns"] == told["total_ns"]
-    assert len(text.header().split()) == len(layer_text.line(told).splitlines()[1].split()) + 1
+        times_ns = [as_json[f"{leg}_{name}_ns"] for leg in ("request", "reply") for name in LAYERS]
+        assert sum(times_ns) + as_json["elsewhere_ns"] == as_json["total_ns"]
+    assert len(text.header().split()) == len(layer_text.line(as_json).splitlines()[1].split()) + 1
 
 
-def test_what_nobody_watched_is_a_dash():
-    """Layers of a host that nobody watched are no zeros."""
+def test_layers_not_observed_are_dashes():
+    """Layers of a host that was not observed are null or a dash, not zero."""
     row = rows((CLIENT_NETNS,))[0]
-    told = layer_text.as_dict(row)
-    assert told["request_wire_ns"] is None
-    assert told["reply_wake_up_ns"] is not None
-    assert layer_text.line(told).splitlines()[0].split()[7:] == ["-"] * 7
+    as_json = layer_text.as_dict(row)
+    assert as_json["request_wire_ns"] is None
+    assert as_json["reply_wake_up_ns"] is not None
+    assert layer_text.line(as_json).splitlines()[0].split()[7:] == ["-"] * 7
 
 
 def test_percentiles():
-    """Percentiles are values that occurred; the shares of all layers are the whole."""
+    """Percentiles are values that occurred, and the shares of all layers add up to 1."""
     requests = rows(turns=50)
-    told = {(row["leg"], row["layer"]): row for row in layer_text.summary(requests)}
-    assert len(told) == 2 * len(LAYERS) + 2
+    layers = {(row["leg"], row["layer"]): row for row in layer_text.summary(requests)}
+    assert len(layers) == 2 * len(LAYERS) + 2
     wire = np.sort(requests["layers_ns"][:, 0, LAYERS.index("wire")])
-    row = told["request", "wire"]
+    row = layers["request", "wire"]
     assert (row["requests"], row["host"]) == (100, "wire")
     assert [row["p50_ns"], row["p90_ns"], row["p99_ns"], row["max_ns"]] == wire[[49, 89, 98, 99]].tolist()
-    assert sum(row["share"] for key, row in told.items() if key[1] != "total") == pytest.approx(1, abs=0.002)
-    assert len(list(layer_text.summary_lines(requests))) == 2 + len(told)
+    assert sum(row["share"] for key, row in layers.items() if key[1] != "total") == pytest.approx(1, abs=0.002)
+    assert len(list(layer_text.summary_lines(requests))) == 2 + len(layers)
     assert list(layer_text.summary_lines(requests[:0])) == []
 
 
 def test_waterfall():
-    """Each layer's bar begins where the one before has ended, and the last ends at the end."""
+    """The bars of the layers are in order of time, and their times add up to the total."""
     row = layer_text.typical(rows())
     head, *lines = layer_text.waterfall(row)
     assert f"{row['bytes'][0]} bytes, {row['bytes'][1]} back" in head
@@ -78,16 +78,16 @@ def test_waterfall():
 
 
 def test_the_typical_request_is_the_median():
-    """Of an odd number of requests the typical one has as many slower as faster ones."""
+    """Of an odd number of requests, as many are slower as faster than the typical one."""
     requests = rows()[:9]
     total_ns = layer_text.typical(requests)["total_ns"]
     assert (requests["total_ns"] < total_ns).sum() == (requests["total_ns"] > total_ns).sum() == 4
-    with pytest.raises(ValueError, match="of no requests"):
+    with pytest.raises(ValueError, match="has no requests"):
         layer_text.typical(requests[:0])
 
 
 def test_histograms():
-    """Each layer that took any time has a histogram, which counts every request."""
+    """Each layer that took time has a histogram."""
     requests = rows()
     text = "\n".join(layer_text.histograms(requests))
     assert text.count("nsecs") == text.count("distribution") >= 18
@@ -96,7 +96,7 @@ def test_histograms():
 
 
 def test_trace(tmp_path):
-    """A slice for each layer of each request, on a track of its host and layer; slices of a track follow each other."""
+    """Each layer of each request is a slice on a track of its host and layer. Slices of a track do not overlap."""
     requests = rows()
     write_trace(path := tmp_path / "trace.json", requests)
     events = json.loads(path.read_text())["traceEvents"]
@@ -121,7 +121,7 @@ def test_trace(tmp_path):
 
 
 def test_files_that_cannot_be_written(tmp_path):
-    """One sentence says which file, and what to do."""
+    """A file that cannot be written is an error with a remedy, and so is a picture of no requests."""
     for attempt in (lambda path: write_trace(path, rows()), require_writable):
         with pytest.raises(LabError, match="choose another file"):
             attempt(tmp_path / "missing" / "trace.json")
@@ -133,7 +133,7 @@ def test_files_that_cannot_be_written(tmp_path):
 
 @pytest.mark.parametrize("hosts", [(CLIENT_NETNS, SERVER_NETNS), (SERVER_NETNS,)])
 def test_picture(tmp_path, hosts):
-    """The picture is drawn, also where one host was not watched."""
+    """The picture is drawn for both hosts and for one."""
     draw(path := tmp_path / "layers.svg", rows(hosts))
     text = path.read_text()
     assert text.startswith("<?xml")

@@ -1,4 +1,4 @@
-"""Requests live: however the points are cut into batches, each request comes once, whole, and as soon as it is over."""
+"""Requests live: with any division of the points into batches, each request is returned once, complete, and soon."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ BACK = FLOW.reversed()
 
 
 def traffic(seed):
-    """Several connections at once, one with losses, one of them of a flow that is used again."""
+    """Return points of simultaneous connections: one with losses, and two that use the same flow."""
     network, lossy = Network(seed), Network(seed + 1, loss=0.2, spurious=0.2)
     network.open(FLOW, 10, 20)
     talk(network, FLOW, (10, 20), 3)
@@ -30,34 +30,34 @@ def traffic(seed):
     return points(*network.rows, *lossy.rows)
 
 
-def told(rows):
-    """Return what a user is shown of requests, in an order of its own."""
+def shown_fields(rows):
+    """Return the fields of requests that a user sees, sorted."""
     names = ("cport", "bytes", "stops", "layers_ns", "sent", "elsewhere_ns", "total_ns")
     return sorted([row[name].tolist() for name in names] for row in rows)
 
 
-@settings(deadline=None, max_examples=25)  # how long it takes is the machine's affair
+@settings(deadline=None, max_examples=25)  # the time depends on the machine
 @given(
     seed=st.integers(0, 1 << 32),
     cuts=st.lists(st.integers(0, 2000), max_size=6),
     hosts=st.sampled_from([HOSTS, HOSTS[:1], HOSTS[1:]]),
 )
 def test_batches_make_no_difference(seed, cuts, hosts):
-    """In any number of batches the same requests are told as in one, each of them once."""
+    """Any division into batches returns the same requests as one batch, each once."""
     everything = traffic(seed)
     whole = requests(Stages(everything, hosts), PORT).rows
     tracker = RequestTracker(PORT, hosts)
     batches = np.split(everything, sorted(min(cut, len(everything)) for cut in cuts))
     shown = [tracker.rows(batch, int(batch["time_ns"][-1]) if len(batch) else 0) for batch in batches]
     shown.append(tracker.rows(everything[:0], 0, final=True))
-    assert told(np.concatenate(shown)) == told(whole)
+    assert shown_fields(np.concatenate(shown)) == shown_fields(whole)
     assert tracker.end() == ""
 
 
-@settings(deadline=None, max_examples=25)  # how long it takes is the machine's affair
+@settings(deadline=None, max_examples=25)  # the time depends on the machine
 @given(seed=st.integers(0, 1 << 32), cuts=st.lists(st.integers(0, 2000), max_size=6))
-def test_every_segment_is_told_once(seed, cuts):
-    """In any number of batches each segment comes once, with what became of it."""
+def test_every_segment_is_returned_once(seed, cuts):
+    """Any division into batches returns each segment once, with its fate."""
     everything = traffic(seed)
     whole = Stages(everything, HOSTS).packets()
     tracker = SegmentTracker(HOSTS)
@@ -68,7 +68,7 @@ def test_every_segment_is_told_once(seed, cuts):
 
 
 def request(begin_ns=1000, seq=1, reply_seq=100):
-    """Return the points of one small request, 10 µs long, the reply's write() returning last."""
+    """Return the points of a request of 10 µs. The write() of the reply returns last."""
     rows = [point(begin_ns + 1000, At.WRITE, seq, 10, enter_ns=begin_ns)]
     rows += [point(begin_ns + 100 * at, at, seq, 10, tsval=1) for at in (At.TC_OUT, At.DEVICE_OUT)]
     rows += [point(begin_ns + 5000, At.READ, seq, 10, enter_ns=begin_ns + 4000)]
@@ -78,7 +78,7 @@ def request(begin_ns=1000, seq=1, reply_seq=100):
 
 
 def test_when_a_request_is_over():
-    """It is over when the next one begins, when the client has closed and all is quiet, or when all was quiet for a second."""
+    """A request is over when the next one begins, soon after a close, or after a second without points."""
     tracker = RequestTracker(PORT, HOSTS)
     assert len(tracker.rows(points(*request()), 20_000)) == 0
     assert len(tracker.rows(points(*request(100_000, 11, 110)), 200_000)) == 1
@@ -92,8 +92,8 @@ def test_when_a_request_is_over():
     assert tracker.end() == ""
 
 
-def test_a_call_that_has_not_returned_is_waited_for():
-    """A reply that has been read before its write() has returned is told when that has."""
+def test_a_request_waits_for_the_return_of_a_write():
+    """A reply that was read before its write() returned is returned after that."""
     tracker = RequestTracker(PORT, HOSTS)
     *early, late = request()
     following = request(100_000, 11, 110)
@@ -103,28 +103,28 @@ def test_a_call_that_has_not_returned_is_waited_for():
     assert len(tracker.rows(points(*following[3:]), 0, final=True)) == 1
 
 
-def test_what_is_strange_is_counted():
-    """What nobody asked for, and what is too much to be kept, is told at the end, and takes no room."""
+def test_turns_without_a_row_are_counted():
+    """Replies without a request and requests without a reply are counted in the closing note."""
     tracker = RequestTracker(PORT, HOSTS)
     greeting = [point(10, At.WRITE, 1, 10, BACK, enter_ns=5), point(20, At.READ, 1, 10, BACK, enter_ns=15)]
     tracker.rows(points(*greeting), 100)
     tracker.rows(points(*request(1000, 1, 11)[:3]), 5000)
     tracker.rows(points(), 0, final=True)
-    assert tracker.end() == "sent without having been asked for, or too late: 1; requests without a reply: 1"
+    assert tracker.end() == "replies without a request, or after it was shown: 1; requests without a reply: 1"
 
 
 def test_a_long_request_does_not_fill_the_memory(monkeypatch):
-    """Of a request without end the oldest points are forgotten, which is told."""
+    """The oldest points of an endless request are forgotten and counted."""
     monkeypatch.setattr("lab.probes.layers.tracker.MOST_POINTS", 50)
     tracker = RequestTracker(PORT, HOSTS)
     for number in range(100):
         tracker.rows(points(point(10 + number, At.WRITE, 1 + number, 1, enter_ns=5 + number)), 1000)
-    assert tracker.end() == "points of requests that were too long, forgotten: 50"
+    assert tracker.end() == "forgotten points of requests that were too long: 50"
 
 
 @pytest.mark.parametrize("hosts", [HOSTS, None])
 def test_nothing(hosts):
-    """Batches of nothing are nothing."""
+    """Empty batches return no rows."""
     for tracker in (RequestTracker(PORT, hosts), SegmentTracker(hosts)):
         assert len(tracker.rows(points(), 5)) == len(tracker.rows(points(), 0, final=True)) == 0
         assert tracker.end() == ""

@@ -1,4 +1,4 @@
-"""Capture files, read back by another library than wrote them."""
+"""The pcapng writer: its files are read back with scapy."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from lab.probes.packets.pcapng_writer import Capture
 
 
 def read_back(path):
-    """Return stamp, length on the wire and bytes of each frame, and the interface's name."""
+    """Return time, length on the wire and bytes of each frame, and the names of the interfaces."""
     with RawPcapNgReader(str(path)) as reader:
         packets = list(reader)
     frames = [(meta.tshigh << 32 | meta.tslow, meta.wirelen, data) for data, meta in packets]
@@ -19,7 +19,7 @@ def read_back(path):
 
 
 def test_frames_come_back(tmp_path):
-    """Stamps to the nanosecond, lengths, bytes of every residue of four, and the interface's name."""
+    """Times to the nanosecond, lengths, the interface's name, and bytes of every length modulo 4 are read back."""
     path = tmp_path / "x.pcapng"
     written = [(1_795_276_984_831_836_000 + number, 1000 + number, bytes(range(14 + number))) for number in range(5)]
     with Capture(path, "eth0", 256) as capture:
@@ -31,15 +31,15 @@ def test_frames_come_back(tmp_path):
 
 
 def test_every_frame_is_in_the_file_at_once(tmp_path):
-    """Nothing waits in a buffer: whoever is killed has written what it has seen."""
+    """Writes are unbuffered, so a killed process loses no frame."""
     path = tmp_path / "x.pcapng"
     with Capture(path, "eth0", 256) as capture:
         capture.frame(1, b"x" * 60, 60)
         assert len(read_back(path)[0]) == 1
 
 
-def test_a_capture_replaces_what_was_there(tmp_path):
-    """As with other capture tools, an older file is overwritten."""
+def test_a_capture_replaces_an_existing_file(tmp_path):
+    """An existing file is overwritten, as by other capture tools."""
     path = tmp_path / "x.pcapng"
     path.write_bytes(b"old" * 10_000)
     with Capture(path, "eth0", 256):
@@ -49,13 +49,13 @@ def test_a_capture_replaces_what_was_there(tmp_path):
 
 @pytest.mark.parametrize("name", ["nowhere/x.pcapng", "."])
 def test_a_file_that_cannot_be_written(tmp_path, name):
-    """One sentence that says what to do."""
+    """The error names the file and asks for another one."""
     with pytest.raises(LabError, match=r"cannot be written to .*: choose another file"):
         Capture(tmp_path / name, "eth0", 256)
 
 
 def test_a_full_device():
-    """No room for the head: refused at once, and the file is closed."""
+    """A device without room for the head is refused at once, and the file is closed."""
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(LabError, match="No space left on device"):
         Capture("/dev/full", "eth0", 256)
@@ -63,5 +63,5 @@ def test_a_full_device():
 
 
 def test_offset_of_the_wall_clock():
-    """L3: asked for twice in a row the difference of the clocks is the same, to a millisecond."""
+    """L3: two successive differences of the clocks are equal to a millisecond."""
     assert abs(wall_offset_ns() - wall_offset_ns()) < 1_000_000

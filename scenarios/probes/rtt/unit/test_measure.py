@@ -1,4 +1,4 @@
-"""Totals of several processors put together, and what a row then says."""
+"""Totals of several processors folded into rows, and the values of a row."""
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ ADDED = st.lists(st.tuples(TIMES, st.integers(0, 2), st.integers(0, 3), st.sampl
 
 
 @given(ADDED)
-def test_processors_are_put_together(added):
-    """R3: sums, counts and extremes are those of all values of a group, whichever processor had them, and none has another's."""
+def test_processors_are_folded(added):
+    """R3: sum, count, minimum and maximum cover all values of a group, from all processors, and no others."""
     totals = np.concatenate([total(*one) for one in added]) if added else np.zeros(0, TOTAL)
     groups = {}
     for values, peer, _, kind in added:
@@ -28,22 +28,22 @@ def test_processors_are_put_together(added):
         assert (rows[key]["slots"] == expected["slots"]).all()
 
 
-def test_everything_together():
-    """Each kind has one row for all, and the kinds are not mixed."""
+def test_all_together():
+    """Each kind has one row for all connections."""
     totals = np.concatenate([total([1, 2], 0), total([3], 1), total([9], 2, kind=Kind.SRTT)])
     rows = all_together(totals)
     assert [(Kind(row["kind"]), row["count"], row["sum_us"]) for row in rows] == [(Kind.SRTT, 1, 9), (Kind.RTT, 3, 6)]
 
 
 def test_unclear_samples_have_no_extremes():
-    """A processor that could tell no sample has no smallest one, and does not make the smallest of all zero."""
+    """A processor with unclear samples only has no minimum, so the minimum of all is not 0."""
     (row,) = folded(np.concatenate([total([], unclear=2), total([7], cpu=1)]))
     assert (row["min_us"], row["max_us"], row["unclear"], row["count"]) == (7, 7, 2, 1)
 
 
 @given(st.lists(st.integers(0, 1 << 20), min_size=1), st.sampled_from([0.5, 0.99]))
 def test_a_quantile_lies_within_its_bounds(values, share):
-    """The true quantile is never outside the bounds that are printed."""
+    """The true quantile is within the printed bounds."""
     low, high = quantile_us(total(values)[0], share)
     assert low <= sorted(values)[max(1, -int(-share * len(values) // 1)) - 1] <= high
 
@@ -52,12 +52,12 @@ def test_a_quantile_lies_within_its_bounds(values, share):
     ("slot", "unit_us", "expected"), [(0, 1, (0, 1)), (0, 1000, (0, 1999)), (1, 1000, (2000, 3999))]
 )
 def test_buckets_of_milliseconds(slot, unit_us, expected):
-    """A bucket of milliseconds holds their fractions as well."""
+    """A bucket in milliseconds includes the fractions."""
     assert bucket_us(slot, unit_us) == expected
 
 
-def test_a_row_in_words():
-    """What is not known is None: sides that the group does not have in common, and figures of nothing."""
+def test_as_dict():
+    """Fields that differ within the group, and the statistics of an empty row, are None."""
     values = as_dict(total([5, 6, 900])[0])
     assert (values["kind"], values["raddr"], values["laddr"], values["lport"]) == ("rtt", "192.0.2.1", None, None)
     assert (values["count"], values["sum_us"], values["min_us"], values["max_us"]) == (3, 911, 5, 900)

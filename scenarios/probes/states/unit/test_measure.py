@@ -1,4 +1,4 @@
-"""State changes become times: known where the kernel's events tell them, unknown where they do not, never wrong."""
+"""From state changes to times in states: each time is correct or unknown, never wrong."""
 
 from types import SimpleNamespace
 
@@ -34,8 +34,8 @@ def arrows(rows) -> list[str]:
     return [f"{State(row['oldstate']).name} -> {State(row['newstate']).name}" for row in rows]
 
 
-def told(row) -> SimpleNamespace:
-    """Return one row in the words of the truth."""
+def described(row) -> SimpleNamespace:
+    """Return one row in the terms of the truth."""
     flow = Flow(
         address_text(row["laddr"].tobytes()), int(row["lport"]), address_text(row["raddr"].tobytes()), int(row["rport"])
     )
@@ -44,129 +44,129 @@ def told(row) -> SimpleNamespace:
 
 
 def as_truth(rows) -> list[Truth]:
-    """Return measured rows in the form of the truth, to be compared with it as a whole."""
-    seen = [(int(row["time_ns"]), int(row["netns"]), told(row)) for row in rows]
+    """Return measured rows in the form of the truth."""
+    seen = [(int(row["time_ns"]), int(row["netns"]), described(row)) for row in rows]
     return [Truth(time_ns, it.arrow, it.duration_ns, it.flow, netns, it.tgid) for time_ns, netns, it in seen]
 
 
 def test_no_events_give_no_rows():
-    """Nothing recorded is nothing measured, with the same columns as ever."""
+    """Without events the result is empty and has all columns."""
     rows = transitions(changes())
     assert len(rows) == 0
     assert {"socket", "duration_ns", "time_ns"} <= set(rows.dtype.names)
 
 
 def test_an_active_open_and_a_passive_close_are_timed_state_by_state():
-    """Each state but the first lasts from its own row to the next; the first row is unknown, not zero (S3)."""
+    """Each state lasts from its own row to the next. The time before the first row is unknown, not 0 (S3)."""
     path = "CLOSE -> SYN_SENT -> ESTABLISHED -> CLOSE_WAIT -> LAST_ACK -> CLOSE"
     rows = transitions(changes(*life(path)))
     assert spent(rows) == [("CLOSE", None), ("SYN_SENT", 10), ("ESTABLISHED", 10), ("CLOSE_WAIT", 10), ("LAST_ACK", 10)]
 
 
-def test_a_zero_that_was_measured_is_no_unknown():
-    """Two events of one nanosecond are 0 ns apart, which differs from not knowing (S3)."""
+def test_a_measured_zero_is_not_unknown():
+    """Two events in the same nanosecond are 0 ns apart, not unknown (S3)."""
     rows = transitions(changes(change(7, "CLOSE -> SYN_SENT"), change(7, "SYN_SENT -> ESTABLISHED")))
     assert spent(rows) == [("CLOSE", None), ("SYN_SENT", 0)]
 
 
 def test_an_active_close_of_a_full_socket_is_timed_to_time_wait():
-    """shutdown() keeps the socket: FIN_WAIT2 ends with its own row, and TIME_WAIT is the end (S2)."""
+    """After shutdown() the full socket stays, so FIN_WAIT2 has a row of its own; TIME_WAIT is the last state (S2)."""
     rows = transitions(changes(*life(f"{ACTIVE_CLOSE} -> TIME_WAIT")))
     assert spent(rows)[3:] == [("FIN_WAIT1", 10), ("FIN_WAIT2", 10)]
 
 
 def test_a_simultaneous_close_is_timed_through_closing():
-    """Crossing FINs show as FIN_WAIT1, CLOSING, TIME_WAIT."""
+    """Crossing FINs give FIN_WAIT1, CLOSING, TIME_WAIT."""
     rows = transitions(changes(*life("SYN_SENT -> ESTABLISHED -> FIN_WAIT1 -> CLOSING -> TIME_WAIT")))
     assert spent(rows)[2:] == [("FIN_WAIT1", 10), ("CLOSING", 10)]
 
 
-def test_a_listener_is_a_socket_of_its_own():
-    """A listener's time in LISTEN is measured; its children do not disturb it."""
+def test_a_listener_has_its_own_rows():
+    """The time in LISTEN is measured, independent of the listener's children."""
     listener = [change(1, "CLOSE -> LISTEN", SERVER, 0xB0), change(100, "LISTEN -> CLOSE", SERVER, 0xB0)]
     rows = transitions(changes(*listener, *life("LISTEN -> SYN_RECV -> CLOSE", SERVER, 0xB8, start_ns=20)))
     assert spent(rows) == [("CLOSE", None), ("LISTEN", None), ("SYN_RECV", None), ("LISTEN", 99)]
 
 
 def test_syn_recv_of_a_passive_open_is_the_kernels_sample():
-    """The child appears only with the final ACK, so its SYN_RECV is the handshake that the kernel timed (S1)."""
+    """The child is created only at the final ACK, so its SYN_RECV is the kernel's own sample of the handshake (S1)."""
     born = change(500, "LISTEN -> SYN_RECV", SERVER)
     established = change(503, "SYN_RECV -> ESTABLISHED", SERVER, handshake_rtt_us=20_000)
     assert spent(transitions(changes(born, established))) == [("LISTEN", None), ("SYN_RECV", 20_000_000)]
 
 
 def test_syn_recv_of_a_passive_open_without_a_sample_is_unknown():
-    """After a retransmitted SYN-ACK the kernel cannot tell, so nobody invents the child's few nanoseconds (S1)."""
+    """After a retransmitted SYN-ACK there is no sample; the time between the child's rows is not used (S1)."""
     child = change(500, "LISTEN -> SYN_RECV", SERVER), change(503, "SYN_RECV -> ESTABLISHED", SERVER)
     assert spent(transitions(changes(*child))) == [("LISTEN", None), ("SYN_RECV", None)]
 
 
 def test_syn_recv_of_a_simultaneous_open_is_the_time_between_its_rows():
-    """A socket that came from SYN_SENT was there all the time, so its own stamps count (S1)."""
+    """A socket that was in SYN_SENT existed before, so its own time stamps are used (S1)."""
     rows = [*life("CLOSE -> SYN_SENT -> SYN_RECV"), change(90, "SYN_RECV -> ESTABLISHED", handshake_rtt_us=20000)]
     assert spent(transitions(changes(*rows)))[2] == ("SYN_RECV", 80)
 
 
 def test_the_local_port_of_syn_sent_is_filled_in():
-    """connect() binds after the first row; that row has port, address and owner all the same (S4)."""
+    """connect() binds a port after the first row; port and address of that row are filled in (S4)."""
     first = change(0, "CLOSE -> SYN_SENT", lport=0, laddr=packed(NOWHERE))
     rows = transitions(changes(first, change(10, "SYN_SENT -> ESTABLISHED")))
-    assert told(rows[0]).flow == CLIENT
+    assert described(rows[0]).flow == CLIENT
 
 
 def test_the_remote_port_of_a_child_is_filled_in():
-    """The kernel copies the peer's address after the child's first row; that row has it all the same (S4)."""
+    """The kernel copies the peer's address after the child's first row; the address of that row is filled in (S4)."""
     first = change(0, "LISTEN -> SYN_RECV", SERVER, rport=0, raddr=packed(NOWHERE))
     rows = transitions(changes(first, change(10, "SYN_RECV -> ESTABLISHED", SERVER)))
-    assert told(rows[0]).flow == SERVER
+    assert described(rows[0]).flow == SERVER
 
 
 def test_the_owner_of_one_row_is_the_owner_of_all():
-    """Rows made in softirq carry no owner of their own; the socket's owner is filled in (S7)."""
+    """Rows from softirq have no owner; the socket's owner is filled in (S7)."""
     rows = [*life("LISTEN -> SYN_RECV -> ESTABLISHED"), change(90, "ESTABLISHED -> CLOSE", tgid=42, comm="server")]
     assert [(int(row["tgid"]), row["comm"]) for row in transitions(changes(*rows))] == [(42, b"server")] * 3
 
 
-def test_an_owner_that_nobody_saw_stays_unknown():
-    """No other socket's owner is lent to one that has none (S7)."""
+def test_an_unknown_owner_stays_unknown():
+    """The owner of one socket is not filled in for another socket (S7)."""
     rows = life("CLOSE -> SYN_SENT", skaddr=0xA0, tgid=42) + life("LISTEN -> SYN_RECV", SERVER, 0xB0)
     assert transitions(changes(*rows))["tgid"].tolist() == [42, 0]
 
 
 def test_the_second_owner_of_a_socket_keeps_its_rows():
-    """Where a row knows its owner, that stands, also when another process began."""
+    """A row with an owner keeps it, even if the socket had another owner before."""
     rows = change(0, "CLOSE -> SYN_SENT", tgid=42), change(1, "SYN_SENT -> CLOSE", tgid=43)
     assert transitions(changes(*rows))["tgid"].tolist() == [42, 43]
 
 
 @pytest.mark.parametrize("end", ["CLOSE", "FIN_WAIT1 -> CLOSE", "FIN_WAIT1 -> CLOSING -> TIME_WAIT"])
 def test_a_new_socket_inherits_nothing_from_the_old_one_at_its_address(end):
-    """A kernel address used again begins with an unknown row, its own port and its own owner (S5)."""
+    """The first row of the new socket has an unknown time; port and owner are its own (S5)."""
     old = life(f"CLOSE -> SYN_SENT -> ESTABLISHED -> {end}", tgid=42)
     new = life("CLOSE -> SYN_SENT -> ESTABLISHED", CLIENT._replace(lport=40001), start_ns=100)
     rows = transitions(changes(*old, *new))[-2:]
     assert spent(rows) == [("CLOSE", None), ("SYN_SENT", 10)]
-    assert [(it.flow.lport, it.tgid) for it in map(told, rows)] == [(40001, 0)] * 2
+    assert [(it.flow.lport, it.tgid) for it in map(described, rows)] == [(40001, 0)] * 2
 
 
-def test_a_child_at_a_used_address_inherits_nothing():
-    """A listener's child begins a socket too (S5)."""
+def test_a_child_at_a_reused_address_inherits_nothing():
+    """A listener's child is a new socket (S5)."""
     rows = life("SYN_SENT -> ESTABLISHED") + life("LISTEN -> SYN_RECV -> ESTABLISHED", SERVER, start_ns=100)
     assert len(set(transitions(changes(*rows))["socket"])) == 2
 
 
 @pytest.mark.parametrize("end", [{"rport": 50001}, {"raddr": "192.0.2.9"}, {"lport": 81}])
-def test_the_next_socket_at_an_address_inherits_nothing_though_its_birth_was_missed(end):
-    """The old one's end and the new one's birth were missed: other ends are another socket's, however well its state fits (S5)."""
+def test_another_flow_at_the_same_address_is_another_socket(end):
+    """The events between two sockets of one kernel address are missing; the states fit, the flows differ (S5)."""
     old = life("LISTEN -> SYN_RECV -> ESTABLISHED -> CLOSE_WAIT", SERVER)
     new = life("CLOSE_WAIT -> LAST_ACK -> CLOSE", SERVER._replace(**end), start_ns=100)
     rows = transitions(changes(*old, *new))
     assert spent(rows)[-2:] == [("CLOSE_WAIT", None), ("LAST_ACK", 10)]
-    assert [it.flow for it in map(told, rows)] == [SERVER] * 3 + [SERVER._replace(**end)] * 2
+    assert [it.flow for it in map(described, rows)] == [SERVER] * 3 + [SERVER._replace(**end)] * 2
 
 
-def test_the_same_change_of_the_next_socket_at_an_address_is_no_repetition():
-    """All between two sockets' ends was missed, and the second end was told by the second program."""
+def test_the_same_change_of_another_flow_is_not_a_repetition():
+    """The events between the ends of two sockets are missing, and the second program reported the second end."""
     rows = changes(
         change(0, "LAST_ACK -> CLOSE"), change(900, "LAST_ACK -> CLOSE", CLIENT._replace(lport=40001), again=1)
     )
@@ -174,20 +174,20 @@ def test_the_same_change_of_the_next_socket_at_an_address_is_no_repetition():
 
 
 def test_a_lost_event_makes_the_next_time_unknown():
-    """Between ESTABLISHED and LAST_ACK a row is missing: the time in CLOSE_WAIT is unknown, what follows is known."""
+    """A row between ESTABLISHED and LAST_ACK is missing: the time in CLOSE_WAIT is unknown, the next one is known."""
     rows = life("CLOSE -> SYN_SENT -> ESTABLISHED -> CLOSE_WAIT -> LAST_ACK -> CLOSE")
     del rows[2]
     assert spent(transitions(changes(*rows)))[2:] == [("CLOSE_WAIT", None), ("LAST_ACK", 10)]
 
 
 def test_a_loss_between_two_rows_of_the_same_state_makes_the_time_unknown():
-    """An end and a new beginning at the same address may be what was lost, so rows that fit are not enough (S5, L2)."""
+    """The lost events may be the end of one socket and the beginning of another, even if the states fit (S5, L2)."""
     lost = [*life("SYN_SENT -> ESTABLISHED"), change(900, "ESTABLISHED -> CLOSE_WAIT", lost=4)]
     assert spent(transitions(changes(*lost))) == [("SYN_SENT", None), ("ESTABLISHED", None)]
 
 
-def test_fin_wait2_lasts_until_the_minisock_has_the_fin():
-    """After close() the peer's FIN meets a minisock; the wait and TIME_WAIT are reported on the socket (S2)."""
+def test_fin_wait2_lasts_until_the_minisock_receives_the_fin():
+    """After close() a minisock receives the peer's FIN; the time and TIME_WAIT are reported for the socket (S2)."""
     rows = transitions(changes(*life(ACTIVE_CLOSE, tgid=42), segment(700)))
     assert arrows(rows)[-1] == "FIN_WAIT2 -> TIME_WAIT"
     assert spent(rows)[-1] == ("FIN_WAIT2", 670)
@@ -196,13 +196,13 @@ def test_fin_wait2_lasts_until_the_minisock_has_the_fin():
 
 
 def test_a_reset_ends_the_wait_of_a_minisock():
-    """A RST in FIN_WAIT2 is CLOSE after the time waited (S2)."""
+    """A RST in FIN_WAIT2 ends it with CLOSE (S2)."""
     rows = transitions(changes(*life(ACTIVE_CLOSE), segment(700, newstate="CLOSE")))
     assert (arrows(rows)[-1], spent(rows)[-1]) == ("FIN_WAIT2 -> CLOSE", ("FIN_WAIT2", 670))
 
 
 def test_a_retransmitted_fin_changes_nothing():
-    """Only the first FIN ends the wait (S2)."""
+    """Only the first FIN ends FIN_WAIT2 (S2)."""
     events = [*life(ACTIVE_CLOSE), segment(700)]
     assert (transitions(changes(*events, segment(900), segment(901))) == transitions(changes(*events))).all()
 
@@ -220,73 +220,73 @@ def test_a_retransmitted_fin_changes_nothing():
     ],
     ids=["namespace", "local port", "remote port", "local address", "remote address", "direction", "too early"],
 )
-def test_a_minisock_of_somebody_else_ends_no_wait(other):
-    """A segment belongs to a socket of the same namespace and flow that waits already, or to none (S2)."""
+def test_a_segment_of_another_minisock_ends_no_wait(other):
+    """A segment is matched only with a socket of the same namespace and flow that is in FIN_WAIT2 already (S2)."""
     assert len(spent(transitions(changes(*life(ACTIVE_CLOSE), other)))) == 4
 
 
 def test_a_segment_alone_gives_no_row():
-    """A minisock older than the recording has nothing to be told of."""
+    """A segment for a minisock from before the recording is unmatched and has no row."""
     assert len(spent(transitions(changes(segment(5), segment(6, SERVER))))) == 0
 
 
-def test_a_socket_that_has_left_fin_wait2_takes_no_segment():
-    """A full socket that has had its FIN is not given the retransmitted one (S2)."""
+def test_no_segment_is_matched_after_fin_wait2():
+    """A retransmitted FIN is not matched with a full socket that has received its FIN before (S2)."""
     assert len(spent(transitions(changes(*life(f"{ACTIVE_CLOSE} -> TIME_WAIT"), segment(700))))) == 5
 
 
-def test_an_address_used_again_during_the_wait_is_another_socket():
-    """The minisock frees the socket's address; whoever gets it neither ends the wait nor inherits from it (S2, S5)."""
+def test_an_address_reused_during_the_wait_is_another_socket():
+    """close() frees the socket's address; the next socket there neither ends the wait nor inherits from it (S2, S5)."""
     new = life("CLOSE -> SYN_SENT -> ESTABLISHED", CLIENT._replace(lport=40001), start_ns=100)
     rows = transitions(changes(*life(ACTIVE_CLOSE), *new, segment(700)))
     assert spent(rows)[-3:] == [("CLOSE", None), ("SYN_SENT", 10), ("FIN_WAIT2", 670)]
-    assert [told(row).flow.lport for row in rows[-3:]] == [40001, 40001, 40000]
+    assert [described(row).flow.lport for row in rows[-3:]] == [40001, 40001, 40000]
 
 
-def test_a_segment_after_the_flow_was_used_again_belongs_to_the_later_wait():
-    """When a minisock has timed out and its flow waits anew, the FIN ends the later wait only (S2)."""
+def test_a_segment_after_the_flow_was_reused_ends_the_later_wait():
+    """If the minisock timed out and a later socket of the flow is in FIN_WAIT2, the FIN ends the later wait (S2)."""
     rows = transitions(changes(*life(ACTIVE_CLOSE), *life(ACTIVE_CLOSE, skaddr=0xB0, start_ns=100), segment(700)))
     assert spent(rows)[-1] == ("FIN_WAIT2", 570)
     assert int(rows[-1]["skaddr"]) == 0xB0
     assert len(rows) == 9
 
 
-def test_a_flow_used_again_ends_the_wait_of_the_minisock_before():
-    """A later connection's retransmitted FIN is not the one that a timed-out minisock had waited for (S2)."""
+def test_a_reused_flow_ends_the_earlier_wait():
+    """A retransmitted FIN of a later connection is not matched with the earlier minisock, which timed out (S2)."""
     later = life(f"{ACTIVE_CLOSE} -> TIME_WAIT", skaddr=0xB0, start_ns=100)
     assert len(spent(transitions(changes(*life(ACTIVE_CLOSE), *later, segment(700))))) == 9
 
 
 def test_a_change_that_both_programs_report_is_one_row():
-    """When the second program repeats what the first has reported, the first report counts."""
+    """If the second program repeats a report of the first, the first report counts."""
     repeated = change(3, "CLOSE -> SYN_SENT", again=1)
     rows = transitions(changes(change(0, "CLOSE -> SYN_SENT"), repeated, change(10, "SYN_SENT -> CLOSE")))
     assert spent(rows) == [("CLOSE", None), ("SYN_SENT", 10)]
 
 
 def test_a_change_that_only_the_second_program_reports_is_a_row():
-    """What the first program had to miss is measured all the same."""
+    """A change that the kernel withheld from the first program is measured."""
     rows = transitions(changes(change(0, "CLOSE -> SYN_SENT"), change(10, "SYN_SENT -> CLOSE", again=1)))
     assert spent(rows) == [("CLOSE", None), ("SYN_SENT", 10)]
 
 
 def test_after_a_loss_a_repeated_change_may_be_another_one():
-    """What looks repeated may be the same change of the address's next socket, so it stays, with nothing measured."""
+    """After a loss, the same change may be of the next socket at the address: it stays, and its time is unknown."""
     rows = changes(change(0, "CLOSE -> SYN_SENT"), change(900, "CLOSE -> SYN_SENT", again=1, lost=3))
     assert spent(transitions(rows)) == [("CLOSE", None), ("CLOSE", None)]
 
 
 @given(traffic(), st.randoms(use_true_random=False))
 @thoroughly
-def test_every_row_of_random_traffic_is_true(case: Traffic, random):
-    """Whatever lives interleave, in whatever order events are handed over, each row equals the truth (S1-S5, S7)."""
+def test_every_row_of_random_traffic_equals_the_truth(case: Traffic, random):
+    """Sockets interleave and events come in any order: each row equals the truth (S1-S5, S7)."""
     order = list(range(len(case.events)))
     random.shuffle(order)
     assert as_truth(transitions(case.events[order])) == case.truth
 
 
 def with_losses(events, random):
-    """Return what is left when the kernel cannot deliver some events, and counts them."""
+    """Return the events without random ones that are lost, and count the lost ones in `lost`."""
     lost = np.array([random.random() < 0.3 for _ in events], bool)
     events["lost"] = np.cumsum(lost)
     return events[~lost]
@@ -295,10 +295,10 @@ def with_losses(events, random):
 @given(traffic(repeats=False), st.randoms(use_true_random=False))
 @thoroughly
 def test_losing_events_makes_times_unknown_but_never_wrong(case: Traffic, random):
-    """Whichever events are lost, each time, port and owner that is shown is the true one, or unknown (L2, S5)."""
+    """If random events are lost, each time, port and owner is the true one or unknown (L2, S5)."""
     truths = {truth.time_ns: truth for truth in case.truth}
     for row in transitions(with_losses(case.events.copy(), random)):
-        truth, it = truths.get(int(row["time_ns"])), told(row)
+        truth, it = truths.get(int(row["time_ns"])), described(row)
         assert it.duration_ns in (UNKNOWN, truth.duration_ns if truth else UNKNOWN)
         if truth:
             assert it.flow.lport in (0, truth.flow.lport)
@@ -326,16 +326,16 @@ def wanted(truth: Truth, lports, rports, version) -> bool:
 @given(traffic(), FILTERS, st.randoms(use_true_random=False))
 @thoroughly
 def test_rows_do_not_depend_on_how_the_stream_is_cut_into_batches(case: Traffic, filters, random):
-    """With and without filters, batches give every row of a matching connection once, with the same times (S4)."""
+    """With and without filters, each row of a matching connection is printed once, with the same times (S4)."""
     cuts = sorted(random.randrange(len(case.events) + 1) for _ in range(random.randrange(5)))
     tracker = Tracker(**filters)
     shown = [row for batch in np.split(case.events, cuts) for row in tracker.rows(batch)]
     whole = {truth.time_ns for truth in case.truth if truth.flow.lport and truth.flow.rport}
-    seen = [(int(row["time_ns"]), told(row)) for row in shown if int(row["time_ns"]) in whole]
+    seen = [(int(row["time_ns"]), described(row)) for row in shown if int(row["time_ns"]) in whole]
     expected = [truth for truth in case.truth if truth.time_ns in whole and wanted(truth, **filters)]
     assert sorted((time_ns, it.arrow, it.duration_ns) for time_ns, it in seen) == [truth[:3] for truth in expected]
     truths = {truth.time_ns: truth for truth in expected}
-    for time_ns, it in seen:  # what only a later batch tells may be missing, but nothing may be another socket's
+    for time_ns, it in seen:  # a value from a later batch may be missing, but no value may be of another socket
         assert it.flow.lport in (0, truths[time_ns].flow.lport)
         assert it.flow.rport in (0, truths[time_ns].flow.rport)
         assert it.tgid in (0, truths[time_ns].tgid)
@@ -344,14 +344,14 @@ def test_rows_do_not_depend_on_how_the_stream_is_cut_into_batches(case: Traffic,
 @given(traffic(), FILTERS)
 @thoroughly
 def test_one_batch_shows_each_row_as_it_was_measured(case: Traffic, filters):
-    """What is shown of one batch is what was measured in it, in order of time (S4)."""
+    """A single batch gives the rows of `transitions`, in order of time (S4)."""
     complete = [truth for truth in case.truth if truth.flow.lport and truth.flow.rport]
     shown = [it for it in as_truth(Tracker(**filters).rows(case.events)) if it.flow.lport and it.flow.rport]
     assert shown == [truth for truth in complete if wanted(truth, **filters)]
 
 
-def test_a_row_that_waits_for_its_port_is_shown_with_it():
-    """A filter on the local port holds SYN_SENT back until connect() has bound one, and loses nothing (S4)."""
+def test_syn_sent_is_held_back_until_its_port_is_known():
+    """With a filter on the local port, SYN_SENT is printed after connect() has bound a port (S4)."""
     tracker = Tracker([CLIENT.lport], None, None)
     assert len(spent(tracker.rows(changes(change(0, "CLOSE -> SYN_SENT", lport=0))))) == 0
     assert "1 connections had no port yet" in tracker.end()
@@ -361,8 +361,8 @@ def test_a_row_that_waits_for_its_port_is_shown_with_it():
     assert tracker.end() == ""
 
 
-def test_a_child_waits_for_its_remote_port():
-    """A filter on the remote port holds SYN_RECV back until the child has its peer, and loses nothing (S4)."""
+def test_syn_recv_is_held_back_until_its_port_is_known():
+    """With a filter on the remote port, SYN_RECV is printed after the kernel has set the child's peer (S4)."""
     tracker = Tracker(None, [SERVER.rport], None)
     assert len(spent(tracker.rows(changes(change(0, "LISTEN -> SYN_RECV", SERVER, rport=0))))) == 0
     rows = tracker.rows(changes(change(10, "SYN_RECV -> ESTABLISHED", SERVER, handshake_rtt_us=3)))
@@ -370,17 +370,17 @@ def test_a_child_waits_for_its_remote_port():
 
 
 def test_a_wait_survives_the_reuse_of_its_address_across_batches():
-    """An address used again in a batch of its own neither ends the wait nor lends its ports (S2, S5)."""
+    """A new socket at the address, in a later batch, neither ends the wait nor shares its ports (S2, S5)."""
     tracker, new = Tracker(None, None, None), CLIENT._replace(lport=40001)
     tracker.rows(changes(*life(ACTIVE_CLOSE, tgid=42)))
     tracker.rows(changes(*life("CLOSE -> SYN_SENT -> ESTABLISHED", new, start_ns=100)))
     rows = tracker.rows(changes(segment(700), change(800, "ESTABLISHED -> CLOSE_WAIT", new)))
     assert spent(rows) == [("FIN_WAIT2", 670), ("ESTABLISHED", 690)]
-    assert [(told(row).flow.lport, told(row).tgid) for row in rows] == [(40000, 42), (40001, 0)]
+    assert [(described(row).flow.lport, described(row).tgid) for row in rows] == [(40000, 42), (40001, 0)]
 
 
-def test_a_flow_used_again_ends_an_older_wait_across_batches():
-    """A retransmitted FIN that comes in a later batch finds nobody who waits for it (S2)."""
+def test_a_reused_flow_ends_an_earlier_wait_across_batches():
+    """A retransmitted FIN in a later batch is unmatched (S2)."""
     tracker = Tracker(None, None, None)
     tracker.rows(changes(*life(ACTIVE_CLOSE)))
     tracker.rows(changes(*life(ACTIVE_CLOSE, skaddr=0xB0, start_ns=100), segment(200)))
@@ -391,7 +391,7 @@ def test_a_flow_used_again_ends_an_older_wait_across_batches():
 
 
 def test_a_repeated_report_in_a_later_batch_is_no_row():
-    """A second report of the same change shows nothing, also when the socket's end has been shown before."""
+    """A second report of the same change has no row, even after the socket's end was printed."""
     tracker = Tracker(None, None, None)
     tracker.rows(changes(*life("CLOSE -> SYN_SENT -> CLOSE")))
     assert len(spent(tracker.rows(changes(change(11, "SYN_SENT -> CLOSE", again=1))))) == 0

@@ -1,11 +1,11 @@
-"""The order of turns, goals that are missed, and the bench's tables."""
+"""The order of interleaved measurements, answers and goals, and the bench's tables."""
 
 from itertools import pairwise
 
 import pytest
 
 from lab.bench import interleave, tools
-from lab.bench.asked import Answer
+from lab.bench.answers import Answer
 from lab.bench.chapters import chapter, names, observer_effect
 from lab.bench.context import explained
 from lab.bench.show import tables
@@ -13,23 +13,23 @@ from lab.results.measurement import Goal, Measurement
 from lab.verdict import Bracket
 
 
-def test_everyone_has_a_turn_in_each_repetition():
-    """And each repetition begins with another one."""
+def test_every_subject_is_in_every_repetition():
+    """Consecutive repetitions start with different subjects."""
     order = list(interleave.order("abc", 4))
     repetitions = [order[at : at + 3] for at in range(0, len(order), 3)]
-    assert all(sorted(them) == ["a", "b", "c"] for them in repetitions)
+    assert all(sorted(subjects) == ["a", "b", "c"] for subjects in repetitions)
     assert all(before[0] != after[0] for before, after in pairwise(repetitions))
 
 
-def test_results_stand_at_their_repetition():
-    """Ratios are taken within one."""
-    paces = {"bare": iter([10.0, 20.0]), "tool": iter([5.0, 18.0])}
-    measured = interleave.interleaved(("bare", "tool"), 2, lambda subject: next(paces[subject]))
+def test_ratios_are_within_a_repetition():
+    """Results are indexed by repetition, whatever the order of the subjects."""
+    rates = {"bare": iter([10.0, 20.0]), "tool": iter([5.0, 18.0])}
+    measured = interleave.interleaved(("bare", "tool"), 2, lambda subject: next(rates[subject]))
     assert interleave.ratios(measured["tool"], measured["bare"]) == [0.5, 0.9]
 
 
-def test_a_missed_goal_says_by_how_much_and_why():
-    """One that is met says nothing."""
+def test_a_missed_goal_has_a_note():
+    """The note states by how much the goal is missed, and why. A met goal has no note."""
     row = Measurement("start", "a", "q", "ms", [300.0], goal=Goal(least=False, value=150))
     assert explained(row, "it compiles").note == "2.00 times the goal: it compiles"
     met = Measurement("start", "a", "q", "ms", [100.0], goal=Goal(least=False, value=150))
@@ -37,34 +37,34 @@ def test_a_missed_goal_says_by_how_much_and_why():
 
 
 @pytest.mark.parametrize(
-    ("told", "error", "right"), [(None, None, True), (15, 0, True), (21, 0, True), (25, 4, False), (4, 5, False)]
+    ("value", "error", "correct"), [(None, None, True), (15, 0, True), (21, 0, True), (25, 4, False), (4, 5, False)]
 )
-def test_an_answer_is_as_wrong_as_can_be_proved(told, error, right):
-    """From the bracket's end, with the tool's own unit taken off; what is unknown is not wrong."""
-    answer = Answer("time", Bracket(10, 20, 12), told, unit_ns=1)
-    assert (answer.error, answer.right) == (error, right)
-    assert not answer._replace(missing=True).right
+def test_the_error_of_an_answer_is_the_provable_one(value, error, correct):
+    """It is the distance from the bracket less the tool's unit. An unknown value is not wrong, a missing row is."""
+    answer = Answer("time", Bracket(10, 20, 12), value, unit_ns=1)
+    assert (answer.error, answer.correct) == (error, correct)
+    assert not answer._replace(missing=True).correct
 
 
 @pytest.mark.parametrize(
     ("case", "quantity", "name"), [("O1", "connections", "lab rtt"), ("X2", "bulk", "lab packets")]
 )
 @pytest.mark.parametrize(("kept", "verdict"), [(0.46, 0.0), (0.97, 1.0)])
-def test_a_tool_that_changes_what_it_observes(case, quantity, name, kept, verdict):
-    """O1, X2: a tool, also one at XDP, that provably leaves less than nine tenths of the load's pace is wrong in the corpus."""
+def test_a_tool_that_slows_down_the_traffic_is_wrong(case, quantity, name, kept, verdict):
+    """O1, X2: a tool, also one at XDP, under which the rate is provably below nine tenths is wrong in the corpus."""
     pairs = observer_effect.Pairs()
     (tool,) = (it for it in tools.every() if it.name == name)
-    for pace in (100.0, 110.0, 90.0):
-        pairs.without[tool, quantity].append(pace)
-        pairs.with_tool[tool, quantity].append(pace * kept)
+    for rate in (100.0, 110.0, 90.0):
+        pairs.without[tool, quantity].append(rate)
+        pairs.with_tool[tool, quantity].append(rate * kept)
     rows = list(observer_effect.rows(pairs))
     (effect,) = (row for row in rows if row.figure == "observer effect" and row.tool == name)
     assert effect.median == pytest.approx(kept)
     assert [(row.quantity, row.samples) for row in rows if row.figure == "corpus"] == [(case, [verdict])]
 
 
-def test_tables_begin_with_the_goals():
-    """Missed ones are told as such, who cannot run is told at the end with the reason, and the corpus is a table of verdicts."""
+def test_tables_start_with_the_goals():
+    """Missed goals are marked. The corpus is a table of verdicts. Tools that cannot run come last, with the reason."""
     rows = [
         Measurement("start", "lab states", "ready", "ms", [300.0], goal=Goal(least=False, value=150), note="why"),
         Measurement("start", "peer", "ready", "ms", refused="needs kprobes"),
@@ -77,6 +77,6 @@ def test_tables_begin_with_the_goals():
 
 
 def test_every_chapter_can_be_measured():
-    """Each file is a chapter, with a docstring that says what its figures mean."""
+    """Every module is a chapter, with a docstring that explains its quantities."""
     assert {"accuracy", "kernel-cost"} <= set(names())
     assert all(callable(chapter(name).measure) and chapter(name).__doc__ for name in names())

@@ -1,0 +1,131 @@
+"""Open files for output. Root may write into a folder that other users can change, so no link there is followed.
+
+Every file that a user names for output is opened here. An existing file or link is replaced by a new file with an unguessable
+temporary name in the same folder (`O_CREAT | O_EXCL | O_NOFOLLOW`), renamed over the name: the target of a link is never written.
+Character devices and pipes, such as /dev/null, are written as they are.
+"""
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from lab.errors import LabError
+
+_TRUSTED = (Path("/dev"), Path("/proc"))
+"""Folders whose links are the system's own: /dev/stdout leads to /proc/self/fd/1."""
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "w", *, private: bool = False, **options: Any) -> Iterator[IO[Any]]:
+    """Yield a file that takes the place of `path` when the block has ended without an exception.
+
+    Readers see the old file or the complete new one. With `private` only the owner may read it. `options` as for `open()`. Raises
+    `LabError` when `path` cannot be written.
+    """
+    with _errors(path):
+        if _is_special(path):
+            with path.open(mode, **options) as file:
+                yield file
+            return
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            temporary, fd = _created(folder, path.name, private=private)
+            try:
+                with os.fdopen(fd, mode, **options) as file:
+                    yield file
+                _renamed(folder, temporary, path.name)
+            except BaseException:
+                os.unlink(temporary, dir_fd=folder)
+                raise
+        finally:
+            os.close(folder)
+
+
+def fresh(path: Path, mode: str = "wb", *, private: bool = False, **options: Any) -> IO[Any]:
+    """Open a new, empty file in the place of `path` at once, for output that grows while it is read; as `replacing` otherwise."""
+    with _errors(path):
+        if _is_special(path):
+            file: IO[Any] = path.open(mode, **options)
+            return file
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            temporary, fd = _created(folder, path.name, private=private)
+            try:
+                _renamed(folder, temporary, path.name)
+            except OSError:
+                os.close(fd)
+                os.unlink(temporary, dir_fd=folder)
+                raise
+        finally:
+            os.close(folder)
+        return os.fdopen(fd, mode, **options)
+
+
+def appending(path: Path) -> int:
+    """Open a file to append to and to read; returns its file descriptor. Raises `LabError` when a link or no file stands there."""
+    with _errors(path):
+        if path.is_symlink():
+            raise LabError(f"{path} is a link, which the lab does not follow: name the file itself")
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        fd = os.open(path, flags, 0o644)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise LabError(f"{path} is no regular file: choose another file")
+        return fd
+
+
+def require_writable(path: Path) -> None:
+    """Raise `LabError` when a file of this name could not be written, before the work for it begins. Nothing is left or changed."""
+    with _errors(path):
+        if _is_special(path):
+            return
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            temporary, fd = _created(folder, path.name, private=True)
+            os.close(fd)
+            os.unlink(temporary, dir_fd=folder)
+        finally:
+            os.close(folder)
+
+
+def point(link: Path, target: str) -> None:
+    """Make `link` a symbolic link to `target`, in place of what stands there, at once."""
+    temporary = link.with_name(f".{link.name}.{secrets.token_hex(8)}")
+    temporary.symlink_to(target)
+    temporary.replace(link)
+
+
+def _created(folder: int, name: str, *, private: bool) -> tuple[str, int]:
+    temporary = f".{name[:200]}.{secrets.token_hex(8)}"
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return temporary, os.open(temporary, flags, 0o600 if private else 0o666, dir_fd=folder)
+
+
+def _renamed(folder: int, temporary: str, name: str) -> None:
+    os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _is_special(path: Path) -> bool:
+    """Return true for a character device or a pipe, which is written in place; a link to one counts in /dev and /proc only."""
+    trusted = any(path.parent.is_relative_to(folder) for folder in _TRUSTED)
+    try:
+        mode = path.stat(follow_symlinks=trusted).st_mode
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(mode):
+        raise LabError(f"{path} is a folder: name a file")
+    return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or (trusted and stat.S_ISREG(mode))
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise LabError(f"{path.parent} is no folder: choose another place for {path.name}") from error
+    except OSError as error:
+        raise LabError(f"{path} cannot be written ({error.strerror}): choose another file") from error

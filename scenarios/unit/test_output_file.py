@@ -1,0 +1,146 @@
+"""Files for output: complete or not there, and no link is followed."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from lab import output_file
+from lab.errors import LabError
+
+
+@pytest.fixture
+def victim(tmp_path):
+    """Return a file that a link elsewhere leads to."""
+    path = tmp_path / "victim"
+    path.write_text("precious")
+    return path
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_complete_file_takes_the_place(tmp_path):
+    """Until the block ends the old file is there, and afterwards nothing else is."""
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+    with output_file.replacing(path) as file:
+        file.write("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["out.csv"]
+
+
+def test_a_failure_leaves_the_old_file(tmp_path):
+    """The part that was written is removed."""
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), output_file.replacing(path) as file:
+        file.write(f"new {1 / 0}")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["out.csv"]
+
+
+@pytest.mark.parametrize("opened", [output_file.replacing, output_file.fresh])
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_is_replaced_and_not_followed(tmp_path, victim, opened, dangling):
+    """The target keeps its content, or does not come to be."""
+    target = tmp_path / "nothing" if dangling else victim
+    path = tmp_path / "out.bin"
+    path.symlink_to(target)
+    with opened(path, "wb") as file:
+        file.write(b"new")
+    assert not path.is_symlink()
+    assert path.read_bytes() == b"new"
+    assert victim.read_text() == "precious"
+    assert names(tmp_path) == ["out.bin", "victim"]
+
+
+def test_a_guessed_temporary_name_is_not_used(tmp_path, victim):
+    """A link under a predictable name stays as it is, and so does its target."""
+    for name in (".out.csv.partial", ".out.csv"):
+        (tmp_path / name).symlink_to(victim)
+    with output_file.replacing(tmp_path / "out.csv") as file:
+        file.write("new")
+    assert victim.read_text() == "precious"
+    assert names(tmp_path) == [".out.csv", ".out.csv.partial", "out.csv", "victim"]
+
+
+def test_what_grows_is_there_at_once(tmp_path):
+    """A reader can follow it."""
+    path = tmp_path / "trace.pcapng"
+    with output_file.fresh(path) as file:
+        file.write(b"head")
+        file.flush()
+        assert path.read_bytes() == b"head"
+
+
+def test_private(tmp_path):
+    """Captures hold payload: nobody else reads them."""
+    before = os.umask(0)
+    try:
+        with output_file.fresh(tmp_path / "a", private=True), output_file.replacing(tmp_path / "b", private=True):
+            pass
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in "ab"] == [0o600, 0o600]
+
+
+def test_special_files_are_written_in_place(tmp_path):
+    """A device, a pipe, and /dev/stdout, which is a link."""
+    with output_file.replacing(Path("/dev/null")) as file:
+        file.write("nothing")
+    assert Path("/dev/null").is_char_device()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with output_file.fresh(pipe) as file:
+        file.write(b"through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    output_file.require_writable(Path("/dev/stdout"))
+
+
+def test_appending(tmp_path, victim):
+    """Lines are added to a file; a link or a pipe is refused."""
+    for text in (b"1\n", b"2\n"):
+        fd = output_file.appending(tmp_path / "statistics.dat")
+        os.write(fd, text)
+        os.close(fd)
+    assert (tmp_path / "statistics.dat").read_bytes() == b"1\n2\n"
+    (tmp_path / "link").symlink_to(victim)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LabError, match="is a link, which the lab does not follow: name the file itself"):
+        output_file.appending(tmp_path / "link")
+    with pytest.raises(LabError, match="is no regular file: choose another file"):
+        output_file.appending(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("", "is a folder: name a file"), ("no/such", "is no folder: choose another place for such")],
+)
+def test_what_cannot_be_written(tmp_path, name, complaint):
+    """One sentence, before any work is done."""
+    for attempt in (output_file.require_writable, output_file.fresh):
+        with pytest.raises(LabError, match=complaint):
+            attempt(tmp_path / name)
+
+
+def test_a_trial_changes_nothing(tmp_path, victim):
+    """`require_writable` leaves what it finds."""
+    output_file.require_writable(victim)
+    assert victim.read_text() == "precious"
+    assert names(tmp_path) == ["victim"]
+
+
+def test_a_pointer_is_moved_at_once(tmp_path, victim):
+    """`latest` may be a link, a file or a link to a folder before."""
+    link = tmp_path / "latest"
+    for before in (lambda: None, lambda: link.unlink() or link.symlink_to(victim)):
+        before()
+        output_file.point(link, "run-1")
+        assert link.readlink() == Path("run-1")
+    assert victim.read_text() == "precious"
