@@ -55,7 +55,7 @@ def test_the_walk(walk):
     """The scenario passes with a check for each side of the connection, and the live tool starts."""
     done = walk(*SCENARIO)
     assert done.returncode == 0, done.stdout
-    assert "2 checks, every measured value" in done.stdout
+    assert "2 checks: every measured value" in done.stdout
     tool = walk("lab", "retransmits", "--seconds", "0.1")
     assert (tool.returncode, tool.stderr) == (0, "")
     assert tool.stdout.startswith("TIME")
@@ -79,7 +79,7 @@ def test_runs_that_are_not_counted(walk):
     done = walk(*SCENARIO, change=(PROGRAM, first, ""))
     assert done.returncode == 1
     assert (
-        "retransmits.c does not count its runs at tcp_retransmit_skb: begin the function with first_run(" in done.stdout
+        "retransmits.c does not count its runs at tcp_retransmit_skb: start the function with first_run(" in done.stdout
     )
 
 
@@ -87,4 +87,4 @@ def test_a_judge_without_checks(walk):
     """It fails at once, and the file to complete is named."""
     done = walk(*SCENARIO, change=(JUDGE, "        if wire is None:\n", "        if wire is not None:\n"))
     assert done.returncode == 1
-    assert "let checks() in lab/probes/retransmits/judge.py compare at least one number of each" in done.stdout
+    assert "checks() in lab/probes/retransmits/judge.py has to compare at least one number of each" in done.stdout
