@@ -26,7 +26,7 @@ class EventsLost(LabError):  # noqa: N818 (named after the event)
 class EventsWithheld(LabError):  # noqa: N818 (as above)
     """The kernel did not run a BPF program for some events.
 
-    `withheld` has their number by probe (`lab.ebpf.recording.Recording`).
+    `withheld` has their number by probe (`lab.recording.recording.Recording`).
     """
 
     def __init__(self, withheld: dict[str, int]) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lab.ebpf.program import Program
-from lab.ebpf.recorder import record
-from lab.ebpf.recording import Recording
 from lab.linux.tcp_counters import Sent, tcp_sent
 from lab.network.topology import Topology
+from lab.recording.recorder import record
+from lab.recording.recording import Recording
 from lab.timeline import Connection
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import Demo, converse

@@ -11,8 +11,8 @@ from lab.bench.context import Bench
 from lab.bench.show import tables
 from lab.errors import LabError
 from lab.linux.instance import require_root
+from lab.output.terminal import progress
 from lab.results.writer import Results
-from lab.terminal import progress
 
 EXAMPLES = """\
 examples:

@@ -19,6 +19,7 @@ from lab import probes
 from lab.linux.instance import require_root
 from lab.network.topology import topology
 from lab.observation import Observed, observe
+from lab.output.terminal import progress
 from lab.probes.layers import text
 from lab.probes.layers.perfetto import TRACE, write_trace
 from lab.probes.layers.plot import draw
@@ -26,7 +27,6 @@ from lab.probes.layers.requests import requests_of
 from lab.report import request_timeline
 from lab.results import check_table
 from lab.results.writer import Results
-from lab.terminal import progress
 from lab.traffic.demo.conversation import Conversation
 from lab.units import MS
 

@@ -6,7 +6,7 @@ Reads only the folders of the runs, which may come from other machines. Exit sta
 import argparse
 from pathlib import Path
 
-from lab import terminal
+from lab.output import terminal
 from lab.vm import lane
 
 EXAMPLES = """\

@@ -16,13 +16,13 @@ from lab import probes
 from lab.clock import CLOCK
 from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
-from lab.ebpf.recorder import record
 from lab.errors import LabError
 from lab.linux.grace_period import await_backlogs
 from lab.live.output import Output
 from lab.network.relay import Relay
 from lab.network.topology import ETHERNET_MTU, Topology, topology
 from lab.observation import Observed
+from lab.recording.recorder import record
 from lab.signals import stopping
 from lab.traffic.crafted.pcap_reader import captured
 from lab.traffic.crafted.replay import Replayed, replay

@@ -6,10 +6,10 @@ Exit status: 0 if every test passed on every kernel, 1 if a test failed, 2 if a 
 
 import argparse
 
-from lab import terminal
 from lab.clock import REAL, VIRTUAL
 from lab.ebpf.attach import BEST, MECHANISMS
 from lab.errors import LabError
+from lab.output import terminal
 from lab.units import duration_ns
 from lab.vm import archive, lane
 from lab.vm.machine import CLOCKS, Machine, kvm_works

@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Self
 
 from lab.arrays import Events
-from lab.ebpf.drain_thread import DrainThread
 from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
 from lab.ebpf.ringbuf import Ring
 from lab.live import drain
+from lab.recording.drain_thread import DrainThread
 
 MOST_COLLECTED = 4_000_000
 """Limit of the events in memory that wait for a slow tool: some hundred megabytes."""

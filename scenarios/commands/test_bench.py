@@ -11,7 +11,7 @@ from lab.bench import tools
 from lab.bench.load_generator import CHANGES_EACH, PORT, loopback
 from lab.bench.run_time import Watch, counted
 from lab.bench.tools import RefusedError, Scope, Tool, running
-from lab.ebpf.recorder import record
+from lab.recording.recorder import record
 
 OPENING = {"SYN_SENT", "SYN_RECV", "ESTABLISHED"}
 CLOSING = {"FIN_WAIT1", "FIN_WAIT2", "CLOSE_WAIT", "LAST_ACK", "CLOSE"}

@@ -9,15 +9,15 @@ import pytest
 from support.processes import NOTHING, belongings, end, lab_command, left_of, started
 
 from lab.ebpf import attach
-from lab.ebpf.recorder import record
 from lab.linux import instance
 from lab.linux.netns import NAMED
 from lab.network.topology import topology
+from lab.recording.recorder import record
 
 # A scenario that prints a line when its network and its probe are ready, and then sleeps.
 SCENARIO = """
 import time
-from lab.ebpf.recorder import record
+from lab.recording.recorder import record
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 
@@ -31,7 +31,7 @@ def test_long(net, capsys):
 # The same without pytest.
 INTERRUPTIBLE = """
 import signal, sys, time
-from lab.ebpf.recorder import record
+from lab.recording.recorder import record
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 from lab.network.topology import topology

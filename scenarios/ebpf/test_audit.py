@@ -9,8 +9,8 @@ import pytest
 
 from lab.ebpf.audit import Audit
 from lab.ebpf.program import Program
-from lab.ebpf.recorder import record
 from lab.errors import EventsWithheld
+from lab.recording.recorder import record
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 

@@ -14,11 +14,11 @@ import pytest
 from lab.ebpf import interface_attach
 from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
-from lab.ebpf.recorder import record
 from lab.errors import LabError
 from lab.linux.bpf import map_lookup_elem
 from lab.linux.netns import inside
 from lab.probes.analyse.measure import joined
+from lab.recording.recorder import record
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 

@@ -14,7 +14,6 @@ from support.tcp_scripts import CLIENT_SCRIPTED, SERVER_SCRIPTED, SLOW
 
 from lab import probes
 from lab.arrays import UNKNOWN
-from lab.ebpf.recorder import record
 from lab.linux.grace_period import await_backlogs
 from lab.network.topology import Host, topology
 from lab.observation import Observed
@@ -25,6 +24,7 @@ from lab.probes.flows.measure import Direction, merged
 from lab.probes.rtt.measure import Kind as Estimate
 from lab.probes.rtt.measure import folded
 from lab.probes.states.measure import transitions
+from lab.recording.recorder import record
 from lab.tcp import SYN_TIMEOUT_NS, Ended, Side, State, address_text
 from lab.traffic.crafted.script import FLAGS
 from lab.traffic.crafted.tcp_peer import Peer

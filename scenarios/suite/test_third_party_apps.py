@@ -13,12 +13,12 @@ from support.third_party_truth import End, Logged
 
 from lab import probes
 from lab.ebpf.program import Program
-from lab.ebpf.recorder import record
 from lab.linux.tcp_counters import tcp_sent
 from lab.observation import Observed
 from lab.probes.analyse.measure import Kind, joined
 from lab.probes.duration.measure import lifetimes
 from lab.probes.flows.measure import Direction
+from lab.recording.recorder import record
 from lab.tcp import Ended, Flow
 from lab.verdict import Bracket
 

@@ -15,7 +15,6 @@ from support.packet_taps import received_by
 
 from lab import probes
 from lab.ebpf.program import Program
-from lab.ebpf.recorder import record
 from lab.network.relay import Relay
 from lab.network.topology import topology
 from lab.packet import FIN, PROBLEMS, RST, SYN, Problem
@@ -23,6 +22,7 @@ from lab.probes.flows import measure
 from lab.probes.flows.measure import Direction
 from lab.probes.flows.text import as_dict
 from lab.probes.packets import text
+from lab.recording.recorder import record
 from lab.tcp import address_text
 from lab.traffic.crafted.send import send
 from lab.traffic.crafted.unusual_frames import LONGEST, Ends, lacks_tag, unusual

@@ -4,10 +4,10 @@ import re
 
 from lab import probes
 from lab.ebpf.program import Program
-from lab.ebpf.recorder import record
 from lab.ebpf.source import text_of
 from lab.observation import Observed
 from lab.paths import SOURCES
+from lab.recording.recorder import record
 from lab.traffic.demo.process import converse
 
 

@@ -16,7 +16,7 @@ from lab.bench.load_generator import CHANGES_EACH, PORT, loopback
 from lab.bench.producer import produce, producing
 from lab.bench.tools import Scope, running_idle
 from lab.ebpf.program import Program
-from lab.ebpf.recorder import record
+from lab.recording.recorder import record
 from lab.results.measurement import Goal, Measurement
 
 FIGURE = "events"

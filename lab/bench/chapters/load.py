@@ -11,8 +11,8 @@ from typing import NamedTuple
 from lab import probes
 from lab.bench import interleave
 from lab.bench.context import Bench
-from lab.ebpf.recorder import record
 from lab.network.topology import Topology, topology
+from lab.recording.recorder import record
 from lab.results.measurement import Goal, Measurement
 from lab.timeline import Connection
 from lab.traffic.demo.conversation import Conversation

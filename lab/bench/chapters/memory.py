@@ -17,10 +17,10 @@ from lab.bench.forked import forked, pipe
 from lab.bench.load_generator import loopback
 from lab.bench.producer import produce
 from lab.bench.tools import Scope, Tool, running_idle
-from lab.ebpf.drain_thread import DRAIN_INTERVAL_S
 from lab.ebpf.program import Program
-from lab.ebpf.recorder import record
 from lab.errors import LabError
+from lab.recording.drain_thread import DRAIN_INTERVAL_S
+from lab.recording.recorder import record
 from lab.results.measurement import Goal, Measurement
 
 FIGURE = "memory"

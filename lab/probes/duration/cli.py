@@ -24,7 +24,7 @@ from lab.errors import LabError
 from lab.live import drain
 from lab.live import output as live_output
 from lab.live.output import Output
-from lab.pictures import require_drawable
+from lab.output.pictures import require_drawable
 from lab.tcp import SYN_TIMEOUT_NS
 from lab.units import duration_ns, port
 

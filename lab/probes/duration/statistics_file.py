@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lab.errors import LabError
-from lab.pictures import save
+from lab.output.pictures import save
 
 if TYPE_CHECKING:
     from lab.arrays import Integers

@@ -23,11 +23,11 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from lab import terminal
 from lab.ebpf.program import Program
 from lab.live import drain
 from lab.live import output as live_output
 from lab.live.output import Output
+from lab.output import terminal
 
 if TYPE_CHECKING:
     from lab.probes.flows.text import Record

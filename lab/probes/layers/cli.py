@@ -28,7 +28,7 @@ from lab.errors import LabError
 from lab.live import output as live_output
 from lab.live.collector import collected
 from lab.live.output import Output
-from lab.pictures import require_drawable
+from lab.output.pictures import require_drawable
 from lab.traffic.demo.conversation import PORT
 from lab.units import port
 

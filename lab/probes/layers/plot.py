@@ -7,7 +7,7 @@ import numpy as np
 
 from lab.arrays import UNKNOWN, Rows
 from lab.errors import LabError
-from lab.pictures import save
+from lab.output.pictures import save
 from lab.probes.layers.requests import LEGS
 from lab.probes.layers.stages import LAYERS
 from lab.probes.layers.text import PERCENTILES, USUALLY_NOTHING, host_of, typical

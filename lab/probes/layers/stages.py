@@ -13,9 +13,9 @@ from typing import Self
 import numpy as np
 
 from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows
-from lab.ebpf.recording import Recording
 from lab.errors import LabError
 from lab.probes.layers.byte_streams import NONE, Cover, Reach, Streams, streams
+from lab.recording.recording import Recording
 
 
 class At(IntEnum):

@@ -71,7 +71,7 @@ def _begins(rows: Rows, previous: Rows) -> Mask:
 def _flow_differs(rows: Rows, previous: Rows) -> Mask:
     """Mark the rows with another local port or peer than the row before: another socket has the same kernel address.
 
-    This happens when the kernel withholds several events in a row from the program (`lab.ebpf.recording.Recording`).
+    This happens when the kernel withholds several events in a row from the program (`lab.recording.recording.Recording`).
     """
     lports_known, peers_known = ((rows[name] > 0) & (previous[name] > 0) for name in ("lport", "rport"))
     other_peer = (rows["rport"] != previous["rport"]) | (rows["raddr"] != previous["raddr"]).any(axis=1)

@@ -20,11 +20,11 @@ from support.mutants import caught, changed, judge_mutant
 
 from lab.arrays import UNKNOWN
 from lab.ebpf import attach
-from lab.ebpf.recorder import record
 from lab.linux.netns import inside
 from lab.probes.analyse import text
 from lab.probes.analyse import text as steps_text
 from lab.probes.analyse.measure import Kind, Role, joined, latency_ns
+from lab.recording.recorder import record
 from lab.tcp import State, address_text
 from lab.traffic.demo.conversation import Conversation
 from lab.units import MS

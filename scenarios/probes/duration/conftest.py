@@ -10,9 +10,9 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
 from support.stamped_sockets import FAMILY, NOBODY, accept
 
-from lab.ebpf.recorder import record
 from lab.linux.netns import inside
 from lab.observation import Observed
+from lab.recording.recorder import record
 from lab.tcp import Flow
 from lab.timeline import Call, Connection, Timeline
 

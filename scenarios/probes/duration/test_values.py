@@ -14,10 +14,10 @@ from support.stamped_sockets import FAMILY, NOBODY, accept
 
 from lab.arrays import UNKNOWN
 from lab.ebpf.interface import Device
-from lab.ebpf.recorder import record
 from lab.linux.netns import inside
 from lab.observation import Observed
 from lab.probes.duration.measure import lifetimes
+from lab.recording.recorder import record
 from lab.tcp import Ended, Flow, Side, address_text
 from lab.timeline import Connection
 from lab.traffic.crafted.script_player import play

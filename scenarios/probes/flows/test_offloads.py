@@ -16,12 +16,12 @@ from support.mutants import counts_skbs, totals_of
 from support.packet_taps import captured
 
 from lab.ebpf.program import Program
-from lab.ebpf.recorder import record
 from lab.linux.ethtool import set_offloads
 from lab.linux.netns import inside
 from lab.observation import Observed
 from lab.probes.flows import measure
 from lab.probes.flows.measure import Direction
+from lab.recording.recorder import record
 from lab.tcp import address_text
 from lab.traffic.crafted.send import send
 from lab.traffic.demo.conversation import Conversation

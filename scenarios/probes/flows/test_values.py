@@ -12,12 +12,12 @@ import pytest
 from support.mutants import changed, totals_of
 
 from lab.ebpf.interface import Device
-from lab.ebpf.recorder import record
 from lab.linux.netns import inside
 from lab.linux.tcp_counters import tcp_sent
 from lab.probes.flows import measure
 from lab.probes.flows.measure import Direction
 from lab.probes.flows.text import as_dict
+from lab.recording.recorder import record
 from lab.traffic.crafted.frames import datagrams
 from lab.traffic.crafted.send import send
 from lab.traffic.demo.conversation import Conversation

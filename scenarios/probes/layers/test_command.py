@@ -178,7 +178,7 @@ def test_a_recording_of_another_version(net, tmp_path, monkeypatch):
     with observe(net, Conversation(), probes=["states"]) as observed:
         pass
     observed.recording.save(other := tmp_path / "states.npz")
-    monkeypatch.setattr("lab.ebpf.recording.SCHEMA", 1)
+    monkeypatch.setattr("lab.recording.recording.SCHEMA", 1)
     observed.recording.save(old := tmp_path / "old.npz")
     for path, sentence in ((other, "has no events of the probe layers"), (old, "has schema version 1")):
         done = lab_command("layers", "--recording", str(path))

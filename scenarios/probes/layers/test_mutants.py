@@ -7,10 +7,10 @@ from support.cpu_hog import hog
 from support.injected_delays import inject, verdicts
 from support.mutants import caught, changed
 
-from lab.ebpf.recorder import record
 from lab.network.relay import Relay
 from lab.network.topology import topology
 from lab.probes.layers.stages import Stages
+from lab.recording.recorder import record
 from lab.units import MS
 from lab.verdict import Judge
 

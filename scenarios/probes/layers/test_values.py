@@ -7,7 +7,6 @@ from support.cpu_hog import hog
 from support.injected_delays import SIZE, Delays, inject, verdicts
 from support.lockstep import conversing
 
-from lab.ebpf.recorder import record
 from lab.network.conditions import Conditions
 from lab.network.relay import Relay
 from lab.network.segment_parser import belongs
@@ -15,6 +14,7 @@ from lab.network.topology import topology
 from lab.probes.layers.judge import judge_request
 from lab.probes.layers.requests import requests
 from lab.probes.layers.stages import FATES, LAYERS, Stages, Stop
+from lab.recording.recorder import record
 from lab.traffic.demo.conversation import Conversation
 from lab.truth.requests import exchanges
 from lab.units import MS

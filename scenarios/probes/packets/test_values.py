@@ -19,13 +19,13 @@ from support.packet_taps import received_by
 from lab import probes
 from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
-from lab.ebpf.recorder import record
 from lab.errors import LabError
 from lab.linux.netns import inside
 from lab.observation import Observed
 from lab.packet import PROBLEMS
 from lab.paths import SOURCES
 from lab.probes.packets import text as packet_text
+from lab.recording.recorder import record
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 from lab.units import MS

@@ -18,8 +18,8 @@ from support.lockstep import conversing
 from support.processes import HUNG_S, lab_command, parsed, refuses, started, watching
 
 from lab.ebpf.program import Program
-from lab.ebpf.recorder import record
 from lab.linux.netns import inside
+from lab.recording.recorder import record
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 

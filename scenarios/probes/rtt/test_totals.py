@@ -11,9 +11,9 @@ from support.lockstep import conversing
 from support.mutants import changed
 
 from lab.ebpf.program import Program
-from lab.ebpf.recorder import record
 from lab.log2_histogram import SLOTS, slot_of
 from lab.probes.rtt.measure import folded
+from lab.recording.recorder import record
 from lab.tcp import State
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse

@@ -14,10 +14,10 @@ from support.lockstep import TcpInfo, conversing
 
 from lab import probes
 from lab.ebpf.program import Program
-from lab.ebpf.recorder import record
 from lab.linux.grace_period import await_grace_period
 from lab.observation import Observed, observing
 from lab.probes.rtt.measure import Kind, folded
+from lab.recording.recorder import record
 from lab.traffic.demo.conversation import Conversation
 from lab.units import MS, SECOND
 from lab.verdict import Bracket

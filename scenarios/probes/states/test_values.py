@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from lab.arrays import UNKNOWN
-from lab.ebpf.recorder import record
 from lab.linux.netns import inside
 from lab.observation import Observed
 from lab.probes.states.measure import transitions
+from lab.recording.recorder import record
 from lab.tcp import State
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.ebpf.recording import Recording
+from lab.recording.recording import Recording
 from lab.results.measurement import FILE, Goal, Measurement
 from lab.results.writer import RUN
 from lab.traffic.demo import conversation

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lab.bench import process
-from lab.ebpf import event_store
-from lab.ebpf.event_store import Store, put_in_order
+from lab.recording import event_store
+from lab.recording.event_store import Store, put_in_order
 
 EVENT = np.dtype([("number", "u4"), ("time_ns", "u8"), ("rest", "V60")], align=True)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from support.made.states import SERVER, change, changes
 
-from lab.ebpf.recording import SCHEMA, Recording
 from lab.errors import EventsLost, LabError
+from lab.recording.recording import SCHEMA, Recording
 
 EVENTS = changes(change(5, "CLOSE -> SYN_SENT", tgid=42, comm="client"), change(9, "LISTEN -> SYN_RECV", SERVER, 0xB0))
 NOTHING = np.zeros(0, [("time_ns", "u8")])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.errors import LabError
-from lab.pictures import require_drawable
+from lab.output.pictures import require_drawable
 from lab.probes.duration import statistics_file
 from lab.probes.duration.statistics_file import DurationsFile, Histogram, line, read_durations
 

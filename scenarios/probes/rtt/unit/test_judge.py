@@ -4,10 +4,10 @@ import numpy as np
 from support.made.rtt import of_socket
 from support.made.timelines import END, FLOW, REPLY, REQUEST, connection
 
-from lab.ebpf.recording import Recording
 from lab.linux.tcp_counters import Sent
 from lab.observation import Observed
 from lab.probes.rtt.judge import checks
+from lab.recording.recording import Recording
 
 CLIENT, SERVER = 1, 2
 TICK_US = 1000

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import output_file
 from lab.errors import LabError
+from lab.output import file as output_file
 
 
 @pytest.fixture

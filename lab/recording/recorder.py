@@ -6,12 +6,12 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 
 from lab.ebpf.audit import Audit, Counts
-from lab.ebpf.drain_thread import DrainThread
-from lab.ebpf.event_store import Store
 from lab.ebpf.interface import Device, require_distinct
 from lab.ebpf.program import Program
-from lab.ebpf.recording import Recording
 from lab.linux.grace_period import await_grace_period
+from lab.recording.drain_thread import DrainThread
+from lab.recording.event_store import Store
+from lab.recording.recording import Recording
 
 
 class Recorder:

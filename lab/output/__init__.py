@@ -1,0 +1,1 @@
+"""How commands write: files, pictures, the terminal."""

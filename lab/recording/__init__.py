@@ -1,0 +1,1 @@
+"""Record the events of several programs together, complete or with the number of missing ones."""
