@@ -1,8 +1,9 @@
 """Fixtures for all scenarios, and rules for the whole suite: root, a results folder, allowed skips, no leaks."""
 
 import os
+import signal
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from lab.ebpf import attach
 from lab.errors import LabError, UnsupportedByKernel
 from lab.linux.instance import Instance, require_root
 from lab.linux.netns import NAMED
+from lab.linux.syscalls import signal_on_parent_death
 from lab.network.topology import Topology, topology
 from lab.observation import Observed, observe
 from lab.results import allowed_skips, check_table
 from lab.results.writer import Results
+from lab.signals import ending
 from lab.traffic.demo.conversation import Conversation
 from lab.verdict import Bracket, Check, Judge
 
@@ -28,8 +31,14 @@ RESULTS_KEY = pytest.StashKey[Results]()
 
 def pytest_configure(config):
     """Create the results folder of the run. Workers of pytest-xdist use the folder of their controller."""
+    # The first Ctrl-C ends the run; what it begins to remove, no second one interrupts.
+    handlers = ExitStack()
+    handlers.enter_context(ending(interrupt=True))
+    config.add_cleanup(handlers.close)
     shared = getattr(config, "workerinput", {}).get("results")
     if shared:
+        # A controller that is killed ends its workers, each of which removes what it has built.
+        signal_on_parent_death(signal.SIGTERM, config.workerinput["controller"])
         config.stash[RESULTS_KEY] = Results(Path(shared))
     elif not config.option.collectonly:
         try:
@@ -44,6 +53,7 @@ def pytest_configure(config):
 def pytest_configure_node(node):
     """Pass the path of the results folder to a worker of pytest-xdist."""
     node.workerinput["results"] = str(node.config.stash[RESULTS_KEY].path)
+    node.workerinput["controller"] = os.getpid()
 
 
 def pytest_collection_modifyitems(items):

@@ -7,7 +7,6 @@ import os
 import pkgutil
 import re
 import select
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, TextIO
 
 from lab import commands, probes
 from lab.errors import LabError
+from lab.signals import ending
 
 _NEGATIVE = re.compile(r"-\d+(\.\d*)?[a-z%µ]+|-\d{2,}|-\d*\.\d+")  # but not the options -4 and -6
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -24,13 +24,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line. Return the exit status: 0, 1 for a failed verdict, 2 for a user's error, 130 for Ctrl-C."""
     words = _with_negative_values(sys.argv[1:] if arguments is None else arguments)
-    # SIGTERM and SIGHUP raise SystemExit, so that everything is cleaned up. nohup ignores SIGHUP, and that is kept.
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, lambda received, _: sys.exit(128 + received))
     try:
-        return _ran(words)
+        with ending():
+            return _ran(words)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 2
@@ -51,9 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     finally:
         _discard_unwritten(sys.stdout)
-        # The caller's process may fork children that these signals have to end: restore its handlers.
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _ran(words: Sequence[str]) -> int:

@@ -1,26 +1,93 @@
-"""Defer SIGINT, SIGTERM and SIGHUP inside a block that must not be interrupted, or turn them into a request to stop."""
+"""SIGINT, SIGTERM and SIGHUP: end a command once and cleanly, defer them, or turn them into a request to stop.
+
+Python runs a signal's handler in the main thread, between two instructions of whatever runs there. An exception that a handler
+raises has two gaps. Raised while objects are being removed after a first signal, it interrupts the removal. Raised inside a weakref
+callback or `__del__`, Python discards it, and the program goes on as if nothing had happened. So `ending` raises once, ignores
+later signals, and raises again what was discarded.
+"""
 
 import select
 import signal
 import socket
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end the lab."""
 
+_RAISE_AGAIN_S = 0.001
+
 
 @contextmanager
-def defer_signals() -> Iterator[None]:
-    """Block the signals of `ENDING` until the block is over.
+def ending(*, interrupt: bool = False) -> Iterator[None]:
+    """Raise on the first signal of `ENDING`: KeyboardInterrupt for SIGINT, SystemExit(128 + number) for the others.
 
-    A process that is forked inside inherits the blocked signals.
+    With `interrupt` it is KeyboardInterrupt for all. Later signals are ignored, since everything is being removed by then. A SIGHUP
+    that is ignored (nohup) stays so. Call it in the main thread.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    received: list[int] = []
+
+    def end(number: int, _: FrameType | None) -> None:
+        if not received:
+            received.append(number)
+            _raise(number, interrupt=interrupt)
+
+    def raise_again(number: int, frame: FrameType | None) -> None:
+        end(received.pop() if received else number, frame)
+
+    def discarded(lost: "UnraisableHookArgs") -> None:
+        if received and isinstance(lost.exc_value, (KeyboardInterrupt, SystemExit)):
+            signal.setitimer(signal.ITIMER_REAL, _RAISE_AGAIN_S)
+        else:
+            report(lost)
+
+    report, sys.unraisablehook = sys.unraisablehook, discarded
+    handlers = {number: end for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, raise_again)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = report
+
+
+def _raise(number: int, *, interrupt: bool) -> None:
+    if interrupt or number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
+
+
+@contextmanager
+def defer_signals() -> Iterator[None]:
+    """Defer the signals of `ENDING` until the block is over. A process that is forked inside inherits the blocked signals.
+
+    The mask protects system calls of this thread. Another thread may still receive a signal of the process, whose handler Python
+    runs in the main thread: there the handlers only take note.
+    """
+    received: list[int] = []
+    before = {}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    if threading.current_thread() is threading.main_thread():
+        handled = [number for number in ENDING if callable(signal.getsignal(number))]
+        before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for deferred in dict.fromkeys(received):
+            signal.raise_signal(deferred)
 
 
 @contextmanager

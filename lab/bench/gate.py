@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 from tabulate import tabulate
 
 from lab.errors import LabError
+from lab.output.file import replacing
 from lab.results.measurement import Measurement
 
 MOST = 0.03
@@ -42,7 +43,8 @@ class Baseline(NamedTuple):
 
     def write(self, path: Path) -> None:
         """Write the baseline as JSON."""
-        path.write_text(json.dumps(self._asdict(), indent=2) + "\n")
+        with replacing(path) as file:
+            file.write(json.dumps(self._asdict(), indent=2) + "\n")
 
 
 def regressions(now: Baseline, before: Baseline) -> list[str]:

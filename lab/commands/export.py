@@ -9,12 +9,11 @@ perfetto     trace of the requests in the recordings, for ui.perfetto.dev
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
-from lab.errors import LabError
+from lab.output.file import replacing
 from lab.results.export import FORMATS, KINDS, export
 from lab.results.reader import RunFolder
 
@@ -37,32 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write a run in the requested format."""
     found = RunFolder.open(args.run_folder)
-    with _output(args.output) as file:
+    output: AbstractContextManager[IO[str]] = (
+        replacing(args.output, newline="") if args.output else nullcontext(sys.stdout)
+    )
+    with output as file:
         export(found, args.format, file, args.only)
     return 0
-
-
-@contextmanager
-def _output(path: Path | None) -> Iterator[TextIO]:
-    """Open the output atomically: readers see the old file or the complete new one. None is standard output.
-
-    A device or a pipe is written to directly and never replaced. Raises `LabError` if the output cannot be written.
-    """
-    if path is None:
-        yield sys.stdout
-        return
-    try:
-        if path.exists() and not path.is_file():
-            with path.open("w", newline="") as file:
-                yield file
-            return
-        path = path.resolve()
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            with partial.open("w", newline="") as file:
-                yield file
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise LabError(f"{path} cannot be written ({error.strerror}): choose another file with -o") from error

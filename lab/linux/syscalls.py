@@ -5,6 +5,7 @@ What lives here: `syscall` and `owned`. What does not: bpf(2) and perf_event_ope
 
 import ctypes
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +36,7 @@ _NUMBERS = {
         "unshare": 97,
     },
 }
+_PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long
 
@@ -64,3 +66,13 @@ def owned(fd: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def signal_on_parent_death(number: int, parent: int) -> None:
+    """Have the kernel send this process a signal when the thread that started it ends: PR_SET_PDEATHSIG, prctl(2).
+
+    `parent` is the id of the parent, which may have ended before the call: then the signal is sent at once.
+    """
+    syscall("prctl", _PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if os.getppid() != parent:
+        signal.raise_signal(number)

@@ -5,6 +5,7 @@ temporary name in the same folder (`O_CREAT | O_EXCL | O_NOFOLLOW`), renamed ove
 Character devices and pipes, such as /dev/null, are written as they are.
 """
 
+import errno
 import os
 import secrets
 import stat
@@ -66,16 +67,12 @@ def fresh(path: Path, mode: str = "wb", *, private: bool = False, **options: Any
 
 
 def appending(path: Path) -> int:
-    """Open a file to append to and to read; returns its file descriptor. Raises `LabError` when a link or no file stands there."""
+    """Open a file to append to and to read; returns its file descriptor. Raises `LabError` when a link stands there."""
     with _errors(path):
-        if path.is_symlink():
+        if path.is_symlink() and not _is_special(path):
             raise LabError(f"{path} is a link, which the lab does not follow: name the file itself")
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        fd = os.open(path, flags, 0o644)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise LabError(f"{path} is no regular file: choose another file")
-        return fd
+        follow = 0 if path.is_symlink() else os.O_NOFOLLOW
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | follow, 0o644)
 
 
 def require_writable(path: Path) -> None:
@@ -117,7 +114,7 @@ def _is_special(path: Path) -> bool:
     except FileNotFoundError:
         return False
     if stat.S_ISDIR(mode):
-        raise LabError(f"{path} is a folder: name a file")
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or (trusted and stat.S_ISREG(mode))
 
 
@@ -125,7 +122,5 @@ def _is_special(path: Path) -> bool:
 def _errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError as error:
-        raise LabError(f"{path.parent} is no folder: choose another place for {path.name}") from error
     except OSError as error:
         raise LabError(f"{path} cannot be written ({error.strerror}): choose another file") from error

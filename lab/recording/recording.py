@@ -15,6 +15,7 @@ import numpy as np
 from lab.arrays import Events, Rows
 from lab.clock import CLOCK
 from lab.errors import EventsLost, EventsWithheld, LabError
+from lab.output.file import replacing
 
 SCHEMA = 2
 _ARRAYS = ("events", "totals")
@@ -66,20 +67,15 @@ class Recording:
         return everything[np.argsort(everything["time_ns"], kind="stable")]
 
     def save(self, path: Path) -> None:
-        """Write the recording to one `.npz` file. Raises `LabError` when the file cannot be written."""
+        """Write the recording to one `.npz` file that only its owner may read. Raises `LabError` when the file cannot be written."""
         about = {"schema": SCHEMA, "clock": CLOCK, "devices": list(self.devices.items())}
         about |= {name: getattr(self, name) for name in _ABOUT}
         arrays: dict[str, Any] = {
             f"{kind}/{probe}": rows for kind in _ARRAYS for probe, rows in getattr(self, kind).items()
         }
         arrays["about"] = np.array(json.dumps(about))
-        try:
-            with path.open("wb") as file:
-                np.savez_compressed(file, **arrays)
-        except OSError as error:
-            raise LabError(
-                f"the recording cannot be written to {path} ({error.strerror}): choose another file"
-            ) from error
+        with replacing(path, "wb", private=True) as file:
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "Recording":

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lab.errors import LabError
+from lab.output.file import replacing
 from lab.report import layers, verdicts
 from lab.report.figures import Bench, Trend
 from lab.report.matrix import matrix
@@ -48,12 +48,8 @@ class Run:
 def write(folders: list[RunFolder], path: Path) -> None:
     """Write the report of some runs. Raises `LabError` if a run cannot be read or the file cannot be written."""
     page = _render(folders, Raw(path.parent.resolve()))
-    try:
-        path.write_text(page)
-    except OSError as error:
-        raise LabError(
-            f"the report cannot be written to {path} ({error.strerror}): choose another file with -o"
-        ) from error
+    with replacing(path) as file:
+        file.write(page)
 
 
 def _render(folders: list[RunFolder], raw: Raw) -> str:

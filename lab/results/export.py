@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import IO, Any
 
 from lab.errors import LabError
 from lab.probes.layers.perfetto import trace
@@ -17,7 +17,7 @@ CHECKS, MEASUREMENTS = "checks", "measurements"
 KINDS = (CHECKS, MEASUREMENTS)
 
 
-def _jsonl(run: RunFolder, kinds: tuple[str, ...], file: TextIO) -> None:
+def _jsonl(run: RunFolder, kinds: tuple[str, ...], file: IO[str]) -> None:
     if CHECKS in kinds:
         file.writelines(_line("check", run, asdict(check)) for check in stream(run.checks.path))
     if MEASUREMENTS in kinds:
@@ -28,7 +28,7 @@ def _line(kind: str, run: RunFolder, row: dict[str, Any]) -> str:
     return json.dumps({"kind": kind, "run": run.name} | row, ensure_ascii=False) + "\n"
 
 
-def _csv(run: RunFolder, kinds: tuple[str, ...], file: TextIO) -> None:
+def _csv(run: RunFolder, kinds: tuple[str, ...], file: IO[str]) -> None:
     if len(kinds) > 1:
         raise LabError(
             "the run has checks and measurements, but a CSV file holds one kind of rows: "
@@ -57,24 +57,24 @@ def _samples(run: RunFolder) -> Iterator[dict[str, Any]]:
             yield names | {"repetition": number, "value": value, "refused": row.refused}
 
 
-def _junit(run: RunFolder, kinds: tuple[str, ...], file: TextIO) -> None:
+def _junit(run: RunFolder, kinds: tuple[str, ...], file: IO[str]) -> None:
     if CHECKS not in kinds:
         raise LabError("JUnit XML holds checks only: choose another format for measurements")
     rows = run.checks.rows
     write_junit(file, stream(run.checks.path), len(rows), int((~rows["passed"]).sum()))
 
 
-def _openmetrics(run: RunFolder, kinds: tuple[str, ...], file: TextIO) -> None:
+def _openmetrics(run: RunFolder, kinds: tuple[str, ...], file: IO[str]) -> None:
     file.writelines(line + "\n" for line in lines(run, checks=CHECKS in kinds, measurements=MEASUREMENTS in kinds))
 
 
-def _perfetto(run: RunFolder, _: tuple[str, ...], file: TextIO) -> None:
+def _perfetto(run: RunFolder, _: tuple[str, ...], file: IO[str]) -> None:
     if not run.recordings:
         raise LabError(f"{run.path} has no recording, which a trace needs: lab demo makes one")
     json.dump(trace(run.requests()), file)
 
 
-FORMATS: dict[str, Callable[[RunFolder, tuple[str, ...], TextIO], None]] = {
+FORMATS: dict[str, Callable[[RunFolder, tuple[str, ...], IO[str]], None]] = {
     "jsonl": _jsonl,
     "csv": _csv,
     "junit": _junit,
@@ -83,7 +83,7 @@ FORMATS: dict[str, Callable[[RunFolder, tuple[str, ...], TextIO], None]] = {
 }
 
 
-def export(run: RunFolder, form: str, file: TextIO, only: str | None = None) -> None:
+def export(run: RunFolder, form: str, file: IO[str], only: str | None = None) -> None:
     """Write a run in a format of `FORMATS`. `only` is one of `KINDS`; None writes all kinds that the run has.
 
     Raises `LabError` if the run cannot be read, has no rows of that kind, or cannot be written in that format.

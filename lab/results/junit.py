@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import TextIO
+from typing import IO
 from xml.sax.saxutils import quoteattr
 
 from lab.verdict import Check
@@ -10,7 +10,7 @@ from lab.verdict import Check
 _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def write_junit(file: TextIO, checks: Iterable[Check], tests: int, failures: int) -> None:
+def write_junit(file: IO[str], checks: Iterable[Check], tests: int, failures: int) -> None:
     """Write checks as JUnit XML. `tests` is their number, `failures` the number that failed."""
     file.write('<?xml version="1.0" encoding="utf-8"?>\n')
     file.write(f'<testsuite name="lab" tests="{tests}" failures="{failures}">\n')

@@ -17,6 +17,7 @@ from lab import clock
 from lab.clock import CLOCK
 from lab.ebpf import attach, compiler
 from lab.errors import LabError
+from lab.output.file import point, replacing
 from lab.paths import CHECKOUT
 from lab.results import measurement
 from lab.results.check_columns import FILE, stream
@@ -56,9 +57,7 @@ class Results:
         results = cls(path)
         results._write_run({"schema": SCHEMA, "started": started.isoformat(), "clock": CLOCK, **_lane(), **_machine()})
         results.path.joinpath(FILE).touch()
-        pointer = parent() / f".latest-{os.getpid()}"
-        pointer.symlink_to(path.name)
-        pointer.replace(parent() / "latest")
+        point(parent() / "latest", path.name)
         return results
 
     def add(self, checks: Iterable[Check]) -> list[Check]:
@@ -100,11 +99,8 @@ class Results:
             write_junit(file, checks, len(checks), sum(not check.passed for check in checks))
 
     def _write_run(self, about: dict[str, object]) -> None:
-        path = self.path / RUN
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(about, indent=2) + "\n")
-        # Atomic: readers see the old file or the complete new one.
-        fresh.replace(path)
+        with replacing(self.path / RUN) as file:
+            file.write(json.dumps(about, indent=2) + "\n")
 
 
 def _lane() -> dict[str, object]:

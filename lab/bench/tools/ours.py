@@ -1,7 +1,6 @@
 """This project's own probes: `lab <probe> --json`."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -25,11 +24,12 @@ from lab.bench.tools import (
     Tool,
 )
 from lab.log2_histogram import slot_of
+from lab.paths import LAB
 
 
 def _command(probe: str, scope: Scope, *, on_device: bool, options: tuple[str, ...]) -> list[str]:
     """Return the command line. Probes of sockets observe the whole machine, as the peers do."""
-    command = [sys.executable, "-m", "lab", probe, "--json", *options]
+    command = [*LAB, probe, "--json", *options]
     if on_device:
         command += ["-i", scope.ifname, *(["--netns", scope.netns] if scope.netns else [])]
     if scope.lport is not None:

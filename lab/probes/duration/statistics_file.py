@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lab.errors import LabError
-from lab.output.pictures import save
+from lab.output.file import appending
+from lab.output.pictures import figure, save
 
 if TYPE_CHECKING:
     from lab.arrays import Integers
@@ -56,10 +57,7 @@ class DurationsFile:
         """Open or create the file. Raises `LabError` if that fails."""
         self._path = path
         self.missing = 0
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise LabError(f"{path} cannot be written ({error.strerror}): choose another file for --output") from error
+        self._fd = appending(path)
         self._torn = self._ends_torn()
 
     def append(self, lines: list[str]) -> str:
@@ -107,13 +105,12 @@ class Histogram:
         """Write a picture of the type of the file's suffix. Raises `LabError` if no duration is known or it fails."""
         if not self.counts.any():
             raise LabError(f"no duration is known, so {path} was not drawn: watch longer or give another file")
-        from matplotlib.figure import Figure  # noqa: PLC0415 (the import takes half a second)
-        from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 (as above)
-
         used = np.flatnonzero(self.counts)
         low, high = max(0, used[0] - 2), min(len(self.counts), used[-1] + 3)
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        axes = figure.add_subplot()
+        drawn = figure(figsize=(8, 4.5), layout="constrained")
+        from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 (after `figure`, which imports Matplotlib safely)
+
+        axes = drawn.add_subplot()
         axes.stairs(self.counts[low:high], self.edges_s[low : high + 1], fill=True, color="#3465a4")
         axes.set_xscale("log")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -122,4 +119,4 @@ class Histogram:
         axes.set_title(f"Duration of {self.counts.sum():,} TCP connections")
         axes.grid(visible=True, axis="y", alpha=0.3)
         axes.set_axisbelow(True)
-        save(figure, path)
+        save(drawn, path)

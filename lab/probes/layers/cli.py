@@ -28,6 +28,7 @@ from lab.errors import LabError
 from lab.live import output as live_output
 from lab.live.collector import collected
 from lab.live.output import Output
+from lab.output.file import require_writable
 from lab.output.pictures import require_drawable
 from lab.traffic.demo.conversation import PORT
 from lab.units import port
@@ -116,8 +117,6 @@ def run(args: argparse.Namespace) -> int:
     if args.plot is not None:
         require_drawable(args.plot)
     if args.perfetto is not None:
-        from lab.probes.layers.perfetto import require_writable
-
         require_writable(args.perfetto)
     flow = None if args.flow is None else _flow(args.flow)
     if args.recording is not None:

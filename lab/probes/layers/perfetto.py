@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lab.arrays import UNKNOWN, Rows
-from lab.errors import LabError
+from lab.output.file import replacing
 from lab.probes.layers.requests import LEGS
 from lab.probes.layers.stages import LAYERS
 from lab.probes.layers.text import host_of
@@ -22,15 +22,6 @@ MOST_REQUESTS = 10_000
 """Limit of requests in a trace: about 50 MB."""
 
 
-def require_writable(path: Path) -> None:
-    """Raise `LabError` if the file cannot be written. For a check before recording; it creates the file."""
-    try:
-        with path.open("w"):
-            pass
-    except OSError as error:
-        raise _not_written(path, error) from error
-
-
 def trace(rows: Rows) -> dict[str, object]:
     """Return the first `MOST_REQUESTS` requests in the Trace Event Format: a slice for each request and layer.
 
@@ -42,14 +33,8 @@ def trace(rows: Rows) -> dict[str, object]:
 
 def write_trace(path: Path, rows: Rows) -> None:
     """Write the trace of requests to a file, as JSON. Raises `LabError` if the file cannot be written."""
-    try:
-        path.write_text(json.dumps(trace(rows)))
-    except OSError as error:
-        raise _not_written(path, error) from error
-
-
-def _not_written(path: Path, error: OSError) -> LabError:
-    return LabError(f"the trace cannot be written to {path} ({error.strerror}): choose another file")
+    with replacing(path) as file:
+        json.dump(trace(rows), file)
 
 
 def _names() -> Iterator[dict[str, object]]:

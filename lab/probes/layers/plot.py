@@ -7,7 +7,7 @@ import numpy as np
 
 from lab.arrays import UNKNOWN, Rows
 from lab.errors import LabError
-from lab.output.pictures import save
+from lab.output.pictures import figure, save
 from lab.probes.layers.requests import LEGS
 from lab.probes.layers.stages import LAYERS
 from lab.probes.layers.text import PERCENTILES, USUALLY_NOTHING, host_of, typical
@@ -27,13 +27,11 @@ def draw(path: Path, rows: Rows) -> None:
     """
     if not len(rows):
         raise LabError(f"no request was seen, so {path} was not drawn: observe longer, or give another --port")
-    from matplotlib.figure import Figure  # noqa: PLC0415 (as above)
-
-    figure = Figure(figsize=(11, 10), layout="constrained")
-    above, below = figure.subplots(2, 1, height_ratios=(3, 2))
+    drawn = figure(figsize=(11, 10), layout="constrained")
+    above, below = drawn.subplots(2, 1, height_ratios=(3, 2))
     _waterfall(above, typical(rows))
     _stack(below, rows)
-    save(figure, path)
+    save(drawn, path)
 
 
 def _waterfall(axes: "Axes", row: np.void) -> None:

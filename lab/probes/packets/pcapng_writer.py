@@ -6,12 +6,12 @@ header), 4.2 (interface description) and 4.3 (enhanced packet).
 
 import struct
 from contextlib import suppress
-from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from lab.errors import LabError
+from lab.output.file import fresh
 
 _SECTION, _INTERFACE, _PACKET = 0x0A0D0D0A, 1, 6
 _BYTE_ORDER = 0x1A2B3C4D
@@ -30,10 +30,7 @@ class Capture:
 
     def __init__(self, path: Path, ifname: str, snaplen: int) -> None:
         self._path, self._complete_bytes = path, 0
-        try:
-            self._file = FileIO(path, "w")
-        except OSError as error:
-            raise self._unwritable(error) from error
+        self._file = fresh(path, "wb", private=True, buffering=0)
         try:
             self._write(_block(_SECTION, struct.pack("=IHHq", _BYTE_ORDER, 1, 0, _UNKNOWN_LENGTH)))
             about = _option(_IF_NAME, ifname.encode()) + _option(_IF_TSRESOL, _NANOSECONDS) + _option(_END, b"")

@@ -1,7 +1,6 @@
 """Common parts of `lab serve` and `lab connect`: options, namespace, readiness, pause, end with the parent, output."""
 
 import argparse
-import ctypes
 import os
 import signal
 import sys
@@ -9,11 +8,10 @@ import threading
 from collections.abc import Callable
 
 from lab.linux import netns
+from lab.linux.syscalls import signal_on_parent_death
 from lab.timeline import Timeline
 from lab.traffic.demo import conversation
 from lab.units import duration_text, port
-
-_PR_SET_PDEATHSIG = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def prepare(args: argparse.Namespace) -> None:
     """Enter the namespace, and have the kernel kill this process when its parent lab process ends."""
     if args.parent:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != args.parent:  # the parent ended before prctl()
-            sys.exit(1)
+        signal_on_parent_death(signal.SIGKILL, args.parent)
     if args.netns is not None:
         netns.enter(args.netns)
 

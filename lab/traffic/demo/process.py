@@ -3,7 +3,6 @@
 import os
 import selectors
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -12,6 +11,7 @@ from typing import IO, Self
 from lab import clock
 from lab.errors import LabError
 from lab.network.topology import Host, Topology
+from lab.paths import LAB
 from lab.timeline import Connection, Timeline, pair
 from lab.traffic.demo.conversation import PORT, Conversation
 
@@ -29,9 +29,7 @@ class Endpoint:
         self._ready = os.fdopen(read)
         line = [
             *_priority(command),
-            sys.executable,
-            "-m",
-            "lab",
+            *LAB,
             command,
             "--netns",
             host.name,

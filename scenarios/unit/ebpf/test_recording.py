@@ -149,5 +149,5 @@ def test_a_folder_is_no_recording(tmp_path):
 @pytest.mark.parametrize("where", ["", "missing/recording"])
 def test_a_place_that_cannot_be_written_is_named(tmp_path, where):
     """For a folder, or a path in a missing folder, the error names the path and the remedy."""
-    with pytest.raises(LabError, match=f"cannot be written to {tmp_path / where} .*: choose another file"):
+    with pytest.raises(LabError, match=f"{tmp_path / where} cannot be written .*: choose another file"):
         RECORDING.save(tmp_path / where)

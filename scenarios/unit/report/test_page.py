@@ -165,7 +165,7 @@ def test_the_same_runs_give_the_same_page(tmp_path):
 def test_a_page_that_cannot_be_written(tmp_path, capsys):
     """The error says what to do; exit status 2."""
     assert main(["report", str(folder(tmp_path / "run")), "-o", str(tmp_path / "missing" / "page.html")]) == 2
-    assert "choose another file with -o" in capsys.readouterr().err
+    assert "cannot be written (No such file or directory): choose another file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

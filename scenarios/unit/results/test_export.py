@@ -109,11 +109,11 @@ def test_to_a_file(run, tmp_path, capsys):
     assert target.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "run"]
     assert main(["export", str(run), "--format", "jsonl", "-o", str(tmp_path / "missing" / "file")]) == 2
-    assert "choose another file with -o" in capsys.readouterr().err
+    assert "cannot be written (No such file or directory): choose another file" in capsys.readouterr().err
 
 
 def test_to_a_pipe_or_a_link(tmp_path):
-    """A pipe is written to and not replaced; a symbolic link is followed."""
+    """A pipe is written to and not replaced; a symbolic link is replaced and not followed."""
     run = folder(tmp_path / "run", checks=checks(count=1))
     pipe, target, link = tmp_path / "pipe", tmp_path / "file", tmp_path / "link"
     os.mkfifo(pipe)
@@ -124,8 +124,9 @@ def test_to_a_pipe_or_a_link(tmp_path):
     assert pipe.is_fifo()
     link.symlink_to(target)
     assert main(["export", str(run), "--format", "jsonl", "-o", str(link)]) == 0
-    assert link.is_symlink()
-    assert target.read_bytes() == written
+    assert not link.is_symlink()
+    assert link.read_bytes() == written
+    assert not target.exists()
     assert written.count(b"\n") == len((run / "checks.jsonl").read_text().splitlines())
 
 

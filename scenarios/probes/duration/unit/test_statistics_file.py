@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -81,7 +82,7 @@ def test_each_line_is_written_at_once(tmp_path):
 
 def test_a_full_disk():
     """The error is reported once; missing lines are counted."""
-    file = DurationsFile("/dev/full")
+    file = DurationsFile(Path("/dev/full"))
     assert file.append([LINE]) == "/dev/full cannot take more lines (No space left on device): they are printed only"
     assert file.append([LINE, LINE]) == ""
     assert file.missing == 3

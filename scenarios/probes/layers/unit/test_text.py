@@ -8,9 +8,10 @@ import pytest
 from support.made.layers import CLIENT_NETNS, FLOW, PORT, SERVER_NETNS, Network, points, talk
 
 from lab.errors import LabError
+from lab.output.file import require_writable
 from lab.probes.layers import text
 from lab.probes.layers import text as layer_text
-from lab.probes.layers.perfetto import require_writable, write_trace
+from lab.probes.layers.perfetto import write_trace
 from lab.probes.layers.plot import draw
 from lab.probes.layers.requests import REQUEST, requests
 from lab.probes.layers.stages import LAYERS, Stages

@@ -51,14 +51,14 @@ def test_a_capture_replaces_an_existing_file(tmp_path):
 @pytest.mark.parametrize("name", ["nowhere/x.pcapng", "."])
 def test_a_file_that_cannot_be_written(tmp_path, name):
     """The error names the file and asks for another one."""
-    with pytest.raises(LabError, match=r"cannot be written to .*: choose another file"):
+    with pytest.raises(LabError, match=r"cannot be written .*: choose another file"):
         Capture(tmp_path / name, "eth0", 256)
 
 
 def test_a_full_device():
     """A device without room for the head is refused at once, and the file is closed."""
     with pytest.raises(LabError, match="No space left on device"):
-        Capture("/dev/full", "eth0", 256)
+        Capture(Path("/dev/full"), "eth0", 256)
     assert "/dev/full" not in {
         os.fspath(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()
     }
