@@ -15,9 +15,11 @@ from typing import Any, TextIO
 
 from lab import commands, probes
 from lab.errors import LabError
+from lab.output.text import printable
 from lab.signals import ending
 
 _NEGATIVE = re.compile(r"-\d+(\.\d*)?[a-z%µ]+|-\d{2,}|-\d*\.\d+")  # but not the options -4 and -6
+_NEWLINE = "\n"  # between an error and the compiler's messages
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ending():
             return _ran(words)
     except LabError as error:
-        print(f"lab: {error}", file=sys.stderr)
+        print(f"lab: {printable(str(error), keep=_NEWLINE)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple, Self
 
+from lab.output.text import printable
+
 Value = int | str | None
 
 
@@ -86,9 +88,8 @@ class Check:
         found = (
             f"{self.quantity} of {self.subject}: {self.probe} reports {self.measured} {self.unit}, the truth is {truth}"
         )
-        return (
-            f"{found}, the error is {self.error} {self.unit} from the best estimate" if self.verdict == "far" else found
-        )
+        far = f", the error is {self.error} {self.unit} from the best estimate" if self.verdict == "far" else ""
+        return printable(found + far)
 
 
 @dataclass(frozen=True)

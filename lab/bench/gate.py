@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from tabulate import tabulate
-
 from lab.errors import LabError
 from lab.output.file import replacing
+from lab.output.text import tabulated
 from lab.results.measurement import Measurement
 
 MOST = 0.03
@@ -68,4 +67,4 @@ def table(now: Baseline, before: Mapping[str, float]) -> str:
         for program, taken in now.instructions.items()
     ]
     rows += [(program, None, taken, "gone") for program, taken in before.items() if program not in now.instructions]
-    return tabulate(rows, ["program", "instructions", "baseline", ""], floatfmt=",.1f", missingval="-")
+    return tabulated(rows, ["program", "instructions", "baseline", ""], floatfmt=",.1f", missingval="-")

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from tabulate import tabulate
-
+from lab.output.text import tabulated
 from lab.results.measurement import Measurement
 from lab.units import amount_text
 
@@ -18,7 +17,7 @@ def tables(rows: Iterable[Measurement]) -> Iterator[str]:
     if goals:
         met = sum(bool(row.met) for row in goals)
         yield f"\ngoals: {met} met, {len(goals) - met} missed"
-        yield tabulate(
+        yield tabulated(
             [["met" if row.met else "MISSED", row.figure, row.tool, _what(row), *_value(row), _goal(row), row.note] for row in goals],
             ["", "figure", "tool", "quantity", "median", "95 % interval", "goal", ""],
             disable_numparse=True,
@@ -32,7 +31,7 @@ def tables(rows: Iterable[Measurement]) -> Iterator[str]:
         if figure == "corpus":
             yield _corpus([row for row in rows if row.figure == figure])
             continue
-        yield tabulate(
+        yield tabulated(
             [
                 [_what(row), row.tool, *_value(row), len(row.samples), row.note]
                 for row in sorted(mine, key=lambda row: row.quantity)
@@ -44,7 +43,7 @@ def tables(rows: Iterable[Measurement]) -> Iterator[str]:
         )
     if reasons := dict.fromkeys((row.tool, row.refused) for row in rows if row.refused and row.figure != "corpus"):
         yield "\ncannot run here"
-        yield tabulate([list(reason) for reason in reasons], ["tool", "reason"], maxcolwidths=[None, 100])
+        yield tabulated([list(reason) for reason in reasons], ["tool", "reason"], maxcolwidths=[None, 100])
 
 
 def _corpus(rows: list[Measurement]) -> str:
@@ -56,7 +55,7 @@ def _corpus(rows: list[Measurement]) -> str:
             "cannot run" if row.refused else _VERDICTS.get(row.median, f"{row.median:.0%} right")
         )
     lines = [[tool, *(cells[case].get(tool, "") for case in sorted(cells))] for tool in tools]
-    return tabulate(lines, ["tool", *sorted(cells)], disable_numparse=True)
+    return tabulated(lines, ["tool", *sorted(cells)], disable_numparse=True)
 
 
 def _what(row: Measurement) -> str:

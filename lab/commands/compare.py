@@ -12,8 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tabulate import tabulate
-
+from lab.output.text import printable, tabulated
 from lab.results.compare import CheckChange, Comparison, Shift, compare
 from lab.results.reader import RunFolder
 from lab.units import amount_text
@@ -56,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for when, one in (("before", before), ("after", after)):
         wrong = len(one.checks.rows) - int(one.checks.rows["passed"].sum())
-        print(f"{when + ':':<7} {one.place}, {one.name}: {len(one.checks.rows):,} checks, {wrong:,} wrong")
+        print(
+            f"{when + ':':<7} {printable(f'{one.place}, {one.name}')}: {len(one.checks.rows):,} checks, {wrong:,} wrong"
+        )
     print()
     most = None if args.all else _MOST
     parts = (
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         _bench(found, most, everything=args.all),
         _alone(found, most),
     )
-    print("\n\n".join(text for part in parts if (text := "\n".join(part))))
+    print(printable("\n\n".join(text for part in parts if (text := "\n".join(part))), keep="\n"))
     return 0
 
 
@@ -141,7 +142,7 @@ def _alone(found: Comparison, most: int | None) -> Iterator[str]:
 
 def _table(rows: Sequence[Sequence[str]], heads: Sequence[str], most: int | None) -> Iterator[str]:
     if rows:
-        yield tabulate(rows[:most], heads, disable_numparse=True, maxcolwidths=[36] * len(heads))
+        yield tabulated(rows[:most], heads, disable_numparse=True, maxcolwidths=[36] * len(heads))
     if most is not None and len(rows) > most:
         yield f"... and {len(rows) - most:,} more (--all)"
 

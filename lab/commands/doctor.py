@@ -10,9 +10,8 @@ import argparse
 import json
 from dataclasses import asdict
 
-from tabulate import tabulate
-
 from lab.doctor.capabilities import Capability, Choice, choices, examine, remedies
+from lab.output.text import tabulated
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
 def _print_tables(capabilities: list[Capability], chosen: list[Choice]) -> None:
     """Print both tables, at most 100 columns wide."""
     rows = [(row.name, "yes" if row.available else "no", row.detail) for row in capabilities]
-    print(tabulate(rows, ("capability", "works", "found, or why not"), maxcolwidths=[30, 5, 59]))
+    print(tabulated(rows, ("capability", "works", "found, or why not"), maxcolwidths=[30, 5, 59]))
     print()
     attached = [(row.observation, row.chosen, row.refused) for row in chosen]
     headers = ("observation", "chosen", "better, but refused")
-    print(tabulate(attached, headers, maxcolwidths=[26, 32, 36]))
+    print(tabulated(attached, headers, maxcolwidths=[26, 32, 36]))

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from lab.output import terminal
+from lab.output.text import printable
 from lab.vm import lane
 
 EXAMPLES = """\
@@ -23,5 +24,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the table. Return 1 if a run failed."""
     outcomes = [lane.Outcome.of(folder) for folder in args.runs]
-    print(lane.summary(outcomes, terminal.columns()))
+    print(printable(lane.summary(outcomes, terminal.columns()), keep="\n"))
     return 0 if all(outcome.passed for outcome in outcomes) else 1

@@ -10,12 +10,12 @@ import threading
 from contextlib import suppress
 
 import numpy as np
-from tabulate import tabulate
 
 from lab.network.conditions import Conditions
 from lab.network.frame_log import Direction, Fate, Mark, WireLog, hold_ns
 from lab.network.relay import Relay
 from lab.network.topology import topology
+from lab.output.text import tabulated
 from lab.units import duration_ns, duration_text, fraction, rate_bps
 
 EXAMPLES = """\
@@ -93,4 +93,4 @@ def show(log: WireLog) -> None:
         row["held, median"] = duration_text(int(np.median(held))) if len(held) else "-"
         row["longest"] = duration_text(int(held.max())) if len(held) else "-"
         rows.append(row)
-    print(tabulate(rows, headers="keys"))
+    print(tabulated([list(row.values()) for row in rows], list(rows[0])))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lab.linux.netns import inode_of
+from lab.output.text import cell, printable, printable_row
 from lab.units import positive_seconds
 
 if TYPE_CHECKING:
@@ -72,11 +73,11 @@ class Output:
             if self._csv is None:
                 self._csv = csv.DictWriter(sys.stdout, list(row))
                 self._csv.writeheader()
-            self._csv.writerow(row)
+            self._csv.writerow({name: cell(value) for name, value in row.items()})
         else:  # in one write: without buffering, print() writes the line's end separately
-            sys.stdout.write(f"{json.dumps(row) if self._args.json else line(row)}\n")
+            sys.stdout.write(f"{json.dumps(row) if self._args.json else line(printable_row(row))}\n")
 
     def note(self, text: str) -> None:
         """Print a message that is not a row to standard error; "" prints nothing."""
         if text:
-            print(f"lab: {text}", file=sys.stderr)
+            print(f"lab: {printable(text)}", file=sys.stderr)

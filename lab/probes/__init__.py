@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from lab.errors import LabError, UnsupportedByKernel
+from lab.output.text import printable
 
 if TYPE_CHECKING:
     from lab.observation import Observed
@@ -44,7 +45,8 @@ def part(probe: str, module: str) -> ModuleType:
 
 def table(probe: str, observed: "Observed") -> Iterator[str]:
     """Yield the lines that a probe's live tool would have printed for the recording of both hosts."""
-    yield from part(probe, "text").table(observed)
+    for line in part(probe, "text").table(observed):
+        yield printable(line, keep="\n")
 
 
 def judge(probe: str, observed: "Observed", scenario: str) -> list["Check"]:

@@ -3,8 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from tabulate import tabulate
-
+from lab.output.text import tabulated
 from lab.units import duration_text
 from lab.verdict import Check, Value
 
@@ -19,7 +18,7 @@ def table(checks: Iterable[Check]) -> str:
     """
     rows = [(check.subject, check.quantity, *texts(check), check.verdict) for check in checks]
     headers = ("connection", "quantity", "truth", "measured", "error", "verdict")
-    return tabulate(rows, headers, colalign=("left", "left", "right", "right", "right", "left"), disable_numparse=True)
+    return tabulated(rows, headers, colalign=("left", "left", "right", "right", "right", "left"), disable_numparse=True)
 
 
 def texts(check: Check) -> tuple[str, str, str]:

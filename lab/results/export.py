@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import IO, Any
 
 from lab.errors import LabError
+from lab.output.text import cell
 from lab.probes.layers.perfetto import trace
 from lab.results.check_columns import stream
 from lab.results.junit import write_junit
@@ -40,7 +41,7 @@ def _csv(run: RunFolder, kinds: tuple[str, ...], file: IO[str]) -> None:
         if writer is None:
             writer = csv.DictWriter(file, list(row))
             writer.writeheader()
-        writer.writerow(row)
+        writer.writerow({name: cell(value) for name, value in row.items()})
 
 
 def _samples(run: RunFolder) -> Iterator[dict[str, Any]]:

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from tabulate import tabulate
-
 from lab.clock import GUEST, VIRTUAL
 from lab.ebpf.attach import BEST, FORCED
 from lab.errors import LabError
+from lab.output.text import tabulated
 from lab.paths import CHECKOUT
 from lab.results.check_table import kinds, without_number
 from lab.results.reader import RunFolder
@@ -229,7 +228,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         for probe, rows in probes.items()
         for line, (what, cells) in enumerate(rows.items())
     ]
-    return tabulate(lines, ["probe", "check", *columns])
+    return tabulated(lines, ["probe", "check", *columns])
 
 
 def differences(outcomes: Sequence[Outcome]) -> list[str]:

@@ -64,7 +64,7 @@ def show(args: argparse.Namespace, timelines: list[Timeline]) -> None:
         if args.json:
             print(timeline.to_json())
             continue
-        from tabulate import tabulate  # noqa: PLC0415 (the suite starts thousands of these processes, with --json)
+        from lab.output.text import tabulated  # noqa: PLC0415 (not with --json)
 
         print(f"\n{timeline.role} {timeline.flow}, socket cookie {timeline.cookie}")
         start_ns = timeline.calls[0].enter_ns
@@ -78,7 +78,7 @@ def show(args: argparse.Namespace, timelines: list[Timeline]) -> None:
             for call in timeline.calls
         ]
         print(
-            tabulate(
+            tabulated(
                 rows, headers=("call", "entered after", "took", "result"), colalign=("left", "right", "right", "right")
             )
         )

@@ -12,6 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from support.made.run_folder import HOSTILE, checks, folder, measurements
 
 from lab.cli import main
+from lab.output.text import cell
 from lab.verdict import Judge
 
 WRONG = 3
@@ -43,7 +44,7 @@ def test_csv(run, capsys):
     """Rows of one kind: checks, or samples of the bench."""
     rows = list(csv.DictReader(io.StringIO(exported(capsys, run, "--format", "csv", "--only", "checks"), newline="")))
     lines = [json.loads(line) for line in (run / "checks.jsonl").read_text().splitlines()]
-    assert [{name: "" if value is None else str(value) for name, value in line.items()} for line in lines] == rows
+    assert [{name: "" if value is None else str(cell(value)) for name, value in line.items()} for line in lines] == rows
     samples = list(csv.DictReader(io.StringIO(exported(capsys, run, "--format", "csv", "--only", "measurements"))))
     assert sum(bool(row["value"]) for row in samples) == sum(len(row.samples) for row in measurements())
     assert {row["tool"] for row in samples if row["refused"]} == {"bpftrace", "lab flows"}
