@@ -11,6 +11,7 @@ PARALLEL := --numprocesses 4 --dist loadfile
 DOWNLOAD := apt-get -qq -o APT::Sandbox::User=root download
 SOAK_RUNS := 20
 SOAK_OF := scenarios
+ROUNDS := 200
 # Chapters and options for `make bench`: BENCH="--quick events".
 BENCH :=
 PEERS := libbpf-tools bpfcc-tools bpftrace tcpdump tshark
@@ -21,7 +22,7 @@ ATTACH := fentry kprobe tracepoint
 CLOCK := real
 C_FILES = $(shell git ls-files "bpf/*.[ch]" "wire/*.[ch]")
 
-.PHONY: demo test rootless check soak bench bench-setup bench-gate setup format clean vm vm-matrix vm-setup
+.PHONY: demo test rootless check soak torture bench bench-setup bench-gate setup format clean vm vm-matrix vm-setup
 
 demo: setup
 	@$(BIN)/lab demo
@@ -58,6 +59,10 @@ soak: setup
 		if [ -n "$$load" ]; then kill $$load; wait $$load 2>/dev/null; load=""; fi; \
 		if [ $$status -ne 0 ]; then exit $$status; fi; \
 	done; echo "$(SOAK_RUNS) runs without a failure"
+
+# Signals and kills at random moments.
+torture: setup
+	@$(BIN)/pytest scenarios/robustness --rounds $(ROUNDS)
 
 # Cost and accuracy of the probes and of comparable tools. Use an idle machine.
 bench: bench-setup

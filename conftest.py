@@ -29,6 +29,11 @@ LEAST_TOLERANCE_NS = 100_000
 RESULTS_KEY = pytest.StashKey[Results]()
 
 
+def pytest_addoption(parser):
+    """Add the options of the suite."""
+    parser.addoption("--rounds", type=int, default=5, help="random ends of each command (scenarios/robustness)")
+
+
 def pytest_configure(config):
     """Create the results folder of the run. Workers of pytest-xdist use the folder of their controller."""
     # The first Ctrl-C ends the run; what it begins to remove, no second one interrupts.
