@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line. Return the exit status: 0, 1 for a failed verdict, 2 for a user's error, 130 for Ctrl-C."""
     words = _with_negative_values(sys.argv[1:] if arguments is None else arguments)
     try:
-        with ending():
+        with ending(last=arguments is None):
             return _ran(words)
     except LabError as error:
         print(f"lab: {printable(str(error), keep=_NEWLINE)}", file=sys.stderr)

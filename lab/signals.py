@@ -26,11 +26,12 @@ _RAISE_AGAIN_S = 0.001
 
 
 @contextmanager
-def ending(*, interrupt: bool = False) -> Iterator[None]:
+def ending(*, interrupt: bool = False, last: bool = False) -> Iterator[None]:
     """Raise on the first signal of `ENDING`: KeyboardInterrupt for SIGINT, SystemExit(128 + number) for the others.
 
-    With `interrupt` it is KeyboardInterrupt for all. Later signals are ignored, since everything is being removed by then. A SIGHUP
-    that is ignored (nohup) stays so. Call it in the main thread.
+    With `interrupt` it is KeyboardInterrupt for all. Later signals are ignored, since everything is being removed by then. With
+    `last` the process ends after the block, so that signals are ignored from there on: what runs at exit is not interrupted.
+    A SIGHUP that is ignored (nohup) stays so. Call it in the main thread.
     """
     received: list[int] = []
 
@@ -57,7 +58,7 @@ def ending(*, interrupt: bool = False) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if last else handler)
         sys.unraisablehook = report
 
 
