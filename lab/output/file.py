@@ -89,6 +89,25 @@ def require_writable(path: Path) -> None:
             os.close(folder)
 
 
+def own_folder(path: Path) -> Path:
+    """Create a folder from which code or programs are loaded, or check that no other user can change it; returns it.
+
+    Raises `LabError` when it belongs to another user, when others may write to it, and when it is a link.
+    """
+    with _errors(path):
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        found = path.lstat()
+        if (
+            not stat.S_ISDIR(found.st_mode)
+            or found.st_uid != os.geteuid()
+            or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        ):
+            raise LabError(
+                f"{path} can be changed by other users, and the lab runs what is in it: remove it, or name another folder"
+            )
+        return path
+
+
 def point(link: Path, target: str) -> None:
     """Make `link` a symbolic link to `target`, in place of what stands there, at once."""
     temporary = link.with_name(f".{link.name}.{secrets.token_hex(8)}")

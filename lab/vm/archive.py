@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from lab.errors import LabError
+from lab.output.file import own_folder
 from lab.paths import CACHE
 
 NEWEST = "newest"
@@ -27,9 +28,10 @@ def unpacked(name: str) -> Path:
 
     Raises `LabError` if the archive has no kernel of this name, or cannot be reached.
     """
+    own_folder(CACHE)
+    own_folder(_kernels())
     if found := _cached(name):
         return found
-    CACHE.mkdir(parents=True, exist_ok=True)
     # Concurrent callers wait for each other: apt fails while another apt holds its lock. `_unpack` reuses an earlier
     # download.
     with (CACHE / "downloading").open("w") as lock:

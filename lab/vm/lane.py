@@ -17,6 +17,7 @@ from typing import Self
 from lab.clock import GUEST, VIRTUAL
 from lab.ebpf.attach import BEST, FORCED
 from lab.errors import LabError
+from lab.output.file import own_folder
 from lab.output.text import tabulated
 from lab.paths import CHECKOUT
 from lab.results.check_table import kinds, without_number
@@ -132,7 +133,7 @@ def in_guest(kernel: Kernel, guest: Machine, command: list[str], *, limit_s: flo
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Lock a guest's folder during a block. The kernel releases the lock when the process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
+    own_folder(folder)
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

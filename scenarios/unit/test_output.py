@@ -141,3 +141,14 @@ def test_a_pointer_is_moved_at_once(tmp_path, victim):
         output_file.point(link, "run-1")
         assert link.readlink() == Path("run-1")
     assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757])
+def test_a_folder_with_code_belongs_to_one_user(tmp_path, mode):
+    """Others who may write there could have root run their code."""
+    assert output_file.own_folder(tmp_path / "new" / "deep") == tmp_path / "new" / "deep"
+    (tmp_path / "new").chmod(mode)
+    (tmp_path / "link").symlink_to(tmp_path / "new" / "deep")
+    for path in (tmp_path / "new", tmp_path / "link"):
+        with pytest.raises(LabError, match="can be changed by other users, and the lab runs what is in it"):
+            output_file.own_folder(path)
