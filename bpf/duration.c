@@ -54,7 +54,6 @@ static __always_inline int report_segment(struct __sk_buff *ctx, u8 ingress)
 {
     struct packet packet = {};
     struct segment *segment;
-    u32 end;
 
     if (is_plain_mid_segment(ctx))
         return TC_ACT_UNSPEC;
@@ -74,9 +73,7 @@ static __always_inline int report_segment(struct __sk_buff *ctx, u8 ingress)
     __builtin_memcpy(segment->daddr, &packet.daddr, sizeof(segment->daddr));
     segment->seq = packet.seq;
     segment->ack = packet.ack;
-    /* Not the frame's length: short frames are padded. */
-    end = packet.ip_length ? packet.ip_at + packet.ip_length : ctx->len;
-    segment->payload_length = end > packet.payload_at ? end - packet.payload_at : 0;
+    segment->payload_length = payload_length(&packet, ctx->len);
     segment->ifindex = ctx->ifindex;
     segment->sport = packet.sport;
     segment->dport = packet.dport;

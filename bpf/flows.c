@@ -64,12 +64,11 @@ static __always_inline void measure(struct __sk_buff *ctx, const struct packet *
         to->bytes = ctx->wire_len;
     if (ctx->vlan_present) /* in the skb and not in the frame */
         to->bytes += to->packets * VLAN_TAG_LENGTH;
-    if (packet->payload_at) {
-        /* Short frames are padded. The IP header of long ones can have no length, and they are not padded. */
-        u32 end = ctx->gso_size || !packet->ip_length ? ctx->len : packet->ip_at + packet->ip_length;
-
-        to->payload_bytes = end > packet->payload_at ? end - packet->payload_at : 0;
-    }
+    /* A super-packet is not padded, and the length in its IP header can be that of one packet. */
+    if (ctx->gso_size && packet->payload_at)
+        to->payload_bytes = ctx->len > packet->payload_at ? ctx->len - packet->payload_at : 0;
+    else
+        to->payload_bytes = payload_length(packet, ctx->len);
     to->syns = (packet->flags & SYN) != 0;
     to->fins = (packet->flags & FIN) != 0;
     to->rsts = (packet->flags & RST) != 0;

@@ -76,16 +76,6 @@ static inline bool hides_ports(const struct packet *packet)
     return packet->problem != NO_PROBLEM && packet->problem != NOT_IP && packet->problem != NO_PORTS;
 }
 
-/* Return the bytes behind the transport header, of a truncated frame those that it has. */
-static inline u32 payload_length(const struct packet *packet, u32 frame_length)
-{
-    u32 end = packet->ip_length ? packet->ip_at + packet->ip_length : frame_length;
-
-    if (end > frame_length)
-        end = frame_length;
-    return packet->payload_at && end > packet->payload_at ? end - packet->payload_at : 0;
-}
-
 static inline void fill(struct frame *frame, const struct packet *packet)
 {
     __builtin_memcpy(frame->saddr, &packet->saddr, sizeof(frame->saddr));

@@ -6,15 +6,16 @@ callback or `__del__`, Python discards it, and the program goes on as if nothing
 later signals, and raises again what was discarded.
 """
 
+import os
 import select
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -23,6 +24,9 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end the lab."""
 
 _RAISE_AGAIN_S = 0.001
+_Handlers: TypeAlias = "dict[signal.Signals, Callable[[int, FrameType | None], object]]"
+_before: list[dict[signal.Signals, Any]] = []
+"""The handlers that each block has replaced, outermost first."""
 
 
 @contextmanager
@@ -50,15 +54,12 @@ def ending(*, interrupt: bool = False, last: bool = False) -> Iterator[None]:
             report(lost)
 
     report, sys.unraisablehook = sys.unraisablehook, discarded
-    handlers = {number: end for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, raise_again)
+    handlers: _Handlers = {number: end for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN}
     try:
-        yield
+        with _handled(handlers | {signal.SIGALRM: raise_again}, last=last):
+            yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if last else handler)
         sys.unraisablehook = report
 
 
@@ -76,16 +77,15 @@ def defer_signals() -> Iterator[None]:
     runs in the main thread: there the handlers only take note.
     """
     received: list[int] = []
-    before = {}
+    handlers: _Handlers = {}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     if threading.current_thread() is threading.main_thread():
         handled = [number for number in ENDING if callable(signal.getsignal(number))]
-        before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in handled}
+        handlers = {number: lambda number, _: received.append(number) for number in handled}
     try:
-        yield
+        with _handled(handlers):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for deferred in dict.fromkeys(received):
             signal.raise_signal(deferred)
@@ -99,13 +99,34 @@ def stopping() -> Iterator["Stop"]:
     """
     stop = Stop()
     handled = [number for number in ENDING if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda *_: stop.now()) for number in handled}
     try:
-        yield stop
+        with _handled(dict.fromkeys(handled, lambda *_: stop.now())):
+            yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         stop.close()
+
+
+@contextmanager
+def _handled(handlers: "_Handlers", *, last: bool = False) -> Iterator[None]:
+    """Install handlers for the block, or with `last` ignore the signals after it."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    _before.append(before)
+    try:
+        yield
+    finally:
+        _before.pop()
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if last else handler)
+
+
+def _restore_in_child() -> None:
+    """Give a forked child the handlers from before all blocks: it is ended by signals that its parent handles."""
+    while _before:
+        for number, handler in _before.pop().items():
+            signal.signal(number, handler)
+
+
+os.register_at_fork(after_in_child=_restore_in_child)
 
 
 class Stop:

@@ -295,3 +295,14 @@ static __always_inline void parse_frame(void *ctx, struct packet *packet)
     }
     parse_network(ctx, packet);
 }
+
+/* Return the bytes behind the transport header. Short frames are padded, so the IP header counts; its length may lie, so no more than the
+ * frame has. */
+static __always_inline u32 payload_length(const struct packet *packet, u32 frame_length)
+{
+    u32 end = packet->ip_length ? packet->ip_at + packet->ip_length : frame_length;
+
+    if (end > frame_length)
+        end = frame_length;
+    return packet->payload_at && end > packet->payload_at ? end - packet->payload_at : 0;
+}

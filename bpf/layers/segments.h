@@ -44,17 +44,15 @@ static inline u32 tsval_of(const struct timestamp *option)
 static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct packet *packet, u32 netns)
 {
     struct timestamp option = {};
-    u32 end;
 
     if (packet->problem || packet->protocol != IPPROTO_TCP || !has_port(packet->sport, packet->dport))
         return;
-    end = packet->ip_length ? packet->ip_at + packet->ip_length : ctx->len;
     if (packet->payload_at >= packet->transport_at + 20 + 12)
         bpf_skb_load_bytes(ctx, packet->transport_at + 20, &option, sizeof(option));
     if (!netns)
         netns = netns_of_context(ctx);
     if (is_watched(netns))
-        report_segment(at, packet, end > packet->payload_at ? end - packet->payload_at : 0, tsval_of(&option), netns);
+        report_segment(at, packet, payload_length(packet, ctx->len), tsval_of(&option), netns);
 }
 
 static __always_inline int at_tc(struct __sk_buff *ctx, u8 at)

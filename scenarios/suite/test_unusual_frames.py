@@ -143,18 +143,19 @@ def test_flows(net, seen, side):
     for row in measure.from_first_sender(measure.connections(totals)):
         fields = as_dict(row, {})
         names = ("protocol", "source", "destination", "sport", "dport", "problem", "vlan", "inner_vlan")
-        for what in ("packets", "bytes"):
+        for what in ("packets", "bytes", "payload_bytes"):
             reported[*(fields[name] for name in names), what] += fields[what]
-    assert reported == expected
+    assert +reported == +expected
 
 
 def counted(frame):
-    """Return the packets and bytes that `flows` must count for a frame."""
+    """Return what `flows` must count for a frame. Its payload ends with the frame, whatever length the IP header has."""
     ports = (None, None) if frame.problem else (frame.sport, frame.dport)
     why = Problem(frame.problem).name.lower() if frame.problem else None
     vlans = (*frame.vlans, None, None)[:2]
     key = (frame.protocol, frame.source, frame.destination, *ports, why, *vlans)
-    return Counter({(*key, "packets"): 1, (*key, "bytes"): len(frame.data)})
+    payload = 0 if frame.problem else frame.payload
+    return Counter({(*key, "packets"): 1, (*key, "bytes"): len(frame.data), (*key, "payload_bytes"): payload})
 
 
 def test_duration(net, seen):

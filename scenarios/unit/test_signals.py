@@ -119,3 +119,22 @@ except KeyboardInterrupt:
 stop.set()
 """
     assert run(body) == (0, ["whole", "interrupt"])
+
+
+@pytest.mark.parametrize("block", ["ending()", "ending(interrupt=True)", "defer_signals()"])
+def test_a_forked_child_is_ended_by_signals(block):
+    """pyroute2 forks helpers and ends them by SIGTERM: they have none of the parent's handlers."""
+    body = f"""
+with {block}:
+    ready, running = os.pipe()
+    child = os.fork()
+    if not child:
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        os.write(running, b"x")
+        time.sleep(10)
+        os._exit(0)
+    os.read(ready, 1)
+    os.kill(child, signal.SIGTERM)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run(body) == (0, ["-15"])

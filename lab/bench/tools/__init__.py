@@ -210,7 +210,7 @@ def running(tool: Tool, scope: Scope | None = None) -> Iterator[Running]:
     with out.open("wb") as stdout, err.open("wb") as stderr:
         read, write = os.pipe()
         try:
-            process = _start(tool, scope, write, stdout=stdout, stderr=stderr)
+            process = _start(tool, scope, write, folder, stdout=stdout, stderr=stderr)
         finally:
             os.close(write)
     with os.fdopen(read) as ready:
@@ -236,8 +236,11 @@ def running_idle(tool: Tool, scope: Scope | None = None) -> Iterator[Running]:
         yield run
 
 
-def _start(tool: Tool, scope: Scope, ready_fd: int, **options: Any) -> "subprocess.Popen[bytes]":
-    """Start the tool. The kernel kills it when this process dies. Its own session keeps Ctrl-C from it."""
+def _start(tool: Tool, scope: Scope, ready_fd: int, folder: Path, **options: Any) -> "subprocess.Popen[bytes]":
+    """Start the tool, with `folder` for its temporary files. The kernel kills it when this process dies.
+
+    Its own session keeps Ctrl-C from it.
+    """
     name, *arguments = tool.command(scope)
     program = shutil.which(name, path=_PATH)
     if program is None:
@@ -246,7 +249,7 @@ def _start(tool: Tool, scope: Scope, ready_fd: int, **options: Any) -> "subproce
     fds: tuple[int, ...] = ()
     if tool.ready is None:
         command, fds = [*command, "--ready-fd", str(ready_fd)], (ready_fd,)
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | dict(tool.environment())
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(folder)} | dict(tool.environment())
 
     def start() -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
