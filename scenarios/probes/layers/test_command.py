@@ -151,7 +151,10 @@ def test_in_order_and_from_a_recording(net, tmp_path):
 
 BAD = {
     "no flow": (["--flow", "nobody"], "`nobody` is no client"),
-    "no folder for the trace": (["--perfetto", "/nowhere/trace.json"], "the trace cannot be written to /nowhere"),
+    "no folder for the trace": (
+        ["--perfetto", "/nowhere/trace.json"],
+        "/nowhere/trace.json cannot be written (No such file",
+    ),
     "no recording": (["--recording", "/etc/hostname"], "is not a recording of this lab"),
     "files of segments": (["--packets", "--plot", "layers.png"], "--packets shows no requests"),
     "a peer's interface without the peer": (["-i", "lo", "--peer-interface", "eth0"], "give --peer-netns as well"),

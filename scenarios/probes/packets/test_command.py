@@ -311,7 +311,7 @@ BAD = {
     "native on loopback": (["-i", "lo", "--mode", "native"], "`lo` cannot have native XDP"),
     "capture in no folder": (
         ["-i", "lo", "--pcap", "/nowhere/x.pcapng"],
-        "cannot be written to /nowhere/x.pcapng (No such file",
+        "/nowhere/x.pcapng cannot be written (No such file",
     ),
     "capture that is a folder": (["-i", "lo", "--pcap", "/proc"], "(Is a directory): choose another file"),
     "capture on a full device": (["-i", "lo", "--pcap", "/dev/full"], "(No space left on device): choose another file"),
