@@ -33,7 +33,7 @@ raise ImportError
 
 @pytest.fixture
 def hostile(tmp_path):
-    """Return a folder full of modules and configuration files of somebody else, and a list of those that were used."""
+    """Return a folder full of modules and configuration files of another user, and a list of those that were used."""
     place, mark = tmp_path / "theirs", tmp_path / "used"
     place.mkdir()
     for name in MODULES:

@@ -47,7 +47,7 @@ def test_waiting_has_a_limit_and_says_for_whom(monkeypatch):
 
 
 def test_a_namespace_without_a_record_is_swept():
-    """Its instance's folder is gone, as two quick signals once left it; a name of somebody else's is not the lab's."""
+    """Its instance's folder is gone, as two quick signals once left it; another program's namespace stays."""
     mine, other = "lab-0dead0-0-client", "lab-test-of-somebody"
     for name in (mine, other):
         create(name)

@@ -72,7 +72,7 @@ def test_a_c_error_is_an_error(walk):
 
 
 def test_runs_that_are_not_counted(walk):
-    """A program whose withheld runs nobody could notice is refused with the macro to use."""
+    """A program whose withheld runs would go unnoticed is refused with the macro to use."""
     first = (
         "    first_run(EVENT(tcp_retransmit_skb), AT_RETRANSMIT, ctx->args[1], is_held((const void *)ctx->args[0]));\n"
     )
