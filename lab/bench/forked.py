@@ -32,7 +32,5 @@ def forked(function: Callable[..., object], *arguments: object) -> BaseProcess:
 
 def _without_interrupts(function: Callable[..., object], *arguments: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # the parent's handlers take note of a signal for the parent
-        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     function(*arguments)

@@ -128,11 +128,6 @@ class Program:
         """Why this kernel refuses to attach one of the functions, None if it does not."""
         return next(filter(None, map(attach.refusal, self._loaded)), None)
 
-    @property
-    def needs_device(self) -> bool:
-        """True if a function observes network interfaces: `attached` needs devices then."""
-        return any(function.on_device for function in self._loaded)
-
     def fire(self, event: str, *arguments: int, cpu: int | None = None) -> int:
         """Run the function at a raw tracepoint with these arguments and return its return value.
 

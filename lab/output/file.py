@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from lab.errors import LabError
 
@@ -32,18 +32,10 @@ def replacing(path: Path, mode: str = "w", *, private: bool = False, **options: 
             with path.open(mode, **options) as file:
                 yield file
             return
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            temporary, fd = _created(folder, path.name, private=private)
-            try:
-                with os.fdopen(fd, mode, **options) as file:
-                    yield file
-                _renamed(folder, temporary, path.name)
-            except BaseException:
-                os.unlink(temporary, dir_fd=folder)
-                raise
-        finally:
-            os.close(folder)
+        with _temporary(path, private=private) as new:
+            with os.fdopen(new.fd, mode, **options) as file:
+                yield file
+            new.rename(path.name)
 
 
 def fresh(path: Path, mode: str = "wb", *, private: bool = False, **options: Any) -> IO[Any]:
@@ -52,18 +44,13 @@ def fresh(path: Path, mode: str = "wb", *, private: bool = False, **options: Any
         if _is_special(path):
             file: IO[Any] = path.open(mode, **options)
             return file
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            temporary, fd = _created(folder, path.name, private=private)
+        with _temporary(path, private=private) as new:
             try:
-                _renamed(folder, temporary, path.name)
+                new.rename(path.name)
             except OSError:
-                os.close(fd)
-                os.unlink(temporary, dir_fd=folder)
+                os.close(new.fd)
                 raise
-        finally:
-            os.close(folder)
-        return os.fdopen(fd, mode, **options)
+        return os.fdopen(new.fd, mode, **options)
 
 
 def appending(path: Path) -> int:
@@ -78,15 +65,10 @@ def appending(path: Path) -> int:
 def require_writable(path: Path) -> None:
     """Raise `LabError` when a file of this name could not be written, before the work for it begins. Nothing is left or changed."""
     with _errors(path):
-        if _is_special(path):
-            return
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            temporary, fd = _created(folder, path.name, private=True)
-            os.close(fd)
-            os.unlink(temporary, dir_fd=folder)
-        finally:
-            os.close(folder)
+        if not _is_special(path):
+            with _temporary(path, private=True) as new:
+                os.close(new.fd)
+                new.remove()
 
 
 def own_folder(path: Path) -> Path:
@@ -115,14 +97,35 @@ def point(link: Path, target: str) -> None:
     temporary.replace(link)
 
 
-def _created(folder: int, name: str, *, private: bool) -> tuple[str, int]:
-    temporary = f".{name[:200]}.{secrets.token_hex(8)}"
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return temporary, os.open(temporary, flags, 0o600 if private else 0o666, dir_fd=folder)
+class _Temporary(NamedTuple):
+    """A new file in a folder: the file descriptors of both, and the file's name."""
+
+    folder: int
+    name: str
+    fd: int
+
+    def rename(self, name: str) -> None:
+        os.rename(self.name, name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+
+    def remove(self) -> None:
+        os.unlink(self.name, dir_fd=self.folder)
 
 
-def _renamed(folder: int, temporary: str, name: str) -> None:
-    os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+@contextmanager
+def _temporary(path: Path, *, private: bool) -> Iterator[_Temporary]:
+    """Create a file beside `path`, and remove it if the block raises. The block closes it."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        name = f".{path.name[:200]}.{secrets.token_hex(8)}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        new = _Temporary(folder, name, os.open(name, flags, 0o600 if private else 0o666, dir_fd=folder))
+        try:
+            yield new
+        except BaseException:
+            new.remove()
+            raise
+    finally:
+        os.close(folder)
 
 
 def _is_special(path: Path) -> bool:

@@ -22,7 +22,6 @@ from lab.arrays import UNKNOWN
 from lab.ebpf import attach
 from lab.linux.netns import inside
 from lab.probes.analyse import text
-from lab.probes.analyse import text as steps_text
 from lab.probes.analyse.measure import Kind, Role, joined, latency_ns
 from lab.recording.recorder import record
 from lab.tcp import State, address_text
@@ -51,7 +50,7 @@ def of(rows, kind, role=None):
 def test_every_step_of_a_connection(lab, version, closer):
     """Every system call has an entry and a return inside the application's stamps, and its result, on both sides."""
     rows, observed = watch(lab, Conversation(closer=closer, hold_ns=10 * MS), version=version)
-    texts = [steps_text.description(row) for row in steps_text.as_dicts(rows[rows["role"] == Role.CLIENT])]
+    texts = [text.description(row) for row in text.as_dicts(rows[rows["role"] == Role.CLIENT])]
     assert "connect() entered by the application" in texts
     assert "transfer from SYN_SENT to ESTABLISHED" in texts
     returned = r"data returned to the application, 375 bytes, after waiting \d+\.\d us"
@@ -80,11 +79,11 @@ def test_packets_are_read_as_packets(lab, version):
 def test_an_active_open_names_its_destination(lab, version):
     """A4: the step that opens a connection has the remote address and port, even if the connection is refused."""
     rows, _ = watch(lab, Conversation(), version=version, serve=False, source_port=40404)
-    (opened,) = steps_text.as_dicts(of(rows, Kind.OPENED))
+    (opened,) = text.as_dicts(of(rows, Kind.OPENED))
     assert (opened["daddr"], opened["dport"], opened["sport"]) == (lab.net.server.address(version), 9999, 40404)
-    (failed,) = [row for row in steps_text.as_dicts(of(rows, Kind.CONNECT)) if row["returns"]]
+    (failed,) = [row for row in text.as_dicts(of(rows, Kind.CONNECT)) if row["returns"]]
     assert failed["result"] == -111
-    assert "ECONNREFUSED" in steps_text.description(failed)
+    assert "ECONNREFUSED" in text.description(failed)
     assert failed["connect_time_ns"] is None
 
 
@@ -144,7 +143,7 @@ def test_reset(lab, version, closer):
 def test_mapped_addresses(lab):
     """An IPv6 socket with an IPv4 peer is reported with IPv4 addresses and version 4."""
     rows, _ = watch(lab, Conversation(), version=4, listen="::")
-    assert {row["ip"] for row in steps_text.as_dicts(rows[(rows["role"] == Role.SERVICE) & (rows["rport"] > 0)])} == {4}
+    assert {row["ip"] for row in text.as_dicts(rows[(rows["role"] == Role.SERVICE) & (rows["rport"] > 0)])} == {4}
 
 
 def test_many_connections_at_once(lab):
@@ -218,7 +217,7 @@ def test_the_whole_family_of_calls(lab, version):
         file.write(b"a")
     rows = joined(recorder.recording.events["analyse"])
     rows = rows[np.isin(rows["netns"], net.inodes) & (rows["returns"] == 1)]
-    reported = [(row["func"], row["result"]) for row in steps_text.as_dicts(rows) if row["step"] in {"send", "receive"}]
+    reported = [(row["func"], row["result"]) for row in text.as_dicts(rows) if row["step"] in {"send", "receive"}]
     sent = [("write", 1), ("writev", 2), ("sendmsg", 3), ("sendto", 4)]
     assert reported == [*sent, ("recvfrom", 10), ("read", 1), ("readv", 2), ("recvmsg", 3), ("recvfrom", 4)]
     # A peek is not reported as data returned: the data stays in the socket.

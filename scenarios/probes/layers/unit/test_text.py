@@ -10,7 +10,6 @@ from support.made.layers import CLIENT_NETNS, FLOW, PORT, SERVER_NETNS, Network,
 from lab.errors import LabError
 from lab.output.file import require_writable
 from lab.probes.layers import text
-from lab.probes.layers import text as layer_text
 from lab.probes.layers.perfetto import write_trace
 from lab.probes.layers.plot import draw
 from lab.probes.layers.requests import REQUEST, requests
@@ -31,8 +30,8 @@ def rows(hosts=(CLIENT_NETNS, SERVER_NETNS), turns=5):
 def test_a_line_has_every_layer():
     """The two lines of a request have all values of its row, in microseconds."""
     for row in rows():
-        as_json = layer_text.as_dict(row)
-        asked, answered = (line.split() for line in layer_text.line(as_json).splitlines())
+        as_json = text.as_dict(row)
+        asked, answered = (line.split() for line in text.line(as_json).splitlines())
         assert asked[:2] == [f"192.0.2.1:{row['cport']}", "request"]
         assert answered[0] == "reply"
         shown = [*asked[3:], *answered[2:-2]]
@@ -40,36 +39,36 @@ def test_a_line_has_every_layer():
         assert answered[-1] == f"{row['total_ns'] / 1000:.1f}"
         times_ns = [as_json[f"{leg}_{name}_ns"] for leg in ("request", "reply") for name in LAYERS]
         assert sum(times_ns) + as_json["elsewhere_ns"] == as_json["total_ns"]
-    assert len(text.header().split()) == len(layer_text.line(as_json).splitlines()[1].split()) + 1
+    assert len(text.header().split()) == len(text.line(as_json).splitlines()[1].split()) + 1
 
 
 def test_layers_not_observed_are_dashes():
     """Layers of a host that was not observed are null or a dash, not zero."""
     row = rows((CLIENT_NETNS,))[0]
-    as_json = layer_text.as_dict(row)
+    as_json = text.as_dict(row)
     assert as_json["request_wire_ns"] is None
     assert as_json["reply_wake_up_ns"] is not None
-    assert layer_text.line(as_json).splitlines()[0].split()[7:] == ["-"] * 7
+    assert text.line(as_json).splitlines()[0].split()[7:] == ["-"] * 7
 
 
 def test_percentiles():
     """Percentiles are values that occurred, and the shares of all layers add up to 1."""
     requests = rows(turns=50)
-    layers = {(row["leg"], row["layer"]): row for row in layer_text.summary(requests)}
+    layers = {(row["leg"], row["layer"]): row for row in text.summary(requests)}
     assert len(layers) == 2 * len(LAYERS) + 2
     wire = np.sort(requests["layers_ns"][:, 0, LAYERS.index("wire")])
     row = layers["request", "wire"]
     assert (row["requests"], row["host"]) == (100, "wire")
     assert [row["p50_ns"], row["p90_ns"], row["p99_ns"], row["max_ns"]] == wire[[49, 89, 98, 99]].tolist()
     assert sum(row["share"] for key, row in layers.items() if key[1] != "total") == pytest.approx(1, abs=0.002)
-    assert len(list(layer_text.summary_lines(requests))) == 2 + len(layers)
-    assert list(layer_text.summary_lines(requests[:0])) == []
+    assert len(list(text.summary_lines(requests))) == 2 + len(layers)
+    assert list(text.summary_lines(requests[:0])) == []
 
 
 def test_waterfall():
     """The bars of the layers are in order of time, and their times add up to the total."""
-    row = layer_text.typical(rows())
-    head, *lines = layer_text.waterfall(row)
+    row = text.typical(rows())
+    head, *lines = text.waterfall(row)
     assert f"{row['bytes'][0]} bytes, {row['bytes'][1]} back" in head
     bars = [line.split("|")[1] for line in lines]
     begins = [len(bar) - len(bar.lstrip()) for bar in bars]
@@ -81,19 +80,19 @@ def test_waterfall():
 def test_the_typical_request_is_the_median():
     """Of an odd number of requests, as many are slower as faster than the typical one."""
     requests = rows()[:9]
-    total_ns = layer_text.typical(requests)["total_ns"]
+    total_ns = text.typical(requests)["total_ns"]
     assert (requests["total_ns"] < total_ns).sum() == (requests["total_ns"] > total_ns).sum() == 4
     with pytest.raises(ValueError, match="has no requests"):
-        layer_text.typical(requests[:0])
+        text.typical(requests[:0])
 
 
 def test_histograms():
     """Each layer that took time has a histogram."""
     requests = rows()
-    text = "\n".join(layer_text.histograms(requests))
-    assert text.count("nsecs") == text.count("distribution") >= 18
-    assert "request, wire (wire)" in text
-    assert "resend" not in text
+    shown = "\n".join(text.histograms(requests))
+    assert shown.count("nsecs") == shown.count("distribution") >= 18
+    assert "request, wire (wire)" in shown
+    assert "resend" not in shown
 
 
 def test_trace(tmp_path):
@@ -136,6 +135,6 @@ def test_files_that_cannot_be_written(tmp_path):
 def test_picture(tmp_path, hosts):
     """The picture is drawn for both hosts and for one."""
     draw(path := tmp_path / "layers.svg", rows(hosts))
-    text = path.read_text()
-    assert text.startswith("<?xml")
-    assert len(text) > 10_000
+    shown = path.read_text()
+    assert shown.startswith("<?xml")
+    assert len(shown) > 10_000
