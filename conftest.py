@@ -12,7 +12,7 @@ import pytest
 from lab import clock, probes
 from lab.doctor import capabilities
 from lab.ebpf import attach
-from lab.errors import LabError, UnsupportedByKernel
+from lab.errors import LabError, UnsupportedByKernel, remedy
 from lab.linux.instance import Instance, require_root
 from lab.linux.netns import NAMED
 from lab.linux.syscalls import signal_on_parent_death
@@ -93,11 +93,18 @@ def pytest_runtest_setup():
 pytest_runtest_call = pytest_runtest_setup
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session):
-    """Fail the run if a skip is not allowed in its lane."""
+    """Fail the run if a skip is not allowed in its lane, or, with one sentence, if the results cannot be written."""
     if not hasattr(session.config, "workerinput") and any(skipped.why is None for skipped in _skipped(session.config)):
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+    try:
+        return (yield)
+    except (LabError, OSError) as error:
+        sentence = str(error) if isinstance(error, LabError) else remedy(error)
+        if sentence is None:
+            raise
+        pytest.exit(sentence, returncode=2)
 
 
 def _skipped(config) -> list[allowed_skips.Skipped]:

@@ -1,8 +1,8 @@
 """The command `lab`: find the subcommands, parse the arguments, run one, print errors as one sentence."""
 
 import argparse
-import errno
 import importlib
+import io
 import os
 import pkgutil
 import re
@@ -14,24 +14,23 @@ from types import ModuleType
 from typing import Any, TextIO
 
 from lab import commands, probes
-from lab.errors import LabError
+from lab.errors import LabError, remedy
 from lab.output.text import printable
 from lab.signals import ending
 
 _NEGATIVE = re.compile(r"-\d+(\.\d*)?[a-z%µ]+|-\d{2,}|-\d*\.\d+")  # but not the options -4 and -6
 _NEWLINE = "\n"  # between an error and the compiler's messages
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line. Return the exit status: 0, 1 for a failed verdict, 2 for a user's error, 130 for Ctrl-C."""
     words = _with_negative_values(sys.argv[1:] if arguments is None else arguments)
     try:
+        _require_streams()
         with ending(last=arguments is None):
             return _ran(words)
     except LabError as error:
-        print(f"lab: {printable(str(error), keep=_NEWLINE)}", file=sys.stderr)
-        return 2
+        return _failed(str(error))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -39,16 +38,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise  # a broken pipe inside the lab is a defect
         sys.stderr.close()  # the reader of the output, for example `head`, has closed it
         return 0
-    except OSError as error:
-        if error.filename or error.errno not in _FULL:
+    except Exception as error:
+        if (sentence := remedy(error)) is None:
             raise
-        print(
-            f"lab: the output cannot be written ({error.strerror}): free some space, or write it to another place",
-            file=sys.stderr,
-        )
-        return 2
+        sys.unraisablehook = lambda _: None  # objects that are removed half built
+        return _failed(sentence)
     finally:
         _discard_unwritten(sys.stdout)
+
+
+def _failed(sentence: str) -> int:
+    print(f"lab: {printable(sentence, keep=_NEWLINE)}", file=sys.stderr)
+    return 2
+
+
+def _require_streams() -> None:
+    """Raise `LabError` if standard output is closed. Occupy the descriptors of closed streams.
+
+    A file or socket that is opened later must not become standard output of this process or of one that it starts.
+    """
+    closed = sys.stdout is None
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(null, True)  # noqa: FBT003 (it takes no keyword)
+    os.close(null)
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name) or os.fdopen(fd, "w", closefd=False)
+        if isinstance(stream, io.TextIOWrapper):  # a character that the encoding lacks does not end a command
+            stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, stream)
+    if closed:
+        raise LabError("standard output is closed: redirect it to a file or to /dev/null")
 
 
 def _ran(words: Sequence[str]) -> int:
@@ -78,7 +97,7 @@ def _discard_unwritten(stream: TextIO) -> None:
     try:
         stream.flush()
     except OSError:
-        with Path(os.devnull).open("w") as null:
+        with Path(os.devnull).open("w", encoding="utf-8") as null:
             os.dup2(null.fileno(), stream.fileno())
 
 

@@ -1,8 +1,40 @@
 """Errors that are shown to the user as one sentence, without a traceback, with exit status 2."""
 
+import errno
+from pathlib import Path
+from typing import Self
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a file system, a quota or a file that is full."""
+
+_REMEDIES = {
+    **dict.fromkeys(FULL, "the output cannot be written ({}): free some space, or write it to another place"),
+    errno.EMFILE: "no file descriptors are left ({}): raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "no file descriptors are left ({}): close some programs, or raise fs.file-max",
+    errno.EAGAIN: "no process or thread can be started ({}): raise ulimit -u, or pids.max of the cgroup",
+    errno.ENOMEM: "no memory is left ({}): close some programs, or raise the limit (ulimit -v, -l, or the cgroup's)",
+}
+"""By error number, what the user can do when a resource is exhausted."""
+
+_NO_REFUSALS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Error numbers by which a system call never says that the kernel lacks something."""
+
 
 class LabError(Exception):
     """An error that the user can fix. The message is one sentence that says how."""
+
+    @classmethod
+    def refusal(cls, what: str, error: OSError) -> Self:
+        """Return the error for something that the kernel refuses. Raises `Exhausted` if that is not the kernel's fault."""
+        require_resources(error)
+        return cls(f"this kernel refuses {what} ({error.strerror}): see lab doctor")
+
+
+class Exhausted(Exception):  # noqa: N818 (a state of the machine, not a mistake)
+    """A resource of the machine is exhausted. The message is one sentence that says what to do.
+
+    Not a `LabError`: a trial of what the kernel can do must not take it for a refusal.
+    """
 
 
 class UnsupportedByKernel(LabError):  # noqa: N818 (a state of the kernel, not a mistake)
@@ -41,3 +73,34 @@ class FramesDropped(LabError):  # noqa: N818 (as above)
     def __init__(self, count: int) -> None:
         self.count = count
         super().__init__(f"the kernel dropped {count} frames between the namespaces: record again with less traffic")
+
+
+def require_resources(error: OSError) -> None:
+    """Raise `Exhausted` if a system call has failed for lack of memory or file descriptors."""
+    if error.errno in _NO_REFUSALS:
+        raise Exhausted(_REMEDIES[error.errno].format(error.strerror)) from error
+
+
+def remedy(error: BaseException) -> str | None:
+    """Return one sentence for an error whose cause is the machine and not the lab; None for any other error."""
+    if isinstance(error, Exhausted):
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return _not_mounted(str(error.filename))
+    number = error.errno if isinstance(error, OSError) else None
+    text = str(error)
+    if isinstance(error, MemoryError):
+        number, text = errno.ENOMEM, text or "an allocation failed"
+    # dlopen(3) and Python's threads have no error of their own for this.
+    elif isinstance(error, ImportError) and "failed to map segment" in text:
+        number, text = errno.ENOMEM, "a library cannot be loaded"
+    elif isinstance(error, RuntimeError) and "can't start new thread" in text:
+        number = errno.EAGAIN
+    return _REMEDIES[number].format(text) if number in _REMEDIES else None
+
+
+def _not_mounted(path: str) -> str | None:
+    for place, always, kind in (("/sys", "/sys/devices", "sysfs"), ("/proc", "/proc/self", "proc")):
+        if path.startswith(place) and not Path(always).exists():
+            return f"{path} does not exist: mount {place} (mount -t {kind} {kind} {place})"
+    return None

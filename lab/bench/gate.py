@@ -6,19 +6,24 @@ same program becomes other instructions.
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
+
+import msgspec
 
 from lab.errors import LabError
 from lab.output.file import replacing
 from lab.output.text import tabulated
+from lab.results import schema
 from lab.results.measurement import Measurement
 
 MOST = 0.03
 """Largest allowed increase over the baseline, as a fraction."""
 
 
-class Baseline(NamedTuple):
+@dataclass(frozen=True)
+class Baseline:
     """Instructions per program run, by probe and function. `kernel` is the kernel's release."""
 
     kernel: str
@@ -35,15 +40,12 @@ class Baseline(NamedTuple):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a baseline. Raises `LabError` if the file is missing or is not a baseline."""
-        try:
-            return cls(**json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise LabError(f"{path} is not a baseline ({error}): write one with lab gate --update") from error
+        return schema.read(path, msgspec.json.Decoder(cls).decode, "write a baseline with lab gate --update")
 
     def write(self, path: Path) -> None:
         """Write the baseline as JSON."""
         with replacing(path) as file:
-            file.write(json.dumps(self._asdict(), indent=2) + "\n")
+            file.write(json.dumps(asdict(self), indent=2) + "\n")
 
 
 def regressions(now: Baseline, before: Baseline) -> list[str]:

@@ -110,4 +110,4 @@ def _set_up(address: str) -> None:
         if address != _LOOPBACK:
             netlink.addr("add", index=lo, address=address, prefixlen=32)
     for path, value in (("ipv4/ip_local_port_range", "1024 65535"), ("core/somaxconn", "65535")):
-        Path("/proc/sys/net", path).write_text(value)
+        Path("/proc/sys/net", path).write_text(value, encoding="utf-8")

@@ -74,7 +74,7 @@ def write_tree(root: Path) -> dict[str, str]:
     for name, text in files.items():
         path = root / "include" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     folders = headers.user_include_flags()[1::2]
     return {"BCC_KERNEL_SOURCE": str(root), "CPATH": ":".join(folders)}
 

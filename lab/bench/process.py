@@ -15,13 +15,13 @@ def family(pid: int) -> list[int]:
     found = [pid]
     for parent in found:
         for children in Path(f"/proc/{parent}/task").glob("*/children"):
-            found += map(int, children.read_text().split())
+            found += map(int, children.read_text(encoding="utf-8").split())
     return found
 
 
 def memory(pid: int, what: str = "VmRSS") -> int:
     """Resident memory of a process in bytes: current (`VmRSS`) or peak (`VmHWM`)."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(what)), 0)
 
 
@@ -35,7 +35,7 @@ def largest_mappings(pid: int, number: int = 3) -> str:
     sizes: Counter[str] = Counter()
     for member in family(pid):
         name = ""
-        for line in Path(f"/proc/{member}/smaps").read_text().splitlines():
+        for line in Path(f"/proc/{member}/smaps").read_text(encoding="utf-8").splitlines():
             words = line.split()
             if not words[0].endswith(
                 ":"
@@ -48,14 +48,14 @@ def largest_mappings(pid: int, number: int = 3) -> str:
 
 def forget_peak(pid: int) -> None:
     """Reset `VmHWM` to the current resident memory (proc(5), clear_refs)."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="utf-8")
 
 
 def busy_ns(pid: int) -> int:
     """CPU time of a process and its descendants, in nanoseconds. The resolution is one clock tick (`SC_CLK_TCK`)."""
     total = 0
     for member in family(pid):
-        fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{member}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         total += (int(fields[11]) + int(fields[12])) * _TICK_NS
     return total
 

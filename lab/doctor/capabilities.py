@@ -23,7 +23,7 @@ from pathlib import Path
 from lab.doctor import network_trials
 from lab.ebpf import attach, cache, compiler
 from lab.ebpf.audit import Hits
-from lab.errors import LabError
+from lab.errors import LabError, require_resources
 from lab.linux import bpf, tracefs
 from lab.linux.bpf import RETURN_ZERO, AttachType, ProgType, instruction, returning
 from lab.linux.btf import Btf
@@ -171,9 +171,13 @@ def tried(name: str, attempt: Callable[[], str]) -> Capability:
 
 
 def explain(refusal: OSError | LabError) -> str:
-    """Return the reason of a refusal as a sentence with the name of the errno."""
+    """Return the reason of a refusal as a sentence with the name of the errno.
+
+    Raises `Exhausted` if it says nothing about the kernel.
+    """
     if isinstance(refusal, LabError) or refusal.errno is None:
         return str(refusal)
+    require_resources(refusal)
     name = "ENOTSUPP" if refusal.errno == _ENOTSUPP else errno.errorcode.get(refusal.errno, str(refusal.errno))
     plain = os.strerror(refusal.errno)
     # A text that is not the errno's own comes from the verifier or the trial, and is more specific.
@@ -193,7 +197,7 @@ def _network() -> list[Capability]:
 
 
 def _root() -> str:
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     effective = int(re.findall(r"^CapEff:\s*(\w+)", status, re.MULTILINE)[0], 16)
     missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
     found = "missing " + ", ".join(f"CAP_{name}" for name in missing) if missing else "all capabilities"
@@ -238,7 +242,7 @@ def _read_lockdown() -> str:
             syscall("unshare", _NEW_MOUNTS)
             syscall("mount", None, b"/", None, _PRIVATE, None)
             syscall("mount", b"securityfs", os.fsencode(path.parent), b"securityfs", 0, None)
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return "[none]: this kernel cannot be locked down"
 

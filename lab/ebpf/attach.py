@@ -207,9 +207,7 @@ def attach(function: Function, devices: "Sequence[Device]", links: ExitStack) ->
             return [f"{function.place} ({_attach_to_device(function, device, links)})" for device in devices]
         _ATTACH[function.kind](function, links)
     except OSError as error:
-        raise UnsupportedByKernel(
-            f"this kernel refuses the {function.place} ({error.strerror}): see lab doctor"
-        ) from error
+        raise UnsupportedByKernel.refusal(f"the {function.place}", error) from error
     return [function.place]
 
 
@@ -243,7 +241,7 @@ def _kprobe(function: Function, links: ExitStack) -> None:
     kind = Path("/sys/bus/event_source/devices/kprobe/type")
     if not kind.exists():
         raise OSError(errno.ENOENT, "this kernel has no kprobe events")
-    _perf_event(function, links, int(kind.read_text()), 0, function.event)
+    _perf_event(function, links, int(kind.read_text(encoding="utf-8")), 0, function.event)
 
 
 def _kretprobe(function: Function, links: ExitStack) -> None:

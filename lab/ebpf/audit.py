@@ -76,9 +76,7 @@ class Hits:
                         fds.append(perf_event_open(_PERF_TYPE_TRACEPOINT, number, cpu=cpu, counting=True))
                         opened.callback(os.close, fds[-1])
             except OSError as error:
-                raise LabError(
-                    f"this kernel refuses to count tracepoints ({error.strerror}): see lab doctor"
-                ) from error
+                raise LabError.refusal("to count tracepoints", error) from error
             self._stack = opened.pop_all()
 
     def count(self) -> Counts:

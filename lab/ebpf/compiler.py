@@ -101,7 +101,10 @@ def _library_path() -> Path:
 
 def _own_code() -> list[str]:
     """Return the source of the modules that decide what is compiled: an entry of the cache belongs to one version of them."""
-    return [Path(file).read_text() for file in (__file__, *(str(it.__file__) for it in (btf, source_module, spec)))]
+    return [
+        Path(file).read_text(encoding="utf-8")
+        for file in (__file__, *(str(it.__file__) for it in (btf, source_module, spec)))
+    ]
 
 
 @defer_signals()

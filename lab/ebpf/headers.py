@@ -57,7 +57,7 @@ def write_tree(root: Path) -> None:
     for name, text in tree().items():
         path = root / "include" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
 
 
 def user_include_flags() -> list[str]:

@@ -57,9 +57,7 @@ class Program:
         try:
             self.maps = {spec.name: Map(spec) for spec in compiled.tables} | dict(maps or {})
         except OSError as error:
-            raise UnsupportedByKernel(
-                f"this kernel refuses a map of {source.name} ({error.strerror}): see lab doctor"
-            ) from error
+            raise UnsupportedByKernel.refusal(f"a map of {source.name}", error) from error
         self._loaded = [_load(code, self.maps, source.name) for code in compiled.functions]
         for function in self._loaded:
             finalize(self, os.close, function.fd)
@@ -202,7 +200,5 @@ def _load(code: ProgramSpec, maps: dict[str, Map], source: str) -> Function:
     try:
         fd = attach.load(kind, event, bytes(instructions))
     except OSError as error:
-        raise UnsupportedByKernel(
-            f"this kernel refuses the {attach.place(kind, event)} of {source} ({error.strerror}): see lab doctor"
-        ) from error
+        raise UnsupportedByKernel.refusal(f"the {attach.place(kind, event)} of {source}", error) from error
     return Function(kind, event, fd, role)

@@ -49,7 +49,7 @@ def text_of(source: Path) -> str:
 
     `#line` directives keep file and line in messages right.
     """
-    return _with_includes(source.read_text(), source.name, set())
+    return _with_includes(source.read_text(encoding="utf-8"), source.name, set())
 
 
 def _with_includes(text: str, name: str, seen: set[str]) -> str:
@@ -58,7 +58,7 @@ def _with_includes(text: str, name: str, seen: set[str]) -> str:
         if header in seen:
             return ""
         seen.add(header)
-        inner = _with_includes((SOURCES / header).read_text().replace("#pragma once", ""), header, seen)
+        inner = _with_includes((SOURCES / header).read_text(encoding="utf-8").replace("#pragma once", ""), header, seen)
         return f'#line 1 "{header}"\n{inner}\n#line {line} "{name}"'
 
     return _INCLUDE.sub(insert, text)

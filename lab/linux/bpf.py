@@ -263,7 +263,7 @@ def prog_ids_of_process(pid: int) -> set[int]:
     found = set[int]()
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
         try:
-            lines = path.read_text().splitlines()
+            lines = path.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:  # closed after the listing
             continue
         found.update(int(line.split()[1]) for line in lines if line.startswith("prog_id:"))

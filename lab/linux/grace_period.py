@@ -46,5 +46,5 @@ def await_backlogs(limit_s: float = 20.0) -> None:
 
 def _backlogs() -> dict[int, int]:
     """Return the length of the backlog by CPU."""
-    rows = [line.split() for line in Path("/proc/net/softnet_stat").read_text().splitlines()]
+    rows = [line.split() for line in Path("/proc/net/softnet_stat").read_text(encoding="utf-8").splitlines()]
     return {cpu: int(columns[_BACKLOG], 16) for cpu, columns in enumerate(rows)}

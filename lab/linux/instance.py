@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -58,10 +59,13 @@ class Instance:
         if os.getpid() != self._pid:
             return
         # The gate keeps a sweep from finding a part of the folder.
-        with defer_signals(), _gate():
-            if _removed(self.name):
-                shutil.rmtree(self.path, ignore_errors=True)
-            os.close(self._lock)
+        try:
+            with defer_signals(), _gate():
+                if _removed(self.name):
+                    shutil.rmtree(self.path, ignore_errors=True)
+                os.close(self._lock)
+        except (OSError, LabError) as error:
+            print(f"lab: {self.path} is left ({error}): the next command removes it", file=sys.stderr)
 
 
 def sweep() -> list[str]:

@@ -106,7 +106,7 @@ def tcp_sockets(name: str) -> list[Socket]:
         for table in ("tcp", "tcp6"):
             path = Path("/proc/thread-self/net") / table
             if path.exists():  # a kernel without IPv6 has no tcp6
-                lines += path.read_text().splitlines()[1:]
+                lines += path.read_text(encoding="utf-8").splitlines()[1:]
         fields = [line.split() for line in lines]
         return [Socket(f[1], f[2], State(int(f[3], 16))) for f in fields]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lab.errors import LabError
+from lab.errors import LabError, require_resources
 
 # Called by number because the C library has no wrapper for bpf(2) and perf_event_open(2), and because its setresuid()
 # changes the ids of all threads (nptl(7)), where the system call changes those of the calling thread.
@@ -44,7 +44,8 @@ _LIBC.syscall.restype = ctypes.c_long
 def syscall(name: str, *arguments: Any) -> int:
     """Make a system call and return its result.
 
-    Raises `OSError` with the call's errno, and `LabError` on a machine whose call numbers are not listed here.
+    Raises `OSError` with the call's errno, `Exhausted` for lack of memory or file descriptors, and `LabError` on a machine
+    whose call numbers are not listed here.
     """
     machine = os.uname().machine
     numbers = _NUMBERS.get(machine)
@@ -55,7 +56,9 @@ def syscall(name: str, *arguments: Any) -> int:
     result = int(_LIBC.syscall(ctypes.c_long(numbers[name]), *wide))
     if result < 0:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        error = OSError(number, os.strerror(number))
+        require_resources(error)
+        raise error
     return result
 
 

@@ -37,6 +37,6 @@ def tcp_sent(netns: str) -> Sent:
 
 def _table(name: str, prefix: str) -> dict[str, int]:
     """Return the values by name of one pair of lines (names, values) of a file in `/proc/net`."""
-    lines = Path("/proc/thread-self/net", name).read_text().splitlines()
+    lines = Path("/proc/thread-self/net", name).read_text(encoding="utf-8").splitlines()
     names, values = (line.split()[1:] for line in lines if line.startswith(prefix))
     return dict(zip(names, map(int, values), strict=True))

@@ -18,7 +18,7 @@ _MOST_CALLS = 4096  # KRETPROBE_MAXACTIVE_MAX: calls under way at once whose ret
 
 def mounts(kind: str) -> list[Path]:
     """Return the mount points of a type of file system. Source: `/proc/self/mountinfo`, proc(5)."""
-    lines = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    lines = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()]
     return [Path(line[4]) for line in lines if line[line.index("-") + 1] == kind]
 
 
@@ -33,7 +33,7 @@ def root() -> Path:
 def event_id(event: str) -> int:
     """Return the perf id of a tracepoint. Raises `LabError` when this kernel has no tracepoint of that name."""
     for path in root().glob(f"events/*/{event}/id"):
-        return int(path.read_text())
+        return int(path.read_text(encoding="utf-8"))
     raise LabError(f"this kernel has no tracepoint `{event}`: see lab doctor")
 
 
@@ -45,7 +45,7 @@ def return_event(group: str, name: str, function: str) -> Iterator[int]:
     """
     write_kprobe_event(f"r{_MOST_CALLS}:{group}/{name} {function}")
     try:
-        yield int((root() / "events" / group / name / "id").read_text())
+        yield int((root() / "events" / group / name / "id").read_text(encoding="utf-8"))
     finally:
         write_kprobe_event(f"-:{group}/{name}")
 

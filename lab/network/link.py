@@ -57,7 +57,7 @@ def dropped(place: Place) -> int:
     """
 
     def read() -> int:
-        lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
+        lines = Path("/proc/thread-self/net/dev").read_text(encoding="utf-8").splitlines()
         # Field 12 is the transmit column `drop`: the name, eight receive columns, then bytes, packets, errs and drop.
         fields = [line.replace(":", " ").split() for line in lines]
         return sum(int(field[12]) for field in fields if field[0] in (*SIDES, DEVICE))

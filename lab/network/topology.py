@@ -206,8 +206,8 @@ def _stay_silent() -> None:
 def _bypass_firewall() -> None:
     """Take bridged frames out of br_netfilter, if it is loaded, since it drops malformed packets."""
     for path in Path("/proc/sys/net/bridge").glob("bridge-nf-call-*tables"):
-        path.write_text("0")
+        path.write_text("0", encoding="utf-8")
 
 
 def _sysctl(path: str, value: object) -> None:
-    Path("/proc/sys/net", path).write_text(str(value))
+    Path("/proc/sys/net", path).write_text(str(value), encoding="utf-8")

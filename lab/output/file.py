@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from lab.errors import LabError
+from lab.errors import FULL, LabError, require_resources
 
 _TRUSTED = (Path("/dev"), Path("/proc"))
 """Folders whose links are the system's own: /dev/stdout leads to /proc/self/fd/1."""
@@ -27,6 +27,7 @@ def replacing(path: Path, mode: str = "w", *, private: bool = False, **options: 
     Readers see the old file or the complete new one. With `private` only the owner may read it. `options` as for `open()`. Raises
     `LabError` when `path` cannot be written.
     """
+    options |= _text(mode, options)
     with _errors(path):
         if _is_special(path):
             with path.open(mode, **options) as file:
@@ -40,6 +41,7 @@ def replacing(path: Path, mode: str = "w", *, private: bool = False, **options: 
 
 def fresh(path: Path, mode: str = "wb", *, private: bool = False, **options: Any) -> IO[Any]:
     """Open a new, empty file in the place of `path` at once, for output that grows while it is read; as `replacing` otherwise."""
+    options |= _text(mode, options)
     with _errors(path):
         if _is_special(path):
             file: IO[Any] = path.open(mode, **options)
@@ -140,9 +142,16 @@ def _is_special(path: Path) -> bool:
     return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or (trusted and stat.S_ISREG(mode))
 
 
+def _text(mode: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the encoding of a text file: UTF-8 unless `options` name another, whatever the locale."""
+    return {} if "b" in mode else {"encoding": options.get("encoding", "utf-8")}
+
+
 @contextmanager
 def _errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise LabError(f"{path} cannot be written ({error.strerror}): choose another file") from error
+        require_resources(error)
+        remedy = "free some space, or choose another file" if error.errno in FULL else "choose another file"
+        raise LabError(f"{path} cannot be written ({error.strerror}): {remedy}") from error

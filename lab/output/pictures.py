@@ -1,7 +1,7 @@
 """Draw pictures into files, and check beforehand that this will work."""
 
 import io
-from contextlib import chdir
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +31,13 @@ def figure(**options: Any) -> "Figure":
     Matplotlib reads a file `matplotlibrc` of the current folder while it is imported. That folder may belong to another user, so a
     folder of the lab is the current one meanwhile.
     """
-    with chdir(Path(__file__).parent):
+    before = os.open(".", os.O_PATH)  # a folder that has been removed has no path to return to
+    os.chdir(Path(__file__).parent)
+    try:
         from matplotlib.figure import Figure
-
+    finally:
+        os.fchdir(before)
+        os.close(before)
     return Figure(**options)
 
 

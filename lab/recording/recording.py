@@ -7,10 +7,12 @@ import json
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+import numpy.typing as npt
 
 from lab.arrays import Events, Rows
 from lab.clock import CLOCK
@@ -20,6 +22,28 @@ from lab.output.file import replacing
 SCHEMA = 2
 _ARRAYS = ("events", "totals")
 _ABOUT = ("lost", "attach_points", "withheld")
+
+
+# What NumPy, zipfile and json raise for a file that is not what it says.
+_DAMAGED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    BadZipFile,
+    NotImplementedError,
+    zlib.error,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    TokenError,
+)
+_MOST_UNPACKED = 1 << 26
+_MOST_RATIO = 100
+"""A file whose arrays have more than `_MOST_UNPACKED` bytes may unpack to at most this many times its own size.
+
+Events never compress as well: the times of two of them differ.
+"""
 
 
 @dataclass(frozen=True)
@@ -82,6 +106,7 @@ class Recording:
         """Read a recording that `save` wrote. Raises `LabError` for another kind of file or another schema version."""
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                _require_ratio(path, archive.zip)
                 about = json.loads(str(archive["about"]))
                 if about["schema"] != SCHEMA:
                     raise LabError(
@@ -91,7 +116,7 @@ class Recording:
                 for name in archive.files:
                     kind, _, probe = name.partition("/")
                     if kind in arrays:
-                        arrays[kind][probe] = archive[name]
+                        arrays[kind][probe] = _rows(archive[name])
                 devices = {index: (ifname, inode) for index, (ifname, inode) in about["devices"]}
                 about = {name: about[name] for name in _ABOUT}
                 return cls(events=arrays["events"], totals=arrays["totals"], devices=devices, **about)
@@ -99,5 +124,21 @@ class Recording:
             raise LabError(
                 f"{path} cannot be read ({error.strerror or error}): give the file of a recording"
             ) from error
-        except (ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+        except _DAMAGED as error:
             raise LabError(f"{path} is not a recording of this lab: record it again") from error
+
+
+def _rows(found: npt.NDArray[Any]) -> Events:
+    """Return an array if it has the form of events or totals. Raises `ValueError` if not."""
+    if found.ndim != 1 or found.dtype.names is None:
+        raise ValueError(found.dtype)
+    return found
+
+
+def _require_ratio(path: Path, archive: ZipFile) -> None:
+    """Raise `LabError` for a file that says that it unpacks to more than events can."""
+    unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > max(_MOST_UNPACKED, _MOST_RATIO * path.stat().st_size):
+        raise LabError(
+            f"{path} wants {unpacked >> 20:,} MB of memory, more than a recording of its size: record it again"
+        )

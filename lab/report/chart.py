@@ -201,7 +201,7 @@ def bracket(check: Check) -> tuple[float, float, float] | None:
         return None
     if low == high == measured:
         return (50.0, 50.0, 50.0)
-    first, last = min(low, measured), max(high, measured)
+    first, last = min(low, high, measured), max(low, high, measured)
     scale = Scale(0, 1, _MARGIN, _STRIP - _MARGIN)
     places = (scale.at((value - first) / (last - first)) for value in (low, high, measured))
     return next(places), next(places), next(places)

@@ -113,7 +113,8 @@ class Bench:
     def of(cls, run: RunFolder, raw: Raw) -> "Bench":
         """Read the measurements of a run, and add their raw rows to `raw`."""
         measured = run.measurements
-        lines = (run.path / FILE).read_text().splitlines() if measured else []
+        text = (run.path / FILE).read_text(encoding="utf-8", errors="replace") if measured else ""
+        lines = [line for line in text.split("\n") if line.strip()]
         rows = [
             Row(one, raw.add(f"{one.figure}: {one.quantity} of {one.tool}", run.path / FILE, [(number, line)]))
             for number, (one, line) in enumerate(zip(measured, lines, strict=True), 1)

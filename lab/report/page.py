@@ -119,7 +119,7 @@ def _packed(data: Any) -> str:
 
 
 def _source(name: str) -> str:
-    return Path(__file__).with_name("templates").joinpath(name).read_text()
+    return Path(__file__).with_name("templates").joinpath(name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

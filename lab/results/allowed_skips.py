@@ -68,7 +68,7 @@ class Skipped:
 def allowed(path: Path) -> list[Allowed]:
     """Read the list of allowed skips. Raises `LabError` if the file has another form."""
     try:
-        entries: Iterable[Mapping[str, Any]] = tomllib.loads(path.read_text()).get("skip", [])
+        entries: Iterable[Mapping[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8")).get("skip", [])
         return [Allowed(**entry) for entry in entries]
     except (tomllib.TOMLDecodeError, TypeError) as error:
         raise LabError(f"{path} is no list of allowed skips ({error}): each [[skip]] has a reason and a why") from error

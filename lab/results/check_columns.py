@@ -3,7 +3,7 @@
 What lives here: reading the file, and finding the line of a row. What does not: any evaluation of the checks.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 
 from lab.arrays import Integers, Rows
 from lab.errors import LabError
+from lab.results.schema import LONGEST
 from lab.verdict import Check
 
 FILE = "checks.jsonl"
@@ -68,20 +69,7 @@ class CheckColumns:
             lines = chunk[: chunk.rfind(b"\n") + 1]
             torn = len(lines) < len(chunk)
             checks = _decoded(path, lines)
-            part = np.array(
-                [
-                    (
-                        groups.setdefault(Group(check.scenario, check.probe, check.quantity, check.unit), len(groups)),
-                        check.passed,
-                        check.verdict == "far",
-                        np.nan if check.error is None else check.error,
-                        position(check),
-                        0,
-                    )
-                    for check in checks
-                ],
-                ROW,
-            )
+            part = _part(path, checks, groups)
             ends = np.flatnonzero(np.frombuffer(lines, np.uint8) == ord("\n")) + 1
             part["offset"][1:] = ends[:-1]
             part["offset"] += start
@@ -103,7 +91,7 @@ class CheckColumns:
         with self.path.open("rb") as file:
             for row in positions:
                 file.seek(int(self.rows["offset"][row]))
-                yield file.readline().decode().rstrip("\n")
+                yield file.readline().decode(errors="replace").rstrip("\n")
 
 
 def stream(path: Path) -> Iterator[Check]:
@@ -125,10 +113,24 @@ def position(check: Check) -> float:
     return float("nan")
 
 
+def _part(path: Path, checks: Sequence[Check], groups: dict[Group, int]) -> Rows:
+    """Return the rows of some checks without their offsets; adds their groups to `groups`."""
+
+    def fields(check: Check) -> tuple[object, ...]:
+        group = groups.setdefault(Group(check.scenario, check.probe, check.quantity, check.unit), len(groups))
+        error = np.nan if check.error is None else check.error
+        return group, check.passed, check.verdict == "far", error, position(check), 0
+
+    try:
+        return np.array([fields(check) for check in checks], ROW)
+    except OverflowError as error:
+        raise LabError(f"{path} has a number that nothing measures ({error}): run the scenarios again") from error
+
+
 def _decoded(path: Path, lines: bytes) -> list[Check]:
     try:
         checks = _DECODER.decode_lines(lines)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise LabError(f"{path} is not a file of checks of this version ({error}): run the scenarios again") from error
     if len(checks) != lines.count(b"\n"):
         raise LabError(f"{path} was not written by the lab, because it has empty lines: run the scenarios again")
@@ -142,6 +144,9 @@ def _chunks(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
-                yield chunk + file.readline()
+                rest = file.readline(LONGEST + 1)
+                if len(rest) > LONGEST:
+                    raise LabError(f"{path} has a line of more than {LONGEST >> 20} MB: run the scenarios again")
+                yield chunk + rest
     except OSError as error:
         raise LabError(f"{path} cannot be read ({error.strerror})") from error

@@ -5,21 +5,27 @@ What lives here: the row, and the values derived from its raw samples. What does
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any, Self
+from typing import Annotated
 
+import msgspec
 import numpy as np
 
-from lab.errors import LabError
+from lab.results import schema
 
 FILE = "bench.jsonl"
 
 _CONFIDENCE = 0.95
 _RESAMPLES = 2000
 _MANY = 1000
+
+
+Condition = str | bool | float | Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+"""The value of a parameter under which something was measured."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Measurement:
     quantity: str
     unit: str
     samples: list[float] = field(default_factory=list)
-    conditions: dict[str, Any] = field(default_factory=dict)
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
     goal: Goal | None = None
     refused: str | None = None
     note: str = ""
@@ -97,12 +103,8 @@ class Measurement:
         derived = {"median": self.median, "interval": self.interval, "met": self.met} if self.samples else {}
         return json.dumps(asdict(self) | derived, ensure_ascii=False)
 
-    @classmethod
-    def from_json(cls, line: str) -> Self:
-        """Return the measurement in a line written by `to_json`."""
-        fields = json.loads(line)
-        known = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
-        return cls(**known | {"goal": Goal(**fields["goal"]) if fields.get("goal") else None})
+
+_DECODER = msgspec.json.Decoder(Measurement)
 
 
 def read(folder: Path) -> list[Measurement]:
@@ -110,7 +112,4 @@ def read(folder: Path) -> list[Measurement]:
     path = folder / FILE
     if not path.exists():
         return []
-    try:
-        return [Measurement.from_json(line) for line in path.read_text().splitlines()]
-    except (ValueError, TypeError, KeyError) as error:
-        raise LabError(f"{path} is not a file of measurements of this version: run make bench again") from error
+    return schema.read(path, _DECODER.decode_lines, "run make bench again")

@@ -16,7 +16,7 @@ Sample = tuple[str, Labels, float]
 
 def lines(run: RunFolder, *, checks: bool, measurements: bool) -> Iterator[str]:
     """Yield the lines of the text: a description of the run, then its checks, its measurements, or both."""
-    about = {"run": run.name, "kernel": run.kernel, "place": run.place, "commit": str(run.about.get("commit"))}
+    about = {"run": run.name, "kernel": run.kernel, "place": run.place, "commit": str(run.about.commit)}
     yield from _family("lab_run", "info", "The run and where it ran.", [("_info", about, 1)])
     if checks:
         yield from _family("lab_checks", "gauge", "Checks, by verdict.", _verdicts(run.checks))

@@ -1,22 +1,22 @@
 """A finished run, read from its folder: environment, checks, measurements and recordings."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from lab import clock
 from lab.arrays import Rows
 from lab.ebpf import attach
 from lab.errors import LabError
 from lab.probes.layers.requests import REQUEST, requests
 from lab.probes.layers.stages import Stages
-from lab.results import measurement, writer
+from lab.results import measurement, schema, writer
 from lab.results.check_columns import FILE, CheckColumns
 from lab.results.measurement import Measurement
+from lab.results.schema import About
 from lab.traffic.demo.conversation import PORT
 
 LATEST = "latest"
@@ -24,10 +24,14 @@ LATEST = "latest"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run. `about` is the content of its run.json; all other files are read on first use."""
+    """The folder of a run. `environment` is the content of its run.json, `about` the part that the lab uses.
+
+    All other files are read on first use.
+    """
 
     path: Path
-    about: dict[str, Any]
+    about: About
+    environment: dict[str, Any]
 
     @classmethod
     def open(cls, path: Path | None = None) -> "RunFolder":
@@ -42,15 +46,10 @@ class RunFolder:
         elif not path.exists() and (writer.parent() / path).exists():
             path = writer.parent() / path
         path = path.resolve()
-        try:
-            about = json.loads((path / writer.RUN).read_text())
-        except (OSError, ValueError) as error:
-            raise LabError(
-                f"{path} is no run's folder, or its {writer.RUN} is broken: give a folder in {writer.parent()}"
-            ) from error
-        if not isinstance(about, dict):
-            raise LabError(f"{path / writer.RUN} does not describe a run: give a folder in {writer.parent()}")
-        return cls(path, about)
+        if not (path / writer.RUN).is_file():
+            raise LabError(f"{path} is no run's folder: give a folder in {writer.parent()}")
+        about, environment = schema.read(path / writer.RUN, _about, f"give the folder of a run in {writer.parent()}")
+        return cls(path, about, environment)
 
     @property
     def name(self) -> str:
@@ -60,14 +59,13 @@ class RunFolder:
     @property
     def kernel(self) -> str:
         """Release of the kernel, or `unknown`."""
-        kernel = self.about.get("kernel")
-        return str(kernel.get("release", "unknown")) if isinstance(kernel, dict) else "unknown"
+        return self.about.kernel.release
 
     @property
     def place(self) -> str:
         """Where the run took place: kernel release, clock (default: real), and the mechanism if one was forced."""
-        time, mechanism = self.about.get("time", clock.REAL), self.about.get("attach", attach.BEST)
-        return ", ".join([self.kernel, f"{time} clock", *([] if mechanism == attach.BEST else [str(mechanism)])])
+        mechanism = [] if self.about.attach == attach.BEST else [self.about.attach]
+        return ", ".join([self.kernel, f"{self.about.time} clock", *mechanism])
 
     @cached_property
     def checks(self) -> CheckColumns:
@@ -91,3 +89,8 @@ class RunFolder:
         """
         rows = [requests(Stages.load(path), PORT).rows for path in self.recordings]
         return np.concatenate([np.zeros(0, REQUEST), *rows])
+
+
+def _about(content: bytes) -> tuple[About, dict[str, Any]]:
+    environment = msgspec.json.decode(content, type=dict[str, Any])
+    return msgspec.convert(environment, About), environment

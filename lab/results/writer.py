@@ -7,7 +7,8 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,37 +48,29 @@ class Results:
         Raises `LabError` if the folder cannot be created.
         """
         started = datetime.now(UTC)
-        path = parent() / f"{started:%Y%m%dT%H%M%S}-{os.getpid()}"
-        try:
-            path.mkdir(parents=True)
-        except OSError as error:
-            raise LabError(
-                f"cannot write results to {parent()} ({error.strerror}): set LAB_RESULTS to another folder"
-            ) from error
-        results = cls(path)
+        results = cls(parent() / f"{started:%Y%m%dT%H%M%S}-{os.getpid()}")
+        with results._errors():
+            results.path.mkdir(parents=True)
         results._write_run({"schema": SCHEMA, "started": started.isoformat(), "clock": CLOCK, **_lane(), **_machine()})
-        results.path.joinpath(FILE).touch()
-        point(parent() / "latest", path.name)
+        with results._errors():
+            results.path.joinpath(FILE).touch()
+            point(parent() / "latest", results.path.name)
         return results
 
     def add(self, checks: Iterable[Check]) -> list[Check]:
         """Append checks and return them."""
         checks = list(checks)
-        lines = "".join(check.to_json() + "\n" for check in checks)
-        # A single write in append mode: the lines of parallel test processes are not interleaved.
-        with self.path.joinpath(FILE).open("a") as file:
-            file.write(lines)
+        self._append(FILE, "".join(check.to_json() + "\n" for check in checks))
         return checks
 
     def note(self, **facts: object) -> None:
         """Add facts to run.json."""
-        about = json.loads(self.path.joinpath(RUN).read_text())
+        about = json.loads(self.path.joinpath(RUN).read_text(encoding="utf-8"))
         self._write_run(about | facts)
 
     def measured(self, row: Measurement) -> None:
         """Append a measurement of the bench."""
-        with self.path.joinpath(measurement.FILE).open("a") as file:
-            file.write(row.to_json() + "\n")
+        self._append(measurement.FILE, row.to_json() + "\n")
 
     def checks(self) -> list[Check]:
         """Return all checks written so far."""
@@ -95,12 +88,26 @@ class Results:
     def write_junit(self) -> None:
         """Write junit.xml from the checks, for a run outside pytest."""
         checks = self.checks()
-        with self.path.joinpath("junit.xml").open("w") as file:
+        with self._errors(), self.path.joinpath("junit.xml").open("w", encoding="utf-8") as file:
             write_junit(file, checks, len(checks), sum(not check.passed for check in checks))
 
     def _write_run(self, about: dict[str, object]) -> None:
         with replacing(self.path / RUN) as file:
             file.write(json.dumps(about, indent=2) + "\n")
+
+    def _append(self, name: str, lines: str) -> None:
+        # A single write in append mode: the lines of parallel test processes are not interleaved.
+        with self._errors(), self.path.joinpath(name).open("a", encoding="utf-8") as file:
+            file.write(lines)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise LabError(
+                f"cannot write results to {self.path} ({error.strerror}): free some space, or set LAB_RESULTS to another folder"
+            ) from error
 
 
 def _lane() -> dict[str, object]:
@@ -140,6 +147,6 @@ def _commit() -> str | None:
     """Return the checkout's commit, with `+` when files differ from it; None outside a checkout."""
     try:
         git = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(git, capture_output=True, encoding="utf-8", check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -34,7 +34,7 @@ def unpacked(name: str) -> Path:
         return found
     # Concurrent callers wait for each other: apt fails while another apt holds its lock. `_unpack` reuses an earlier
     # download.
-    with (CACHE / "downloading").open("w") as lock:
+    with (CACHE / "downloading").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return _unpack(_release(name))
 
@@ -104,7 +104,7 @@ def _update() -> None:
     uri, keyring = _mirror()
     signed = f"Signed-By: {keyring}\n" if keyring else ""
     stanzas = [f"Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\n{signed}" for suite in _SUITES]
-    (CACHE / "apt" / "lab.sources").write_text("\n".join(stanzas))
+    (CACHE / "apt" / "lab.sources").write_text("\n".join(stanzas), encoding="utf-8")
     _apt("apt-get", "--quiet", "update")
     stamp.touch()
 
@@ -132,7 +132,8 @@ def _apt(*command: str, cwd: Path | None = None) -> str:
         f'Dir::State "{apt}";\n'
         f'Dir::Cache "{apt}";\n'
         'APT::Sandbox::User "root";\n'
-        'Acquire::Languages "none";\n'
+        'Acquire::Languages "none";\n',
+        encoding="utf-8",
     )
     return _output(*command, cwd=cwd, environment={"APT_CONFIG": str(config)})
 
@@ -140,7 +141,12 @@ def _apt(*command: str, cwd: Path | None = None) -> str:
 def _output(*command: str, cwd: Path | None = None, environment: dict[str, str] | None = None) -> str:
     try:
         ended = subprocess.run(
-            command, cwd=cwd, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=True
+            command,
+            cwd=cwd,
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
         )
     except FileNotFoundError as error:
         raise LabError(f"{command[0]} is missing: install apt, or give the path of a vmlinuz") from error

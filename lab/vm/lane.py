@@ -61,10 +61,10 @@ class Outcome:
         """
         run = RunFolder.open(results)
         checks = Results(results).checks()
-        column = f"{run.kernel}{', virtual clock' if run.about.get('time') == VIRTUAL else ''}"
+        column = f"{run.kernel}{', virtual clock' if run.about.time == VIRTUAL else ''}"
         wrong = any(not check.passed for check in checks)
-        status = int(run.about.get("status", not checks)) or int(wrong)
-        return cls(column, run.about.get("attach", BEST), status, results, checks)
+        ended = int(not checks) if run.about.status is None else run.about.status
+        return cls(column, run.about.attach, ended or int(wrong), results, checks)
 
     @property
     def passed(self) -> bool:
@@ -127,14 +127,14 @@ def in_guest(kernel: Kernel, guest: Machine, command: list[str], *, limit_s: flo
             limit_s=limit_s,
             show=lambda text: print(text, end="", flush=True),
         )
-        return status, (folder / "output.log").read_text()
+        return status, (folder / "output.log").read_text(encoding="utf-8")
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Lock a guest's folder during a block. The kernel releases the lock when the process ends."""
     own_folder(folder)
-    with (folder / "lock").open("w") as lock:
+    with (folder / "lock").open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

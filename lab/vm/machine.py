@@ -135,20 +135,23 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     script, output, status, console = (folder / it for it in ("guest.sh", "output.log", "status", "console.log"))
     status.unlink(missing_ok=True)
-    output.write_text("")
+    output.write_text("", encoding="utf-8")
     recorded = f"{shlex.join(command)} >{shlex.quote(str(output))} 2>&1\necho $? >{shlex.quote(str(status))}\nsync\n"
-    script.write_text(_mount_commands(here, writable) + recorded)
+    script.write_text(_mount_commands(here, writable) + recorded, encoding="utf-8")
     qemu = folder / _QEMU_NAME
-    qemu.write_text(_QEMU)
+    qemu.write_text(_QEMU, encoding="utf-8")
     qemu.chmod(0o755)
     deadline, panicked_at = time.monotonic() + limit_s, None
-    with _started(machine.command(kernel, script, here, writable), console) as process, output.open() as printed:
+    with (
+        _started(machine.command(kernel, script, here, writable), console) as process,
+        output.open(encoding="utf-8") as printed,
+    ):
         while True:
             ended = process.poll() is not None or status.exists()
             show(printed.read())
             if ended:
                 break
-            messages = console.read_text(errors="replace")
+            messages = console.read_text(encoding="utf-8", errors="replace")
             panicked_at = panicked_at or (time.monotonic() if _PANIC in messages else None)
             if panicked_at and (_PANIC_END in messages or time.monotonic() > panicked_at + _PANIC_LIMIT_S):
                 raise LabError(f"kernel {kernel.name} panicked:\n{_end_of(console)}")
@@ -157,7 +160,7 @@ def run(
             if time.monotonic() > deadline:
                 raise LabError(f"kernel {kernel.name} did not finish within {limit_s:g} s:\n{_end_of(console)}")
             time.sleep(_POLL_S)
-    if not status.exists() or not (written := status.read_text().strip()):
+    if not status.exists() or not (written := status.read_text(encoding="utf-8").strip()):
         raise LabError(f"kernel {kernel.name} ended before its command did:\n{_end_of(console)}")
     return int(written)
 
@@ -248,7 +251,7 @@ set +e
 
 def _end_of(console: Path) -> str:
     """Return the lines from the first panic or hang on a console, or else its last lines, and the path of the file."""
-    lines = [line[:_LINE_LENGTH] for line in console.read_text(errors="replace").splitlines()]
+    lines = [line[:_LINE_LENGTH] for line in console.read_text(encoding="utf-8", errors="replace").splitlines()]
     ends = (number for number, line in enumerate(lines) if _PANIC in line or _STUCK.search(line))
     begins = next(ends, len(lines) - _LAST_LINES)
     return "\n".join([*lines[max(0, begins) :][:_LAST_LINES], f"(complete console: {console})"])

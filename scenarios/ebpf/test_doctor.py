@@ -120,7 +120,7 @@ def test_examining_leaves_nothing_behind(monkeypatch):
 
     def load_and_note(*args, **options):
         fd = real_load(*args, **options)
-        lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+        lines = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="utf-8").splitlines()
         loaded.update(int(line.split()[1]) for line in lines if line.startswith("prog_id:"))
         return fd
 

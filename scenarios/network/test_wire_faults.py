@@ -67,11 +67,11 @@ def test_a_relay_with_nothing_to_do_does_not_run(net):
     log_of(net, 2)
     run = Path(f"/proc/{net.link.pid}/schedstat")
     asleep = Path(f"/proc/{net.link.pid}/stat")
-    while asleep.read_text().split()[2] != "S":
+    while asleep.read_text(encoding="utf-8").split()[2] != "S":
         time.sleep(0.001)
-    before = run.read_text()
+    before = run.read_text(encoding="utf-8")
     time.sleep(0.3)
-    assert run.read_text() == before
+    assert run.read_text(encoding="utf-8") == before
 
 
 def test_vlan_tags_pass(net):

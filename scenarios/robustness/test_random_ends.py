@@ -126,3 +126,19 @@ def test_kills(house, moments, name):
         _, said = following.communicate(timeout=HUNG_S)
         assert following.returncode == 0, said
         assert house.left(mark) + house.left(its_mark) == [], f"after {share * lasts_s:.3f} s"
+
+
+def test_two_at_once(house, moments):
+    """The end of one run, by `kill -9`, changes nothing for another one beside it, not even when a third sweeps."""
+    words, lasts_s = COMMANDS["demo"]
+    for share, _, _ in moments:
+        (one, mark), (other, its_mark) = house.start(words), house.start(words)
+        time.sleep(share * lasts_s)
+        other.kill()
+        other.communicate(timeout=HUNG_S)
+        following, last_mark = house.start(["states", "--seconds", "0.01"])
+        _, said = following.communicate(timeout=HUNG_S)
+        assert following.returncode == 0, said
+        _, said = one.communicate(timeout=HUNG_S)
+        assert one.returncode == 0, said
+        assert house.left(mark) + house.left(its_mark) + house.left(last_mark) == [], f"after {share * lasts_s:.3f} s"

@@ -258,7 +258,7 @@ def _readable(sock):
 
 def _sleeps(thread):
     """Return whether a thread of this process sleeps in recvfrom() or poll(), from proc_pid_syscall(5)."""
-    return Path(f"/proc/self/task/{thread}/syscall").read_text().split()[0] in _WAITS
+    return Path(f"/proc/self/task/{thread}/syscall").read_text(encoding="utf-8").split()[0] in _WAITS
 
 
 def verdicts(judge, stages, injected, connection):

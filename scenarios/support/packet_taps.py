@@ -130,4 +130,4 @@ def await_that(condition, limit_s=20.0):
 
 def _taps():
     """Return the number of packet sockets in the namespace of the calling thread."""
-    return len(Path("/proc/thread-self/net/packet").read_text().splitlines()) - 1
+    return len(Path("/proc/thread-self/net/packet").read_text(encoding="utf-8").splitlines()) - 1

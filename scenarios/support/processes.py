@@ -149,7 +149,7 @@ def open_files(pid):
 def lives(pid):
     """Return whether a process is alive. A zombie is not: it stays in /proc if the init process does not reap it."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 

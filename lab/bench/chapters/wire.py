@@ -28,7 +28,7 @@ from lab.network.conditions import Conditions
 from lab.network.frame_log import Direction, hold_ns
 from lab.network.relay import Relay
 from lab.network.topology import Host, Topology, topology
-from lab.results.measurement import Goal, Measurement
+from lab.results.measurement import Condition, Goal, Measurement
 from lab.units import MS, SECOND
 
 FIGURE = "wire"
@@ -50,7 +50,7 @@ class Paced(NamedTuple):
     awake: bool = False
 
     @property
-    def conditions(self) -> dict[str, object]:
+    def conditions(self) -> dict[str, Condition]:
         """Conditions of the measurement's row."""
         options = {"both ways": self.both_ways, "awake": self.awake}
         enabled = {name: True for name, value in options.items() if value}
@@ -200,4 +200,4 @@ def _send(end: socket.socket, per_second: int, seconds: float) -> None:
 
 def _cpu_ns(pid: int) -> int:
     """CPU time of a process in nanoseconds: the first field of /proc/<pid>/schedstat."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="utf-8").split()[0])

@@ -152,12 +152,12 @@ class Running:
     @property
     def output(self) -> str:
         """Standard output so far."""
-        return self._out.read_text(errors="replace")
+        return self._out.read_text(encoding="utf-8", errors="replace")
 
     @property
     def stderr(self) -> str:
         """Standard error so far."""
-        return self._err.read_text(errors="replace")
+        return self._err.read_text(encoding="utf-8", errors="replace")
 
     def rows(self) -> list[Any]:
         """Return the rows printed so far."""
@@ -283,7 +283,7 @@ def of(*kinds: str) -> list[Tool]:
 def versions() -> dict[str, str]:
     """Return the versions of the installed packages of peers."""
     query = ["dpkg-query", "--show", "--showformat", "${Package} ${Version}\n", *_PACKAGES]
-    output = subprocess.run(query, capture_output=True, text=True, check=False).stdout
+    output = subprocess.run(query, capture_output=True, encoding="utf-8", check=False).stdout
     return dict(line.split(maxsplit=1) for line in output.splitlines() if len(line.split()) == 2)
 
 

@@ -47,7 +47,7 @@ class Role(IntEnum):
 @cache
 def points() -> tuple[str, ...]:
     """Return the names of the attach points, in the order of `enum point` in bpf/analyse/event.h."""
-    (body,) = re.findall(r"enum point \{(.*?)\};", (SOURCES / "analyse/event.h").read_text(), re.DOTALL)
+    (body,) = re.findall(r"enum point \{(.*?)\};", (SOURCES / "analyse/event.h").read_text(encoding="utf-8"), re.DOTALL)
     return tuple(re.findall(r"\bAT_(\w+)", body))
 
 

@@ -1,5 +1,6 @@
 """A reader of pcap and pcapng files, also compressed by gzip. A truncated or damaged file is an error."""
 
+import gzip
 import logging
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from lab.errors import LabError
 
 _ETHERNET = 1  # LINKTYPE_ETHERNET
 _LARGEST = 1 << 18  # bytes of a frame; more than any capture tool writes
+_LARGEST_BLOCK = 1 << 24  # bytes; the longest are comments and lists of names
+_GZIP = b"\x1f\x8b"
 _SECOND = 10**9
 
 conf.warning_threshold = 0  # scapy suppresses repeated warnings by default, and each one is an error here
@@ -60,11 +63,27 @@ def captured(path: Path) -> Iterator[Captured]:
             yield frame
 
 
-def _opened(path: Path) -> Any:
+class _Limited:
+    """A file that refuses to read more at once than a block of a capture may have: the length in the block is not trusted."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self.peek, self.close = file, file.peek, file.close
+
+    def read(self, size: int) -> bytes:
+        if size > _LARGEST_BLOCK:
+            raise Scapy_Exception(f"a block has {size:,} bytes")
+        content: bytes = self._file.read(size)
+        return content
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
-        return path.open("rb")
+        with path.open("rb") as file:
+            unpacked: Any = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == _GZIP else file
+            yield _Limited(unpacked)
     except OSError as error:
-        raise LabError(f"{path} cannot be read ({error.strerror}): give a pcap or pcapng file") from error
+        raise LabError(f"{path} cannot be read ({error.strerror or error}): give a pcap or pcapng file") from error
 
 
 def _frames(reader: Any) -> Iterator[tuple[int, Captured]]:

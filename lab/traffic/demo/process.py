@@ -44,7 +44,7 @@ class Endpoint:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 pass_fds=(write,),
-                text=True,
+                encoding="utf-8",
                 # Ctrl-C of a terminal must reach the lab only, which ends its endpoints in order.
                 start_new_session=True,
             )

@@ -124,7 +124,7 @@ class StampedSocket:
 
 @cache
 def _comm() -> str:
-    return Path("/proc/self/comm").read_text().rstrip("\n")
+    return Path("/proc/self/comm").read_text(encoding="utf-8").rstrip("\n")
 
 
 def _plain(address: str) -> str:

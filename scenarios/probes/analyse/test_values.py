@@ -261,7 +261,7 @@ def test_a_blocked_accept(lab, version):
 
 def wait_for_recv(tid):
     """Wait until this thread of the process is in recv()."""
-    while Path(f"/proc/self/task/{tid}/syscall").read_text().split()[0] != str(SYS_RECVFROM):
+    while Path(f"/proc/self/task/{tid}/syscall").read_text(encoding="utf-8").split()[0] != str(SYS_RECVFROM):
         pass
 
 

@@ -212,7 +212,7 @@ def test_a_disk_that_becomes_full(net, tmp_path):
     with running(net.client, "--output", str(tmp_path / "statistics.dat"), prefix=mount) as process:
         talk(net, connections=100, exchanges=0)
         printed = [process.stdout.readline() for _ in range(1 + 100)][1:]
-        with open(f"/proc/{process.pid}/root{tmp_path}/statistics.dat") as file:  # noqa: PTH123 (in its mount namespace)
+        with open(f"/proc/{process.pid}/root{tmp_path}/statistics.dat", encoding="utf-8") as file:  # noqa: PTH123 (in its mount namespace)
             text = file.read()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=HUNG_S)

@@ -122,3 +122,13 @@ def test_no_file(tmp_path):
         list(captured(tmp_path / "nowhere"))
     with pytest.raises(LabError, match=r"cannot be read \(Is a directory\)"):
         list(captured(tmp_path))
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_a_block_of_any_length(tmp_path, pcapng, pack):
+    """The length in a block is not trusted: a block above the limit is not read, though the file has so many bytes."""
+    long = (1 << 24) + 16
+    block = struct.pack("=II", 0x0BAD, long) + bytes(long - 12) + struct.pack("=I", long)
+    frames, error = read(tmp_path / "file", pack(pcapng + block))
+    assert [frame.data for frame in frames] == FRAMES
+    assert "is cut off or damaged after frame 5" in error
