@@ -88,7 +88,7 @@ def remedy(error: BaseException) -> str | None:
     if isinstance(error, FileNotFoundError):
         return _not_mounted(str(error.filename))
     number = error.errno if isinstance(error, OSError) else None
-    text = str(error)
+    text = _said(error) if isinstance(error, OSError) else str(error)
     if isinstance(error, MemoryError):
         number, text = errno.ENOMEM, text or "an allocation failed"
     # dlopen(3) and Python's threads have no error of their own for this.
@@ -97,6 +97,10 @@ def remedy(error: BaseException) -> str | None:
     elif isinstance(error, RuntimeError) and "can't start new thread" in text:
         number = errno.EAGAIN
     return _REMEDIES[number].format(text) if number in _REMEDIES else None
+
+
+def _said(error: OSError) -> str:
+    return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
 
 
 def _not_mounted(path: str) -> str | None:

@@ -1,0 +1,1 @@
+"""A search for wrong numbers: random experiments, each judged, and the smallest one that contradicts the truth."""
