@@ -34,7 +34,7 @@ def test_smallest_contradiction():
     assert (smallest.conversation.exchanges, smallest.watched_by) == (2, ("rtt",))
     assert smallest.conversation == Conversation(size_bits=8, exchanges=2)
     assert (smallest.wire, smallest.busy, smallest.connections, smallest.version) == (None, 0, 1, 4)
-    assert hunt.found.sentences == ["rows of flow: states reports 2 packets, the truth is 1"]
+    assert hunt.found.sentences == ["rows of flow: states reports 2, the truth is 1"]
     assert hunt.repeated
 
 
