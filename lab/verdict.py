@@ -85,7 +85,8 @@ class Check:
     def sentence(self) -> str:
         """Return one sentence with the measured value and the truth."""
         truth = str(self.low) if self.low == self.high else f"between {self.low} and {self.high}"
-        found = f"{self.quantity} of {self.subject}: {self.probe} reports {f'{self.measured} {self.unit}'.rstrip()}, the truth is {truth}"
+        measured = f"{self.measured} {self.unit}".rstrip()
+        found = f"{self.quantity} of {self.subject}: {self.probe} reports {measured}, the truth is {truth}"
         far = f", the error is {self.error} {self.unit} from the best estimate" if self.verdict == "far" else ""
         return printable(found + far)
 

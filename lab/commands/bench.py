@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
             for row in chapters.chapter(name).measure(Bench(args.quick, step)):
                 results.measured(row)
                 rows.append(row)
+    results.finish()
     print("\n".join(tables(rows)))
     print(f"\nEvery row is in {results.path}")
     return 0

@@ -1,9 +1,11 @@
 """Run the demo client and print each connection's timeline.
 
-The server (lab serve) needs the same conversation options.
+The server (lab serve) needs the same conversation options. Exit status: 1 if a
+connection failed.
 """
 
 import argparse
+import sys
 
 from lab.errors import LabError
 from lab.traffic.demo import client, command
@@ -47,7 +49,12 @@ def run(args: argparse.Namespace) -> int:
         pause=command.pause_for_all(args, args.connections),
     )
     command.show(args, timelines)
-    return 0
+    failed = [call.error for timeline in timelines for call in timeline.calls if call.name == "connect" and call.error]
+    if not failed or args.parent:  # the lab itself reads the errors from the timelines
+        return 0
+    errors = ", ".join(sorted(set(failed)))
+    print(f"lab: {len(failed)} of {len(timelines)} connections failed: {errors}", file=sys.stderr)
+    return 1
 
 
 def _source_port(text: str) -> int:

@@ -2,7 +2,7 @@
 
 jsonl        JSON Lines: all checks and measurements, each with its kind and run
 csv          one row for each check, or with --only measurements for each sample
-junit        JUnit XML: one test case for each check
+junit        JUnit XML: one test case for each quantity of a probe
 openmetrics  checks by verdict, quantiles of the errors, medians of the bench
 perfetto     trace of the requests in the recordings, for ui.perfetto.dev
 """

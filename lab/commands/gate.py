@@ -16,7 +16,7 @@ from lab.paths import CHECKOUT
 from lab.results import measurement
 from lab.results.reader import RunFolder
 from lab.vm import lane
-from lab.vm.machine import Machine
+from lab.vm.machine import Machine, require_guests
 
 BASELINE = CHECKOUT / "results" / "baseline.json"
 _RESULTS = re.compile(r"^Every row is in (\S+)$", re.MULTILINE)  # printed by lab bench
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Boot a guest, count instructions there, and compare."""
+    require_guests()
     before = None if args.update else Baseline.read(args.baseline)
     folder = _counted(args.kernel)
     now = Baseline.of(RunFolder.open(folder).kernel, measurement.read(folder))

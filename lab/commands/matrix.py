@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lab.output import terminal
 from lab.output.text import printable
+from lab.results.reader import RunFolder
 from lab.vm import lane
 
 EXAMPLES = """\
@@ -18,11 +19,11 @@ example:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run: results/<run>")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder or name of a run")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the table. Return 1 if a run failed."""
-    outcomes = [lane.Outcome.of(folder) for folder in args.runs]
+    outcomes = [lane.Outcome.of(RunFolder.open(folder)) for folder in args.runs]
     print(printable(lane.summary(outcomes, terminal.columns()), keep="\n"))
     return 0 if all(outcome.passed for outcome in outcomes) else 1

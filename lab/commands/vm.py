@@ -12,7 +12,7 @@ from lab.errors import LabError
 from lab.output import terminal
 from lab.units import duration_ns
 from lab.vm import archive, lane
-from lab.vm.machine import CLOCKS, Machine, kvm_works
+from lab.vm.machine import CLOCKS, Machine, kvm_works, require_guests
 
 EXAMPLES = """\
 examples:
@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Boot each kernel in turn and print the matrix."""
+    require_guests()
     outcomes: list[lane.Outcome] = []
     failures: list[str] = []
     differing: list[str] = []

@@ -76,7 +76,7 @@ class CheckColumns:
             parts.append(part)
             start += len(chunk)
             for probe, place, missing in {(check.probe, check.attach_point, check.lost) for check in checks}:
-                places.setdefault(probe, {})[place] = None
+                places.setdefault(probe, {}).update(dict.fromkeys(filter(None, place.split(", "))))
                 lost[probe] = max(missing, lost.get(probe, 0))
         attach_points = {probe: list(found) for probe, found in places.items()}
         return cls(path, list(groups), np.concatenate(parts), attach_points, lost, torn)

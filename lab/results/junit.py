@@ -1,4 +1,4 @@
-"""Checks as JUnit XML for continuous integration: one test case for each check, with a failure if it did not pass."""
+"""Checks as JUnit XML for continuous integration: one test case for each quantity of a probe in a scenario."""
 
 import re
 from collections.abc import Iterable
@@ -7,19 +7,29 @@ from xml.sax.saxutils import quoteattr
 
 from lab.verdict import Check
 
+_MOST = 5  # sentences of a failure
 _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def write_junit(file: IO[str], checks: Iterable[Check], tests: int, failures: int) -> None:
-    """Write checks as JUnit XML. `tests` is their number, `failures` the number that failed."""
-    file.write('<?xml version="1.0" encoding="utf-8"?>\n')
-    file.write(f'<testsuite name="lab" tests="{tests}" failures="{failures}">\n')
+def write_junit(file: IO[str], checks: Iterable[Check]) -> None:
+    """Write checks as JUnit XML. A test case has failed if one of its checks did not pass; the first few say how."""
+    numbers: dict[tuple[str, str], int] = {}
+    failed: dict[tuple[str, str], list[str]] = {}
     for check in checks:
-        suite, name = f"{check.scenario}.{check.probe}", f"{check.quantity} of {check.subject}"
-        case = f"<testcase classname={_value(suite)} name={_value(name)}"
-        file.write(
-            f"{case}/>\n" if check.passed else f"{case}><failure message={_value(check.sentence())}/></testcase>\n"
-        )
+        case = f"{check.scenario}.{check.probe}", check.quantity
+        numbers[case] = numbers.get(case, 0) + 1
+        if not check.passed:
+            failed.setdefault(case, []).append(check.sentence())
+    file.write('<?xml version="1.0" encoding="utf-8"?>\n')
+    file.write(f'<testsuite name="lab" tests="{len(numbers)}" failures="{len(failed)}">\n')
+    for case, number in numbers.items():
+        suite, quantity = case
+        file.write(f"<testcase classname={_value(suite)} name={_value(quantity)}")
+        if wrong := failed.get(case):
+            message = f"{len(wrong)} of {number} are wrong: {'; '.join(wrong[:_MOST])}"
+            file.write(f"><failure message={_value(message)}/></testcase>\n")
+        else:
+            file.write("/>\n")
     file.write("</testsuite>\n")
 
 

@@ -33,7 +33,8 @@ def lines(run: RunFolder, *, checks: bool, measurements: bool) -> Iterator[str]:
 
 def _verdicts(columns: CheckColumns) -> Iterator[Sample]:
     for group, members in zip(columns.groups, columns.members(), strict=True):
-        labels = {"scenario": group.scenario, "probe": group.probe, "quantity": group.quantity}
+        # Two quantities of the same name may have different units.
+        labels = {"scenario": group.scenario, "probe": group.probe, "quantity": group.quantity, "unit": group.unit}
         inside, far = (int(columns.rows[name][members].sum()) for name in ("passed", "far"))
         for verdict, number in (("inside", inside), ("outside", len(members) - inside - far), ("far", far)):
             yield "", labels | {"verdict": verdict}, number

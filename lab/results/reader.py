@@ -19,8 +19,6 @@ from lab.results.measurement import Measurement
 from lab.results.schema import About
 from lab.traffic.demo.conversation import PORT
 
-LATEST = "latest"
-
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -40,7 +38,7 @@ class RunFolder:
         Raises `LabError` if there is no such run.
         """
         if path is None:
-            path = writer.parent() / LATEST
+            path = writer.parent() / writer.LATEST
             if not path.exists():
                 raise LabError(f"there are no results in {path.parent} yet: run make demo, make test or make bench")
         elif not path.exists() and (writer.parent() / path).exists():

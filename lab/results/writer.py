@@ -1,6 +1,6 @@
 """Writing the results of a run to `results/<run>/`: run.json, checks.jsonl, bench.jsonl and junit.xml.
 
-`results/latest` links to the newest run.
+`results/latest` links to the newest run that has ended by itself.
 """
 
 import json
@@ -28,6 +28,7 @@ from lab.verdict import Check
 
 SCHEMA = 1
 RUN = "run.json"
+LATEST = "latest"
 
 
 def parent() -> Path:
@@ -43,7 +44,7 @@ class Results:
 
     @classmethod
     def create(cls) -> Self:
-        """Create a folder named by the time, write the environment to run.json, and point `latest` at the folder.
+        """Create a folder named by the time, and write the environment to run.json.
 
         Raises `LabError` if the folder cannot be created.
         """
@@ -54,7 +55,6 @@ class Results:
         results._write_run({"schema": SCHEMA, "started": started.isoformat(), "clock": CLOCK, **_lane(), **_machine()})
         with results._errors():
             results.path.joinpath(FILE).touch()
-            point(parent() / "latest", results.path.name)
         return results
 
     def add(self, checks: Iterable[Check]) -> list[Check]:
@@ -77,19 +77,21 @@ class Results:
         return list(stream(self.path / FILE))
 
     def finish(self) -> list[Check]:
-        """Add attach points and verdict counts to run.json, and return all checks."""
+        """Add attach points and verdict counts to run.json, point `latest` at the run, and return all checks."""
         checks = self.checks()
+        places = {(check.probe, place): None for check in checks for place in check.attach_point.split(", ") if place}
         self.note(
-            attach_points={check.probe: check.attach_point for check in checks},
+            attach_points={name: [place for probe, place in places if probe == name] for name, _ in places},
             checks={verdict: sum(c.verdict == verdict for c in checks) for verdict in ("inside", "outside", "far")},
         )
+        with self._errors():
+            point(self.path.with_name(LATEST), self.path.name)
         return checks
 
     def write_junit(self) -> None:
         """Write junit.xml from the checks, for a run outside pytest."""
-        checks = self.checks()
         with self._errors(), self.path.joinpath("junit.xml").open("w", encoding="utf-8") as file:
-            write_junit(file, checks, len(checks), sum(not check.passed for check in checks))
+            write_junit(file, stream(self.path / FILE))
 
     def _write_run(self, about: dict[str, object]) -> None:
         with replacing(self.path / RUN) as file:

@@ -54,17 +54,16 @@ class Outcome:
     checks: list[Check] = field(default_factory=list)
 
     @classmethod
-    def of(cls, results: Path) -> Self:
-        """Read a run's folder, also of another machine. Raises `LabError` if it is not one.
+    def of(cls, run: RunFolder) -> Self:
+        """Return the outcome of a run, also of another machine.
 
         A run without a recorded exit status has failed if a check failed or if it has no checks.
         """
-        run = RunFolder.open(results)
-        checks = Results(results).checks()
+        checks = Results(run.path).checks()
         column = f"{run.kernel}{', virtual clock' if run.about.time == VIRTUAL else ''}"
         wrong = any(not check.passed for check in checks)
         ended = int(not checks) if run.about.status is None else run.about.status
-        return cls(column, run.about.attach, ended or int(wrong), results, checks)
+        return cls(column, run.about.attach, ended or int(wrong), run.path, checks)
 
     @property
     def passed(self) -> bool:

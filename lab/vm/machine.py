@@ -10,6 +10,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from lab.clock import REAL, VIRTUAL
 from lab.errors import LabError
+from lab.linux.instance import require_root
 
 CLOCKS = (REAL, VIRTUAL)
 # Guest time is one nanosecond per instruction, and jumps over idle time. This needs a single, emulated processor.
@@ -40,7 +42,8 @@ _DIE_WITH_PARENT = ("/usr/bin/setpriv", "--pdeathsig", "KILL")
 # QEMU is a child of virtme-run, which does not pass the parent-death signal on. virtme-run starts this script as its
 # QEMU.
 _QEMU_NAME = "qemu"
-_QEMU = f'#!/bin/sh\nexec {shlex.join(_DIE_WITH_PARENT)} qemu-system-x86_64 "$@"\n'
+_EMULATOR, _VIRTME = "qemu-system-x86_64", "virtme-run"
+_QEMU = f'#!/bin/sh\nexec {shlex.join(_DIE_WITH_PARENT)} {_EMULATOR} "$@"\n'
 _CHANGED = ("/etc", "/lib", "/tmp", "/var")  # noqa: S108 (writes stay in the guest's memory)
 _PROGRAMS = "bin sbin lib/python3* lib/*-linux-gnu*"  # below /usr; not the modules, which are the guest's own
 _SCRATCH = "/run/tcp-truth-lab-vm"  # differs from the folder of the lab's instances
@@ -88,7 +91,7 @@ class Machine:
         mounts.
         """
         cpus = 1 if self.clock == VIRTUAL else self.cpus
-        command = [str(Path(sys.executable).parent / "virtme-run"), "--kimg", str(kernel.image), "--mods", "auto"]
+        command = [str(Path(sys.executable).parent / _VIRTME), "--kimg", str(kernel.image), "--mods", "auto"]
         command += ["--cpus", str(cpus), "--memory", self.memory, "--force-9p", "--show-boot-console"]
         command += ["--qemu-bin", str(script.with_name(_QEMU_NAME))]
         command += [f"--overlay-rwdir={folder}" for folder in _CHANGED]
@@ -165,12 +168,25 @@ def run(
     return int(written)
 
 
+def require_guests() -> None:
+    """Raise `LabError` unless guests can be started: by root, with QEMU and virtme-ng."""
+    require_root()
+    for program in (_EMULATOR, _VIRTME):
+        if shutil.which(program, path=_path()) is None:
+            raise LabError(f"{program} is not installed: run make vm-setup")
+
+
+def _path() -> str:
+    """Return the search path of programs: those of the environment first."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+
 def kvm_works(kernel: Kernel) -> bool:
     """Return true if hardware virtualization works, by booting a kernel until it panics without a root file system."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return False
     qemu = [
-        "qemu-system-x86_64",
+        _EMULATOR,
         "-accel",
         "kvm",
         "-cpu",
@@ -194,7 +210,6 @@ def kvm_works(kernel: Kernel) -> bool:
 @contextmanager
 def _started(command: list[str], console: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run QEMU in its own session, with its console in a file. It ends with the block, or when this process dies."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     with console.open("wb") as log:
         try:
             process = subprocess.Popen(
@@ -203,7 +218,7 @@ def _started(command: list[str], console: Path) -> Iterator[subprocess.Popen[byt
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, "PATH": path},
+                env={**os.environ, "PATH": _path()},
             )
         except FileNotFoundError as error:
             raise LabError(f"{error.filename} is missing: run make vm-setup as root") from error

@@ -135,3 +135,9 @@ def broken(_):
         os.write(write, b"x")
     finally:
         os.close(write)
+
+
+def test_a_refused_connection(capsys):
+    """`lab connect` says that it failed."""
+    assert cli.main(["connect", "127.0.0.1", "--port", "9"]) == 1
+    assert capsys.readouterr().err == "lab: 1 of 1 connections failed: ECONNREFUSED\n"

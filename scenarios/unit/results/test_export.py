@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from support.made.run_folder import HOSTILE, checks, folder, measurements
 
 from lab.cli import main
-from lab.output.text import cell
+from lab.output.text import cell, printable
 from lab.verdict import Judge
 
 WRONG = 3
@@ -53,18 +53,23 @@ def test_csv(run, capsys):
 
 
 def test_junit(run, capsys):
-    """A test case for each check, a failure for each failed one; characters that XML forbids are escaped."""
+    """A test case for each quantity, with its failures; characters that XML forbids are escaped."""
     suite = ET.fromstring(exported(capsys, run, "--format", "junit"))  # noqa: S314 (our own)
     cases = suite.findall("testcase")
-    assert int(suite.get("tests")) == len(cases) == len((run / "checks.jsonl").read_text().splitlines())
-    assert int(suite.get("failures")) == len(suite.findall("testcase/failure")) == WRONG
-    assert cases[-1].get("name") == 'owner, quoted of a\n\\"b\\x1b[31m\\ufffe'
-    assert any(HOSTILE in case.get("name") for case in cases)
+    lines = [json.loads(line) for line in (run / "checks.jsonl").read_text().splitlines()]
+    assert int(suite.get("tests")) == len(cases) == len({(it["scenario"], it["probe"], it["quantity"]) for it in lines})
+    failures = [failure.get("message") for failure in suite.findall("testcase/failure")]
+    assert int(suite.get("failures")) == len(failures) == 2
+    assert sum(int(message.split()[0]) for message in failures) == WRONG
+    assert cases[-1].get("name") == "owner, quoted"
+    assert any(printable(HOSTILE) in message for message in failures)
     assert main(["export", str(run), "--format", "junit", "--only", "measurements"]) == 2
 
 
 def test_openmetrics(run, capsys):
     """The parser of Prometheus finds the counts, the quantiles and the medians."""
+    with (run / "checks.jsonl").open("a") as file:  # another unit of a quantity of the same name
+        file.write(Judge("s", "states", "p").equal("f", "first SYN at", "x", "x").to_json() + "\n")
     families = {
         family.name: family
         for family in text_string_to_metric_families(exported(capsys, run, "--format", "openmetrics"))

@@ -8,8 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.made.run_folder import checks, folder
 
+from lab.cli import main
 from lab.errors import LabError
+from lab.results.reader import RunFolder
 from lab.verdict import Bracket, Judge
 from lab.vm import archive, lane, machine
 from lab.vm.lane import Outcome
@@ -252,10 +255,10 @@ def test_runs_of_other_machines(tmp_path):
     (tmp_path / "run.json").write_text('{"kernel": {"release": "6.12"}, "time": "virtual", "attach": "kprobe"}')
     check = Judge("scenario", "rtt", "kprobe:x").count("flow", "RTT samples", Bracket(1, 3, 2), 9)
     (tmp_path / "checks.jsonl").write_text(check.to_json() + "\n")
-    found = Outcome.of(tmp_path)
+    found = Outcome.of(RunFolder.open(tmp_path))
     assert (found.kernel, found.mechanism, found.passed) == ("6.12, virtual clock", "kprobe", False)
     with pytest.raises(LabError, match="is no run's folder"):
-        Outcome.of(tmp_path / "nowhere")
+        RunFolder.open(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -267,4 +270,22 @@ def test_a_run_whose_tests_failed_before_their_checks_has_not_passed(tmp_path, n
     (tmp_path / "run.json").write_text(json.dumps(about))
     check = Judge("scenario", "rtt", "kprobe:x").count("flow", "RTT samples", Bracket(1, 3, 2), 2)
     (tmp_path / "checks.jsonl").write_text(f"{check.to_json()}\n" * checks)
-    assert Outcome.of(tmp_path).passed == passed
+    assert Outcome.of(RunFolder.open(tmp_path)).passed == passed
+
+
+def test_runs_by_name(tmp_path, monkeypatch, capsys):
+    """The matrix takes the names of runs, as the other commands do."""
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
+    folder(tmp_path / "20261101T000000-1", checks=checks(wrong=0, count=1), status=0)
+    (tmp_path / "latest").symlink_to("20261101T000000-1")
+    assert main(["matrix", "latest", "20261101T000000-1"]) == 0
+    assert capsys.readouterr().out.count("passed") == 2
+
+
+@pytest.mark.parametrize("command", [["vm", "--kernel", "6.1"], ["gate"]])
+def test_without_an_emulator(monkeypatch, capsys, command):
+    """One sentence says what to install, before anything is downloaded."""
+    monkeypatch.setattr(machine, "require_root", lambda: None)
+    monkeypatch.setattr(machine, "_EMULATOR", "no-emulator")
+    assert main(command) == 2
+    assert capsys.readouterr().err == "lab: no-emulator is not installed: run make vm-setup\n"
