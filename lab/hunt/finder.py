@@ -12,6 +12,7 @@ from lab.errors import LabError
 from lab.hunt.experiment import Experiment, Wire
 from lab.network.conditions import Conditions
 from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.ways import BLOCKING, WAYS
 from lab.units import MS
 from lab.verdict import Check
 
@@ -86,6 +87,7 @@ def experiments(draw: st.DrawFn, probes: tuple[str, ...]) -> Experiment:
             think_ns=draw(_pauses),
             hold_ns=draw(_pauses),
             linger_ns=draw(_pauses),
+            way=draw(st.sampled_from((BLOCKING, *WAYS))),
         ),
         connections,
         min(connections, draw(st.sampled_from((1, 6)))),

@@ -108,4 +108,4 @@ def _carrying(timeline: Timeline, name: str) -> list[Call]:
 
 def _reports_the_end(call: Call) -> bool:
     """Return whether a call reported that the connection had ended: also a recv() that failed for any reason."""
-    return (call.name == "recv" and call.result == 0) or call.error in ("ECONNRESET", "EPIPE")
+    return (call.name == "recv" and call.result == 0 and not call.error) or call.error in ("ECONNRESET", "EPIPE")

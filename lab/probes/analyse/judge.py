@@ -172,7 +172,7 @@ class _Side:
             return
         work = within[0]
         earliest_ns = call.enter_ns
-        if call.name == "recv":
+        if call.name == "recv" and call.error != "EAGAIN":
             earliest_ns = max(earliest_ns, self._sent_ns(call, received))
         yield self._judge.duration(
             self._subject, f"TCP done in {what} at", Bracket.middle(earliest_ns, call.exit_ns), int(work["time_ns"])

@@ -82,8 +82,9 @@ def _talk(
         if reuse_port:  # close() then waits until the peer has acknowledged the FIN; before that the port is in use
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, _LINGER_S))
         raw.bind(("", source_port))
-    connection = StampedSocket("client", raw)
+    connection = StampedSocket("client", raw, way=conversation.way)
     if connection.connect(address):
+        connection.open()
         for _ in range(conversation.exchanges):
             connection.sleep(conversation.think_ns)
             connection.send(bytes(conversation.size))

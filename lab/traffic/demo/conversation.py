@@ -4,6 +4,7 @@ import argparse
 from dataclasses import dataclass, fields
 
 from lab.errors import LabError
+from lab.traffic.demo.ways import BLOCKING, WAYS
 from lab.units import duration_ns
 
 PORT = 9999
@@ -22,7 +23,7 @@ class Conversation:
     - `shutdown`: shutdown(SHUT_WR), then close() after the peer has closed;
     - `rst`: a RST.
 
-    The other side closes `linger_ns` after it has seen the end.
+    The other side closes `linger_ns` after it has seen the end. `way` is how both sides send and receive, one of `WAYS`.
     """
 
     size_bits: int = 3000
@@ -36,11 +37,14 @@ class Conversation:
     think_ns: int = 0
     hold_ns: int = 0
     linger_ns: int = 0
+    way: str = BLOCKING
 
     def __post_init__(self) -> None:
         for bits in (self.size_bits, self.reply_bits or 8):
             if bits < 8 or bits % 8:
                 raise LabError(f"messages of {bits} bits cannot be sent: give a multiple of 8, at least 8")
+        if self.way not in WAYS:
+            raise LabError(f"there is no way `{self.way}` to send and receive: choose from {', '.join(WAYS)}")
         if self.exchanges < 0:
             raise LabError("the number of exchanges cannot be negative: give 0 or more")
 
@@ -85,6 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--closer", choices=("client", "server", "both"), default="client", help="side that closes first"
     )
     group.add_argument("--how", choices=("close", "shutdown", "rst"), default="close", help="how the closer closes")
+    group.add_argument(
+        "--way", choices=list(WAYS), default=BLOCKING, help="how to send and receive (%(default)s); vector2: preadv2()"
+    )
     delays = {
         "before-accept": "server: before accept(), when a connection is ready",
         "before-recv": "server: before each recv()",

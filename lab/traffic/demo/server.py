@@ -65,7 +65,8 @@ class Server:
         enter_ns = time.monotonic_ns()
         accepted, peer = self._listener.accept()
         calls.append(Call("accept", enter_ns, time.monotonic_ns()))
-        connection = StampedSocket("server", accepted, calls)
+        connection = StampedSocket("server", accepted, calls, self._conversation.way)
+        connection.open()
         connection.identify(peer)  # getpeername() fails on a connection that was reset before accept()
         return connection
 

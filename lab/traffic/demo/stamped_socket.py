@@ -13,23 +13,33 @@ from typing import Any
 
 from lab.tcp import Flow
 from lab.timeline import Call, Timeline
+from lab.traffic.demo.ways import BLOCKING, WAYS
 
 _SO_COOKIE = 57
 
 
 class StampedSocket:
-    """A wrapper of a blocking socket that records its calls in `timeline`.
+    """A wrapper of a socket that records its calls in `timeline`.
 
-    A failed call is recorded with its errno and sets `failed`; it does not raise, since scenarios refuse and reset
+    `way` is the name of a way to send and receive (`WAYS`). Its calls are recorded as `send` and `recv`, waiting as `poll`. A
+    failed call is recorded with its errno and sets `failed`; it does not raise, since scenarios refuse and reset
     connections on purpose. Then connect() returns False, and recv() returns the bytes received so far. The caller must
     still call close().
     """
 
-    def __init__(self, role: str, sock: socket.socket, born: list[Call] | None = None) -> None:
+    def __init__(self, role: str, sock: socket.socket, born: list[Call] | None = None, way: str = BLOCKING) -> None:
         self.socket = sock  # direct calls on it are not recorded
         self.timeline = Timeline(role, Flow("", 0, "", 0), pid=os.getpid(), comm=_comm(), calls=born or [])
         self.timeline.cookie = struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8))[0]
         self.failed = False
+        self._way = WAYS[way]
+        self._wait: Callable[[bool], object] | None = None
+
+    def open(self) -> None:
+        """Prepare the connected socket for its way to send and receive."""
+        if self._way.waiter:
+            self.socket.setblocking(False)  # noqa: FBT003 (it takes no keyword)
+            self._wait = self._way.waiter(self.socket)
 
     def identify(self, remote: tuple[Any, ...]) -> None:
         """Record both addresses in the timeline; `remote` is the peer's."""
@@ -48,7 +58,10 @@ class StampedSocket:
     def send(self, data: bytes) -> None:
         """Send all data."""
         while data and not self.failed:
-            data = data[self._stamp("send", partial(self.socket.send, data)) :]
+            sent = self._try("send", partial(self._way.send, self.socket, data))
+            data = data[sent or 0 :]
+            if sent is None:
+                self._await(writable=True)
 
     def recv(self, size: int) -> bytes:
         """Receive exactly `size` bytes, or fewer if the peer ends the connection first."""
@@ -103,11 +116,26 @@ class StampedSocket:
 
         def recv() -> int:
             nonlocal received
-            received = self.socket.recv(size)
+            received = self._way.recv(self.socket, size)
             return len(received)
 
-        self._stamp("recv", recv)
+        if not self._way.tries_first:
+            self._await(writable=False)
+        while self._try("recv", recv) is None:
+            self._await(writable=False)
         return received
+
+    def _await(self, *, writable: bool) -> None:
+        if wait := self._wait:
+            self._stamp("poll", lambda: int(bool(wait(writable))))
+
+    def _try(self, name: str, call: Callable[[], int]) -> int | None:
+        """Make a call that may fail with EAGAIN, as it does if the socket does not block; then return None."""
+        result = self._stamp(name, call)
+        if self.timeline.calls[-1].error != "EAGAIN":
+            return result
+        self.failed = False
+        return None
 
     def _stamp(self, name: str, call: Callable[[], Any]) -> int:
         result, error = 0, ""

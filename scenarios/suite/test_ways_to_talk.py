@@ -1,0 +1,27 @@
+"""Ways to send and receive (`lab/traffic/demo/ways.py`): every probe is right about each.
+
+The conversation is longer than a socket's buffer, so that calls are cut short, and short, so that each call is whole.
+"""
+
+import pytest
+
+from lab import probes
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.ways import WAYS
+from lab.units import MS
+
+UNSEEN = {"vector2", "sendfile", "splice"}
+"""Ways whose system calls the probes of applications do not see; the other probes do not need them."""
+OF_CALLS = {"analyse", "layers"}
+
+
+@pytest.mark.parametrize("size", [375, 400_000])
+@pytest.mark.parametrize("way", WAYS)
+def test_each_way(lab, way, size):
+    """The numbers are those of the application's own timestamps."""
+    here = [name for name in probes.here() if way not in UNSEEN or name not in OF_CALLS]
+    conversation = Conversation(
+        size_bits=8 * size, exchanges=2, way=way, before_recv_ns=2 * MS, before_reply_ns=3 * MS, linger_ns=MS
+    )
+    observed = lab.converse(conversation, probes=here, connections=2, version=4 if size == 375 else 6)
+    lab.check(check for name in here for check in probes.judge(name, observed, lab.scenario))
