@@ -55,13 +55,22 @@ class Timeline:
         raise LookupError(f"the {self.role} of {self.flow} never called {wanted}")
 
     @property
+    def opening(self) -> Call:
+        """The connect() or accept() of this side. A connect() that does not block lasts until the wait for its outcome ends."""
+        call = self.find("connect" if self.role == "client" else "accept")
+        if call.error != "EINPROGRESS":
+            return call
+        outcome = self.calls[self.calls.index(call) + 1]
+        return call._replace(exit_ns=outcome.exit_ns, error=outcome.error)
+
+    @property
     def opened_ns(self) -> int:
         """Time at which the call returned that opened the connection.
 
         If two connections use the same flow, the earlier one has returned from this call before the later one can
         begin. The entry of the call does not give their order: the later one can have entered it at any time before.
         """
-        return self.find("connect" if self.role == "client" else "accept").exit_ns
+        return self.opening.exit_ns
 
     @property
     def closing(self) -> Call:

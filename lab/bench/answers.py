@@ -150,7 +150,7 @@ def durations(tool: Tool, experiment: Experiment) -> Iterator[Answer]:
 
 def to_first_end(connection: Connection, on_wire: OnWire | None) -> Bracket:
     """Time from the client's first SYN to its FIN or RST, or to the refusal of the connection."""
-    connect = connection.client.find("connect")
+    connect = connection.client.opening
     syn_ns = connect.exit_ns
     if on_wire and len(left := on_wire.to_server.left):
         syn_ns = min(syn_ns, int(left["arrived_high_ns"][0]))
@@ -166,7 +166,7 @@ def to_second_fin(connection: Connection, on_wire: OnWire | None) -> Bracket:
     """Time from the client's first SYN to the server's FIN, which has arrived when the client's last call returns."""
     if connection.server is None:
         return to_first_end(connection, on_wire)
-    connect, fin = connection.client.find("connect"), connection.server.find("close")
+    connect, fin = connection.client.opening, connection.server.find("close")
     seen_ns = connection.client.calls[-1].exit_ns
     low_ns = max(0, fin.enter_ns - connect.exit_ns)
     return Bracket.early(low_ns, seen_ns - connect.enter_ns)

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         pause=command.pause_for_all(args, args.connections),
     )
     command.show(args, timelines)
-    failed = [call.error for timeline in timelines for call in timeline.calls if call.name == "connect" and call.error]
+    failed = [timeline.opening.error for timeline in timelines if timeline.opening.error]
     if not failed or args.parent:  # the lab itself reads the errors from the timelines
         return 0
     errors = ", ".join(sorted(set(failed)))

@@ -11,7 +11,7 @@ from hypothesis.errors import Flaky
 from lab.errors import LabError
 from lab.hunt.experiment import Experiment, Wire
 from lab.network.conditions import Conditions
-from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.conversation import OPENINGS, Conversation
 from lab.traffic.demo.ways import BLOCKING, WAYS
 from lab.units import MS
 from lab.verdict import Check
@@ -88,6 +88,7 @@ def experiments(draw: st.DrawFn, probes: tuple[str, ...]) -> Experiment:
             hold_ns=draw(_pauses),
             linger_ns=draw(_pauses),
             way=draw(st.sampled_from((BLOCKING, *WAYS))),
+            opening=draw(st.sampled_from(OPENINGS)),
         ),
         connections,
         min(connections, draw(st.sampled_from((1, 6)))),

@@ -48,7 +48,7 @@ def both_directions(connection: Connection, end_ns: int) -> tuple[OneDirection, 
     nor refused: its end is not known.
     """
     client, server = connection.client, connection.server
-    connect = client.find("connect")
+    connect = client.opening
     # A segment is sent as soon as possible, so the earliest time is the best estimate, here and below.
     opening = Bracket.early(connect.enter_ns, connect.exit_ns)
     if server is not None:
@@ -69,7 +69,7 @@ def connections_in_time(connections: Iterable[Connection]) -> Iterator[tuple[Con
         by_flow[connection.client.flow].append(connection)
     for same in by_flow.values():
         same.sort(key=lambda connection: connection.client.opened_ns)
-        begins = [0, *(connection.client.find("connect").enter_ns for connection in same[1:]), _FOR_EVER]
+        begins = [0, *(connection.client.opening.enter_ns for connection in same[1:]), _FOR_EVER]
         for connection, (since_ns, until_ns) in zip(same, pairwise(begins), strict=True):
             yield connection, since_ns, until_ns
 

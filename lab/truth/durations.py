@@ -77,7 +77,7 @@ def truth_of(connection: Connection, end_ns: int) -> Truth:
     `end_ns` is a time at which the connection was over. Raises `LookupError` if the server's timeline is missing.
     """
     client, server = connection.client, connection.server
-    connect = client.find("connect")
+    connect = client.opening
     start = Bracket.middle(connect.enter_ns, connect.exit_ns)
     if connect.error == "ECONNREFUSED":
         rst = End(Side.SERVER, connect.enter_ns, connect.exit_ns, is_rst=True)

@@ -65,7 +65,7 @@ def _time(low_ns: int, high_ns: int) -> Bracket:
 
 def sent_by_client(connection: Connection, end_ns: int) -> list[Sent]:
     """Return what the client's socket sent: its SYN and its messages. Empty if the connection was not opened."""
-    connect = connection.client.find("connect")
+    connect = connection.client.opening
     if connect.error or connection.server is None:
         return []
     return [
@@ -78,7 +78,7 @@ def sent_by_server(connection: Connection, end_ns: int) -> list[Sent]:
     """Return what the server's socket sent: its SYN-ACK and its messages. Empty if there is no server."""
     if connection.server is None:
         return []
-    begun_ns = connection.client.find("connect").enter_ns
+    begun_ns = connection.client.opening.enter_ns
     accepted_ns = connection.server.find("accept").exit_ns
     return [_handshake(begun_ns, accepted_ns), *_messages(connection.server, connection.client, end_ns)]
 

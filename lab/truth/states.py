@@ -47,7 +47,7 @@ def client_paths(connection: Connection, end_ns: int) -> list[Path]:
 
     `end_ns` is a time at which the connection was over. Raises `LookupError` if the server's timeline is missing.
     """
-    connect = connection.client.find("connect")
+    connect = connection.client.opening
     during_connect = (connect.enter_ns, connect.exit_ns)
     opening = (Entered(State.SYN_SENT, *during_connect), Entered(State.ESTABLISHED, *during_connect))
     if connect.error:
@@ -62,7 +62,7 @@ def server_paths(connection: Connection, end_ns: int) -> list[Path]:
     if connection.server is None:
         return []
     # inet_accept() takes the child's lock, which the final ACK holds until the child is ESTABLISHED.
-    window = (connection.client.find("connect").enter_ns, connection.server.find("accept").exit_ns)
+    window = (connection.client.opening.enter_ns, connection.server.find("accept").exit_ns)
     opening = (Entered(State.SYN_RECV, *window), Entered(State.ESTABLISHED, *window))
     return [opening + closing for closing in _closing(connection.server, connection.client, end_ns)]
 

@@ -54,7 +54,7 @@ class Volumes:
         """Segments with SYN."""
         count = len(self.connections)
         if self.role == "server":
-            count = sum(not connection.client.find("connect").error for connection in self.connections)
+            count = sum(not connection.client.opening.error for connection in self.connections)
         return Bracket.early(count, count + self.sent.retransmitted_syns)
 
     @property
@@ -67,7 +67,7 @@ class Volumes:
     @property
     def packets(self) -> Bracket:
         """Segments: at least as many as the handshake and the data need, at most as many as the host sent."""
-        answers = sum(connection.client.find("connect").error in _ANSWERED for connection in self.connections)
+        answers = sum(connection.client.opening.error in _ANSWERED for connection in self.connections)
         opening = len(self.connections) if self.role == "client" else answers
         least = opening + -(-self.payload.low // (_MTU - self.headers.fewest + _ETHERNET))
         most = max(least, self.sent.segments + self.sent.retransmitted)
@@ -76,7 +76,7 @@ class Volumes:
     @property
     def first(self) -> Bracket:
         """When the first packet passed either host's interface: inside connect(), which returns after the handshake."""
-        connects = [connection.client.find("connect") for connection in self.connections]
+        connects = [connection.client.opening for connection in self.connections]
         call = min(connects, key=lambda connect: connect.enter_ns)
         return Bracket.early(call.enter_ns, call.exit_ns)
 
@@ -116,4 +116,4 @@ def _is_graceful(connection: Connection) -> bool:
 
 def _may_send_fin(connection: Connection, role: str) -> bool:
     sender = _sender(connection, role)
-    return not connection.client.find("connect").error and (sender is None or not sender.resets)
+    return not connection.client.opening.error and (sender is None or not sender.resets)

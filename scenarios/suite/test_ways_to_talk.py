@@ -25,3 +25,14 @@ def test_each_way(lab, way, size):
     )
     observed = lab.converse(conversation, probes=here, connections=2, version=4 if size == 375 else 6)
     lab.check(check for name in here for check in probes.judge(name, observed, lab.scenario))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("serve", [True, False])
+def test_connect_without_blocking(lab, version, serve):
+    """C1: connect() returns at once; the connection is open, or refused, when the wait for its outcome ends."""
+    here = [name for name in probes.here() if serve or name != "rtt"]  # a refused connection has no sample
+    conversation = Conversation(opening="non-blocking", exchanges=2)
+    observed = lab.converse(conversation, probes=here, connections=2, version=version, serve=serve)
+    assert {connection.client.calls[0].error for connection in observed.connections} == {"EINPROGRESS"}
+    lab.check(check for name in here for check in probes.judge(name, observed, lab.scenario))

@@ -185,7 +185,7 @@ def _held(tool: Tool, connection: Connection, on_wire: OnWire | None, least_ns: 
     """
     if on_wire is None:
         raise TypeError("the relay keeps a log")
-    connect = connection.client.find("connect")
+    connect = connection.client.opening
     sends, recvs = ([it for it in connection.client.calls if it.name == name] for name in ("send", "recv"))
     samples = [(least_ns(connect.enter_ns), connect.exit_ns - connect.enter_ns)]
     samples += [

@@ -225,7 +225,7 @@ class _Side:
             yield self._judge.equal(self._subject, "connect time", UNKNOWN, measured)
         elif measured != UNKNOWN and self._other is not None:
             least_ns = self._wire.syn_recv_ns if self._wire else 0
-            bracket = Bracket.middle(least_ns, opening.exit_ns - self._other.find("connect").enter_ns)
+            bracket = Bracket.middle(least_ns, opening.exit_ns - self._other.opening.enter_ns)
             # The kernel measures in whole microseconds.
             yield self._judge.duration(self._subject, "connect time", bracket, measured, resolution_ns=1000)
 

@@ -47,7 +47,7 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
         if all(len(rows) for rows in arrived):
             # The answer arrives after the SYN, and both within connect().
             took_ns = int(arrived[1]["time_ns"][0]) - int(arrived[0]["time_ns"][0])
-            connect = connection.client.find("connect")
+            connect = connection.client.opening
             at_most = Bracket.early(0, connect.exit_ns - connect.enter_ns)
             yield judge.duration(str(to_server.flow), "SYN to answer", at_most, took_ns)
     if not observed.wire:

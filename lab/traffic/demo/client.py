@@ -13,6 +13,7 @@ from lab.errors import LabError
 from lab.timeline import Timeline
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.stamped_socket import StampedSocket
+from lab.traffic.demo.ways import BLOCKING
 from lab.units import SECOND
 
 _LINGER_S = 20
@@ -83,13 +84,13 @@ def _talk(
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, _LINGER_S))
         raw.bind(("", source_port))
     connection = StampedSocket("client", raw, way=conversation.way)
-    if connection.connect(address):
+    if connection.connect(address, blocking=conversation.opening == BLOCKING):
         connection.open()
         for _ in range(conversation.exchanges):
             connection.sleep(conversation.think_ns)
             connection.send(bytes(conversation.size))
             connection.recv(conversation.reply_size)
-    elif connection.timeline.calls[-1].error == "EADDRNOTAVAIL":  # a local error: nothing was sent
+    elif connection.timeline.opening.error == "EADDRNOTAVAIL":  # a local error: nothing was sent
         raise OSError(EADDRNOTAVAIL, os.strerror(EADDRNOTAVAIL))
     if pause:
         pause()

@@ -9,6 +9,9 @@ from lab.units import duration_ns
 
 PORT = 9999
 
+OPENINGS = (BLOCKING, "non-blocking")
+"""Ways to connect: connect() blocks until the connection is open, or a select() waits for that."""
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -24,6 +27,7 @@ class Conversation:
     - `rst`: a RST.
 
     The other side closes `linger_ns` after it has seen the end. `way` is how both sides send and receive, one of `WAYS`.
+    `opening` is how the client connects, one of `OPENINGS`.
     """
 
     size_bits: int = 3000
@@ -38,6 +42,7 @@ class Conversation:
     hold_ns: int = 0
     linger_ns: int = 0
     way: str = BLOCKING
+    opening: str = BLOCKING
 
     def __post_init__(self) -> None:
         for bits in (self.size_bits, self.reply_bits or 8):
@@ -45,6 +50,8 @@ class Conversation:
                 raise LabError(f"messages of {bits} bits cannot be sent: give a multiple of 8, at least 8")
         if self.way not in WAYS:
             raise LabError(f"there is no way `{self.way}` to send and receive: choose from {', '.join(WAYS)}")
+        if self.opening not in OPENINGS:
+            raise LabError(f"there is no way `{self.opening}` to connect: choose from {', '.join(OPENINGS)}")
         if self.exchanges < 0:
             raise LabError("the number of exchanges cannot be negative: give 0 or more")
 
@@ -92,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--way", choices=list(WAYS), default=BLOCKING, help="how to send and receive (%(default)s); vector2: preadv2()"
     )
+    group.add_argument("--opening", choices=OPENINGS, default=BLOCKING, help="how the client connects (%(default)s)")
     delays = {
         "before-accept": "server: before accept(), when a connection is ready",
         "before-recv": "server: before each recv()",

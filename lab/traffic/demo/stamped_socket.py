@@ -46,11 +46,21 @@ class StampedSocket:
         local = self.socket.getsockname()
         self.timeline.flow = Flow(_plain(local[0]), local[1], _plain(remote[0]), remote[1])
 
-    def connect(self, address: tuple[str, int]) -> bool:
-        """Connect; return False if the peer refused or did not answer."""
+    def connect(self, address: tuple[str, int], *, blocking: bool = True) -> bool:
+        """Connect; return False if the peer refused or did not answer.
+
+        If connect() is not to block, the wait for its outcome is recorded as `poll`, with the error of the outcome.
+        """
         local = self.socket.getsockname()
         self.timeline.flow = Flow(_plain(local[0]), local[1], *address)
+        self.socket.setblocking(blocking)
         self._stamp("connect", lambda: self.socket.connect(address))
+        if self.timeline.calls[-1].error == "EINPROGRESS":
+            self.failed = False
+            local = self.socket.getsockname()  # bound now, and no longer after a refusal
+            self.timeline.flow = self.timeline.flow._replace(laddr=_plain(local[0]), lport=local[1])
+            self._stamp("poll", self._connected)
+        self.socket.setblocking(True)  # noqa: FBT003 (it takes no keyword)
         if not self.failed:
             self.identify(self._peer() or address)
         return not self.failed
@@ -101,6 +111,13 @@ class StampedSocket:
         """Sleep for a configured delay; 0 records no call."""
         if delay_ns:
             self._stamp("sleep", lambda: time.sleep(delay_ns / 1e9))
+
+    def _connected(self) -> int:
+        """Wait for the outcome of a connect() that does not block. Raises `OSError` if it failed."""
+        select.select([], [self.socket], [])
+        if number := self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(number, os.strerror(number))
+        return 1
 
     def _peer(self) -> tuple[Any, ...] | None:
         """Return the peer's address, or None if a RST has already ended the connection."""
