@@ -4,7 +4,7 @@ PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools \
-	curl iperf3 redis-tools
+	curl iperf3 openssl redis-tools
 # Scenarios run in parallel, since each has its own hosts. The scenarios of one file share a process and its fixtures.
 PARALLEL := --numprocesses 4 --dist loadfile
 # Download as root: apt's own user may have no access to the folder.

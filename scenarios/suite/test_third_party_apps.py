@@ -5,7 +5,9 @@ Redis and of the hosts, and the times before each client was started and after i
 """
 
 import json
+import subprocess
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 from support import cross_checks, kernel_abilities, third_party, third_party_truth
@@ -22,7 +24,7 @@ from lab.recording.recorder import record
 from lab.tcp import Ended, Flow
 from lab.verdict import Bracket
 
-HTTP, IPERF3, REDIS = 8080, 5201, 6379
+HTTP, IPERF3, REDIS, TLS = 8080, 5201, 6379, 8443
 US = 1000
 
 
@@ -169,7 +171,7 @@ def test_redis(lab, tmp_path):
         clients.append(("redis-cli", asks))
         servers = processes()
     lab.check(redis_totals(lab, observed, asks.output))
-    connections = list(logged_by_times(observed, clients, servers))
+    connections = list(logged_by_times(observed, clients, End("redis-server", servers, 0)))
     lab.check(third_party_truth.checks(observed, lab.scenario, connections))
 
 
@@ -213,10 +215,31 @@ def redis_totals(lab, observed, answer):
             yield judge.equal(subject, "bytes", payload, third_party_truth.results(rows, kind))
 
 
-def logged_by_times(observed, clients, servers):
+def test_openssl(lab, tmp_path):
+    """TLS: curl fetches files from `openssl s_server`, which closes after each."""
+    for name, size in (("small", 200), ("big", 2_000_000)):
+        (tmp_path / name).write_bytes(bytes(size))
+    key = ("-newkey", "rsa:2048", "-nodes", "-keyout", "key", "-out", "cert", "-subj", "/CN=server", "-days", "1")
+    request = [third_party.found("openssl"), "req", "-x509", "-batch", *key]
+    subprocess.run(request, cwd=tmp_path, check=True, capture_output=True)
+    net, clients = lab.net, []
+    serve = ("openssl", "s_server", "-accept", str(TLS), "-key", "key", "-cert", "cert", "-WWW", "-quiet")
+    with third_party.server(net.server, TLS, *serve, folder=tmp_path) as processes, observing(net) as observed:
+        for version, name in ((4, "small"), (6, "big"), (4, "big")):
+            host = {4: net.server.ipv4, 6: f"[{net.server.ipv6}]"}[version]
+            words = ("curl", "-q", "-gsk", "--fail", "-o", str(tmp_path / "read"), f"https://{host}:{TLS}/{name}")
+            clients.append(("curl", third_party.client(net.client, *words)))
+            assert (tmp_path / "read").read_bytes() == (tmp_path / name).read_bytes()
+        server = End("openssl", processes(), 0)
+    connections = list(logged_by_times(observed, clients, server, closers=("client", "server")))
+    assert len(connections) == len(clients)
+    lab.check(third_party_truth.checks(observed, lab.scenario, connections))
+
+
+def logged_by_times(observed, clients, server, closers=("client",)):
     """Yield each connection that the client's interface has seen.
 
-    Known are its client, when it ran, and that it closed first.
+    Known are its client, when it ran, and which sides can have closed first.
     """
     rows = lifetimes(observed.recording.events["duration"], observed.end_ns)
     for row in rows[rows["ifindex"] == min(observed.recording.devices)]:
@@ -225,8 +248,8 @@ def logged_by_times(observed, clients, servers):
         yield Logged(
             flow=Flow.of(row),
             client=End(comm, {done.pid}, within_ns),
-            server=End("redis-server", servers, within_ns),
+            server=replace(server, opened_ns=within_ns),
             within=(done.began_ns, done.ended_ns),
             duration=Bracket.middle(0, within_ns),
-            closers=("client",),
+            closers=closers,
         )

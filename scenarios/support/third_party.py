@@ -70,7 +70,7 @@ def server(host, port, *command, folder):
 
     The server has its own PID namespace, so all its processes end with it, however this process ends.
     """
-    sandbox = (_found("unshare"), "--pid", "--fork", "--kill-child", *command)
+    sandbox = (found("unshare"), "--pid", "--fork", "--kill-child", *command)
     with (folder / "log").open("w+") as log, _start(host, sandbox, stdout=log, stderr=log, cwd=folder) as process:
         try:
             _await_listening(host, port, process, folder / "log")
@@ -84,7 +84,7 @@ def server(host, port, *command, folder):
 def nginx(host, port, folder):
     """Run nginx with two workers on both addresses of the host. It serves the files of its folder."""
     (folder / "nginx.conf").write_text(NGINX.format(ipv4=host.ipv4, ipv6=host.ipv6, port=port))
-    program = _found("nginx")
+    program = found("nginx")
     with server(host, port, program, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", folder=folder) as processes:
         yield processes
 
@@ -93,7 +93,7 @@ def nginx(host, port, folder):
 def redis(host, port, folder):
     """Run a Redis server on both addresses of the host, without persistence."""
     program = folder / "redis-server"  # the program acts as a server if it is started under this name
-    program.symlink_to(_found("redis-check-rdb"))
+    program.symlink_to(found("redis-check-rdb"))
     options = ["--port", str(port), "--bind", host.ipv4, host.ipv6, "--save", "", "--protected-mode", "no"]
     with server(host, port, str(program), *options, folder=folder) as processes:
         yield processes
@@ -102,11 +102,11 @@ def redis(host, port, folder):
 @contextmanager
 def iperf3(host, port, folder):
     """Run an iperf3 server for both IP versions."""
-    with server(host, port, _found("iperf3"), "--server", "--port", str(port), folder=folder) as processes:
+    with server(host, port, found("iperf3"), "--server", "--port", str(port), folder=folder) as processes:
         yield processes
 
 
-def _found(name):
+def found(name):
     """Return the path of a program that `make setup` installs. Raises `LabError` if it is missing."""
     path = shutil.which(name, path=f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}:/usr/sbin:/sbin")
     if path is None:
@@ -117,7 +117,7 @@ def _found(name):
 def _start(host, command, **options):
     """Start a process in the host's network namespace. The kernel kills it when this process ends."""
     program, *arguments = command
-    words = [_found("setpriv"), "--pdeathsig", "KILL", _found(program), *arguments]
+    words = [found("setpriv"), "--pdeathsig", "KILL", found(program), *arguments]
     return inside(host.name, lambda: subprocess.Popen(words, start_new_session=True, **options))
 
 
