@@ -53,8 +53,10 @@ details:
   side is the sender of the first FIN or RST.
 
   The probe processes only segments with SYN, FIN or RST. Therefore
-  - a RST counts if its sequence number is not before its sender's SYN; the
-    receiver may still ignore it, because it is outside the window,
+  - a FIN or RST counts if its sender can have reached its sequence number
+    since the SYN, at 400 Gbit/s. Within 86 ms of the SYN this excludes most
+    segments of an earlier connection with the same addresses and ports. The
+    receiver may still ignore a RST, because it is outside the window,
   - an attempt that was ended by an ICMP message is reported as a timeout,
   - duplicates created by the network count as retransmissions.
 

@@ -13,7 +13,8 @@ from lab.packet import ACK
 from lab.probes.duration.grouping import Grouped, Kind, counted, group
 from lab.tcp import SYN_TIMEOUT_NS, Ended, Side
 
-_HALF = np.uint32(1 << 31)  # sequence numbers are compared modulo 2^32 (RFC 9293, 3.4)
+_FASTEST_BYTES_PER_NS = 50
+"""No connection carries more than 400 Gbit/s."""
 _ONE = np.uint32(1)
 
 _ENDS = [("saddr", "u1", 16), ("daddr", "u1", 16), ("sport", "u2"), ("dport", "u2")]
@@ -158,8 +159,11 @@ def _history(grouped: Grouped) -> History:
     # With SYN cookies each SYN-ACK has another sequence number, and the one that the client accepted is unknown.
     sole = (answer < never) & (first(answers & (seq != server_isn[connection])) == never)
     isn_known = np.where(by_client, (started | answer_only)[connection], sole[connection])
-    in_order = seq - np.where(by_client, isn[connection], server_isn[connection]) - _ONE < _HALF
-    in_order |= ~isn_known
+    # A sequence number wraps after 4 GiB, so it does not tell the end of a long connection from a stray of an earlier
+    # one. The time does: the sender has to send all bytes up to the number after its SYN.
+    sent = (seq - np.where(by_client, isn[connection], server_isn[connection]) - _ONE).astype(np.int64)
+    since_ns = grouped.time_of(index) - grouped.time_of(np.where(by_client, heads[connection], answer[connection]))
+    in_order = (sent <= since_ns * _FASTEST_BYTES_PER_NS) | ~isn_known
 
     fins = (kind == Kind.FIN) & in_order
     # The SYN-ACK may pass another interface. Then two segments of the client prove that its SYN was answered: its FIN,

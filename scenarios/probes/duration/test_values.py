@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.made.duration import WHOLE
+from support.made.duration import STRAYS, WHOLE
 from support.stamped_sockets import FAMILY, NOBODY, accept
 
 from lab.arrays import UNKNOWN
@@ -225,4 +225,27 @@ def test_every_script_on_the_wire(lab, how, options):
                 high_ns = times[step].passed_ns - times[0].before_ns
                 bracket = Bracket.middle(low_ns, high_ns)
                 checks.append(judge.duration(subject, name, bracket, int(row[name])))
+    lab.check(checks)
+
+
+@both_versions
+def test_strays_on_the_wire(lab, version):
+    """D5: a RST and a FIN of an earlier connection, soon after the SYN, do not end the connection.
+
+    On a machine so slow that they come when 400 Gbit/s have carried 4 GiB, they can be the connection's own.
+    """
+    with record("duration", devices=lab.net.devices) as recorder:
+        ((_, _, times),) = play(lab.net, [script.words for script in STRAYS], version)
+    observed = Observed(lab.net.inodes, recorder.recording, end_ns=time.monotonic_ns())
+    judge, checks = observed.judge(lab.scenario, "duration"), []
+    (script,) = STRAYS
+    slow = times[3].passed_ns - times[0].before_ns > ((1 << 32) - 200) // 50
+    expected = [script.ended.name, Ended.RST.name] if slow else [script.ended.name]
+    for row in rows_of(observed):
+        subject = f"{script.words} ({row['ifindex']})"
+        checks.append(judge.one_of(subject, "ended by", expected, Ended(row["ended"]).name))
+        first = 2 if slow else script.end
+        low_ns, high_ns = times[first].before_ns - times[0].passed_ns, times[script.end].passed_ns - times[0].before_ns
+        checks.append(judge.duration(subject, "duration_ns", Bracket.middle(low_ns, high_ns), int(row["duration_ns"])))
+    assert len(checks) == 2 * 2
     lab.check(checks)

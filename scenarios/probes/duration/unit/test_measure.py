@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
-from support.made.duration import OPEN_BEFORE, WHOLE, exchange, segment, segments, told, traffic
+from support.made.duration import FLOW, OPEN_BEFORE, STRAYS, WHOLE, exchange, segment, segments, told, traffic
 
 from lab.arrays import UNKNOWN
 from lab.probes.duration.measure import lifetimes
@@ -11,6 +11,7 @@ from lab.tcp import SYN_TIMEOUT_NS, Ended, Side
 from lab.units import SECOND
 
 NOW_NS = 1_000_000
+GB = 10**9
 thoroughly = settings(deadline=None, derandomize=True, max_examples=200, phases=set(Phase) - {Phase.explain})
 
 
@@ -20,7 +21,7 @@ def one(*rows, now_ns=NOW_NS):
     return row
 
 
-@pytest.mark.parametrize("script", [*WHOLE, *OPEN_BEFORE], ids=lambda script: script.words)
+@pytest.mark.parametrize("script", [*WHOLE, *STRAYS, *OPEN_BEFORE], ids=lambda script: script.words)
 def test_each_script(script):
     """D1, D2, D3, L4: duration, kind of end, closing side and both FINs of a single connection."""
     row = one(*exchange(script.words, start_ns=10))
@@ -86,6 +87,34 @@ def test_sequence_numbers_wrap():
     top = (1 << 32) - 1
     for isns in ((top, top), (top - 7, 0), (0, top), (top - 3, top - 8)):
         assert one(*exchange("cS sSA cF sF", isns=isns))["ended"] == Ended.FIN
+
+
+@pytest.mark.parametrize("to_client", [0, 1.5, 3, 5, 9])
+@pytest.mark.parametrize("to_server", [0, 1.5, 3, 5, 9])
+def test_any_size(to_server, to_client):
+    """D5: a connection ends with its FINs, or its RST, whatever it has carried in each direction."""
+    to_server, to_client = int(to_server * GB), int(to_client * GB)
+    sent_ns = max(to_server, to_client) // 10
+    c, s = 1000 + 1 + to_server, 5000 + 1 + to_client
+    client_fin = segment(30 + sent_ns, "F", seq=c, ack=s)
+    server_fin = segment(40 + sent_ns, "F", FLOW.reversed(), seq=s, ack=c + 1)
+    client_rst = segment(30 + sent_ns, "RA", seq=c, ack=s)
+    for ends, ended in (((client_fin, server_fin), Ended.FIN), ((client_rst,), Ended.RST)):
+        row = one(*exchange("cS sSA"), *ends)
+        assert (Ended(row["ended"]), Side(row["closed_first"])) == (ended, Side.CLIENT)
+        assert row["duration_ns"] == 20 + sent_ns
+
+
+@pytest.mark.parametrize("stray", ["cF-", "sF-", "cR-", "sR-"])
+@pytest.mark.parametrize("before", [100, 1 << 20, 1 << 30])
+def test_a_stray_of_an_earlier_connection(stray, before):
+    """D5: a FIN or RST from before the SYN has no effect until its sender can have sent 4 GiB, at 400 Gbit/s."""
+    reached_ns = ((1 << 32) - before) // 50
+    for late_ns, counts in ((reached_ns - 1000, False), (reached_ns + 1000, True)):
+        (old,) = exchange(stray, start_ns=10 + late_ns)
+        old["seq"] = (int(old["seq"]) + 100 - before) % (1 << 32)
+        row = one(*exchange("cS sSA"), old, *exchange("cF sF", start_ns=20 + SECOND))
+        assert row["end_ns"] == (10 + late_ns if counts else 20 + SECOND)
 
 
 def test_flow_reused_at_once():
