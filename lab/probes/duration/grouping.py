@@ -28,14 +28,16 @@ class Kind(IntEnum):
 class Grouped:
     """Segments in order of flow and time, with their connections, numbered from 0.
 
-    Per segment: `kind`, `connection`, and `by_client` (sent by the client). Per connection: `heads`, the index of the
-    first segment, and `replaced`, true if a later connection has the same flow.
+    Per segment: `kind`, `connection`, `by_client` (sent by the client) and `by_server`. A socket that is connected to
+    itself is both. Per connection: `heads`, the index of the first segment, and `replaced`, true if a later connection
+    has the same flow.
     """
 
     segments: Events
     kind: Integers
     connection: Index
     by_client: Mask
+    by_server: Mask
     heads: Index
     replaced: Mask
 
@@ -81,7 +83,9 @@ def group(segments: Events, syn_timeout_ns: int) -> Grouped:
     connection, heads = np.cumsum(begins) - 1, np.flatnonzero(begins)
     client_is_low = from_low[heads] ^ (kind[heads] == Kind.SYN_ACK)
     replaced = np.append(flow[heads][1:] == flow[heads][:-1], False)[: len(heads)]
-    return Grouped(segments, kind, connection, from_low == client_is_low[connection], heads, replaced)
+    by_client = from_low == client_is_low[connection]
+    to_itself = (segments["sport"] == segments["dport"]) & (segments["saddr"] == segments["daddr"]).all(axis=1)
+    return Grouped(segments, kind, connection, by_client | to_itself, ~by_client | to_itself, heads, replaced)
 
 
 def _by_flow(segments: Events) -> tuple[Events, Index, Mask]:

@@ -142,8 +142,9 @@ def follow(segments: Events, now_ns: int, syn_timeout_ns: int) -> Followed:
 
 def _history(grouped: Grouped) -> History:
     """Find the decisive segments of each connection. Other segments are strays and have no effect."""
-    segments, kind, by_client, first = grouped.segments, grouped.kind, grouped.by_client, grouped.first
+    segments, kind, first = grouped.segments, grouped.kind, grouped.first
     connection, heads, never = grouped.connection, grouped.heads, grouped.never
+    by_client, by_server = grouped.by_client, grouped.by_server
     seq, ack, index = segments["seq"], segments["ack"], np.arange(never)
     has_ack = segments["flags"] & ACK > 0
     started, answer_only = kind[heads] == Kind.SYN, kind[heads] == Kind.SYN_ACK
@@ -151,7 +152,7 @@ def _history(grouped: Grouped) -> History:
     # The server's SYN-ACK or RST acknowledges the SYN, with or without the data that the SYN carried (RFC 7413).
     isn = np.where(started, seq[heads], ack[heads] - _ONE)
     room = np.where(started, segments["payload_length"][heads], 0)
-    acknowledges = has_ack & ~by_client & (ack - isn[connection] - _ONE <= room[connection])
+    acknowledges = has_ack & by_server & (ack - isn[connection] - _ONE <= room[connection])
     answers = (kind == Kind.SYN_ACK) & acknowledges
     answer = first(answers)
 
@@ -168,7 +169,7 @@ def _history(grouped: Grouped) -> History:
     fins = (kind == Kind.FIN) & in_order
     # The SYN-ACK may pass another interface. Then two segments of the client prove that its SYN was answered: its FIN,
     # and its own SYN-ACK if both SYNs crossed.
-    crossing = first((kind == Kind.SYN) & ~by_client)
+    crossing = first((kind == Kind.SYN) & by_server)
     takes_syn = (crossing < never)[connection] & (ack - np.append(seq, np.uint32(0))[crossing][connection] == _ONE)
     accepted = (fins | ((kind == Kind.SYN_ACK) & takes_syn)) & by_client
     established = np.where(started, np.minimum(answer, first(accepted)), heads)
@@ -183,7 +184,7 @@ def _history(grouped: Grouped) -> History:
     refusal, reset = first(refusals), first(resets & ~refusals & after & in_order & sound)
 
     fins = fins & after & (index < np.minimum(refusal, reset)[connection])
-    client_fin, server_fin = first(fins & by_client), first(fins & ~by_client)
+    client_fin, server_fin = first(fins & by_client), first(fins & by_server)
     return History(started, answer, established, fins, client_fin, server_fin, refusal, reset)
 
 
@@ -205,8 +206,8 @@ def _count(rows: Rows, grouped: Grouped, history: History) -> Mask:
 
     client_syns = syns & grouped.by_client
     rows["syn_retransmissions"] = np.maximum(sent(client_syns) - 1, 0)
-    sides = (history.client_fin < never).astype(np.int64) + (history.server_fin < never)
-    rows["fin_retransmissions"] = sent(history.fins) - sides
+    firsts = (index == history.client_fin[connection]) | (index == history.server_fin[connection])
+    rows["fin_retransmissions"] = sent(history.fins) - np.bincount(connection[firsts], minlength=len(rows))
     rows["last_syn_ns"] = UNKNOWN
     np.maximum.at(rows["last_syn_ns"], connection[client_syns], segments["last_ns"][client_syns])
     return relevant

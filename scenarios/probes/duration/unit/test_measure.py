@@ -7,7 +7,7 @@ from support.made.duration import FLOW, OPEN_BEFORE, STRAYS, WHOLE, exchange, se
 
 from lab.arrays import UNKNOWN
 from lab.probes.duration.measure import lifetimes
-from lab.tcp import SYN_TIMEOUT_NS, Ended, Side
+from lab.tcp import SYN_TIMEOUT_NS, Ended, Flow, Side
 from lab.units import SECOND
 
 NOW_NS = 1_000_000
@@ -134,6 +134,20 @@ def test_loopback_counts_each_packet_once():
     row = one(*out, *back)
     assert (row["syn_retransmissions"], row["fin_retransmissions"]) == (1, 1)
     assert (row["start_ns"], row["duration_ns"], row["second_fin_ns"]) == (10, 30, 50)
+
+
+@pytest.mark.parametrize(
+    ("words", "ended", "fins_again"), [("cF", Ended.FIN, 0), ("cF cF", Ended.FIN, 0), ("cRA", Ended.RST, 0)]
+)
+@pytest.mark.parametrize("opening", ["cS cSA", "cSA", ""])
+def test_connected_to_itself(opening, words, ended, fins_again):
+    """D7: if a socket is connected to itself, its FIN is the FIN of both sides."""
+    flow = Flow("127.0.0.1", 4000, "127.0.0.1", 4000)
+    row = one(*exchange(f"{opening} {words}", isns=(1000, 1000), flow=flow))
+    assert (Ended(row["ended"]), Side(row["closed_first"])) == (ended, Side.CLIENT)
+    assert row["fin_retransmissions"] == fins_again
+    assert row["duration_ns"] == (20 if "cS " in opening else UNKNOWN)
+    assert row["over_ns"] == row["end_ns"] == 10 + 10 * len(opening.split())
 
 
 def test_100_000_connections():
