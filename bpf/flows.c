@@ -11,6 +11,7 @@
 #include "include/attach_points.h"
 
 #define LOOPBACK_IFINDEX 1      /* include/net/flow.h */
+#define PACKET_LOOPBACK 5       /* include/uapi/linux/if_packet.h */
 #define LOWEST_ETHERTYPE 0x0600 /* a lower one is the length of an IEEE 802.3 frame */
 #define VLAN_TAG_LENGTH 4
 
@@ -82,8 +83,9 @@ static __always_inline int count(struct __sk_buff *ctx, enum direction direction
     struct traffic none = {.first_ns = time_ns, .last_ns = time_ns}, here = {};
     struct traffic *sum;
 
-    /* Every packet of the loopback interface passes egress and then ingress. Count it at egress. */
-    if (ctx->ifindex == LOOPBACK_IFINDEX && direction == INGRESS)
+    /* Every packet of the loopback interface passes egress and then ingress. Count it at egress. Copies of multicast and
+     * broadcast datagrams that the host sends itself have no Ethernet header (dev_loopback_xmit()). Ignore them. */
+    if (direction == INGRESS && (ctx->ifindex == LOOPBACK_IFINDEX || ctx->pkt_type == PACKET_LOOPBACK))
         return TC_ACT_UNSPEC;
     if (ctx->vlan_present)
         add_tag(&packet, ctx->vlan_tci);

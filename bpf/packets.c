@@ -109,6 +109,60 @@ static inline void copy_bytes(struct frame *frame, const void *data)
 }
 #endif
 
+/* Return true if this beginning of a frame, read as Ethernet, is that of ARP or of an IP packet that fits in the frame. */
+static inline bool is_consistent(const struct packet *packet, u32 length)
+{
+    return packet->ethertype == ETH_P_ARP || (packet->version && packet->ip_at + packet->ip_length <= length);
+}
+
+/* The copy of a multicast or broadcast datagram that this host sends itself reaches generic XDP without an Ethernet
+ * header (dev_loopback_xmit()). The following functions recognise its IP header at the offset of the MAC addresses. A
+ * frame differs in one of these:
+ *
+ * - Read as Ethernet, it is consistent. The copy is not: its ethertype is a part of the source address.
+ * - The length in the IP header is that of the frame, and the destination is multicast or can be broadcast.
+ * - IPv4: the header's checksum is right, and the MAC address would begin with 45 to 4f.
+ * - IPv6: the MAC address would begin with 6, and that of a UDP datagram's sender would be a group address. */
+static __always_inline bool is_ipv4_copy(struct xdp_md *ctx, const struct iphdr *ip)
+{
+    u32 destination = bpf_ntohl(ip->daddr), sum = 0, word;
+
+    if (ip->ihl < 5 || bpf_ntohs(ip->tot_len) != FRAME_LENGTH(ctx))
+        return false;
+    /* 224.0.0.0/4; the broadcast address of a network of two hosts or more ends in binary 11. */
+    if (destination >> 28 != 0xe && (destination & 3) != 3)
+        return false;
+#pragma unroll
+    for (u32 at = 0; at < 60; at += sizeof(word)) {
+        if (at >= ip->ihl * 4)
+            break;
+        if (load_xdp(ctx, at, &word, sizeof(word)))
+            return false;
+        sum += (word & 0xffff) + (word >> 16);
+    }
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    return sum == 0xffff;
+}
+
+static __always_inline bool is_ipv6_copy(struct xdp_md *ctx, const struct ipv6hdr *ip)
+{
+    return bpf_ntohs(ip->payload_len) + sizeof(*ip) == FRAME_LENGTH(ctx) && ip->daddr.s6_addr[0] == 0xff &&
+           ip->saddr.s6_addr[0] != 0xff;
+}
+
+static __always_inline bool is_looped_copy(struct xdp_md *ctx, const struct packet *packet)
+{
+    struct ipv6hdr ipv6;
+    struct iphdr ipv4;
+
+    if (is_consistent(packet, FRAME_LENGTH(ctx)) || load_xdp(ctx, 0, &ipv4, sizeof(ipv4)))
+        return false;
+    if (ipv4.version == 4)
+        return is_ipv4_copy(ctx, &ipv4);
+    return ipv4.version == 6 && !load_xdp(ctx, 0, &ipv6, sizeof(ipv6)) && is_ipv6_copy(ctx, &ipv6);
+}
+
 ON_XDP(frame)
 {
     u64 time_ns = bpf_ktime_get_ns();
@@ -116,6 +170,8 @@ ON_XDP(frame)
     struct frame *frame;
 
     parse_frame(ctx, &packet);
+    if (is_looped_copy(ctx, &packet))
+        return XDP_PASS;
     if (!is_wanted(&packet)) {
         if (hides_ports(&packet))
             count_unreadable(packet.problem);

@@ -54,6 +54,8 @@ details:
   tunnel headers of a super-packet count once for the whole super-packet.
 
   A loopback packet passes the interface twice. It is counted at egress only.
+  Copies of multicast and broadcast datagrams that the host sends itself were
+  never on the interface. They are not counted.
 
   A port is shown as - if the packet has none or hides it (later fragment, ESP).
   A connection that reuses the addresses and ports of an earlier one continues

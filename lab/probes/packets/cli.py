@@ -46,7 +46,8 @@ examples:
 DETAILS = """\
 details:
   XDP receives the frames that arrive at the interface, and no frame that it
-  sends.
+  sends. Copies of multicast and broadcast datagrams that the host sends itself
+  are not printed.
 
   Later fragments, encrypted packets and packets with cut-off headers have no
   readable ports. They are counted, and the counts are printed at the end.
