@@ -26,6 +26,12 @@ struct segment {
 
 BPF_RINGBUF_OUTPUT(events, 4096);
 
+#if NO_ETHERNET
+static __always_inline bool is_plain_mid_segment(struct __sk_buff *ctx)
+{
+    return false;
+}
+#else
 /* Return true for most segments without SYN, FIN and RST, at a lower cost than the parser. It recognises segments with
  * no header between those of Ethernet, IP and TCP, all in the skb's linear data. */
 static __always_inline bool is_plain_mid_segment(struct __sk_buff *ctx)
@@ -49,6 +55,7 @@ static __always_inline bool is_plain_mid_segment(struct __sk_buff *ctx)
     }
     return (const void *)(tcp + sizeof(struct tcphdr)) <= end && !(tcp[13] & (FIN | SYN | RST));
 }
+#endif
 
 static __always_inline int report_segment(struct __sk_buff *ctx, u8 ingress)
 {

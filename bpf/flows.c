@@ -2,6 +2,8 @@
  *
  * One skb can stand for many packets: the device will cut it up (GSO), or the kernel has joined packets (GRO). The
  * probe counts the packets on the wire, each with its own headers.
+ *
+ * -DNO_ETHERNET=1   interfaces without Ethernet headers: bytes are those of IP packets, and MAC addresses are 0
  */
 #define LOAD load_skb
 
@@ -52,6 +54,7 @@ BPF_HASH(totals, struct flow, struct traffic, 65536);
 static __always_inline void measure(struct __sk_buff *ctx, const struct packet *packet, struct traffic *to)
 {
     u32 headers = packet->payload_at ? packet->payload_at : packet->transport_at;
+    u32 start = frame_at(packet);
 
     to->packets = 1;
     if (ctx->gso_size) {
@@ -59,7 +62,7 @@ static __always_inline void measure(struct __sk_buff *ctx, const struct packet *
         if (!to->packets) /* SKB_GSO_DODGY, from a virtual machine: the kernel has not counted them yet */
             to->packets = (ctx->len - headers + ctx->gso_size - 1) / ctx->gso_size;
     }
-    to->bytes = ctx->len + (to->packets - 1) * headers;
+    to->bytes = ctx->len - start + (to->packets - 1) * (headers - start);
     /* At egress the kernel knows the length with the headers inside a tunnel. */
     if (ctx->wire_len > to->bytes)
         to->bytes = ctx->wire_len;
@@ -97,8 +100,10 @@ static __always_inline int count(struct __sk_buff *ctx, enum direction direction
     flow.direction = direction;
     __builtin_memcpy(flow.saddr, &packet.saddr, sizeof(flow.saddr));
     __builtin_memcpy(flow.daddr, &packet.daddr, sizeof(flow.daddr));
+#if !NO_ETHERNET
     bpf_skb_load_bytes(ctx, 0, flow.dmac, sizeof(flow.dmac));
     bpf_skb_load_bytes(ctx, sizeof(flow.dmac), flow.smac, sizeof(flow.smac));
+#endif
     flow.sport = packet.sport;
     flow.dport = packet.dport;
     flow.ethertype = packet.ethertype >= LOWEST_ETHERTYPE ? packet.ethertype : 0;

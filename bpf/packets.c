@@ -2,14 +2,27 @@
  *
  * -DPORT=n      source or destination port (9999); 0: all frames, including those without ports
  * -DSNAPLEN=n   the event carries the first n bytes of the frame
+ * -DAT_TC=1     stamp frames at TC ingress. Implied by -DNO_ETHERNET=1: at XDP the copies that a host sends itself
+ *               look like packets without Ethernet headers
  *
- * The program always returns XDP_PASS.
+ * The program always passes the frame on.
  */
-#include "include/epochs.h"
+#if defined(NO_ETHERNET) && !defined(AT_TC)
+#define AT_TC NO_ETHERNET
+#endif
+#if AT_TC
+#define LOAD load_skb
+typedef struct __sk_buff context;
+#else
 #define LOAD load_xdp
+typedef struct xdp_md context;
+#endif
+#include "include/epochs.h"
 #include "include/packet_parser.inc.h"
 #include "include/lost.h"
 #include "include/attach_points.h"
+
+#define PACKET_LOOPBACK 5 /* include/uapi/linux/if_packet.h */
 
 #ifndef PORT
 #define PORT 9999
@@ -76,7 +89,7 @@ static inline bool hides_ports(const struct packet *packet)
     return packet->problem != NO_PROBLEM && packet->problem != NOT_IP && packet->problem != NO_PORTS;
 }
 
-static inline void fill(struct frame *frame, const struct packet *packet)
+static inline void fill(struct frame *frame, const struct packet *packet, u32 length)
 {
     __builtin_memcpy(frame->saddr, &packet->saddr, sizeof(frame->saddr));
     __builtin_memcpy(frame->daddr, &packet->daddr, sizeof(frame->daddr));
@@ -92,12 +105,13 @@ static inline void fill(struct frame *frame, const struct packet *packet)
     frame->flags = packet->flags;
     frame->fragment = packet->fragment;
     frame->problem = packet->problem;
-    frame->payload_length = payload_length(packet, frame->frame_length);
+    frame->frame_length = length - frame_at(packet);
+    frame->payload_length = payload_length(packet, length);
 }
 
 #if SNAPLEN
-/* Not by bpf_xdp_load_bytes(): see load_xdp(). */
-static inline void copy_bytes(struct frame *frame, const void *data)
+/* At XDP not by bpf_xdp_load_bytes(): see load_xdp(). */
+static inline void copy_bytes(context *ctx, struct frame *frame, u32 start)
 {
     u64 length = frame->frame_length;
 
@@ -105,10 +119,55 @@ static inline void copy_bytes(struct frame *frame, const void *data)
     asm volatile("" : "+r"(length));
     if (length > SNAPLEN)
         length = SNAPLEN;
-    bpf_probe_read_kernel(frame->bytes, length, data);
+#if AT_TC
+    if (length)
+        bpf_skb_load_bytes(ctx, start, frame->bytes, length);
+#else
+    bpf_probe_read_kernel(frame->bytes, length, (void *)(long)ctx->data);
+#endif
 }
 #endif
 
+static __always_inline void report(context *ctx, const struct packet *packet, u32 ifindex, u64 time_ns)
+{
+    struct frame *frame;
+
+    if (!is_wanted(packet)) {
+        if (hides_ports(packet))
+            count_unreadable(packet->problem);
+        return;
+    }
+    frame = events.ringbuf_reserve(sizeof(struct frame));
+    if (!frame) {
+        count_lost();
+        return;
+    }
+    __builtin_memset(frame, 0, sizeof(*frame));
+    frame->time_ns = time_ns;
+    frame->ifindex = ifindex;
+    fill(frame, packet, FRAME_LENGTH(ctx));
+#if SNAPLEN
+    copy_bytes(ctx, frame, frame_at(packet));
+#endif
+    events.ringbuf_submit(frame, BPF_RB_NO_WAKEUP);
+}
+
+#if AT_TC
+ON_TC(ingress)
+{
+    u64 time_ns = bpf_ktime_get_ns();
+    struct packet packet = {};
+
+    /* A copy of a multicast or broadcast datagram that this host sends itself (dev_loopback_xmit()). */
+    if (ctx->pkt_type == PACKET_LOOPBACK)
+        return TC_ACT_UNSPEC;
+    if (ctx->vlan_present)
+        add_tag(&packet, ctx->vlan_tci);
+    parse_frame(ctx, &packet);
+    report(ctx, &packet, ctx->ifindex, time_ns);
+    return TC_ACT_UNSPEC;
+}
+#else
 /* Return true if this beginning of a frame, read as Ethernet, is that of ARP or of an IP packet that fits in the frame. */
 static inline bool is_consistent(const struct packet *packet, u32 length)
 {
@@ -167,29 +226,10 @@ ON_XDP(frame)
 {
     u64 time_ns = bpf_ktime_get_ns();
     struct packet packet = {};
-    struct frame *frame;
 
     parse_frame(ctx, &packet);
-    if (is_looped_copy(ctx, &packet))
-        return XDP_PASS;
-    if (!is_wanted(&packet)) {
-        if (hides_ports(&packet))
-            count_unreadable(packet.problem);
-        return XDP_PASS;
-    }
-    frame = events.ringbuf_reserve(sizeof(struct frame));
-    if (!frame) {
-        count_lost();
-        return XDP_PASS;
-    }
-    __builtin_memset(frame, 0, sizeof(*frame));
-    frame->time_ns = time_ns;
-    frame->ifindex = ctx->ingress_ifindex;
-    frame->frame_length = FRAME_LENGTH(ctx);
-    fill(frame, &packet);
-#if SNAPLEN
-    copy_bytes(frame, (void *)(long)ctx->data);
-#endif
-    events.ringbuf_submit(frame, BPF_RB_NO_WAKEUP);
+    if (!is_looped_copy(ctx, &packet))
+        report(ctx, &packet, ctx->ingress_ifindex, time_ns);
     return XDP_PASS;
 }
+#endif

@@ -3,18 +3,25 @@
  *
  * The file that includes this one defines LOAD as `load_skb` (TC, cgroup_skb) or `load_xdp`.
  *
+ * -DNO_ETHERNET=1   packets of interfaces without Ethernet headers, such as tun: parse_frame() begins with IP, at TC only
+ *
  * The ports are right, or they are 0 and `problem` gives the reason. This includes a first fragment without a complete
  * TCP header. Formats: IEEE 802.1Q, RFC 791, RFC 8200 (4), RFC 4302 (2.2), RFC 9293 (3.1).
  */
 #pragma once
 
 #include "include/address.h"
+#include "include/kernel_read.h"
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
 #include <linux/tcp.h>
+
+#ifndef NO_ETHERNET
+#define NO_ETHERNET 0
+#endif
 
 enum problem {
     NO_PROBLEM,
@@ -272,6 +279,25 @@ static __always_inline void parse_network(void *ctx, struct packet *packet)
                                                         : NOT_IP;
 }
 
+#if NO_ETHERNET
+/* Parse from the IP header on. At ingress some tunnels (GRE, xfrm) leave headers of the packet that carried this one
+ * before it: `ip_at` is the number of their bytes. */
+static __always_inline void parse_frame(struct __sk_buff *ctx, struct packet *packet)
+{
+    const void *head = NULL, *data = NULL;
+    u16 network = 0;
+
+    kernel_read(&head, ctx, FIELD(sk_buff, head));
+    kernel_read(&data, ctx, FIELD(sk_buff, data));
+    kernel_read(&network, ctx, FIELD(sk_buff, network_header));
+    packet->ip_at = head + network - data;
+    packet->ethertype = bpf_ntohs(ctx->protocol);
+    if (packet->ethertype)
+        parse_network(ctx, packet);
+    else /* sent from a packet socket, and neither IPv4 nor IPv6: ip_tunnel_parse_protocol() */
+        packet->problem = MALFORMED;
+}
+#else
 /* Parse from the Ethernet header on. `packet` is all zero except for a tag that the device has removed. */
 static __always_inline void parse_frame(void *ctx, struct packet *packet)
 {
@@ -294,6 +320,13 @@ static __always_inline void parse_frame(void *ctx, struct packet *packet)
         packet->ip_at += sizeof(tag);
     }
     parse_network(ctx, packet);
+}
+#endif
+
+/* Return the number of bytes before the frame: it begins with Ethernet, or without Ethernet headers with IP. */
+static __always_inline u32 frame_at(const struct packet *packet)
+{
+    return NO_ETHERNET ? packet->ip_at : 0;
 }
 
 /* Return the bytes behind the transport header. Short frames are padded, so the IP header counts; its length may lie, so no more than the

@@ -82,7 +82,10 @@ def run(args: argparse.Namespace) -> int:
             raise LabError(
                 "--probes work in the lab's own network only: leave them out and run the live tools in another terminal"
             )
-        return _replay(args, Device.find(args.interface, args.netns), Progress())
+        device = Device.find(args.interface, args.netns)
+        if not device.ethernet:
+            raise LabError(f"`{device.ifname}` carries no Ethernet frames: give another interface")
+        return _replay(args, device, Progress())
     if not args.file.exists() or args.file.is_file():  # a pipe could not be read a second time
         next(captured(args.file), None)  # report a bad file before the network is built
     # A bridge would learn the addresses of both ends on the client's side and stop forwarding; a relay does not.

@@ -24,6 +24,8 @@ Native XDP on a veth halves TCP throughput, even with an empty program.
 _SIOCGIFFLAGS = 0x8913
 _SIOCGIFHWADDR = 0x8927
 _WITH_ETHERNET_HEADER = (1, 772)  # ARPHRD_ETHER, ARPHRD_LOOPBACK
+# ARPHRD_PPP, RAWIP, TUNNEL, TUNNEL6, SIT, IPGRE, IP6GRE and NONE, which is that of tun, WireGuard and xfrm.
+_WITHOUT_LINK_HEADER = (512, 519, 768, 769, 776, 778, 823, 0xFFFE)
 _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x1, 0x8, 0x40
 
 T = TypeVar("T")
@@ -35,7 +37,7 @@ class Device:
 
     `inode` is the namespace's inode number, which events of sockets carry too. An ifindex is unique within its
     namespace only: devices that are observed together must have different ones (`require_distinct`). `mode` is one of
-    `MODES`.
+    `MODES`. Without `ethernet` the interface carries IP packets without a link header, like tun and WireGuard.
     """
 
     ifname: str
@@ -43,6 +45,7 @@ class Device:
     netns: str | None
     inode: int
     mode: str = "auto"
+    ethernet: bool = True
 
     @classmethod
     def find(cls, ifname: str | None, netns: str | None = None, mode: str = "auto") -> "Device":
@@ -53,7 +56,7 @@ class Device:
         - there is no interface of that name;
         - there is no name, and not exactly one interface to choose;
         - the interface is down or has no carrier;
-        - the interface carries no Ethernet frames.
+        - the interface carries neither Ethernet frames nor IP packets without a link header.
         """
         inode = namespaces.inode_of(netns) if netns is not None else Path("/proc/thread-self/ns/net").stat().st_ino
         there = _inside(netns, _interfaces)
@@ -70,11 +73,13 @@ class Device:
             raise LabError(
                 f"the interface `{ifname}`{where} cannot be observed, it is down or has no carrier: set it up"
             )
-        if _inside(netns, lambda: _hardware(ifname)) not in _WITH_ETHERNET_HEADER:
+        hardware = _inside(netns, lambda: _hardware(ifname))
+        if hardware not in _WITH_ETHERNET_HEADER + _WITHOUT_LINK_HEADER:
             raise LabError(
-                f"the interface `{ifname}`{where} carries no Ethernet frames: give the one that it sends through"
+                f"the interface `{ifname}`{where} has frames that are neither Ethernet nor IP "
+                f"(ARPHRD {hardware}): give another interface"
             )
-        return cls(ifname, ifindex, netns, inode, mode)
+        return cls(ifname, ifindex, netns, inode, mode, hardware in _WITH_ETHERNET_HEADER)
 
     def require_present(self) -> None:
         """Raise `LabError` when the interface has gone, or another interface has taken its name."""
@@ -95,6 +100,20 @@ def require_distinct(devices: Sequence[Device]) -> None:
     if len({device.ifindex for device in devices}) < len(devices):
         names = ", ".join(f"{device.ifname} in {device.netns or 'this namespace'}" for device in devices)
         raise LabError(f"interfaces with the same index cannot be watched together ({names}): give each its own index")
+
+
+def defines_of(devices: Sequence[Device]) -> tuple[str, ...]:
+    """Return the definitions with which programs are compiled for these devices.
+
+    Raises `LabError` when some have Ethernet headers and others do not: a program has one form.
+    """
+    without = [device.ifname for device in devices if not device.ethernet]
+    if without and len(without) < len(devices):
+        raise LabError(
+            f"interfaces with and without Ethernet headers ({', '.join(without)}) cannot be watched together: "
+            "run the tool once for each"
+        )
+    return ("NO_ETHERNET=1",) if without else ()
 
 
 def _inside(netns: str | None, function: Callable[[], T]) -> T:

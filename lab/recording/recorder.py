@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 
 from lab.ebpf.audit import Audit, Counts
-from lab.ebpf.interface import Device, require_distinct
+from lab.ebpf.interface import Device, defines_of, require_distinct
 from lab.ebpf.program import Program
 from lab.linux.grace_period import await_grace_period
 from lab.recording.drain_thread import DrainThread
@@ -87,7 +87,7 @@ def record(
 
     Raises `EventsLost` or `EventsWithheld` at the end of the block when events are missing, unless `lossy` is true.
     """
-    loaded = {**{name: Program.load(name) for name in probes}, **(programs or {})}
+    loaded = {**{name: Program.load(name, defines_of(devices)) for name in probes}, **(programs or {})}
     require_distinct(devices)
     recorder = Recorder(loaded, devices)
     netns = {device.inode for device in devices}

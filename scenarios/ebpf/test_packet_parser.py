@@ -87,7 +87,9 @@ LARGEST = 3000  # bytes; fits in the page that BPF_PROG_TEST_RUN uses
 Parse = Callable[[Sequence[bytes]], Iterator[tuple[int, np.void]]]
 
 
-def compile_source(folder: Path, hook: str, header: str = '#include "include/packet_parser.inc.h"') -> Parse:
+def compile_source(
+    folder: Path, hook: str, header: str = '#include "include/packet_parser.inc.h"', defines: Sequence[str] = ()
+) -> Parse:
     """Compile the parser for a hook and return a function that parses frames in the kernel.
 
     The function yields the index of each frame and the parsed fields. It skips frames that the kernel does not run at
@@ -95,7 +97,7 @@ def compile_source(folder: Path, hook: str, header: str = '#include "include/pac
     """
     source = folder / f"{hook}.c"
     source.write_text(PARSER.replace('#include "include/packet_parser.inc.h"', header) % HOOKS[hook])
-    program = Program(source)
+    program = Program(source, defines)
 
     def shown(data):
         try:
@@ -140,6 +142,17 @@ def test_unusual_frames(parse):
     frames = [frame for frame in unusual() if len(frame.data) <= LARGEST]
     for number, parsed in parse([frame.data for frame in frames]):
         assert is_right(parsed, frames[number]), frames[number].name
+
+
+def test_packets_without_ethernet_headers(tmp_path):
+    """F8: without Ethernet headers the parser begins at the kernel's network header."""
+    parse = compile_source(tmp_path, "TC", defines=["NO_ETHERNET=1"])
+    frames = [
+        frame for frame in unusual() if len(frame.data) <= LARGEST and frame.data[12:14] in (b"\x08\x00", b"\x86\xdd")
+    ]
+    parsed = dict(parse([frame.data for frame in frames]))
+    assert len(parsed) > 20
+    assert [frames[number].name for number in parsed if not is_right(parsed[number], frames[number])] == []
 
 
 @given(frame=whole_frames())

@@ -14,12 +14,13 @@ _IPV6_MULTICAST_IF, _IPV6_JOIN_GROUP = 17, 20  # include/uapi/linux/in6.h
 @contextmanager
 def member(host, group):
     """Yield a socket of a host that is a member of a group and sends to it; it receives its own datagrams."""
+    ifname = host.device.ifname
     if group.endswith("255"):
         host.knows(group, "ff:ff:ff:ff:ff:ff")  # the hosts' interfaces have no ARP
     with inside(host.name, lambda: socket.socket(_family(group), socket.SOCK_DGRAM)) as sock:
         sock.settimeout(20)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, ifname.encode())
         sock.bind(("", PORT))
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_IF, host.ifindex)

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lab.ebpf.interface import defines_of
 from lab.ebpf.program import Program
 from lab.errors import LabError
 from lab.live import drain
@@ -117,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         return _draw_from(args.source, args.plot)
     device = live_output.device_of(args)
     file = _file(args.output)
-    program = Program.load("duration")
+    program = Program.load("duration", defines_of([device]))
     ring = program.ring
     if ring is None:
         raise TypeError("bpf/duration.c defines no ring buffer")

@@ -1,10 +1,12 @@
 """Count packets and bytes on a network interface, by address pair or connection.
 
 PROTOCOL     TCP, UDP, ICMP, ARP, ...; by number if it has no name here
-SOURCE       sender's IP address; its MAC address if the packet is not IP
+SOURCE       sender's IP address; its MAC address if the packet is not IP; - if
+             the interface has no Ethernet headers (tun)
 DESTINATION  receiver's address
 PACKETS      packets on the wire; a GSO or GRO skb counts as its segments
-BYTES        of the Ethernet frames, with all headers and VLAN tags
+BYTES        of the Ethernet frames, with all headers and VLAN tags; of the IP
+             packets if the interface has no Ethernet headers
 INTERFACE    interface name and VLAN ids, separated by dots (eth0.10.20)
 DIRECTION    ingress or egress
 
@@ -23,6 +25,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from lab.ebpf.interface import defines_of
 from lab.ebpf.program import Program
 from lab.live import drain
 from lab.live import output as live_output
@@ -93,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
     """Print a report each interval until Ctrl-C, or for `--seconds`."""
     device = live_output.device_of(args)
     output = Output(args)
-    with drain.totals(Program.load("flows"), args.interval, args.seconds, [device]) as batches:
+    program = Program.load("flows", defines_of([device]))
+    with drain.totals(program, args.interval, args.seconds, [device]) as batches:
         output.start()
         from lab.probes.flows import measure, text
 
@@ -107,7 +111,9 @@ def run(args: argparse.Namespace) -> int:
             if args.connections:
                 rows = measure.from_first_sender(rows)
             room = _lines_that_fit() if sys.stdout.isatty() and not (args.json or args.csv) else len(rows)
-            shown = [text.as_dict(row, names) for row in rows[: min(room, args.top or len(rows))]]
+            shown = [
+                text.as_dict(row, names, ethernet=device.ethernet) for row in rows[: min(room, args.top or len(rows))]
+            ]
             if so_far.older["rows"]:
                 shown.append(text.older(shown[0], so_far.older))
             if args.json or args.csv:

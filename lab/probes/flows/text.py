@@ -24,10 +24,10 @@ _NUMBERS = ("DURATION", "PACKETS", "BYTES", "REPLIES", "REPLY BYTES")
 _LEAST_WIDTHS = {"PROTOCOL": 8, "SOURCE": 15, "DESTINATION": 15, "PACKETS": 9, "BYTES": 9}
 
 
-def as_dict(row: np.void, interfaces: Mapping[int, str]) -> Record:
+def as_dict(row: np.void, interfaces: Mapping[int, str], *, ethernet: bool = True) -> Record:
     """Return a row of `measure.pairs` or `.connections` under the names of `--json` and `--csv`; None is unknown.
 
-    `interfaces` gives names by ifindex.
+    `interfaces` gives names by ifindex. Without `ethernet` the interface's packets have no MAC addresses.
     """
     names = row.dtype.names or ()
     version = int(row["version"])
@@ -36,15 +36,18 @@ def as_dict(row: np.void, interfaces: Mapping[int, str]) -> Record:
         "protocol": protocol_name(int(row["ethertype"]), int(row["protocol"]), int(row["problem"])),
         "ethertype": int(row["ethertype"]) or None,
         "ip_protocol": int(row["protocol"]) if version else None,
-        "source": address(row["saddr"], version),
-        "destination": address(row["daddr"], version),
+        "source": address(row["saddr"], version) if version or ethernet else None,
+        "destination": address(row["daddr"], version) if version or ethernet else None,
         "interface": interfaces.get(int(row["ifindex"]), str(row["ifindex"])),
         "direction": Direction(row["direction"]).name.lower(),
         "vlan": int(row["vlan"]) or None,
         "inner_vlan": int(row["inner_vlan"]) or None,
     }
     if "smac" in names:
-        record |= {"source_mac": _mac(row["smac"]), "destination_mac": _mac(row["dmac"])}
+        record |= {
+            "source_mac": _mac(row["smac"]) if ethernet else None,
+            "destination_mac": _mac(row["dmac"]) if ethernet else None,
+        }
     if "sport" in names:
         known = row["problem"] == Problem.NONE
         record |= {

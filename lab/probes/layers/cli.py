@@ -22,7 +22,7 @@ import argparse
 import ipaddress
 from pathlib import Path
 
-from lab.ebpf.interface import Device
+from lab.ebpf.interface import Device, defines_of
 from lab.ebpf.program import Program
 from lab.errors import LabError
 from lab.live import output as live_output
@@ -147,7 +147,7 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
     inodes = tuple(device.inode for device in devices)
     output = Output(args)
     with collected(
-        Program.load("layers", (f"PORT={args.port}",)), _INTERVAL_S, args.seconds, devices, inodes
+        Program.load("layers", (f"PORT={args.port}", *defines_of(devices))), _INTERVAL_S, args.seconds, devices, inodes
     ) as batches:
         output.start()
         from lab.probes.layers.output import Show

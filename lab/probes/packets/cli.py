@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from lab.arrays import plain
 from lab.clock import wall_offset_ns
-from lab.ebpf.interface import MODES, Device
+from lab.ebpf.interface import MODES, Device, defines_of
 from lab.ebpf.program import Program
 from lab.errors import LabError
 from lab.live import drain
@@ -54,7 +54,10 @@ details:
   --all prints these packets too, with the reason.
 
   XDP cannot read a VLAN tag that the device has removed from the frame and
-  stored in its metadata.
+  stored in its metadata. TC can (--mode tc).
+
+  On interfaces without Ethernet headers, such as tun, packets are observed at
+  TC ingress. frame_length is then the length of the IP packet.
 
   XDP receives super-frames whole: frames of a sender on the same machine, and
   frames that the device has joined, can be longer than 64 KB.
@@ -64,9 +67,12 @@ details:
   Native XDP (--mode) runs in the driver, generic XDP after it. `auto` is generic
   on veth and loopback devices; on other devices it is native if the driver
   supports it. With native XDP on a veth device, the peer cuts every frame to the
-  MTU, which halves TCP throughput.
+  MTU, which halves TCP throughput. `tc` is TC ingress, some microseconds later;
+  it works next to an XDP program of another tool, and sees only what that passes
+  on.
 """
 
+_TC = "tc"  # --mode: TC instead of XDP
 _SNAPLEN = 256  # bytes of each frame that go into the capture
 
 
@@ -75,7 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("-p", "--port", type=port, default=PORT, help="source or destination port (%(default)s)")
     what.add_argument("-a", "--all", action="store_true", help="every frame, also frames without ports")
-    parser.add_argument("--mode", choices=MODES, default="auto", help="how XDP is attached (%(default)s)")
+    parser.add_argument(
+        "--mode", choices=(*MODES, _TC), default="auto", help="how XDP is attached, or TC (%(default)s)"
+    )
     parser.add_argument("--wall", action="store_true", help="print wall-clock time: microseconds since 1970")
     parser.add_argument(
         "--pcap",
@@ -89,12 +97,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print packets until Ctrl-C, or for `--seconds`."""
-    device = Device.find(args.interface, args.netns, args.mode)
-    defines = [f"PORT={0 if args.all else args.port}"]
+    device = Device.find(args.interface, args.netns, "auto" if args.mode == _TC else args.mode)
+    if not device.ethernet and args.mode in ("generic", "native"):
+        raise LabError(f"`{device.ifname}` has no Ethernet headers, it is observed at TC: leave --mode out")
+    defines = [f"PORT={0 if args.all else args.port}", *defines_of([device])]
+    if args.mode == _TC:
+        defines.append("AT_TC=1")
     output = Output(args)
     with ExitStack() as open_files:
-        capture = open_files.enter_context(Capture(args.pcap, device.ifname, _SNAPLEN)) if args.pcap else None
-        if capture:
+        capture = None
+        if args.pcap:
+            capture = open_files.enter_context(Capture(args.pcap, device.ifname, _SNAPLEN, ethernet=device.ethernet))
             defines.append(f"SNAPLEN={_SNAPLEN}")
         program = Program.load("packets", tuple(defines))
         try:

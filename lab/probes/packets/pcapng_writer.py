@@ -16,25 +16,27 @@ from lab.output.file import fresh
 _SECTION, _INTERFACE, _PACKET = 0x0A0D0D0A, 1, 6
 _BYTE_ORDER = 0x1A2B3C4D
 _UNKNOWN_LENGTH = -1
-_ETHERNET = 1  # LINKTYPE_ETHERNET
+_ETHERNET, _IP = 1, 101  # LINKTYPE_ETHERNET, LINKTYPE_RAW
 _IF_NAME, _IF_TSRESOL, _END = 2, 9, 0
 _NANOSECONDS = b"\x09"
 
 
 class Capture:
-    """A pcapng file with the frames of one interface. Writes are unbuffered, so each frame is in the file at once.
+    """A pcapng file with the frames of one interface. Without `ethernet` headers they begin with IP.
+
+    Writes are unbuffered, so each frame is in the file at once.
 
     Raises `LabError` if the file cannot be written: when it is opened, or later if the disk is full. A full disk leaves
     a file that ends with the last complete frame.
     """
 
-    def __init__(self, path: Path, ifname: str, snaplen: int) -> None:
+    def __init__(self, path: Path, ifname: str, snaplen: int, *, ethernet: bool = True) -> None:
         self._path, self._complete_bytes = path, 0
         self._file = fresh(path, "wb", private=True, buffering=0)
         try:
             self._write(_block(_SECTION, struct.pack("=IHHq", _BYTE_ORDER, 1, 0, _UNKNOWN_LENGTH)))
             about = _option(_IF_NAME, ifname.encode()) + _option(_IF_TSRESOL, _NANOSECONDS) + _option(_END, b"")
-            self._write(_block(_INTERFACE, struct.pack("=HHI", _ETHERNET, 0, snaplen) + about))
+            self._write(_block(_INTERFACE, struct.pack("=HHI", _ETHERNET if ethernet else _IP, 0, snaplen) + about))
         except LabError:
             self.close()
             raise
