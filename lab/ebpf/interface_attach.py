@@ -38,18 +38,14 @@ def attach_xdp(device: Device, fd: int, links: ExitStack) -> str:
     """
     mode = _first_mode(device)
     try:
-        link = device.inside(lambda: link_create(fd, device.ifindex, AttachType.XDP, _XDP_FLAGS[mode]))
+        link = _xdp_link(device, fd, mode)
     except OSError as error:
-        if error.errno in (errno.EBUSY, errno.EEXIST):
-            raise LabError(
-                f"`{device.ifname}` has an XDP program already: detach it (`ip link set {device.ifname} xdp off`)"
-            ) from error
         if error.errno not in _NO_SUCH_MODE:
             raise
         if device.mode != "auto" or mode != "native":
             raise LabError(f"`{device.ifname}` cannot have {mode} XDP ({error.strerror}): try another mode") from error
         mode = "generic"
-        link = device.inside(lambda: link_create(fd, device.ifindex, AttachType.XDP, _XDP_FLAGS[mode]))
+        link = _xdp_link(device, fd, mode)
     links.callback(os.close, link)
     return mode
 
@@ -66,6 +62,20 @@ def attach_tc(device: Device, fd: int, direction: str, links: ExitStack) -> str:
         return "clsact"
     links.callback(os.close, link)
     return "tcx"
+
+
+def _xdp_link(device: Device, fd: int, mode: str) -> int:
+    try:
+        return device.inside(lambda: link_create(fd, device.ifindex, AttachType.XDP, _XDP_FLAGS[mode]))
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EEXIST):
+            raise
+        from lab.ebpf.xdp_owner import xdp_owner  # noqa: PLC0415 (with pyroute2)
+
+        raise LabError(
+            f"`{device.ifname}` has an XDP program already, {xdp_owner(device)}: "
+            "observe the interface at TC, after that program (--mode tc), or end its owner"
+        ) from error
 
 
 def _first_mode(device: Device) -> str:

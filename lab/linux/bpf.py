@@ -23,6 +23,8 @@ _SET_BPF = 0x40042408  # PERF_EVENT_IOC_SET_BPF
 _OBJ_GET_INFO_BY_FD = 15
 # struct bpf_prog_info: name, run_time_ns, run_cnt and recursion_misses (always 0 before Linux 5.12).
 _RUNS_IN_INFO = struct.Struct("=64x16s112x3Q")
+_XDP_LINK_INFO = struct.Struct("=III4xI4x")  # struct bpf_link_info: type, id, prog_id, xdp.ifindex
+_LINK_TYPE_XDP = 6
 _ENABLE_STATS = 32
 _TEST_RUN_ON_CPU = 1  # BPF_F_TEST_RUN_ON_CPU
 _ROOM_TO_GROW = 256  # bytes; a program cannot add more to a frame (XDP_PACKET_HEADROOM)
@@ -256,6 +258,27 @@ def prog_exists(prog_id: int) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def xdp_link(prog_id: int, ifindex: int) -> int | None:
+    """Return the id of the BPF link by which an XDP program is attached to an interface, None if there is none."""
+    link_id = 0
+    while True:
+        try:
+            _, (_, link_id, _) = _bpf(31, "III", link_id, 0, 0)
+        except FileNotFoundError:  # ENOENT: the end of the list
+            return None
+        try:
+            link, _ = _bpf(30, "III", link_id, 0, 0)
+        except FileNotFoundError:  # removed after the listing
+            continue
+        try:
+            info = ctypes.create_string_buffer(_XDP_LINK_INFO.size)
+            _bpf(_OBJ_GET_INFO_BY_FD, "=IIQ", link, len(info), ctypes.addressof(info))
+        finally:
+            os.close(link)
+        if _XDP_LINK_INFO.unpack(info.raw) == (_LINK_TYPE_XDP, link_id, prog_id, ifindex):
+            return link_id
 
 
 def prog_ids_of_process(pid: int) -> set[int]:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from pyroute2 import IPRoute
 from support.packet_taps import await_that, dumpcap, tshark
-from support.processes import HUNG_S, NOTHING, belongings, end, lab_command, left_of, parsed, watching
+from support.processes import HUNG_S, NOTHING, belongings, end, lab_command, left_of, parsed, refuses, watching
 
 from lab.linux.bpf import AttachType, ProgType, link_create, prog_load, returning
 from lab.linux.netns import inside
@@ -273,20 +273,44 @@ def test_removed_interface(net, tmp_path):
     assert len(out.splitlines()) == len(tshark(path, "tcp", ["tcp.seq_raw"])) >= 5
 
 
-def test_interface_with_an_xdp_program(net):
-    """An XDP program of another tool stays attached, and `lab packets` refuses with status 2."""
-    program = prog_load(ProgType.XDP, returning(XDP_PASS), expected_attach_type=AttachType.XDP)
+@contextmanager
+def their_xdp(host, how):
+    """Attach an XDP program of another tool to a host's interface, by a BPF link or by netlink; yield its id."""
+    program = prog_load(
+        ProgType.XDP, returning(XDP_PASS), expected_attach_type=AttachType.XDP * (how == "link"), name="their_filter"
+    )
 
-    def attach():
-        return link_create(program, net.server.ifindex, AttachType.XDP, 1 << 1)
+    def attach(fd=program):
+        if how == "link":
+            return link_create(fd, host.ifindex, AttachType.XDP, 1 << 1)
+        with IPRoute() as netlink:
+            netlink.link("set", index=host.ifindex, xdp_fd=fd)
+        return None
 
-    with owned(program), owned(inside(net.server.name, attach)):
-        theirs = xdp_of(net.server)
+    with owned(program):
+        link = inside(host.name, attach)
+        try:
+            yield xdp_of(host)
+        finally:
+            if link is not None:
+                os.close(link)
+
+
+@pytest.mark.parametrize("how", ["link", "netlink"])
+def test_interface_with_an_xdp_program(net, how):
+    """V3: an XDP program of another tool stays attached. The refusal says whose it is; --mode tc observes after it."""
+    with their_xdp(net.server, how) as theirs:
         for mode in ("generic", "native"):
-            process = lab_command("packets", "--netns", net.server.name, "--mode", mode)
-            assert process.returncode == 2
-            assert "`eth0` has an XDP program already" in process.stderr
-            assert "Traceback" not in process.stderr
+            process = refuses(
+                ["packets", "--netns", net.server.name, "--mode", mode],
+                f"lab: `eth0` has an XDP program already, `their_filter` (id {theirs}, ",
+            )
+            assert {"link": "attached by BPF link ", "netlink": "attached by netlink"}[how] in process.stderr
+            assert f"held by process {os.getpid()} (" in process.stderr
+            assert "observe the interface at TC, after that program (--mode tc)" in process.stderr
+        with watching("packets", "--json", "--mode", "tc", "--netns", net.server.name) as output:
+            talk(net)
+        assert carried(parsed(output)) == 375
         assert xdp_of(net.server) == theirs
 
 
