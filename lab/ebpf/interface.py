@@ -6,6 +6,7 @@ What lives here: `Device` and the checks on it. What does not: attaching program
 import fcntl
 import socket
 import struct
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _SIOCGIFHWADDR = 0x8927
 _WITH_ETHERNET_HEADER = (1, 772)  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 # ARPHRD_PPP, RAWIP, TUNNEL, TUNNEL6, SIT, IPGRE, IP6GRE and NONE, which is that of tun, WireGuard and xfrm.
 _WITHOUT_LINK_HEADER = (512, 519, 768, 769, 776, 778, 823, 0xFFFE)
+_CARRIER_S = 3.0
 _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x1, 0x8, 0x40
 
 T = TypeVar("T")
@@ -55,7 +57,8 @@ class Device:
 
         - there is no interface of that name;
         - there is no name, and not exactly one interface to choose;
-        - the interface is down or has no carrier;
+        - the interface is down, or has no carrier within `_CARRIER_S`: the kernel takes up to a second to notice one
+          (linkwatch_event());
         - the interface carries neither Ethernet frames nor IP packets without a link header.
         """
         inode = namespaces.inode_of(netns) if netns is not None else Path("/proc/thread-self/ns/net").stat().st_ino
@@ -69,9 +72,16 @@ class Device:
         if ifname not in there:
             raise LabError(f"there is no interface `{ifname}`{where}: there are {', '.join(there)}")
         ifindex, flags = there[ifname]
+        deadline = time.monotonic() + _CARRIER_S
+        while flags & _IFF_UP and not flags & _IFF_RUNNING and time.monotonic() < deadline:
+            time.sleep(0.01)
+            ifindex, flags = _inside(netns, _interfaces).get(ifname, (0, 0))
+        if not flags & _IFF_UP:
+            raise LabError(f"the interface `{ifname}`{where} cannot be observed, it is down: set it up")
         if not flags & _IFF_RUNNING:
             raise LabError(
-                f"the interface `{ifname}`{where} cannot be observed, it is down or has no carrier: set it up"
+                f"the interface `{ifname}`{where} cannot be observed, it has no carrier: "
+                "set the other end of its link up, or plug in its cable"
             )
         hardware = _inside(netns, lambda: _hardware(ifname))
         if hardware not in _WITH_ETHERNET_HEADER + _WITHOUT_LINK_HEADER:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyroute2 import IPRoute
+from support.packet_taps import await_that
 
 from lab.ebpf import interface_attach
 from lab.ebpf.interface import Device
@@ -288,7 +290,7 @@ def ip(host, *words):
 
 BAD = {
     "no such interface": (("eth7",), "there is no interface `eth7` in the network namespace"),
-    "down": (("spare",), "it is down or has no carrier"),
+    "down": (("spare",), "it is down: set it up"),
 }
 
 
@@ -298,6 +300,34 @@ def test_interfaces_that_cannot_be_observed(net, arguments, sentence):
     ip(net.client, "link", "add", "spare", "type", "veth", "peer", "name", "spare2")
     with pytest.raises(LabError, match=sentence):
         Device.find(*arguments, netns=net.client.name)
+
+
+@pytest.fixture
+def spare(net):
+    """Create an interface `spare`, whose carrier the kernel has seen come and go; return its peer's name."""
+
+    def operstate():
+        with IPRoute(netns=net.client.name) as netlink:
+            return netlink.get_links(ifname="spare")[0].get_attr("IFLA_OPERSTATE")
+
+    ip(net.client, "link", "add", "spare", "up", "type", "veth", "peer", "name", "spare2")
+    for state, seen in (("up", "UP"), ("down", "LOWERLAYERDOWN")):
+        ip(net.client, "link", "set", "spare2", state)
+        await_that(lambda seen=seen: operstate() == seen)
+    return "spare2"
+
+
+def test_a_carrier_that_comes(net, spare):
+    """V4: an interface whose carrier the kernel has not noticed yet is found: that takes it up to a second."""
+    ip(net.client, "link", "set", spare, "up")
+    assert Device.find("spare", net.client.name).ifname == "spare"
+
+
+@pytest.mark.usefixtures("spare")
+def test_no_carrier(net):
+    """V4: an interface that stays without carrier has its own error message."""
+    with pytest.raises(LabError, match="it has no carrier: set the other end of its link up"):
+        Device.find("spare", net.client.name)
 
 
 def test_the_only_interface_is_found(net):
