@@ -34,6 +34,7 @@
 #include "layers/event.h"
 #include "include/tcp_syscalls.inc.h"
 
+#define RCV_SHUTDOWN 1          /* include/net/sock.h */
 #define LONGEST_CALL 0x7ffff000 /* MAX_RW_COUNT */
 
 /* The call of a thread in progress: a call on a socket (`skaddr`), a wait (`waits`), or none.
@@ -49,7 +50,8 @@ struct call {
     u32 seq;
     u8 at;
     u8 waits;
-    u8 unused[2];
+    u8 opens; /* a write to a socket without ends: TCP Fast Open connects it */
+    u8 unused;
 };
 
 _Static_assert(sizeof(((struct call *)0)->ends) == sizeof(struct endpoints), "the ends of a socket do not fit");
@@ -98,6 +100,8 @@ static inline int enters(u32 fd, u8 kind, u8 point)
     u64 thread = bpf_get_current_pid_tgid();
     const void *sk;
     u16 lport, rport = 0;
+    u8 state = 0;
+    bool opens;
 
     if (kind == WAITS) {
         call = under_way.lookup(&thread);
@@ -112,7 +116,9 @@ static inline int enters(u32 fd, u8 kind, u8 point)
         return 0;
     lport = local_port(sk, &common);
     common_read(&rport, &common, FIELD(sock_common, skc_dport));
-    if (!has_port(lport, bpf_ntohs(rport)))
+    common_read(&state, &common, FIELD(sock_common, skc_state));
+    opens = kind == POINT_WRITE && state == TCP_CLOSE;
+    if (!opens && !has_port(lport, bpf_ntohs(rport)))
         return 0;
     call = under_way.lookup_or_try_init(&thread, &none);
     if (!call) {
@@ -123,6 +129,7 @@ static inline int enters(u32 fd, u8 kind, u8 point)
     read_endpoints((struct endpoints *)call->ends, &common);
     ((struct endpoints *)call->ends)->lport = lport;
     call->at = kind;
+    call->opens = opens;
     call->seq = stream_position(sk, kind);
     call->awake_ns = 0;
     call->sleeps = kind == POINT_READ ? sleeps_so_far() : 0;
@@ -130,15 +137,44 @@ static inline int enters(u32 fd, u8 kind, u8 point)
     return 0;
 }
 
+/* Return true if the application has read all data and the peer's FIN. Otherwise a number more than the bytes that a
+ * read returned is that of an urgent byte, which the read skipped. */
+static inline bool is_at_end(const void *sk)
+{
+    u32 next = 0;
+    u8 shutdown = 0;
+
+    kernel_read(&next, sk, FIELD(tcp_sock, rcv_nxt));
+    kernel_read(&shutdown, sk, FIELD(sock, sk_shutdown));
+    return shutdown & RCV_SHUTDOWN && stream_position(sk, POINT_READ) == next;
+}
+
+/* Fill in what a write that opened its connection (TCP Fast Open) could not know at its entry. Return false if it is of
+ * another port. */
+static inline bool opened(struct call *call, s64 result)
+{
+    struct endpoints *ends = (struct endpoints *)call->ends;
+    struct common common;
+
+    copy_common(&common, (const void *)call->skaddr);
+    read_endpoints(ends, &common);
+    call->seq = stream_position((const void *)call->skaddr, POINT_WRITE) - result;
+    return has_port(ends->lport, ends->rport) && is_watched(ends->netns);
+}
+
 /* Report a call that moved data. Another thread can have closed the socket during the call, and the address can belong
  * to another socket. A difference of sequence numbers that no call can have moved is therefore not reported. */
 static inline void report_call(const struct call *call, s64 result)
 {
-    u32 length = stream_position((const void *)call->skaddr, call->at) - call->seq;
+    u32 seq = call->seq, length = stream_position((const void *)call->skaddr, call->at) - seq;
     struct point *point;
 
-    if (call->at == POINT_READ && length == result + 1) /* the peer's FIN has a sequence number too */
+    if (length == result + 1 && call->at == POINT_WRITE) { /* the number of a SYN that TCP_FASTOPEN_CONNECT held back */
+        seq++;
         length = result;
+    } else if (length == result + 1 && is_at_end((const void *)call->skaddr)) { /* the number of the peer's FIN */
+        length = result;
+    }
     if (!length || length > LONGEST_CALL)
         return;
     point = new_point(call->at);
@@ -150,7 +186,7 @@ static inline void report_call(const struct call *call, s64 result)
         point->awake_ns = call->awake_ns;
         point->told_ns = call->told_ns;
     }
-    point->seq = call->seq;
+    point->seq = seq;
     point->length = length;
     events.ringbuf_submit(point, BPF_RB_NO_WAKEUP);
 }
@@ -170,7 +206,7 @@ static inline int returns(s64 result)
     }
     if (!call->skaddr)
         return 0;
-    if (result > 0)
+    if (result > 0 && (!call->opens || opened(call, result)))
         report_call(call, result);
     call->skaddr = 0;
     return 0;

@@ -25,7 +25,7 @@ _MULTIPLIER, _INCREMENT = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x9E3779B97F4
 class Streams:
     """Events with the positions of their bytes. All arrays except `bases` are as long as `events`.
 
-    - `at`: kind of the event; events with a SYN have a kind of their own.
+    - `at`: kind of the event; events with a SYN and no data have a kind of their own.
     - `connection`: number of the connection, from 0.
     - `start`, `end`: position of the first byte, and the position after the last.
     - `tick`: rank of the event in time; events of the same nanosecond share it.
@@ -41,7 +41,7 @@ class Streams:
     bases: Integers
 
     def of(self, *kinds: int) -> Integers:
-        """Return the indices of the events of these kinds (`at`), without those that have a SYN."""
+        """Return the indices of the events of these kinds (`at`), without SYNs that have no data."""
         chosen = np.zeros(_OPENING + 1, bool)
         chosen[list(kinds)] = True
         return np.flatnonzero(chosen[self.at])
@@ -69,7 +69,9 @@ def streams(events: Events) -> Streams:
     order = np.argsort(stream, kind="stable")
     begins = _changes(stream[order])
     firsts, number = np.flatnonzero(begins), np.cumsum(begins) - 1
-    since = _unwrapped(events["seq"][order], begins)
+    opens = events["flags"] & SYN > 0
+    seq = events["seq"] + opens.astype(np.uint32)  # the SYN has a number, and is no byte (RFC 9293, 3.4)
+    since = _unwrapped(seq[order], begins)
     since -= since[firsts][number]
     length = events["length"].astype(np.int64)
     bases = np.zeros(0, np.int64)
@@ -80,7 +82,7 @@ def streams(events: Events) -> Streams:
         bases = np.append(0, np.cumsum(highest - lowest + 1)[:-1])
         start[order] = since + (bases - lowest)[number]
     tick = np.cumsum(_changes(events["time_ns"])) - 1
-    at = np.where(events["flags"] & SYN, _OPENING, events["at"]).astype(np.uint8)
+    at = np.where(opens & (events["length"] == 0), _OPENING, events["at"]).astype(np.uint8)
     return Streams(events, at, connection, start, start + length, tick, bases)
 
 

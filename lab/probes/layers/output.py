@@ -29,7 +29,7 @@ class Show:
         self._args, self._output, self._flow = args, output, flow
         self._seen: set[str] = set()
         self._kept: deque[Rows] = deque()
-        self._shown = self._dropped = 0
+        self._shown = self._dropped = self._contradictory = 0
         if not args.summary:
             output.heading(layer_text.header(packets=args.packets))
 
@@ -38,6 +38,7 @@ class Show:
         if self._flow is not None:
             rows = self._wanted(rows)
         self._shown += len(rows)
+        self._contradictory += int(rows["contradictory"].sum())
         if not self._args.packets and len(rows):
             self._kept.append(rows)
             while sum(map(len, self._kept)) - len(self._kept[0]) >= _MOST_KEPT:
@@ -58,6 +59,8 @@ class Show:
             seen = ", ".join(sorted(self._seen)[:5])
             remedy = f"give --flow one of {seen}" if seen else "no other client was seen either, so check --port"
             raise LabError(f"there is no request of {self._args.flow}: {remedy}")
+        if self._contradictory:
+            self._output.note(f"rows with unknown times, because stages contradicted each other: {self._contradictory}")
         rows = np.concatenate([np.zeros(0, REQUEST), *self._kept])
         if self._dropped:
             self._output.note(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lab.arrays import UNKNOWN, Integers, Mask, Rows
-from lab.probes.layers.stages import LAYERS, At, Stages, Stop, elsewhere_ns, layers_ns
+from lab.probes.layers.stages import LAYERS, At, Stages, Stop, consistent, elsewhere_ns, layers_ns
 from lab.traffic.demo.conversation import PORT
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ REQUEST = np.dtype(
         ("layers_ns", "i8", (2, len(LAYERS))),
         ("elsewhere_ns", "i8"),
         ("total_ns", "i8"),
+        ("contradictory", "?"),
     ]
 )
 
@@ -97,9 +98,10 @@ def requests(stages: Stages, port: int) -> Requests:
       and the `layers_ns` between them
     - `elsewhere_ns`: time in layers that were not observed
     - `total_ns`: from the first write() of the client to the return of its last read(), as far as it was observed
+    - `contradictory`: true if stages are unknown because they contradicted others (`consistent`)
 
-    All layers and `elsewhere_ns` add up to `total_ns`. The layer `application` of a reply is the time of the server:
-    from the return of its read() to the write() of the last byte of the reply.
+    No time is negative. All layers and `elsewhere_ns` add up to `total_ns`. The layer `application` of a reply is the
+    time of the server: from the return of its read() to the write() of the last byte of the reply.
     """
     turns = _turns(stages, port)
     complete = np.flatnonzero(turns.asked & turns.answered)
@@ -117,8 +119,8 @@ def requests(stages: Stages, port: int) -> Requests:
     stops[:, 0, Stop.BEGUN] = begun[0]
     stops[:, 1, Stop.BEGUN] = read_ns = stops[:, 0, Stop.READ]
     rows["number"], rows["connection"] = turns.number[complete], turns.connection[complete]
-    _fill_in(rows, stages, turns.call[complete], port)
     overlap = (begun[1] != UNKNOWN) & (read_ns != UNKNOWN) & (begun[1] < read_ns)
+    _fill_in(rows, stages, turns.call[complete], port)
     overlaps = np.zeros(len(turns.call), bool)
     overlaps[complete[overlap]] = True
     rows, turn = rows[~overlap], complete[~overlap]
@@ -183,8 +185,9 @@ def _fill_in(rows: Rows, stages: Stages, calls: Integers, port: int) -> None:
     for end, ours, theirs in (("c", "s", "d"), ("s", "d", "s")):
         rows[f"{end}addr"] = np.where(to_server[:, None], events[f"{ours}addr"], events[f"{theirs}addr"])
         rows[f"{end}port"] = np.where(to_server, events[f"{ours}port"], events[f"{theirs}port"])
+    flat, rows["contradictory"] = consistent(rows["stops"].reshape(len(rows), len(LEGS) * len(Stop)))
+    rows["stops"] = flat.reshape(rows["stops"].shape)
     rows["layers_ns"] = layers_ns(rows["stops"])
-    flat = rows["stops"].reshape(len(rows), len(LEGS) * len(Stop))
     rows["elsewhere_ns"] = elsewhere_ns(np.delete(flat, len(Stop) + Stop.BEGUN, axis=1))
     known = np.where(flat == UNKNOWN, np.iinfo(np.int64).max, flat)
     rows["time_ns"] = known.min(axis=1, initial=np.iinfo(np.int64).max)

@@ -74,8 +74,38 @@ _PACKET = np.dtype(
         ("read_length", "i8"),
         ("fate", "u1"),
         ("stops", "i8", len(Stop)),
+        ("contradictory", "?"),
     ]
 )
+
+_CALLS = (Stop.BEGUN, Stop.WRITTEN, Stop.READ)
+
+
+def consistent(stops: Integers) -> tuple[Integers, Mask]:
+    """Return stages in order of time, `UNKNOWN` where they contradict others, and which paths have such stages.
+
+    The last axis of `stops` is the stages of a byte, or those of several bytes one after the other. A stage contradicts
+    another if one comes before the other in the list and has a later time. The calls of the applications are right
+    about other stages: the kernel announces some data late or never (TCP Fast Open, SO_RCVLOWAT, urgent data), and
+    then the stage seems to be that of later data.
+    """
+    call = np.isin(np.arange(stops.shape[-1]) % len(Stop), _CALLS)
+    right = _without(stops, ~call & _contradicts(stops, call))
+    right = _without(right, _contradicts(right, np.ones(len(call), bool)))
+    return right, (right != stops).any(axis=-1)
+
+
+def _without(stops: Integers, wrong: Mask) -> Integers:
+    return np.where(wrong, UNKNOWN, stops)
+
+
+def _contradicts(stops: Integers, judges: Mask) -> Mask:
+    """Return the known stages that are before an earlier one, or after a later one, of those that `judges` selects."""
+    judging = judges & (stops != UNKNOWN)
+    far = np.iinfo(np.int64).max
+    low = np.maximum.accumulate(np.where(judging, stops, -far), axis=-1)
+    high = np.minimum.accumulate(np.where(judging, stops, far)[..., ::-1], axis=-1)[..., ::-1]
+    return (stops != UNKNOWN) & ((stops < low) | (stops > high))
 
 
 def layers_ns(stops: Integers) -> Integers:
@@ -154,6 +184,7 @@ class Stages:
         - `fate`: index in `FATES`
         - `stops`: time of each stage
         - `read_length`: bytes that the read() of its last byte returned, which may include bytes of other segments
+        - `contradictory`: true if stages are unknown because they contradicted others (`consistent`)
 
         Of two transmissions in the same millisecond, the later one counts as the one that arrived.
         """
@@ -186,7 +217,7 @@ class Stages:
         rows["fate"] = fate
         read = np.where(delivered, covers[At.READ].first(byte), NONE)
         rows["read_length"] = streams.values(read, "length")
-        rows["stops"] = self._stops(byte, points, read)
+        rows["stops"], rows["contradictory"] = consistent(self._stops(byte, points, read))
         return rows[np.argsort(rows["time_ns"], kind="stable")]
 
     def _segments(self, at: At) -> Integers:

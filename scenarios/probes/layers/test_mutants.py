@@ -15,7 +15,7 @@ from lab.units import MS
 from lab.verdict import Judge
 
 ON_SEGMENT = r"    point->tsval = tsval;\n"
-ON_CALL = r"    point->seq = call->seq;\n"
+ON_CALL = r"    point->seq = seq;\n"
 LATE = r"\g<0>    point->time_ns += 2000000;" + "\n"
 LATE_CALL = LATE + "    point->enter_ns += 2000000;\n"
 LATE_AT_TC = r"\g<0>    point->time_ns += at == POINT_TC_OUT ? 2000000 : 0;" + "\n"
@@ -30,7 +30,7 @@ READY_WITH_THE_CALL = r"""\g<0>    if (call->at == POINT_READ) {
         if (ready) {
             fill_ends(ready, (const struct endpoints *)call->ends, false);
             ready->time_ns = call->enter_ns;
-            ready->seq = call->seq + length;
+            ready->seq = seq + length;
             events.ringbuf_submit(ready, BPF_RB_NO_WAKEUP);
         }
     }

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from support.made.layers import CLIENT_NETNS, FLOW, MSS, PORT, SERVER_NETNS, Network, point, points, talk
 
 from lab.arrays import UNKNOWN
+from lab.packet import ACK, FIN, SYN
 from lab.paths import SOURCES
 from lab.probes.layers.requests import requests
 from lab.probes.layers.stages import FATES, LAYERS, At, Stages, Stop, elsewhere_ns, layers_ns
@@ -151,3 +152,39 @@ def test_nothing():
         assert len(stages.packets()) == len(requests(stages, PORT).rows) == 0
     assert layers_ns(np.full(len(Stop), UNKNOWN)).tolist() == [UNKNOWN] * len(LAYERS)
     assert elsewhere_ns(np.full(len(Stop), UNKNOWN)) == 0
+
+
+_POINTS = st.lists(
+    st.builds(
+        lambda at, time_ns, seq, length, back, flags, calls: point(
+            time_ns,
+            at,
+            seq,
+            0 if at is At.READY else length,
+            FLOW.reversed() if back else FLOW,
+            flags=flags if At.TC_OUT <= at <= At.TCP_IN else 0,
+            **dict(zip(("enter_ns", "awake_ns", "told_ns"), calls, strict=True)),
+        ),
+        st.sampled_from(At),
+        st.integers(100, 200),
+        st.integers(0, 30),
+        st.integers(0, 20),
+        st.booleans(),
+        st.sampled_from([0, 0, 0, SYN, SYN | ACK, FIN]),
+        st.tuples(st.integers(1, 200), st.integers(0, 200), st.integers(0, 200)),
+    ),
+    max_size=40,
+)
+
+
+@settings(deadline=None, max_examples=150)  # the time depends on the machine
+@given(made=_POINTS, hosts=st.sampled_from([HOSTS, HOSTS[:1], HOSTS[1:]]))
+def test_no_time_is_impossible(made, hosts):
+    """Q3: whatever the points are, no layer, rest or total is negative, and a total is the sum of its parts."""
+    stages = Stages(points(*made), hosts)
+    rows = requests(stages, PORT).rows
+    assert (rows["layers_ns"] >= UNKNOWN).all()
+    assert (rows["elsewhere_ns"] >= 0).all()
+    known = np.where(rows["layers_ns"] == UNKNOWN, 0, rows["layers_ns"]).sum(axis=(1, 2))
+    assert (known + rows["elsewhere_ns"] == rows["total_ns"]).all()
+    assert (layers_ns(stages.packets()["stops"]) >= UNKNOWN).all()

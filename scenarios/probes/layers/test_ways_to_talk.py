@@ -1,0 +1,148 @@
+"""Ways to talk that no demo application uses: each is measured right, or shown as unknown."""
+
+import socket
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lab.arrays import UNKNOWN
+from lab.linux.netns import inside
+from lab.network.conditions import Conditions
+from lab.network.relay import Relay
+from lab.network.topology import topology
+from lab.probes.layers.requests import requests
+from lab.probes.layers.stages import Stages, Stop
+from lab.recording.recorder import record
+from lab.units import MS
+
+PORT = 9999
+
+
+@contextmanager
+def observed(net):
+    """Record the block; afterwards the yielded list has the stages with both hosts, the client, and the server."""
+    found = []
+    with record("layers", devices=net.devices) as recorder:
+        yield found
+        net.quiesce()
+    events = recorder.recording.events["layers"]
+    found += [Stages(events, tuple(inodes)) for inodes in (net.inodes, net.inodes[:1], net.inodes[1:])]
+
+
+@contextmanager
+def connected(net):
+    """Yield the sockets of client and server of a connection."""
+    with (
+        inside(net.server.name, lambda: socket.create_server((net.server.ipv4, PORT))) as listener,
+        inside(net.client.name, lambda: socket.create_connection((net.server.ipv4, PORT))) as client,
+        listener.accept()[0] as server,
+    ):
+        yield client, server
+
+
+def possible(rows):
+    """Fail if a time of a row is impossible: negative, or more than the total."""
+    layers = rows["layers_ns"]
+    assert (layers >= UNKNOWN).all()
+    assert (rows["elsewhere_ns"] >= 0).all()
+    known = np.where(layers == UNKNOWN, 0, layers).sum(axis=(1, 2))
+    assert (known + rows["elsewhere_ns"] == rows["total_ns"]).all()
+
+
+def fast_open(net):
+    """Let both hosts send data with a SYN, without cookies."""
+    for host in (net.client, net.server):
+        inside(host.name, lambda: Path("/proc/sys/net/ipv4/tcp_fastopen").write_text("1543", encoding="utf-8"))
+
+
+@pytest.mark.parametrize("how", ["sendto", "connect"])
+def test_data_in_the_syn(how):
+    """Q3: the SYN's number is no byte, and data that it carried has no impossible time."""
+    with (
+        topology(Relay()) as net,
+        observed(net) as found,
+        inside(net.server.name, lambda: socket.create_server((net.server.ipv4, PORT))) as listener,
+        inside(net.client.name, socket.socket) as client,
+    ):
+        fast_open(net)
+        net.conditions(Conditions(delay_ns=5 * MS), Conditions(delay_ns=5 * MS))
+        address = net.server.ipv4, PORT
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
+        begun_ns = time.monotonic_ns()
+        if how == "connect":
+            client.setsockopt(socket.IPPROTO_TCP, 30, 1)  # TCP_FASTOPEN_CONNECT
+            client.connect(address)
+            begun_ns = time.monotonic_ns()
+            client.send(bytes(100))
+        else:
+            client.sendto(bytes(100), socket.MSG_FASTOPEN, address)
+        with listener.accept()[0] as server:
+            read_from_ns = time.monotonic_ns()
+            assert len(server.recv(1000)) == 100
+            read_ns = time.monotonic_ns()
+            server.send(bytes(50))
+            assert len(client.recv(1000)) == 50
+            done_ns = time.monotonic_ns()
+            client.send(bytes(10))
+            server.recv(1000)
+            server.send(bytes(20))
+            client.recv(1000)
+    for stages in found:
+        rows = requests(stages, PORT).rows
+        assert rows["bytes"].tolist() == [[100, 50], [10, 20]]
+        assert not rows["contradictory"][1]
+        possible(rows)
+        assert rows["total_ns"][0] <= done_ns - begun_ns
+    both, client_alone, server_alone = (requests(stages, PORT).rows[0] for stages in found)
+    assert both["stops"][0, Stop.DEVICE_OUT] < begun_ns + 5 * MS  # not after the handshake
+    for row in (both, client_alone):
+        assert begun_ns <= row["stops"][0, Stop.WRITTEN] <= row["stops"][0, Stop.DEVICE_OUT]
+    for row in (both, server_alone):
+        assert read_from_ns <= row["stops"][0, Stop.READ] <= read_ns
+
+
+def test_a_lowered_mark(net):
+    """Q3: data that was announced after it had been read (SO_RCVLOWAT) has an unknown time of readiness."""
+    with observed(net) as found, connected(net) as (client, server):
+        for mark in (1000, 1):
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
+            client.send(bytes(100))
+            deadline = time.monotonic() + 20
+            read = 0
+            while read < 100 and time.monotonic() < deadline:
+                with suppress(BlockingIOError):
+                    read += len(server.recv(100, socket.MSG_DONTWAIT))
+            server.send(bytes(50))
+            assert len(client.recv(100)) == 50
+    for stages in found:
+        rows = requests(stages, PORT).rows
+        assert rows["bytes"].tolist() == [[100, 50]] * 2
+        possible(rows)
+    for stages in (found[0], found[2]):
+        rows = requests(stages, PORT).rows
+        assert rows["contradictory"].tolist() == [True, False]
+        assert (rows["stops"][:, 0, Stop.READY] == UNKNOWN).tolist() == [True, False]
+
+
+def test_urgent_data(net):
+    """Q3: a read that skips an urgent byte covers the bytes behind it; no time is impossible."""
+    with observed(net) as found, connected(net) as (client, server):
+        for _ in range(3):
+            client.send(b"abc")
+            client.send(b"d", socket.MSG_OOB)
+            client.send(b"efg")
+            time.sleep(0.01)
+            read = b""
+            while len(read) < 6:
+                read += server.recv(100)
+            assert read == b"abcefg"
+            server.send(bytes(50))
+            assert len(client.recv(100)) == 50
+    for stages in found:
+        rows = requests(stages, PORT).rows
+        assert rows["bytes"].tolist() == [[7, 50]] * 3
+        possible(rows)
+    assert (requests(found[0], PORT).rows["stops"] != UNKNOWN).all()
