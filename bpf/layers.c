@@ -10,10 +10,28 @@
 #include "include/kernel_functions.h"
 #include "layers/calls.h"
 #include "layers/segments.h"
+#include "layers/waiters.h"
 #include "include/second_run.h"
 
 /* The probe's attach points with a second program, numbered for note_run() in second_run.h. */
 enum slot { SLOT_READY };
+
+/* Note the thread whose wait in poll() or a similar call ends, since the socket announces data. */
+static inline void note_waiter(const void *tcp)
+{
+    struct call none = {}, *call;
+    u64 thread = waiting_thread(tcp);
+
+    if (!thread)
+        return;
+    call = under_way.lookup_or_try_init(&thread, &none);
+    if (!call) {
+        count_lost();
+        return;
+    }
+    call->woken_ns = bpf_ktime_get_ns();
+    call->woken_by = (u64)tcp;
+}
 
 static inline int report_ready(const void *sk)
 {
@@ -35,6 +53,7 @@ static inline int report_ready(const void *sk)
     read_endpoints(&ends, &common);
     if (!is_watched(ends.netns))
         return 0;
+    note_waiter(tcp);
     point = new_point(POINT_READY);
     if (!point)
         return 0;

@@ -1,4 +1,4 @@
-/* The system calls that the probe `layers` observes: writes, reads, and the calls in which a reader waits for data. */
+/* The system calls that the probe `layers` observes: writes, reads, and the returns of waits that data has ended. */
 #pragma once
 
 /* clang-format off */
@@ -10,24 +10,8 @@
     each(recvfrom, POINT_READ)                                                                                         \
     each(recvmsg, POINT_READ)                                                                                          \
     each(read, POINT_READ)                                                                                             \
-    each(readv, POINT_READ)                                                                                            \
-    each(ppoll, WAITS)                                                                                                 \
-    each(pselect6, WAITS)                                                                                              \
-    each(epoll_pwait, WAITS)                                                                                           \
-    each(epoll_pwait2, WAITS)                                                                                          \
-    OLDER_CALLS(each)
-
-#if MACHINE_aarch64
-#define OLDER_CALLS(each)
-#else
-#define OLDER_CALLS(each)                                                                                              \
-    each(poll, WAITS)                                                                                                  \
-    each(select, WAITS)                                                                                                \
-    each(epoll_wait, WAITS)
-#endif
+    each(readv, POINT_READ)
 /* clang-format on */
-
-#define WAITS 255 /* not a stage: a call in which a reader can sleep until there is data */
 
 #define AT(name) 0
 
@@ -37,21 +21,21 @@
 #define RCV_SHUTDOWN 1          /* include/net/sock.h */
 #define LONGEST_CALL 0x7ffff000 /* MAX_RW_COUNT */
 
-/* The call of a thread in progress: a call on a socket (`skaddr`), a wait (`waits`), or none.
- * - `told_ns`: return of the thread's last wait in which it slept.
+/* The call of a thread in progress on a socket (`skaddr`), or none.
+ * - `woken_by`: the socket whose data ends the thread's wait (layers/waiters.h), and when; 0: none.
  * - `ends` is filled at the entry, since another thread can close the socket during the call. */
 struct call {
     u64 enter_ns;
     u64 skaddr;
     u64 awake_ns;
-    u64 told_ns;
+    u64 woken_by;
+    u64 woken_ns;
     u64 sleeps;
     u32 ends[10]; /* a struct endpoints: BCC does not support nested structs in the values of maps */
     u32 seq;
     u8 at;
-    u8 waits;
     u8 opens; /* a write to a socket without ends: TCP Fast Open connects it */
-    u8 unused;
+    u8 unused[2];
 };
 
 _Static_assert(sizeof(((struct call *)0)->ends) == sizeof(struct endpoints), "the ends of a socket do not fit");
@@ -59,6 +43,14 @@ _Static_assert(sizeof(((struct call *)0)->ends) == sizeof(struct endpoints), "th
 /* By thread. The entry stays from call to call, which costs less than a new one for each. The loader empties this map
  * when it detaches the programs. */
 BPF_TABLE("lru_hash", u64, struct call, under_way, 65536);
+
+struct wait {
+    u64 woken_ns;
+    u64 told_ns;
+};
+
+/* By socket: the last wait that the socket's data ended. */
+BPF_TABLE("lru_hash", u64, struct wait, under_way_waits, 65536);
 
 /* Return the sequence number up to which the application has written or read. */
 static inline u32 stream_position(const void *sk, u8 at)
@@ -103,14 +95,6 @@ static inline int enters(u32 fd, u8 kind, u8 point)
     u8 state = 0;
     bool opens;
 
-    if (kind == WAITS) {
-        call = under_way.lookup(&thread);
-        if (call) {
-            call->waits = 1;
-            call->sleeps = sleeps_so_far();
-        }
-        return 0;
-    }
     sk = socket_of(fd, &common);
     if (!sk || !is_64_bit())
         return 0;
@@ -167,6 +151,8 @@ static inline bool opened(struct call *call, s64 result)
 static inline void report_call(const struct call *call, s64 result)
 {
     u32 seq = call->seq, length = stream_position((const void *)call->skaddr, call->at) - seq;
+    u64 skaddr = call->skaddr;
+    struct wait *wait = NULL;
     struct point *point;
 
     if (length == result + 1 && call->at == POINT_WRITE) { /* the number of a SYN that TCP_FASTOPEN_CONNECT held back */
@@ -177,6 +163,8 @@ static inline void report_call(const struct call *call, s64 result)
     }
     if (!length || length > LONGEST_CALL)
         return;
+    if (call->at == POINT_READ)
+        wait = under_way_waits.lookup(&skaddr);
     point = new_point(call->at);
     if (!point)
         return;
@@ -184,7 +172,8 @@ static inline void report_call(const struct call *call, s64 result)
     point->enter_ns = call->enter_ns;
     if (call->at == POINT_READ) {
         point->awake_ns = call->awake_ns;
-        point->told_ns = call->told_ns;
+        point->woken_ns = wait ? wait->woken_ns : 0;
+        point->told_ns = wait ? wait->told_ns : 0;
     }
     point->seq = seq;
     point->length = length;
@@ -198,11 +187,12 @@ static inline int returns(s64 result)
 
     if (!call)
         return 0;
-    if (call->waits) {
-        call->waits = 0;
-        if (sleeps_so_far() != call->sleeps)
-            call->told_ns = bpf_ktime_get_ns();
-        return 0;
+    if (call->woken_by) {
+        struct wait over = {call->woken_ns, bpf_ktime_get_ns()};
+        u64 skaddr = call->woken_by;
+
+        call->woken_by = 0;
+        under_way_waits.update(&skaddr, &over);
     }
     if (!call->skaddr)
         return 0;

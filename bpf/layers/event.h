@@ -20,7 +20,8 @@ struct point {
     u64 time_ns;
     u64 enter_ns; /* of a system call: its entry */
     u64 awake_ns; /* of a read: first copy after the reader's last sleep; 0: it did not sleep */
-    u64 told_ns;  /* of a read: return of the last poll or similar call in which the reader slept; 0: none */
+    u64 woken_ns; /* of a read: when this socket last ended a thread's wait in poll() or a similar call; 0: never */
+    u64 told_ns;  /* of a read: when that wait returned */
     u8 saddr[16]; /* of the data's sender; network order, IPv4 as ::ffff:a.b.c.d */
     u8 daddr[16];
     u32 netns;  /* inode number of the network namespace */

@@ -15,7 +15,6 @@ import struct
 import termios
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,9 +164,6 @@ class Delays:
 
     def _poll_there(self):
         os.sched_setaffinity(0, {self.hog.cpu})
-        # The probe knows the thread as a reader from its first read() on. A read() without data is enough.
-        with suppress(BlockingIOError):
-            self.talk.server.socket.recv(1, socket.MSG_DONTWAIT)
         self.talk.server.poll()
         self.talk.server.recv(SIZE)
 

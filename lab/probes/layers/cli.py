@@ -11,7 +11,7 @@ WIRE       from the driver of the sender to the driver of the receiver
 RECEIVE    receiver: from the driver to TC ingress
 IP         receiver: from TC ingress to TCP
 TCP        receiver: until TCP reports the data to the reader
-WAKE-UP    receiver: until a blocked reader runs
+WAKE-UP    receiver: until a reader that slept for this data runs
 QUEUE      receiver: until a busy reader asks for the data
 READ       receiver: copying, up to the return of read()
 ELSEWHERE  layers not observed: without --peer-netns, other host and wire
@@ -59,8 +59,10 @@ details:
     RECEIVE  generic XDP, packet sockets
     IP       routing, netfilter
     TCP      also waiting for missing segments
-    WAKE-UP  of a reader that slept in read(): up to the start of copying;
-             or in poll, select or epoll_wait right before the read()
+    WAKE-UP  of a reader that slept in read() until this data came: up to the
+             start of copying; in poll(), select() or epoll_wait() for this
+             socket: up to its return
+    QUEUE    of a reader that was busy, or slept for another socket or a timer
     TOTAL    only as far as it was observed
 
   --json and --csv print the same times in nanoseconds. The names of the layers
@@ -82,7 +84,7 @@ details:
     - calls of io_uring, sendfile(), splice(), sendmmsg(), recvmmsg() and 32-bit
       programs
     - packets with IPv6 extension headers at the drivers
-    - the first wait of a thread in poll, select or epoll_wait (part of QUEUE)
+    - waits in an epoll instance inside another one (part of QUEUE)
   Transmissions in the same millisecond cannot be distinguished (they have the
   same TCP timestamp): the later one counts.
 """

@@ -239,10 +239,13 @@ class Stages:
         for stop, index in enumerate(points, Stop.FIRST_OUT):
             stops[:, stop] = values(index)
         ready_ns = stops[:, Stop.READY]
-        # A reader that entered read() before the data was ready slept in read(). Otherwise it slept before that, in
-        # poll() or a similar call: a sleep in read() was then for later data.
-        enter_ns, woken_ns, polled_ns = (values(read, name) for name in ("enter_ns", "awake_ns", "told_ns"))
-        awake_ns = np.maximum(np.where(enter_ns <= ready_ns, woken_ns, polled_ns), ready_ns)
+        # A reader that entered read() before the data was ready slept there. Otherwise it may have slept in poll() or a
+        # similar call. That sleep counts if the data of this socket ended it, and if it had not returned by then.
+        enter_ns, copied_ns, woken_ns, told_ns = (
+            values(read, name) for name in ("enter_ns", "awake_ns", "woken_ns", "told_ns")
+        )
+        polled_ns = np.where(woken_ns <= ready_ns, told_ns, 0)
+        awake_ns = np.maximum(np.where(enter_ns <= ready_ns, copied_ns, polled_ns), ready_ns)
         picked_ns = np.maximum(enter_ns, awake_ns)
         known = (read != NONE) & (ready_ns != UNKNOWN)
         stops[:, Stop.AWAKE] = np.where(known, awake_ns, UNKNOWN)

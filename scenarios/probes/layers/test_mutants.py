@@ -64,7 +64,7 @@ VARIANTS = {
         {"request queue", "all but queue"},
     ),
     "sleep in poll() not noticed": (
-        [(r"call->told_ns = bpf_ktime_get_ns\(\);", "call->told_ns = 0;")],
+        [(r"note_waiter\(tcp\);", "")],
         {"request wake_up", "all but wake_up"},
     ),
     "sleep not noticed": ([(r"call->awake_ns = bpf_ktime_get_ns\(\);", "")], {"request wake_up", "all but wake_up"}),

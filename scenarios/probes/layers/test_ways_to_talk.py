@@ -1,6 +1,9 @@
 """Ways to talk that no demo application uses: each is measured right, or shown as unknown."""
 
+import platform
+import select
 import socket
+import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,11 +17,12 @@ from lab.network.conditions import Conditions
 from lab.network.relay import Relay
 from lab.network.topology import topology
 from lab.probes.layers.requests import requests
-from lab.probes.layers.stages import Stages, Stop
+from lab.probes.layers.stages import LAYERS, Stages, Stop
 from lab.recording.recorder import record
-from lab.units import MS
+from lab.units import MS, SECOND
 
 PORT = 9999
+FUTEX = {"x86_64": "202", "aarch64": "98"}[platform.machine()]
 
 
 @contextmanager
@@ -146,3 +150,114 @@ def test_urgent_data(net):
         assert rows["bytes"].tolist() == [[7, 50]] * 3
         possible(rows)
     assert (requests(found[0], PORT).rows["stops"] != UNKNOWN).all()
+
+
+LATE_S = 0.03
+WAITS = ("recv", "poll", "select", "epoll", "edge-triggered epoll")
+
+
+def wait_for(sock, how):
+    """Wait until a socket has data, by the call of that name."""
+    if how == "poll":
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        assert poll.poll(20_000)
+    elif how == "select":
+        assert select.select([sock], [], [], 20)[0]
+    elif "epoll" in how:
+        with select.epoll() as epoll:
+            epoll.register(sock, select.EPOLLIN | (select.EPOLLET if "edge" in how else 0))
+            assert epoll.poll(20)
+
+
+def sleep_by(how):
+    """Sleep for `LATE_S` in the call of that name, for another descriptor or for none."""
+    ours, theirs = socket.socketpair()
+    answer = threading.Timer(LATE_S, theirs.send, [b"answer"])
+    with ours, theirs:
+        if how == "select as a sleep":
+            select.select([], [], [], LATE_S)
+            return
+        answer.start()
+        wait_for(ours, how)
+        ours.recv(100)
+        answer.join()
+
+
+def queue_and_wake_up(stages):
+    """Return QUEUE and WAKE-UP of the requests, in seconds."""
+    layers = requests(stages, PORT).rows["layers_ns"][:, 0]
+    return layers[:, LAYERS.index("queue")] / SECOND, layers[:, LAYERS.index("wake_up")] / SECOND
+
+
+@pytest.mark.parametrize("how", [*WAITS, "select as a sleep"])
+def test_a_busy_worker(net, how):
+    """Q1: a worker that waits for its database, by whatever call, is busy: its clients wait in QUEUE."""
+    with observed(net) as found, connected(net) as (client, server):
+        for _ in range(3):
+            client.send(bytes(100))
+            sleep_by(how)
+            if how in WAITS:
+                wait_for(server, how)
+            assert len(server.recv(1000)) == 100
+            server.send(bytes(50))
+            assert len(client.recv(1000)) == 50
+    for stages in (found[0], found[2]):
+        queue_s, wake_up_s = queue_and_wake_up(stages)
+        assert len(queue_s) == 3
+        assert (queue_s > LATE_S / 2).all()
+        assert (wake_up_s == 0).all()
+
+
+@pytest.mark.parametrize("how", WAITS)
+def test_a_waiting_worker(net, how):
+    """Q1: a worker that waits for this socket, by whatever call and from its first wait on, is woken: no QUEUE."""
+    with observed(net) as found, connected(net) as (client, server):
+        for _ in range(3):
+            worker = threading.Thread(target=lambda: (wait_for(server, how), server.recv(1000), server.send(bytes(50))))
+            worker.start()
+            until(lambda worker=worker: sleeps(worker.native_id))
+            client.send(bytes(100))
+            assert len(client.recv(1000)) == 50
+            worker.join()
+    queue_s, wake_up_s = queue_and_wake_up(found[0])
+    assert (wake_up_s > 0).all()
+    if how == "recv":
+        assert (queue_s == 0).all()
+
+
+@pytest.mark.parametrize("how", ["poll", "edge-triggered epoll"])
+def test_a_reader_that_comes_late(net, how):
+    """Q1: of a reader that was woken and reads later, after another sleep, only the wake-up is WAKE-UP."""
+    with observed(net) as found, connected(net) as (client, server), select.epoll() as epoll:
+        epoll.register(server, select.EPOLLIN | select.EPOLLET)
+        waker = threading.Timer(LATE_S, client.send, [bytes(100)])
+        waker.start()
+        if how == "poll":
+            wait_for(server, how)
+        else:
+            assert epoll.poll(20)
+            epoll.poll(LATE_S)
+        sleep_by("poll")
+        assert len(server.recv(1000)) == 100
+        server.send(bytes(50))
+        assert len(client.recv(1000)) == 50
+        waker.join()
+    queue_s, wake_up_s = queue_and_wake_up(found[0])
+    assert (queue_s > LATE_S / 2).all()
+    assert (wake_up_s > 0).all()
+    woken = requests(found[0], PORT).rows["stops"][0, 0, Stop.AWAKE]
+    assert woken < requests(found[0], PORT).rows["stops"][0, 0, Stop.PICKED]
+
+
+def until(holds):
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+
+
+def sleeps(thread):
+    """Return whether a thread of this process sleeps in a system call that is not Python's lock, from proc(5)."""
+    call = Path(f"/proc/self/task/{thread}/syscall").read_text(encoding="utf-8").split()[0]
+    return call not in ("running", FUTEX)

@@ -20,7 +20,7 @@ MSS = 1000
 PORT = 80
 
 _KINDS = {
-    **dict.fromkeys(("time_ns", "enter_ns", "awake_ns", "told_ns"), "u8"),
+    **dict.fromkeys(("time_ns", "enter_ns", "awake_ns", "woken_ns", "told_ns"), "u8"),
     **dict.fromkeys(("netns", "seq", "length", "tsval"), "u4"),
     **dict.fromkeys(("sport", "dport"), "u2"),
     **dict.fromkeys(("at", "flags"), "u1"),
@@ -168,7 +168,8 @@ class Network:
                 enter_ns = waiting_since or self.later()
                 awake_ns = self.later() if waiting_since else 0
                 time_ns = self.later()
-                known = {"enter_ns": enter_ns, "awake_ns": awake_ns, "told_ns": told_ns}
+                woken_ns = ready_ns - self.random.randint(0, 3) if polls else self.random.choice([0, time_ns])
+                known = {"enter_ns": enter_ns, "awake_ns": awake_ns, "woken_ns": woken_ns, "told_ns": told_ns}
                 self.rows.append(point(time_ns, At.READ, seq + read, expected - read, flow, **known))
                 read = expected
                 stops |= {

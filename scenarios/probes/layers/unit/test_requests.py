@@ -163,7 +163,7 @@ _POINTS = st.lists(
             0 if at is At.READY else length,
             FLOW.reversed() if back else FLOW,
             flags=flags if At.TC_OUT <= at <= At.TCP_IN else 0,
-            **dict(zip(("enter_ns", "awake_ns", "told_ns"), calls, strict=True)),
+            **dict(zip(("enter_ns", "awake_ns", "woken_ns", "told_ns"), calls, strict=True)),
         ),
         st.sampled_from(At),
         st.integers(100, 200),
@@ -171,7 +171,7 @@ _POINTS = st.lists(
         st.integers(0, 20),
         st.booleans(),
         st.sampled_from([0, 0, 0, SYN, SYN | ACK, FIN]),
-        st.tuples(st.integers(1, 200), st.integers(0, 200), st.integers(0, 200)),
+        st.tuples(st.integers(1, 200), *[st.integers(0, 200)] * 3),
     ),
     max_size=40,
 )
