@@ -71,6 +71,9 @@ static inline int report_changed(struct bpf_raw_tracepoint_args *ctx, bool again
     if (!step)
         return 0;
     fill_socket(step, sk);
+    /* inet_sport is that of an earlier attempt until connect() has bound the socket. */
+    if (oldstate == TCP_CLOSE && newstate == TCP_SYN_SENT)
+        kernel_read(&step->lport, sk, FIELD(sock_common, skc_num));
     step->oldstate = oldstate;
     step->state = newstate;
     step->again = again;

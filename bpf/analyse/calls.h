@@ -21,41 +21,90 @@
 /* clang-format on */
 
 #define AT(name) AT_##name
+#define ENTERS enters_call
 
 #include "analyse/event.h"
+
+static inline int enters_call(const void *arguments, u8 kind, u8 point);
+
 #include "include/tcp_syscalls.inc.h"
 
-/* A system call in progress. */
+#define MSG_FASTOPEN 0x20000000
+
+/* A system call in progress. `raddr`, `rport`: the destination that the application gave to a call that opens a
+ * connection; 0: none, or not read. */
 struct call {
     u64 enter_ns;
     u64 skaddr;
+    u8 raddr[16];
     u32 fd;
+    u16 rport;
     u8 kind;
     u8 point;
-    u16 unused;
 };
 
 /* By thread. The loader empties maps whose name begins with `under_way` when it detaches the programs, which then miss
  * the returns. */
 BPF_HASH(under_way, u64, struct call, 65536);
 
-static inline int enters(u32 fd, u8 kind, u8 point)
+/* Read the destination of a call that opens a connection. The socket has it later: not if the call fails early. */
+static inline void read_destination(struct call *call, const void *arguments)
 {
-    struct call call = {.kind = kind, .point = point, .fd = fd};
+    /* struct sockaddr_in, struct sockaddr_in6 */
+    struct {
+        u16 family, port;
+        u32 ipv4;
+        struct address ipv6;
+    } given = {};
+    u64 from = 0;
+
+    if (call->kind == KIND_CONNECT)
+        from = argument(arguments, 1);
+    else if (call->point == AT_sendto && argument(arguments, 3) & MSG_FASTOPEN)
+        from = argument(arguments, 4);
+    if (!from)
+        return;
+    /* An IPv4 address is shorter, and can lie at the end of readable memory. */
+    if (bpf_probe_read_user(&given, 8, (const void *)from))
+        return;
+    if (given.family == AF_INET)
+        map_ipv4(&given.ipv6, given.ipv4);
+    else if (given.family != AF_INET6 || bpf_probe_read_user(&given, sizeof(given), (const void *)from))
+        return;
+    __builtin_memcpy(call->raddr, &given.ipv6, sizeof(call->raddr));
+    call->rport = bpf_ntohs(given.port);
+}
+
+/* Fill in the ends of a socket in CLOSE for a call that opens a connection: the socket can have those of an earlier
+ * attempt. skc_num is 0 if the socket is not bound; inet_sport keeps the earlier port. */
+static inline void fill_attempt(struct step *step, const struct call *call, const void *sk)
+{
+    if (step->state != TCP_CLOSE || !call->rport)
+        return;
+    kernel_read(&step->lport, sk, FIELD(sock_common, skc_num));
+    __builtin_memcpy(step->raddr, call->raddr, sizeof(step->raddr));
+    step->rport = call->rport;
+}
+
+static inline int enters_call(const void *arguments, u8 kind, u8 point)
+{
+    struct call call = {.kind = kind, .point = point, .fd = argument(arguments, 0)};
     u64 thread = bpf_get_current_pid_tgid();
     struct common common;
     struct step *step;
     const void *sk;
 
-    sk = socket_of(fd, &common);
+    sk = socket_of(call.fd, &common);
     if (!sk || !is_64_bit())
         return 0;
     call.skaddr = (u64)sk;
+    read_destination(&call, arguments);
     step = new_step(kind, point);
     if (step) {
         call.enter_ns = step->time_ns;
         fill_owner(step);
         fill_socket(step, sk);
+        fill_attempt(step, &call, sk);
         events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
     } else {
         call.enter_ns = bpf_ktime_get_ns();
@@ -94,8 +143,10 @@ static inline int returns(s64 result)
                 fill_socket(step, sk);
         } else if (call->kind != KIND_CLOSE) {
             sk = socket_of(call->fd, &common);
-            if ((u64)sk == call->skaddr)
+            if ((u64)sk == call->skaddr) {
                 fill_socket(step, sk);
+                fill_attempt(step, call, sk);
+            }
         }
         events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
     }

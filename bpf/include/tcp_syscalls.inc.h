@@ -3,6 +3,7 @@
  * The file that includes this one defines
  * - before the #include SYSTEM_CALLS(each), which is each(name, kind) for every observed call,
  * - before the #include AT(name), a number for the call,
+ * - before the #include, optionally, ENTERS(arguments, kind, point), which replaces enters(),
  * - enters() and returns(), which handle the entry and the return.
  */
 #pragma once
@@ -75,22 +76,41 @@ static inline bool is_64_bit(void)
 #endif
 }
 
-/* Return the first argument of a system call. `registers` is the struct pt_regs of the calling thread. */
-static inline u64 first_argument(const void *registers)
+/* Return argument number `n` of a system call, from 0. `arguments` comes from the program at its entry: the struct pt_regs
+ * of the calling thread, or at a perf tracepoint the arguments themselves. */
+#if PLAIN_TRACEPOINTS
+#define argument(arguments, n) (((const u64 *)(arguments))[n])
+#else
+static inline u64 argument(const void *registers, u32 n)
 {
     u64 argument = 0;
 
 #if MACHINE_aarch64
-    TYPED_READ(&argument, registers, offset_of(FIELD(pt_regs, regs)), sizeof(argument), TYPE__pt_regs);
+    TYPED_READ(&argument, registers, offset_of(FIELD(pt_regs, regs)) + n * sizeof(argument), sizeof(argument),
+               TYPE__pt_regs);
 #else
-    typed_read(&argument, registers, FIELD(pt_regs, di));
+    if (n == 0)
+        typed_read(&argument, registers, FIELD(pt_regs, di));
+    else if (n == 1)
+        typed_read(&argument, registers, FIELD(pt_regs, si));
+    else if (n == 2)
+        typed_read(&argument, registers, FIELD(pt_regs, dx));
+    else if (n == 3)
+        typed_read(&argument, registers, FIELD(pt_regs, r10));
+    else if (n == 4)
+        typed_read(&argument, registers, FIELD(pt_regs, r8));
 #endif
     return argument;
 }
+#endif
 
-/* enters(): the current thread enters an observed call whose first argument is `fd`.
+/* enters(): the current thread enters an observed call whose first argument is `fd`. A file that needs the other
+ * arguments defines ENTERS.
  * returns(): the current thread leaves a call, observed or not. */
+#ifndef ENTERS
+#define ENTERS(arguments, kind, point) enters(argument(arguments, 0), kind, point)
 static inline int enters(u32 fd, u8 kind, u8 point);
+#endif
 static inline int returns(s64 result);
 
 #define OBSERVE(name, its_kind)                                                                                        \
@@ -121,7 +141,7 @@ ON_TRACEPOINT(sys_enter)
 {
     u8 kind, point;
 
-    return observes(ctx[1], &kind, &point) ? enters(ctx[2], kind, point) : 0;
+    return observes(ctx[1], &kind, &point) ? ENTERS(ctx + 2, kind, point) : 0;
 }
 
 ON_TRACEPOINT(sys_exit)
@@ -137,7 +157,7 @@ ON_TP_BTF_UNAUDITED(sys_enter)
 {
     u8 kind, point;
 
-    return observes(ctx->args[1], &kind, &point) ? enters(first_argument((const void *)ctx->args[0]), kind, point) : 0;
+    return observes(ctx->args[1], &kind, &point) ? ENTERS((const void *)ctx->args[0], kind, point) : 0;
 }
 
 ON_TP_BTF_UNAUDITED(sys_exit)

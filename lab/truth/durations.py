@@ -1,6 +1,6 @@
 """Brackets for the segments that open and end a connection, from both applications' calls and the wire's log.
 
-- A SYN leaves inside connect().
+- A SYN leaves inside connect(). With TCP Fast Open it leaves inside the first send(): the demo does not use it.
 - A FIN leaves no earlier than its side enters close() or shutdown(). It can leave after close() has returned:
   congestion control may hold it back, by pacing or by its window.
 - An application that reads the end of the stream has received the FIN.

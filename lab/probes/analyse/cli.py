@@ -10,8 +10,9 @@ TIMESTAMP(us)         CLOCK_MONOTONIC; for a return: when the call returned
 FUNC                  system call, kernel function, tracepoint or hook observed
 TCP_STATE             state of the socket after the step; - if unknown
 TCP_DESCRIPTION       the step; times run from the entry of the call
-TCP_CONNECT_TIME(us)  client: from connect() to ESTABLISHED. service: from
-                      SYN-ACK to ACK, measured by the kernel. - if unknown
+TCP_CONNECT_TIME(us)  client: from connect() to ESTABLISHED; with TCP Fast Open
+                      from the send that opens. service: from SYN-ACK to ACK,
+                      measured by the kernel. - if unknown
 """
 
 import argparse
@@ -40,9 +41,17 @@ details:
 
   SADDR, DADDR, DPORT: SADDR is the local address for incoming segments too.
 
+  SADDR, DADDR, DPORT of connect(): the destination that the application gave,
+  also if the call fails. A socket that connects again has new ends.
+
   TCP_CONNECT_TIME(us): shown in rows from ESTABLISHED on. It is unknown if the
   opening was not observed or if the SYN-ACK was retransmitted: the kernel then
-  takes no sample (tcp_synack_rtt_meas()).
+  takes no sample (tcp_synack_rtt_meas()). It begins at the entry of the call
+  that sends the SYN. With TCP_FASTOPEN_CONNECT that is the first send, and
+  connect() can return before.
+
+  A call that returns EINPROGRESS, EALREADY or EAGAIN has not failed. A call
+  that a signal interrupts is entered again, or the application gets EINTR.
 
   --min keeps the rows that end a timed step: the return of a system call, the
   send or receive of TCP for it, and the change to ESTABLISHED (connect time).

@@ -59,11 +59,15 @@ def tells_work(places: Collection[str]) -> bool:
     return any(place.endswith((":tcp_recvmsg", ":sock_recv_length")) for place in places)
 
 
+DEFERRED = -2
+"""The `connecting_ns` of a socket whose connect() has returned before any SYN was sent."""
+
 _DERIVED = {
     "socket": "i8",
     "begun_ns": "u8",
     "connecting_ns": "i8",
     "connect_ns": "i8",
+    "opens": "u1",
     "role": "u1",
     "kept": "u1",
 }
@@ -76,9 +80,11 @@ def joined(steps: Events) -> Rows:
     - `begun_ns`: time of the first step of the socket.
     - `role`: `Role.CLIENT` if the socket called connect(), `SERVICE` if it listened or came from a listener, else
       `UNKNOWN`.
-    - `connecting_ns`: time at which connect() was entered, else `UNKNOWN`.
+    - `connecting_ns`: time at which the call was entered that sends the SYN, until the socket has left SYN_SENT. Else
+      `UNKNOWN`, or `DEFERRED` if connect() has returned without a SYN.
     - `connect_ns`: duration from `connecting_ns` to ESTABLISHED; for a passive open the kernel's own measurement from
       SYN-ACK to ACK. Set on rows from ESTABLISHED on, else `UNKNOWN`.
+    - `opens`: 1 if the row begins an attempt to open a connection.
     - `kept`: 1 if the row came from an earlier batch (see `kept`).
 
     Missing addresses, ports and owners are filled in from other rows of the socket. The owner of a step in softirq is
@@ -98,13 +104,14 @@ def joined(steps: Events) -> Rows:
     rows["socket"] = np.cumsum(begins) - 1
     begun_ns = np.where(rows["begun_ns"] > 0, rows["begun_ns"], _since(rows))[begins]
     rows = _sorted(rows)
+    _find_openings(rows)
     _fill_endpoints(rows)
     _adopt_packets(rows)
     rows = _sorted(rows)
     rows["begun_ns"] = begun_ns[rows["socket"]]
     _find_roles(rows)
-    _fill(rows, ("tgid", "comm"), rows["tgid"] == 0, rows["tgid"] > 0)
     _measure_connecting(rows)
+    _fill(rows, ("tgid", "comm"), rows["tgid"] == 0, rows["tgid"] > 0)
     return rows[np.argsort(rows["time_ns"], kind="stable")]
 
 
@@ -256,19 +263,17 @@ def _find_roles(rows: Rows) -> None:
 def _fill_endpoints(rows: Rows) -> None:
     """Fill in missing namespaces, addresses and ports, in place.
 
-    The packets of a listener have the addresses of its connections. The listener itself has no remote end.
+    A socket can connect again: its ends are those of the attempt. The packets of a listener have the addresses of its
+    connections. The listener itself has no remote end.
     """
+    attempts = rows["socket"] + np.cumsum(rows["opens"])
     of_listener = np.isin(rows["socket"], rows["socket"][rows["state"] == State.LISTEN])
     own = ~of_listener | (rows["kind"] != Kind.ARRIVED)
     _fill(rows, ("netns",), rows["netns"] == 0, rows["netns"] > 0)
-    _fill(
-        rows,
-        ("laddr",),
-        _unspecified(rows["laddr"]),
-        own & (rows["lport"] > 0) & (of_listener | ~_unspecified(rows["laddr"])),
-    )
-    _fill(rows, ("lport",), rows["lport"] == 0, rows["lport"] > 0)
-    _fill(rows, ("raddr", "rport"), (rows["rport"] == 0) & ~of_listener, rows["rport"] > 0)
+    bound = own & (rows["lport"] > 0) & (of_listener | ~_unspecified(rows["laddr"]))
+    _fill(rows, ("laddr",), _unspecified(rows["laddr"]), bound, groups=attempts)
+    _fill(rows, ("lport",), rows["lport"] == 0, rows["lport"] > 0, groups=attempts)
+    _fill(rows, ("raddr", "rport"), (rows["rport"] == 0) & ~of_listener, rows["rport"] > 0, groups=attempts)
 
 
 def _unspecified(addresses: npt.NDArray[np.uint8]) -> Mask:
@@ -276,18 +281,48 @@ def _unspecified(addresses: npt.NDArray[np.uint8]) -> Mask:
     return np.asarray(~addresses[:, :10].any(axis=1) & ~addresses[:, 12:].any(axis=1))
 
 
-def _measure_connecting(rows: Rows) -> None:
-    """Set `connecting_ns` and `connect_ns`, in place."""
-    begins = (rows["kind"] == Kind.CONNECT) & (rows["returns"] == 0) & (rows["state"] == State.CLOSE)
+def _find_openings(rows: Rows) -> None:
+    """Set `connecting_ns` and `opens`, in place.
+
+    The call in which the socket enters SYN_SENT sends the SYN: connect(), or a send with MSG_FASTOPEN. With
+    TCP_FASTOPEN_CONNECT connect() can return in SYN_SENT without a SYN (tcp_fastopen_defer_connect()). The next send
+    then sends it (tcp_sendmsg_fastopen()).
+    """
+    opening = np.isin(rows["kind"], (Kind.CONNECT, Kind.SEND))
+    closed = rows["state"] == State.CLOSE
+    enters = opening & (rows["returns"] == 0)
+    returns = opening & (rows["returns"] == 1)
+    begins = enters & closed
+    defers = returns & (rows["kind"] == Kind.CONNECT) & (rows["result"] == 0) & (rows["state"] == State.SYN_SENT)
+    ends = (returns | (rows["kind"] == Kind.CHANGED)) & closed
+    turns = begins | defers | ends | (rows["connecting_ns"] != UNKNOWN)
+    rows["connecting_ns"][ends] = UNKNOWN
+    rows["connecting_ns"][defers] = DEFERRED
     rows["connecting_ns"][begins] = rows["time_ns"][begins]
-    _fill(rows, ("connecting_ns",), ~begins, rows["connecting_ns"] != UNKNOWN, ahead=False)
+    _fill(rows, ("connecting_ns",), ~turns, turns, ahead=False)
+    waiting = np.flatnonzero(enters & (rows["connecting_ns"] == DEFERRED) & (rows["state"] == State.SYN_SENT))
+    _, first = np.unique(_nearest(turns, rows["socket"], ahead=False)[waiting], return_index=True)
+    rows["connecting_ns"][waiting[first]] = rows["time_ns"][waiting[first]]
+    turns[waiting[first]] = True
+    _fill(rows, ("connecting_ns",), ~turns, turns, ahead=False)
+
+    opened = (rows["oldstate"] == State.CLOSE) & (rows["state"] == State.SYN_SENT)
+    entry = _nearest(begins, rows["socket"], ahead=False)
+    called = opened & (rows["connecting_ns"] == rows["time_ns"][entry].astype(np.int64)) & begins[entry]
+    rows["opens"] = (begins & (rows["kind"] == Kind.CONNECT)) | (opened & ~called)
+    rows["opens"][entry[called]] = 1
+
+
+def _measure_connecting(rows: Rows) -> None:
+    """Set `connect_ns`, in place."""
     established = (rows["kind"] == Kind.CHANGED) & (rows["state"] == State.ESTABLISHED)
-    active = established & (rows["role"] == Role.CLIENT) & (rows["connecting_ns"] != UNKNOWN)
+    active = established & (rows["role"] == Role.CLIENT) & (rows["connecting_ns"] >= 0)
     rows["connect_ns"][active] = (rows["time_ns"].astype(np.int64) - rows["connecting_ns"])[active]
     passive = established & (rows["role"] == Role.SERVICE) & (rows["handshake_us"] > 0)
     rows["connect_ns"][passive] = rows["handshake_us"][passive].astype(np.int64) * 1000
-    # Another connect() on the socket starts another measurement.
-    _fill(rows, ("connect_ns",), ~begins, (rows["connect_ns"] != UNKNOWN) | begins, ahead=False)
+    # Another attempt on the socket starts another measurement.
+    opens = rows["opens"] == 1
+    _fill(rows, ("connect_ns",), ~opens, (rows["connect_ns"] != UNKNOWN) | opens, ahead=False)
 
 
 def _fill(
@@ -297,12 +332,13 @@ def _fill(
     knows: Mask,
     *,
     ahead: bool = True,
+    groups: "Integers | None" = None,
 ) -> None:
     """Set fields of the rows that `lacks`, in place, from the nearest row of the socket that `knows` (see `_nearest`).
 
-    Rows are sorted by socket and time.
+    Rows are sorted by socket and time. `groups` divides the sockets further.
     """
-    best = _nearest(knows, rows["socket"], ahead=ahead)
+    best = _nearest(knows, rows["socket"] if groups is None else groups, ahead=ahead)
     for name in names:
         rows[name][lacks] = rows[name][best][lacks]
 

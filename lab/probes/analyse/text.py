@@ -62,10 +62,9 @@ def description(row: dict[str, object]) -> str:
     latency, result = row["latency_ns"], row["result"]
     after = f", after {latency / 1e3:.1f} us" if isinstance(latency, int) else ""
     if isinstance(result, int) and result < 0:
-        # Codes from 512 on are internal to the kernel (include/linux/errno.h): the call goes on after the signal's
-        # handler.
-        why = errno.errorcode.get(-result, "interrupted by a signal")
-        return f"{row['func']}() failed: {why}{after}"
+        return f"{row['func']}() {_outcome(kind, -result)}{after}"
+    if kind is Kind.CONNECT and row["returns"] and row["state"] == "SYN_SENT":
+        return f"connect() returned before any SYN was sent{after}"
     if kind <= Kind.CLOSE:
         if not row["returns"]:
             return f"{row['func']}() entered by the application"
@@ -86,6 +85,30 @@ def description(row: dict[str, object]) -> str:
         Kind.CHANGED: f"transfer from {row['oldstate']} to {row['state']}",
         Kind.DESTROYED: "socket destroyed",
     }[kind]
+
+
+_NOTHING_YET = {
+    Kind.ACCEPT: "no connection waits",
+    Kind.SEND: "no room for data",
+    Kind.SENT: "no room for data",
+    Kind.RECEIVE: "no data",
+    Kind.RECEIVED: "no data",
+}
+"""What a call that would have to wait lacks."""
+
+
+def _outcome(kind: Kind, error: int) -> str:
+    """Return how a call with this errno ended. Not every errno is a failure."""
+    # Codes from 512 on are internal to the kernel (include/linux/errno.h). After the signal's handler the kernel enters
+    # the call again, or the application gets EINTR.
+    if error >= 512:
+        return "interrupted by a signal"
+    name = errno.errorcode.get(error, str(error))
+    if error in (errno.EINPROGRESS, errno.EALREADY):
+        return f"returned {name}, the connection is being opened"
+    if error == errno.EAGAIN and kind in _NOTHING_YET:
+        return f"returned {name}, {_NOTHING_YET[kind]}"
+    return f"failed: {name}"
 
 
 def line(row: dict[str, object], *, wide: bool = False) -> str:

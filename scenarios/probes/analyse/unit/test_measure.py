@@ -13,7 +13,7 @@ from lab.arrays import UNKNOWN
 from lab.paths import SOURCES
 from lab.probes.analyse.measure import Kind, Role, joined, kept, latency_ns, points, stillborn
 from lab.probes.analyse.tracker import Tracker
-from lab.tcp import State, address_text
+from lab.tcp import Flow, State, address_text
 from lab.units import SECOND
 
 
@@ -60,6 +60,49 @@ def test_connecting_again_after_a_refusal():
     ]
     rows = joined(steps(*first, *client(1000)[:4]))
     assert rows["connect_ns"].tolist() == [UNKNOWN] * 7 + [40]
+
+
+def attempts(begin_ns=0, skaddr=0xE0):
+    """Return the steps of a socket that is refused by one port, then connects to another with TCP_FASTOPEN_CONNECT."""
+    call = {"owner": 7, "skaddr": skaddr}
+    one, two = (Flow("0.0.0.0", 0, "192.0.2.1", port) for port in (81, 82))  # noqa: S104 (not bound yet)
+    whole = Flow("192.0.2.1", 50001, "192.0.2.1", 82)
+    late = {"returns": 1, **call}
+    return [
+        step(begin_ns + 10, Kind.CONNECT, one, state="CLOSE", **call),
+        change(begin_ns + 20, "CLOSE -> SYN_SENT", one, skaddr),
+        change(begin_ns + 30, "SYN_SENT -> CLOSE", Flow("192.0.2.1", 50000, "192.0.2.1", 81), skaddr),
+        step(begin_ns + 40, Kind.CONNECT, one, enter_ns=begin_ns + 10, result=-111, state="CLOSE", **late),
+        step(begin_ns + 50, Kind.CONNECT, two, state="CLOSE", **call),
+        change(begin_ns + 60, "CLOSE -> SYN_SENT", two, skaddr),
+        step(begin_ns + 70, Kind.CONNECT, whole, enter_ns=begin_ns + 50, state="SYN_SENT", **late),
+        step(begin_ns + 170, Kind.SEND, whole, state="SYN_SENT", **call),
+        step(begin_ns + 180, Kind.SEND, whole, enter_ns=begin_ns + 170, result=-115, state="SYN_SENT", **late),
+        step(begin_ns + 190, Kind.SEND, whole, state="SYN_SENT", **call),
+        change(begin_ns + 200, "SYN_SENT -> ESTABLISHED", whole, skaddr),
+    ]
+
+
+def test_attempts_of_one_socket():
+    """S8, C1: each attempt has its own ends, and the connect time begins with the first send after a deferred open."""
+    rows = joined(steps(*attempts()))
+    assert len(set(rows["socket"])) == 1
+    assert flows(rows[:4]) == {("192.0.2.1 50000", "192.0.2.1 81")}
+    assert flows(rows[4:]) == {("192.0.2.1 50001", "192.0.2.1 82")}
+    assert rows["connect_ns"].tolist() == [UNKNOWN] * 10 + [30]
+
+
+def test_a_deferred_open_by_a_call_that_is_not_observed():
+    """C1: if the send that carries the SYN is not observed, the connect time is unknown."""
+    rows = joined(steps(*(row for row in attempts() if row["kind"] != Kind.SEND)))
+    assert set(rows["connect_ns"]) == {UNKNOWN}
+
+
+def test_an_open_by_a_call_that_is_not_observed():
+    """C1: an open without an observed call has no connect time, also behind one that had a call."""
+    before = [*attempts(), change(300, "ESTABLISHED -> CLOSE", skaddr=0xE0)]
+    after = [change(400, "CLOSE -> SYN_SENT", skaddr=0xE0), change(500, "SYN_SENT -> ESTABLISHED", skaddr=0xE0)]
+    assert joined(steps(*before, *after))["connect_ns"].tolist()[-2:] == [UNKNOWN, UNKNOWN]
 
 
 def test_a_connection_without_its_connect_call():
@@ -253,7 +296,8 @@ def test_batches_make_no_difference(data):
     alone = [step(time_ns, Kind.ARRIVED, skaddr=0) for time_ns in (620, 720)]
     late = step(710, Kind.PROCESSED, skaddr=0xD0, enter_ns=695, oldstate="CLOSE", state="CLOSE")
     again = client(1500, 9, skaddr=0xD0)
-    events = steps(*client(100), *client(1000, 8), *service(150), *client(500, 5, skaddr=0xD0), *alone, late, *again)
+    more = [*client(500, 5, skaddr=0xD0), *alone, late, *again, *attempts(150)]
+    events = steps(*client(100), *client(1000, 8), *service(150), *more)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=4)))
     whole = joined(events)
     for role in (Role.CLIENT, Role.SERVICE):
