@@ -61,12 +61,17 @@ ON_RAW_TRACEPOINT_AGAIN(tcp_destroy_sock)
 static inline int report_changed(struct bpf_raw_tracepoint_args *ctx, bool again)
 {
     const void *sk = (const void *)ctx->args[0];
-    u8 oldstate = ctx->args[1], newstate = state_after(sk, oldstate, ctx->args[2]);
-    bool opens = ATTACH_TRACEPOINT && oldstate == TCP_CLOSE && newstate == TCP_SYN_SENT;
+    u8 oldstate = ctx->args[1], newstate = ctx->args[2];
     struct step *step;
+    bool opens;
 
-    if (oldstate == newstate || !is_watched_tcp(sk))
+    if (!is_watched_connection(sk))
         return 0;
+    if (protocol_of(sk) == IPPROTO_TCP)
+        newstate = state_after(sk, oldstate, newstate);
+    if (oldstate == newstate)
+        return 0;
+    opens = ATTACH_TRACEPOINT && oldstate == TCP_CLOSE && newstate == TCP_SYN_SENT;
     step = new_step(opens ? KIND_OPENED : KIND_CHANGED, AT_inet_sock_set_state);
     if (!step)
         return 0;
@@ -74,10 +79,13 @@ static inline int report_changed(struct bpf_raw_tracepoint_args *ctx, bool again
     /* inet_sport is that of an earlier attempt until connect() has bound the socket. */
     if (oldstate == TCP_CLOSE && newstate == TCP_SYN_SENT)
         kernel_read(&step->lport, sk, FIELD(sock_common, skc_num));
+    /* A new child still names the MPTCP socket of its listener (subflow_ulp_clone()). */
+    if (oldstate == TCP_LISTEN && step->mptcp != step->skaddr)
+        step->mptcp = 0;
     step->oldstate = oldstate;
     step->state = newstate;
     step->again = again;
-    if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED)
+    if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED && !step->mptcp)
         step->handshake_us = handshake_rtt_us(sk);
     events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
     return 0;
@@ -132,7 +140,7 @@ static inline int report_done(const void *sk, u8 kind, u8 point, u64 enter_ns, i
 {
     struct step *step;
 
-    if (!is_watched_tcp(sk))
+    if (!is_watched_connection(sk))
         return 0;
     step = new_step(kind, point);
     if (!step)

@@ -22,6 +22,7 @@
 
 #define AT(name) AT_##name
 #define ENTERS enters_call
+#define IS_OBSERVED(protocol) ((protocol) == IPPROTO_TCP || (protocol) == IPPROTO_MPTCP)
 
 #include "analyse/event.h"
 

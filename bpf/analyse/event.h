@@ -61,6 +61,7 @@ struct step {
     u64 enter_ns; /* entry of the call that this step ends; 0: it ends none */
     u64 skaddr;   /* 0: unknown */
     u64 listener; /* of accept(): address of the listening socket */
+    u64 mptcp;    /* address of the MPTCP socket that the socket is, or is a subflow of; 0: none */
     u64 skb;      /* of ARRIVED and PROCESSED: the packet's kernel address */
     u8 laddr[16]; /* network order; IPv4 as ::ffff:a.b.c.d */
     u8 raddr[16];
@@ -124,11 +125,54 @@ static inline void fill_endpoints(struct step *step, const struct endpoints *fro
     step->rport = from->rport;
 }
 
+#define IPPROTO_MPTCP 262
+
+static inline u16 protocol_of(const void *sk)
+{
+    u16 protocol = 0;
+
+    kernel_read(&protocol, sk, FIELD(sock, sk_protocol));
+    return protocol;
+}
+
+/* Return the address of the MPTCP socket that a socket is, or is a subflow of; 0: none. */
+static inline u64 mptcp_of(const void *sk)
+{
+    void *context = NULL, *connection = NULL;
+    bool is_subflow = false;
+
+    if (protocol_of(sk) == IPPROTO_MPTCP)
+        return (u64)sk;
+#if defined(OFFSET__tcp_sock__is_mptcp) && defined(OFFSET__mptcp_subflow_context__conn)
+    kernel_read(&is_subflow, sk, FIELD(tcp_sock, is_mptcp));
+    if (!is_subflow)
+        return 0;
+    kernel_read(&context, sk, FIELD(inet_connection_sock, icsk_ulp_data));
+    if (context)
+        kernel_read(&connection, context, FIELD(mptcp_subflow_context, conn));
+#endif
+    return (u64)connection;
+}
+
+/* Return true for a TCP socket or an MPTCP socket in a namespace that the program observes. */
+static inline bool is_watched_connection(const void *sk)
+{
+    const void *net = NULL;
+
+    if (is_watched_tcp(sk))
+        return true;
+    if (protocol_of(sk) != IPPROTO_MPTCP)
+        return false;
+    kernel_read(&net, sk, FIELD(sock_common, skc_net));
+    return is_watched(netns_of(net));
+}
+
 static inline void fill_socket(struct step *step, const void *sk)
 {
     struct endpoints endpoints = {};
 
     step->skaddr = (u64)sk;
+    step->mptcp = mptcp_of(sk);
     kernel_read(&step->state, sk, FIELD(sock_common, skc_state));
     read_socket_endpoints(&endpoints, sk);
     fill_endpoints(step, &endpoints);

@@ -3,7 +3,8 @@
  * The file that includes this one defines
  * - before the #include SYSTEM_CALLS(each), which is each(name, kind) for every observed call,
  * - before the #include AT(name), a number for the call,
- * - before the #include, optionally, ENTERS(arguments, kind, point), which replaces enters(),
+ * - before the #include, optionally, ENTERS(arguments, kind, point), which replaces enters(), and
+ *   IS_OBSERVED(protocol), for sockets other than TCP's,
  * - enters() and returns(), which handle the entry and the return.
  */
 #pragma once
@@ -24,6 +25,10 @@
 #else
 #define current_task() ((const void *)bpf_get_current_task())
 #define task_read kernel_read
+#endif
+
+#ifndef IS_OBSERVED
+#define IS_OBSERVED(protocol) ((protocol) == IPPROTO_TCP)
 #endif
 
 /* Return the TCP socket of a file descriptor of the current process and fill `common`. NULL for any other file, as
@@ -57,7 +62,7 @@ static inline const void *socket_of(u32 fd, struct common *common)
     kernel_read(&protocol, sk, FIELD(sock, sk_protocol));
     common_read(&net, common, FIELD(sock_common, skc_net));
     kernel_read(&netns, net, FIELD(net, ns, inum));
-    return protocol == IPPROTO_TCP && is_watched(netns) ? sk : NULL;
+    return IS_OBSERVED(protocol) && is_watched(netns) ? sk : NULL;
 }
 
 /* Return false for a system call of a 32-bit program. Its calls have other numbers and are not observed. */

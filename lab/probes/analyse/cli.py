@@ -53,6 +53,11 @@ details:
   A call that returns EINPROGRESS, EALREADY or EAGAIN has not failed. A call
   that a signal interrupts is entered again, or the application gets EINTR.
 
+  MPTCP: an MPTCP socket has calls and state changes of its own, marked
+  (MPTCP). Its subflows are TCP sockets that the kernel opens: they have the
+  owner of the MPTCP socket, no calls and no connect time. --json names the
+  MPTCP socket of each row (`mptcp`).
+
   --min keeps the rows that end a timed step: the return of a system call, the
   send or receive of TCP for it, and the change to ESTABLISHED (connect time).
   It removes all other rows, which have no latency. A receive is timestamped

@@ -85,6 +85,7 @@ def joined(steps: Events) -> Rows:
     - `connect_ns`: duration from `connecting_ns` to ESTABLISHED; for a passive open the kernel's own measurement from
       SYN-ACK to ACK. Set on rows from ESTABLISHED on, else `UNKNOWN`.
     - `opens`: 1 if the row begins an attempt to open a connection.
+    - `mptcp`: also of steps before the kernel has connected the subflow with its MPTCP socket.
     - `kept`: 1 if the row came from an earlier batch (see `kept`).
 
     Missing addresses, ports and owners are filled in from other rows of the socket. The owner of a step in softirq is
@@ -99,7 +100,7 @@ def joined(steps: Events) -> Rows:
     previous = rows[["skaddr", "kind", "lost"]][np.roll(before, 1)]
     begins = (rows["skaddr"] != previous["skaddr"]) | (~late & (previous["kind"] == Kind.DESTROYED))
     # After a loss the address may belong to another socket. A packet without a socket gets a number of its own.
-    begins |= (rows["lost"] != previous["lost"]) | (rows["skaddr"] == 0)
+    begins |= (rows["lost"] != previous["lost"]) | (rows["skaddr"] == 0) | _begins_mptcp(rows)
     begins[0] = True
     rows["socket"] = np.cumsum(begins) - 1
     begun_ns = np.where(rows["begun_ns"] > 0, rows["begun_ns"], _since(rows))[begins]
@@ -111,7 +112,7 @@ def joined(steps: Events) -> Rows:
     rows["begun_ns"] = begun_ns[rows["socket"]]
     _find_roles(rows)
     _measure_connecting(rows)
-    _fill(rows, ("tgid", "comm"), rows["tgid"] == 0, rows["tgid"] > 0)
+    _fill_owners(rows)
     return rows[np.argsort(rows["time_ns"], kind="stable")]
 
 
@@ -135,7 +136,7 @@ def kept(rows: Rows, forget_ns: int) -> Rows:
     rows = rows[~stillborn(rows)]
     _, last = np.unique(rows["socket"][::-1], return_index=True)
     known = rows[len(rows) - 1 - last]
-    ends = rows[rows["kind"] == Kind.DESTROYED]
+    ends = rows[(rows["kind"] == Kind.DESTROYED) | _ends_mptcp(rows)]
     forgotten = ends["socket"][ends["time_ns"] <= forget_ns]
     known = known[(known["skaddr"] > 0) & ~np.isin(known["socket"], forgotten)]
     known["kind"], known["enter_ns"], known["returns"] = Kind.PROCESSED, 0, 0  # a kind without a meaning of its own
@@ -274,6 +275,42 @@ def _fill_endpoints(rows: Rows) -> None:
     _fill(rows, ("laddr",), _unspecified(rows["laddr"]), bound, groups=attempts)
     _fill(rows, ("lport",), rows["lport"] == 0, rows["lport"] > 0, groups=attempts)
     _fill(rows, ("raddr", "rport"), (rows["rport"] == 0) & ~of_listener, rows["rport"] > 0, groups=attempts)
+
+
+def _begins_mptcp(rows: Rows) -> Mask:
+    """Return which rows are the first of an MPTCP socket, whose end the kernel does not report."""
+    connects = (rows["kind"] == Kind.CONNECT) & (rows["returns"] == 0) & (rows["state"] == State.CLOSE)
+    created = (rows["kind"] == Kind.CHANGED) & (rows["state"] != State.CLOSE)
+    created &= np.isin(rows["oldstate"], (State.CLOSE, State.LISTEN))
+    return np.asarray((rows["skaddr"] == rows["mptcp"]) & (connects | created))
+
+
+def _ends_mptcp(rows: Rows) -> Mask:
+    """Return which rows end an MPTCP socket, except for the return of calls."""
+    closed = (rows["kind"] == Kind.CHANGED) & (rows["state"] == State.CLOSE)
+    return np.asarray((rows["skaddr"] == rows["mptcp"]) & closed)
+
+
+def _fill_owners(rows: Rows) -> None:
+    """Fill in missing owners, in place. Subflows of MPTCP have the owner of their MPTCP socket.
+
+    A subflow belongs to the MPTCP socket that had the address when the subflow last named it.
+    """
+    owner = rows["socket"].copy()
+    if rows["mptcp"].any():
+        _fill(rows, ("mptcp",), rows["mptcp"] == 0, rows["mptcp"] > 0)
+        whole = (rows["skaddr"] == rows["mptcp"]) & (rows["skaddr"] > 0)
+        order = np.lexsort((rows["time_ns"], rows["mptcp"]))
+        parent = np.empty(len(rows), np.intp)
+        parent[order] = order[_nearest(whole[order], rows["mptcp"][order])]
+        last = np.searchsorted(rows["socket"], rows["socket"], side="right") - 1
+        part = (rows["mptcp"] > 0) & whole[parent[last]]
+        owner[part] = rows["socket"][parent[last]][part]
+    order = np.lexsort((rows["time_ns"], owner))
+    best = order[_nearest(rows["tgid"][order] > 0, owner[order])]
+    lacks = rows["tgid"][order] == 0
+    for name in ("tgid", "comm"):
+        rows[name][order[lacks]] = rows[name][best[lacks]]
 
 
 def _unspecified(addresses: npt.NDArray[np.uint8]) -> Mask:

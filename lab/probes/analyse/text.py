@@ -37,6 +37,7 @@ def as_dicts(rows: np.ndarray) -> Iterator[dict[str, object]]:
             "comm": row["comm"].decode(errors="replace") if owned else None,
             "netns": int(row["netns"]),
             "skaddr": f"{int(row['skaddr']):x}",
+            "mptcp": f"{int(row['mptcp']):x}" if row["mptcp"] else None,
             "ip": 6 if ":" in laddr else 4,
             "saddr": laddr if row["lport"] or laddr not in UNSPECIFIED else None,
             "sport": int(row["lport"]) or None,
@@ -58,6 +59,11 @@ def as_dicts(rows: np.ndarray) -> Iterator[dict[str, object]]:
 
 def description(row: dict[str, object]) -> str:
     """Return the step in words."""
+    of_mptcp = row["mptcp"] is not None and row["mptcp"] == row["skaddr"]
+    return f"{_step(row)} (MPTCP)" if of_mptcp else _step(row)
+
+
+def _step(row: dict[str, object]) -> str:
     kind = Kind[str(row["step"]).upper()]
     latency, result = row["latency_ns"], row["result"]
     after = f", after {latency / 1e3:.1f} us" if isinstance(latency, int) else ""

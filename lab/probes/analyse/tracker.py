@@ -80,6 +80,7 @@ class Tracker:
         newest_ns = int(fresh["time_ns"].max(initial=0))
         joining = np.concatenate([self._waiting, fresh])
         touched = np.isin(self._known["skaddr"], joining["skaddr"]) | (fresh["skaddr"] == 0).any()
+        touched |= np.isin(self._known["mptcp"], joining["mptcp"][joining["mptcp"] > 0])
         if newest_ns > self._all_taken_ns + SECOND:
             self._all_taken_ns = newest_ns
             touched[:] = True

@@ -7,7 +7,7 @@ from lab.tcp import Flow, State
 from support.made.states import CLIENT, packed
 
 _KINDS = {
-    **dict.fromkeys(("time_ns", "enter_ns", "skaddr", "listener", "skb"), "u8"),
+    **dict.fromkeys(("time_ns", "enter_ns", "skaddr", "listener", "mptcp", "skb"), "u8"),
     **dict.fromkeys(("netns", "tgid", "tid", "seq", "length", "handshake_us", "lost"), "u4"),
     **dict.fromkeys(("lport", "rport"), "u2"),
     **dict.fromkeys(("kind", "point", "returns", "again", "oldstate", "state", "flags"), "u1"),

@@ -184,6 +184,37 @@ def test_a_socket_handed_to_another_process():
     assert rows["tgid"].tolist() == [7, 7, 8, 8]
 
 
+def mptcp(begin_ns, owner, address=0xC00, subflow=0xC80):
+    """Return the steps of a client's MPTCP socket and of its subflow, which the kernel works on alone."""
+    life = client(begin_ns, owner, skaddr=address)
+    return [
+        *(row for row in life if row["kind"] not in (Kind.ARRIVED, Kind.DESTROYED)),
+        change(begin_ns + 12, "CLOSE -> SYN_SENT", CLIENT, subflow, mptcp=address),
+        step(begin_ns + 30, Kind.ARRIVED, skaddr=subflow, state="SYN_SENT"),
+        change(begin_ns + 35, "SYN_SENT -> ESTABLISHED", CLIENT, subflow, mptcp=address),
+        step(begin_ns + 202, Kind.DESTROYED, skaddr=subflow, state="CLOSE"),
+    ]
+
+
+def test_owners_of_subflows():
+    """Q11: the steps of a subflow have the owner of the MPTCP socket that had the address then."""
+    events = []
+    for begin_ns, owner in ((100, 7), (400, 8)):
+        for row in mptcp(begin_ns, owner):
+            if row["skaddr"] == 0xC00:
+                row["mptcp"] = 0xC00
+            events.append(row)
+    rows = joined(steps(*events))
+    assert [set(rows["tgid"][rows["time_ns"] < 350]), set(rows["tgid"][rows["time_ns"] > 350])] == [{7}, {8}]
+    assert set(rows["mptcp"]) == {0xC00}
+    assert len(set(rows["socket"])) == 4
+    assert len(kept(rows, 1000)) == 0
+    for cut in range(len(events)):
+        tracker = Tracker(Role.CLIENT)
+        shown = np.concatenate([tracker.rows(batch) for batch in np.split(steps(*events), [cut])])
+        assert all(value in {0, true} for value, true in zip(shown["tgid"], rows["tgid"], strict=True))
+
+
 def test_packets_without_a_socket():
     """A1: a packet without a socket gets the socket of its flow, and the state that this socket entered last."""
     lone = [step(time_ns, Kind.ARRIVED, skaddr=0) for time_ns in (125, 205)]
