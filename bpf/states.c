@@ -21,7 +21,8 @@ struct state_change {
     u8 laddr[16]; /* network order; IPv4 as ::ffff:a.b.c.d */
     u8 raddr[16];
     u32 netns;            /* inode number of the network namespace */
-    u32 tgid;             /* 0: the owner is unknown */
+    u32 tgid;             /* process whose system call made the change; 0: unknown */
+    u32 tid;              /* its thread */
     u32 handshake_rtt_us; /* SYN-ACK sent to ACK received, on leaving SYN_RECV; 0: not measured by the kernel */
     u32 lost;             /* events lost before this one: after a loss the address can be that of another socket */
     u16 lport;
@@ -29,10 +30,15 @@ struct state_change {
     u8 again; /* 1: reported by the second program, in rare cases in addition to the first */
     u8 oldstate;
     u8 newstate;
+    u8 closed; /* 1: the process has released the last reference to the socket's file */
     char comm[16];
+    char thread[16];
 };
 
 BPF_RINGBUF_OUTPUT(events, 4096);
+
+#define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
+#define SHUTDOWN_MASK 3       /* include/net/sock.h */
 
 enum point { AT_CHANGE, AT_FREE };
 
@@ -62,6 +68,77 @@ static inline void fill_endpoints(struct state_change *change, const struct endp
     change->rport = from->rport;
 }
 
+/* Return true if only a process that holds the socket's file makes this change, for a socket whose lock the current task
+ * holds. Any task can hold the lock: `ss -K`, a worker of MPTCP, and `ss -i`, which then processes the segments that
+ * came meanwhile (__release_sock()). */
+static inline bool is_by_owner(const void *tcp, u8 oldstate, u8 newstate)
+{
+    const void *task = (const void *)bpf_get_current_task();
+    unsigned long socket_flags = 0;
+    u32 task_flags = 0;
+    int error = 0;
+    u8 shut = 0;
+
+    kernel_read(&task_flags, task, FIELD(task_struct, flags));
+    if (task_flags & PF_KTHREAD)
+        return false;
+    switch (newstate) {
+    case TCP_SYN_SENT:
+    case TCP_LISTEN:
+    case TCP_FIN_WAIT1:
+    case TCP_LAST_ACK: /* tcp_close_state() in close() and shutdown() */
+        return true;
+    case TCP_CLOSE:
+        break;
+    default:
+        return false;
+    }
+    if (oldstate == TCP_LAST_ACK || oldstate == TCP_CLOSING)
+        return false;
+    if (oldstate == TCP_LISTEN) { /* tcp_abort() sets no error here. close() has set both directions of sk_shutdown */
+        READ(&shut, tcp, FIELD(sock, sk_shutdown));
+        return shut == SHUTDOWN_MASK;
+    }
+    /* A RST, a timeout and tcp_abort() set sk_err before. close() and connect(AF_UNSPEC) do not. */
+    READ(&error, tcp, FIELD(sock, sk_err));
+    READ(&socket_flags, tcp, FIELD(sock_common, skc_flags));
+    return !error && !has_flag(socket_flags, ENUM(sock_flags, SOCK_DEAD));
+}
+
+/* Return true if the last reference to the socket's file has been released: __fput() closes the socket. */
+static inline bool is_closing(const void *tcp)
+{
+    const void *socket = NULL, *file = NULL;
+    s64 references = 1;
+
+    READ(&socket, tcp, FIELD(sock, sk_socket));
+    if (socket)
+        kernel_read(&file, socket, FIELD(socket, file));
+    if (!file)
+        return false;
+#ifdef OFFSET__file__f_ref__refcnt /* file_ref_t, since Linux 6.13: one less than the number of references */
+    kernel_read(&references, file, FIELD(file, f_ref, refcnt));
+    return references < 0;
+#else
+    kernel_read(&references, file, FIELD(file, f_count));
+    return !references;
+#endif
+}
+
+/* Note the current task as the one that makes the change. The process has the name of its first thread. */
+static inline void fill_owner(struct state_change *change, const void *tcp)
+{
+    const void *task = (const void *)bpf_get_current_task(), *leader = NULL;
+    u64 pid_tgid = bpf_get_current_pid_tgid();
+
+    change->tgid = pid_tgid >> 32;
+    change->tid = pid_tgid;
+    change->closed = is_closing(tcp);
+    kernel_read(&leader, task, FIELD(task_struct, group_leader));
+    bpf_probe_read_kernel(change->comm, sizeof(change->comm), leader + offset_of(FIELD(task_struct, comm)));
+    bpf_get_current_comm(change->thread, sizeof(change->thread));
+}
+
 static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
 {
     u64 time_ns = bpf_ktime_get_ns();
@@ -84,10 +161,8 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
         return 0;
     change->skaddr = (u64)tcp;
     fill_endpoints(change, &endpoints);
-    if (is_held(tcp)) {
-        change->tgid = bpf_get_current_pid_tgid() >> 32;
-        bpf_get_current_comm(change->comm, sizeof(change->comm));
-    }
+    if (is_held(tcp) && is_by_owner(tcp, oldstate, newstate))
+        fill_owner(change, tcp);
     if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED)
         change->handshake_rtt_us = handshake_rtt_us(tcp);
     events.ringbuf_submit(change, BPF_RB_NO_WAKEUP);

@@ -166,10 +166,12 @@ def _states(observed, scenario, connections):
             rows, subject = sockets[flow], str(flow)
             sequence = " ".join(State(state).name for state in rows["newstate"])
             yield judge.one_of(subject, "state sequence", _sequences(logged, role), sequence)
-            # `states` learns the owner of an accepted socket when the application closes it. A RST closes it without an
-            # owner.
+            # `states` names the owner in the rows that its system calls cause. A RST closes an accepted socket without
+            # one.
             reset = role == "server" and Ended.RST in logged.ended
-            yield judge.one_of(subject, "owner", ["as logged", "unknown"][: 1 + reset], _owner(rows, end))
+            yield judge.one_of(
+                subject, "owner", ["as logged", "unknown"][: 1 + reset], _owner(rows[rows["tgid"] > 0], end)
+            )
             began_ns, ended_ns = logged.within[0], observed.end_ns
             for row in rows:
                 when = Bracket.early(began_ns, ended_ns)

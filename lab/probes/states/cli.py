@@ -1,7 +1,8 @@
 """TCP state changes, and how long each socket stayed in each state.
 
 SKADDR    kernel address of the socket
-C-PID     process that owns the socket, C-COMM its name; - if unknown
+C-PID     process whose system call made the change, C-COMM its name; after
+          close() the process that closed the socket; - if unknown
 LADDR     local address, LPORT its port; - before connect() has bound a port
 RADDR     remote address, RPORT its port; IPv4-mapped addresses shown as IPv4
 OLDSTATE  state left, NEWSTATE state entered, spelt as in the kernel
@@ -28,9 +29,12 @@ examples:
 
 DETAILS = """\
 details:
-  C-PID is known once the owner itself has changed the socket's state. Other
-  changes happen in softirq, where the current task is a bystander. The socket
-  of an accepted connection therefore gets its owner when the server closes it.
+  C-PID is known for the changes that only a process makes that holds the
+  socket: connect(), listen(), shutdown(), close(). Segments and timers make the
+  other changes. Any process may hold the socket then, since fork() and
+  SCM_RIGHTS pass it on, so C-PID is - until a process closes the socket. It is
+  - for changes by `ss -K` and by threads of the kernel (MPTCP). --json also has
+  the thread that made the system call (tid, thread).
 
   SYN_RECV of a passive open is the kernel's own sample of the handshake, from
   SYN-ACK to final ACK (tcp_synack_rtt_meas()), because the socket is created

@@ -7,13 +7,14 @@ from lab.arrays import UNKNOWN, Rows
 from lab.observation import Observed
 from lab.probes.states.measure import transitions
 from lab.tcp import State
+from lab.timeline import Timeline
 from lab.truth import states
 from lab.truth.sockets import Socket, Sockets, split
 from lab.truth.states import Waits
 from lab.verdict import Check, Judge
 
-# States of a listener's child that a RST ends: every change happens in softirq.
-_SOFTIRQ_ONLY = (State.SYN_RECV, State.ESTABLISHED, State.CLOSE)
+# States that only a system call of the socket's owner enters.
+_ENTERED_BY_OWNER = (State.SYN_SENT, State.FIN_WAIT1, State.LAST_ACK)
 # States of the second socket created for one connection request: see stillborn() in lab/probes/analyse/measure.py.
 _NEVER_ACCEPTED = [State.SYN_RECV, State.CLOSE]
 
@@ -24,15 +25,14 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     sockets = _sockets(transitions(observed.recording.events["states"]))
     for connection, on_wire in observed.with_wire():
         both = (connection.client, connection.server)
+        raced = all(timeline is not None and timeline.resets for timeline in both)
         for timeline, inode, paths in zip(
             both, observed.inodes, (states.client_paths, states.server_paths), strict=True
         ):
             if timeline is not None:
                 rows = sockets.take(inode, timeline)
                 waits = Waits(on_wire, by_client=timeline is connection.client)
-                yield from _judge_socket(
-                    judge, str(timeline.flow), timeline.pid, rows, paths(connection, observed.end_ns), waits
-                )
+                yield from _judge_socket(judge, timeline, rows, paths(connection, observed.end_ns), waits, raced=raced)
 
 
 def _sockets(rows: Rows) -> Sockets:
@@ -41,24 +41,31 @@ def _sockets(rows: Rows) -> Sockets:
     return Sockets(Socket(socket, int(socket[:2]["time_ns"][-1])) for socket in every)
 
 
+def _owners(timeline: Timeline, path: states.Path, *, raced: bool) -> list[str]:
+    """Return the possible owners of the rows: the process, if its system call made the change or it had closed before.
+
+    `raced`: both sides reset the connection, and the RST of either can have ended it.
+    """
+    pid, owners, closed = str(timeline.pid), [], False
+    for entered in path:
+        by_owner = entered.state in _ENTERED_BY_OWNER or (entered.state is State.CLOSE and timeline.resets)
+        owners.append(pid if by_owner or closed else "unknown")
+        closed |= by_owner and entered.state is not State.SYN_SENT and timeline.closing.name == "close"
+    return [" ".join(owners), *([" ".join([*owners[:-1], "unknown"])] if raced else [])]
+
+
 def _judge_socket(
-    judge: Judge,
-    subject: str,
-    pid: int,
-    rows: "Rows | None",
-    paths: list[states.Path],
-    waits: Waits,
+    judge: Judge, timeline: Timeline, rows: "Rows | None", paths: list[states.Path], waits: Waits, *, raced: bool
 ) -> Iterator[Check]:
+    subject = str(timeline.flow)
     possible = {" ".join(entered.state.name for entered in path): path for path in paths}
     measured = "" if rows is None else " ".join(State(state).name for state in rows["newstate"])
     yield judge.one_of(subject, "state sequence", list(possible), measured)
     if rows is None or measured not in possible:
         return
     path = possible[measured]
-    owner_known = rows["newstate"][0] == State.SYN_SENT or len(path) > len(_SOFTIRQ_ONLY)
-    possible_owners = [str(pid)] if owner_known else [str(pid), "unknown"]
-    owners = {str(tgid or "unknown") for tgid in rows["tgid"]}
-    yield judge.one_of(subject, "owner", possible_owners, ", ".join(sorted(owners)))
+    owners = " ".join(str(tgid or "unknown") for tgid in rows["tgid"])
+    yield judge.one_of(subject, "owners", _owners(timeline, path, raced=raced), owners)
     first = int(rows["duration_ns"][0])
     yield judge.equal(subject, "time before the first row", None, None if first == UNKNOWN else first)
     for entered, row in zip(path, rows, strict=True):

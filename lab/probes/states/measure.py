@@ -21,7 +21,9 @@ def transitions(changes: Events) -> Rows:
     - `duration_ns`: time in the old state. `UNKNOWN` in a socket's first row, after a lost event, and for SYN_RECV of a
       passive open of which the kernel took no sample.
 
-    Ports, addresses and owner that a row lacks are taken from other rows of the same socket.
+    Ports and addresses that a row lacks are taken from other rows of the same socket. A row has the owner whose system
+    call made the change. After the owner has closed the socket, it is the owner of all rows. A row in between has none:
+    by then another process may have the socket (fork(), SCM_RIGHTS).
 
     SYN_RECV of a passive open is the kernel's own sample of the time from SYN-ACK to final ACK
     (`tcp_synack_rtt_meas()`, in microseconds), because the socket is created only at the final ACK. FIN_WAIT2 continues
@@ -135,17 +137,20 @@ def _as_socket_rows(segments: Rows, sockets: Rows) -> Rows:
 
 
 def _fill_from_same_socket(rows: Rows) -> None:
-    """Fill in addresses, ports and owner from other rows of the same socket, in place; `rows` are sorted by socket."""
+    """Fill in addresses, ports and owner from other rows of the same socket, in place.
+
+    `rows` are sorted by socket and time.
+    """
     if not len(rows):
         return
     ports_known = (rows["lport"] > 0).astype(np.int8) + (rows["rport"] > 0)
     best = _first_of_highest(rows["socket"], ports_known)
     for name in ("laddr", "raddr", "lport", "rport"):
         rows[name] = rows[name][best]
-    owner = _first_of_highest(rows["socket"], (rows["tgid"] > 0).astype(np.int8))
-    unowned = rows["tgid"] == 0
-    for name in ("tgid", "comm"):
-        rows[name][unowned] = rows[name][owner][unowned]
+    closing = np.maximum.accumulate(np.where(rows["closed"] > 0, np.arange(len(rows)), 0))
+    orphans = (rows["tgid"] == 0) & (rows["closed"][closing] > 0) & (rows["socket"] == rows["socket"][closing])
+    for name in ("tgid", "tid", "comm", "thread", "closed"):
+        rows[name][orphans] = rows[name][closing[orphans]]
 
 
 def _first_of_highest(groups: Integers, score: npt.NDArray[np.int8]) -> Index:

@@ -56,6 +56,8 @@ def as_dict(row: Row) -> dict[str, object]:
         "netns": int(row["netns"]),
         "pid": int(row["tgid"]) if known else None,
         "comm": row["comm"].decode(errors="replace") if known else None,
+        "tid": int(row["tid"]) if known else None,
+        "thread": row["thread"].decode(errors="replace") if known else None,
         "laddr": address_text(bytes(row["laddr"])),
         "lport": int(row["lport"]) or None,
         "raddr": address_text(bytes(row["raddr"])),

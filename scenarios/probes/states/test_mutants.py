@@ -71,6 +71,9 @@ def test_states_confused(judged):
     assert "state sequence" in caught(judged((r"^    change->newstate = newstate;\n", renamed)))
 
 
-def test_bystander_as_owner(judged):
-    """S7: the probe reports the current task as owner, also in softirq."""
-    assert "owner" in caught(judged((r"if \(is_held\(tcp\)\)", "if (true)")))
+@pytest.mark.parametrize(
+    "wrong", ["true", "is_held(tcp)"], ids=["the current task", "S9: the task that holds the lock"]
+)
+def test_bystander_as_owner(judged, wrong):
+    """S7: the probe reports the current task as owner, also in softirq, or the task that holds the socket's lock."""
+    assert "owners" in caught(judged((r"if \(is_held\(tcp\) && .*\)$", f"if ({wrong})")))

@@ -22,21 +22,24 @@ _FIELDS = {
     "raddr": (("u1", 16), 32),
     "netns": ("u4", 48),
     "tgid": ("u4", 52),
-    "handshake_rtt_us": ("u4", 56),
-    "lport": ("u2", 60),
-    "rport": ("u2", 62),
-    "oldstate": ("u1", 66),
-    "newstate": ("u1", 67),
-    "again": ("u1", 68),
-    "lost": ("u4", 72),
+    "tid": ("u4", 56),
+    "handshake_rtt_us": ("u4", 60),
+    "lost": ("u4", 64),
+    "lport": ("u2", 68),
+    "rport": ("u2", 70),
+    "again": ("u1", 72),
+    "oldstate": ("u1", 73),
+    "newstate": ("u1", 74),
+    "closed": ("u1", 75),
     "comm": ("S16", 76),
+    "thread": ("S16", 92),
 }
 STATE_CHANGE = np.dtype(
     {
         "names": list(_FIELDS),
         "formats": [kind for kind, _ in _FIELDS.values()],
         "offsets": [offset for _, offset in _FIELDS.values()],
-        "itemsize": 96,
+        "itemsize": 112,
     }
 )
 """As the probe writes it. `lost` counts the events that the kernel could not deliver before this one."""
@@ -123,14 +126,22 @@ class Step:
 
 @dataclass(eq=False)
 class Life:
-    """One socket from its birth on, in one of the places (addresses and flows) that lives take turns in."""
+    """One socket from its birth on, in one of the places (addresses and flows) that lives take turns in.
+
+    `owned`: which steps a system call causes. `closed_at`: index of the step that close() causes.
+    """
 
     steps: list[Step]
     slot: int
     place: int
     tgid: int
     owned: list[bool]
+    closed_at: int
     times_ns: list[int] = field(default_factory=list)
+
+    def owner(self, index: int) -> int:
+        """Return the process whose system call causes the step with that index, 0 if a segment or timer does."""
+        return self.tgid if not self.steps[index].segment and (self.owned[index] or index == self.closed_at) else 0
 
     @property
     def next(self) -> Step | None:
@@ -205,7 +216,8 @@ def _life(draw) -> Life:
     steps = steps[: draw(st.integers(1, len(steps)))]  # the recording may end in the middle
     owned = draw(st.lists(st.booleans(), min_size=len(steps), max_size=len(steps)))
     place = draw(st.integers(0, len(PLACES) - 1))
-    return Life(steps, draw(st.integers(1, _SLOTS)), place, draw(st.integers(1000, 1002)), owned)
+    closed_at = draw(st.integers(0, len(steps)))
+    return Life(steps, draw(st.integers(1, _SLOTS)), place, draw(st.integers(1000, 1002)), owned, closed_at)
 
 
 class Traffic(NamedTuple):
@@ -252,8 +264,9 @@ def traffic(draw, *, repeats=True) -> Traffic:
 
 def _emit(life: Life, step: Step, time_ns: int) -> np.ndarray:
     owner = {}
-    if life.owned[len(life.times_ns)] and not step.segment:
-        owner = {"tgid": life.tgid, "comm": f"owner-{life.tgid}"}
+    index = len(life.times_ns)
+    if tgid := life.owner(index):
+        owner = {"tgid": tgid, "comm": f"owner-{tgid}", "closed": index == life.closed_at}
     life.times_ns.append(time_ns)
     flow, netns = PLACES[life.place]
     fields = {"netns": netns, "handshake_rtt_us": step.handshake_us, **owner}
@@ -266,16 +279,16 @@ def _as_far_as_known(flow: Flow, step: Step) -> Flow:
 
 
 def _truths(life: Life) -> list[Truth]:
-    known = any(owned and not step.segment for owned, step in zip(life.owned, life.steps, strict=True))
     flow, netns = PLACES[life.place]
     flow = _as_far_as_known(flow, life.steps[-1])
-    truths, before_ns = [], None
-    for time_ns, step in zip(life.times_ns, life.steps, strict=True):
+    truths, before_ns, closed_by = [], None, 0
+    for index, (time_ns, step) in enumerate(zip(life.times_ns, life.steps, strict=True)):
+        closed_by = life.owner(index) if index == life.closed_at else closed_by
         if step.retransmission:
             continue
         duration_ns = UNKNOWN if before_ns is None else time_ns - before_ns
         if step.states.startswith("SYN_RECV") and life.steps[0].states.startswith("LISTEN"):
             duration_ns = step.handshake_us * 1000 or UNKNOWN
-        truths.append(Truth(time_ns, step.states, duration_ns, flow, netns, life.tgid if known else 0))
+        truths.append(Truth(time_ns, step.states, duration_ns, flow, netns, life.owner(index) or closed_by))
         before_ns = time_ns
     return truths

@@ -121,10 +121,17 @@ def test_the_remote_port_of_a_child_is_filled_in():
     assert described(rows[0]).flow == SERVER
 
 
-def test_the_owner_of_one_row_is_the_owner_of_all():
-    """Rows from softirq have no owner; the socket's owner is filled in (S7)."""
-    rows = [*life("LISTEN -> SYN_RECV -> ESTABLISHED"), change(90, "ESTABLISHED -> CLOSE", tgid=42, comm="server")]
-    assert [(int(row["tgid"]), row["comm"]) for row in transitions(changes(*rows))] == [(42, b"server")] * 3
+def test_the_owner_that_closed_a_socket_owns_its_later_rows():
+    """No process can get a socket after its last close(): the later rows have its owner (S7). Earlier rows do not."""
+    closed = change(90, "ESTABLISHED -> FIN_WAIT1", tgid=42, comm="server", closed=1)
+    rows = transitions(changes(*life("LISTEN -> SYN_RECV -> ESTABLISHED"), closed, change(95, "FIN_WAIT1 -> CLOSE")))
+    assert [(int(row["tgid"]), row["comm"]) for row in rows] == [(0, b""), (0, b""), (42, b"server"), (42, b"server")]
+
+
+def test_a_socket_that_is_open_can_have_another_owner_at_the_next_row():
+    """S13: fork() and SCM_RIGHTS pass a socket on, so a row from softirq does not have the owner of the row before."""
+    rows = change(0, "CLOSE -> SYN_SENT", tgid=42), *life("SYN_SENT -> ESTABLISHED -> CLOSE_WAIT", start_ns=10)
+    assert transitions(changes(*rows))["tgid"].tolist() == [42, 0, 0]
 
 
 def test_an_unknown_owner_stays_unknown():
@@ -188,7 +195,7 @@ def test_a_loss_between_two_rows_of_the_same_state_makes_the_time_unknown():
 
 def test_fin_wait2_lasts_until_the_minisock_receives_the_fin():
     """After close() a minisock receives the peer's FIN; the time and TIME_WAIT are reported for the socket (S2)."""
-    rows = transitions(changes(*life(ACTIVE_CLOSE, tgid=42), segment(700)))
+    rows = transitions(changes(*life(ACTIVE_CLOSE, tgid=42, closed=1), segment(700)))
     assert arrows(rows)[-1] == "FIN_WAIT2 -> TIME_WAIT"
     assert spent(rows)[-1] == ("FIN_WAIT2", 670)
     assert (rows["skaddr"] == 0xA0).all()
@@ -372,7 +379,7 @@ def test_syn_recv_is_held_back_until_its_port_is_known():
 def test_a_wait_survives_the_reuse_of_its_address_across_batches():
     """A new socket at the address, in a later batch, neither ends the wait nor shares its ports (S2, S5)."""
     tracker, new = Tracker(None, None, None), CLIENT._replace(lport=40001)
-    tracker.rows(changes(*life(ACTIVE_CLOSE, tgid=42)))
+    tracker.rows(changes(*life(ACTIVE_CLOSE, tgid=42, closed=1)))
     tracker.rows(changes(*life("CLOSE -> SYN_SENT -> ESTABLISHED", new, start_ns=100)))
     rows = tracker.rows(changes(segment(700), change(800, "ESTABLISHED -> CLOSE_WAIT", new)))
     assert spent(rows) == [("FIN_WAIT2", 670), ("ESTABLISHED", 690)]

@@ -1,0 +1,194 @@
+"""Owners in the probe `states`: the process that holds the socket's file, or unknown.
+
+S9 and S13 are rows of the corpus of known wrong numbers in docs/truth.md.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.processes import HUNG_S
+from support.stamped_sockets import FAMILY
+
+from lab.linux.netns import inside, tcp_sockets
+from lab.probes.states.measure import transitions
+from lab.recording.recorder import record
+from lab.tcp import State
+
+both_versions = pytest.mark.parametrize("version", [4, 6])
+PORT = 9999
+IPPROTO_MPTCP = 262
+SECOND_ADDRESS = "192.0.2.101"
+
+
+@contextmanager
+def connected(net, version=4, protocol=0):
+    """Yield a client, its server's accepted socket and the listener, all of this process."""
+    family, address = FAMILY[version], (net.server.address(version), PORT)
+    listener = inside(net.server.name, lambda: socket.socket(family, socket.SOCK_STREAM, protocol))
+    client = inside(net.client.name, lambda: socket.socket(family, socket.SOCK_STREAM, protocol))
+    with listener, client:
+        listener.bind(address)
+        listener.listen()
+        client.connect(address)
+        with listener.accept()[0] as server:
+            yield client, server, listener
+
+
+@contextmanager
+def child(function):
+    """Run a function in a forked child during the block; yield the child's process id, and expect status 0 at the end."""
+    pid = os.fork()
+    if not pid:
+        signal.alarm(HUNG_S)
+        try:
+            function()
+        except BaseException:  # noqa: BLE001 (the forked child must not continue the suite)
+            os._exit(1)
+        os._exit(0)
+    yield pid
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def owners(recorder, host):
+    """Return the owner of each state that the sockets of a host entered, without listeners; None if unknown."""
+    rows = transitions(recorder.recording.events["states"])
+    mine = rows[(rows["netns"] == host.inode) & (rows["oldstate"] != State.LISTEN) & (rows["newstate"] != State.LISTEN)]
+    return {State(row["newstate"]).name: int(row["tgid"]) or None for row in mine}
+
+
+def kill(host, *filters):
+    """End the sockets of a host that match, with `ss -K`."""
+    command = ["ip", "netns", "exec", host.name, "ss", "-K", *filters]
+    process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=HUNG_S)
+    assert str(PORT) in process.stdout, "ss has ended no socket: the test proves nothing"
+
+
+@both_versions
+def test_ss_is_not_the_owner(net, version):
+    """S9: `ss -K` holds the socket's lock while it ends the socket, and is not its owner."""
+    with record("states") as recorder:
+        with connected(net, version):
+            kill(net.client, "dport", "=", f":{PORT}")
+            kill(net.server, "state", "listening", "sport", "=", f":{PORT}")
+        net.quiesce()
+    assert owners(recorder, net.client) == {"SYN_SENT": os.getpid(), "ESTABLISHED": None, "CLOSE": None}
+    rows = transitions(recorder.recording.events["states"])
+    (ended,) = rows[(rows["netns"] == net.server.inode) & (rows["oldstate"] == State.LISTEN) & (rows["rport"] == 0)]
+    assert (State(ended["newstate"]), int(ended["tgid"])) == (State.CLOSE, 0)
+
+
+def test_a_worker_of_the_kernel_is_not_the_owner(net):
+    """S9: a thread of the kernel opens and closes the second subflow of an MPTCP connection."""
+    for host in (net.client, net.server):
+        ip(host, "mptcp", "limits", "set", "subflow", "1")
+    ip(net.client, "address", "add", f"{SECOND_ADDRESS}/24", "dev", "eth0")
+    ip(net.server, "neighbour", "add", SECOND_ADDRESS, "lladdr", net.client.mac, "dev", "eth0")
+    ip(net.client, "mptcp", "endpoint", "add", SECOND_ADDRESS, "subflow")
+    with record("states") as recorder:
+        with connected(net, protocol=IPPROTO_MPTCP) as (client, server, _):
+            client.send(b"x")
+            server.recv(1)
+            server.send(b"y")
+            client.recv(1)
+            await_subflows(net.client, 2)
+        net.quiesce()
+    rows = transitions(recorder.recording.events["states"])
+    opened = rows[(rows["netns"] == net.client.inode) & (rows["newstate"] == State.SYN_SENT)]
+    assert opened["tgid"].tolist() == [os.getpid(), 0]
+    assert {row["comm"] for row in rows if row["tgid"]} == {Path("/proc/self/comm").read_bytes().strip()}
+
+
+def ip(host, *words):
+    """Run `ip` in a host's namespace."""
+    command = ["ip", "-n", host.name, *words]
+    subprocess.run(command, check=True, capture_output=True, timeout=HUNG_S)
+
+
+def await_subflows(host, number):
+    """Wait until a host has this number of established TCP sockets."""
+    deadline = time.monotonic() + HUNG_S
+    while sum(found.state is State.ESTABLISHED for found in tcp_sockets(host.name)) < number:
+        assert time.monotonic() < deadline, "the second subflow was not established"
+        time.sleep(0.001)
+
+
+def test_fork(net):
+    """S13: the child that closes last owns the changes from then on. The parent's close() changes nothing."""
+
+    def close_last():
+        os.close(write)
+        os.read(read, 1)  # the end: the parent has closed the socket
+        client.close()
+
+    with record("states") as recorder:
+        with connected(net) as (client, server, _):
+            read, write = os.pipe()
+            with child(close_last) as pid:
+                client.close()
+                os.close(write)
+                os.close(read)
+            server.close()
+        net.quiesce()
+    assert owners(recorder, net.client) == {
+        "SYN_SENT": os.getpid(),
+        "ESTABLISHED": None,
+        "FIN_WAIT1": pid,
+        "FIN_WAIT2": pid,
+        "TIME_WAIT": pid,
+    }
+
+
+def test_a_row_between_two_owners_has_none(net):
+    """S13: after SCM_RIGHTS the peer closes first: CLOSE_WAIT has no owner, LAST_ACK has the receiver."""
+
+    def receive():
+        client.close()
+        server.close()
+        (descriptor,) = socket.recv_fds(there, 1, 1)[1]
+        there.send(b"!")
+        os.read(descriptor, 1)  # the end: the peer's FIN has come
+        os.close(descriptor)
+
+    with record("states") as recorder:
+        here, there = socket.socketpair()
+        with here, there, connected(net) as (client, server, _), child(receive) as pid:
+            socket.send_fds(here, [b"?"], [client.fileno()])
+            client.close()
+            assert here.recv(1) == b"!"
+            server.close()
+        net.quiesce()
+    assert owners(recorder, net.client) == {
+        "SYN_SENT": os.getpid(),
+        "ESTABLISHED": None,
+        "CLOSE_WAIT": None,
+        "LAST_ACK": pid,
+        "CLOSE": pid,
+    }
+
+
+def test_process_and_thread_have_their_own_names(net):
+    """S13: `comm` is the process's name also if a thread with a name of its own makes the system call."""
+    identity = []
+
+    def close(sock):
+        identity.append(threading.get_native_id())
+        Path(f"/proc/self/task/{identity[0]}/comm").write_text("closer", encoding="utf-8")
+        sock.close()
+
+    with record("states") as recorder:
+        with connected(net) as (client, _, _):
+            closer = threading.Thread(target=close, args=(client,))
+            closer.start()
+            closer.join()
+        net.quiesce()
+    rows = transitions(recorder.recording.events["states"])
+    (row,) = rows[(rows["netns"] == net.client.inode) & (rows["newstate"] == State.FIN_WAIT1)]
+    assert (row["comm"], row["thread"]) == (Path("/proc/self/comm").read_bytes().strip(), b"closer")
+    assert (int(row["tgid"]), int(row["tid"])) == (os.getpid(), identity[0])
