@@ -139,6 +139,15 @@ static inline void fill_owner(struct state_change *change, const void *tcp)
     bpf_get_current_comm(change->thread, sizeof(change->thread));
 }
 
+/* Return the local port that the socket has bound, 0 if none. */
+static inline u16 bound_port(const void *tcp)
+{
+    u16 port = 0;
+
+    READ(&port, tcp, FIELD(sock_common, skc_num));
+    return port;
+}
+
 static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
 {
     u64 time_ns = bpf_ktime_get_ns();
@@ -161,6 +170,8 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
         return 0;
     change->skaddr = (u64)tcp;
     fill_endpoints(change, &endpoints);
+    if (newstate == TCP_SYN_SENT) /* inet_sport keeps the port of an earlier connection until connect() has bound one */
+        change->lport = bound_port(tcp);
     if (is_held(tcp) && is_by_owner(tcp, oldstate, newstate))
         fill_owner(change, tcp);
     if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED)
