@@ -3,13 +3,14 @@
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from lab.arrays import Events
 from lab.ebpf.program import Program
 from lab.errors import LabError
 from lab.linux.grace_period import await_grace_period
+from lab.live.account import Account
 from lab.signals import Stop, stopping
 
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ _PRESENCE_INTERVAL_S = 0.2  # between two checks that the devices exist
 
 @contextmanager
 def events(
-    program: Program, seconds: float | None = None, devices: "Sequence[Device]" = (), netns: Collection[int] = ()
+    program: Program,
+    seconds: float | None = None,
+    devices: "Sequence[Device]" = (),
+    netns: Collection[int] = (),
+    account: Account | None = None,
 ) -> Iterator[Iterator[Events]]:
     """Attach a program and yield batches of its events, in the order of the ring. See `ticks`."""
     ring = ring_of(program)
@@ -34,13 +39,17 @@ def events(
             if (batch := ring.drain()).size:
                 yield batch
 
-    with ticks(program, _SHOW_INTERVAL_S, seconds, devices, netns) as times:
+    with ticks(program, _SHOW_INTERVAL_S, seconds, devices, netns, account) as times:
         yield batches(times)
 
 
 @contextmanager
 def events_by_time(
-    program: Program, seconds: float | None = None, devices: "Sequence[Device]" = (), netns: Collection[int] = ()
+    program: Program,
+    seconds: float | None = None,
+    devices: "Sequence[Device]" = (),
+    netns: Collection[int] = (),
+    account: Account | None = None,
 ) -> Iterator[Iterator[Events]]:
     """Attach a program and yield batches of its events, sorted by kernel time across all batches. See `ticks`.
 
@@ -61,7 +70,7 @@ def events_by_time(
             yield complete
         yield waiting
 
-    with ticks(program, _SHOW_INTERVAL_S, seconds, devices, netns) as times:
+    with ticks(program, _SHOW_INTERVAL_S, seconds, devices, netns, account) as times:
         yield batches(times)
 
 
@@ -96,9 +105,10 @@ def totals(
     seconds: float | None = None,
     devices: "Sequence[Device]" = (),
     netns: Collection[int] = (),
+    account: Account | None = None,
 ) -> Iterator[Iterator[Events]]:
     """Attach a program and yield its totals of each interval; the last interval may be shorter. See `ticks`."""
-    with ticks(program, interval_s, seconds, devices, netns) as times:
+    with ticks(program, interval_s, seconds, devices, netns, account) as times:
         yield (program.take_totals() for _ in times)
 
 
@@ -109,44 +119,70 @@ def ticks(
     seconds: float | None = None,
     devices: "Sequence[Device]" = (),
     netns: Collection[int] = (),
+    account: Account | None = None,
 ) -> Iterator[Iterator[None]]:
     """Attach a program and yield once per interval, until SIGINT, SIGTERM or SIGHUP, or until `seconds` have passed.
 
     - The last yield comes after a grace period: events under way are in the ring.
-    - After each yield standard output is flushed, and new lost events are reported on standard error.
+    - After each yield standard output is flushed, and `account` is told of events for which no room was left; at the end, of
+      events that the kernel withheld.
     - When a device has gone, the loop ends with `LabError` after one more yield.
     - With `netns` the program observes only sockets of the network namespaces with these inode numbers.
     """
     with stopping() as stop, program.attached(devices, netns):
-        yield _ticks(program, interval_s, stop, seconds, devices)
+        yield _ticks(program, interval_s, stop, seconds, devices, account or Account())
 
 
 def _ticks(
-    program: Program, interval_s: float, stop: Stop, seconds: float | None, devices: "Sequence[Device]"
+    program: Program,
+    interval_s: float,
+    stop: Stop,
+    seconds: float | None,
+    devices: "Sequence[Device]",
+    account: Account,
 ) -> Iterator[None]:
     deadline = float("inf") if seconds is None else time.monotonic() + seconds
-    reported = program.lost()
+    without_room, recursion = program.without_room(), program.withheld_by_recursion()
     next_check = time.monotonic()
     gone: LabError | None = None
     stopped = False
-    while not stopped:
-        next_tick = min(deadline, time.monotonic() + interval_s)
-        while not stopped and (rest := next_tick - time.monotonic()) > 0:
-            stopped = stop.wait(min(rest, _PRESENCE_INTERVAL_S))
-            if time.monotonic() >= next_check:
-                gone = _missing_device(devices)
-                next_check = time.monotonic() + _PRESENCE_INTERVAL_S
-                stopped |= gone is not None
-        stopped |= time.monotonic() >= deadline
-        if stopped:
-            await_grace_period()
-        yield
-        sys.stdout.flush()
-        if (lost := program.lost()) != reported:
-            print(f"lab: {lost - reported} events lost: the output is not complete", file=sys.stderr)
-            reported = lost
+    with ExitStack() as opened:
+        withheld: Callable[[], int] | None = None
+        while not stopped:
+            next_tick = min(deadline, time.monotonic() + interval_s)
+            while not stopped and (rest := next_tick - time.monotonic()) > 0:
+                stopped = stop.wait(min(rest, _PRESENCE_INTERVAL_S))
+                if time.monotonic() >= next_check:
+                    gone = _missing_device(devices)
+                    next_check = time.monotonic() + _PRESENCE_INTERVAL_S
+                    stopped |= gone is not None
+            stopped |= time.monotonic() >= deadline
+            if stopped:
+                await_grace_period()
+            yield
+            sys.stdout.flush()
+            if withheld is None and not stopped:  # not at the start, which it would slow down
+                withheld = _audit(program, opened, account)
+            if (now := program.without_room()) != without_room:
+                account.add_without_room(now - without_room)
+                without_room = now
+        if count := max(0, program.withheld_by_recursion() - recursion) + (withheld() if withheld else 0):
+            account.add_withheld(count)
     if gone:
         raise gone
+
+
+def _audit(program: Program, opened: ExitStack, account: Account) -> Callable[[], int]:
+    """Begin to audit a program, and return a function that counts the events withheld since."""
+    from lab.ebpf.audit import Audit  # noqa: PLC0415 (with NumPy, a third of a live tool's start)
+
+    try:
+        audit = opened.enter_context(Audit(program))
+        before = audit.withheld()
+    except LabError as error:
+        account.note(f"events that the kernel withholds are not counted: {error}")
+        return lambda: 0
+    return lambda: int((audit.withheld() - before).clip(0).sum())
 
 
 def _missing_device(devices: "Sequence[Device]") -> LabError | None:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lab.linux.netns import inode_of
-from lab.output.text import cell, printable, printable_row
+from lab.live.account import Account
+from lab.output.text import cell, printable_row
 from lab.units import positive_seconds
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Output:
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
         self._csv: csv.DictWriter[str] | None = None
+        self.account = Account()
 
     def start(self) -> None:
         """Write "ready" to `--ready-fd`: the probe is attached. Call this before slow imports."""
@@ -78,6 +80,10 @@ class Output:
             sys.stdout.write(f"{json.dumps(row) if self._args.json else line(printable_row(row))}\n")
 
     def note(self, text: str) -> None:
-        """Print a message that is not a row to standard error; "" prints nothing."""
-        if text:
-            print(f"lab: {printable(text)}", file=sys.stderr)
+        """Say what could not be shown, on standard error; "" says nothing."""
+        self.account.note(text)
+
+    def end(self) -> None:
+        """With `--json`, print the account as the last object, unless there is nothing to tell."""
+        if self._args.json and (account := self.account.as_dict()):
+            sys.stdout.write(f"{json.dumps(account)}\n")
