@@ -74,7 +74,7 @@ class Ended(IntEnum):
     """How a connection ended, as observed.
 
     - `OPEN`: it had not ended.
-    - `FIN`: both sides sent a FIN.
+    - `FIN`: both sides sent a FIN, or one side if only its segments were seen.
     - `RST`: one side reset it, possibly after the first FIN.
     - `REFUSED`: the SYN was answered with a RST.
     - `TIMEOUT`: no SYN was answered.

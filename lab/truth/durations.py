@@ -135,6 +135,16 @@ def seen_at(place: Side, truth: Truth, carried: OnWire) -> Truth:
     )
 
 
+def one_way(truth: Truth, side: Side) -> Truth:
+    """Return the truth at an interface that only the segments of one side pass.
+
+    The server's first segment is its SYN-ACK, which follows the SYN.
+    """
+    ends = [end for end in truth.ends if end.side is side]
+    start = truth.start if side is Side.CLIENT else Bracket.middle(truth.start.low, truth.answered_by_ns)
+    return replace(truth, start=start, ends=ends, ended=[Ended.RST if end.is_rst else Ended.FIN for end in ends])
+
+
 def _ends(side: Side, mine: Timeline, other: Timeline, end_ns: int) -> Iterator[End]:
     """Yield the FIN or RST that one side sent: none if the other's RST had come before."""
     if mine.saw_reset is not None and mine.saw_reset.exit_ns <= mine.closing.enter_ns:

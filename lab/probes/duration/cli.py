@@ -8,9 +8,14 @@ follow after another bar, always with --verbose, otherwise if they apply:
 rst by client   the client reset the connection; "fin by client, then rst" if
                 the client sent a FIN first; for the server likewise
 refused         the server answered the SYN with a RST
-timeout         no SYN was answered; the duration is -
+timeout         no answer to the SYN was seen; the duration is -
 replaced        a new connection has the same addresses and ports
 start not seen  the connection was open before; the duration is -
+only from client
+                no segment of the server passed before the client's FIN or RST:
+                the other direction takes another path. The duration is from the
+                client's SYN to its own FIN or RST. "only from server": from the
+                server's SYN-ACK
 SYN sent n x    the client sent its SYN n times
 """
 
@@ -59,13 +64,17 @@ details:
     segments of an earlier connection with the same addresses and ports. The
     receiver may still ignore a RST, because it is outside the window,
   - an attempt that was ended by an ICMP message is reported as a timeout,
+  - if only one direction passes the interface, a refusal, and a connection that
+    is open for longer than --syn-timeout, are reported as a timeout, and a
+    connection that the other side has reset stays open,
   - duplicates created by the network count as retransmissions.
 
   The table has room for 100,000 connections. If there are more, the oldest are
   forgotten, and their number is reported.
 
   --json and --csv add the time to the SYN-ACK and to the second FIN, the side
-  that closed first, and the retransmissions of SYN and FIN. The docstring of
+  that closed first, the only side that was seen (only_from), and the
+  retransmissions of SYN and FIN. The docstring of
   lab.probes.duration.measure.lifetimes describes the fields. Times are in
   nanoseconds; unknown values are null in JSON and empty in CSV.
 """

@@ -1,8 +1,8 @@
 """From events of the probe `duration` to segments grouped by connection: pure functions over arrays.
 
 A connection begins with a SYN whose sequence number differs from the sender's previous SYN. A SYN with the same number
-is a retransmission. What does not live here: the effect of each segment on its connection
-(lab/probes/duration/measure.py).
+is a retransmission. Where no SYN passes, SYN-ACKs take their place. What does not live here: the effect of each segment
+on its connection (lab/probes/duration/measure.py).
 """
 
 from dataclasses import dataclass
@@ -134,4 +134,12 @@ def _begins(segments: Events, flow: Index, from_low: Mask, kind: Integers, syn_t
     position = np.arange(len(fresh))
     since_start = position - np.maximum.accumulate(np.where(crosses, 0, position))
     begins[fresh[since_start % 2 == 0]] = True  # in a row of crossing SYNs, every second one begins a connection
+    # If no SYN passes here, a SYN-ACK begins a connection, unless it answers the same SYN as the one before.
+    first_syn = np.full(flow[-1] + 1 if len(flow) else 0, len(flow))
+    first_syn[flow[syns[::-1]]] = syns[::-1]
+    answers = np.flatnonzero(kind == Kind.SYN_ACK)
+    answers = answers[answers < first_syn[flow[answers]]]
+    before, this = answers[:-1], answers[1:]
+    again = (flow[this] == flow[before]) & (segments["ack"][this] == segments["ack"][before])
+    begins[np.setdiff1d(answers, this[again])] = True
     return begins

@@ -39,6 +39,7 @@ def _judge_row(judge: Judge, subject: str, flow: Flow, truth: Truth, row: np.voi
     if flow.laddr not in UNSPECIFIED:
         yield judge.equal(subject, "client's address", flow.laddr, address_text(row["saddr"].tobytes()))
     start = truth.start
+    yield judge.equal(subject, "only from", Side.NOBODY.name, Side(row["only_from"]).name)
     yield judge.duration(subject, "first SYN at", start, int(row["start_ns"]))
     yield judge.one_of(subject, "ended by", [ended.name for ended in truth.ended], Ended(row["ended"]).name)
     yield judge.count(subject, "SYN retransmissions", truth.syns_again, int(row["syn_retransmissions"]))

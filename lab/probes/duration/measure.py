@@ -19,7 +19,8 @@ _ONE = np.uint32(1)
 
 _ENDS = [("saddr", "u1", 16), ("daddr", "u1", 16), ("sport", "u2"), ("dport", "u2")]
 _PLACE = [("ifindex", "u4"), ("vlan", "u2"), ("inner_vlan", "u2")]
-_FACTS = [("seen", "u1"), ("roles_known", "u1"), ("answered", "u1"), ("ended", "u1"), ("closed_first", "u1")]
+_FACTS = [("seen", "u1"), ("roles_known", "u1"), ("answered", "u1"), ("only_from", "u1")]
+_FACTS += [("ended", "u1"), ("closed_first", "u1")]
 _COUNTS = [("syn_retransmissions", "i8"), ("fin_retransmissions", "i8")]
 TIMES = ("start_ns", "last_syn_ns", "synack_ns", "end_ns", "over_ns", "duration_ns", "second_fin_ns")
 _ROW = np.dtype([*_ENDS, *_PLACE, *_FACTS, *_COUNTS, *((name, "i8") for name in TIMES)])
@@ -35,6 +36,8 @@ class History:
     - `fins`: mask of all valid FINs, including retransmissions.
     - `client_fin`, `server_fin`: the first FIN of each side.
     - `refusal`: the RST that answers the SYN; `reset`: any other valid RST.
+    - `one_way`: the connection's first FIN or RST came before any segment of the other side. Each side receives a SYN
+      or SYN-ACK before it sends a FIN or RST, so the other side's segments pass another interface.
     """
 
     started: Mask
@@ -45,6 +48,7 @@ class History:
     server_fin: Index
     refusal: Index
     reset: Index
+    one_way: Mask
 
     @property
     def stop(self) -> Index:
@@ -57,8 +61,8 @@ class History:
         return np.maximum(self.client_fin, self.server_fin)
 
     def over(self, never: int) -> Index:
-        """Return the segment that ends the connection: the second FIN, or the RST."""
-        return np.where(self.second_fin < never, self.second_fin, self.stop)
+        """Return the segment that ends the connection: the second FIN, or the RST; with one side only, its FIN."""
+        return np.where(self.one_way, self.end, np.where(self.second_fin < never, self.second_fin, self.stop))
 
     @property
     def end(self) -> Index:
@@ -87,6 +91,8 @@ def lifetimes(segments: Events, now_ns: int, syn_timeout_ns: int = SYN_TIMEOUT_N
 
     - `saddr`, `sport`: the client, that is the sender of the first SYN. `daddr`, `dport`: the server.
     - `roles_known`: 0 if neither SYN nor SYN-ACK was seen; `saddr` is then the sender of the first segment seen.
+    - `only_from`: the side whose segments alone were seen (`Side`), if the connection has ended so; else `NOBODY`.
+      `closed_first` is then unknown, and all times are those of that side: from its SYN or SYN-ACK to its FIN or RST.
     - `start_ns`: time of the first SYN; unknown for a connection that was open before.
     - `last_syn_ns`: time of the client's last SYN.
     - `synack_ns`: from the first SYN to the first SYN-ACK. `answered`: the server has accepted the SYN.
@@ -111,24 +117,24 @@ def follow(segments: Events, now_ns: int, syn_timeout_ns: int) -> Followed:
     rows["roles_known"] = history.started | (first_kind == Kind.SYN_ACK)
     rows["seen"] = rows["roles_known"] | (history.end < never)
     rows["answered"] = history.established < never
-    rows["start_ns"] = np.where(history.started, grouped.time_of(grouped.heads), UNKNOWN)
+    start_known = history.started | history.one_way
+    rows["start_ns"] = np.where(start_known, grouped.time_of(grouped.heads), UNKNOWN)
     rows["end_ns"] = grouped.time_of(history.end)
     rows["over_ns"] = grouped.time_of(history.over(never))
-    for name, which in (
-        ("synack_ns", history.answer),
-        ("duration_ns", history.end),
-        ("second_fin_ns", history.second_fin),
+    for name, which, known in (
+        ("synack_ns", history.answer, history.started),
+        ("duration_ns", history.end, start_known),
+        ("second_fin_ns", history.second_fin, history.started),
     ):
-        known = history.started & (which < never)
-        rows[name] = np.where(known, grouped.time_of(which) - rows["start_ns"], UNKNOWN)
-    ended_by_client = np.append(grouped.by_client, False)[history.end]
-    rows["closed_first"] = np.where(ended_by_client, Side.CLIENT, Side.SERVER)
-    rows["closed_first"][history.end == never] = Side.NOBODY
+        rows[name] = np.where(known & (which < never), grouped.time_of(which) - rows["start_ns"], UNKNOWN)
+    ended_by = np.where(np.append(grouped.by_client, False)[history.end], Side.CLIENT, Side.SERVER)
+    rows["closed_first"] = np.where((history.end < never) & ~history.one_way, ended_by, Side.NOBODY)
+    rows["only_from"] = np.where(history.one_way, ended_by, Side.NOBODY)
     relevant = _count(rows, grouped, history)
     silent = grouped.replaced | (now_ns - rows["last_syn_ns"] > syn_timeout_ns)
     rows["ended"] = np.select(
         [
-            history.second_fin < never,
+            (history.second_fin < never) | (history.one_way & (history.stop == never)),
             history.refusal < history.reset,
             history.reset < never,
             (history.established == never) & silent,
@@ -167,25 +173,33 @@ def _history(grouped: Grouped) -> History:
     in_order = (sent <= since_ns * _FASTEST_BYTES_PER_NS) | ~isn_known
 
     fins = (kind == Kind.FIN) & in_order
-    # The SYN-ACK may pass another interface. Then two segments of the client prove that its SYN was answered: its FIN,
-    # and its own SYN-ACK if both SYNs crossed.
+    # The SYN-ACK may pass another interface. Then a segment of the client proves that its SYN was answered: its FIN, its
+    # RST (without ACK only as the answer to the SYN-ACK, otherwise it may answer anything), and its own SYN-ACK if both
+    # SYNs crossed.
+    resets = kind == Kind.RST
+    knows_server = fins | (resets & in_order & (has_ack | (sent <= room[connection])))
     crossing = first((kind == Kind.SYN) & by_server)
     takes_syn = (crossing < never)[connection] & (ack - np.append(seq, np.uint32(0))[crossing][connection] == _ONE)
-    accepted = (fins | ((kind == Kind.SYN_ACK) & takes_syn)) & by_client
+    accepted = (knows_server | ((kind == Kind.SYN_ACK) & takes_syn)) & by_client
     established = np.where(started, np.minimum(answer, first(accepted)), heads)
     after = index >= established[connection]
     # In a connection whose SYN was not seen, a lone RST may answer any stray segment. It counts only after a FIN or
     # SYN-ACK, or if it has both an ACK and a sequence number.
     known_before = index > first(fins | (kind == Kind.SYN_ACK))[connection]
     sound = started[connection] | known_before | (has_ack & (seq > 0))
-    resets = kind == Kind.RST
     # If there is no listener, a SYN and its retransmissions are answered with sequence number 0 (RFC 9293, 3.10.7.1).
     refusals = resets & started[connection] & acknowledges & (~after | (seq == 0))
     refusal, reset = first(refusals), first(resets & ~refusals & after & in_order & sound)
 
     fins = fins & after & (index < np.minimum(refusal, reset)[connection])
+    end = np.minimum(first(fins), np.minimum(refusal, reset))
+    one_way = started & np.append(by_client, False)[end] & (np.minimum(answer, crossing) > end)
+    one_way |= answer_only & np.append(by_server & ~by_client, False)[end]
+    counts = ~one_way[connection] | (index <= end[connection])  # what follows has no effect
+    fins &= counts
+    refusal, reset = (np.where(one_way & (stop > end), never, stop) for stop in (refusal, reset))
     client_fin, server_fin = first(fins & by_client), first(fins & by_server)
-    return History(started, answer, established, fins, client_fin, server_fin, refusal, reset)
+    return History(started, answer, established, fins, client_fin, server_fin, refusal, reset, one_way)
 
 
 def _count(rows: Rows, grouped: Grouped, history: History) -> Mask:

@@ -77,7 +77,8 @@ class Show:
 def as_dict(row: Row, ifname: str) -> dict[str, object]:
     """Return one row under the names that `--json` and `--csv` use; None means unknown."""
     known = {name: None if row[name] == UNKNOWN else int(row[name]) for name in TIMES}
-    side = Side(row["closed_first"])
+    only_from = _side(row["only_from"])
+    syn_seen = known["start_ns"] is not None and only_from != "server"
     return {
         "interface": ifname,
         "vlan": int(row["vlan"]) or None,
@@ -87,6 +88,7 @@ def as_dict(row: Row, ifname: str) -> dict[str, object]:
         "daddr": address_text(bytes(row["daddr"])),
         "dport": int(row["dport"]),
         "roles_known": bool(row["roles_known"]),
+        "only_from": only_from,
         "clock": CLOCK,
         "start_ns": known["start_ns"],
         "synack_ns": known["synack_ns"],
@@ -95,10 +97,14 @@ def as_dict(row: Row, ifname: str) -> dict[str, object]:
         "end_ns": known["end_ns"],
         "over_ns": known["over_ns"],
         "ended": Ended(row["ended"]).name.lower(),
-        "closed_first": side.name.lower() if side and row["roles_known"] else None,
-        "syn_retransmissions": int(row["syn_retransmissions"]) if known["start_ns"] is not None else None,
+        "closed_first": _side(row["closed_first"]) if row["roles_known"] else None,
+        "syn_retransmissions": int(row["syn_retransmissions"]) if syn_seen else None,
         "fin_retransmissions": int(row["fin_retransmissions"]),
     }
+
+
+def _side(number: int) -> str | None:
+    return Side(number).name.lower() if number else None
 
 
 def text(row: dict[str, object], *, verbose: bool = False) -> str:
@@ -116,9 +122,13 @@ def _remarks(row: dict[str, object], *, verbose: bool) -> Iterator[str]:
     elif ended == "rst" or (verbose and ended == "fin"):
         yield f"{ended}" + (f" by {by}" if by else "")
     elif ended != "fin":
+        if ended in {"open", "replaced"} and row["end_ns"] is not None:
+            yield "fin" + (f" by {by}" if by else "")
         yield str(ended)
     if row["start_ns"] is None:
         yield "start not seen"
+    if row["only_from"]:
+        yield f"only from {row['only_from']}"
     if isinstance(again := row["syn_retransmissions"], int) and again:
         yield f"SYN sent {again + 1} x"
     if verbose and isinstance(second, int):

@@ -5,6 +5,7 @@ between the handshake and its FIN or RST.
 
     cS sSA cA cF sF cRA   SYN, SYN-ACK, ACK, FIN, RST; FIN and RA acknowledge, R does not
     sRA0                  the RST of a host without a listener
+    cR1                   the RST of a host that has sent nothing after its SYN
     sSA'                  a SYN-ACK with another sequence number (a cookie)
     cR- sF-               a RST and a FIN with a sequence number from before the connection
     cS+ sSA+              a SYN with 7 bytes, and a SYN-ACK that acknowledges them
@@ -51,7 +52,7 @@ def segments(script: str, isns: tuple[int, int] = (1000, 5000)) -> list[Segment]
 
 
 def _segment(word: str, isns: tuple[int, int]) -> Segment:
-    kind = word[1:].rstrip("0'-+")
+    kind = word[1:].rstrip("01'-+")
     if word[0] not in "cs" or kind not in FLAGS:
         raise ValueError(f"`{word}` is not a word of a script: write it like cS, sSA or 20ms")
     by_client = word[0] == "c"
@@ -61,6 +62,8 @@ def _segment(word: str, isns: tuple[int, int]) -> Segment:
         seq, ack = mine, other + 1
     if word.endswith("0"):
         seq, ack = 0, other + 1
+    if word.endswith("1"):
+        seq = mine + 1
     if word.endswith("-"):
         seq = mine - 100
     if word.endswith("'"):

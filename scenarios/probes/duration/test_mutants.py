@@ -54,9 +54,9 @@ def test_port_in_wrong_byte_order(judged):
 
 
 def test_no_ingress(judged):
-    """Half of the segments are missing: there is no SYN-ACK at the client and no SYN at the server."""
+    """D6: half of the segments are missing: there is no SYN-ACK at the client and no SYN at the server."""
     wrong = caught(judged((r"return report_segment\(ctx, 1\);", "return TC_ACT_UNSPEC;")))
-    assert {"ended by", "first SYN at", "first SYN to SYN-ACK"} <= wrong
+    assert {"only from", "closed first by", "first SYN to SYN-ACK"} <= wrong
 
 
 def test_every_50th_event_dropped(judged):

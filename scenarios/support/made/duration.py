@@ -92,6 +92,7 @@ class Story(NamedTuple):
     syns_again: int = 0
     fins_again: int = 0
     partial: bool = False
+    only_from: Side = Side.NOBODY
 
 
 C, S = Side.CLIENT, Side.SERVER
@@ -120,12 +121,28 @@ WHOLE = [
     Story("cS+ sSA+ cF sF", Ended.FIN, C, 2, 3),  # TCP Fast Open
     Story("cS+ sSA cF sF", Ended.FIN, C, 2, 3),
     Story("cS sSA cS sSA' cF sF", Ended.FIN, C, 4, 5, syns_again=1),  # SYN cookies
-    Story("cS cF", Ended.OPEN, C, 1),  # the answers take another interface
     Story("cS", Ended.TIMEOUT),
     Story("cS cS cS", Ended.TIMEOUT, syns_again=2),
     Story("cS sSA", Ended.OPEN),
     Story("cS sSA cF", Ended.OPEN, C, 2),
 ]
+ONLY_CLIENT = [
+    Story("cS cF", Ended.FIN, end=1, only_from=C),
+    Story("cS cS cF cF", Ended.FIN, end=2, syns_again=1, only_from=C),
+    Story("cS cF cRA", Ended.FIN, end=1, only_from=C),
+    Story("cS cF sRA0", Ended.FIN, end=1, only_from=C),
+    Story("cS cRA", Ended.RST, end=1, only_from=C),
+    Story("cS cR cF", Ended.FIN, end=2, only_from=C),  # without ACK and not the answer to the SYN-ACK
+    Story("cS cR1", Ended.RST, end=1, only_from=C),  # answers a SYN-ACK that comes too late
+]
+ONLY_SERVER = [
+    Story("sSA sF", Ended.FIN, end=1, only_from=S),
+    Story("sSA sSA sF sF", Ended.FIN, end=2, only_from=S),
+    Story("sSA sF sR", Ended.FIN, end=1, only_from=S),
+    Story("sSA sRA", Ended.RST, end=1, only_from=S),
+    Story("sSA sSA'", Ended.OPEN, partial=True),
+]
+"""The other side's segments pass another interface."""
 STRAYS = [Story("cS sSA cR- sF- cF sF", Ended.FIN, C, 4, 5)]
 """Segments of an earlier connection, which are known as that only for some milliseconds."""
 OPEN_BEFORE = [
@@ -160,6 +177,7 @@ class Told(NamedTuple):
     second_fin_ns: int
     ended: Ended
     closed_first: Side
+    only_from: Side
     syns_again: int
     fins_again: int
 
@@ -183,7 +201,8 @@ def traffic(draw) -> Traffic:
     queues = []
     for place, ifindex, vlan in [*_PLACES, (FLOW, _LOOPBACK, 0)]:
         flow = place
-        script = draw(st.lists(st.sampled_from([*WHOLE, *STRAYS]), max_size=3))
+        script = draw(st.lists(st.sampled_from(ONLY_SERVER), max_size=2))
+        script += draw(st.lists(st.sampled_from([*WHOLE, *STRAYS, *ONLY_CLIENT]), max_size=3))
         if draw(st.booleans()):
             script.insert(0, draw(st.sampled_from(OPEN_BEFORE)))
         lives = []
@@ -242,12 +261,13 @@ def _told(life: _Life) -> Told:
         ended = Ended.OPEN
     syns_again = 0 if story.partial else story.syns_again
     counts = syns_again, story.fins_again
-    return Told(life.ifindex, life.vlan, life.flow, start_ns, at[0], *lasted, ended, story.closed_first, *counts)
+    sides = story.closed_first, story.only_from
+    return Told(life.ifindex, life.vlan, life.flow, start_ns, at[0], *lasted, ended, *sides, *counts)
 
 
 def told(rows: np.ndarray) -> list[Told]:
     """Return what rows say, in the order of `Traffic.truth`."""
-    names = ("start_ns", "end_ns", "duration_ns", "second_fin_ns", "ended", "closed_first")
+    names = ("start_ns", "end_ns", "duration_ns", "second_fin_ns", "ended", "closed_first", "only_from")
     names += ("syn_retransmissions", "fin_retransmissions")
     return sorted(
         Told(

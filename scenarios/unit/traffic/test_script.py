@@ -26,6 +26,7 @@ def test_marks():
     assert segments("sRA0", isns=(100, 200)) == [Segment(S, RST | ACK, 0, 101)]
     assert segments("sSA'", isns=(100, 200)) == [Segment(S, SYN | ACK, 277, 101)]
     assert segments("cR-", isns=(100, 200)) == [Segment(C, RST, 0, 0)]
+    assert segments("cR1", isns=(100, 200)) == [Segment(C, RST, 101, 0)]
     assert segments("cS+ sSA+", isns=(2**32 - 1, 200)) == [
         Segment(C, SYN, 2**32 - 1, 0, payload=7),
         Segment(S, SYN | ACK, 200, 7),

@@ -3,7 +3,19 @@
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
-from support.made.duration import FLOW, OPEN_BEFORE, STRAYS, WHOLE, exchange, segment, segments, told, traffic
+from support.made.duration import (
+    FLOW,
+    ONLY_CLIENT,
+    ONLY_SERVER,
+    OPEN_BEFORE,
+    STRAYS,
+    WHOLE,
+    exchange,
+    segment,
+    segments,
+    told,
+    traffic,
+)
 
 from lab.arrays import UNKNOWN
 from lab.probes.duration.measure import lifetimes
@@ -21,12 +33,14 @@ def one(*rows, now_ns=NOW_NS):
     return row
 
 
-@pytest.mark.parametrize("script", [*WHOLE, *STRAYS, *OPEN_BEFORE], ids=lambda script: script.words)
+@pytest.mark.parametrize(
+    "script", [*WHOLE, *STRAYS, *ONLY_CLIENT, *ONLY_SERVER, *OPEN_BEFORE], ids=lambda script: script.words
+)
 def test_each_script(script):
-    """D1, D2, D3, L4: duration, kind of end, closing side and both FINs of a single connection."""
+    """D1, D2, D3, D6, L4: duration, kind of end, closing side and both FINs of a single connection."""
     row = one(*exchange(script.words, start_ns=10))
     assert Ended(row["ended"]) == (Ended.OPEN if script.ended is Ended.TIMEOUT else script.ended)
-    assert Side(row["closed_first"]) == script.closed_first
+    assert (Side(row["closed_first"]), Side(row["only_from"])) == (script.closed_first, script.only_from)
     start_ns = UNKNOWN if script.partial else 10
     assert row["start_ns"] == start_ns
     known = not script.partial
