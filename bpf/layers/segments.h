@@ -8,8 +8,11 @@
 
 #define NOP_NOP_TIMESTAMP 0x0101080a /* tcp_options_write(): first options of an established connection */
 
+#define PREFACE __builtin_bswap64(0x505249202a204854) /* "PRI * HT": RFC 9113, 3.4 */
+
 /* Report a segment with `length` bytes of data in the network namespace `netns`. */
-static inline void report_segment(u8 at, const struct packet *packet, u32 length, u32 tsval, u32 netns)
+static inline void report_segment(u8 at, const struct packet *packet, u32 length, u32 tsval, u32 netns,
+                                  bool multiplexed)
 {
     struct point *point;
 
@@ -27,6 +30,7 @@ static inline void report_segment(u8 at, const struct packet *packet, u32 length
     point->length = length;
     point->flags = packet->flags;
     point->tsval = tsval;
+    point->multiplexed = multiplexed;
     events.ringbuf_submit(point, BPF_RB_NO_WAKEUP);
 }
 
@@ -44,6 +48,8 @@ static inline u32 tsval_of(const struct timestamp *option)
 static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct packet *packet, u32 netns)
 {
     struct timestamp option = {};
+    u64 start = 0;
+    u32 length;
 
     if (packet->problem || packet->protocol != IPPROTO_TCP || !has_port(packet->sport, packet->dport))
         return;
@@ -51,8 +57,12 @@ static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct p
         bpf_skb_load_bytes(ctx, packet->transport_at + 20, &option, sizeof(option));
     if (!netns)
         netns = netns_of_context(ctx);
-    if (is_watched(netns))
-        report_segment(at, packet, payload_length(packet, ctx->len), tsval_of(&option), netns);
+    if (!is_watched(netns))
+        return;
+    length = payload_length(packet, ctx->len);
+    if (length >= sizeof(start))
+        bpf_skb_load_bytes(ctx, packet->payload_at, &start, sizeof(start));
+    report_segment(at, packet, length, tsval_of(&option), netns, start == PREFACE);
 }
 
 static __always_inline int at_tc(struct __sk_buff *ctx, u8 at)
@@ -172,7 +182,8 @@ static inline int report_skb(const void *skb, u8 at)
         length -= ip_header - data;
     }
     header += tcp.doff * 4;
-    report_segment(at, &packet, length > header ? length - header : 0, tcp.doff >= 8 ? tsval_of(&option) : 0, netns);
+    report_segment(at, &packet, length > header ? length - header : 0, tcp.doff >= 8 ? tsval_of(&option) : 0, netns,
+                   false);
     return 0;
 }
 

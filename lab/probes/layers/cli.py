@@ -31,7 +31,7 @@ from lab.live.output import Output
 from lab.output.file import require_writable
 from lab.output.pictures import require_drawable
 from lab.traffic.demo.conversation import PORT
-from lab.units import port
+from lab.units import duration_ns, port
 
 EXAMPLES = """\
 examples:
@@ -46,7 +46,20 @@ DETAILS = """\
 details:
   A request is the data that a client writes after it has read. The data that
   it reads next is the reply. A reply is complete when the client writes again,
-  has closed, or has read nothing for a second.
+  when both ends have closed, or when the server has sent nothing for --gap
+  after the client had read all. Two numbers are those of one request if also
+  the server had read all of it before it sent a byte of the reply. Otherwise
+  the rows have other names:
+    stream   the reply had a pause that was longer than the time to its first
+             byte: TOTAL includes the pauses
+    push     data of the server that follows a pause of --gap, or precedes the
+             first request
+    stretch  the server replied before it had read all: pipelining, HTTP/2, or
+             the connection was so before. Only bytes and the times from first
+             to last byte in each direction. HTTP/2 without TLS is known by its
+             first bytes. In TLS it is known only when directions overlap. A
+             handshake of TLS is a request.
+  If a server reads several pipelined requests at once, they are one request.
 
   What a layer includes:
     APP      request: from the first write() of the client to its last;
@@ -65,7 +78,9 @@ details:
     QUEUE    of a reader that was busy, or slept for another socket or a timer
     TOTAL    only as far as it was observed
 
-  --json and --csv print the same times in nanoseconds. The names of the layers
+  --json and --csv print the same times in nanoseconds. `request_first_ns` to
+  `reply_last_ns` are when the client, or the server if the client was not
+  observed, started to write the byte or had read it. The names of the layers
   start with `request_` or `reply_`. `request_sent` and `reply_sent` are the
   numbers of transmissions of the last byte. Layers that were not observed are
   `-` in the table, null in JSON and empty in CSV. Times are on CLOCK_MONOTONIC,
@@ -80,7 +95,6 @@ details:
     not seen      the receiver was not observed
 
   Not observed:
-    - requests whose reply begins before they were read (pipelining; counted)
     - calls of io_uring, sendfile(), splice(), sendmmsg(), recvmmsg() and 32-bit
       programs
     - packets with IPv6 extension headers at the drivers
@@ -98,6 +112,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer-netns", metavar="NAME", help="network namespace of the other host")
     parser.add_argument("--peer-interface", metavar="NAME", help="its interface (default: the only one besides lo)")
     parser.add_argument("--flow", metavar="ADDRESS[:PORT]", help="only requests of this client")
+    parser.add_argument(
+        "--gap", type=duration_ns, default=1_000_000_000, metavar="TIME", help="pause that ends a reply (1s)"
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--packets", action="store_true", help="show segments instead of requests")
     what.add_argument("--summary", action="store_true", help="show percentiles only")
@@ -136,7 +153,7 @@ def _read(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
     stages, output = Stages.load(args.recording), Output(args)
     show = Show(args, output, flow)
     output.start()
-    show.rows(stages.packets() if args.packets else requests(stages, args.port).rows)
+    show.rows(stages.packets() if args.packets else requests(stages, args.port, args.gap).every)
     show.end()
 
 
@@ -156,7 +173,7 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
         from lab.probes.layers.tracker import RequestTracker, SegmentTracker
 
         show = Show(args, output, flow)
-        tracker = SegmentTracker(inodes) if args.packets else RequestTracker(args.port, inodes)
+        tracker = SegmentTracker(inodes) if args.packets else RequestTracker(args.port, inodes, args.gap)
         for batch, complete_ns in batches:
             show.rows(tracker.rows(batch, complete_ns))
         show.rows(tracker.rows(batch[:0], complete_ns, final=True))

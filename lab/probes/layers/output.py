@@ -14,11 +14,16 @@ from lab.live.output import Output
 from lab.probes.layers import text as layer_text
 from lab.probes.layers.perfetto import MOST_REQUESTS, write_trace
 from lab.probes.layers.plot import draw
-from lab.probes.layers.requests import REQUEST
+from lab.probes.layers.requests import REQUEST, Kind, are_requests
 from lab.tcp import address_text, endpoint
 
 _MOST_KEPT = 1_000_000  # requests for the output at the end
 _ANY = 0
+_MEANINGS = {
+    Kind.STREAM: "requests with a streamed reply, whose total includes its pauses",
+    Kind.STRETCH: "stretches of pipelined or multiplexed connections, which are not divided into requests",
+    Kind.PUSH: "pushes, data of a server without a request",
+}
 
 
 class Show:
@@ -30,6 +35,7 @@ class Show:
         self._seen: set[str] = set()
         self._kept: deque[Rows] = deque()
         self._shown = self._dropped = self._contradictory = 0
+        self._kinds = np.zeros(len(Kind), int)
         if not args.summary:
             output.heading(layer_text.header(packets=args.packets))
 
@@ -40,7 +46,8 @@ class Show:
         self._shown += len(rows)
         self._contradictory += int(rows["contradictory"].sum())
         if not self._args.packets and len(rows):
-            self._kept.append(rows)
+            self._kinds += np.bincount(rows["kind"], minlength=len(Kind))
+            self._kept.append(rows[are_requests(rows)])
             while sum(map(len, self._kept)) - len(self._kept[0]) >= _MOST_KEPT:
                 self._dropped += len(self._kept.popleft())
         if not self._args.summary:
@@ -59,6 +66,9 @@ class Show:
             seen = ", ".join(sorted(self._seen)[:5])
             remedy = f"give --flow one of {seen}" if seen else "no other client was seen either, so check --port"
             raise LabError(f"there is no request of {self._args.flow}: {remedy}")
+        for kind, meaning in _MEANINGS.items():
+            if self._kinds[kind]:
+                self._output.note(f"{meaning}: {self._kinds[kind]}")
         if self._contradictory:
             self._output.note(f"rows with unknown times, because stages contradicted each other: {self._contradictory}")
         rows = np.concatenate([np.zeros(0, REQUEST), *self._kept])

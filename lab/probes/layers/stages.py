@@ -173,6 +173,14 @@ class Stages:
         points = (first_out, tc_out, device_out, device_in, tc_in, tcp_in, ready)
         return self._stops(byte, points, covers[At.READ].first(byte))
 
+    def appeared_ns(self, byte: Integers) -> Integers:
+        """Return the time of the first point of a segment or a write() that contains each byte, `UNKNOWN` if none."""
+        times = np.stack(
+            [self.streams.values(cover.first(byte)) for at, cover in self.covers.items() if at is not At.READ]
+        )
+        first_ns = np.where(times == UNKNOWN, np.iinfo(np.int64).max, times).min(axis=0)
+        return np.where((times == UNKNOWN).all(axis=0), UNKNOWN, first_ns)
+
     def packets(self) -> Rows:
         """Return each segment that was given to a driver, with the stages of its last byte, in order of time.
 

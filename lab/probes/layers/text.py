@@ -11,7 +11,7 @@ import numpy as np
 from lab.arrays import UNKNOWN, Integers, Rows
 from lab.clock import CLOCK
 from lab.log2_histogram import SLOTS, STARS, picture
-from lab.probes.layers.requests import LEGS, requests_of
+from lab.probes.layers.requests import LEGS, Kind, requests_of
 from lab.probes.layers.stages import FATES, LAYERS, layers_ns
 from lab.tcp import address_text, endpoint
 from lab.units import duration_text
@@ -47,11 +47,19 @@ def as_dict(row: np.void) -> dict[str, object]:
         "cport": int(row["cport"]),
         "saddr": address_text(row["saddr"].tobytes()),
         "sport": int(row["sport"]),
+        "kind": Kind(row["kind"]).name.lower(),
     }
     for leg, name in enumerate(LEGS):
         named |= {f"{name}_bytes": int(row["bytes"][leg]), f"{name}_sent": int(row["sent"][leg])}
+        named |= {
+            f"{name}_{end}_ns": _known(ns) for end, ns in zip(("first", "last"), row["spans_ns"][leg], strict=True)
+        }
         named |= _layers(row["layers_ns"][leg], f"{name}_")
-    return named | {"elsewhere_ns": int(row["elsewhere_ns"]), "total_ns": int(row["total_ns"])}
+    return named | {"elsewhere_ns": _known(row["elsewhere_ns"]), "total_ns": _known(row["total_ns"])}
+
+
+def _known(ns: np.int64) -> int | None:
+    return None if ns == UNKNOWN else int(ns)
 
 
 def packet_dict(row: np.void) -> dict[str, object]:
@@ -79,12 +87,30 @@ def _layers(times: Integers, prefix: str) -> dict[str, object]:
 
 
 def line(row: dict[str, object]) -> str:
-    """Return a request as two lines of the table: the request, and the reply with the total."""
+    """Return a request as two lines of the table, the request and the reply with the total; other rows as one line."""
+    client = endpoint(str(row["caddr"]), str(row["cport"]))
+    if row["kind"] == "stretch":
+        both = (f"{row[f'{leg}_bytes']} bytes in {_span(row, leg)} us" for leg in LEGS)
+        return f"{client:<21} stretch {next(both)} to the server, {next(both)} to the client"
     lines = []
-    for leg, client in (("request", endpoint(str(row["caddr"]), str(row["cport"]))), ("reply", "")):
+    for leg in LEGS:
         layers = "".join(f" {_us(row[f'{leg}_{name}_ns']):>8}" for name in LAYERS)
-        lines.append(f"{client:<21} {leg:<7} {row[f'{leg}_bytes']:>8}{layers}")
-    return f"{lines[0]}\n{lines[1]} {_us(row['elsewhere_ns']):>10} {_us(row['total_ns']):>10}"
+        lines.append(f"{row[f'{leg}_bytes']:>8}{layers}")
+    total = f" {_us(row['elsewhere_ns']):>10} {_us(row['total_ns']):>10}"
+    if row["kind"] == "push":
+        return f"{client:<21} push    {lines[1]}{total}"
+    name, first = "reply", ""
+    if row["kind"] == "stream":
+        name, first = "stream", f" first byte after {_us(_since(row['request_first_ns'], row['reply_first_ns']))}"
+    return f"{client:<21} request {lines[0]}\n{'':<21} {name:<7} {lines[1]}{total}{first}"
+
+
+def _span(row: dict[str, object], leg: str) -> str:
+    return _us(_since(row[f"{leg}_first_ns"], row[f"{leg}_last_ns"]))
+
+
+def _since(first_ns: object, last_ns: object) -> int | None:
+    return last_ns - first_ns if isinstance(first_ns, int) and isinstance(last_ns, int) else None
 
 
 def packet_line(row: dict[str, object]) -> str:

@@ -10,47 +10,46 @@ import numpy as np
 
 from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows
 from lab.packet import FIN, RST
-from lab.probes.layers.requests import REQUEST, Requests, requests
+from lab.probes.layers.requests import GAP_NS, REQUEST, Kind, Requests, requests
 from lab.probes.layers.stages import At, Stages, Stop
 from lab.units import MS, SECOND
 
 QUIET_NS = SECOND
-"""A reply counts as complete when its connection has had no points for this long."""
+"""A segment is shown this long after it was sent."""
 
 OVER_NS = 50 * MS
-"""The same for a connection that the client has closed or that was reset."""
+"""A reply counts as complete when its connection was closed by both ends, or reset, and had no points for this long."""
 
 MOST_POINTS = 400_000
 """Limit of kept points. The oldest beyond it are forgotten and counted."""
 
 
 class RequestTracker:
-    """Turns batches of points, in order of time, into requests with their replies (rows of `requests`).
+    """Turns batches of points, in order of time, into all rows of `requests`: requests, stretches and pushes.
 
-    A request is returned when its reply is complete: the client has written again, or the connection has been idle
-    for `QUIET_NS` (`OVER_NS` after a close).
+    A row is returned when its reply is complete: the client has written again, or has read all for `gap_ns` (for
+    `OVER_NS` after a close).
     """
 
-    def __init__(self, port: int, inodes: tuple[int, ...] | None) -> None:
-        self._port, self._inodes = port, inodes
+    def __init__(self, port: int, inodes: tuple[int, ...] | None, gap_ns: int = GAP_NS) -> None:
+        self._port, self._inodes, self._gap_ns = port, inodes, gap_ns
         self._kept: Events | None = None
         self._counts: Counter[str] = Counter()
 
     def rows(self, batch: Events, now_ns: int, *, final: bool = False) -> Rows:
-        """Return the requests that are complete.
+        """Return the rows that are complete.
 
         The batches so far have all points up to `now_ns`. The `final` batch is the last one.
         """
         points = batch if self._kept is None else np.concatenate([self._kept, batch])
         # The point of a system call comes when the call returns, after other points of its bytes.
         stages = Stages(points[np.argsort(points["time_ns"], kind="stable")], self._inodes)
-        found = requests(stages, self._port)
+        found = requests(stages, self._port, self._gap_ns)
         over = np.ones(len(found.turns.call), bool) if final else self._over(stages, found, now_ns)
-        self._count(found, over)
         self._keep(stages, found, over)
         if final:
             self._counts["requests without a reply"] += int((found.turns.asked & ~found.turns.answered).sum())
-        return found.rows[over[found.turn]] if len(found.rows) else np.zeros(0, REQUEST)
+        return found.every[over[found.turn]] if len(found.every) else np.zeros(0, REQUEST)
 
     def end(self) -> str:
         """Return the closing note: how many turns and points could not be shown, and why; empty if none."""
@@ -63,25 +62,39 @@ class RequestTracker:
             return np.zeros(0, bool)
         newest_ns = np.zeros(int(streams.connection.max()) + 1, np.int64)
         np.maximum.at(newest_ns, streams.connection, events["time_ns"].astype(np.int64))
-        closed = np.zeros(len(newest_ns), bool)
-        by_client = (events["flags"] & FIN > 0) & (events["dport"] == self._port)
-        closed[streams.connection[by_client | (events["flags"] & RST > 0)]] = True
-        idle_ns = now_ns - newest_ns
-        over = ~turns.last | (idle_ns > np.where(closed, OVER_NS, QUIET_NS))[turns.connection]
+        idle_ns = (now_ns - newest_ns)[turns.connection]
+        # A byte of the reply that was seen and not read yet belongs to the turn.
+        seen = np.zeros(len(streams.bases) + 1, np.int64)
+        np.maximum.at(seen, streams.stream(streams.start), streams.end)
+        unread = turns.answered & (seen[streams.stream(turns.reply_start)] > turns.reply_end)
+        closed = self._closed(stages)[turns.connection]
+        returned_ns = events["time_ns"][turns.call].astype(np.int64)
+        quiet = ~unread & ((now_ns - returned_ns > self._gap_ns) | (closed & (idle_ns > OVER_NS)))
+        over = ~turns.last | quiet | (closed & (idle_ns > self._gap_ns))
         over &= turns.answered | ~turns.last  # a request without a reply stays open without a limit
-        over[found.turn] &= ~_unreturned(found.rows) | (idle_ns > QUIET_NS)[found.rows["connection"]]
+        over[found.turn] &= ~_unreturned(found.every) | (idle_ns > self._gap_ns)[found.turn]
         waiting = np.cumsum(~over)
         first = _firsts(turns.connection)
         before: Integers = np.repeat(waiting[first] - ~over[first], np.diff(np.append(first, len(over))))
         return waiting == before
 
-    def _count(self, found: Requests, over: Mask) -> None:
-        self._counts["replies without a request, or after it was shown"] += int((over & ~found.turns.asked).sum())
-        self._counts["replies that began before their request was read"] += int((over & found.overlaps).sum())
+    def _closed(self, stages: Stages) -> Mask:
+        """Return which connections were closed by both ends, or reset."""
+        streams, events = stages.streams, stages.events
+        by_client, fin = events["dport"] == self._port, events["flags"] & FIN > 0
+        closed = np.zeros((3, int(streams.connection.max()) + 1), bool)
+        for ended, chosen in zip(closed, (fin & by_client, fin & ~by_client, events["flags"] & RST > 0), strict=True):
+            ended[streams.connection[chosen]] = True
+        return closed[0] & closed[1] | closed[2]
 
     def _keep(self, stages: Stages, found: Requests, over: Mask) -> None:
-        """Keep the points behind the last complete byte of each stream, except segments without data, FIN or RST."""
+        """Keep the points behind the last complete byte of each stream, except segments without data, FIN or RST.
+
+        Of a multiplexed connection that is open, keep one point that says so.
+        """
         streams, turns = stages.streams, found.turns
+        if len(streams.connection):
+            stages.events["multiplexed"][turns.call[found.turn[found.every["kind"] == Kind.STRETCH]]] = 1
         bound = np.full(len(streams.bases) + 1, -1)
         for exists, ends in ((turns.asked, turns.request_end), (turns.answered, turns.reply_end)):
             ended = ends[over & exists]
@@ -93,10 +106,22 @@ class RequestTracker:
             | (stages.events["at"] == At.READY)
             | (stages.events["flags"] & (FIN | RST) > 0)
         )
+        kept |= self._marks(stages)
         points = stages.events[kept]
         forgotten = max(0, len(points) - MOST_POINTS)
         self._counts["forgotten points of requests that were too long"] += forgotten
         self._kept = points[forgotten:]
+
+    def _marks(self, stages: Stages) -> Mask:
+        """Return the last point of each open connection that says that it is multiplexed."""
+        chosen = np.zeros(len(stages.events), bool)
+        marks = np.flatnonzero(stages.events["multiplexed"] > 0)
+        if len(marks):
+            connection = stages.streams.connection
+            last = len(marks) - 1 - np.unique(connection[marks][::-1], return_index=True)[1]
+            ended = connection[stages.events["flags"] & (FIN | RST) > 0]
+            chosen[marks[last]] = ~np.isin(connection[marks[last]], ended)
+        return chosen
 
 
 def _firsts(connection: Integers) -> Integers:

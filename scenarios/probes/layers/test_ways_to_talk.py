@@ -1,5 +1,6 @@
 """Ways to talk that no demo application uses: each is measured right, or shown as unknown."""
 
+import json
 import platform
 import select
 import socket
@@ -10,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.processes import watching
 
 from lab.arrays import UNKNOWN
 from lab.linux.netns import inside
 from lab.network.conditions import Conditions
 from lab.network.relay import Relay
 from lab.network.topology import topology
-from lab.probes.layers.requests import requests
+from lab.probes.layers.requests import Kind, requests
 from lab.probes.layers.stages import LAYERS, Stages, Stop
 from lab.recording.recorder import record
 from lab.units import MS, SECOND
@@ -248,6 +250,118 @@ def test_a_reader_that_comes_late(net, how):
     assert (wake_up_s > 0).all()
     woken = requests(found[0], PORT).rows["stops"][0, 0, Stop.AWAKE]
     assert woken < requests(found[0], PORT).rows["stops"][0, 0, Stop.PICKED]
+
+
+def shown(net, talk, *options):
+    """Return the rows of the live tool, without those fields that are null, and its notes."""
+    with watching("layers", "--json", "--netns", net.client.name, "--peer-netns", net.server.name, *options) as output:
+        with connected(net) as ends:
+            talk(*ends)
+        net.quiesce()
+    return [json.loads(row) for row in output[1].splitlines()], output[0]
+
+
+def ask(client, server, size=100):
+    """Send a request and let the server read it."""
+    client.send(bytes(size))
+    assert len(server.recv(1000, socket.MSG_WAITALL if size > 1000 else 0)) == size
+
+
+def answer(client, server, size=50):
+    """Send a part of a reply and let the client read it."""
+    server.send(bytes(size))
+    assert len(client.recv(1000)) == size
+
+
+def test_a_streamed_reply(net):
+    """Q4: parts of a reply that come apart are a stream, with the times of its first and its last byte."""
+    stamps = []
+
+    def talk(client, server):
+        stamps.append(time.monotonic_ns())
+        ask(client, server)
+        answer(client, server)
+        stamps.append(time.monotonic_ns())
+        for _ in range(3):
+            time.sleep(0.1)
+            answer(client, server)
+        stamps.append(time.monotonic_ns())
+
+    (row,), notes = shown(net, talk)
+    assert (row["kind"], row["request_bytes"], row["reply_bytes"]) == ("stream", 100, 200)
+    assert row["reply_first_ns"] - row["time_ns"] <= stamps[1] - stamps[0]
+    assert 300 * MS <= row["reply_last_ns"] - row["reply_first_ns"] <= stamps[2] - stamps[0]
+    assert "requests with a streamed reply, whose total includes its pauses: 1" in notes
+
+
+def test_pushes(net):
+    """Q4: a pause of --gap ends the reply, and what the server sends after it is a push with its own time."""
+
+    def talk(client, server):
+        ask(client, server)
+        answer(client, server)
+        for _ in range(2):
+            time.sleep(0.2)
+            answer(client, server)
+
+    rows, notes = shown(net, talk, "--gap", "100ms")
+    assert [(row["kind"], row["request_bytes"], row["reply_bytes"]) for row in rows] == [
+        ("request", 100, 50),
+        ("push", 0, 50),
+        ("push", 0, 50),
+    ]
+    assert all(0 < row["total_ns"] < 200 * MS for row in rows)
+    assert all(row["request_first_ns"] is None for row in rows[1:])
+    assert "pushes, data of a server without a request: 2" in notes
+
+
+def test_pipelined_requests(net):
+    """Q8: ten requests in flight are one stretch, with the bytes in each direction."""
+
+    def talk(client, server):
+        for _ in range(10):
+            client.send(bytes(100))
+        for _ in range(10):
+            assert len(server.recv(100, socket.MSG_WAITALL)) == 100
+            server.send(bytes(50))
+        assert len(client.recv(500, socket.MSG_WAITALL)) == 500
+
+    (row,), notes = shown(net, talk)
+    assert (row["kind"], row["request_bytes"], row["reply_bytes"]) == ("stretch", 1000, 500)
+    assert row["total_ns"] is None
+    assert all(row[f"{leg}_{name}_ns"] is None for leg in ("request", "reply") for name in LAYERS)
+    assert row["request_first_ns"] <= row["request_last_ns"] <= row["reply_first_ns"] <= row["reply_last_ns"]
+    assert "stretches of pipelined or multiplexed connections, which are not divided into requests: 1" in notes
+
+
+def test_a_reply_before_the_end_of_the_request(net):
+    """Q2: a server that answers the first half of a request makes a stretch, seen from each side."""
+    with observed(net) as found, connected(net) as (client, server):
+        client.send(bytes(100))
+        server.recv(1000)
+        server.send(bytes(50))
+        until(lambda: select.select([client], [], [], 0)[0])
+        ask(client, server)
+        assert len(client.recv(1000)) == 50
+        ask(client, server)
+        answer(client, server)
+    for stages in found[:2]:
+        assert [Kind(kind) for kind in requests(stages, PORT).every["kind"]] == [Kind.STRETCH] * 2
+
+
+def test_http_2(net):
+    """Q2: a connection that begins like HTTP/2 has only stretches, also when its directions alternate."""
+
+    def talk(client, server):
+        client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(60))
+        server.recv(1000)
+        answer(client, server)
+        ask(client, server, 38)
+        time.sleep(0.05)
+        answer(client, server)
+
+    rows, _ = shown(net, talk)
+    assert [(row["kind"], row["total_ns"]) for row in rows] == [("stretch", None)] * 2
 
 
 def until(holds):

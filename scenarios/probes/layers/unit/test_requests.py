@@ -9,7 +9,7 @@ from support.made.layers import CLIENT_NETNS, FLOW, MSS, PORT, SERVER_NETNS, Net
 from lab.arrays import UNKNOWN
 from lab.packet import ACK, FIN, SYN
 from lab.paths import SOURCES
-from lab.probes.layers.requests import requests
+from lab.probes.layers.requests import GAP_NS, Kind, requests
 from lab.probes.layers.stages import FATES, LAYERS, At, Stages, Stop, elsewhere_ns, layers_ns
 
 HOSTS = (CLIENT_NETNS, SERVER_NETNS)
@@ -38,7 +38,7 @@ def test_every_stage_of_every_request(seed, numbers, loss, spurious, turns):
     truth = talk(network, FLOW, numbers, turns)
     found = requests(Stages(points(*network.rows), HOSTS), PORT)
     assert len(found.rows) == len(found.turns.call) == turns
-    assert not found.overlaps.any()
+    assert len(found.every) == turns
     for row, legs in zip(found.rows, truth, strict=True):
         request, reply = (leg.stops for leg in legs)
         reply[Stop.BEGUN] = request[Stop.READ]
@@ -111,24 +111,48 @@ def test_one_host(host):
         assert (row["elsewhere_ns"] > 0) == (host == CLIENT_NETNS)
 
 
-def test_turns_without_a_row():
-    """A greeting, a reply that begins before its request was read, and a request without a reply have no row."""
-    back = FLOW.reversed()
+def moved(flow, seq, written_ns, read_ns):
+    """Return the points of ten bytes: a write() and a read()."""
+    return [
+        point(written_ns + 9, At.WRITE, seq, 10, flow, enter_ns=written_ns),
+        point(read_ns, At.READ, seq, 10, flow, enter_ns=read_ns - 1),
+    ]
 
-    def moved(flow, seq, written_ns, read_ns):
-        return [
-            point(written_ns + 9, At.WRITE, seq, 10, flow, enter_ns=written_ns),
-            point(read_ns, At.READ, seq, 10, flow, enter_ns=read_ns - 1),
-        ]
 
-    greeting, early = moved(back, 100, 10, 20), moved(FLOW, 1, 30, 60) + moved(back, 110, 50, 70)
-    asked = moved(FLOW, 11, 80, 90)
-    found = requests(Stages(points(*greeting, *early, *asked), HOSTS), PORT)
+def kinds(*rows, gap_ns=GAP_NS):
+    """Return the kind, the bytes and the times of the first and the last byte of each row."""
+    every = requests(Stages(points(*rows), HOSTS), PORT, gap_ns).every
+    return [(Kind(row["kind"]).name, row["bytes"].tolist(), row["spans_ns"].tolist()) for row in every]
+
+
+def test_what_is_no_request():
+    """Q8: a greeting is a push. A reply that begins before its request was read makes a stretch, also of what follows."""
+    back, none = FLOW.reversed(), [UNKNOWN, UNKNOWN]
+    rows = moved(back, 100, 10, 20)
+    expected = [("PUSH", [0, 10], [none, [20, 20]])]
+    rows += moved(FLOW, 1, 30, 60) + moved(back, 110, 50, 70)
+    expected += [("STRETCH", [10, 10], [[30, 30], [70, 70]])]
+    rows += moved(FLOW, 11, 80, 90) + moved(back, 120, 95, 99)
+    expected += [("STRETCH", [10, 10], [[80, 80], [99, 99]])]
+    rows += moved(FLOW, 21, 100, 110)
+    assert kinds(*rows) == expected
+    found = requests(Stages(points(*rows), HOSTS), PORT)
     assert len(found.rows) == 0
-    assert found.turns.asked.tolist() == [False, True, True]
-    assert found.turns.answered.tolist() == [True, True, False]
-    assert found.overlaps.tolist() == [False, True, False]
-    assert found.turns.last.tolist() == [False, False, True]
+    assert found.turns.last.tolist() == [False, False, False, True]
+    assert (found.every["total_ns"][1:] == UNKNOWN).all()
+
+
+def test_a_pause_in_a_reply():
+    """Q4: a pause makes a reply a stream, and a longer one ends it; data that was sent before the pause is no pause."""
+    back = FLOW.reversed()
+    rows = moved(FLOW, 1, 10, 20) + moved(back, 100, 30, 40) + moved(back, 110, 500, 520)
+    assert kinds(*rows) == [("STREAM", [10, 20], [[10, 10], [40, 520]])]
+    assert kinds(*rows, gap_ns=400) == [
+        ("REQUEST", [10, 10], [[10, 10], [40, 40]]),
+        ("PUSH", [0, 10], [[UNKNOWN, UNKNOWN], [520, 520]]),
+    ]
+    late = moved(FLOW, 1, 10, 20) + moved(back, 100, 30, 40) + moved(back, 110, 30, 520)
+    assert kinds(*late, gap_ns=400) == [("REQUEST", [10, 20], [[10, 10], [40, 520]])]
 
 
 def test_a_read_of_several_segments():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from support.made.layers import CLIENT_NETNS, FLOW, MSS, PORT, SERVER_NETNS, Network, point, points, talk
 
 from lab.packet import FIN
-from lab.probes.layers.requests import requests
+from lab.probes.layers.requests import Kind, requests
 from lab.probes.layers.stages import At, Stages
 from lab.probes.layers.tracker import QUIET_NS, RequestTracker, SegmentTracker
 from lab.units import MS, SECOND
@@ -45,7 +45,7 @@ def shown_fields(rows):
 def test_batches_make_no_difference(seed, cuts, hosts):
     """Any division into batches returns the same requests as one batch, each once."""
     everything = traffic(seed)
-    whole = requests(Stages(everything, hosts), PORT).rows
+    whole = requests(Stages(everything, hosts), PORT).every
     tracker = RequestTracker(PORT, hosts)
     batches = np.split(everything, sorted(min(cut, len(everything)) for cut in cuts))
     shown = [tracker.rows(batch, int(batch["time_ns"][-1]) if len(batch) else 0) for batch in batches]
@@ -78,16 +78,18 @@ def request(begin_ns=1000, seq=1, reply_seq=100):
 
 
 def test_when_a_request_is_over():
-    """A request is over when the next one begins, soon after a close, or after a second without points."""
+    """A request is over when the next one begins, soon after a close of both ends, or after a pause."""
     tracker = RequestTracker(PORT, HOSTS)
     assert len(tracker.rows(points(*request()), 20_000)) == 0
     assert len(tracker.rows(points(*request(100_000, 11, 110)), 200_000)) == 1
     assert len(tracker.rows(points(), 100_000 + QUIET_NS)) == 0
     assert len(tracker.rows(points(), 120_000 + QUIET_NS)) == 1
     assert len(tracker.rows(points(*request(3 * SECOND, 21, 120)), 3 * SECOND)) == 0
-    close = point(3 * SECOND + 20_000, At.TC_OUT, 31, 0, flags=FIN)
-    assert len(tracker.rows(points(close), 3 * SECOND + 30_000)) == 0
-    assert len(tracker.rows(points(), 3 * SECOND + 100 * MS)) == 1
+    close = [point(3 * SECOND + 20_000, At.TC_OUT, 31, 0, flags=FIN)]
+    assert len(tracker.rows(points(*close), 3 * SECOND + 500 * MS)) == 0
+    close.append(point(3 * SECOND + 510 * MS, At.TC_OUT, 130, 0, BACK, flags=FIN))
+    assert len(tracker.rows(points(close[1]), 3 * SECOND + 520 * MS)) == 0
+    assert len(tracker.rows(points(), 3 * SECOND + 600 * MS)) == 1
     assert len(tracker.rows(points(), 0, final=True)) == 0
     assert tracker.end() == ""
 
@@ -103,14 +105,29 @@ def test_a_request_waits_for_the_return_of_a_write():
     assert len(tracker.rows(points(*following[3:]), 0, final=True)) == 1
 
 
-def test_turns_without_a_row_are_counted():
-    """Replies without a request and requests without a reply are counted in the closing note."""
+def test_a_request_without_a_reply_is_counted():
+    """A greeting is a row, and a request without a reply is counted in the closing note."""
     tracker = RequestTracker(PORT, HOSTS)
     greeting = [point(10, At.WRITE, 1, 10, BACK, enter_ns=5), point(20, At.READ, 1, 10, BACK, enter_ns=15)]
     tracker.rows(points(*greeting), 100)
-    tracker.rows(points(*request(1000, 1, 11)[:3]), 5000)
+    (row,) = tracker.rows(points(*request(1000, 1, 11)[:3]), 5000)
+    assert (Kind(row["kind"]), row["bytes"].tolist()) == (Kind.PUSH, [0, 10])
     tracker.rows(points(), 0, final=True)
-    assert tracker.end() == "replies without a request, or after it was shown: 1; requests without a reply: 1"
+    assert tracker.end() == "requests without a reply: 1"
+
+
+def test_a_multiplexed_connection_stays_one():
+    """Q2: once directions have overlapped, or with the preface of HTTP/2, all rows of a connection are stretches."""
+    for mark in (0, 1):
+        tracker = RequestTracker(PORT, HOSTS)
+        first = request()
+        first[1]["multiplexed"] = mark
+        first[3]["time_ns"] += 0 if mark else 3500  # of the read(): the reply has begun
+        kinds = []
+        for number, made in enumerate([first, request(100_000, 11, 110), request(3 * SECOND, 21, 120)]):
+            kinds += tracker.rows(points(*made), number * SECOND)["kind"].tolist()
+        kinds += tracker.rows(points(), 0, final=True)["kind"].tolist()
+        assert kinds == [Kind.STRETCH] * 3
 
 
 def test_a_long_request_does_not_fill_the_memory(monkeypatch):
