@@ -17,8 +17,6 @@
  * (thread_tracepoints.h). */
 #define SENDS_AT_TRACEPOINTS (ATTACH_FENTRY && PLAIN_TRACEPOINTS)
 
-#define MSG_PEEK 2 /* recv() leaves the data in the socket */
-
 /* The probe's attach points with a second program, numbered for note_run() in second_run.h. */
 enum slot {
     SLOT_CHANGED,
@@ -82,6 +80,7 @@ static inline int report_changed(struct bpf_raw_tracepoint_args *ctx, bool again
     /* A new child still names the MPTCP socket of its listener (subflow_ulp_clone()). */
     if (oldstate == TCP_LISTEN && step->mptcp != step->skaddr)
         step->mptcp = 0;
+    step->called = opens && is_called(sk);
     step->oldstate = oldstate;
     step->state = newstate;
     step->again = again;
@@ -148,6 +147,7 @@ static inline int report_done(const void *sk, u8 kind, u8 point, u64 enter_ns, i
     fill_owner(step);
     fill_socket(step, sk);
     step->enter_ns = enter_ns;
+    step->called = is_called(sk);
     step->result = result;
     step->returns = 1;
     events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);

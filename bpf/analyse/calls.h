@@ -11,11 +11,17 @@
     each(sendmmsg, KIND_SEND)                                                                                          \
     each(write, KIND_SEND)                                                                                             \
     each(writev, KIND_SEND)                                                                                            \
+    each(pwritev, KIND_SEND)                                                                                           \
+    each(pwritev2, KIND_SEND)                                                                                          \
+    each(sendfile, KIND_SEND)                                                                                          \
+    each(splice, KIND_RECEIVE)                                                                                         \
     each(recvfrom, KIND_RECEIVE)                                                                                       \
     each(recvmsg, KIND_RECEIVE)                                                                                        \
     each(recvmmsg, KIND_RECEIVE)                                                                                       \
     each(read, KIND_RECEIVE)                                                                                           \
     each(readv, KIND_RECEIVE)                                                                                          \
+    each(preadv, KIND_RECEIVE)                                                                                         \
+    each(preadv2, KIND_RECEIVE)                                                                                        \
     each(shutdown, KIND_SHUTDOWN)                                                                                      \
     each(close, KIND_CLOSE)
 /* clang-format on */
@@ -42,14 +48,17 @@ struct call {
     u16 rport;
     u8 kind;
     u8 point;
+    u8 takes;
+    u8 unused[7];
 };
 
 /* By thread. The loader empties maps whose name begins with `under_way` when it detaches the programs, which then miss
  * the returns. */
 BPF_HASH(under_way, u64, struct call, 65536);
 
-/* Read the destination of a call that opens a connection. The socket has it later: not if the call fails early. */
-static inline void read_destination(struct call *call, const void *arguments)
+/* Read the destination of a call that opens a connection, at the user's address `from`. The socket has it later, and not
+ * if the call fails early. */
+static inline void read_destination(struct call *call, u64 from)
 {
     /* struct sockaddr_in, struct sockaddr_in6 */
     struct {
@@ -57,16 +66,9 @@ static inline void read_destination(struct call *call, const void *arguments)
         u32 ipv4;
         struct address ipv6;
     } given = {};
-    u64 from = 0;
 
-    if (call->kind == KIND_CONNECT)
-        from = argument(arguments, 1);
-    else if (call->point == AT_sendto && argument(arguments, 3) & MSG_FASTOPEN)
-        from = argument(arguments, 4);
-    if (!from)
-        return;
     /* An IPv4 address is shorter, and can lie at the end of readable memory. */
-    if (bpf_probe_read_user(&given, 8, (const void *)from))
+    if (!from || bpf_probe_read_user(&given, 8, (const void *)from))
         return;
     if (given.family == AF_INET)
         map_ipv4(&given.ipv6, given.ipv4);
@@ -74,6 +76,24 @@ static inline void read_destination(struct call *call, const void *arguments)
         return;
     __builtin_memcpy(call->raddr, &given.ipv6, sizeof(call->raddr));
     call->rport = bpf_ntohs(given.port);
+}
+
+/* Read what the other arguments say about the call. All are read first: of a read in each branch the compiler makes one at
+ * a computed address, which the verifier refuses for a context. */
+static inline void read_arguments(struct call *call, const void *arguments)
+{
+    u64 second = argument(arguments, 1), third = argument(arguments, 2), fourth = argument(arguments, 3),
+        fifth = argument(arguments, 4), flags = 0;
+
+    if (call->kind == KIND_CONNECT)
+        read_destination(call, second);
+    else if (call->point == AT_sendto && fourth & MSG_FASTOPEN)
+        read_destination(call, fifth);
+    else if (call->point == AT_recvfrom || call->point == AT_recvmmsg)
+        flags = fourth;
+    else if (call->point == AT_recvmsg)
+        flags = third;
+    call->takes = taken_by(flags);
 }
 
 /* Fill in the ends of a socket in CLOSE for a call that opens a connection: the socket can have those of an earlier
@@ -90,17 +110,23 @@ static inline void fill_attempt(struct step *step, const struct call *call, cons
 static inline int enters_call(const void *arguments, u8 kind, u8 point)
 {
     struct call call = {.kind = kind, .point = point, .fd = argument(arguments, 0)};
+    u32 third = argument(arguments, 2);
     u64 thread = bpf_get_current_pid_tgid();
     struct common common;
     struct step *step;
     const void *sk;
 
     sk = socket_of(call.fd, &common);
+    if (!sk && point == AT_splice) {
+        call.kind = KIND_SEND;
+        call.fd = third;
+        sk = socket_of(call.fd, &common);
+    }
     if (!sk || !is_64_bit())
         return 0;
     call.skaddr = (u64)sk;
-    read_destination(&call, arguments);
-    step = new_step(kind, point);
+    read_arguments(&call, arguments);
+    step = new_step(call.kind, point);
     if (step) {
         call.enter_ns = step->time_ns;
         fill_owner(step);
@@ -135,6 +161,7 @@ static inline int returns(s64 result)
         step->returns = 1;
         step->result = result;
         step->enter_ns = call->enter_ns;
+        step->takes = call->takes;
         step->skaddr = call->skaddr;
         /* close(), also of another thread, may have freed the socket: its address can belong to another one. */
         if (call->kind == KIND_ACCEPT && result >= 0) {
@@ -155,11 +182,24 @@ static inline int returns(s64 result)
     return 0;
 }
 
-/* Return when the current thread entered its observed call on this socket; 0: it is in none. */
-static inline u64 entered_ns(const void *sk)
+/* Return the observed call of the current thread on this socket; NULL: it is in none. */
+static inline struct call *call_on(const void *sk)
 {
     u64 thread = bpf_get_current_pid_tgid();
     struct call *call = under_way.lookup(&thread);
 
-    return call && call->skaddr == (u64)sk ? call->enter_ns : 0;
+    return call && call->skaddr == (u64)sk ? call : NULL;
+}
+
+static inline bool is_called(const void *sk)
+{
+    return call_on(sk) != NULL;
+}
+
+/* Return when the current thread entered its observed call on this socket; 0: it is in none. */
+static inline u64 entered_ns(const void *sk)
+{
+    struct call *call = call_on(sk);
+
+    return call ? call->enter_ns : 0;
 }

@@ -1,8 +1,13 @@
 /* The event of the probe `analyse`: a step of a connection, with its kind, attach point and socket. */
 #pragma once
 
+#include "include/task.h"
 #include "include/tcp_socket.h"
 #include "include/lost.h"
+
+#define MSG_PEEK 2 /* recv() leaves the data in the socket */
+#define MSG_ERRQUEUE 0x2000
+#define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
 
 /* Kinds of steps: system calls, with one step at the entry and one at the return, and work of the kernel. */
 enum kind {
@@ -54,6 +59,19 @@ enum point {
     AT_inet_sock_set_state,
     AT_tcp_destroy_sock,
     AT_tcp_sendpage,
+    AT_pwritev,
+    AT_pwritev2,
+    AT_sendfile,
+    AT_splice,
+    AT_preadv,
+    AT_preadv2,
+};
+
+/* What a call that receives takes from the socket. */
+enum takes {
+    TAKES_DATA,
+    TAKES_NOTHING, /* MSG_PEEK */
+    TAKES_ERRORS,  /* MSG_ERRQUEUE */
 };
 
 struct step {
@@ -82,7 +100,10 @@ struct step {
     u8 oldstate; /* 0: no change of state */
     u8 state;    /* after the step; 0: unknown */
     u8 flags;    /* of a segment: 14th byte of its header */
-    char comm[16];
+    u8 called;   /* of OPENED, SENT and RECEIVED; 1: during an observed call of the current thread on the socket */
+    u8 takes;    /* of the return of a call that receives: enum takes */
+    char comm[16];   /* of the process */
+    char thread[16]; /* name of the thread */
 };
 
 /* In pages. A busy machine makes more than 100,000 steps a second, and the reader can be delayed. */
@@ -106,14 +127,29 @@ static inline struct step *new_step(u8 kind, u8 point)
     return step;
 }
 
-/* Fill in the current task. Only for steps that never happen in softirq: the current task then works on the socket. */
+static inline u8 taken_by(int flags)
+{
+    if (flags & MSG_ERRQUEUE)
+        return TAKES_ERRORS;
+    return flags & MSG_PEEK ? TAKES_NOTHING : TAKES_DATA;
+}
+
+/* Fill in the current task. Only for steps that never happen in softirq: the current task then works on the socket. The
+ * kernel's own threads work for others and own nothing. */
 static inline void fill_owner(struct step *step)
 {
     u64 thread = bpf_get_current_pid_tgid();
+    const void *leader = NULL;
+    u32 flags = 0;
 
+    task_read(&flags, current_task(), FIELD(task_struct, flags));
+    if (flags & PF_KTHREAD)
+        return;
     step->tgid = thread >> 32;
     step->tid = thread;
-    bpf_get_current_comm(step->comm, sizeof(step->comm));
+    bpf_get_current_comm(step->thread, sizeof(step->thread));
+    task_read(&leader, current_task(), FIELD(task_struct, group_leader));
+    bpf_probe_read_kernel(step->comm, sizeof(step->comm), leader + offset_of(FIELD(task_struct, comm)));
 }
 
 static inline void fill_endpoints(struct step *step, const struct endpoints *from)
@@ -124,8 +160,6 @@ static inline void fill_endpoints(struct step *step, const struct endpoints *fro
     step->lport = from->lport;
     step->rport = from->rport;
 }
-
-#define IPPROTO_MPTCP 262
 
 static inline u16 protocol_of(const void *sk)
 {

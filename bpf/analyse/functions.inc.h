@@ -106,7 +106,7 @@ ON_FUNCTION(tcp_recvmsg)
     u64 thread = bpf_get_current_pid_tgid();
 
     enters_function((const void *)ARGUMENT(0), false);
-    if (ARGUMENT_OF(tcp_recvmsg, flags) & MSG_PEEK)
+    if (taken_by(ARGUMENT_OF(tcp_recvmsg, flags)) != TAKES_DATA)
         under_way_functions.delete(&thread);
     return 0;
 }

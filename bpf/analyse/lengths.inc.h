@@ -12,7 +12,7 @@ static inline int report_sent(const void *sk, int result)
 
 static inline int report_received(const void *sk, int result, int flags)
 {
-    if (flags & MSG_PEEK) /* nothing is taken, and the tracepoint reports 0 */
+    if (taken_by(flags) != TAKES_DATA) /* the tracepoint reports 0 bytes */
         return 0;
     return report_done(sk, KIND_RECEIVED, AT_sock_recv_length, entered_ns(sk), result);
 }

@@ -9,6 +9,7 @@
  */
 #pragma once
 
+#include "include/task.h"
 #include "include/tcp_socket.h"
 #include "include/thread_tracepoints.h"
 #include <asm/unistd.h>
@@ -17,15 +18,6 @@
 #define TIF_32BIT 22     /* arch/arm64/include/asm/thread_info.h */
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
-
-/* The current task, and the macro that reads its members. The verifier knows its type since Linux 5.11. */
-#if TYPED && ENUM(bpf_func_id, BPF_FUNC_get_current_task_btf)
-#define current_task() ((const void *)bpf_get_current_task_btf())
-#define task_read typed_read
-#else
-#define current_task() ((const void *)bpf_get_current_task())
-#define task_read kernel_read
-#endif
 
 #ifndef IS_OBSERVED
 #define IS_OBSERVED(protocol) ((protocol) == IPPROTO_TCP)
@@ -81,10 +73,10 @@ static inline bool is_64_bit(void)
 #endif
 }
 
-/* Return argument number `n` of a system call, from 0. `arguments` comes from the program at its entry: the struct pt_regs
- * of the calling thread, or at a perf tracepoint the arguments themselves. */
+/* Return argument number `n` of a system call, from 0. `arguments` is the struct pt_regs of the calling thread, or the
+ * context of the program at a perf tracepoint. */
 #if PLAIN_TRACEPOINTS
-#define argument(arguments, n) (((const u64 *)(arguments))[n])
+#define argument(arguments, n) (((const volatile u64 *)(arguments))[2 + (n)])
 #else
 static inline u64 argument(const void *registers, u32 n)
 {
@@ -146,7 +138,7 @@ ON_TRACEPOINT(sys_enter)
 {
     u8 kind, point;
 
-    return observes(ctx[1], &kind, &point) ? ENTERS(ctx + 2, kind, point) : 0;
+    return observes(ctx[1], &kind, &point) ? ENTERS(ctx, kind, point) : 0;
 }
 
 ON_TRACEPOINT(sys_exit)

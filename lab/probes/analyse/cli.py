@@ -3,7 +3,8 @@
 client: sockets that call connect(). service: listeners and their connections.
 Both show connections that were open before the tool started.
 
-PID, COMM             process that owns the socket; - until it is known
+PID, COMM             process that owns the socket, and the process's name; -
+                      until it is known
 IP                    4 or 6 (an IPv4-mapped address is 4)
 SADDR, DADDR, DPORT   local address, remote address and port; - until known
 TIMESTAMP(us)         CLOCK_MONOTONIC; for a return: when the call returned
@@ -50,6 +51,9 @@ details:
   that sends the SYN. With TCP_FASTOPEN_CONNECT that is the first send, and
   connect() can return before.
 
+  A call that peeks (MSG_PEEK) leaves the data in the socket; one that reads the
+  error queue (MSG_ERRQUEUE) returns none of it. Both are marked.
+
   A call that returns EINPROGRESS, EALREADY or EAGAIN has not failed. A call
   that a signal interrupts is entered again, or the application gets EINTR.
 
@@ -81,7 +85,8 @@ details:
   State changes are always observed at their tracepoint.
 
   Not observed:
-    - calls of io_uring, sendfile(), splice() and 32-bit programs
+    - calls of io_uring and 32-bit programs. The work of TCP for them is shown
+      as that of a call that is not observed, and the tool ends with the number
     - state changes of a minisock (`lab states` shows them)
   A missed return of a kernel function is counted as lost when the system call
   returns. The kernel does not run the program at the return of a call that was

@@ -36,6 +36,14 @@ class Kind(IntEnum):
     DESTROYED = 12
 
 
+class Takes(IntEnum):
+    """What a call that receives takes from the socket, as in `enum takes` of bpf/analyse/event.h (a test compares them)."""
+
+    DATA = 0
+    NOTHING = 1
+    ERRORS = 2
+
+
 class Role(IntEnum):
     """End of a connection that a socket is. A listener counts as service."""
 
@@ -125,6 +133,16 @@ def latency_ns(rows: Rows) -> Integers:
     calls = np.where(rows["enter_ns"] > 0, time_ns - rows["enter_ns"].astype(np.int64), UNKNOWN)
     opened = (rows["kind"] == Kind.CHANGED) & (rows["state"] == State.ESTABLISHED)
     return np.where(opened, rows["connect_ns"], calls)
+
+
+def uncalled(rows: Rows) -> Mask:
+    """Return which rows are the work of TCP for a call that is not observed, or was entered before the program was attached.
+
+    Subflows of MPTCP have no calls.
+    """
+    worked = np.isin(rows["kind"], (Kind.OPENED, Kind.SENT, Kind.RECEIVED)) & (rows["called"] == 0)
+    of_subflow = (rows["mptcp"] > 0) & (rows["mptcp"] != rows["skaddr"])
+    return np.asarray(worked & ~of_subflow & (rows["kept"] == 0))
 
 
 def kept(rows: Rows, forget_ns: int) -> Rows:

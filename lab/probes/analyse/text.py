@@ -8,7 +8,7 @@ import numpy as np
 
 from lab.arrays import UNKNOWN, plain
 from lab.clock import CLOCK
-from lab.probes.analyse.measure import Kind, Role, joined, latency_ns, points
+from lab.probes.analyse.measure import Kind, Role, Takes, joined, latency_ns, points, uncalled
 from lab.tcp import UNSPECIFIED, State, address_text
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ _FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293, 3.1
 
 def as_dicts(rows: np.ndarray) -> Iterator[dict[str, object]]:
     """Yield rows with the keys of `--json` and `--csv`; None is unknown."""
-    for row, latency in zip(plain(rows), latency_ns(rows).tolist(), strict=True):
+    columns = (plain(rows), latency_ns(rows).tolist(), uncalled(rows).tolist())
+    for row, latency, alone in zip(*columns, strict=True):
         kind, owned = Kind(row["kind"]), int(row["tgid"]) != 0
         packet = kind in (Kind.ARRIVED, Kind.PROCESSED)
         laddr, raddr = (address_text(bytes(row[name])) for name in ("laddr", "raddr"))
@@ -35,6 +36,8 @@ def as_dicts(rows: np.ndarray) -> Iterator[dict[str, object]]:
             "role": Role(row["role"]).name.lower() if row["role"] else None,
             "pid": int(row["tgid"]) if owned else None,
             "comm": row["comm"].decode(errors="replace") if owned else None,
+            "tid": int(row["tid"]) or None,
+            "thread": row["thread"].decode(errors="replace") if row["tid"] else None,
             "netns": int(row["netns"]),
             "skaddr": f"{int(row['skaddr']):x}",
             "mptcp": f"{int(row['mptcp']):x}" if row["mptcp"] else None,
@@ -46,6 +49,8 @@ def as_dicts(rows: np.ndarray) -> Iterator[dict[str, object]]:
             "func": points()[row["point"]],
             "step": kind.name.lower(),
             "returns": bool(row["returns"]) if kind <= Kind.CLOSE else None,
+            "takes": Takes(row["takes"]).name.lower() if kind is Kind.RECEIVE and row["returns"] else None,
+            "observed_call": not alone if kind in (Kind.OPENED, Kind.SENT, Kind.RECEIVED) else None,
             "result": int(row["result"]) if row["returns"] else None,
             "latency_ns": None if latency == UNKNOWN else latency,
             "seq": int(row["seq"]) if packet else None,
@@ -76,22 +81,27 @@ def _step(row: dict[str, object]) -> str:
             return f"{row['func']}() entered by the application"
         counted = "messages" if row["func"] in ("sendmmsg", "recvmmsg") else "bytes"
         what = f" {result} {counted}" if kind in (Kind.SEND, Kind.RECEIVE) else ""
-        return f"{row['func']}() returned{what}{after}"
+        return f"{row['func']}() returned{what}{_REST.get(row['takes'], '')}{after}"
     if kind is Kind.PROCESSED and row["oldstate"]:
         return f"state processing, from {row['oldstate']} to {row['state']}"
     waited = after.replace("after", "after waiting")
+    alone = ", by a call that is not observed" if row["observed_call"] is False else ""
+    received = f"data returned to the application, {result} bytes"
+    if not result:
+        received = "no data" if row["state"] in ("ESTABLISHED", "FIN_WAIT1", "FIN_WAIT2") else "end of data"
     return {
-        Kind.OPENED: f"active open of {row['daddr']} port {row['dport']}",
-        Kind.SENT: f"data taken by TCP, {result} bytes{after}",
-        Kind.RECEIVED: f"data returned to the application, {result} bytes{waited}"
-        if result
-        else f"end of data{waited}",
+        Kind.OPENED: f"active open of {row['daddr']} port {row['dport']}{alone}",
+        Kind.SENT: f"data taken by TCP, {result} bytes{after}{alone}",
+        Kind.RECEIVED: f"{received}{waited}{alone}",
         Kind.ARRIVED: f"segment reaches TCP, {row['flags']}, {row['length']} bytes, seq {row['seq']}",
         Kind.PROCESSED: f"segment processed, {row['flags']}, {row['length']} bytes, seq {row['seq']}",
         Kind.CHANGED: f"transfer from {row['oldstate']} to {row['state']}",
         Kind.DESTROYED: "socket destroyed",
     }[kind]
 
+
+_REST = {"nothing": " and leaves them in the socket", "errors": ", from the error queue"}
+"""What a call that receives did not take from the socket's data."""
 
 _NOTHING_YET = {
     Kind.ACCEPT: "no connection waits",

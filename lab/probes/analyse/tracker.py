@@ -7,7 +7,7 @@ one batch (lab/probes/analyse/measure.py).
 import numpy as np
 
 from lab.arrays import UNKNOWN, Events, Mask, Rows
-from lab.probes.analyse.measure import Kind, Role, joined, kept, latency_ns
+from lab.probes.analyse.measure import Kind, Role, joined, kept, latency_ns, uncalled
 from lab.units import SECOND
 
 MOST_OPEN = 100_000
@@ -40,6 +40,7 @@ class Tracker:
         self._all_taken_ns = 0
         self._forgotten = 0
         self._dropped = 0
+        self._uncalled = 0
 
     def rows(self, batch: Events) -> Rows:
         """Return the rows of this batch, and those that waited, which pass the filters."""
@@ -54,14 +55,21 @@ class Tracker:
         waiting = rows[waits & ~over]
         self._dropped += max(0, len(waiting) - MOST_WAITING)
         self._waiting = waiting[-MOST_WAITING:]
-        return rows[fresh & ~waits & self._wanted(rows)]
+        shown = rows[fresh & ~waits & self._wanted(rows)]
+        self._uncalled += int(uncalled(shown).sum())
+        return shown
 
     def end(self) -> str:
-        """Return the closing note: steps that were not shown, sockets that were forgotten; empty if none."""
+        """Return the closing note: what was not shown, not observed or forgotten; empty if nothing."""
         notes = []
         unknown = self._dropped + len(self._waiting)
         if unknown:
             notes.append(f"{unknown} steps are not shown: their process or their local port is unknown")
+        if self._uncalled:
+            notes.append(
+                f"{self._uncalled} opens, sends and receives were made by calls that are not observed: io_uring, 32-bit "
+                "programs, and calls in progress when the tool started"
+            )
         if self._forgotten:
             notes.append(f"more than {MOST_OPEN} sockets were open: {self._forgotten} were forgotten")
         return "; ".join(notes)

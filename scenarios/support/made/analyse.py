@@ -10,9 +10,9 @@ _KINDS = {
     **dict.fromkeys(("time_ns", "enter_ns", "skaddr", "listener", "mptcp", "skb"), "u8"),
     **dict.fromkeys(("netns", "tgid", "tid", "seq", "length", "handshake_us", "lost"), "u4"),
     **dict.fromkeys(("lport", "rport"), "u2"),
-    **dict.fromkeys(("kind", "point", "returns", "again", "oldstate", "state", "flags"), "u1"),
+    **dict.fromkeys(("kind", "point", "returns", "again", "oldstate", "state", "flags", "called", "takes"), "u1"),
 }
-STEP = np.dtype([*_KINDS.items(), ("result", "i4"), ("laddr", "u1", 16), ("raddr", "u1", 16), ("comm", "S16")])
+STEP = np.dtype([*_KINDS.items(), ("result", "i4"), ("laddr", "u1", 16), ("raddr", "u1", 16), ("comm", "S16"), ("thread", "S16")])
 """As the probe writes it, in another order: only the names matter."""
 
 UNBOUND = Flow("0.0.0.0", 0, "0.0.0.0", 0)  # noqa: S104 (an address that is not known yet)
@@ -32,6 +32,7 @@ def step(time_ns: int, kind: Kind, flow: Flow = CLIENT, skaddr: int = 0xA0, **fi
         "lport": flow.lport,
         "rport": flow.rport,
         "netns": 1,
+        "called": 1,
     }
     for name, value in (known | fields).items():
         row[name] = State[value] if name in ("state", "oldstate") and isinstance(value, str) else value

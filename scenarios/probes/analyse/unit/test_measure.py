@@ -11,7 +11,7 @@ from support.made.states import CLIENT, SERVER
 
 from lab.arrays import UNKNOWN
 from lab.paths import SOURCES
-from lab.probes.analyse.measure import Kind, Role, joined, kept, latency_ns, points, stillborn
+from lab.probes.analyse.measure import Kind, Role, Takes, joined, kept, latency_ns, points, stillborn
 from lab.probes.analyse.tracker import Tracker
 from lab.tcp import Flow, State, address_text
 from lab.units import SECOND
@@ -24,11 +24,12 @@ def flows(rows):
 
 
 def test_kinds_are_those_of_the_program():
-    """`Kind` and `enum kind` have the same members in the same order, and every attach point has a name."""
+    """The enumerations of the program have the same members in the same order, and every attach point has a name."""
     source = (SOURCES / "analyse/event.h").read_text()
-    (body,) = re.findall(r"enum kind \{(.*?)\};", source, re.DOTALL)
-    assert re.findall(r"\bKIND_(\w+)", body) == [kind.name for kind in Kind]
-    assert [kind.value for kind in Kind] == list(range(len(Kind)))
+    for name, members in (("kind", Kind), ("takes", Takes)):
+        (body,) = re.findall(rf"enum {name} \{{(.*?)\}};", source, re.DOTALL)
+        assert re.findall(rf"\b{name.upper()}_(\w+)", body) == [member.name for member in members]
+        assert [member.value for member in members] == list(range(len(members)))
     text = "".join(file.read_text() for file in [SOURCES / "analyse.c", *(SOURCES / "analyse").iterdir()])
     assert set(points()) == set(re.findall(r"\b(?:AT_|each\()(\w+)", text))
 
