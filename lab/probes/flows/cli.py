@@ -8,7 +8,7 @@ PACKETS      packets on the wire; a GSO or GRO skb counts as its segments
 BYTES        of the Ethernet frames, with all headers and VLAN tags; of the IP
              packets if the interface has no Ethernet headers
 INTERFACE    interface name and VLAN ids, separated by dots (eth0.10.20)
-DIRECTION    ingress or egress
+DIRECTION    ingress, or egress: handed to the interface, before its queue
 
 With --connections each line is one connection:
 
@@ -25,8 +25,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from lab.ebpf.interface import defines_of
+from lab.ebpf.interface import Device, defines_of
 from lab.ebpf.program import Program
+from lab.errors import LabError
+from lab.linux.qdisc_statistics import Discipline, root_discipline
 from lab.live import drain
 from lab.live import output as live_output
 from lab.live.output import Output
@@ -55,6 +57,12 @@ details:
   BYTES does not include the preamble, the frame check sequence, or, at egress,
   the padding that a device adds to frames shorter than 60 bytes. At ingress the
   tunnel headers of a super-packet count once for the whole super-packet.
+
+  Egress counts packets before the interface's queueing discipline, which may
+  drop some of them. Its drops are shown below the table, and as qdisc_drops with
+  --json and --csv: one number for the interface, the same in every row. It
+  counts a super-packet as one packet. Frames that bypass the discipline are not
+  counted: those of packet sockets with PACKET_QDISC_BYPASS, and of XDP.
 
   A loopback packet passes the interface twice. It is counted at egress only.
   Copies of multicast and broadcast datagrams that the host sends itself were
@@ -97,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
     device = live_output.device_of(args)
     output = Output(args)
     program = Program.load("flows", defines_of([device]))
+    discipline = _discipline(device)
+    dropped = 0
     with drain.totals(program, args.interval, args.seconds, [device]) as batches:
         output.start()
         from lab.probes.flows import measure, text
@@ -110,10 +120,17 @@ def run(args: argparse.Namespace) -> int:
             rows = measure.largest_first(added if args.delta else so_far.add(added))
             if args.connections:
                 rows = measure.from_first_sender(rows)
-            room = _lines_that_fit() if sys.stdout.isatty() and not (args.json or args.csv) else len(rows)
+            before, discipline = discipline, _discipline(device) or discipline
+            new = discipline.dropped_since(before) if discipline else 0
+            dropped = new if args.delta else dropped + new
+            room = (
+                _lines_that_fit(2 + bool(dropped)) if sys.stdout.isatty() and not (args.json or args.csv) else len(rows)
+            )
             shown = [
                 text.as_dict(row, names, ethernet=device.ethernet) for row in rows[: min(room, args.top or len(rows))]
             ]
+            for row in shown:
+                row["qdisc_drops"] = dropped if discipline else None
             if so_far.older["rows"]:
                 shown.append(text.older(shown[0], so_far.older))
             if args.json or args.csv:
@@ -123,7 +140,17 @@ def run(args: argparse.Namespace) -> int:
             else:
                 print(_separator(number), end="")
                 _print_report(shown, len(rows), args)
+                if dropped:
+                    print(f"{dropped} of them dropped at egress by {device.ifname}'s queueing discipline")
     return 0
+
+
+def _discipline(device: Device) -> Discipline | None:
+    """Return the interface's queueing discipline, None if it has none or has gone."""
+    try:
+        return device.inside(lambda: root_discipline(device.ifindex))
+    except LabError:
+        return None
 
 
 def _print_report(shown: "list[Record]", count: int, args: argparse.Namespace) -> None:
@@ -145,9 +172,9 @@ def _separator(number: int) -> str:
     return "\n" if number else ""
 
 
-def _lines_that_fit() -> int:
-    """Return how many rows fit on the terminal, next to the head, two lines of sums and the cursor's line."""
-    return max(1, shutil.get_terminal_size().lines - 4)
+def _lines_that_fit(sums: int) -> int:
+    """Return how many rows fit on the terminal, next to the head, the lines of sums and the cursor's line."""
+    return max(1, shutil.get_terminal_size().lines - 2 - sums)
 
 
 def _count(word: str) -> int:
