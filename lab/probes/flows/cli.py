@@ -54,6 +54,10 @@ details:
   Each packet counts in exactly one row. Only the first fragment of a datagram
   has ports; later fragments count in the row of their address pair.
 
+  One interface is observed. A packet that passes several, such as a macvlan or a
+  VXLAN and its parent, counts once at each. Frames that a bridge forwards pass
+  its ports and not the bridge's own interface: observe a port.
+
   BYTES does not include the preamble, the frame check sequence, or, at egress,
   the padding that a device adds to frames shorter than 60 bytes. At ingress the
   tunnel headers of a super-packet count once for the whole super-packet.
