@@ -221,9 +221,9 @@ def works() -> dict[str, bool]:
 
 
 @pytest.fixture
-def net() -> Iterator[Topology]:
-    """Two hosts and a wire, for one test only."""
-    with topology() as net:
+def net(request) -> Iterator[Topology]:
+    """Two hosts and a wire, for one test only. A test gets another network by `parametrize("net", [...], indirect=True)`."""
+    with topology(network=getattr(request, "param", "wire")) as net:
         yield net
 
 

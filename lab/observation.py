@@ -14,6 +14,7 @@ from lab.recording.recording import Recording
 from lab.timeline import Connection
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import Demo, converse
+from lab.truth.volumes import ETHERNET_MTU
 from lab.truth.wire import OnWire, WireTruth
 from lab.verdict import Judge
 
@@ -26,6 +27,7 @@ class Observed:
     - `end_ns`: a time at which all connections were over (`Topology.quiesce`, nanoseconds on `CLOCK_MONOTONIC`).
     - `sent`: the counters of sent segments of the client's and of the server's host.
     - `wire`: the log of the wire between them, None if the link keeps none.
+    - `mtu`: the longest packet of their interfaces, in bytes.
     """
 
     inodes: tuple[int, int]
@@ -35,6 +37,7 @@ class Observed:
     demo: Demo = field(default_factory=Demo)
     sent: tuple[Sent, Sent] = (Sent(), Sent())
     wire: WireTruth | None = None
+    mtu: int = ETHERNET_MTU
 
     def with_wire(self) -> Iterator[tuple[Connection, OnWire | None]]:
         """Yield each connection with its segments on the wire, None if the link keeps no log."""
@@ -60,7 +63,7 @@ def observing(
     The block adds its connections to `connections`. Probes that observe at interfaces are attached to `eth0` of both
     hosts.
     """
-    observed = Observed(net.inodes)
+    observed = Observed(net.inodes, mtu=net.description.mtu)
     with record(*probes, programs=programs, devices=net.devices, lossy=lossy) as recorder:
         before, begun_ns = [tcp_sent(host.name) for host in (net.client, net.server)], time.monotonic_ns()
         yield observed

@@ -6,8 +6,9 @@ between the call's two timestamps, on an idle machine and on an overloaded one a
 
 import json
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from lab.errors import LabError
@@ -116,15 +117,17 @@ class Connection:
     server: Timeline | None
 
 
-def pair(timelines: Iterable[Timeline]) -> list[Connection]:
+def pair(timelines: Iterable[Timeline], translated: Mapping[str, str] = MappingProxyType({})) -> list[Connection]:
     """Return connections, in the order in which the clients opened them: each client with the server of the same flow.
 
-    If a flow was used more than once, its clients and its servers are matched in order of time.
+    If a flow was used more than once, its clients and its servers are matched in order of time. `translated` has, by
+    address at the server, the address at the client where a router translates it.
     """
     in_order = sorted(timelines, key=lambda timeline: timeline.opened_ns)
     servers: dict[Flow, deque[Timeline]] = defaultdict(deque)
     for timeline in in_order:
         if timeline.role == "server":
-            servers[timeline.flow.reversed()].append(timeline)
+            laddr, raddr = (translated.get(address, address) for address in (timeline.flow.laddr, timeline.flow.raddr))
+            servers[timeline.flow._replace(laddr=laddr, raddr=raddr).reversed()].append(timeline)
     clients = [timeline for timeline in in_order if timeline.role == "client"]
     return [Connection(client, servers[client.flow].popleft() if servers[client.flow] else None) for client in clients]

@@ -1,26 +1,29 @@
-"""Build two hosts and a wire between them, until Ctrl-C.
+"""Build a network, by default two hosts and a wire between them, until Ctrl-C.
 
-Prints the namespaces of the hosts. Start programs there with
+Prints the namespaces of the hosts and routers. Start programs there with
 `lab serve --netns NAME`, `lab connect --netns NAME` or `ip netns exec NAME`.
-At the end it prints what the wire did to the frames.
+At the end it prints what the wire did to the frames, if there is a wire.
 """
 
 import argparse
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 
 import numpy as np
 
 from lab.network.conditions import Conditions
+from lab.network.description import NETWORKS
 from lab.network.frame_log import Direction, Fate, Mark, WireLog, hold_ns
 from lab.network.relay import Relay
-from lab.network.topology import topology
+from lab.network.topology import Topology, topology
 from lab.output.text import tabulated
 from lab.units import duration_ns, duration_text, fraction, rate_bps
 
 EXAMPLES = """\
-example: delay and loss to the server, none back
-  lab wire --delay 50ms --loss 1% --to server
+examples:
+  lab wire --delay 50ms --loss 1% --to server   delay and loss to the server, none back
+  lab wire --network nat                        a router that translates addresses
 """
 _FATES = ((Fate.LOST, "lost"), (Fate.OVERFLOWED, "overflowed"), (Fate.REFUSED, "refused"))
 _MARKS = ((Mark.COPY, "copied"), (Mark.HURRIED, "reordered"), (Mark.CORRUPTED, "corrupted"))
@@ -28,6 +31,7 @@ _MARKS = ((Mark.COPY, "copied"), (Mark.HURRIED, "reordered"), (Mark.CORRUPTED, "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
+    parser.add_argument("--network", choices=NETWORKS, default="wire", help="the network; see docs/network.md")
     parser.add_argument("--delay", type=duration_ns, default=0, metavar="TIME", help="delay of each frame")
     parser.add_argument(
         "--jitter", type=duration_ns, default=0, metavar="TIME", help="largest deviation from the delay"
@@ -66,18 +70,25 @@ def run(args: argparse.Namespace) -> int:
         drop=tuple(args.drop),
     )
     perfect = Conditions()
-    link = Relay()
-    with topology(link) as net:
+    link = Relay() if NETWORKS[args.network].has_wire else None
+    with topology(link, network=args.network) as net:
         net.conditions(perfect if args.to == "client" else conditions, perfect if args.to == "server" else conditions)
-        for host in (net.client, net.server):
-            print(f"{host.name}  {host.ipv4}  {host.ipv6}")
-        print("the wire is up; stop it with Ctrl-C", flush=True)
+        for name, ipv4, ipv6 in _addresses(net):
+            print(f"{name}  {ipv4}  {ipv6}")
+        print("the network is up; stop it with Ctrl-C", flush=True)
         with suppress(KeyboardInterrupt):
             threading.Event().wait(args.seconds)
-        log = link.log(lossy=True)
-    show(log)
-    log.require_whole()
+        log = link.log(lossy=True) if link else None
+    if log:
+        show(log)
+        log.require_whole()
     return 0
+
+
+def _addresses(net: Topology) -> Iterator[tuple[str, str, str]]:
+    """Yield the namespace and the addresses of each interface of hosts and routers."""
+    for name, port in net.description.ports.items():
+        yield net.interfaces[name].netns or "", port.ipv4, port.ipv6
 
 
 def show(log: WireLog) -> None:

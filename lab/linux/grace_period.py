@@ -27,15 +27,15 @@ def await_grace_period() -> None:
         raise LabError(f"this kernel refuses membarrier ({error.strerror}): boot it without nohz_full") from error
 
 
-def await_backlogs(limit_s: float = 20.0) -> None:
+def await_backlogs(limit_s: float = 20.0, hops: int = _HOPS) -> None:
     """Wait until the packets that were on the way through the wire's bridge at the call have arrived.
 
     At each hop a packet waits in the backlog of a CPU until the CPU runs the softirq, which takes long on a busy
-    machine. A backlog is first in, first out: once it was empty, all packets from before the call have left it. Raises
-    `LabError` after `limit_s`.
+    machine. A backlog is first in, first out: once it was empty, all packets from before the call have left it. `hops` is
+    the number of backlogs on the way. Raises `LabError` after `limit_s`.
     """
     deadline = time.monotonic() + limit_s
-    for _ in range(_HOPS):
+    for _ in range(hops):
         waiting = set(_backlogs())
         while waiting:
             waiting = {cpu for cpu, length in _backlogs().items() if cpu in waiting and length}

@@ -20,10 +20,14 @@ DEVICE = "eth0"  # each host's
 
 @dataclass(frozen=True)
 class Place:
-    """Namespaces that a link joins, by name: the wire's has the devices `SIDES`, each host's has `DEVICE`."""
+    """Namespaces that a link joins, by name: the wire's has the devices `SIDES`, each host's has `DEVICE`.
+
+    `others` are the further namespaces of the network, in which frames can be dropped too.
+    """
 
     wire: str
     hosts: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
 
 class Link(Protocol):
@@ -51,18 +55,18 @@ class Link(Protocol):
 
 
 def dropped(place: Place) -> int:
-    """Return how many frames the devices of the wire and the hosts could not pass to their peers.
+    """Return how many frames the devices of all namespaces could not pass to their peers.
 
     Source: `/proc/net/dev`, proc_pid_net(5).
     """
 
     def read() -> int:
-        lines = Path("/proc/thread-self/net/dev").read_text(encoding="utf-8").splitlines()
+        lines = Path("/proc/thread-self/net/dev").read_text(encoding="utf-8").splitlines()[2:]
         # Field 12 is the transmit column `drop`: the name, eight receive columns, then bytes, packets, errs and drop.
         fields = [line.replace(":", " ").split() for line in lines]
-        return sum(int(field[12]) for field in fields if field[0] in (*SIDES, DEVICE))
+        return sum(int(field[12]) for field in fields if field[0] != "lo")
 
-    return sum(inside(namespace, read) for namespace in (place.wire, *place.hosts))
+    return sum(inside(namespace, read) for namespace in (place.wire, *place.hosts, *place.others) if namespace)
 
 
 class Drops:
@@ -77,6 +81,37 @@ class Drops:
         before, self._reported = self._reported, dropped(self._place)
         if self._reported > before:
             raise FramesDropped(self._reported - before)
+
+
+class Unwired:
+    """The link of a network without a wire: it has no conditions and keeps no log, and it counts what the kernel drops."""
+
+    name = "none"
+
+    def __init__(self, *namespaces: str) -> None:
+        self._drops = Drops(Place("", namespaces))
+
+    def install(self, place: Place) -> None:
+        """Raise `LabError`: there is no wire to install it in."""
+        raise LabError(f"there is no wire in {place.wire}: choose a network with one")
+
+    def apply(self, to_server: Conditions, to_client: Conditions) -> Change:
+        """Accept the conditions of a perfect wire only."""
+        if to_server != Conditions() or to_client != Conditions():
+            raise LabError("this network has no wire that could delay or drop: leave its conditions out")
+        now_ns = monotonic_ns()
+        return Change(now_ns, now_ns)
+
+    def waiting(self) -> int:
+        """Return 0: nothing holds frames."""
+        return 0
+
+    def log(self) -> None:
+        """Raise `FramesDropped` if the kernel dropped frames between the namespaces. There is no log to return."""
+        self._drops.require_none()
+
+    def remove(self) -> None:
+        """Do nothing: the interfaces go with their namespaces."""
 
 
 class Bridged:

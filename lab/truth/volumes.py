@@ -11,7 +11,7 @@ from lab.linux.tcp_counters import Sent
 from lab.timeline import Connection, Timeline
 from lab.verdict import Bracket
 
-_MTU = 1500
+ETHERNET_MTU = 1500
 _ETHERNET, _TCP, _MOST_OPTIONS = 14, 20, 40
 _ANSWERED = ("", "ECONNREFUSED")
 
@@ -28,13 +28,14 @@ class Volumes:
     """One direction of every connection with the same flow.
 
     `role` is the sender's, `sent` the counters of the sender's host, `end_ns` a time at which all of the connections
-    were over.
+    were over, `mtu` the longest packet of the hosts' interfaces.
     """
 
     connections: list[Connection]
     role: str
     sent: Sent
     end_ns: int
+    mtu: int = ETHERNET_MTU
 
     @property
     def headers(self) -> Headers:
@@ -47,7 +48,7 @@ class Volumes:
         """Bytes of data: at least those that were read, at most those that were sent and retransmitted."""
         read = sum(_bytes(_receiver(connection, self.role), "recv") for connection in self.connections)
         sent = sum(_bytes(_sender(connection, self.role), "send") for connection in self.connections)
-        return Bracket(read, sent + self.sent.retransmitted * _MTU, sent)
+        return Bracket(read, sent + self.sent.retransmitted * self.mtu, sent)
 
     @property
     def syns(self) -> Bracket:
@@ -69,7 +70,7 @@ class Volumes:
         """Segments: at least as many as the handshake and the data need, at most as many as the host sent."""
         answers = sum(connection.client.opening.error in _ANSWERED for connection in self.connections)
         opening = len(self.connections) if self.role == "client" else answers
-        least = opening + -(-self.payload.low // (_MTU - self.headers.fewest + _ETHERNET))
+        least = opening + -(-self.payload.low // (self.mtu - self.headers.fewest + _ETHERNET))
         most = max(least, self.sent.segments + self.sent.retransmitted)
         return Bracket.early(least, most)
 

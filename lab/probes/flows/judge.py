@@ -51,7 +51,9 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
             left = _sum(tcp, [counted.get((here, Direction.EGRESS, side)) for side in sides])
             arrived = _sum(tcp, [counted.get((there, Direction.INGRESS, side)) for side in sides])
             subject = str(stated if role == "client" else stated.reversed())
-            yield from _judge_volumes(judge, subject, Volumes(connections, role, sent, observed.end_ns), left, arrived)
+            yield from _judge_volumes(
+                judge, subject, Volumes(connections, role, sent, observed.end_ns, observed.mtu), left, arrived
+            )
             stream = observed.wire.stream(*sides) if observed.wire else None
             if stream:
                 yield judge.equal(subject, "what left", str(counts(stream.left)), str(_counts(left)))

@@ -153,7 +153,7 @@ def converse(
             where = ["--address", listen or net.server.address(version)]
             demo.server = stack.enter_context(Endpoint("serve", net.server, [*common, *where]))
             demo.server.await_ready()
-        arguments = [*common, "--source-port", str(source_port), net.server.address(version)]
+        arguments = [*common, "--source-port", str(source_port), net.target.address(version)]
         if concurrency:
             arguments += ["--concurrency", str(concurrency)]
         if rate:
@@ -164,7 +164,7 @@ def converse(
         timelines = demo.client.finish(limit_s)
         if demo.server:
             timelines += demo.server.finish(limit_s)
-        demo.connections = pair(timelines)
+        demo.connections = pair(timelines, net.description.translated)
 
 
 def _priority(command: str) -> list[str]:

@@ -1,0 +1,74 @@
+"""A recording of an unusual network in the form that the judges expect: one path, and one pair of addresses.
+
+A judge knows a connection by the client's addresses, and each host by one interface. Behind a router that translates
+addresses, on asymmetric paths and on the loopback that is not so, though each number of a probe may be right. `LEFT_OUT`
+lists the probes whose numbers are wrong or missing there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from lab.arrays import Events
+from lab.network.segment_parser import packed
+from lab.network.topology import Topology
+from lab.observation import Observed
+from lab.timeline import Connection, Timeline
+
+_NO_ETHERNET = dict.fromkeys(
+    ("duration", "flows", "layers", "packets"), "observes interfaces with an Ethernet header only"
+)
+_TRANSLATED = {"layers": "takes both sides of a translation for two connections"}
+LEFT_OUT: dict[str, dict[str, str]] = {
+    **dict.fromkeys(("tun", "gre", "wireguard"), _NO_ETHERNET),  # F8
+    **dict.fromkeys(("masquerade", "dnat", "nat"), _TRANSLATED),  # Q6
+    "asymmetric": {"duration": "takes a direction that it does not see for an open connection"},  # D6
+}
+"""By network and probe, why the probe is not judged there, with the row of the corpus of known wrong numbers."""
+
+
+def as_plain(observed: Observed, net: Topology) -> Observed:
+    """Return what was observed, with each connection under the client's addresses and at one interface of each host.
+
+    Of a loopback, which the probe `flows` counts at egress only, each packet counts as arrived as well.
+    """
+    translated = net.description.translated
+    addresses = {packed(seen).tobytes(): packed(meant).tobytes() for seen, meant in translated.items()}
+    main = {host.inode: host.ifindex for host in (net.client, net.server)}
+    recording = observed.recording
+    indexes = {index: main.get(inode, index) for index, (_, inode) in recording.devices.items()}
+
+    def plain(arrays: Mapping[str, Events]) -> dict[str, Events]:
+        return {probe: _plain(rows, addresses, indexes) for probe, rows in arrays.items()}
+
+    devices = {index: device for index, device in recording.devices.items() if indexes[index] == index}
+    connections = [Connection(it.client, _translated(it.server, translated)) for it in observed.connections]
+    totals = plain(recording.totals)
+    if net.client == net.server and "flows" in totals:
+        arrived = totals["flows"].copy()
+        arrived["direction"] ^= 1
+        totals["flows"] = np.concatenate([totals["flows"], arrived])
+    view = replace(recording, events=plain(recording.events), totals=totals, devices=devices)
+    return replace(observed, recording=view, connections=connections)
+
+
+def _plain(rows: Events, addresses: Mapping[bytes, bytes], indexes: Mapping[int, int]) -> Events:
+    """Return rows with other addresses and ifindexes; both are unique in the network."""
+    rows = rows.copy()
+    for name in rows.dtype.names or ():
+        if name.endswith("addr") and rows.dtype[name].shape == (16,):
+            before = rows[name].copy()
+            for seen, meant in addresses.items():
+                rows[name][(before == np.frombuffer(seen, np.uint8)).all(axis=1)] = np.frombuffer(meant, np.uint8)
+    if "ifindex" in (rows.dtype.names or ()):
+        for index, main in indexes.items():
+            rows["ifindex"][rows["ifindex"] == index] = main
+    return rows
+
+
+def _translated(timeline: Timeline | None, translated: Mapping[str, str]) -> Timeline | None:
+    if timeline is None:
+        return None
+    laddr, raddr = (translated.get(address, address) for address in (timeline.flow.laddr, timeline.flow.raddr))
+    return replace(timeline, flow=timeline.flow._replace(laddr=laddr, raddr=raddr))
