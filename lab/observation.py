@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
 from lab.linux.tcp_counters import Sent, tcp_sent
 from lab.network.topology import Topology
@@ -57,14 +58,15 @@ def observing(
     probes: Sequence[str] = (),
     programs: Mapping[str, Program] | None = None,
     lossy: bool = False,
+    devices: Sequence[Device] = (),
 ) -> Iterator[Observed]:
     """Record with probes (by name) or given programs while the block runs.
 
-    The block adds its connections to `connections`. Probes that observe at interfaces are attached to `eth0` of both
-    hosts.
+    The block adds its connections to `connections`. Probes that observe at interfaces are attached to those of both
+    hosts, or to `devices` (`Topology.interfaces`).
     """
     observed = Observed(net.inodes, mtu=net.description.mtu)
-    with record(*probes, programs=programs, devices=net.devices, lossy=lossy) as recorder:
+    with record(*probes, programs=programs, devices=devices or net.devices, lossy=lossy) as recorder:
         before, begun_ns = [tcp_sent(host.name) for host in (net.client, net.server)], time.monotonic_ns()
         yield observed
         observed.end_ns = net.quiesce()
@@ -83,6 +85,7 @@ def observe(
     probes: Sequence[str] | None = None,
     programs: Mapping[str, Program] | None = None,
     lossy: bool = False,
+    devices: Sequence[Device] = (),
     **how: Any,
 ) -> Iterator[Observed]:
     """Hold conversations and record them, with the probe `states` unless others are named.
@@ -91,7 +94,7 @@ def observe(
     """
     if probes is None:
         probes = () if programs else ("states",)
-    with observing(net, probes=probes, programs=programs, lossy=lossy) as observed:
+    with observing(net, probes=probes, programs=programs, lossy=lossy, devices=devices) as observed:
         with converse(net, conversation, **how) as observed.demo:
             yield observed
         observed.connections += observed.demo.connections

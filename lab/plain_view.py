@@ -37,12 +37,12 @@ def as_plain(observed: Observed, net: Topology) -> Observed:
     addresses = {packed(seen).tobytes(): packed(meant).tobytes() for seen, meant in translated.items()}
     main = {host.inode: host.ifindex for host in (net.client, net.server)}
     recording = observed.recording
-    indexes = {index: main.get(inode, index) for index, (_, inode) in recording.devices.items()}
+    indexes = {device.ifindex: main[device.inode] for device in net.devices}
 
     def plain(arrays: Mapping[str, Events]) -> dict[str, Events]:
         return {probe: _plain(rows, addresses, indexes) for probe, rows in arrays.items()}
 
-    devices = {index: device for index, device in recording.devices.items() if indexes[index] == index}
+    devices = {index: device for index, device in recording.devices.items() if indexes.get(index, index) == index}
     connections = [Connection(it.client, _translated(it.server, translated)) for it in observed.connections]
     totals = plain(recording.totals)
     if net.client == net.server and "flows" in totals:

@@ -38,6 +38,7 @@ _LOOPBACK = 1  # ifindex of the loopback in every namespace
 _BRIDGE = "bridge"
 # Indexes of interfaces that no description names: those under stacked ones, and the ports of the wire and of a switch.
 _BELOW, _FIRST_OF_HUB = 100, {"wire": 301, "switch": 401}
+_NTF_MASTER, _NUD_STATIC = 0x04, 0x40  # an entry of the bridge, for another machine (include/uapi/linux/neighbour.h)
 _topologies = count()
 _LASTING = (State.LISTEN, State.TIME_WAIT)
 
@@ -122,7 +123,8 @@ class Topology:
     def devices(self) -> tuple[Device, ...]:
         """The interfaces of the client's and the server's host, main interfaces first: one if they are the same host."""
         main = (self.client.device, self.server.device)
-        other = [device for device in self.interfaces.values() if device.inode in self.inodes]
+        mine = [port.ifindex for port in self.description.ports.values()]
+        other = [it for it in self.interfaces.values() if it.inode in self.inodes and it.ifindex in mine]
         return tuple(dict.fromkeys((*main, *other)))
 
     def between(self, client: str, server: str) -> "Topology":
@@ -233,6 +235,8 @@ class _Builder:
         ends = [_End(self._namespace(port.node), port.ifname, port.ifindex, port.mac) for port in ports]
         if subnet.stacked:
             ends = [_End(end.namespace, stacked.UNDER, end.ifindex + _BELOW) for end in ends]
+            for port, end in zip(ports, ends, strict=True):
+                self._interfaces[f"{port.node}.{end.ifname}"] = self._device(port.node, end.ifname, end.ifindex)
         if subnet.kind in self._hubs:
             hub = self._namespace(subnet.kind)
             for number, (port, end) in enumerate(zip(ports, ends, strict=True)):
@@ -333,7 +337,7 @@ def _switch(ports: list[Port]) -> None:
         netlink.link("set", index=first - 1, state="up")
         for index, port in enumerate(ports, first):
             netlink.link("set", index=index, master=first - 1)
-            netlink.fdb("add", ifindex=index, lladdr=port.mac)
+            netlink.fdb("add", ifindex=index, lladdr=port.mac, flags=_NTF_MASTER, state=_NUD_STATIC)
 
 
 def _raise(devices: Sequence[int]) -> None:
