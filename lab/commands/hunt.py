@@ -88,7 +88,9 @@ def _repeat(experiment: Experiment, ground: Grounds, step: Callable[[str], None]
 
 def _summary(hunt: Hunt) -> str:
     """Return what was done. The numbers of an experiment that was not judged are known to be incomplete."""
-    left_out = f", {hunt.withheld} not judged because the kernel withheld events" if hunt.withheld else ""
+    left_out = (
+        f", {hunt.withheld} not judged (events withheld, or a network that this kernel lacks)" if hunt.withheld else ""
+    )
     verdict = "a contradiction was found" if hunt.found else "no contradiction was found"
     return f"{hunt.held:,} experiments{left_out}, {hunt.checks:,} numbers judged: {verdict}."
 

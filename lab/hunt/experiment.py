@@ -13,15 +13,19 @@ from pathlib import Path
 import msgspec
 
 from lab import probes
-from lab.errors import EventsWithheld, FramesDropped, LabError
+from lab.errors import EventsWithheld, FramesDropped, LabError, UnsupportedByKernel
 from lab.network.conditions import Conditions
 from lab.network.relay import Relay
 from lab.network.topology import Topology, topology
 from lab.observation import observe
 from lab.output.file import replacing
+from lab.plain_view import LEFT_OUT, as_plain
 from lab.results import schema
 from lab.traffic.demo.conversation import Conversation
 from lab.verdict import Check
+
+UNSEEN = dict.fromkeys(("vector2", "sendfile", "splice"), ("layers",))
+"""By way to send and receive, the probes that do not see its system calls: they say so and cannot be judged by them."""
 
 _SCENARIO = "hunt"
 _BUSY = "while True: pass"
@@ -37,9 +41,11 @@ class Wire:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is held and observed. Without a `wire` the hosts are joined by a bridge, which keeps no log.
+    """What is held and observed.
 
     - `version`: of IP.
+    - `network`: its name (`NETWORKS`).
+    - `wire`: the conditions of the network's wire, which keeps a log then. None leaves it a bridge, without a log.
     - `busy`: number of processes that do nothing but use a processor meanwhile.
     - `watched_by`: names of the attached probes, sorted.
     """
@@ -51,6 +57,7 @@ class Experiment:
     wire: Wire | None
     busy: int
     watched_by: tuple[str, ...]
+    network: str = "wire"
 
     def write(self, path: Path) -> None:
         """Write the experiment as JSON, to be repeated by `lab hunt --replay`."""
@@ -73,30 +80,41 @@ class Grounds:
 
     def __init__(self, built: ExitStack) -> None:
         self._built = built
-        self._nets: dict[bool, Topology] = {}
+        self._nets: dict[tuple[str, bool], Topology] = {}
+        self._refused: set[str] = set()
 
-    def net(self, experiment: Experiment) -> Topology:
-        """Return the network of an experiment, with its conditions."""
-        relayed = experiment.wire is not None
-        if relayed not in self._nets:
-            self._nets[relayed] = self._built.enter_context(topology(*([Relay()] if relayed else [])))
+    def net(self, experiment: Experiment) -> Topology | None:
+        """Return the network of an experiment, with its conditions; None if this kernel lacks one of its interfaces."""
+        key = experiment.network, experiment.wire is not None
+        if experiment.network in self._refused:
+            return None
+        if key not in self._nets:
+            link = Relay() if experiment.wire else None
+            try:
+                self._nets[key] = self._built.enter_context(topology(link, network=experiment.network))
+            except UnsupportedByKernel:
+                self._refused.add(experiment.network)
+                return None
         if experiment.wire:
-            self._nets[relayed].conditions(experiment.wire.to_server, experiment.wire.to_client)
-        return self._nets[relayed]
+            self._nets[key].conditions(experiment.wire.to_server, experiment.wire.to_client)
+        return self._nets[key]
 
     def hold(self, experiment: Experiment) -> list[Check] | None:
-        """Hold an experiment and return every check of every probe; None if the kernel withheld events or dropped frames.
+        """Hold an experiment and return every check of every probe; None if it cannot be judged.
 
-        The numbers of such a recording are known to be incomplete, and the probes say so.
+        That is so if the kernel withheld events or dropped frames, which the probes say, or lacks what the network needs.
         """
-        net = self.net(experiment)
+        if (net := self.net(experiment)) is None:
+            return None
+        left_out = {*LEFT_OUT.get(experiment.network, {}), *UNSEEN.get(experiment.conversation.way, ())}
+        watched_by = [name for name in experiment.watched_by if name not in left_out]
         try:
             with (
                 _busy(experiment.busy),
                 observe(
                     net,
                     experiment.conversation,
-                    probes=experiment.watched_by,
+                    probes=watched_by,
                     connections=experiment.connections,
                     concurrency=experiment.concurrency,
                     version=experiment.version,
@@ -105,7 +123,8 @@ class Grounds:
                 pass
         except (EventsWithheld, FramesDropped):
             return None
-        return [check for name in experiment.watched_by for check in probes.judge(name, observed, _SCENARIO)]
+        seen = as_plain(observed, net)
+        return [check for name in watched_by for check in probes.judge(name, seen, _SCENARIO)]
 
 
 @contextmanager

@@ -6,20 +6,17 @@ The conversation is longer than a socket's buffer, so that calls are cut short, 
 import pytest
 
 from lab import probes
+from lab.hunt.experiment import UNSEEN
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.ways import WAYS
 from lab.units import MS
-
-UNSEEN = {"vector2", "sendfile", "splice"}
-"""Ways whose system calls the probes of applications do not see; the other probes do not need them."""
-OF_CALLS = {"analyse", "layers"}
 
 
 @pytest.mark.parametrize("size", [375, 400_000])
 @pytest.mark.parametrize("way", WAYS)
 def test_each_way(lab, way, size):
     """The numbers are those of the application's own timestamps."""
-    here = [name for name in probes.here() if way not in UNSEEN or name not in OF_CALLS]
+    here = [name for name in probes.here() if name not in UNSEEN.get(way, ())]
     conversation = Conversation(
         size_bits=8 * size, exchanges=2, way=way, before_recv_ns=2 * MS, before_reply_ns=3 * MS, linger_ns=MS
     )

@@ -46,7 +46,9 @@ class Ring:
         return struct.unpack_from("I", self._memory, at)[0]
 
     def _request(self, operation, sock, buffer):
-        _REQUEST.pack_into(self._requests, 0, operation, 0, 0, sock.fileno(), 0, ctypes.addressof(buffer), len(buffer), 0)
+        _REQUEST.pack_into(
+            self._requests, 0, operation, 0, 0, sock.fileno(), 0, ctypes.addressof(buffer), len(buffer), 0
+        )
         struct.pack_into("I", self._memory, self._array, 0)
         struct.pack_into("I", self._memory, self._tail, self._number(self._tail) + 1)
         _call(_ENTER, self._fd, 1, 1, _GET_EVENTS, None, 0)

@@ -215,7 +215,7 @@ class _Side:
         established = self._rows[self._rows["state"] == State.ESTABLISHED]
         if not len(established):
             return
-        opening = self._calls[0]
+        opening = self._timeline.opening
         measured = int(established["connect_ns"][-1])
         if self._timeline.role == "client":
             least_ns = self._wire.syn_sent_ns if self._wire else 0

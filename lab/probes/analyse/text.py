@@ -81,7 +81,7 @@ def _step(row: dict[str, object]) -> str:
             return f"{row['func']}() entered by the application"
         counted = "messages" if row["func"] in ("sendmmsg", "recvmmsg") else "bytes"
         what = f" {result} {counted}" if kind in (Kind.SEND, Kind.RECEIVE) else ""
-        return f"{row['func']}() returned{what}{_REST.get(row['takes'], '')}{after}"
+        return f"{row['func']}() returned{what}{_REST.get(str(row['takes']), '')}{after}"
     if kind is Kind.PROCESSED and row["oldstate"]:
         return f"state processing, from {row['oldstate']} to {row['state']}"
     waited = after.replace("after", "after waiting")

@@ -12,7 +12,9 @@ _KINDS = {
     **dict.fromkeys(("lport", "rport"), "u2"),
     **dict.fromkeys(("kind", "point", "returns", "again", "oldstate", "state", "flags", "called", "takes"), "u1"),
 }
-STEP = np.dtype([*_KINDS.items(), ("result", "i4"), ("laddr", "u1", 16), ("raddr", "u1", 16), ("comm", "S16"), ("thread", "S16")])
+STEP = np.dtype(
+    [*_KINDS.items(), ("result", "i4"), ("laddr", "u1", 16), ("raddr", "u1", 16), ("comm", "S16"), ("thread", "S16")]
+)
 """As the probe writes it, in another order: only the names matter."""
 
 UNBOUND = Flow("0.0.0.0", 0, "0.0.0.0", 0)  # noqa: S104 (an address that is not known yet)
