@@ -15,6 +15,8 @@ from lab.tcp import SYN_TIMEOUT_NS, Ended, Side
 
 _FASTEST_BYTES_PER_NS = 50
 """No connection carries more than 400 Gbit/s."""
+_FIRST_WINDOW = 1 << 16
+"""What a sender can send before the handshake is over (RFC 7413): the window in a SYN is not scaled (RFC 7323, 2.2)."""
 _ONE = np.uint32(1)
 
 _ENDS = [("saddr", "u1", 16), ("daddr", "u1", 16), ("sport", "u2"), ("dport", "u2")]
@@ -170,7 +172,7 @@ def _history(grouped: Grouped) -> History:
     # one. The time does: the sender has to send all bytes up to the number after its SYN.
     sent = (seq - np.where(by_client, isn[connection], server_isn[connection]) - _ONE).astype(np.int64)
     since_ns = grouped.time_of(index) - grouped.time_of(np.where(by_client, heads[connection], answer[connection]))
-    in_order = (sent <= since_ns * _FASTEST_BYTES_PER_NS) | ~isn_known
+    in_order = (sent <= since_ns * _FASTEST_BYTES_PER_NS + _FIRST_WINDOW) | ~isn_known
 
     fins = (kind == Kind.FIN) & in_order
     # The SYN-ACK may pass another interface. Then a segment of the client proves that its SYN was answered: its FIN, its

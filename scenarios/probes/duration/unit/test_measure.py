@@ -123,12 +123,19 @@ def test_any_size(to_server, to_client):
 @pytest.mark.parametrize("before", [100, 1 << 20, 1 << 30])
 def test_a_stray_of_an_earlier_connection(stray, before):
     """D5: a FIN or RST from before the SYN has no effect until its sender can have sent 4 GiB, at 400 Gbit/s."""
-    reached_ns = ((1 << 32) - before) // 50
+    reached_ns = ((1 << 32) - (1 << 16) - before) // 50
     for late_ns, counts in ((reached_ns - 1000, False), (reached_ns + 1000, True)):
         (old,) = exchange(stray, start_ns=10 + late_ns)
         old["seq"] = (int(old["seq"]) + 100 - before) % (1 << 32)
         row = one(*exchange("cS sSA"), old, *exchange("cF sF", start_ns=20 + SECOND))
         assert row["end_ns"] == (10 + late_ns if counts else 20 + SECOND)
+
+
+def test_data_with_the_syn_ack():
+    """With TCP Fast Open a server can send a window of data and its FIN right behind its SYN-ACK."""
+    fins = [segment(21, "F", FLOW.reversed(), seq=5001 + 65_535, ack=1008), segment(31, "F", seq=1008, ack=5001)]
+    row = one(*exchange("cS+ sSA+"), *fins)
+    assert (Ended(row["ended"]), row["duration_ns"]) == (Ended.FIN, 11)
 
 
 def test_flow_reused_at_once():
