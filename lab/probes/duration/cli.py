@@ -64,9 +64,11 @@ details:
     segments of an earlier connection with the same addresses and ports. The
     receiver may still ignore a RST, because it is outside the window,
   - an attempt that was ended by an ICMP message is reported as a timeout,
-  - if only one direction passes the interface, a refusal, and a connection that
-    is open for longer than --syn-timeout, are reported as a timeout, and a
-    connection that the other side has reset stays open,
+  - if only the client's direction passes the interface, a refusal is reported
+    as a timeout, and so is a connection that is open for longer than
+    --syn-timeout; it has another line when it ends,
+  - if only one direction passes the interface, a connection that the other side
+    has reset stays open,
   - duplicates created by the network count as retransmissions.
 
   The table has room for 100,000 connections. If there are more, the oldest are

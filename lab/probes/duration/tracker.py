@@ -25,6 +25,9 @@ class Tracker:
 
     If there are more than `most` connections, the table forgets ended ones first, then open ones, each from the oldest
     on. `forgotten` counts the forgotten open connections: their end is not reported.
+
+    A connection of which only the client's segments pass is first reported as a timeout, if it is open for longer, and
+    again when it ends.
     """
 
     def __init__(self, syn_timeout_ns: int = SYN_TIMEOUT_NS, most: int = MOST_CONNECTIONS) -> None:
@@ -72,32 +75,40 @@ class Tracker:
             return None
         followed = follow(np.concatenate([kept[affected], due]), now_ns, self._syn_timeout_ns)
         rows, connection = followed.rows, followed.grouped.connection
-        reported = np.zeros(len(rows), bool)
-        reported[connection[followed.grouped.segments["reported"] > 0]] = True
+        reported = np.zeros(len(rows), np.uint8)
+        np.maximum.at(reported, connection, followed.grouped.segments["reported"])
         ended = rows["ended"] != Ended.OPEN
+        timeout = rows["ended"] == Ended.TIMEOUT
         survives = self._survives(followed, now_ns)
         due_ns = np.where(rows["answered"] > 0, _NEVER, rows["last_syn_ns"] + self._syn_timeout_ns + 1)
-        due_ns = np.where(ended, rows["over_ns"] + LINGER_NS, due_ns)
+        due_ns = np.where(ended & ~timeout, rows["over_ns"] + LINGER_NS, due_ns)
+        due_ns[timeout] = _NEVER
         remaining = _folded(followed)
         row_of = remaining["number"]
-        remaining["due_ns"], remaining["reported"] = due_ns[row_of], ended[row_of]
+        remaining["due_ns"], remaining["reported"] = due_ns[row_of], rows["ended"][row_of]
         remaining = remaining[survives[row_of]]
         remaining["number"] += self._next_number
         self._next_number += len(rows)
         self._free(kept, affected)
         self._kept = self._stored(kept, remaining)
         self._bound(self._kept)
-        fresh = rows[ended & ~reported & (rows["seen"] > 0)]
+        told = (reported != Ended.OPEN) & ((reported != Ended.TIMEOUT) | timeout)
+        fresh = rows[ended & ~told & (rows["seen"] > 0)]
         if not len(fresh):
             return None
         return fresh[np.argsort(np.maximum(fresh["over_ns"], fresh["last_syn_ns"]), kind="stable")]
 
     @staticmethod
     def _survives(followed: Followed, now_ns: int) -> Mask:
-        """Mark the connections that a later segment may belong to."""
+        """Mark the connections that a later segment may belong to.
+
+        A client without an answer sends its SYN again. If it did not, the answer can have passed another interface.
+        """
         rows = followed.rows
-        over = np.isin(rows["ended"], (Ended.TIMEOUT, Ended.REPLACED)) | followed.grouped.replaced
-        over |= (rows["ended"] != Ended.OPEN) & (rows["over_ns"] + LINGER_NS <= now_ns)
+        timeout = rows["ended"] == Ended.TIMEOUT
+        over = (rows["ended"] == Ended.REPLACED) | followed.grouped.replaced
+        over |= timeout & (rows["syn_retransmissions"] > 0)
+        over |= ~timeout & (rows["ended"] != Ended.OPEN) & (rows["over_ns"] + LINGER_NS <= now_ns)
         return np.asarray(~over & (rows["seen"] > 0))
 
     @staticmethod

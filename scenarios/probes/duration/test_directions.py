@@ -8,7 +8,8 @@ from functools import partial
 
 import pytest
 from pyroute2 import IPRoute
-from support.processes import watching
+from support.links import await_carrier
+from support.processes import parsed, watching
 
 from lab.arrays import UNKNOWN
 from lab.ebpf.interface import Device
@@ -43,6 +44,9 @@ def asymmetric(net):
             address = getattr(net.client, version)
             netlink.route("add", dst=f"{address}/{length}", oif=index)
             netlink.neigh("add", dst=address, lladdr=BACK["client"], ifindex=index, state="permanent")
+        await_carrier(netlink, index)
+    with inside(net.client.name, IPRoute) as netlink:
+        await_carrier(netlink, 201)
     return {Side.CLIENT: net.client.device, Side.SERVER: Device.find("eth1", net.client.name)}
 
 
@@ -110,3 +114,19 @@ def test_the_tool_names_the_direction(net, asymmetric):
     assert (row["only_from"], row["closed_first"], row["ended"]) == ("client", None, "fin")
     (row,) = csv.DictReader(io.StringIO(as_csv[1]))
     assert (row["only_from"], row["syn_retransmissions"]) == ("server", "")
+
+
+def test_open_for_longer_than_the_timeout(net, asymmetric):
+    """D6: the client's direction alone looks like a timeout; the connection has another line when it ends."""
+    assert asymmetric
+    with watching("duration", "--netns", net.client.name, "-i", "eth0", "--syn-timeout", "100ms", "--json") as output:
+        with converse(net, Conversation(hold_ns=600 * MS)) as demo:
+            pass
+        net.quiesce()
+    ((connect, close),) = (
+        [connection.client.find(name) for name in ("connect", "close")] for connection in demo.connections
+    )
+    first, second = parsed(output)
+    assert (first["ended"], first["duration_ns"], first["only_from"]) == ("timeout", None, None)
+    assert (second["ended"], second["only_from"]) == ("fin", "client")
+    assert close.enter_ns - connect.exit_ns <= second["duration_ns"] <= close.exit_ns - connect.enter_ns

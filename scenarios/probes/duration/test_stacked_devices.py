@@ -1,12 +1,11 @@
 """The probe `duration` at several devices that the same packets pass: each has one line with its own times."""
 
-import time
 from dataclasses import replace
 
 import pytest
 from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
-from support.processes import HUNG_S
+from support.links import await_carrier
 
 from lab.ebpf.interface import Device
 from lab.linux.netns import inside
@@ -17,7 +16,6 @@ from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 from lab.units import MS
 
-IFF_RUNNING = 0x40
 MAC = "02:00:00:00:01:5e"
 INNER = {"client": ("198.51.100.1", "2001:db8:1::1"), "server": ("198.51.100.2", "2001:db8:1::2")}
 PREFIX = (24, 64)
@@ -38,10 +36,7 @@ def add_device(host, peer_addresses, peer_mac, addresses, **link):
             netlink.addr("add", index=index, address=address, prefixlen=length, flags=IFA_F_NODAD)
         for address in peer_addresses:
             netlink.neigh("add", dst=address, lladdr=peer_mac, ifindex=index, state="permanent")
-        deadline = time.monotonic() + HUNG_S
-        while not netlink.get_links(index)[0]["flags"] & IFF_RUNNING:  # a bridge's carrier follows up to a second later
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        await_carrier(netlink, index)
     return Device.find("top0", host.name)
 
 

@@ -8,7 +8,7 @@ from support.made.duration import SEGMENT, exchange, segment, segments, told, tr
 
 from lab.probes.duration.measure import lifetimes
 from lab.probes.duration.tracker import LINGER_NS, Tracker
-from lab.tcp import SYN_TIMEOUT_NS, Ended, Flow
+from lab.tcp import SYN_TIMEOUT_NS, Ended, Flow, Side
 from lab.units import MS, SECOND
 
 NOTHING = np.zeros(0, SEGMENT)
@@ -68,6 +68,19 @@ def test_timeout_is_reported_once_and_leaves_the_table():
     assert fed(table, *batches) == [[], [], [], ["TIMEOUT"]]
     assert len(table) == 0
     assert fed(table, (10 * SECOND, NOTHING)) == [[]]
+
+
+def test_one_direction_that_is_open_for_longer_than_the_timeout():
+    """D6: without the SYN-ACK it looks like a timeout; its end is reported all the same, and it leaves the table."""
+    table = Tracker(syn_timeout_ns=2 * SECOND)
+    assert fed(table, (MS, segments(segment(10, "S", seq=1000))), (3 * SECOND, NOTHING)) == [[], ["TIMEOUT"]]
+    assert fed(table, (4 * SECOND, NOTHING), (5 * SECOND, NOTHING)) == [[], []]
+    end = segments(segment(5 * SECOND + 10, "F", seq=1008, ack=5001))
+    table.take(end, 6 * SECOND)
+    (row,) = table.take(NOTHING, 7 * SECOND)
+    assert (Ended(row["ended"]), Side(row["only_from"]), row["duration_ns"]) == (Ended.FIN, Side.CLIENT, 5 * SECOND)
+    assert fed(table, (8 * SECOND, end), (9 * SECOND + LINGER_NS, NOTHING)) == [[], []]
+    assert len(table) == 0
 
 
 @pytest.mark.parametrize("words", ["cS sSA cF sF", "cS sRA0", "cS sSA cRA", "cRA"])
