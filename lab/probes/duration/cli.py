@@ -16,6 +16,8 @@ only from client
                 the other direction takes another path. The duration is from the
                 client's SYN to its own FIN or RST. "only from server": from the
                 server's SYN-ACK
+open            only with --open: not over at the end; "fin by client, open" if
+                only the client has closed, the duration is then to its FIN
 SYN sent n x    the client sent its SYN n times
 """
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -154,6 +155,27 @@ def test_opened_before_and_still_open(net):
     assert lines_of(counted) == ([], "lab: connections still open: 1 (--open lists them)\n")
     ((*ends, duration, remark),) = lines_of(listed)[0]
     assert (ends, duration, remark) == ([str(part) for part in flow], "-", "open")
+
+
+def test_half_closed_at_the_end(net):
+    """D3: if one side has closed, the duration is to its FIN, and the line says that the other side is open."""
+    address = (net.server.ipv4, 9999)
+    with (
+        inside(net.server.name, lambda: socket.create_server(address)) as listener,
+        watching("duration", "--netns", net.client.name, "--open") as output,
+    ):
+        times_ns = [time.monotonic_ns()]
+        client = inside(net.client.name, lambda: socket.create_connection(address))
+        times_ns.append(time.monotonic_ns())
+        server, _ = listener.accept()
+        times_ns.append(time.monotonic_ns())
+        client.shutdown(socket.SHUT_WR)
+        assert server.recv(1) == b""
+        times_ns.append(time.monotonic_ns())
+    with client, server:
+        ((*_, duration, remark),) = lines_of(output)[0]
+    assert remark == "fin by client, open"
+    assert times_ns[2] - times_ns[1] <= int(duration.replace(".", "")) <= times_ns[3] - times_ns[0]
 
 
 def test_no_answer_is_reported_while_it_runs(net):
