@@ -70,7 +70,7 @@ details:
     as a timeout, and so is a connection that is open for longer than
     --syn-timeout; it has another line when it ends,
   - if only one direction passes the interface, a connection that the other side
-    has reset stays open,
+    has reset, or that was open before, stays open,
   - duplicates created by the network count as retransmissions.
 
   The table has room for 100,000 connections. If there are more, the oldest are

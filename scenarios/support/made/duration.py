@@ -107,6 +107,8 @@ WHOLE = [
     Story("cS sSA cS sRA0", Ended.REFUSED, S, 3, syns_again=1),  # the listener has gone meanwhile
     Story("cS sSA cRA", Ended.RST, C, 2),
     Story("cS sSA sRA", Ended.RST, S, 2),  # as after an overflow of the accept queue
+    Story("cS sSA cR", Ended.RST, C, 2),
+    Story("cS sSA sR", Ended.RST, S, 2),  # as from a firewall that rejects a segment
     Story("cS sSA sF cRA", Ended.RST, S, 2),
     Story("cS sSA cF sR sF", Ended.RST, C, 2),  # what comes behind a RST is nothing
     Story("cS sSA cF sF cR", Ended.FIN, C, 2, 3),
