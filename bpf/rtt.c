@@ -14,6 +14,7 @@
 #include "include/log2_histogram.h"
 #define READ typed_read
 #include "include/tcp_socket.h"
+#include "include/handshake.h"
 #include "include/epochs.h"
 #include "include/second_run.h"
 #include "include/lost.h"
@@ -62,7 +63,8 @@ struct key {
 struct value {
     u64 count;
     u64 sum_us;
-    u64 unclear; /* number of samples with unknown value */
+    u64 unclear;   /* number of samples with unknown value */
+    u64 distorted; /* number of handshake samples that are not of the network (include/handshake.h) */
     u32 min_us;
     u32 max_us;
     u64 slots[LOG2_SLOTS]; /* by powers of two of BUCKET_UNIT_US */
@@ -208,6 +210,30 @@ static inline void remember(u64 skaddr, struct estimate *now)
         count_lost();
 }
 
+static inline int remember_listener(u64 skaddr)
+{
+    const void *tcp = tcp_of((const void *)skaddr);
+
+    if (tcp && is_watched_tcp(tcp))
+        note_listener(tcp);
+    return 0;
+}
+
+static inline bool is_distorted_sample(u64 skaddr, u32 rtt_us)
+{
+    const void *tcp = tcp_of((const void *)skaddr);
+
+    return tcp && is_distorted(tcp, rtt_us);
+}
+
+static inline void count_distorted(struct key *key)
+{
+    struct value *value = value_of(key, RTT);
+
+    if (value)
+        __sync_fetch_and_add(&value->distorted, 1);
+}
+
 /* At the entry of ESTABLISHED, add the handshake's sample. At the exit, add the last segment's. */
 static inline int change(struct bpf_raw_tracepoint_args *ctx, bool again)
 {
@@ -215,6 +241,8 @@ static inline int change(struct bpf_raw_tracepoint_args *ctx, bool again)
     struct estimate now = {}, unborn = {}, *before;
     struct key key = {};
 
+    if (ctx->args[1] == TCP_LISTEN && ctx->args[2] == TCP_SYN_RECV)
+        return remember_listener(skaddr);
     if (ctx->args[1] != TCP_ESTABLISHED && ctx->args[2] != TCP_ESTABLISHED)
         return 0;
     if (!read_socket(&now, &key, skaddr, again))
@@ -227,8 +255,12 @@ static inline int change(struct bpf_raw_tracepoint_args *ctx, bool again)
         under_way_sockets.delete(&skaddr);
         return 0;
     }
-    if (now.srtt_us) /* 0: no sample, since the SYN or SYN-ACK was retransmitted */
-        add_sample(&key, &unborn, &now);
+    if (now.srtt_us) { /* 0: no sample, since the SYN or SYN-ACK was retransmitted */
+        if (ctx->args[1] == TCP_SYN_RECV && is_distorted_sample(skaddr, now.srtt_us >> 3))
+            count_distorted(&key);
+        else
+            add_sample(&key, &unborn, &now);
+    }
     remember(skaddr, &now);
     return 0;
 }

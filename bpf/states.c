@@ -9,6 +9,7 @@
  */
 #define READ typed_read
 #include "include/tcp_socket.h"
+#include "include/handshake.h"
 #include "include/second_run.h"
 #include "include/lost.h"
 #include <linux/ip.h>
@@ -23,7 +24,7 @@ struct state_change {
     u32 netns;            /* inode number of the network namespace */
     u32 tgid;             /* process whose system call made the change; 0: unknown */
     u32 tid;              /* its thread */
-    u32 handshake_rtt_us; /* SYN-ACK sent to ACK received, on leaving SYN_RECV; 0: not measured by the kernel */
+    u32 handshake_rtt_us; /* SYN-ACK sent to ACK received, on leaving SYN_RECV; 0: not measured */
     u32 lost;             /* events lost before this one: after a loss the address can be that of another socket */
     u16 lport;
     u16 rport;
@@ -161,6 +162,8 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
     read_socket_endpoints(&endpoints, tcp);
     if (!is_watched(endpoints.netns))
         return 0;
+    if (oldstate == TCP_LISTEN && ctx->args[2] == TCP_SYN_RECV)
+        note_listener(tcp);
     newstate = state_after(tcp, oldstate, ctx->args[2]);
     /* A minisock continues in FIN_WAIT2, and close() after shutdown() enters it again: no change. */
     if (oldstate == newstate)
@@ -174,8 +177,11 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
         change->lport = bound_port(tcp);
     if (is_held(tcp) && is_by_owner(tcp, oldstate, newstate))
         fill_owner(change, tcp);
-    if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED)
+    if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED) {
         change->handshake_rtt_us = handshake_rtt_us(tcp);
+        if (is_distorted(tcp, change->handshake_rtt_us))
+            change->handshake_rtt_us = 0;
+    }
     events.ringbuf_submit(change, BPF_RB_NO_WAKEUP);
     return 0;
 }

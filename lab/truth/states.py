@@ -127,8 +127,10 @@ class Waits:
             (State.FIN_WAIT1, State.TIME_WAIT): fin_ns,
             (State.LAST_ACK, State.CLOSE): fin_ns,
         }
-        self.unmeasured = {State.SYN_RECV} if carried and carried.syn_acks > 1 else set()
-        """States whose time is unknown: the kernel takes no sample of a retransmitted SYN-ACK (Karn's algorithm)."""
+        unmeasured = carried is not None and (carried.syn_acks > 1 or carried.opened_by_data)
+        self.unmeasured = {State.SYN_RECV} if unmeasured else set()
+        """States whose time is unknown: the kernel takes no sample of a retransmitted SYN-ACK (Karn's algorithm), and its
+        sample is not of the network if the client's bare acknowledgement was lost."""
 
     def bracket(self, left: Entered, entered: Entered) -> Bracket:
         """Return the time from one state to the next."""

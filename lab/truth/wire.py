@@ -107,6 +107,12 @@ class OnWire:
         arrived = self.to_server.arrived
         return _least_between(answers, arrived[~segment_parser.has(arrived, Flag.SYN)])
 
+    @property
+    def opened_by_data(self) -> bool:
+        """Whether the segment that ended the handshake at the server carried data: the first one after the SYN."""
+        after = self.to_server.arrived[~segment_parser.has(self.to_server.arrived, Flag.SYN)]
+        return len(after) > 0 and bool(after["payload"][after["sent_low_ns"].argmin()])
+
     def fin_ns(self, *, by_client: bool) -> int:
         """Return the least time that one side waited for the acknowledgement of its first FIN."""
         mine, other = (self.to_server, self.to_client) if by_client else (self.to_client, self.to_server)

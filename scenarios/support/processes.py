@@ -27,6 +27,13 @@ def lab_command(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S, check=False, **options)
 
 
+def kill_sockets(host, *filters):
+    """End the TCP sockets of a host that match, with `ss -K`. Fails if there are none."""
+    command = ["ip", "netns", "exec", host.name, "ss", "-K", "-H", "-t", "-a", "-n", *filters]
+    process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=HUNG_S)
+    assert process.stdout, "ss has ended no socket"
+
+
 def refuses(words, message, **options):
     """Run a `lab` command with wrong arguments and return the completed process.
 

@@ -10,6 +10,7 @@ min       exact minimum; p50 and p99 are the bounds of the quantile's bucket
 low -> high : count   number of values from low to high, both included
 unclear   samples whose value is unknown: the kernel did not run the probe for a
           segment in between
+distorted handshakes whose sample is not of the network; not in the histogram
 """
 
 import argparse
@@ -54,6 +55,19 @@ details:
   - A sample is counted when the next segment arrives or ESTABLISHED ends.
   - A socket that was open before the probe started is counted from its second
     segment on.
+
+  A handshake is distorted on the side that accepts it, if
+  - the segment that completes it carries data: the kernel ignored the client's
+    acknowledgement without data (TCP_DEFER_ACCEPT, a full accept queue), or it
+    was lost. The sample lasts until the client sends data,
+  - it used a SYN cookie: the kernel does not know when it sent the SYN-ACK,
+    and the sample is up to 64 ms too long,
+  - an MPTCP subflow joins: the sample is in steps of 1 ms.
+  Where the probe cannot tell (a listener that has sent cookies or has
+  SO_REUSEPORT, MPTCP), samples of whole milliseconds count as distorted. With
+  TCP_DEFER_ACCEPT, a client that closes without sending data has a sample that
+  lasts until its FIN, and is counted. The smoothed RTT is the kernel's own and
+  begins with the distorted sample.
 
   With --ms the fractions are cut off: the bucket 0 -> 1 is every value below
   2 ms.

@@ -54,7 +54,7 @@ def _judge_socket(
     def time(quantity: str, truth: Bracket, us: int, samples: int = 1) -> Check:
         return judge.duration(subject, quantity, truth, us * 1000, resolution_ns * samples)
 
-    yield judge.count(subject, "RTT samples", truth.number, int(rtt["count"]))
+    yield judge.count(subject, "RTT samples", truth.number, int(rtt["count"]) + int(rtt["distorted"]))
     yield judge.equal(subject, "unclear RTT samples", 0, int(rtt["unclear"]))
     # Each message that was certainly acknowledged has a segment of its own. The number of other segments is unknown.
     received, least = int(srtt["count"]), max(0, truth.number.low - 1)

@@ -6,6 +6,7 @@ Fields of a row:
 - `netns`, `laddr`, `lport`, `raddr`, `rport`: the group; zero if the group has several values of the field.
 - `count`, `sum_us`, `min_us`, `max_us`: of the values, in whole microseconds, the kernel's own resolution.
 - `unclear`: number of samples whose value is unknown.
+- `distorted`: number of handshake samples that are not of the network, and not in `count`.
 - `slots`: number of values by powers of two of the unit (lab/log2_histogram.py).
 """
 
@@ -19,7 +20,7 @@ from lab.log2_histogram import SLOTS, bounds, quantile_slot
 from lab.tcp import address_text
 
 _GROUP = ("laddr", "raddr", "lport", "rport", "netns", "kind")
-_SUMS = ("count", "sum_us", "unclear", "slots")
+_SUMS = ("count", "sum_us", "unclear", "distorted", "slots")
 QUANTILES = {"p50": 0.5, "p99": 0.99}
 
 
@@ -98,6 +99,7 @@ def as_dict(row: np.void, unit_us: int = 1) -> dict[str, object]:
         "sum_us": int(row["sum_us"]),
         **(figures if count else dict.fromkeys(figures)),
         "unclear": int(row["unclear"]),
+        "distorted": int(row["distorted"]),
         "buckets": [{"low_us": low, "high_us": high, "count": counted} for low, high, counted in buckets],
     }
 

@@ -39,6 +39,8 @@ def block(
         yield f"min {figures['min_us']}, {', '.join(quantiles)} {unit}"
     if values["unclear"]:
         yield f"unclear: {values['unclear']} samples"
+    if values["distorted"]:
+        yield f"distorted: {values['distorted']} samples"
     yield from picture(slots_of(values["buckets"], unit_us), unit)
     yield ""
 

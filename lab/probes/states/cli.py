@@ -38,14 +38,18 @@ details:
 
   SYN_RECV of a passive open is the kernel's own sample of the handshake, from
   SYN-ACK to final ACK (tcp_synack_rtt_meas()), because the socket is created
-  only at the final ACK. Its resolution is 1 us, and about 64 ms with SYN
-  cookies. MS is - if the SYN-ACK was retransmitted.
+  only at the final ACK. Its resolution is 1 us. MS is - if the SYN-ACK was
+  retransmitted, and where the sample is not of the network: if the final ACK
+  carries data (TCP_DEFER_ACCEPT, a full accept queue, a lost ACK), with SYN
+  cookies, and for an MPTCP subflow that joins. With TCP_DEFER_ACCEPT and a
+  client that closes without sending data, it lasts until the client's FIN.
 
   FIN_WAIT2 of an active close lasts until the peer's FIN or until
   tcp_fin_timeout, also after close() has replaced the socket with a timewait
-  minisock. TIME_WAIT is the last state reported. FIN_WAIT2 has no further row
-  - if the peer sends data instead of the FIN, or
-  - if there is no room for another minisock (tcp_max_tw_buckets).
+  minisock. CLOSE follows if a RST, data, `ss -K` or the time-out ends the
+  minisock. TIME_WAIT is the last state reported, whatever ends it. FIN_WAIT2
+  has no further row if there is no room for another minisock
+  (tcp_max_tw_buckets).
 
   Two processors can each create a socket for the same connection request. The
   second socket goes from SYN_RECV to CLOSE at once and is never accepted.

@@ -55,7 +55,7 @@ def test_local_and_remote_swapped(judged):
 
 def test_without_the_handshake(judged):
     """R5: the first sample, that of the handshake, is not counted."""
-    assert "RTT samples" in judged((r"^    if \(now.srtt_us\) .*$", "    if (false)"))
+    assert "RTT samples" in judged((r"^    if \(now.srtt_us\) .*$", "    if (false) {"))
 
 
 def test_without_the_last_sample(judged):

@@ -6,39 +6,19 @@ S9 and S13 are rows of the corpus of known wrong numbers in docs/truth.md.
 import os
 import signal
 import socket
-import subprocess
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.processes import HUNG_S
-from support.stamped_sockets import FAMILY
+from support.handshakes import PORT, connected, joining
+from support.processes import HUNG_S, kill_sockets
 
-from lab.linux.netns import inside, tcp_sockets
 from lab.probes.states.measure import transitions
 from lab.recording.recorder import record
 from lab.tcp import State
 
 both_versions = pytest.mark.parametrize("version", [4, 6])
-PORT = 9999
-IPPROTO_MPTCP = 262
-SECOND_ADDRESS = "192.0.2.101"
-
-
-@contextmanager
-def connected(net, version=4, protocol=0):
-    """Yield a client, its server's accepted socket and the listener, all of this process."""
-    family, address = FAMILY[version], (net.server.address(version), PORT)
-    listener = inside(net.server.name, lambda: socket.socket(family, socket.SOCK_STREAM, protocol))
-    client = inside(net.client.name, lambda: socket.socket(family, socket.SOCK_STREAM, protocol))
-    with listener, client:
-        listener.bind(address)
-        listener.listen()
-        client.connect(address)
-        with listener.accept()[0] as server:
-            yield client, server, listener
 
 
 @contextmanager
@@ -63,20 +43,13 @@ def owners(recorder, host):
     return {State(row["newstate"]).name: int(row["tgid"]) or None for row in mine}
 
 
-def kill(host, *filters):
-    """End the sockets of a host that match, with `ss -K`."""
-    command = ["ip", "netns", "exec", host.name, "ss", "-K", *filters]
-    process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=HUNG_S)
-    assert str(PORT) in process.stdout, "ss has ended no socket: the test proves nothing"
-
-
 @both_versions
 def test_ss_is_not_the_owner(net, version):
     """S9: `ss -K` holds the socket's lock while it ends the socket, and is not its owner."""
     with record("states") as recorder:
         with connected(net, version):
-            kill(net.client, "dport", "=", f":{PORT}")
-            kill(net.server, "state", "listening", "sport", "=", f":{PORT}")
+            kill_sockets(net.client, "dport", "=", f":{PORT}")
+            kill_sockets(net.server, "state", "listening", "sport", "=", f":{PORT}")
         net.quiesce()
     assert owners(recorder, net.client) == {"SYN_SENT": os.getpid(), "ESTABLISHED": None, "CLOSE": None}
     rows = transitions(recorder.recording.events["states"])
@@ -86,37 +59,16 @@ def test_ss_is_not_the_owner(net, version):
 
 def test_a_worker_of_the_kernel_is_not_the_owner(net):
     """S9: a thread of the kernel opens and closes the second subflow of an MPTCP connection."""
-    for host in (net.client, net.server):
-        ip(host, "mptcp", "limits", "set", "subflow", "1")
-    ip(net.client, "address", "add", f"{SECOND_ADDRESS}/24", "dev", "eth0")
-    ip(net.server, "neighbour", "add", SECOND_ADDRESS, "lladdr", net.client.mac, "dev", "eth0")
-    ip(net.client, "mptcp", "endpoint", "add", SECOND_ADDRESS, "subflow")
     with record("states") as recorder:
-        with connected(net, protocol=IPPROTO_MPTCP) as (client, server, _):
-            client.send(b"x")
-            server.recv(1)
-            server.send(b"y")
-            client.recv(1)
-            await_subflows(net.client, 2)
+        with joining(net):
+            pass
         net.quiesce()
     rows = transitions(recorder.recording.events["states"])
     opened = rows[(rows["netns"] == net.client.inode) & (rows["newstate"] == State.SYN_SENT)]
     assert opened["tgid"].tolist() == [os.getpid(), 0]
-    assert {row["comm"] for row in rows if row["tgid"]} == {Path("/proc/self/comm").read_bytes().strip()}
-
-
-def ip(host, *words):
-    """Run `ip` in a host's namespace."""
-    command = ["ip", "-n", host.name, *words]
-    subprocess.run(command, check=True, capture_output=True, timeout=HUNG_S)
-
-
-def await_subflows(host, number):
-    """Wait until a host has this number of established TCP sockets."""
-    deadline = time.monotonic() + HUNG_S
-    while sum(found.state is State.ESTABLISHED for found in tcp_sockets(host.name)) < number:
-        assert time.monotonic() < deadline, "the second subflow was not established"
-        time.sleep(0.001)
+    assert {row["comm"] for row in rows if row["tgid"] and row["netns"] in net.inodes} == {
+        Path("/proc/self/comm").read_bytes().strip()
+    }
 
 
 def test_fork(net):

@@ -20,6 +20,7 @@ TOTAL = np.dtype(
         ("count", "u8"),
         ("sum_us", "u8"),
         ("unclear", "u8"),
+        ("distorted", "u8"),
         ("min_us", "u4"),
         ("max_us", "u4"),
         ("slots", "u8", SLOTS),

@@ -1,0 +1,59 @@
+/* Samples of a passive handshake that are not the network's. */
+#pragma once
+
+#include "include/tcp_socket.h"
+
+#define TIME_STAMP_TICK_US 1000 /* 1 / TCP_TS_HZ */
+#define REUSEPORT_BIT 4         /* of the bitfields that follow sock_common.skc_state */
+
+/* Address of the last child on this CPU whose listener has sent SYN cookies, 0 if the last one's has not. */
+BPF_PERCPU_ARRAY(child_after_cookies, u64, 1);
+
+/* Note whether a child's listener has sent SYN cookies, at the child's change from LISTEN to SYN_RECV: the child is still
+ * a copy of its listener (inet_csk_clone_lock()). The same softirq brings it to ESTABLISHED. */
+static inline void note_listener(const void *child)
+{
+    int only = 0, cookie_s = 0;
+    u64 *noted = child_after_cookies.lookup(&only);
+
+    READ(&cookie_s, child, FIELD(tcp_sock, rx_opt, ts_recent_stamp)); /* of a listener: set by tcp_synq_overflow() */
+    if (noted)
+        *noted = cookie_s ? (u64)child : 0;
+}
+
+/* Return true if the kernel can have computed a child's first sample from TCP time stamps. It does so after a SYN cookie,
+ * as it does not know when it sent the SYN-ACK, and for a joining MPTCP subflow, whose request it drops before
+ * (tcp_check_req()). The sample is then at least 1 ms, and up to 64 ms too long with cookies, which store options in the
+ * lowest bits of the time stamp (cookie_init_timestamp()). */
+static inline bool is_by_time_stamps(const void *child, u32 sample_us)
+{
+    int only = 0;
+    u64 *noted = child_after_cookies.lookup(&only);
+    bool is_mptcp = false;
+    u8 bits = 0;
+
+    if (sample_us % TIME_STAMP_TICK_US)
+        return false;
+    if (noted && *noted == (u64)child)
+        return true;
+#ifdef OFFSET__tcp_sock__is_mptcp
+    READ(&is_mptcp, child, FIELD(tcp_sock, is_mptcp));
+#endif
+    /* tcp_synq_overflow() notes cookies of listeners with SO_REUSEPORT in their group. */
+    bpf_probe_read_kernel(&bits, sizeof(bits), child + offset_of(FIELD(sock_common, skc_state)) + 1);
+    return is_mptcp || has_flag(bits, REUSEPORT_BIT);
+}
+
+/* Return true if a child's first sample is not of the network, or may not be. At the child's change to ESTABLISHED. */
+static inline bool is_distorted(const void *child, u32 sample_us)
+{
+    u32 data_segments = 0;
+    u64 received = 0;
+
+    /* The kernel ignored the client's acknowledgement without data (TCP_DEFER_ACCEPT, full accept queue), or it was lost,
+     * or the client delayed it: the sample contains the time until the client sent data. tcp_child_process() has counted
+     * the segment that created the child. */
+    READ(&data_segments, child, FIELD(tcp_sock, data_segs_in));
+    READ(&received, child, FIELD(tcp_sock, bytes_received)); /* not 0: TCP Fast Open, the SYN carried the data */
+    return (data_segments && !received) || is_by_time_stamps(child, sample_us);
+}
