@@ -5,7 +5,8 @@
  *   the connection is in TIME_WAIT or still in FIN_WAIT2 (tcp_time_wait()).
  * - In FIN_WAIT2 the peer's FIN reaches the minisock. tcp_timewait_state_process() consumes the segment and frees it:
  *   skb:kfree_skb.
- * - If no FIN arrives, the minisock's timer expires (tw_timer_handler()): timer:timer_expire_entry.
+ * - Anything else that ends the minisock in FIN_WAIT2 removes its timer (inet_twsk_deschedule_put()), or is its timer
+ *   (tw_timer_handler()): a RST, data, `ss -K`, tcp_fin_timeout. timer:timer_cancel.
  */
 #define READ typed_read
 #include "include/tcp_socket.h"
@@ -15,7 +16,7 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 
-/* A change of a socket's state, a FIN or RST that a minisock has consumed, or the expiry of a minisock's timer. */
+/* A change of a socket's state, a FIN that a minisock has consumed, or the end of a minisock's timer. */
 struct state_change {
     u64 time_ns;
     u64 skaddr;   /* 0: observed at a minisock, whose address differs from its socket's */
@@ -198,8 +199,8 @@ ON_TP_BTF_AGAIN(inet_sock_set_state)
 }
 
 /* Return true if the freed packet was, or can have been, for a minisock. kfree_skb carries the socket since Linux 6.11
- * and the drop reason since 5.17. On older kernels the program also reports FINs and RSTs of other sockets. The reader
- * discards those without a pending wait. */
+ * and the drop reason since 5.17. On older kernels the program also reports FINs of other sockets. The reader discards
+ * those without a pending wait. */
 static inline bool for_minisock(struct bpf_raw_tracepoint_args *ctx)
 {
 #if TRACEPOINT_ARGS(kfree_skb) >= 4
@@ -217,9 +218,8 @@ static inline bool for_minisock(struct bpf_raw_tracepoint_args *ctx)
 #endif
 }
 
-/* Return true if the segment ends the wait in FIN_WAIT2: a RST, or a FIN that tcp_timewait_state_process() accepted.
- * The kernel ignores a RST outside the window, and this function does not check the window. */
-static inline bool ends_wait(struct bpf_raw_tracepoint_args *ctx, const struct tcphdr *tcp)
+/* Return true if the segment is a FIN that tcp_timewait_state_process() accepted: it has left FIN_WAIT2. */
+static inline bool is_accepted_fin(struct bpf_raw_tracepoint_args *ctx, const struct tcphdr *tcp)
 {
     u8 substate = TCP_TIME_WAIT;
 
@@ -229,7 +229,7 @@ static inline bool ends_wait(struct bpf_raw_tracepoint_args *ctx, const struct t
     if (sk)
         kernel_read(&substate, sk, FIELD(inet_timewait_sock, tw_substate));
 #endif
-    return tcp->rst || (tcp->fin && substate == TCP_TIME_WAIT);
+    return tcp->fin && !tcp->rst && substate == TCP_TIME_WAIT;
 }
 
 static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool again)
@@ -270,14 +270,14 @@ static inline int report_minisock(struct bpf_raw_tracepoint_args *ctx, bool agai
         return 0;
     }
     bpf_probe_read_kernel(&tcp, sizeof(tcp), head + transport);
-    if (!ends_wait(ctx, &tcp))
+    if (!is_accepted_fin(ctx, &tcp))
         return 0;
     endpoints.lport = bpf_ntohs(tcp.dest);
     endpoints.rport = bpf_ntohs(tcp.source);
     endpoints.netns = netns_of_packet(skb);
     if (!is_watched(endpoints.netns))
         return 0;
-    change = new_change(time_ns, TCP_FIN_WAIT2, tcp.rst ? TCP_CLOSE : TCP_TIME_WAIT, again);
+    change = new_change(time_ns, TCP_FIN_WAIT2, TCP_TIME_WAIT, again);
     if (!change)
         return 0;
     fill_endpoints(change, &endpoints);
@@ -296,9 +296,10 @@ ON_TP_BTF_AGAIN(kfree_skb)
     return rescues(AT_FREE, ctx->args[0]) ? report_minisock(ctx, true) : 0;
 }
 
-/* The timer of a minisock in FIN_WAIT2 expires. The event does not name the timer's owner. Other owners rarely look
- * like a minisock, and the reader discards events without a pending wait. */
-ON_RAW_TRACEPOINT_UNAUDITED(timer_expire_entry)
+/* The timer of a minisock in FIN_WAIT2 is removed, or expires. The event does not name the timer's owner. Other owners
+ * rarely look like a minisock, and the reader discards events without a pending wait. Interrupts are off here
+ * (lock_timer_base(), expire_timers()), so the program does not interrupt itself. */
+ON_RAW_TRACEPOINT_UNAUDITED(timer_cancel)
 {
     u64 time_ns = bpf_ktime_get_ns();
     const void *sk = (const void *)ctx->args[0] - offset_of(FIELD(inet_timewait_sock, tw_timer));
