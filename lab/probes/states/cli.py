@@ -51,6 +51,9 @@ details:
   has no further row if there is no room for another minisock
   (tcp_max_tw_buckets).
 
+  The kernel may not run the probe for a change of state. At the end the tool
+  says how often a row does not continue from the socket's last one.
+
   Two processors can each create a socket for the same connection request. The
   second socket goes from SYN_RECV to CLOSE at once and is never accepted.
 """

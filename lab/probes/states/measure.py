@@ -18,6 +18,8 @@ def transitions(changes: Events) -> Rows:
 
     - `socket`: number of the socket, from 0. The kernel reuses addresses: a socket begins when it leaves CLOSE or when
       a listener creates it, and ends in CLOSE or TIME_WAIT.
+    - `gap`: 1 if at least one change before this one is missing and not counted as lost: the old state is not the one
+      that the socket entered last, or its kernel address is that of a socket that has not ended.
     - `duration_ns`: time in the old state. `UNKNOWN` in a socket's first row, after a lost event, and for SYN_RECV of a
       passive open of which the kernel took no sample.
 
@@ -37,6 +39,11 @@ def transitions(changes: Events) -> Rows:
     chained = ~begins & (rows["oldstate"] == previous["newstate"])
     since = rows["time_ns"].astype(np.int64) - previous["time_ns"].astype(np.int64)
     rows["duration_ns"] = np.where(chained, since, UNKNOWN)
+    # FIN_WAIT2: close() replaces the socket with a minisock without a change of state.
+    ended = np.isin(previous["newstate"], (State.CLOSE, State.TIME_WAIT, State.FIN_WAIT2))
+    same_address = (rows["skaddr"] == previous["skaddr"]) & (rows["lost"] == previous["lost"])
+    same_address[:1] = False
+    rows["gap"] = same_address & (rows["carried"] == 0) & ~np.where(begins, ended, chained)
     passive = chained & (rows["oldstate"] == State.SYN_RECV) & (previous["oldstate"] == State.LISTEN)
     handshake_ns = rows["handshake_rtt_us"].astype(np.int64) * 1000
     rows["duration_ns"] = np.where(passive, np.where(handshake_ns > 0, handshake_ns, UNKNOWN), rows["duration_ns"])
@@ -46,7 +53,7 @@ def transitions(changes: Events) -> Rows:
 
 def _by_socket(changes: Events) -> Rows:
     """Sort by kernel address and time, add the fields of the result, and remove repeated reports."""
-    measured = {"socket": "i8", "duration_ns": "i8", "minisock": "u1", "carried": "u1"}
+    measured = {"socket": "i8", "duration_ns": "i8", "gap": "u1", "minisock": "u1", "carried": "u1"}
     recorded = {name: changes.dtype[name] for name in changes.dtype.names or ()}
     rows = np.zeros(len(changes), list((measured | recorded).items()))
     for name in changes.dtype.names or ():

@@ -24,6 +24,7 @@ class Tracker:
         self._lports, self._rports, self._version = lports, rports, version
         self._open: Rows | None = None
         self._forgotten = 0
+        self._gaps = 0
 
     def rows(self, batch: Events) -> Rows:
         """Return the rows that can be printed after this batch, in order of time."""
@@ -34,6 +35,7 @@ class Tracker:
         for name in batch.dtype.names or ():
             fresh[name] = batch[name]
         rows = transitions(fresh if self._open is None else np.concatenate([self._open, fresh]))
+        self._gaps += int(rows["gap"].sum())
         held_back = self._held_back(rows)
         due = (rows["shown"] == 0) & ~held_back
         shown = rows[due & self._wanted(rows)]
@@ -42,8 +44,13 @@ class Tracker:
         return shown
 
     def end(self) -> str:
-        """Return the closing note: connections not printed and sockets forgotten; "" if there are none."""
+        """Return the closing note: rows that are missing, and sockets not printed or forgotten; "" if there are none."""
         notes = []
+        if self._gaps:
+            notes.append(
+                f"the output is not complete: at {self._gaps} rows, at least one change of state before is missing, for "
+                "which the kernel did not run the probe"
+            )
         if self._open is not None and (held_back := int((self._open["shown"] == 0).sum())):
             notes.append(f"{held_back} connections had no port yet and are not shown")
         if self._forgotten:

@@ -313,6 +313,30 @@ def test_losing_events_makes_times_unknown_but_never_wrong(case: Traffic, random
             assert it.tgid in (0, truth.tgid)
 
 
+@given(traffic(), st.randoms(use_true_random=False))
+@thoroughly
+def test_complete_traffic_has_no_gap(case: Traffic, random):
+    """S11: if no event is missing, no row has a gap before it, however the stream is cut into batches."""
+    cuts = sorted(random.randrange(len(case.events) + 1) for _ in range(random.randrange(5)))
+    tracker = Tracker(None, None, None)
+    for batch in np.split(case.events, cuts):
+        tracker.rows(batch)
+    assert "missing" not in tracker.end()
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["one batch", "two batches"])
+@pytest.mark.parametrize("missing", [[1], [1, 2], [3], [3, 4]])
+def test_missing_events_are_noticed(missing, cut):
+    """S11: events that the kernel withheld are noticed at the next event of the socket or at its kernel address."""
+    first = life("CLOSE -> SYN_SENT -> ESTABLISHED -> FIN_WAIT1 -> FIN_WAIT2 -> TIME_WAIT")
+    events = [*first, *life("CLOSE -> SYN_SENT", CLIENT._replace(lport=40001), start_ns=100)]
+    seen = [event for index, event in enumerate(events) if index not in missing]
+    tracker = Tracker(None, None, None)
+    for batch in (seen[:3], seen[3:]) if cut else (seen,):
+        tracker.rows(changes(*batch))
+    assert "at 1 rows" in tracker.end()
+
+
 FILTERS = st.fixed_dictionaries(
     {
         "lports": st.sampled_from([None, [80], [40000], [9]]),
