@@ -44,16 +44,25 @@ static inline bool is_by_time_stamps(const void *child, u32 sample_us)
     return is_mptcp || has_flag(bits, REUSEPORT_BIT);
 }
 
-/* Return true if a child's first sample is not of the network, or may not be. At the child's change to ESTABLISHED. */
-static inline bool is_distorted(const void *child, u32 sample_us)
+/* Return true if the first sample of a socket is not of the network, or may not be. At its change from SYN_RECV to
+ * ESTABLISHED. */
+static inline bool is_distorted(const void *tcp, u32 sample_us)
 {
     u32 data_segments = 0;
     u64 received = 0;
+    const void *socket = NULL;
 
+    READ(&received, tcp, FIELD(tcp_sock, bytes_received));
+    if (received) /* TCP Fast Open: the SYN carried data. The sample is from SYN-ACK to ACK */
+        return false;
+    /* An accepted child, or the socket of a connect() whose SYN crossed the peer's: then the sample is from its SYN-ACK,
+     * which tcp_send_synack() makes of its SYN, to the peer's, half a round trip. */
+    READ(&socket, tcp, FIELD(sock, sk_socket));
+    if (socket)
+        return true;
     /* The kernel ignored the client's acknowledgement without data (TCP_DEFER_ACCEPT, full accept queue), or it was lost,
      * or the client delayed it: the sample contains the time until the client sent data. tcp_child_process() has counted
      * the segment that created the child. */
-    READ(&data_segments, child, FIELD(tcp_sock, data_segs_in));
-    READ(&received, child, FIELD(tcp_sock, bytes_received)); /* not 0: TCP Fast Open, the SYN carried the data */
-    return (data_segments && !received) || is_by_time_stamps(child, sample_us);
+    READ(&data_segments, tcp, FIELD(tcp_sock, data_segs_in));
+    return data_segments || is_by_time_stamps(tcp, sample_us);
 }

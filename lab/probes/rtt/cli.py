@@ -62,7 +62,8 @@ details:
     was lost. The sample lasts until the client sends data,
   - it used a SYN cookie: the kernel does not know when it sent the SYN-ACK,
     and the sample is up to 64 ms too long,
-  - an MPTCP subflow joins: the sample is in steps of 1 ms.
+  - an MPTCP subflow joins: the sample is in steps of 1 ms,
+  - the SYNs of both sides crossed: the sample is half a round trip.
   Where the probe cannot tell (a listener that has sent cookies or has
   SO_REUSEPORT, MPTCP), samples of whole milliseconds count as distorted. With
   TCP_DEFER_ACCEPT, a client that closes without sending data has a sample that

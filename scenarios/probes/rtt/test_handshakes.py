@@ -3,14 +3,25 @@
 R6 is a row of the corpus of known wrong numbers in docs/truth.md.
 """
 
-import pytest
-from support.handshakes import SECOND_ADDRESS, connected, fast_open, joining
-from support.processes import watching
+import errno
+import select
+import socket
+from contextlib import ExitStack
 
+import pytest
+from support.handshakes import PORT, SECOND_ADDRESS, connected, fast_open, joining
+from support.processes import HUNG_S, watching
+
+from lab.linux.netns import inside
+from lab.network.conditions import Conditions
+from lab.network.relay import Relay
+from lab.network.topology import topology
 from lab.probes.rtt.measure import Kind, folded
 from lab.recording.recorder import record
 from lab.tcp import address_text
+from lab.units import MS
 
+ONE_WAY = Conditions(delay_ns=20 * MS)
 both_versions = pytest.mark.parametrize("version", [4, 6])
 
 
@@ -68,6 +79,27 @@ def test_a_joining_subflow(net):
 def test_fast_open(net):
     """R6: data in the SYN does not distort the handshake's sample."""
     assert samples(net, lambda: fast_open(net)) == {net.client.ipv4: (1, 0)}
+
+
+def test_crossing_syns():
+    """R6: if both sides connect at the same time, the sample is half a round trip: from SYN-ACK to SYN-ACK."""
+    with topology(Relay()) as slow:
+        slow.conditions(ONE_WAY, ONE_WAY)
+        assert samples(slow, lambda: cross(slow)) == {slow.client.ipv4: (0, 1)}
+
+
+def cross(net):
+    """Connect two sockets to each other at once, wait until both are connected, and close them."""
+    hosts = {net.client: net.server, net.server: net.client}
+    with ExitStack() as opened:
+        ends = [opened.enter_context(inside(host.name, socket.socket)) for host in hosts]
+        for end, (host, peer) in zip(ends, hosts.items(), strict=True):
+            end.settimeout(0)
+            end.bind((host.ipv4, PORT))
+            assert end.connect_ex((peer.ipv4, PORT)) == errno.EINPROGRESS
+        for end in ends:
+            assert select.select([], [end], [], HUNG_S)[1]
+            assert end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
 def test_the_live_tool_counts_them_apart(net):
