@@ -50,6 +50,19 @@ struct traffic {
 
 BPF_HASH(totals, struct flow, struct traffic, 65536);
 
+/* Return the offset of the data of TCP or UDP in a later fragment, 0 for another protocol. The fragment begins with
+ * data, unless the first one ends within the TCP header. */
+static __always_inline u32 data_of_fragment(const struct packet *packet)
+{
+    if (packet->protocol == IPPROTO_UDP || packet->protocol == IPPROTO_UDPLITE)
+        return packet->transport_at;
+    if (packet->protocol != IPPROTO_TCP)
+        return 0;
+    if (packet->fragment_at >= sizeof(struct tcphdr))
+        return packet->transport_at;
+    return packet->transport_at + sizeof(struct tcphdr) - packet->fragment_at;
+}
+
 /* Packets and bytes of an skb on the wire. Like qdisc_pkt_len_init(), and for ingress too. */
 static __always_inline void measure(struct __sk_buff *ctx, const struct packet *packet, struct traffic *to)
 {
@@ -93,6 +106,8 @@ static __always_inline int count(struct __sk_buff *ctx, enum direction direction
     if (ctx->vlan_present)
         add_tag(&packet, ctx->vlan_tci);
     parse_frame(ctx, &packet);
+    if (packet.problem == LATER_FRAGMENT)
+        packet.payload_at = data_of_fragment(&packet);
     measure(ctx, &packet, &here);
 
     flow.epoch = current_epoch();

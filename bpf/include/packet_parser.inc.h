@@ -48,6 +48,7 @@ struct packet {
     u16 ip_at;        /* offset of the IP header */
     u16 transport_at; /* offset of the header behind IP's headers */
     u16 payload_at;   /* offset of the data of TCP or UDP */
+    u16 fragment_at;  /* of a later fragment: its offset in the datagram, in bytes */
     u8 version;       /* of IP; 0: no IP */
     u8 protocol;      /* behind IP's headers */
     u8 flags;         /* 14th byte of the TCP header */
@@ -206,7 +207,8 @@ static __always_inline u8 parse_ipv4(void *ctx, struct packet *packet)
     packet->fragment = (fragment & (IPV4_OFFSET_MASK | IPV4_MORE_FRAGMENTS)) != 0;
     if (packet->ip_length < ip.ihl * 4 && !(packet->ip_length == 0 && is_giant(ctx)))
         return MALFORMED;
-    if (fragment & IPV4_OFFSET_MASK)
+    packet->fragment_at = (fragment & IPV4_OFFSET_MASK) * 8;
+    if (packet->fragment_at)
         return LATER_FRAGMENT;
     if (packet->protocol == IPPROTO_AH) {
         struct extension extension;
@@ -256,7 +258,8 @@ static __always_inline u8 parse_ipv6(void *ctx, struct packet *packet)
 
             packet->transport_at += 8;
             packet->fragment |= (fragment & (IPV6_OFFSET_MASK | IPV6_MORE_FRAGMENTS)) != 0;
-            if (fragment & IPV6_OFFSET_MASK) {
+            packet->fragment_at = fragment & IPV6_OFFSET_MASK;
+            if (packet->fragment_at) {
                 packet->protocol = next;
                 return LATER_FRAGMENT;
             }

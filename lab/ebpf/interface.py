@@ -23,6 +23,7 @@ Native XDP on a veth halves TCP throughput, even with an empty program.
 """
 
 _SIOCGIFFLAGS = 0x8913
+_SIOCGIFMTU = 0x8921
 _SIOCGIFHWADDR = 0x8927
 _WITH_ETHERNET_HEADER = (1, 772)  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 # ARPHRD_PPP, RAWIP, TUNNEL, TUNNEL6, SIT, IPGRE, IP6GRE and NONE, which is that of tun, WireGuard and xfrm.
@@ -100,6 +101,11 @@ class Device:
         if index != self.ifindex:
             raise LabError(f"the interface `{self.ifname}` has gone: start again when it is back")
 
+    @property
+    def mtu(self) -> int:
+        """Largest number of bytes of an IP packet that the interface sends."""
+        return self.inside(lambda: _mtu(self.ifname))
+
     def inside(self, function: Callable[[], T]) -> T:
         """Call a function in the interface's network namespace."""
         return _inside(self.netns, function)
@@ -147,3 +153,9 @@ def _hardware(ifname: str) -> int:
         answer = fcntl.ioctl(sock, _SIOCGIFHWADDR, struct.pack("16s24x", ifname.encode()))
         return int(struct.unpack_from("=H", answer, 16)[0])
     return 0
+
+
+def _mtu(ifname: str) -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        answer = fcntl.ioctl(sock, _SIOCGIFMTU, struct.pack("16s24x", ifname.encode()))
+        return int(struct.unpack_from("=i", answer, 16)[0])

@@ -154,8 +154,7 @@ def counted(frame):
     why = Problem(frame.problem).name.lower() if frame.problem else None
     vlans = (*frame.vlans, None, None)[:2]
     key = (frame.protocol, frame.source, frame.destination, *ports, why, *vlans)
-    payload = 0 if frame.problem else frame.payload
-    return Counter({(*key, "packets"): 1, (*key, "bytes"): len(frame.data), (*key, "payload_bytes"): payload})
+    return Counter({(*key, "packets"): 1, (*key, "bytes"): len(frame.data), (*key, "payload_bytes"): frame.payload})
 
 
 def test_duration(net, seen):

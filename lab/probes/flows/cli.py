@@ -52,7 +52,8 @@ details:
   malformed or too many headers.
 
   Each packet counts in exactly one row. Only the first fragment of a datagram
-  has ports; later fragments count in the row of their address pair.
+  has ports; later fragments count in the row of their address pair. The zone of
+  a link-local address is the interface.
 
   One interface is observed. A packet that passes several, such as a macvlan or a
   VXLAN and its parent, counts once at each. Frames that a bridge forwards pass
@@ -83,7 +84,7 @@ details:
   up in a last line, `older`.
 
   --json and --csv print exact numbers. payload_bytes is the payload of TCP and
-  UDP; syns, fins and rsts count segments; time_ns is the time of the report.
+  UDP, also in later fragments; syns, fins and rsts count segments; time_ns is the time of the report.
 """
 
 _MAX_ROWS = 65536

@@ -36,7 +36,7 @@ class Frame:
     - `protocol` is its name in a traffic report.
     - `source` and `destination` are IP addresses, or MAC addresses if the frame has no readable IP addresses.
     - With a `problem` the frame has no ports and no TCP fields.
-    - `payload` is the number of bytes after the TCP or UDP header, without padding.
+    - `payload` is the number of bytes after the TCP or UDP header, without padding. A later fragment has no header.
     - `ports_end` is the offset of the end of the UDP header, or of the first 20 bytes of the TCP header.
     - `vlans` are the ids of the two outer tags.
     """

@@ -162,9 +162,11 @@ def _fragments(ends: Ends) -> Iterator[Frame]:
     ):
         part, more = Raw(data[start:end]), end < len(data)
         header = ends.ipv4(id=7, proto=_UDP, frag=start // 8, flags="MF" * more)
-        yield later(f"{what}, IPv4", ends.ethernet(), header, part, protocol="UDP", fragment=True)
+        part_of_it = later(f"{what}, IPv4", ends.ethernet(), header, part, protocol="UDP", fragment=True)
+        yield replace(part_of_it, payload=end - start)
         header = IPv6ExtHdrFragment(nh=_UDP, id=7, offset=start // 8, m=int(more))
-        yield later(f"{what}, IPv6", *ends.plain(6), header, part, protocol="UDP", fragment=True)
+        part_of_it = later(f"{what}, IPv6", *ends.plain(6), header, part, protocol="UDP", fragment=True)
+        yield replace(part_of_it, payload=end - start)
     first = _udp(16, len=108, chksum=1)
     yield made("the first fragment, IPv4", ends.ethernet(), ends.ipv4(id=7, flags="MF"), *first)
     first = _udp(16, len=108, chksum=1)
@@ -179,7 +181,8 @@ def _fragments(ends: Ends) -> Iterator[Frame]:
     yield later("the other half", *rest, protocol="TCP")
     yield tiny("the same over IPv6", *ends.plain(6), IPv6ExtHdrFragment(id=9, m=1, nh=6), Raw(halves[:8]))
     beyond = [ends.ethernet(), ends.ipv4(id=10, proto=_UDP, frag=8191), Raw(bytes(400))]
-    yield later("a fragment that ends beyond 64 KB (ping of death)", *beyond, protocol="UDP")
+    too_long = later("a fragment that ends beyond 64 KB (ping of death)", *beyond, protocol="UDP")
+    yield replace(too_long, payload=400)
 
 
 def _segments(ends: Ends) -> Iterator[Frame]:

@@ -34,7 +34,7 @@ REFUSED = connection(["connect ECONNREFUSED", "close"], None)
 
 
 def way(*connections, role="client", retransmitted=0):
-    return Volumes(list(connections), role, Sent(100, retransmitted, retransmitted // 2), 10_000)
+    return Volumes(list(connections), role, Sent(100, retransmitted, retransmitted // 2), 10_000, 1500)
 
 
 @pytest.mark.parametrize(("role", "payload"), [("client", 3000), ("server", 500)])
