@@ -84,7 +84,8 @@ details:
   up in a last line, `older`.
 
   --json and --csv print exact numbers. payload_bytes is the payload of TCP and
-  UDP, also in later fragments; syns, fins and rsts count segments; time_ns is the time of the report.
+  UDP, also in later fragments; syns, fins and rsts count segments; time_ns is
+  the time of the report.
 """
 
 _MAX_ROWS = 65536

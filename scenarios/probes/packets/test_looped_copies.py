@@ -15,10 +15,11 @@ SIZES = (0, 30, 1200, 5000)  # the last is sent in fragments, and its copy is wh
 ALL = ("PORT=0",)
 
 
+@pytest.mark.parametrize("hook", [(), ("AT_TC=1",)], ids=["XDP", "TC"])
 @pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
-def test_looped_copies(net, group):
+def test_looped_copies(net, group, hook):
     """F6: the sender receives its own datagrams and no frame; the other host receives each frame once."""
-    everything = {"packets": Program.load("packets", ALL)}
+    everything = {"packets": Program.load("packets", ALL + hook)}
     with member(net.client, group) as sock, record(programs=everything, devices=net.devices) as recorder:
         send_to_all(sock, group, SIZES)
         net.quiesce()

@@ -225,6 +225,27 @@ def test_a_tag_in_the_metadata(lab):
     assert seen["frame_length"] == len(bytes(frame)) - 4
 
 
+def test_a_tag_in_the_metadata_at_tc(lab):
+    """F3: TC reads a VLAN tag that the kernel moved to the skb's metadata."""
+    frame = Ether(src=lab.net.client.mac, dst=lab.net.server.mac) / Dot1Q(vlan=7) / V4 / UDP(sport=5, dport=9999)
+    at_tc = {"packets": Program.load("packets", ("AT_TC=1",))}
+    with record(programs=at_tc, devices=[lab.net.server.device]) as recorder:
+        with inside(lab.net.client.name, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as sender:
+            sender.bind(("eth0", 0))
+            sender.send(bytes(frame))
+        lab.net.quiesce()
+    (seen,) = recorder.recording.events["packets"]
+    assert (seen["sport"], seen["dport"], seen["vlan"]) == (5, 9999, 7)
+
+
+@both_versions
+def test_at_tc(lab, watched, version):
+    """At TC the times, flags and bytes of segments are as right as at XDP."""
+    observed = watched(Program.load("packets", ("AT_TC=1",)), Conversation(exchanges=3), version=version)
+    checks = lab.check(probes.judge("packets", observed, lab.scenario))
+    assert all(check.attach_point.startswith("tc:ingress") for check in checks)
+
+
 @both_versions
 def test_fragments_that_the_kernel_made(lab, version):
     """F3: the first of three fragments has its port, and the other two are counted as unreadable."""
