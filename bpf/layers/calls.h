@@ -7,10 +7,13 @@
     each(sendmsg, POINT_WRITE)                                                                                         \
     each(write, POINT_WRITE)                                                                                           \
     each(writev, POINT_WRITE)                                                                                          \
+    each(pwritev2, POINT_WRITE)                                                                                        \
+    each(sendfile, POINT_WRITE)                                                                                        \
     each(recvfrom, POINT_READ)                                                                                         \
     each(recvmsg, POINT_READ)                                                                                          \
     each(read, POINT_READ)                                                                                             \
-    each(readv, POINT_READ)
+    each(readv, POINT_READ)                                                                                            \
+    each(preadv2, POINT_READ)
 /* clang-format on */
 
 #define AT(name) 0

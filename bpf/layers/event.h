@@ -33,7 +33,7 @@ struct point {
     u8 at;
     u8 flags;       /* of a segment */
     u8 multiplexed; /* the segment begins a connection of HTTP/2 */
-    u8 unused;
+    u8 fresh;       /* the segment has data that the socket has not sent (TC_OUT) or received (TCP_IN) before */
 };
 
 /* In pages. 20,000 requests a second make 30 MB of points a second, and the reader can be delayed. */

@@ -12,7 +12,7 @@
 
 /* Report a segment with `length` bytes of data in the network namespace `netns`. */
 static inline void report_segment(u8 at, const struct packet *packet, u32 length, u32 tsval, u32 netns,
-                                  bool multiplexed)
+                                  bool multiplexed, bool fresh)
 {
     struct point *point;
 
@@ -31,6 +31,7 @@ static inline void report_segment(u8 at, const struct packet *packet, u32 length
     point->flags = packet->flags;
     point->tsval = tsval;
     point->multiplexed = multiplexed;
+    point->fresh = fresh;
     events.ringbuf_submit(point, BPF_RB_NO_WAKEUP);
 }
 
@@ -44,8 +45,25 @@ static inline u32 tsval_of(const struct timestamp *option)
     return option->head == bpf_htonl(NOP_NOP_TIMESTAMP) ? bpf_ntohl(option->tsval) : 0;
 }
 
-/* Report a packet at TC or cgroup_skb, where it is the context. `netns` 0: the namespace of the packet's device. */
-static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct packet *packet, u32 netns)
+/* Return true if the segment has data that is new to its socket. The kernel moves snd_nxt after the transmission
+ * (tcp_event_new_data_sent()), and rcv_nxt after cgroup_skb. `tcp` is NULL for a forwarded packet. */
+static __always_inline bool is_fresh(u8 at, const struct packet *packet, u32 length, const void *tcp)
+{
+    u32 next = 0;
+
+    if (!tcp || !length)
+        return false;
+    if (at == POINT_TC_OUT)
+        typed_read(&next, tcp, FIELD(tcp_sock, snd_nxt));
+    else
+        typed_read(&next, tcp, FIELD(tcp_sock, rcv_nxt));
+    return (int)(packet->seq + length - next) > 0;
+}
+
+/* Report a packet at TC or cgroup_skb, where it is the context. `netns` 0: the namespace of the packet's device. `tcp`:
+ * its socket, if it is known. */
+static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct packet *packet, u32 netns,
+                                          const void *tcp)
 {
     struct timestamp option = {};
     u64 start = 0;
@@ -62,15 +80,17 @@ static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct p
     length = payload_length(packet, ctx->len);
     if (length >= sizeof(start))
         bpf_skb_load_bytes(ctx, packet->payload_at, &start, sizeof(start));
-    report_segment(at, packet, length, tsval_of(&option), netns, start == PREFACE);
+    report_segment(at, packet, length, tsval_of(&option), netns, start == PREFACE, is_fresh(at, packet, length, tcp));
 }
 
 static __always_inline int at_tc(struct __sk_buff *ctx, u8 at)
 {
     struct packet packet = {};
+    struct bpf_sock *sender = at == POINT_TC_OUT ? ctx->sk : NULL;
+    const void *tcp = sender ? bpf_skc_to_tcp_sock(sender) : NULL;
 
     parse_frame(ctx, &packet);
-    report_packet(ctx, at, &packet, 0);
+    report_packet(ctx, at, &packet, 0, tcp);
     return TC_ACT_UNSPEC;
 }
 
@@ -101,7 +121,7 @@ ON_CGROUP_SKB(ingress)
         return 1;
     common_read(&net, &common, FIELD(sock_common, skc_net));
     parse_network(ctx, &packet);
-    report_packet(ctx, POINT_TCP_IN, &packet, netns_of(net));
+    report_packet(ctx, POINT_TCP_IN, &packet, netns_of(net), tcp);
     return 1;
 }
 
@@ -183,7 +203,7 @@ static inline int report_skb(const void *skb, u8 at)
     }
     header += tcp.doff * 4;
     report_segment(at, &packet, length > header ? length - header : 0, tcp.doff >= 8 ? tsval_of(&option) : 0, netns,
-                   false);
+                   false, false);
     return 0;
 }
 

@@ -95,8 +95,8 @@ details:
     not seen      the receiver was not observed
 
   Not observed:
-    - calls of io_uring, sendfile(), splice(), sendmmsg(), recvmmsg() and 32-bit
-      programs
+    - calls of io_uring, splice(), sendmmsg(), recvmmsg() and 32-bit programs:
+      their bytes are known from the segments, and counted at the end
     - packets with IPv6 extension headers at the drivers
     - waits in an epoll instance inside another one (part of QUEUE)
   Transmissions in the same millisecond cannot be distinguished (they have the
@@ -153,6 +153,7 @@ def _read(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
     stages, output = Stages.load(args.recording), Output(args)
     show = Show(args, output, flow)
     output.start()
+    show.points(stages.events)
     show.rows(stages.packets() if args.packets else requests(stages, args.port, args.gap).every)
     show.end()
 
@@ -169,12 +170,15 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
         Program.load("layers", (f"PORT={args.port}", *defines_of(devices))), _INTERVAL_S, args.seconds, devices, inodes
     ) as batches:
         output.start()
+        import numpy as np
+
         from lab.probes.layers.output import Show
         from lab.probes.layers.tracker import RequestTracker, SegmentTracker
 
         show = Show(args, output, flow)
         tracker = SegmentTracker(inodes) if args.packets else RequestTracker(args.port, inodes, args.gap)
         for batch, complete_ns in batches:
+            show.points(batch[np.isin(batch["netns"], inodes)])
             show.rows(tracker.rows(batch, complete_ns))
         show.rows(tracker.rows(batch[:0], complete_ns, final=True))
     output.note(tracker.end())

@@ -8,13 +8,13 @@ from collections import deque
 
 import numpy as np
 
-from lab.arrays import Rows
+from lab.arrays import Events, Rows
 from lab.errors import LabError
 from lab.live.output import Output
 from lab.probes.layers import text as layer_text
 from lab.probes.layers.perfetto import MOST_REQUESTS, write_trace
 from lab.probes.layers.plot import draw
-from lab.probes.layers.requests import REQUEST, Kind, are_requests
+from lab.probes.layers.requests import REQUEST, Kind, are_requests, unseen_bytes
 from lab.tcp import address_text, endpoint
 
 _MOST_KEPT = 1_000_000  # requests for the output at the end
@@ -36,6 +36,7 @@ class Show:
         self._kept: deque[Rows] = deque()
         self._shown = self._dropped = self._contradictory = 0
         self._kinds = np.zeros(len(Kind), int)
+        self._unseen = np.zeros(2, np.int64)
         if not args.summary:
             output.heading(layer_text.header(packets=args.packets))
 
@@ -57,6 +58,10 @@ class Show:
                 else:
                     self._output.row(layer_text.as_dict(row), layer_text.line)
 
+    def points(self, events: Events) -> None:
+        """Take note of the bytes of a batch of points: which of them had no observed system call."""
+        self._unseen += unseen_bytes(events)
+
     def end(self) -> None:
         """Print the summary and write the files.
 
@@ -66,11 +71,7 @@ class Show:
             seen = ", ".join(sorted(self._seen)[:5])
             remedy = f"give --flow one of {seen}" if seen else "no other client was seen either, so check --port"
             raise LabError(f"there is no request of {self._args.flow}: {remedy}")
-        for kind, meaning in _MEANINGS.items():
-            if self._kinds[kind]:
-                self._output.note(f"{meaning}: {self._kinds[kind]}")
-        if self._contradictory:
-            self._output.note(f"rows with unknown times, because stages contradicted each other: {self._contradictory}")
+        self._account()
         rows = np.concatenate([np.zeros(0, REQUEST), *self._kept])
         if self._dropped:
             self._output.note(
@@ -83,6 +84,19 @@ class Show:
                 self._output.note(f"{self._args.perfetto} has the first {MOST_REQUESTS} of {len(rows)} requests")
         if self._args.plot is not None:
             draw(self._args.plot, rows)
+
+    def _account(self) -> None:
+        """Print what is not a request, and what is not known."""
+        for what, count in zip(
+            ("sent, but written by no", "received, but read by no"), self._unseen.tolist(), strict=True
+        ):
+            if count > 0:
+                self._output.note(f"bytes {what} observed system call: {count}")
+        for kind, meaning in _MEANINGS.items():
+            if self._kinds[kind]:
+                self._output.note(f"{meaning}: {self._kinds[kind]}")
+        if self._contradictory:
+            self._output.note(f"rows with unknown times, because stages contradicted each other: {self._contradictory}")
 
     def _summary(self, rows: Rows) -> None:
         args = self._args

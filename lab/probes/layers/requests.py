@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab.arrays import UNKNOWN, Integers, Mask, Rows
+from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows
 from lab.probes.layers.byte_streams import NONE
 from lab.probes.layers.stages import LAYERS, At, Stages, Stop, consistent, elsewhere_ns, layers_ns
 from lab.traffic.demo.conversation import PORT
@@ -243,11 +243,17 @@ def _pauses_ns(stages: Stages, calls: Integers, opens: Mask, asks: Mask) -> Inte
 def _calls(stages: Stages, port: int) -> tuple[Integers, Mask]:
     """Return the calls of one end of each connection, by connection and time, and which of them have request bytes.
 
-    That end is the client, or the server if the client was not observed.
+    That end is the client, or the server if the client was not observed. Segments with new data stand for system calls
+    that are not observed (io_uring, splice()): those sent for bytes without a write(), and those received if there is
+    no read() at all.
     """
     streams, events = stages.streams, stages.events
-    calls = streams.of(At.WRITE, At.READ)
-    writes = events["at"][calls] == At.WRITE
+    calls, fresh = streams.of(At.WRITE, At.READ), events["fresh"] > 0
+    sent, came = (index[fresh[index]] for index in (streams.of(At.TC_OUT), streams.of(At.TCP_IN)))
+    sent = sent[stages.covers[At.WRITE].first(streams.end[sent] - 1) == NONE]
+    came = came[~np.isin(streams.connection[came], streams.connection[streams.of(At.READ)])]
+    calls = np.concatenate([calls, sent, came])
+    writes = events["at"][calls] <= At.TC_OUT
     by_server = np.where(writes, events["sport"][calls], events["dport"][calls]) == port
     observed_clients = np.unique(streams.connection[calls[~by_server]])
     chosen = ~by_server | ~np.isin(streams.connection[calls], observed_clients)
@@ -260,6 +266,13 @@ def _when_ns(stages: Stages, calls: Integers) -> Integers:
     """Return when each call wrote (its start) or read (its end)."""
     events = stages.events[calls]
     return np.where(events["at"] == At.WRITE, events["enter_ns"], events["time_ns"]).astype(np.int64)
+
+
+def unseen_bytes(events: Events) -> Integers:
+    """Return how many more bytes were sent, and received, than observed system calls have written, and read."""
+    lengths = np.where((events["at"] == At.TC_OUT) | (events["at"] == At.TCP_IN), events["fresh"], 1) * events["length"]
+    sums = np.bincount(events["at"], lengths, len(At)).astype(np.int64)
+    return sums[[At.TC_OUT, At.TCP_IN]] - sums[[At.WRITE, At.READ]]
 
 
 def _bounds(chosen: Mask, start: Integers, end: Integers, firsts: Integers) -> tuple[Integers, Integers]:

@@ -72,7 +72,8 @@ class RequestTracker:
         quiet = ~unread & ((now_ns - returned_ns > self._gap_ns) | (closed & (idle_ns > OVER_NS)))
         over = ~turns.last | quiet | (closed & (idle_ns > self._gap_ns))
         over &= turns.answered | ~turns.last  # a request without a reply stays open without a limit
-        over[found.turn] &= ~_unreturned(found.every) | (idle_ns > self._gap_ns)[found.turn]
+        late = now_ns - found.every["spans_ns"][:, 1, 1] > self._gap_ns
+        over[found.turn] &= ~_unreturned(found.every) | late
         waiting = np.cumsum(~over)
         first = _firsts(turns.connection)
         before: Integers = np.repeat(waiting[first] - ~over[first], np.diff(np.append(first, len(over))))

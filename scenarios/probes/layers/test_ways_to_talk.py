@@ -1,9 +1,12 @@
 """Ways to talk that no demo application uses: each is measured right, or shown as unknown."""
 
+import ctypes
 import json
+import os
 import platform
 import select
 import socket
+import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.io_uring import ring
 from support.processes import watching
 
 from lab.arrays import UNKNOWN
@@ -362,6 +366,85 @@ def test_http_2(net):
 
     rows, _ = shown(net, talk)
     assert [(row["kind"], row["total_ns"]) for row in rows] == [("stretch", None)] * 2
+
+
+def by_sendfile(server, size):
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(size))
+        file.flush()
+        sent = 0
+        while sent < size:
+            sent += os.sendfile(server.fileno(), file.fileno(), sent, size - sent)
+
+
+def by_pwritev2(server, size):
+    assert LIBC.pwritev2(server.fileno(), ctypes.byref(Vector(bytes(size), size)), 1, -1, 0, 0) == size
+
+
+def by_splice(server, size):
+    read, write = os.pipe()
+    for _ in range(size // 1000):
+        os.write(write, bytes(1000))
+        assert os.splice(read, server.fileno(), 1000) == 1000
+    os.close(read)
+    os.close(write)
+
+
+class Vector(ctypes.Structure):
+    """struct iovec."""
+
+    _fields_ = (("base", ctypes.c_char_p), ("length", ctypes.c_size_t))
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+@pytest.mark.parametrize(
+    ("send", "size"), [(by_sendfile, 3_000_000), (by_pwritev2, 100), (by_splice, 20_000)], ids=lambda it: str(it)[:20]
+)
+def test_a_body_without_a_write(net, send, size):
+    """Q5: all bytes of a reply count, whatever call has sent its body. A call that is not observed is counted."""
+
+    def talk(client, server):
+        for _ in range(2):
+            ask(client, server)
+            server.send(bytes(246))
+            reader = threading.Thread(target=client.recv, args=(246 + size, socket.MSG_WAITALL))
+            reader.start()
+            send(server, size)
+            reader.join()
+
+    with watching("layers", "--json", "--netns", net.server.name) as output:
+        with connected(net) as ends:
+            talk(*ends)
+        net.quiesce()
+    rows = [json.loads(row) for row in output[1].splitlines()]
+    assert [(row["request_bytes"], row["reply_bytes"]) for row in rows] == [(100, 246 + size)] * 2
+    unseen = send is by_splice
+    assert all((row["reply_write_ns"] is None) == unseen for row in rows)
+    assert output[0].count("bytes sent, but written by no observed system call: 40000\n") == unseen
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_io_uring(net, alone):
+    """Q5: requests to a server that uses io_uring have their bytes from the segments, and that is said."""
+    hosts = ["--netns", net.server.name] if alone else ["--netns", net.client.name, "--peer-netns", net.server.name]
+    with watching("layers", "--json", *hosts) as output:
+        with connected(net) as (client, server), ring() as uring:
+            for _ in range(3):
+                client.send(bytes(100))
+                assert len(uring.recv(server, 1000)) == 100
+                assert uring.send(server, bytes(50)) == 50
+                assert len(client.recv(1000)) == 50
+        net.quiesce()
+    rows = [json.loads(row) for row in output[1].splitlines()]
+    assert [(row["kind"], row["request_bytes"], row["reply_bytes"]) for row in rows] == [("request", 100, 50)] * 3
+    assert all(row["request_read_ns"] is None and row["reply_write_ns"] is None for row in rows)
+    assert all(row["request_ip_ns"] is not None and row["reply_qdisc_ns"] is not None for row in rows)
+    assert output[0].splitlines() == [
+        "lab: bytes sent, but written by no observed system call: 150",
+        "lab: bytes received, but read by no observed system call: 300",
+    ]
 
 
 def until(holds):
