@@ -16,6 +16,13 @@ enum layer_point {
     POINT_READ,       /* a system call returns data to the application; reported when it returns */
 };
 
+/* What a segment is to the socket that sends it (TC_OUT) or receives it (TCP_IN). */
+enum of_socket {
+    NO_SOCKET, /* forwarded */
+    OLD_DATA,  /* sent or received before, or no data */
+    NEW_DATA,
+};
+
 struct point {
     u64 time_ns;
     u64 enter_ns; /* of a system call: its entry */
@@ -33,7 +40,7 @@ struct point {
     u8 at;
     u8 flags;       /* of a segment */
     u8 multiplexed; /* the segment begins a connection of HTTP/2 */
-    u8 fresh;       /* the segment has data that the socket has not sent (TC_OUT) or received (TCP_IN) before */
+    u8 of_socket;   /* at TC_OUT and TCP_IN: enum of_socket */
 };
 
 /* In pages. 20,000 requests a second make 30 MB of points a second, and the reader can be delayed. */

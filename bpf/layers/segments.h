@@ -12,7 +12,7 @@
 
 /* Report a segment with `length` bytes of data in the network namespace `netns`. */
 static inline void report_segment(u8 at, const struct packet *packet, u32 length, u32 tsval, u32 netns,
-                                  bool multiplexed, bool fresh)
+                                  bool multiplexed, u8 of_socket)
 {
     struct point *point;
 
@@ -31,7 +31,7 @@ static inline void report_segment(u8 at, const struct packet *packet, u32 length
     point->flags = packet->flags;
     point->tsval = tsval;
     point->multiplexed = multiplexed;
-    point->fresh = fresh;
+    point->of_socket = of_socket;
     events.ringbuf_submit(point, BPF_RB_NO_WAKEUP);
 }
 
@@ -45,19 +45,18 @@ static inline u32 tsval_of(const struct timestamp *option)
     return option->head == bpf_htonl(NOP_NOP_TIMESTAMP) ? bpf_ntohl(option->tsval) : 0;
 }
 
-/* Return true if the segment has data that is new to its socket. The kernel moves snd_nxt after the transmission
- * (tcp_event_new_data_sent()), and rcv_nxt after cgroup_skb. `tcp` is NULL for a forwarded packet. */
-static __always_inline bool is_fresh(u8 at, const struct packet *packet, u32 length, const void *tcp)
+/* The kernel moves snd_nxt after the transmission (tcp_event_new_data_sent()), and rcv_nxt after cgroup_skb. */
+static __always_inline u8 is_to_socket(u8 at, const struct packet *packet, u32 length, const void *tcp)
 {
     u32 next = 0;
 
-    if (!tcp || !length)
-        return false;
+    if (!tcp)
+        return NO_SOCKET;
     if (at == POINT_TC_OUT)
         typed_read(&next, tcp, FIELD(tcp_sock, snd_nxt));
     else
         typed_read(&next, tcp, FIELD(tcp_sock, rcv_nxt));
-    return (int)(packet->seq + length - next) > 0;
+    return length && (int)(packet->seq + length - next) > 0 ? NEW_DATA : OLD_DATA;
 }
 
 /* Report a packet at TC or cgroup_skb, where it is the context. `netns` 0: the namespace of the packet's device. `tcp`:
@@ -80,7 +79,8 @@ static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct p
     length = payload_length(packet, ctx->len);
     if (length >= sizeof(start))
         bpf_skb_load_bytes(ctx, packet->payload_at, &start, sizeof(start));
-    report_segment(at, packet, length, tsval_of(&option), netns, start == PREFACE, is_fresh(at, packet, length, tcp));
+    report_segment(at, packet, length, tsval_of(&option), netns, start == PREFACE,
+                   is_to_socket(at, packet, length, tcp));
 }
 
 static __always_inline int at_tc(struct __sk_buff *ctx, u8 at)
@@ -203,7 +203,7 @@ static inline int report_skb(const void *skb, u8 at)
     }
     header += tcp.doff * 4;
     report_segment(at, &packet, length > header ? length - header : 0, tcp.doff >= 8 ? tsval_of(&option) : 0, netns,
-                   false, false);
+                   false, NO_SOCKET);
     return 0;
 }
 

@@ -17,7 +17,9 @@ from lab.packet import ACK, SYN
 NONE = -1
 """Index that stands for a missing event."""
 
-_OPENING = 255
+IGNORED = 255
+"""Kind of an event that is in no index."""
+
 _MULTIPLIER, _INCREMENT = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -25,7 +27,7 @@ _MULTIPLIER, _INCREMENT = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x9E3779B97F4
 class Streams:
     """Events with the positions of their bytes. All arrays except `bases` are as long as `events`.
 
-    - `at`: kind of the event; events with a SYN and no data have a kind of their own.
+    - `at`: kind of the event; `IGNORED` for those with a SYN and no data.
     - `connection`: number of the connection, from 0.
     - `start`, `end`: position of the first byte, and the position after the last.
     - `tick`: rank of the event in time; events of the same nanosecond share it.
@@ -42,7 +44,7 @@ class Streams:
 
     def of(self, *kinds: int) -> Integers:
         """Return the indices of the events of these kinds (`at`), without SYNs that have no data."""
-        chosen = np.zeros(_OPENING + 1, bool)
+        chosen = np.zeros(IGNORED + 1, bool)
         chosen[list(kinds)] = True
         return np.flatnonzero(chosen[self.at])
 
@@ -82,7 +84,7 @@ def streams(events: Events) -> Streams:
         bases = np.append(0, np.cumsum(highest - lowest + 1)[:-1])
         start[order] = since + (bases - lowest)[number]
     tick = np.cumsum(_changes(events["time_ns"])) - 1
-    at = np.where(opens & (events["length"] == 0), _OPENING, events["at"]).astype(np.uint8)
+    at = np.where(opens & (events["length"] == 0), IGNORED, events["at"]).astype(np.uint8)
     return Streams(events, at, connection, start, start + length, tick, bases)
 
 
@@ -111,18 +113,18 @@ def _flows(events: Events) -> tuple[Integers, Mask]:
     in 30 million.
     """
     source, destination = (
-        _mixed(
+        mixed(
             *np.ascontiguousarray(events[f"{end}addr"]).view(np.uint32).reshape(-1, 4).T,
             events[f"{end}port"],
         )
         for end in "sd"
     )
     upward = source < destination
-    pair = _mixed(np.where(upward, source, destination), np.where(upward, destination, source))
+    pair = mixed(np.where(upward, source, destination), np.where(upward, destination, source))
     return np.unique(pair, return_inverse=True)[1], upward
 
 
-def _mixed(*columns: npt.NDArray[np.integer]) -> npt.NDArray[np.uint64]:
+def mixed(*columns: npt.NDArray[np.integer]) -> npt.NDArray[np.uint64]:
     """Return a hash of 64 bits of each row of the columns, in the manner of splitmix64."""
     mixed = np.zeros(len(columns[0]), np.uint64)
     for column in columns:

@@ -97,8 +97,11 @@ details:
   Not observed:
     - calls of io_uring, splice(), sendmmsg(), recvmmsg() and 32-bit programs:
       their bytes are known from the segments, and counted at the end
+    - packets that a watched host forwards
     - packets with IPv6 extension headers at the drivers
     - waits in an epoll instance inside another one (part of QUEUE)
+  Both sides of an address translation (NAT) are one connection, unless the port
+  of the server changes.
   Transmissions in the same millisecond cannot be distinguished (they have the
   same TCP timestamp): the later one counts.
 """
@@ -149,8 +152,10 @@ def _read(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
     from lab.probes.layers.output import Show
     from lab.probes.layers.requests import requests
     from lab.probes.layers.stages import Stages
+    from lab.probes.layers.translations import Translations
 
     stages, output = Stages.load(args.recording), Output(args)
+    stages = Stages(Translations(args.port).undo(stages.events))
     show = Show(args, output, flow)
     output.start()
     show.points(stages.events)
@@ -176,7 +181,7 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
         from lab.probes.layers.tracker import RequestTracker, SegmentTracker
 
         show = Show(args, output, flow)
-        tracker = SegmentTracker(inodes) if args.packets else RequestTracker(args.port, inodes, args.gap)
+        tracker = SegmentTracker(args.port, inodes) if args.packets else RequestTracker(args.port, inodes, args.gap)
         for batch, complete_ns in batches:
             show.points(batch[np.isin(batch["netns"], inodes)])
             show.rows(tracker.rows(batch, complete_ns))

@@ -16,7 +16,7 @@ import numpy as np
 
 from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows
 from lab.probes.layers.byte_streams import NONE
-from lab.probes.layers.stages import LAYERS, At, Stages, Stop, consistent, elsewhere_ns, layers_ns
+from lab.probes.layers.stages import LAYERS, NEW_DATA, At, Stages, Stop, consistent, elsewhere_ns, layers_ns
 from lab.traffic.demo.conversation import PORT
 from lab.units import SECOND
 
@@ -248,7 +248,7 @@ def _calls(stages: Stages, port: int) -> tuple[Integers, Mask]:
     no read() at all.
     """
     streams, events = stages.streams, stages.events
-    calls, fresh = streams.of(At.WRITE, At.READ), events["fresh"] > 0
+    calls, fresh = streams.of(At.WRITE, At.READ), events["of_socket"] == NEW_DATA
     sent, came = (index[fresh[index]] for index in (streams.of(At.TC_OUT), streams.of(At.TCP_IN)))
     sent = sent[stages.covers[At.WRITE].first(streams.end[sent] - 1) == NONE]
     came = came[~np.isin(streams.connection[came], streams.connection[streams.of(At.READ)])]
@@ -270,7 +270,8 @@ def _when_ns(stages: Stages, calls: Integers) -> Integers:
 
 def unseen_bytes(events: Events) -> Integers:
     """Return how many more bytes were sent, and received, than observed system calls have written, and read."""
-    lengths = np.where((events["at"] == At.TC_OUT) | (events["at"] == At.TCP_IN), events["fresh"], 1) * events["length"]
+    segments = (events["at"] == At.TC_OUT) | (events["at"] == At.TCP_IN)
+    lengths = np.where(segments & (events["of_socket"] != NEW_DATA), 0, events["length"])
     sums = np.bincount(events["at"], lengths, len(At)).astype(np.int64)
     return sums[[At.TC_OUT, At.TCP_IN]] - sums[[At.WRITE, At.READ]]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows
 from lab.errors import LabError
-from lab.probes.layers.byte_streams import NONE, Cover, Reach, Streams, streams
+from lab.probes.layers.byte_streams import IGNORED, NONE, Cover, Reach, Streams, streams
 from lab.recording.recording import Recording
 
 
@@ -29,6 +29,10 @@ class At(IntEnum):
     TCP_IN = 5
     READY = 6
     READ = 7
+
+
+NEW_DATA = 2
+"""Value of `of_socket` of a segment with data that its socket has not sent or received before (bpf/layers/event.h)."""
 
 
 class Stop(IntEnum):
@@ -123,6 +127,17 @@ def elsewhere_ns(stops: Integers) -> Integers:
     return last - first - np.where(layers == UNKNOWN, 0, layers).sum(axis=-1)
 
 
+def _forwarded(streams: Streams) -> Mask:
+    """Return the segments that a network namespace received and sent on: none of its sockets sent them."""
+    events, at = streams.events, streams.events["at"]
+    place = streams.stream(streams.start) << 32 | events["netns"]
+    sent = (at == At.TC_OUT) | (at == At.DEVICE_OUT)
+    came = (at == At.DEVICE_IN) | (at == At.TC_IN)
+    own = (at == At.WRITE) | ((at == At.TC_OUT) & (events["of_socket"] > 0))
+    through = np.intersect1d(place[sent], place[came])
+    return (sent | came) & np.isin(place, np.setdiff1d(through, place[own]))
+
+
 class Stages:
     """The stages of all bytes that some points contain.
 
@@ -134,6 +149,7 @@ class Stages:
         if inodes is not None:
             events = events[np.isin(events["netns"], inodes)]
         self.streams: Streams = streams(events)
+        self.streams.at[_forwarded(self.streams)] = IGNORED
         self.covers = {at: Cover(self.streams, at) for at in At if at is not At.READY}
         self._ready = Reach(self.streams, At.READY)
 

@@ -12,6 +12,7 @@ from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows
 from lab.packet import FIN, RST
 from lab.probes.layers.requests import GAP_NS, REQUEST, Kind, Requests, requests
 from lab.probes.layers.stages import At, Stages, Stop
+from lab.probes.layers.translations import Translations
 from lab.units import MS, SECOND
 
 QUIET_NS = SECOND
@@ -19,6 +20,8 @@ QUIET_NS = SECOND
 
 OVER_NS = 50 * MS
 """A reply counts as complete when its connection was closed by both ends, or reset, and had no points for this long."""
+
+TRANSLATED = "connections through an address translation, shown with the addresses that their clients use"
 
 MOST_POINTS = 400_000
 """Limit of kept points. The oldest beyond it are forgotten and counted."""
@@ -35,6 +38,7 @@ class RequestTracker:
         self._port, self._inodes, self._gap_ns = port, inodes, gap_ns
         self._kept: Events | None = None
         self._counts: Counter[str] = Counter()
+        self._translations = Translations(port)
 
     def rows(self, batch: Events, now_ns: int, *, final: bool = False) -> Rows:
         """Return the rows that are complete.
@@ -43,7 +47,8 @@ class RequestTracker:
         """
         points = batch if self._kept is None else np.concatenate([self._kept, batch])
         # The point of a system call comes when the call returns, after other points of its bytes.
-        stages = Stages(points[np.argsort(points["time_ns"], kind="stable")], self._inodes)
+        points = self._translations.undo(points[np.argsort(points["time_ns"], kind="stable")])
+        stages = Stages(points, self._inodes)
         found = requests(stages, self._port, self._gap_ns)
         over = np.ones(len(found.turns.call), bool) if final else self._over(stages, found, now_ns)
         self._keep(stages, found, over)
@@ -52,7 +57,8 @@ class RequestTracker:
         return found.every[over[found.turn]] if len(found.every) else np.zeros(0, REQUEST)
 
     def end(self) -> str:
-        """Return the closing note: how many turns and points could not be shown, and why; empty if none."""
+        """Return the closing note: what could not be shown, and what was translated; empty if none."""
+        self._counts[TRANSLATED] = self._translations.count
         return "; ".join(f"{what}: {count}" for what, count in self._counts.items() if count)
 
     def _over(self, stages: Stages, found: Requests, now_ns: int) -> Mask:
@@ -139,15 +145,17 @@ def _unreturned(rows: Rows) -> Mask:
 class SegmentTracker:
     """Turns batches of points into segments (rows of `Stages.packets`), each `QUIET_NS` after it was sent."""
 
-    def __init__(self, inodes: tuple[int, ...] | None) -> None:
+    def __init__(self, port: int, inodes: tuple[int, ...] | None) -> None:
         self._inodes = inodes
         self._kept: Events | None = None
         self._shown_ns = 0
+        self._translations = Translations(port)
 
     def rows(self, batch: Events, now_ns: int, *, final: bool = False) -> Rows:
         """Return the segments that were sent `QUIET_NS` or longer ago; parameters as in `RequestTracker.rows`."""
         points = batch if self._kept is None else np.concatenate([self._kept, batch])
-        stages = Stages(points[np.argsort(points["time_ns"], kind="stable")], self._inodes)
+        points = self._translations.undo(points[np.argsort(points["time_ns"], kind="stable")])
+        stages = Stages(points, self._inodes)
         packets = stages.packets()
         until_ns = now_ns if final else now_ns - QUIET_NS
         shown = (packets["time_ns"] > self._shown_ns) & (packets["time_ns"] <= until_ns)
@@ -157,5 +165,5 @@ class SegmentTracker:
         return packets[shown]
 
     def end(self) -> str:
-        """Return the closing note: always empty."""
-        return ""
+        """Return the closing note: which connections were translated; empty if none."""
+        return f"{TRANSLATED}: {self._translations.count}" if self._translations.count else ""

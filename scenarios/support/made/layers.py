@@ -23,7 +23,7 @@ _KINDS = {
     **dict.fromkeys(("time_ns", "enter_ns", "awake_ns", "woken_ns", "told_ns"), "u8"),
     **dict.fromkeys(("netns", "seq", "length", "tsval"), "u4"),
     **dict.fromkeys(("sport", "dport"), "u2"),
-    **dict.fromkeys(("at", "flags", "multiplexed", "fresh"), "u1"),
+    **dict.fromkeys(("at", "flags", "multiplexed", "of_socket"), "u1"),
 }
 POINT = np.dtype([*_KINDS.items(), ("saddr", "u1", 16), ("daddr", "u1", 16)])
 """As the probe writes it, in another order: only the names matter."""

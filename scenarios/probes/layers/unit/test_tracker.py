@@ -60,7 +60,7 @@ def test_every_segment_is_returned_once(seed, cuts):
     """Any division into batches returns each segment once, with its fate."""
     everything = traffic(seed)
     whole = Stages(everything, HOSTS).packets()
-    tracker = SegmentTracker(HOSTS)
+    tracker = SegmentTracker(PORT, HOSTS)
     batches = np.split(everything, sorted(min(cut, len(everything)) for cut in cuts))
     shown = [tracker.rows(batch, int(batch["time_ns"][-1]) if len(batch) else 0) for batch in batches]
     shown.append(tracker.rows(everything[:0], 1 << 60, final=True))
@@ -142,6 +142,6 @@ def test_a_long_request_does_not_fill_the_memory(monkeypatch):
 @pytest.mark.parametrize("hosts", [HOSTS, None])
 def test_nothing(hosts):
     """Empty batches return no rows."""
-    for tracker in (RequestTracker(PORT, hosts), SegmentTracker(hosts)):
+    for tracker in (RequestTracker(PORT, hosts), SegmentTracker(PORT, hosts)):
         assert len(tracker.rows(points(), 5)) == len(tracker.rows(points(), 0, final=True)) == 0
         assert tracker.end() == ""

@@ -1,0 +1,81 @@
+"""`lab layers` on networks that forward, translate and drop."""
+
+import json
+import socket
+from contextlib import contextmanager
+
+from support.processes import watching
+from support.router import HOST, IFNAME, host_behind, masquerade
+
+from lab.linux.netns import inside
+from lab.probes.layers.stages import LAYERS
+
+PORT = 9999
+
+
+@contextmanager
+def connected(client, server, address):
+    """Yield the sockets of a connection between two network namespaces."""
+    with (
+        inside(server, lambda: socket.create_server((address, PORT))) as listener,
+        inside(client, lambda: socket.create_connection((address, PORT))) as near,
+        listener.accept()[0] as far,
+    ):
+        yield near, far
+
+
+def exchange(near, far, times=3):
+    """Exchange requests of 100 bytes and replies of 50 bytes."""
+    for _ in range(times):
+        near.send(bytes(100))
+        assert len(far.recv(1000)) == 100
+        far.send(bytes(50))
+        assert len(near.recv(1000)) == 50
+
+
+def rows_of(output):
+    """Return the rows of the live tool."""
+    return [json.loads(row) for row in output[1].splitlines()]
+
+
+def test_a_forwarding_host(net):
+    """Q7: a packet that a watched router forwards is sent once, and is no retransmission."""
+    client, router = net.client.name, net.server.name
+    options = ("--json", "--netns", client, "--peer-netns", router, "--peer-interface", IFNAME)
+    with (
+        host_behind(net) as server,
+        watching("layers", *options) as output,
+        watching("layers", "--packets", *options) as packets,
+    ):
+        with connected(client, server, HOST) as ends:
+            exchange(*ends)
+        net.quiesce()
+    rows = rows_of(output)
+    assert [(row["request_sent"], row["request_resend_ns"], row["reply_resend_ns"]) for row in rows] == [
+        (1, 0, None)
+    ] * 3
+    assert all(row["reply_sent"] == 1 for row in rows)
+    assert all(row["request_wire_ns"] is None for row in rows)
+    sent = [row for row in rows_of(packets) if row["dport"] == PORT]
+    assert [(row["length"], row["fate"], row["resend_ns"]) for row in sent] == [(100, "not seen", 0)] * 3
+
+
+def test_an_address_translation(net):
+    """Q6: a request to a host behind a translation is one row, with all layers of both hosts, and that is said."""
+    client = net.client.name
+    with host_behind(net) as server:
+        masquerade(net.server.name)
+        options = ("--json", "--netns", client, "--peer-netns", server)
+        with watching("layers", *options) as output, watching("layers", "--packets", *options) as packets:
+            with connected(client, server, HOST) as (near, far):
+                assert far.getpeername()[0] != near.getsockname()[0]
+                exchange(near, far)
+                name = near.getsockname()
+            net.quiesce()
+    rows = rows_of(output)
+    assert [((row["caddr"], row["cport"]), row["saddr"]) for row in rows] == [(name, HOST)] * 3
+    assert all(row[f"{leg}_{layer}_ns"] is not None for row in rows for leg in ("request", "reply") for layer in LAYERS)
+    assert all(row["elsewhere_ns"] == 0 for row in rows)
+    translated = "lab: connections through an address translation, shown with the addresses that their clients use: 1\n"
+    assert output[0] == packets[0] == translated
+    assert [row["fate"] for row in rows_of(packets)] == ["delivered"] * 6
