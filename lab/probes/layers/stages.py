@@ -225,6 +225,8 @@ class Stages:
         device_in[another & (device_out != NONE)] = NONE
         tc_in = covers[At.TC_IN].next(byte, device_in)
         tcp_in = covers[At.TCP_IN].next(byte, tc_in)
+        # A later transmission may be the one that reached TCP: without TCP timestamps all of them look the same.
+        tcp_in[covers[At.TC_IN].latest(byte, tcp_in) != tc_in] = NONE
         ready = self._ready.first(byte)
         delivered = (tcp_in != NONE) & (tcp_in == covers[At.TCP_IN].first(byte))
         fate = np.select(

@@ -2,10 +2,13 @@
 
 import json
 import socket
+import struct
 from contextlib import contextmanager
 
+import pytest
+from support.packet_taps import await_that
 from support.processes import watching
-from support.router import HOST, IFNAME, host_behind, masquerade
+from support.router import HOST, IFNAME, deaf, host_behind, masquerade
 
 from lab.linux.netns import inside
 from lab.probes.layers.stages import LAYERS
@@ -79,3 +82,28 @@ def test_an_address_translation(net):
     translated = "lab: connections through an address translation, shown with the addresses that their clients use: 1\n"
     assert output[0] == packets[0] == translated
     assert [row["fate"] for row in rows_of(packets)] == ["delivered"] * 6
+
+
+@pytest.mark.parametrize("stamps", [0, 1])
+def test_a_packet_that_the_filter_dropped(net, stamps):
+    """Q9: a packet that netfilter dropped in INPUT is not accepted, with and without TCP time stamps."""
+    for host in (net.client, net.server):
+        host.sysctl("ipv4/tcp_timestamps", stamps)
+    client, server = net.client.name, net.server.name
+    with watching("layers", "--packets", "--json", "--netns", client, "--peer-netns", server) as output:
+        with connected(client, server, net.server.ipv4) as (near, far):
+            exchange(near, far, 1)
+            with deaf(server):
+                near.send(bytes(70))
+                await_that(lambda: retransmitted(near) > 0)
+            assert len(far.recv(1000)) == 70
+        net.quiesce()
+    fates = [(row["fate"], row["ip_ns"] is None) for row in rows_of(output) if row["length"] == 70]
+    assert len(fates) >= 2
+    assert set(fates[:-1]) == {("not accepted", True)}
+    assert fates[-1] == ("delivered", False)
+
+
+def retransmitted(sock):
+    """Return how many segments a socket has retransmitted: `tcpi_total_retrans` of `struct tcp_info`."""
+    return struct.unpack_from("=I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256), 100)[0]
