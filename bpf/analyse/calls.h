@@ -49,7 +49,8 @@ struct call {
     u8 kind;
     u8 point;
     u8 takes;
-    u8 unused[7];
+    u8 held;
+    u8 unused[6];
 };
 
 /* By thread. The loader empties maps whose name begins with `under_way` when it detaches the programs, which then miss
@@ -76,6 +77,20 @@ static inline void read_destination(struct call *call, u64 from)
         return;
     __builtin_memcpy(call->raddr, &given.ipv6, sizeof(call->raddr));
     call->rport = bpf_ntohs(given.port);
+}
+
+/* Return true if anything besides this descriptor holds its file: another one, of any process, or a call in progress. */
+static inline bool is_held_elsewhere(u32 fd)
+{
+    long count = 0;
+
+#if defined(OFFSET__file__f_ref) /* since Linux 6.13, and 0 for one reference (include/linux/file_ref.h) */
+    kernel_read(&count, file_of(fd), FIELD(file, f_ref));
+    return count > 0;
+#else
+    kernel_read(&count, file_of(fd), FIELD(file, f_count));
+    return count > 1;
+#endif
 }
 
 /* Read what the other arguments say about the call. All are read first: of a read in each branch the compiler makes one at
@@ -126,6 +141,7 @@ static inline int enters_call(const void *arguments, u8 kind, u8 point)
         return 0;
     call.skaddr = (u64)sk;
     read_arguments(&call, arguments);
+    call.held = kind == KIND_CLOSE && is_held_elsewhere(call.fd);
     step = new_step(call.kind, point);
     if (step) {
         call.enter_ns = step->time_ns;
@@ -162,6 +178,7 @@ static inline int returns(s64 result)
         step->result = result;
         step->enter_ns = call->enter_ns;
         step->takes = call->takes;
+        step->held = call->held;
         step->skaddr = call->skaddr;
         /* close(), also of another thread, may have freed the socket: its address can belong to another one. */
         if (call->kind == KIND_ACCEPT && result >= 0) {

@@ -84,7 +84,7 @@ struct step {
     u8 laddr[16]; /* network order; IPv4 as ::ffff:a.b.c.d */
     u8 raddr[16];
     u32 netns; /* inode number of the network namespace */
-    u32 tgid;  /* 0: softirq, where the current task is any task */
+    u32 tgid;  /* in the lab's PID namespace; 0: none there, or softirq, where the current task is any task */
     u32 tid;
     int result;       /* return value of the call */
     u32 seq;          /* of a segment, as `length` */
@@ -95,13 +95,14 @@ struct step {
     u16 rport;
     u8 kind;
     u8 point;
-    u8 returns;  /* 1: the step ends a call */
-    u8 again;    /* 1: reported by the second program, in rare cases in addition to the first */
-    u8 oldstate; /* 0: no change of state */
-    u8 state;    /* after the step; 0: unknown */
-    u8 flags;    /* of a segment: 14th byte of its header */
-    u8 called;   /* of OPENED, SENT and RECEIVED; 1: during an observed call of the current thread on the socket */
-    u8 takes;    /* of the return of a call that receives: enum takes */
+    u8 returns;      /* 1: the step ends a call */
+    u8 again;        /* 1: reported by the second program, in rare cases in addition to the first */
+    u8 oldstate;     /* 0: no change of state */
+    u8 state;        /* after the step; 0: unknown */
+    u8 flags;        /* of a segment: 14th byte of its header */
+    u8 called;       /* of OPENED, SENT and RECEIVED; 1: during an observed call of the current thread on the socket */
+    u8 takes;        /* of the return of a call that receives: enum takes */
+    u8 held;         /* of close(); 1: the socket stays open, since other descriptors or calls hold its file */
     char comm[16];   /* of the process */
     char thread[16]; /* name of the thread */
 };
@@ -138,17 +139,16 @@ static inline u8 taken_by(int flags)
  * kernel's own threads work for others and own nothing. */
 static inline void fill_owner(struct step *step)
 {
-    u64 thread = bpf_get_current_pid_tgid();
-    const void *leader = NULL;
+    const void *task = current_task(), *leader = NULL;
     u32 flags = 0;
 
-    task_read(&flags, current_task(), FIELD(task_struct, flags));
+    task_read(&flags, task, FIELD(task_struct, flags));
     if (flags & PF_KTHREAD)
         return;
-    step->tgid = thread >> 32;
-    step->tid = thread;
+    task_read(&leader, task, FIELD(task_struct, group_leader));
+    step->tgid = viewed_pid(leader);
+    step->tid = viewed_pid(task);
     bpf_get_current_comm(step->thread, sizeof(step->thread));
-    task_read(&leader, current_task(), FIELD(task_struct, group_leader));
     bpf_probe_read_kernel(step->comm, sizeof(step->comm), leader + offset_of(FIELD(task_struct, comm)));
 }
 

@@ -1,4 +1,4 @@
-/* The current task. */
+/* The current task, and the numbers of tasks in the PID namespace of the lab's process. */
 #pragma once
 
 #include "include/kernel_read.h"
@@ -11,3 +11,38 @@
 #define current_task() ((const void *)bpf_get_current_task())
 #define task_read kernel_read
 #endif
+
+/* The PID namespace whose numbers the program reports, by inode number: that of the process that loads the program
+ * (lab/ebpf/program.py). 0: the initial one. */
+BPF_ARRAY(pid_viewer, u32, 1);
+
+#define UPID_SIZE 16             /* sizeof(struct upid): an int and a pointer */
+#define DEEPEST_PID_NAMESPACE 32 /* MAX_PID_NS_LEVEL in include/linux/pid_namespace.h */
+
+/* Return the number of a task in that namespace; 0: it has none, because it runs outside. The number of a thread group's
+ * leader is that of the process. */
+static inline u32 viewed_pid(const void *task)
+{
+    int only = 0, number = 0;
+    u32 *viewer = pid_viewer.lookup(&only), level = 0;
+    const void *pid = NULL;
+
+    if (!viewer || !*viewer) {
+        kernel_read(&number, task, FIELD(task_struct, pid));
+        return number;
+    }
+    kernel_read(&pid, task, FIELD(task_struct, thread_pid));
+    kernel_read(&level, pid, FIELD(pid, level));
+    for (u32 at = 0; at <= DEEPEST_PID_NAMESPACE && at <= level; at++) {
+        const void *upid = pid + offset_of(FIELD(pid, numbers)) + at * UPID_SIZE, *namespace = NULL;
+        u32 inum = 0;
+
+        kernel_read(&namespace, upid, FIELD(upid, ns));
+        kernel_read(&inum, namespace, FIELD(pid_namespace, ns, inum));
+        if (inum == *viewer) {
+            kernel_read(&number, upid, FIELD(upid, nr));
+            return number;
+        }
+    }
+    return 0;
+}

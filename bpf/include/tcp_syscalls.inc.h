@@ -23,14 +23,11 @@
 #define IS_OBSERVED(protocol) ((protocol) == IPPROTO_TCP)
 #endif
 
-/* Return the TCP socket of a file descriptor of the current process and fill `common`. NULL for any other file, as
- * early as possible: every read() and write() on the machine gets here. */
-static inline const void *socket_of(u32 fd, struct common *common)
+/* Return the file of a descriptor of the current process; NULL: there is none. */
+static inline const void *file_of(u32 fd)
 {
-    const void *files = NULL, *table = NULL, *descriptors = NULL, *file = NULL, *inode = NULL, *socket = NULL,
-               *sk = NULL, *net = NULL;
-    u32 limit = 0, netns = 0;
-    u16 mode = 0, family = 0, protocol = 0;
+    const void *files = NULL, *table = NULL, *descriptors = NULL, *file = NULL;
+    u32 limit = 0;
 
     task_read(&files, current_task(), FIELD(task_struct, files));
     task_read(&table, files, FIELD(files_struct, fdt));
@@ -39,6 +36,19 @@ static inline const void *socket_of(u32 fd, struct common *common)
         return NULL;
     task_read(&descriptors, table, FIELD(fdtable, fd));
     bpf_probe_read_kernel(&file, sizeof(file), descriptors + fd * sizeof(file));
+    return file;
+}
+
+/* Return the TCP socket of a file descriptor of the current process and fill `common`. NULL for any other file, as
+ * early as possible: every read() and write() on the machine gets here. */
+static inline const void *socket_of(u32 fd, struct common *common)
+{
+    const void *file = file_of(fd), *inode = NULL, *socket = NULL, *sk = NULL, *net = NULL;
+    u32 netns = 0;
+    u16 mode = 0, family = 0, protocol = 0;
+
+    if (!file)
+        return NULL;
     kernel_read(&inode, file, FIELD(file, f_inode));
     kernel_read(&mode, inode, FIELD(inode, i_mode));
     if ((mode & S_IFMT) != S_IFSOCK)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _ROLES = ("__again", "__unaudited")  # bpf/include/attach_points.h
 _EVENTS, _TOTALS, _WATCHED, _UNDER_WAY = "events", "totals", "watched", "under_way"  # maps that not every program has
+_PID_VIEWER = "pid_viewer"  # bpf/include/task.h
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in include/linux/proc_ns.h
 
 
 class Program:
@@ -58,6 +60,9 @@ class Program:
             self.maps = {spec.name: Map(spec) for spec in compiled.tables} | dict(maps or {})
         except OSError as error:
             raise UnsupportedByKernel.refusal(f"a map of {source.name}", error) from error
+        if viewer := self.maps.get(_PID_VIEWER):
+            inode = Path("/proc/self/ns/pid").stat().st_ino
+            viewer.write(struct.pack("=I", 0 if inode == _INITIAL_PID_NAMESPACE else inode))
         self._loaded = [_load(code, self.maps, source.name) for code in compiled.functions]
         for function in self._loaded:
             finalize(self, os.close, function.fd)

@@ -38,7 +38,11 @@ examples:
 DETAILS = """\
 details:
   PID, COMM: the process that made the last system call on the socket. Before
-  the first call: the process that makes it.
+  the first call: the process that makes it. After a process has closed a
+  descriptor of a socket that others hold: the process that called before, or
+  none until the next call. --json has the thread that makes a call, and its
+  name (tid, thread). PIDs are those of the PID namespace that the tool runs
+  in; a process outside has none.
 
   SADDR, DADDR, DPORT: SADDR is the local address for incoming segments too.
 
@@ -85,6 +89,8 @@ details:
   State changes are always observed at their tracepoint.
 
   Not observed:
+    - that a process ends without close() or executes another program: the rows
+      of a socket that others still hold name it until the next call
     - calls of io_uring and 32-bit programs. The work of TCP for them is shown
       as that of a call that is not observed, and the tool ends with the number
     - state changes of a minisock (`lab states` shows them)

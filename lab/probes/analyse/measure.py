@@ -76,6 +76,9 @@ _DERIVED = {
     "connecting_ns": "i8",
     "connect_ns": "i8",
     "opens": "u1",
+    "holder": "u4",
+    "holder_comm": "S16",
+    "abandoned": "u1",
     "role": "u1",
     "kept": "u1",
 }
@@ -158,6 +161,7 @@ def kept(rows: Rows, forget_ns: int) -> Rows:
     forgotten = ends["socket"][ends["time_ns"] <= forget_ns]
     known = known[(known["skaddr"] > 0) & ~np.isin(known["socket"], forgotten)]
     known["kind"], known["enter_ns"], known["returns"] = Kind.PROCESSED, 0, 0  # a kind without a meaning of its own
+    known["tgid"], known["comm"] = known["holder"], known["holder_comm"]
     known["time_ns"] = known["begun_ns"]
     result = np.concatenate([known, ends[~np.isin(ends["socket"], forgotten)]])
     result["kept"] = 1
@@ -325,10 +329,29 @@ def _fill_owners(rows: Rows) -> None:
         part = (rows["mptcp"] > 0) & whole[parent[last]]
         owner[part] = rows["socket"][parent[last]][part]
     order = np.lexsort((rows["time_ns"], owner))
-    best = order[_nearest(rows["tgid"][order] > 0, owner[order])]
-    lacks = rows["tgid"][order] == 0
+    sorted_rows, groups, index = rows[order], owner[order], np.arange(len(rows))
+    tgid = sorted_rows["tgid"]
+    named = tgid > 0
+    calls = named & (sorted_rows["kind"] != Kind.CLOSE)
+    leaves = named & (sorted_rows["kind"] == Kind.CLOSE) & (sorted_rows["returns"] == 1) & (sorted_rows["held"] == 1)
+    abandoned = (sorted_rows["abandoned"] == 1) & (sorted_rows["kept"] == 1)
+    # Whoever leaves a socket to others makes way for the process that has called before, if that is another one.
+    last = np.roll(np.maximum.accumulate(np.where(calls | leaves | abandoned, index, -1)), 1)
+    last[0] = -1
+    remains = leaves & (last >= np.searchsorted(groups, groups)) & calls[last] & (tgid[last] != tgid)
+    # A call without an owner is that of a process outside the PID namespace of the lab.
+    outside = ~named & (sorted_rows["kind"] <= Kind.CLOSE) & (sorted_rows["kept"] == 0)
+    nobody = (leaves & ~remains) | abandoned | outside
+    best = _nearest(named | nobody, groups)
+    ahead = best > index
+    source = np.where(remains, last, index)[best]
+    unknown = nobody[best] & ~ahead
+    source = np.where(ahead, best, source)
     for name in ("tgid", "comm"):
-        rows[name][order[lacks]] = rows[name][best[lacks]]
+        after = np.where(unknown, np.zeros(1, rows.dtype[name]), sorted_rows[name][source])
+        rows["holder" if name == "tgid" else "holder_comm"][order] = after
+        rows[name][order[~named]] = after[~named]
+    rows["abandoned"][order] = unknown
 
 
 def _unspecified(addresses: npt.NDArray[np.uint8]) -> Mask:

@@ -67,7 +67,8 @@ def test_two_subflows(net):
     """Q11: both subflows name their MPTCP socket and have its owner, although the kernel opens the second one."""
 
     def ip(host, *words):
-        subprocess.run(["/usr/bin/nsenter", f"--net=/run/netns/{host.name}", "ip", *words], check=True)
+        command = ["nsenter", f"--net=/run/netns/{host.name}", "ip", *words]
+        subprocess.run(command, check=True)
 
     for host in (net.client, net.server):
         ip(host, "mptcp", "limits", "set", "subflows", "1", "add_addr_accepted", "1")

@@ -10,7 +10,9 @@ _KINDS = {
     **dict.fromkeys(("time_ns", "enter_ns", "skaddr", "listener", "mptcp", "skb"), "u8"),
     **dict.fromkeys(("netns", "tgid", "tid", "seq", "length", "handshake_us", "lost"), "u4"),
     **dict.fromkeys(("lport", "rport"), "u2"),
-    **dict.fromkeys(("kind", "point", "returns", "again", "oldstate", "state", "flags", "called", "takes"), "u1"),
+    **dict.fromkeys(
+        ("kind", "point", "returns", "again", "oldstate", "state", "flags", "called", "takes", "held"), "u1"
+    ),
 }
 STEP = np.dtype(
     [*_KINDS.items(), ("result", "i4"), ("laddr", "u1", 16), ("raddr", "u1", 16), ("comm", "S16"), ("thread", "S16")]

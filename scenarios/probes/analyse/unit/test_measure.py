@@ -216,6 +216,35 @@ def test_owners_of_subflows():
         assert all(value in {0, true} for value, true in zip(shown["tgid"], rows["tgid"], strict=True))
 
 
+def handed_over():
+    """Return the steps of a socket that process 7 closes while others hold it: process 8 goes on, then nobody is known."""
+    return steps(
+        step(10, Kind.SEND, owner=7),
+        step(20, Kind.ARRIVED),
+        step(30, Kind.SEND, owner=8),
+        step(40, Kind.CLOSE, owner=7),
+        step(50, Kind.CLOSE, enter_ns=40, returns=1, held=1, owner=7),
+        step(60, Kind.ARRIVED),
+        step(70, Kind.CLOSE, owner=8),
+        step(80, Kind.CLOSE, enter_ns=70, returns=1, held=1, owner=8),
+        step(90, Kind.ARRIVED),
+        step(100, Kind.SEND, owner=9),
+        step(110, Kind.ARRIVED),
+        step(120, Kind.RECEIVE),  # by a process of another PID namespace
+        step(130, Kind.ARRIVED),
+    )
+
+
+def test_owners_that_leave_a_socket():
+    """S13: after a process has left a socket to others, steps have the owner that remains, or none."""
+    events, owners = handed_over(), [7, 7, 8, 7, 7, 8, 8, 8, 0, 9, 9, 0, 0]
+    assert joined(events)["tgid"].tolist() == owners
+    for cut in range(len(events)):
+        tracker = Tracker(Role.CLIENT)
+        shown = np.concatenate([tracker.rows(batch) for batch in np.split(events, [cut])])
+        assert all(value in {0, true} for value, true in zip(shown["tgid"], owners, strict=True))
+
+
 def test_packets_without_a_socket():
     """A1: a packet without a socket gets the socket of its flow, and the state that this socket entered last."""
     lone = [step(time_ns, Kind.ARRIVED, skaddr=0) for time_ns in (125, 205)]
