@@ -1,7 +1,6 @@
 """Sockets between the hosts of a network under the probe `analyse`, and the rows that it makes of them."""
 
 import socket
-import struct
 from contextlib import contextmanager
 
 import numpy as np
@@ -40,20 +39,15 @@ def listener_in(host, version=4, port=PORT, protocol=0):
 
 
 @contextmanager
-def connected(net, version=4):
+def connected(net, version=4, port=PORT):
     """Yield both ends of a connection between the hosts: the client's and the server's socket."""
     with (
-        listener_in(net.server, version) as listener,
+        listener_in(net.server, version, port) as listener,
         socket_in(net.client, version) as client,
     ):
-        client.connect((net.server.address(version), PORT))
+        client.connect((net.server.address(version), port))
         with listener.accept()[0] as server:
             yield client, server
-
-
-def reset_on_close(sock):
-    """Make close() of the socket send a RST."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def of_host(rows, host, *steps, returned=None):

@@ -5,24 +5,37 @@ B1 is a row of the corpus of known wrong numbers.
 
 import ctypes
 import os
+import platform
+import queue
 import select
 import socket
+import threading
+import time
+from pathlib import Path
 
 import pytest
 from support import io_uring, kernel_abilities
-from support.analysed import analysed, connected, of_host
+from support.analysed import PORT, analysed, connected, of_host
 from support.processes import watching
 
 from lab.errors import UnsupportedByKernel
 from lab.probes.analyse import text
+from lab.verdict import Bracket, Judge
 
 SO_ZEROCOPY, MSG_ZEROCOPY, MSG_ERRQUEUE = 60, 0x4000000, 0x2000
+SYS_READ = {"x86_64": 0, "aarch64": 63}[platform.machine()]
 both_versions = pytest.mark.parametrize("version", [4, 6])
 
 
 def calls(rows, *steps):
     """Return the names and results of the calls that returned."""
     return [(row["func"], row["result"]) for row in rows if row["step"] in steps and row["returns"]]
+
+
+def wait_in_read(thread):
+    """Wait until a thread of this process is in read()."""
+    while Path(f"/proc/self/task/{thread.native_id}/syscall").read_text(encoding="utf-8").split()[0] != str(SYS_READ):
+        pass
 
 
 def work(rows, step):
@@ -146,3 +159,79 @@ def test_the_account(net):
             server.recv(70)
         net.quiesce()
     assert output[0].startswith("lab: 1 opens, sends and receives were made by calls that are not observed")
+
+
+@both_versions
+def test_threads_on_one_socket(lab, net, version):
+    """Two threads that wait in recv() of one socket at once, and one that sends on it: each call is its thread's."""
+    stamps = queue.SimpleQueue()
+
+    def stamped(call):
+        enter_ns = time.monotonic_ns()
+        result = call()
+        stamps.put((threading.get_native_id(), enter_ns, time.monotonic_ns(), result))
+
+    with analysed(net) as rows, connected(net, version) as (client, server):
+        readers = [threading.Thread(target=stamped, args=(lambda: len(server.recv(1)),)) for _ in range(2)]
+        writer = threading.Thread(target=stamped, args=(lambda: server.send(b"abc"),))
+        for thread in (*readers, writer):
+            thread.start()
+        assert client.recv(3, socket.MSG_WAITALL) == b"abc"
+        for byte in (b"x", b"y"):
+            client.send(byte)
+        for thread in (*readers, writer):
+            thread.join()
+    judge = Judge(lab.scenario, "analyse", "")
+    for tid, enter_ns, exit_ns, result in (stamps.get() for _ in range(3)):
+        mine = [row for row in of_host(rows, net.server, "send", "receive") if row["tid"] == tid and row["returns"]]
+        assert [row["result"] for row in mine] == [result]
+        during = Bracket.middle(enter_ns, exit_ns)
+        lab.check([judge.duration(f"thread {tid}", "call returned at", during, mine[0]["time_ns"])])
+        lasted = Bracket.middle(0, exit_ns - enter_ns)
+        lab.check([judge.duration(f"thread {tid}", "call lasted", lasted, mine[0]["latency_ns"])])
+        if kernel_abilities.is_told():
+            (work,) = [row for row in of_host(rows, net.server, "sent", "received") if row["tid"] == tid]
+            lab.check([judge.duration(f"thread {tid}", "work of TCP lasted", lasted, work["latency_ns"])])
+
+
+@both_versions
+def test_a_descriptor_that_changes_during_a_call(net, version):
+    """A recv() whose descriptor another thread replaces by another socket keeps its own socket's ends."""
+    with analysed(net) as rows, connected(net, version) as (client, server):
+        port = client.getsockname()[1]
+        with socket.fromfd(server.fileno(), server.family, server.type) as copy:
+            thread = threading.Thread(target=lambda: os.read(copy.fileno(), 9))
+            thread.start()
+            wait_in_read(thread)
+            with connected(net, version, PORT + 1) as (_, other):
+                os.dup2(other.fileno(), copy.fileno())
+                client.send(b"a")
+                thread.join()
+    (returned,) = [row for row in rows if row["func"] == "read" and row["returns"]]
+    assert (returned["sport"], returned["dport"], returned["result"]) == (PORT, port, 1)
+
+
+@both_versions
+def test_a_reader_that_waits_elsewhere(net, version):
+    """Reads of one byte by a non-blocking reader that waits in poll(), select() and epoll: each one has its result."""
+    with analysed(net) as rows, connected(net, version) as (client, server), select.epoll() as epoll:
+        server.settimeout(0)
+        poll = select.poll()
+        poll.register(server, select.POLLIN)
+        epoll.register(server, select.EPOLLIN | select.EPOLLET)
+        results = []
+        for wait in (poll.poll, lambda: select.select([server], [], []), epoll.poll):
+            client.send(b"a")
+            wait()
+            for _ in range(2):
+                try:
+                    results.append(len(server.recv(1)))
+                except BlockingIOError:
+                    results.append(-11)
+            time.sleep(0.01)
+    assert results == [1, -11] * 3
+    mine = of_host(rows, net.server)
+    assert [result for _, result in calls(mine, "receive")] == results
+    if kernel_abilities.is_told():
+        assert work(mine, "received") == results
+    assert {row["observed_call"] for row in mine} <= {True, None}
