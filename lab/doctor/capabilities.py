@@ -24,7 +24,7 @@ from lab.doctor import network_trials
 from lab.ebpf import attach, cache, compiler
 from lab.ebpf.audit import Hits
 from lab.errors import LabError, require_resources
-from lab.linux import bpf, tracefs
+from lab.linux import bpf, cgroup, tracefs
 from lab.linux.bpf import RETURN_ZERO, AttachType, ProgType, instruction, returning
 from lab.linux.btf import Btf
 from lab.linux.grace_period import await_grace_period
@@ -74,7 +74,7 @@ INDISPENSABLE = {
     "raw tp inet_sock_set_state": "boot a kernel with CONFIG_BPF_EVENTS=y",
     "raw tp kfree_skb": "boot a kernel with CONFIG_BPF_EVENTS=y",
     "raw tp tcp_probe": "boot a kernel with CONFIG_BPF_EVENTS=y",
-    "cgroup_skb": "mount cgroup v2 (`mount -t cgroup2 none /sys/fs/cgroup`)",
+    "cgroup_skb": "boot a kernel with CONFIG_CGROUP_BPF=y",
     "TC filter": "boot a kernel with CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS",
     "XDP generic": "boot Linux 5.9 or later",
     "ring buffer": "boot Linux 5.8 or later",
@@ -296,18 +296,16 @@ def _raw_tracepoint(name: str) -> str:
 @contextmanager
 def _cgroup() -> Iterator[Path]:
     """Create a cgroup for one trial and yield its folder; if that is refused, yield the root of the hierarchy."""
-    places = tracefs.mounts("cgroup2")
-    if not places:
-        raise LabError("no cgroup v2 hierarchy is mounted")
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=f"lab-trial-{os.getpid()}-", dir=places[0]))
-    except OSError:
-        yield places[0]
-    else:
+    with cgroup.root() as place:
         try:
-            yield scratch
-        finally:
-            scratch.rmdir()
+            scratch = Path(tempfile.mkdtemp(prefix=f"lab-trial-{os.getpid()}-", dir=place))
+        except OSError:
+            yield place
+        else:
+            try:
+                yield scratch
+            finally:
+                scratch.rmdir()
 
 
 def _cgroup_program(prog_type: ProgType, attach_type: AttachType) -> str:
@@ -320,7 +318,7 @@ def _cgroup_program(prog_type: ProgType, attach_type: AttachType) -> str:
     ):
         bpf.prog_attach(cgroup, program, attach_type, bpf.ALLOW_MULTI)
         bpf.prog_detach(cgroup, program, attach_type)
-    return f"attached to a cgroup in {path.parent}" if path.name.startswith("lab-trial") else f"attached to {path}"
+    return "attached to a cgroup" if path.name.startswith("lab-trial") else f"attached to {path}"
 
 
 _TRIALS: dict[str, Callable[[], str]] = {

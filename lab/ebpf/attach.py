@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lab.ebpf.cache import recall
 from lab.errors import LabError, UnsupportedByKernel
-from lab.linux import bpf, btf, tracefs
+from lab.linux import bpf, btf, cgroup, tracefs
 from lab.linux.bpf import AttachType, ProgType
 from lab.linux.instance import Instance, event_group
 from lab.linux.syscalls import owned
@@ -260,11 +260,8 @@ def _perf_event(function: Function, links: ExitStack, event_type: int, config: i
 
 def _cgroup_skb(function: Function, links: ExitStack) -> None:
     """Attach to the root of the hierarchy: every socket belongs to a cgroup below it."""
-    places = tracefs.mounts("cgroup2")
-    if not places:
-        raise LabError("no cgroup v2 hierarchy is mounted: mount one (`mount -t cgroup2 none /sys/fs/cgroup`)")
-    with owned(os.open(places[0], os.O_RDONLY | os.O_DIRECTORY)) as cgroup:
-        links.callback(os.close, bpf.link_create(function.fd, cgroup, _CGROUP[function.event]))
+    with cgroup.root() as place, owned(os.open(place, os.O_RDONLY | os.O_DIRECTORY)) as folder:
+        links.callback(os.close, bpf.link_create(function.fd, folder, _CGROUP[function.event]))
 
 
 _ATTACH: dict[str, Callable[[Function, ExitStack], None]] = {

@@ -12,11 +12,14 @@ from typing import Any
 
 from lab.errors import LabError, require_resources
 
-# Called by number because the C library has no wrapper for bpf(2) and perf_event_open(2), and because its setresuid()
+# Called by number because the C library has no wrapper for bpf(2), perf_event_open(2) and fsopen(2), and because its setresuid()
 # changes the ids of all threads (nptl(7)), where the system call changes those of the calling thread.
 _NUMBERS = {
     "x86_64": {
         "bpf": 321,
+        "fsconfig": 431,
+        "fsmount": 432,
+        "fsopen": 430,
         "membarrier": 324,
         "mount": 165,
         "perf_event_open": 298,
@@ -27,6 +30,9 @@ _NUMBERS = {
     },
     "aarch64": {
         "bpf": 280,
+        "fsconfig": 431,
+        "fsmount": 432,
+        "fsopen": 430,
         "membarrier": 283,
         "mount": 40,
         "perf_event_open": 241,
