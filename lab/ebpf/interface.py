@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from lab.errors import LabError
 from lab.linux import netns as namespaces
+from lab.linux.altname import interface_of
 
 MODES = ("auto", "generic", "native")
 """Modes of XDP. `auto` is generic on veth and loopback; elsewhere native, or generic if the driver refuses native.
@@ -70,6 +72,8 @@ class Device:
             if len(candidates) != 1:
                 raise LabError(f"give an interface{where}: there are {', '.join(there)}")
             ifname = candidates[0]
+        if ifname not in there:
+            ifname = _inside(netns, partial(interface_of, ifname)) or ifname
         if ifname not in there:
             raise LabError(f"there is no interface `{ifname}`{where}: there are {', '.join(there)}")
         ifindex, flags = there[ifname]

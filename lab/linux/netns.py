@@ -1,7 +1,9 @@
 """Named network namespaces: creating, entering and removing them, and listing their TCP sockets. No netlink here."""
 
 import ctypes
+import fcntl
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,25 +17,48 @@ NAMED = Path("/run/netns")
 _MNT_DETACH = 2
 _MS_BIND = 4096
 _CLONE_NEWNET = 0x40000000
+_NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
+_PROCESS = re.compile(r"[0-9]{1,10}")
 
 T = TypeVar("T")
 
 
 def path_of(name: str) -> Path:
-    """Return the file of a named namespace. Raises `LabError` when there is no namespace of that name."""
-    path = NAMED / name
-    if "/" in name or not path.is_file():
-        raise LabError(f"there is no network namespace `{name}`: `ip netns list` lists the existing ones")
-    return path
+    """Return the file of a namespace, given as a name, as the id of a process in it, or as a path.
+
+    A name comes before a process id, as in ip(8). Raises `LabError` when there is no such namespace.
+    """
+    if "/" not in name and (path := NAMED / name).is_file():
+        return path
+    if _PROCESS.fullmatch(name):
+        path = Path("/proc", name, "ns/net")
+        if not path.exists():
+            raise LabError(f"there is neither a network namespace nor a process `{name}`: `ip netns list` lists names")
+        return path
+    if "/" not in name:
+        raise LabError(
+            f"there is no network namespace `{name}`: `ip netns list` lists the existing ones; "
+            "containers have none there, give the id of one of their processes"
+        )
+    path = Path(name)
+    try:
+        # The file is opened only if it is one of a namespace: another file may do anything when it is opened.
+        if path.stat().st_dev == Path("/proc/self/ns/net").stat().st_dev:
+            with path.open("rb") as file:
+                if fcntl.ioctl(file, _NS_GET_NSTYPE) == _CLONE_NEWNET:
+                    return path
+    except OSError as error:
+        raise LabError(f"`{name}` is no network namespace ({error.strerror}): give its name or a process id") from error
+    raise LabError(f"`{name}` is not the file of a network namespace: give one like /proc/PID/ns/net")
 
 
 def inode_of(name: str) -> int:
-    """Return the namespace's inode number, by which kernel events name it."""
+    """Return the namespace's inode number, by which kernel events name it; see `path_of` for the forms of `name`."""
     return path_of(name).stat().st_ino
 
 
 def enter(name: str) -> None:
-    """Move the calling thread into a named namespace. Raises `LabError` if it does not exist, or without privileges."""
+    """Move the calling thread into a namespace (`path_of`). Raises `LabError` if it does not exist, or without privileges."""
     with path_of(name).open("rb") as file:
         _setns(file.fileno(), name)
 
@@ -55,7 +80,7 @@ def _returning() -> Iterator[None]:
 
 
 def inside(name: str, function: Callable[[], T]) -> T:
-    """Call a function on the calling thread in a named namespace, then move the thread back to its own.
+    """Call a function on the calling thread in a namespace (`path_of`), then move the thread back to its own.
 
     A separate thread would continue to work while an interrupted caller already cleans up.
     """

@@ -25,14 +25,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=positive_seconds, metavar="N", help="stop after this time (default: at Ctrl-C)"
     )
-    parser.add_argument("--netns", metavar="NAME", help="observe only this named network namespace")
+    parser.add_argument(
+        "--netns",
+        metavar="NETNS",
+        help="observe only this network namespace: its name, the id of a process in it, or a path",
+    )
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the option of tools that observe a network interface."""
     parser.add_argument(
-        "-i", "--interface", metavar="NAME", help="the interface to observe (default: the only one besides lo)"
+        "-i",
+        "--interface",
+        metavar="NAME",
+        help="the interface to observe, by its name or altname (default: the only one besides lo)",
     )
 
 
