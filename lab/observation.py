@@ -15,7 +15,7 @@ from lab.recording.recording import Recording
 from lab.timeline import Connection
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import Demo, converse
-from lab.truth.volumes import ETHERNET_MTU
+from lab.truth.volumes import ETHERNET_HEADER, ETHERNET_MTU
 from lab.truth.wire import OnWire, WireTruth
 from lab.verdict import Judge
 
@@ -28,7 +28,7 @@ class Observed:
     - `end_ns`: a time at which all connections were over (`Topology.quiesce`, nanoseconds on `CLOCK_MONOTONIC`).
     - `sent`: the counters of sent segments of the client's and of the server's host.
     - `wire`: the log of the wire between them, None if the link keeps none.
-    - `mtu`: the longest packet of their interfaces, in bytes.
+    - `mtu`, `link_header`: the longest packet of their interfaces and the header before it, in bytes.
     """
 
     inodes: tuple[int, int]
@@ -39,6 +39,7 @@ class Observed:
     sent: tuple[Sent, Sent] = (Sent(), Sent())
     wire: WireTruth | None = None
     mtu: int = ETHERNET_MTU
+    link_header: int = ETHERNET_HEADER
 
     def with_wire(self) -> Iterator[tuple[Connection, OnWire | None]]:
         """Yield each connection with its segments on the wire, None if the link keeps no log."""
@@ -65,7 +66,7 @@ def observing(
     The block adds its connections to `connections`. Probes that observe at interfaces are attached to those of both
     hosts, or to `devices` (`Topology.interfaces`).
     """
-    observed = Observed(net.inodes, mtu=net.description.mtu)
+    observed = Observed(net.inodes, mtu=net.description.mtu, link_header=ETHERNET_HEADER * net.client.ethernet)
     with record(*probes, programs=programs, devices=devices or net.devices, lossy=lossy) as recorder:
         before, begun_ns = [tcp_sent(host.name) for host in (net.client, net.server)], time.monotonic_ns()
         yield observed

@@ -16,15 +16,8 @@ from lab.network.topology import Topology
 from lab.observation import Observed
 from lab.timeline import Connection, Timeline
 
-_NO_ETHERNET = dict.fromkeys(
-    ("duration", "flows", "layers", "packets"), "observes interfaces with an Ethernet header only"
-)
 _TRANSLATED = {"layers": "takes both sides of a translation for two connections"}
-LEFT_OUT: dict[str, dict[str, str]] = {
-    **dict.fromkeys(("tun", "gre", "wireguard"), _NO_ETHERNET),  # F8
-    **dict.fromkeys(("masquerade", "dnat", "nat"), _TRANSLATED),  # Q6
-    "asymmetric": {"duration": "takes a direction that it does not see for an open connection"},  # D6
-}
+LEFT_OUT: dict[str, dict[str, str]] = dict.fromkeys(("masquerade", "dnat", "nat"), _TRANSLATED)  # Q6
 """By network and probe, why the probe is not judged there, with the row of the corpus of known wrong numbers."""
 
 

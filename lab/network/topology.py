@@ -62,6 +62,7 @@ class Host:
     mac: str
     ifindex: int  # of the interface; it differs between the hosts, so the ifindex of an event identifies the host
     ifname: str = DEVICE
+    ethernet: bool = True
 
     @property
     def inode(self) -> int:
@@ -71,7 +72,7 @@ class Host:
     @property
     def device(self) -> Device:
         """The host's interface, as an attach point for programs."""
-        return Device(self.ifname, self.ifindex, self.name, self.inode)
+        return Device(self.ifname, self.ifindex, self.name, self.inode, ethernet=self.ethernet)
 
     def address(self, version: int) -> str:
         """Return the address of IP version 4 or 6."""
@@ -190,7 +191,8 @@ class _Builder:
             create(self._namespace(node))
             inside(self._namespace(node), self._prepare)
         for name, port in self._network.ports.items():
-            self._interfaces[name] = self._device(port.node, port.ifname, port.ifindex)
+            device = self._device(port.node, port.ifname, port.ifindex)
+            self._interfaces[name] = replace(device, ethernet=self._network.subnets[port.subnet].has_ethernet)
         for number, subnet in enumerate(self._network.subnets):
             ports = [port for port in self._network.ports.values() if port.subnet == number]
             self._join(subnet, ports)
@@ -215,7 +217,8 @@ class _Builder:
 
     def _host(self, node: str) -> Host:
         port = self._network.of_node(node)[0]
-        return Host(self._namespace(node), port.ipv4, port.ipv6, port.mac, port.ifindex, port.ifname)
+        ethernet = self._network.subnets[port.subnet].has_ethernet
+        return Host(self._namespace(node), port.ipv4, port.ipv6, port.mac, port.ifindex, port.ifname, ethernet)
 
     def _device(self, node: str, ifname: str, ifindex: int) -> Device:
         return Device(ifname, ifindex, self._namespace(node), inode_of(self._namespace(node)))

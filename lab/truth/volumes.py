@@ -12,7 +12,7 @@ from lab.timeline import Connection, Timeline
 from lab.verdict import Bracket
 
 ETHERNET_MTU = 1500
-_ETHERNET, _TCP, _MOST_OPTIONS = 14, 20, 40
+ETHERNET_HEADER, _TCP, _MOST_OPTIONS = 14, 20, 40
 _ANSWERED = ("", "ECONNREFUSED")
 
 
@@ -28,7 +28,7 @@ class Volumes:
     """One direction of every connection with the same flow.
 
     `role` is the sender's, `sent` the counters of the sender's host, `end_ns` a time at which all of the connections
-    were over, `mtu` the longest packet of the hosts' interfaces.
+    were over, `mtu` the longest packet of the hosts' interfaces, `link_header` the bytes before each packet.
     """
 
     connections: list[Connection]
@@ -36,11 +36,12 @@ class Volumes:
     sent: Sent
     end_ns: int
     mtu: int = ETHERNET_MTU
+    link_header: int = ETHERNET_HEADER
 
     @property
     def headers(self) -> Headers:
-        """Ethernet, IP and TCP headers, without options and with as many as fit."""
-        fewest = _ETHERNET + (40 if ":" in self.connections[0].client.flow.laddr else 20) + _TCP
+        """Ethernet (if there is one), IP and TCP headers, without options and with as many as fit."""
+        fewest = self.link_header + (40 if ":" in self.connections[0].client.flow.laddr else 20) + _TCP
         return Headers(fewest, fewest + _MOST_OPTIONS)
 
     @property
@@ -70,7 +71,7 @@ class Volumes:
         """Segments: at least as many as the handshake and the data need, at most as many as the host sent."""
         answers = sum(connection.client.opening.error in _ANSWERED for connection in self.connections)
         opening = len(self.connections) if self.role == "client" else answers
-        least = opening + -(-self.payload.low // (self.mtu - self.headers.fewest + _ETHERNET))
+        least = opening + -(-self.payload.low // (self.mtu - self.headers.fewest + self.link_header))
         most = max(least, self.sent.segments + self.sent.retransmitted)
         return Bracket.early(least, most)
 

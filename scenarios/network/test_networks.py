@@ -31,7 +31,7 @@ def net(request):
 def test_conversation(lab, request, version):
     """All probes at once, on both hosts, tell the truth about the same connection."""
     name = request.node.callspec.params["net"]
-    # Not judged: Q6 (layers behind NAT), D6 (duration on asymmetric paths), F8 (interfaces without Ethernet header).
+    # Not judged: Q6, layers behind NAT.
     judged = [probe for probe in probes.here() if probe not in LEFT_OUT.get(name, {})]
     observed = lab.converse(ABOUT, probes=judged, version=version)
     assert (observed.wire is not None) == (name in WITH_LOG)

@@ -9,6 +9,8 @@ from lab.network.relay import Relay
 from lab.network.topology import topology
 from lab.observation import observe
 from lab.plain_view import as_plain
+from lab.probes.duration.measure import lifetimes
+from lab.tcp import Ended, Side
 from lab.traffic.demo.conversation import Conversation
 from lab.units import MS
 from lab.verdict import Bracket
@@ -71,6 +73,31 @@ def test_asymmetric(lab, version):
         rows = totals[(totals["sport"] == source) & (totals["protocol"] == 6)]
         indexes = {device.ifindex for name, device in lab.net.interfaces.items() if name.partition(".")[0] == router}
         assert set(rows["ifindex"].tolist()) == indexes
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("net", ["asymmetric"], indirect=True)
+def test_one_direction(lab, request, version):
+    """D6: where one direction passes, `duration` names it, and reports the time from that side's SYN to its FIN."""
+    observed = lab.converse(ABOUT, probes=["duration"], version=version)
+    judge = observed.judge(request.node.name, "duration")
+    rows = lifetimes(observed.recording.events["duration"], observed.end_ns)
+    (connection,) = observed.connections
+    connect = connection.client.find("connect")
+    ways = ((Side.CLIENT, connection.client, "eth0"), (Side.SERVER, connection.server, "eth1"))
+    for side, sender, ifname in ways:
+        # The FIN leaves in close(). The SYN, or its answer, passes inside connect().
+        close = sender.closing
+        truth = Bracket.middle(close.enter_ns - connect.exit_ns, observed.end_ns - connect.enter_ns)
+        for host in ("client", "server"):
+            (row,) = rows[rows["ifindex"] == lab.net.interfaces[f"{host}.{ifname}"].ifindex]
+            lab.check(
+                [
+                    judge.equal(f"{ifname} of the {host}", "only from", side.name, Side(row["only_from"]).name),
+                    judge.equal(f"{ifname} of the {host}", "ended by", "FIN", Ended(row["ended"]).name),
+                    judge.duration(f"{ifname} of the {host}", "SYN to FIN", truth, int(row["duration_ns"])),
+                ]
+            )
 
 
 @pytest.mark.parametrize("name", ["wire", "jumbo", "no-timestamps"])

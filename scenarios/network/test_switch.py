@@ -24,28 +24,20 @@ PAIRS = {
 }
 
 
-def of_client(address, others, rows):
-    """Return the rows of one client: those with its address, and calls that have no client's address yet."""
+def of_client(address, rows):
+    """Return the rows with a client's address, or all rows of probes whose judges find each socket among others."""
     names = [name for name in rows.dtype.names if name.endswith("addr") and rows.dtype[name].shape == (16,)]
-    if not names:
+    if not names or "skaddr" in rows.dtype.names:
         return rows
-
-    def having(address):
-        there = np.frombuffer(packed(address).tobytes(), np.uint8)
-        return np.any([(rows[name] == there).all(axis=1) for name in names], axis=0)
-
-    mine = having(address)
-    if "tgid" in rows.dtype.names:
-        mine |= (rows["tgid"] > 0) & ~np.any([having(other) for other in others], axis=0)
-    return rows[mine]
+    there = np.frombuffer(packed(address).tobytes(), np.uint8)
+    return rows[np.any([(rows[name] == there).all(axis=1) for name in names], axis=0)]
 
 
 def part(observed, hosts, version, sent):
     """Return what was observed of the client of a pair of hosts."""
     address = hosts.client.address(version)
     connections = [it for it in observed.connections if it.client.flow.laddr == address]
-    others = {it.client.flow.laddr for it in observed.connections} - {address}
-    mine = partial(of_client, address, others)
+    mine = partial(of_client, address)
     recording = observed.recording
     own = replace(
         recording,

@@ -52,7 +52,11 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
             arrived = _sum(tcp, [counted.get((there, Direction.INGRESS, side)) for side in sides])
             subject = str(stated if role == "client" else stated.reversed())
             yield from _judge_volumes(
-                judge, subject, Volumes(connections, role, sent, observed.end_ns, observed.mtu), left, arrived
+                judge,
+                subject,
+                Volumes(connections, role, sent, observed.end_ns, observed.mtu, observed.link_header),
+                left,
+                arrived,
             )
             stream = observed.wire.stream(*sides) if observed.wire else None
             if stream:
