@@ -27,12 +27,12 @@ class Account:
     def add_without_room(self, count: int) -> None:
         """Add events for which no room was left, and say so at once: the output is not complete from here on."""
         self.without_room += count
-        _say(f"{count} events lost for lack of room: the output is not complete")
+        _say(f"{count} events lost: the output is not complete")
 
     def add_withheld(self, count: int) -> None:
         """Add events that the kernel withheld, and say so."""
         self.withheld += count
-        _say(f"{count} events withheld: the kernel did not run the program for them")
+        _say(f"{count} events lost: the kernel did not run the program for them")
 
     def as_dict(self) -> dict[str, Any] | None:
         """Return the object for `--json`, None if there is nothing to tell."""

@@ -1,6 +1,5 @@
 """Events for live tools whose processing may take longer than the ring can hold events: a thread drains the ring."""
 
-import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -13,6 +12,7 @@ from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
 from lab.ebpf.ringbuf import Ring
 from lab.live import drain
+from lab.live.account import Account
 from lab.recording.drain_thread import DrainThread
 
 MOST_COLLECTED = 4_000_000
@@ -67,13 +67,14 @@ def collected(
     seconds: float | None = None,
     devices: Sequence[Device] = (),
     netns: Collection[int] = (),
+    account: Account | None = None,
 ) -> Iterator[Iterator[tuple[Events, int]]]:
     """Attach a program and yield once per interval: events sorted by kernel time, and a time.
 
     The events are complete up to that time, which is in nanoseconds on `CLOCK_MONOTONIC`. A batch may be empty. A
     separate thread drains the ring (`Collector`). The other arguments are those of `drain.ticks`.
     """
-    ring = drain.ring_of(program)
+    ring, account = drain.ring_of(program), account or Account()
 
     def batches(times: Iterator[None], collector: Collector) -> Iterator[tuple[Events, int]]:
         waiting, dropped = collector.take(), 0
@@ -81,12 +82,9 @@ def collected(
             complete, waiting, complete_ns = drain.by_time(waiting, collector.take)
             yield complete, complete_ns
             if collector.dropped > dropped:
-                print(
-                    f"lab: {collector.dropped - dropped} events came too fast: the output is not complete",
-                    file=sys.stderr,
-                )
+                account.add_without_room(collector.dropped - dropped)
                 dropped = collector.dropped
         yield waiting, time.monotonic_ns()
 
-    with drain.ticks(program, interval_s, seconds, devices, netns) as times, Collector(ring) as collector:
+    with drain.ticks(program, interval_s, seconds, devices, netns, account) as times, Collector(ring) as collector:
         yield batches(times, collector)

@@ -40,10 +40,10 @@ def _command(probe: str, scope: Scope, *, on_device: bool, options: tuple[str, .
 
 
 def _lines(row_of: Callable[[dict[str, Any]], Row], output: str) -> Iterator[Row]:
-    """Parse JSON Lines. The last line may be incomplete."""
+    """Parse JSON Lines. The last line may be incomplete, or the account of what was missed."""
     for line in output.splitlines():
-        if line.endswith("}"):
-            yield row_of(json.loads(line))
+        if line.endswith("}") and (row := json.loads(line)).get("kind") != "account":
+            yield row_of(row)
 
 
 def _state(row: dict[str, Any]) -> StateRow:

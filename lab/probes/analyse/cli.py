@@ -128,7 +128,8 @@ def run(args: argparse.Namespace) -> int:
     if args.pid is not None and not Path(f"/proc/{args.pid}").exists():
         raise LabError(f"there is no process {args.pid}: give the PID of a running process (`pgrep NAME` finds it)")
     output = Output(args)
-    with drain.events_by_time(Program.load("analyse"), args.seconds, netns=live_output.netns_of(args)) as batches:
+    inodes = live_output.netns_of(args)
+    with drain.events_by_time(Program.load("analyse"), args.seconds, netns=inodes, account=output.account) as batches:
         output.start()
         from lab.probes.analyse.measure import Role
         from lab.probes.analyse.text import as_dicts, header, line
@@ -142,4 +143,5 @@ def run(args: argparse.Namespace) -> int:
             for row in as_dicts(tracker.rows(batch)):
                 output.row(row, line_of)
     output.note(tracker.end())
+    output.end()
     return 0

@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
         raise TypeError("bpf/duration.c defines no ring buffer")
     output = Output(args)
     gone: LabError | None = None
-    with drain.ticks(program, _INTERVAL_S, args.seconds, [device]) as ticks:
+    with drain.ticks(program, _INTERVAL_S, args.seconds, [device], account=output.account) as ticks:
         output.start()
         from lab.probes.duration.text import HEAD, Show
         from lab.probes.duration.tracker import Tracker
@@ -152,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
         except LabError as error:  # the interface was deleted; print the rows that it has reported before
             gone = error
         show.end(*table.finish(time.monotonic_ns()))
+    output.end()
     if gone:
         raise gone
     return 0

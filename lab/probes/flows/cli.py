@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     program = Program.load("flows", defines_of([device]))
     discipline = _discipline(device)
     dropped = 0
-    with drain.totals(program, args.interval, args.seconds, [device]) as batches:
+    with drain.totals(program, args.interval, args.seconds, [device], account=output.account) as batches:
         output.start()
         from lab.probes.flows import measure, text
 
@@ -148,6 +148,7 @@ def run(args: argparse.Namespace) -> int:
                 _print_report(shown, len(rows), args)
                 if dropped:
                     print(f"{dropped} of them dropped at egress by {device.ifname}'s queueing discipline")
+    output.end()
     return 0
 
 

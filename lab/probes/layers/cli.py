@@ -171,9 +171,8 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
         raise LabError("--peer-interface is an interface of the other host: give --peer-netns as well")
     inodes = tuple(device.inode for device in devices)
     output = Output(args)
-    with collected(
-        Program.load("layers", (f"PORT={args.port}", *defines_of(devices))), _INTERVAL_S, args.seconds, devices, inodes
-    ) as batches:
+    program = Program.load("layers", (f"PORT={args.port}", *defines_of(devices)))
+    with collected(program, _INTERVAL_S, args.seconds, devices, inodes, output.account) as batches:
         output.start()
         import numpy as np
 
@@ -188,6 +187,7 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
         show.rows(tracker.rows(batch[:0], complete_ns, final=True))
     output.note(tracker.end())
     show.end()
+    output.end()
 
 
 def _flow(text: str) -> tuple[str, int]:

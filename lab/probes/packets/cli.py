@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
             defines.append(f"SNAPLEN={_SNAPLEN}")
         program = Program.load("packets", tuple(defines))
         try:
-            with drain.events_by_time(program, args.seconds, [device]) as batches:
+            with drain.events_by_time(program, args.seconds, [device], account=output.account) as batches:
                 output.start()
                 from lab.probes.packets.text import as_dict, line
 
@@ -125,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
             from lab.probes.packets.text import unreadable
 
             output.note(unreadable(program.take_totals()))
+            output.end()
     return 0
 
 

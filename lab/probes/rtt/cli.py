@@ -121,7 +121,8 @@ def run(args: argparse.Namespace) -> int:
     unit_us = 1000 if args.ms else 1
     what = "RTT, not smoothed" if args.raw else "smoothed RTT"
     output = Output(args)
-    with drain.totals(program, args.interval, args.seconds, netns=live_output.netns_of(args)) as intervals:
+    inodes = live_output.netns_of(args)
+    with drain.totals(program, args.interval, args.seconds, netns=inodes, account=output.account) as intervals:
         output.start()
         output.heading(f"TCP {what}, each {args.interval:g} s until Ctrl-C")
         from lab.probes.rtt.measure import as_dict, folded
@@ -135,6 +136,7 @@ def run(args: argparse.Namespace) -> int:
             for row in folded(totals):
                 values = {**about, **as_dict(row, unit_us)}
                 output.row(csv_row(values, unit_us) if args.csv else values, lines)
+    output.end()
     return 0
 
 

@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
     """Print state changes until Ctrl-C or for `--seconds`."""
     shown = {"wide": args.wide, "timestamp": args.timestamp}
     output = Output(args)
-    with drain.events(Program.load("states"), args.seconds, netns=live_output.netns_of(args)) as batches:
+    inodes = live_output.netns_of(args)
+    with drain.events(Program.load("states"), args.seconds, netns=inodes, account=output.account) as batches:
         output.start()
         from lab.probes.states.text import as_dict, header, line
         from lab.probes.states.tracker import Tracker
@@ -96,4 +97,5 @@ def run(args: argparse.Namespace) -> int:
             for row in plain(tracker.rows(batch)):
                 output.row(as_dict(row), line_of)
     output.note(tracker.end())
+    output.end()
     return 0

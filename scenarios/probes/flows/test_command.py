@@ -194,7 +194,9 @@ def test_full(net):
         send(net.client.name, datagrams(range(66_000)), "lo")
     errors, rows = output
     assert errors == f"lab: {66_000 - 65_536} events lost: the output is not complete\n"
-    assert len(rows.splitlines()) == 65_536
+    *rows, account = map(json.loads, rows.splitlines())
+    assert len(rows) == 65_536
+    assert (account["kind"], account["events_without_room"]) == ("account", 66_000 - 65_536)
 
 
 BAD = {

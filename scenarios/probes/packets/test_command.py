@@ -243,7 +243,8 @@ def test_full_disk(net, tmp_path):
         errors, lines = output
         assert "cannot be written" in errors
         assert "No space left on device" in errors
-        rows = [json.loads(line) for line in lines.splitlines()]
+        *rows, account = (json.loads(line) for line in lines.splitlines())
+        assert account["notes"] == [errors.strip().removeprefix("lab: ")]
         assert carried(rows) == 100 * 375
         written = [int(number) for (number,) in tshark(path, "tcp", ["tcp.seq_raw"])]
         assert 20 < len(written) < len(rows)
