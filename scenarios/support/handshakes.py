@@ -1,9 +1,11 @@
-"""Connections whose handshakes are unusual: SYN cookies, TCP_DEFER_ACCEPT, a second MPTCP subflow."""
+"""Connections whose handshakes are unusual: SYN cookies, TCP_DEFER_ACCEPT, a second MPTCP subflow, crossing SYNs."""
 
+import errno
+import select
 import socket
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from lab.linux.netns import inside, tcp_sockets
 from lab.tcp import State
@@ -52,6 +54,23 @@ def fast_open(net):
         client.sendto(b"x", socket.MSG_FASTOPEN, address)
         with listener.accept()[0] as server:
             assert server.recv(1) == b"x"
+
+
+def cross(net):
+    """Connect two sockets to each other at once, wait until both are connected, and close them.
+
+    The wire needs a delay, so that the SYNs cross.
+    """
+    hosts = {net.client: net.server, net.server: net.client}
+    with ExitStack() as opened:
+        ends = [opened.enter_context(inside(host.name, socket.socket)) for host in hosts]
+        for end, (host, peer) in zip(ends, hosts.items(), strict=True):
+            end.settimeout(0)
+            end.bind((host.ipv4, PORT))
+            assert end.connect_ex((peer.ipv4, PORT)) == errno.EINPROGRESS
+        for end in ends:
+            assert select.select([], [end], [], HUNG_S)[1]
+            assert end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
 @contextmanager

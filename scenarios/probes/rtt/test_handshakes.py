@@ -3,16 +3,10 @@
 R6 is a row of the corpus of known wrong numbers in docs/truth.md.
 """
 
-import errno
-import select
-import socket
-from contextlib import ExitStack
-
 import pytest
-from support.handshakes import PORT, SECOND_ADDRESS, connected, fast_open, joining
-from support.processes import HUNG_S, watching
+from support.handshakes import SECOND_ADDRESS, connected, cross, fast_open, joining
+from support.processes import watching
 
-from lab.linux.netns import inside
 from lab.network.conditions import Conditions
 from lab.network.relay import Relay
 from lab.network.topology import topology
@@ -86,20 +80,6 @@ def test_crossing_syns():
     with topology(Relay()) as slow:
         slow.conditions(ONE_WAY, ONE_WAY)
         assert samples(slow, lambda: cross(slow)) == {slow.client.ipv4: (0, 1)}
-
-
-def cross(net):
-    """Connect two sockets to each other at once, wait until both are connected, and close them."""
-    hosts = {net.client: net.server, net.server: net.client}
-    with ExitStack() as opened:
-        ends = [opened.enter_context(inside(host.name, socket.socket)) for host in hosts]
-        for end, (host, peer) in zip(ends, hosts.items(), strict=True):
-            end.settimeout(0)
-            end.bind((host.ipv4, PORT))
-            assert end.connect_ex((peer.ipv4, PORT)) == errno.EINPROGRESS
-        for end in ends:
-            assert select.select([], [end], [], HUNG_S)[1]
-            assert end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
 def test_the_live_tool_counts_them_apart(net):
