@@ -3,13 +3,18 @@
 S12 is a row of the corpus of known wrong numbers in docs/truth.md.
 """
 
+import socket
+import time
+
 import pytest
-from support.handshakes import SECOND_ADDRESS, connected, fast_open, joining
+from support.handshakes import PORT, SECOND_ADDRESS, connected, fast_open, joining
 
 from lab.arrays import UNKNOWN
+from lab.linux.netns import inside
 from lab.probes.states.measure import transitions
 from lab.recording.recorder import record
 from lab.tcp import State, address_text
+from lab.units import MS, SECOND
 
 both_versions = pytest.mark.parametrize("version", [4, 6])
 
@@ -45,6 +50,23 @@ def test_deferred_accept(net, version, wait_s):
     """S12: with TCP_DEFER_ACCEPT the kernel's sample lasts until the client sends data."""
     found = syn_recv_ns(net, lambda: conversing(net, version, defer_s=5, wait_s=wait_s))
     assert found == [(net.client.address(version), UNKNOWN)]
+
+
+def test_deferred_accept_of_a_client_that_sends_nothing(net):
+    """S12, a limit that the tool states: if the client's FIN ends the handshake, its time lasts until the FIN."""
+    wait_ns = 20 * MS
+    ((_, duration_ns),) = syn_recv_ns(net, lambda: close_unused(net, wait_ns))
+    assert duration_ns >= wait_ns
+
+
+def close_unused(net, wait_ns):
+    """Open a connection to a listener with TCP_DEFER_ACCEPT and close it after a time, without sending data."""
+    address = (net.server.ipv4, PORT)
+    with inside(net.server.name, lambda: socket.create_server(address)) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+        with inside(net.client.name, lambda: socket.create_connection(address)):
+            time.sleep(wait_ns / SECOND)
+        listener.accept()[0].close()
 
 
 def test_a_joining_subflow(net):
