@@ -23,6 +23,13 @@ enum of_socket {
     NEW_DATA,
 };
 
+/* Why the bytes of a segment cannot be divided into requests. */
+enum multiplexed {
+    NOT_KNOWN,
+    BY_HTTP_2, /* the segment begins the connection */
+    BY_MPTCP,  /* the segment is one of a subflow, which has only a part of the bytes */
+};
+
 struct point {
     u64 time_ns;
     u64 enter_ns; /* of a system call: its entry */
@@ -39,7 +46,7 @@ struct point {
     u16 dport;
     u8 at;
     u8 flags;       /* of a segment */
-    u8 multiplexed; /* the segment begins a connection of HTTP/2 */
+    u8 multiplexed; /* enum multiplexed */
     u8 of_socket;   /* at TC_OUT and TCP_IN: enum of_socket */
 };
 

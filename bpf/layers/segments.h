@@ -11,8 +11,8 @@
 #define PREFACE __builtin_bswap64(0x505249202a204854) /* "PRI * HT": RFC 9113, 3.4 */
 
 /* Report a segment with `length` bytes of data in the network namespace `netns`. */
-static inline void report_segment(u8 at, const struct packet *packet, u32 length, u32 tsval, u32 netns,
-                                  bool multiplexed, u8 of_socket)
+static inline void report_segment(u8 at, const struct packet *packet, u32 length, u32 tsval, u32 netns, u8 multiplexed,
+                                  u8 of_socket)
 {
     struct point *point;
 
@@ -59,6 +59,17 @@ static __always_inline u8 is_to_socket(u8 at, const struct packet *packet, u32 l
     return length && (int)(packet->seq + length - next) > 0 ? NEW_DATA : OLD_DATA;
 }
 
+static __always_inline u8 by_mptcp(const void *tcp)
+{
+    u8 is_mptcp = 0;
+
+#if defined(OFFSET__tcp_sock__is_mptcp) /* a kernel with CONFIG_MPTCP */
+    if (tcp)
+        typed_read(&is_mptcp, tcp, FIELD(tcp_sock, is_mptcp));
+#endif
+    return is_mptcp ? BY_MPTCP : NOT_KNOWN;
+}
+
 /* Report a packet at TC or cgroup_skb, where it is the context. `netns` 0: the namespace of the packet's device. `tcp`:
  * its socket, if it is known. */
 static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct packet *packet, u32 netns,
@@ -79,7 +90,7 @@ static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct p
     length = payload_length(packet, ctx->len);
     if (length >= sizeof(start))
         bpf_skb_load_bytes(ctx, packet->payload_at, &start, sizeof(start));
-    report_segment(at, packet, length, tsval_of(&option), netns, start == PREFACE,
+    report_segment(at, packet, length, tsval_of(&option), netns, start == PREFACE ? BY_HTTP_2 : by_mptcp(tcp),
                    is_to_socket(at, packet, length, tcp));
 }
 
@@ -203,7 +214,7 @@ static inline int report_skb(const void *skb, u8 at)
     }
     header += tcp.doff * 4;
     report_segment(at, &packet, length > header ? length - header : 0, tcp.doff >= 8 ? tsval_of(&option) : 0, netns,
-                   false, NO_SOCKET);
+                   NOT_KNOWN, NO_SOCKET);
     return 0;
 }
 

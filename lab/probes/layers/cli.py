@@ -98,6 +98,7 @@ details:
     - calls of io_uring, splice(), sendmmsg(), recvmmsg() and 32-bit programs:
       their bytes are known from the segments, and counted at the end
     - packets that a watched host forwards
+    - calls on MPTCP sockets: each subflow is a connection of stretches
     - packets with IPv6 extension headers at the drivers
     - waits in an epoll instance inside another one (part of QUEUE)
   Both sides of an address translation (NAT) are one connection, unless the port
@@ -167,6 +168,11 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
     devices = [Device.find(args.interface, args.netns)]
     if args.peer_netns is not None:
         devices.append(Device.find(args.peer_interface, args.peer_netns))
+        if (devices[0].inode, devices[0].ifindex) == (devices[1].inode, devices[1].ifindex):
+            raise LabError(
+                f"--peer-netns and --peer-interface name the interface `{devices[0].ifname}` that is observed already: "
+                "leave them out, or give those of the other host"
+            )
     elif args.peer_interface is not None:
         raise LabError("--peer-interface is an interface of the other host: give --peer-netns as well")
     inodes = tuple(device.inode for device in devices)

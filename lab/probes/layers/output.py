@@ -15,6 +15,7 @@ from lab.probes.layers import text as layer_text
 from lab.probes.layers.perfetto import MOST_REQUESTS, write_trace
 from lab.probes.layers.plot import draw
 from lab.probes.layers.requests import REQUEST, Kind, are_requests, unseen_bytes
+from lab.probes.layers.stages import BY_MPTCP
 from lab.tcp import address_text, endpoint
 
 _MOST_KEPT = 1_000_000  # requests for the output at the end
@@ -37,6 +38,7 @@ class Show:
         self._shown = self._dropped = self._contradictory = 0
         self._kinds = np.zeros(len(Kind), int)
         self._unseen = np.zeros(2, np.int64)
+        self._mptcp = False
         if not args.summary:
             output.heading(layer_text.header(packets=args.packets))
 
@@ -61,6 +63,7 @@ class Show:
     def points(self, events: Events) -> None:
         """Take note of the bytes of a batch of points: which of them had no observed system call."""
         self._unseen += unseen_bytes(events)
+        self._mptcp |= bool((events["multiplexed"] == BY_MPTCP).any())
 
     def end(self) -> None:
         """Print the summary and write the files.
@@ -87,6 +90,10 @@ class Show:
 
     def _account(self) -> None:
         """Print what is not a request, and what is not known."""
+        if self._mptcp:
+            self._output.note(
+                "MPTCP was seen: each subflow is a connection of stretches, and its calls are not observed"
+            )
         for what, count in zip(
             ("sent, but written by no", "received, but read by no"), self._unseen.tolist(), strict=True
         ):

@@ -35,6 +35,10 @@ NEW_DATA = 2
 """Value of `of_socket` of a segment with data that its socket has not sent or received before (bpf/layers/event.h)."""
 
 
+BY_MPTCP = 2
+"""Value of `multiplexed` of a segment of an MPTCP subflow (bpf/layers/event.h)."""
+
+
 class Stop(IntEnum):
     """Stages of a byte's path, in order. Arrays called `stops` have one time for each, in nanoseconds."""
 

@@ -162,6 +162,16 @@ BAD = {
 }
 
 
+def test_the_same_host_twice(net):
+    """V1: an interface that is given twice, also by its only name, is an error that says so."""
+    client = net.client.name
+    for more in ((), ("-i", net.client.device.ifname), ("--peer-interface", net.client.device.ifname)):
+        done = refuses(
+            ["layers", "--netns", client, "--peer-netns", client, *more], "is observed already: leave them out"
+        )
+        assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(("arguments", "sentence"), BAD.values(), ids=BAD)
 def test_bad_input(arguments, sentence):
     """Wrong arguments give one sentence on standard error, exit status 2 and no output."""

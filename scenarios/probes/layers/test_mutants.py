@@ -21,7 +21,7 @@ LATE_CALL = LATE + "    point->enter_ns += 2000000;\n"
 LATE_AT_TC = r"\g<0>    point->time_ns += at == POINT_TC_OUT ? 2000000 : 0;" + "\n"
 
 ALSO_FOR_THE_DRIVER = r"""if (at == POINT_TC_OUT)
-        report_segment(POINT_DEVICE_OUT, packet, payload_length(packet, ctx->len), tsval_of(&option), netns, false, NO_SOCKET);
+        report_segment(POINT_DEVICE_OUT, packet, payload_length(packet, ctx->len), tsval_of(&option), netns, NOT_KNOWN, NO_SOCKET);
     \g<0>"""
 
 READY_WITH_THE_CALL = r"""\g<0>    if (call->at == POINT_READ) {

@@ -442,6 +442,32 @@ def test_io_uring(net, alone):
     ]
 
 
+MPTCP = 262  # IPPROTO_MPTCP
+
+
+def test_mptcp(net):
+    """Q11: the subflows of MPTCP are shown with their bytes, as stretches, and the tool says so."""
+    address = net.server.ipv4, PORT
+    with watching("layers", "--json", "--netns", net.client.name, "--peer-netns", net.server.name) as output:
+        with (
+            inside(net.server.name, lambda: socket.socket(proto=MPTCP)) as listener,
+            inside(net.client.name, lambda: socket.socket(proto=MPTCP)) as client,
+        ):
+            listener.bind(address)
+            listener.listen()
+            client.connect(address)
+            with listener.accept()[0] as server:
+                for _ in range(3):
+                    ask(client, server)
+                    answer(client, server)
+        net.quiesce()
+    rows = [json.loads(row) for row in output[1].splitlines()]
+    assert {row["kind"] for row in rows} == {"stretch"}
+    assert sum(row["request_bytes"] for row in rows) == 300
+    assert sum(row["reply_bytes"] for row in rows) == 150
+    assert "lab: MPTCP was seen: each subflow is a connection of stretches" in output[0]
+
+
 def until(holds):
     """Wait until a condition holds."""
     deadline = time.monotonic() + 20
