@@ -80,6 +80,7 @@ class Network:
     - `masquerade`: the router that replaces the clients' addresses with its own.
     - `forwards`: the router that clients address instead of the server. It replaces its address with the server's (DNAT).
     - `timestamps`: whether TCP uses time stamps (RFC 7323).
+    - `link_local`: whether the IPv6 addresses are link-local (RFC 4291, 2.5.6), which name their interface too.
     """
 
     subnets: tuple[Subnet, ...]
@@ -88,6 +89,7 @@ class Network:
     forwards: str = ""
     mtu: int = 1500
     timestamps: bool = True
+    link_local: bool = False
 
     @cached_property
     def nodes(self) -> tuple[str, ...]:
@@ -120,7 +122,8 @@ class Network:
                 node, _, ifname = interface.partition(".")
                 last = self.nodes.index(node) + 1
                 mac = f"02:00:00:00:{number:02x}:{_MAC_TAILS.get(node, f'{last:02x}')}"
-                ipv4, ipv6 = f"{_PREFIXES[number]}.{last}", str(ip_address(f"2001:db8:{number:x}::{last:x}"))
+                prefix = "fe80" if self.link_local else f"2001:db8:{number:x}"
+                ipv4, ipv6 = f"{_PREFIXES[number]}.{last}", str(ip_address(f"{prefix}::{last:x}"))
                 found[interface] = Port(node, ifname, _FIRST_INDEX + len(found), mac, ipv4, ipv6, number)
                 if subnet.kind == "loopback":
                     found[interface] = Port(node, ifname, 1, "00:00:00:00:00:00", "127.0.0.1", "::1", number)
@@ -196,6 +199,7 @@ NETWORKS = {
     "wire": _WIRE,
     "jumbo": replace(_WIRE, mtu=9000),
     "no-timestamps": replace(_WIRE, timestamps=False),
+    "link-local": replace(_WIRE, link_local=True),
     "one-host": Network((Subnet("loopback", ("host.lo",)),), mtu=65536),
     "direct": _pair("direct"),
     "switch": _switch(3, 1),

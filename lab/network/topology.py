@@ -75,8 +75,9 @@ class Host:
         return Device(self.ifname, self.ifindex, self.name, self.inode, ethernet=self.ethernet)
 
     def address(self, version: int) -> str:
-        """Return the address of IP version 4 or 6."""
-        return {4: self.ipv4, 6: self.ipv6}[version]
+        """Return the address of IP version 4 or 6; a link-local one with the interface, which all hosts name alike."""
+        ipv6 = f"{self.ipv6}%{self.ifname}" if self.ipv6.startswith("fe80:") else self.ipv6
+        return {4: self.ipv4, 6: ipv6}[version]
 
     def knows(self, address: str, mac: str) -> None:
         """Add a permanent neighbour entry: the host sends packets for `address` to `mac` without address resolution."""

@@ -38,7 +38,8 @@ def run(
         family, _, _, _, found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
     except OSError as error:
         raise LabError(f"cannot find `{address[0]}` ({error.strerror}): give the server's address or name") from error
-    address = (str(found[0]), int(found[1]))  # so that connect() resolves no name between its timestamps
+    # connect() is to resolve no name between its timestamps. A link-local address needs its interface (sin6_scope_id).
+    resolved = (str(found[0]).partition("%")[0], *found[1:])
     timelines: list[Timeline] = []
     failures: list[OSError] = []
 
@@ -50,7 +51,7 @@ def run(
             if rate and (early_ns := start_ns + round(next(numbers) * SECOND / rate) - time.monotonic_ns()) > 0:
                 time.sleep(early_ns / SECOND)
             try:
-                timelines.append(_talk(family, address, conversation, source_port, pause, reuse_port=share > 1))
+                timelines.append(_talk(family, resolved, conversation, source_port, pause, reuse_port=share > 1))
             except OSError as error:
                 failures.append(error)
 
@@ -70,7 +71,7 @@ def run(
 
 def _talk(
     family: int,
-    address: tuple[str, int],
+    address: tuple[str | int, ...],
     conversation: Conversation,
     source_port: int,
     pause: Callable[[], None] | None,

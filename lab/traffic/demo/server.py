@@ -25,7 +25,9 @@ class Server:
         self._listener = socket.socket(family, socket.SOCK_STREAM)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            self._listener.bind(address)
+            # The interface of a link-local address (`fe80::1%eth0`) becomes a number of the socket's address.
+            scope = socket.if_nametoindex(address[0].partition("%")[2]) if "%" in address[0] else 0
+            self._listener.bind((address[0].partition("%")[0], address[1], 0, scope) if scope else address)
         except OSError as error:
             raise LabError(
                 f"cannot listen on {address[0]} port {address[1]} ({error.strerror}): choose another"

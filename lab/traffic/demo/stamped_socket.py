@@ -46,13 +46,13 @@ class StampedSocket:
         local = self.socket.getsockname()
         self.timeline.flow = Flow(_plain(local[0]), local[1], _plain(remote[0]), remote[1])
 
-    def connect(self, address: tuple[str, int], *, blocking: bool = True) -> bool:
+    def connect(self, address: tuple[Any, ...], *, blocking: bool = True) -> bool:
         """Connect; return False if the peer refused or did not answer.
 
         If connect() is not to block, the wait for its outcome is recorded as `poll`, with the error of the outcome.
         """
         local = self.socket.getsockname()
-        self.timeline.flow = Flow(_plain(local[0]), local[1], *address)
+        self.timeline.flow = Flow(_plain(local[0]), local[1], _plain(address[0]), address[1])
         self.socket.setblocking(blocking)
         self._stamp("connect", lambda: self.socket.connect(address))
         if self.timeline.calls[-1].error == "EINPROGRESS":
@@ -173,4 +173,5 @@ def _comm() -> str:
 
 
 def _plain(address: str) -> str:
-    return address.removeprefix("::ffff:")
+    """Return an address without the prefix of IPv4 in IPv6, and without the interface of a link-local one."""
+    return address.removeprefix("::ffff:").partition("%")[0]
