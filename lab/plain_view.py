@@ -1,8 +1,7 @@
 """A recording of an unusual network in the form that the judges expect: one path, and one pair of addresses.
 
 A judge knows a connection by the client's addresses, and each host by one interface. Behind a router that translates
-addresses, on asymmetric paths and on the loopback that is not so, though each number of a probe may be right. `LEFT_OUT`
-lists the probes whose numbers are wrong or missing there.
+addresses, on asymmetric paths and on the loopback that is not so, though each number of a probe may be right.
 """
 
 from collections.abc import Mapping
@@ -16,15 +15,12 @@ from lab.network.topology import Topology
 from lab.observation import Observed
 from lab.timeline import Connection, Timeline
 
-_TRANSLATED = {"layers": "takes both sides of a translation for two connections"}
-LEFT_OUT: dict[str, dict[str, str]] = dict.fromkeys(("masquerade", "dnat", "nat"), _TRANSLATED)  # Q6
-"""By network and probe, why the probe is not judged there, with the row of the corpus of known wrong numbers."""
-
 
 def as_plain(observed: Observed, net: Topology) -> Observed:
     """Return what was observed, with each connection under the client's addresses and at one interface of each host.
 
-    Of a loopback, which the probe `flows` counts at egress only, each packet counts as arrived as well.
+    Of a loopback, which the probe `flows` counts at egress only, each packet counts as arrived as well. The probe `layers`
+    joins both sides of a translation itself, so its events stay as they are.
     """
     translated = net.description.translated
     addresses = {packed(seen).tobytes(): packed(meant).tobytes() for seen, meant in translated.items()}
@@ -33,7 +29,9 @@ def as_plain(observed: Observed, net: Topology) -> Observed:
     indexes = {device.ifindex: main[device.inode] for device in net.devices}
 
     def plain(arrays: Mapping[str, Events]) -> dict[str, Events]:
-        return {probe: _plain(rows, addresses, indexes) for probe, rows in arrays.items()}
+        return {
+            probe: rows if probe == "layers" else _plain(rows, addresses, indexes) for probe, rows in arrays.items()
+        }
 
     devices = {index: device for index, device in recording.devices.items() if indexes.get(index, index) == index}
     connections = [Connection(it.client, _translated(it.server, translated)) for it in observed.connections]

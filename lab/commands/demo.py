@@ -23,7 +23,7 @@ from lab.network.description import NETWORKS
 from lab.network.topology import Topology, topology
 from lab.observation import Observed, observe
 from lab.output.terminal import progress
-from lab.plain_view import LEFT_OUT, as_plain
+from lab.plain_view import as_plain
 from lab.probes.layers import text
 from lab.probes.layers.perfetto import TRACE, write_trace
 from lab.probes.layers.plot import draw
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     plain: dict[str, Observed] = {}
     with progress() as step:
         step("compiling the probes")
-        refused = {**probes.refused(), **LEFT_OUT.get(args.network, {})}
+        refused = probes.refused()
         every = [name for name in probes.names() if name not in refused]
         step(f"building the network {args.network}")
         with topology(network=args.network) as net:
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
                 plain[scenario] = as_plain(conversations[scenario], net)
         step("checking the numbers")
     for name, why in refused.items():
-        print(f"lab {name} is left out: {why}")
+        print(f"lab {name} cannot run here: {why}")
     checks: list[Check] = []
     for number, (scenario, observed) in enumerate(conversations.items(), 1):
         observed.recording.save(results.path / f"recording-{number}.npz")

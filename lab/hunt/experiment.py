@@ -19,7 +19,7 @@ from lab.network.relay import Relay
 from lab.network.topology import Topology, topology
 from lab.observation import observe
 from lab.output.file import replacing
-from lab.plain_view import LEFT_OUT, as_plain
+from lab.plain_view import as_plain
 from lab.results import schema
 from lab.traffic.demo.conversation import Conversation
 from lab.verdict import Check
@@ -106,7 +106,7 @@ class Grounds:
         """
         if (net := self.net(experiment)) is None:
             return None
-        left_out = {*LEFT_OUT.get(experiment.network, {}), *UNSEEN.get(experiment.conversation.way, ())}
+        left_out = UNSEEN.get(experiment.conversation.way, ())
         watched_by = [name for name in experiment.watched_by if name not in left_out]
         try:
             with (

@@ -17,6 +17,7 @@ import numpy as np
 from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows
 from lab.probes.layers.byte_streams import NONE
 from lab.probes.layers.stages import LAYERS, NEW_DATA, At, Stages, Stop, consistent, elsewhere_ns, layers_ns
+from lab.probes.layers.translations import Translations
 from lab.traffic.demo.conversation import PORT
 from lab.units import SECOND
 
@@ -307,6 +308,7 @@ def _fill_in(rows: Rows, stages: Stages, calls: Integers, port: int) -> None:
 
 
 def requests_of(observed: "Observed") -> Rows:
-    """Return all requests in an observed recording."""
+    """Return all requests in an observed recording, those behind an address translation as the live tool does."""
     port = observed.connections[0].client.flow.rport if observed.connections else PORT
-    return requests(Stages(observed.recording.events["layers"], observed.inodes), port).rows
+    events = Translations(port).undo(observed.recording.events["layers"])
+    return requests(Stages(events, observed.inodes), port).rows
