@@ -9,6 +9,7 @@ import platform
 import queue
 import select
 import socket
+import struct
 import threading
 import time
 from pathlib import Path
@@ -102,6 +103,29 @@ def test_messages_and_vectors(net, version):
         assert os.preadv(server.fileno(), [bytearray(50)], -1) == 30
     assert calls(of_host(rows, net.client), "send") == [("pwritev2", 30)]
     assert calls(of_host(rows, net.server), "receive") == [("preadv2", 30)]
+
+
+@both_versions
+def test_several_messages_in_one_call(net, version):
+    """B1: sendmmsg() and recvmmsg() return messages; the work of TCP for each message has its bytes."""
+    buffers = [ctypes.create_string_buffer(size) for size in (10, 20)]
+    vectors = [struct.pack("PN", ctypes.addressof(it), len(it)) for it in buffers]
+    kept = [ctypes.create_string_buffer(it, len(it)) for it in vectors]
+    # struct mmsghdr: a struct msghdr with one vector, and the length
+    messages = b"".join(struct.pack("PI4xPN16xi4xI4x", 0, 0, ctypes.addressof(it), 1, 0, 0) for it in kept)
+    array, libc = ctypes.create_string_buffer(messages, len(messages)), ctypes.CDLL(None)
+    with analysed(net) as rows, connected(net, version) as (client, server):
+        assert libc.sendmmsg(client.fileno(), array, 2, 0) == 2
+        server.recv(30, socket.MSG_PEEK | socket.MSG_WAITALL)
+        assert libc.recvmmsg(server.fileno(), array, 2, 0, None) == 2
+    mine, other = of_host(rows, net.client), of_host(rows, net.server)
+    assert calls(mine, "send") == [("sendmmsg", 2)]
+    assert calls(other, "receive") == [("recvfrom", 30), ("recvmmsg", 2)]
+    told = [text.description(row) for row in mine if row["step"] == "send" and row["returns"]]
+    assert told[0].startswith("sendmmsg() returned 2 messages")
+    if kernel_abilities.is_told():
+        assert work(mine, "sent") == [10, 20]
+        assert work(other, "received") == [10, 20]
 
 
 @both_versions
