@@ -19,7 +19,7 @@ from lab.clock import CLOCK
 from lab.errors import EventsLost, EventsWithheld, LabError
 from lab.output.file import replacing
 
-SCHEMA = 2
+SCHEMA = 3
 _ARRAYS = ("events", "totals")
 _ABOUT = ("lost", "attach_points", "withheld")
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from support.made.layers import CLIENT_NETNS, FLOW, PORT, SERVER_NETNS, Network, points, talk
 
+from lab.arrays import UNKNOWN
 from lab.errors import LabError
 from lab.output.file import require_writable
 from lab.probes.layers import text
 from lab.probes.layers.perfetto import write_trace
 from lab.probes.layers.plot import draw
-from lab.probes.layers.requests import REQUEST, requests
+from lab.probes.layers.requests import REQUEST, Kind, requests
 from lab.probes.layers.stages import LAYERS, Stages
 
 
@@ -138,3 +139,23 @@ def test_picture(tmp_path, hosts):
     shown = path.read_text()
     assert shown.startswith("<?xml")
     assert len(shown) > 10_000
+
+
+def test_lines_of_what_is_no_plain_request():
+    """Q2, Q4: a stream shows when its first byte came; a push and a stretch are one line without unknown times."""
+    row = rows()[0]
+    row["spans_ns"] = [[1000, 2000], [5000, 9000]]
+    lines = {}
+    for kind in Kind:
+        row["kind"] = kind
+        if kind is Kind.STRETCH:
+            row["layers_ns"] = row["total_ns"] = row["elsewhere_ns"] = UNKNOWN
+        lines[kind] = text.line(text.as_dict(row))
+    assert lines[Kind.STREAM].splitlines()[1].split()[0] == "stream"
+    assert lines[Kind.STREAM].endswith(" first byte after 4.0")
+    asked, answered = row["bytes"]
+    ends = f"stretch {asked} bytes in 1.0 us to the server, {answered} bytes in 4.0 us to the client"
+    assert lines[Kind.STRETCH].endswith(ends)
+    assert text.as_dict(row)["total_ns"] is None
+    assert lines[Kind.PUSH].split()[1:3] == ["push", str(answered)]
+    assert lines[Kind.PUSH].count("\n") == lines[Kind.STRETCH].count("\n") == 0
