@@ -69,7 +69,9 @@ def _judge_socket(
         yield time("smallest srtt", truth.largest, int(srtt["min_us"]))
         yield time("largest srtt", truth.largest, int(srtt["max_us"]))
         yield _judge_buckets(judge, subject, "srtt", srtt)
-        if rtt["count"]:
+        if (
+            rtt["count"] and not rtt["distorted"]
+        ):  # a distorted sample is part of the average, and its value is not kept
             # An average is between its smallest and largest sample. The rounding of tcp_rtt_estimator() keeps this
             # exact.
             among = Bracket.late(int(rtt["min_us"]), int(rtt["max_us"]))
