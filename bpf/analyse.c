@@ -8,6 +8,7 @@
 
 /* calls.h sets TYPED to 1, also for kprobes: in this probe only tracepoints and fentry read typed arguments. */
 #include "analyse/calls.h"
+#include "include/handshake.h"
 #include "include/kernel_functions.h"
 #include "include/packet_parser.inc.h"
 #include "include/tcp_socket.h"
@@ -65,8 +66,11 @@ static inline int report_changed(struct bpf_raw_tracepoint_args *ctx, bool again
 
     if (!is_watched_connection(sk))
         return 0;
-    if (protocol_of(sk) == IPPROTO_TCP)
+    if (protocol_of(sk) == IPPROTO_TCP) {
+        if (oldstate == TCP_LISTEN && newstate == TCP_SYN_RECV)
+            note_listener(sk);
         newstate = state_after(sk, oldstate, newstate);
+    }
     if (oldstate == newstate)
         return 0;
     opens = ATTACH_TRACEPOINT && oldstate == TCP_CLOSE && newstate == TCP_SYN_SENT;
@@ -84,8 +88,11 @@ static inline int report_changed(struct bpf_raw_tracepoint_args *ctx, bool again
     step->oldstate = oldstate;
     step->state = newstate;
     step->again = again;
-    if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED && !step->mptcp)
+    if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED && !step->mptcp) {
         step->handshake_us = handshake_rtt_us(sk);
+        if (is_distorted(sk, step->handshake_us))
+            step->handshake_us = 0;
+    }
     events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
     return 0;
 }
