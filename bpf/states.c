@@ -11,6 +11,7 @@
 #define READ typed_read
 #include "include/tcp_socket.h"
 #include "include/handshake.h"
+#include "include/task.h"
 #include "include/second_run.h"
 #include "include/lost.h"
 #include <linux/ip.h>
@@ -130,13 +131,12 @@ static inline bool is_closing(const void *tcp)
 /* Note the current task as the one that makes the change. The process has the name of its first thread. */
 static inline void fill_owner(struct state_change *change, const void *tcp)
 {
-    const void *task = (const void *)bpf_get_current_task(), *leader = NULL;
-    u64 pid_tgid = bpf_get_current_pid_tgid();
+    const void *task = current_task(), *leader = NULL;
 
-    change->tgid = pid_tgid >> 32;
-    change->tid = pid_tgid;
+    task_read(&leader, task, FIELD(task_struct, group_leader));
+    change->tgid = viewed_pid(leader);
+    change->tid = viewed_pid(task);
     change->closed = is_closing(tcp);
-    kernel_read(&leader, task, FIELD(task_struct, group_leader));
     bpf_probe_read_kernel(change->comm, sizeof(change->comm), leader + offset_of(FIELD(task_struct, comm)));
     bpf_get_current_comm(change->thread, sizeof(change->thread));
 }

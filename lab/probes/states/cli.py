@@ -34,7 +34,8 @@ details:
   other changes. Any process may hold the socket then, since fork() and
   SCM_RIGHTS pass it on, so C-PID is - until a process closes the socket. It is
   - for changes by `ss -K` and by threads of the kernel (MPTCP). --json also has
-  the thread that made the system call (tid, thread).
+  the thread that made the system call (tid, thread). PIDs are those of the PID
+  namespace that the tool runs in; a process outside of it is -.
 
   SYN_RECV of a passive open is the kernel's own sample of the handshake, from
   SYN-ACK to final ACK (tcp_synack_rtt_meas()), because the socket is created

@@ -3,9 +3,12 @@
 S9 and S13 are rows of the corpus of known wrong numbers in docs/truth.md.
 """
 
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from support.handshakes import PORT, connected, joining
 from support.processes import HUNG_S, kill_sockets
 
+from lab.linux.netns import inside
 from lab.probes.states.measure import transitions
 from lab.recording.recorder import record
 from lab.tcp import State
@@ -144,3 +148,33 @@ def test_process_and_thread_have_their_own_names(net):
     (row,) = rows[(rows["netns"] == net.client.inode) & (rows["newstate"] == State.FIN_WAIT1)]
     assert (row["comm"], row["thread"]) == (Path("/proc/self/comm").read_bytes().strip(), b"closer")
     assert (int(row["tgid"]), int(row["tid"])) == (os.getpid(), identity[0])
+
+
+def test_inside_a_pid_namespace(net):
+    """V5: PIDs are those of the namespace in which the tool runs; a process outside of it has none there."""
+    code = """if True:
+        import os, socket, subprocess, sys
+        read, write = os.pipe()
+        words = [sys.executable, "-m", "lab", "states", "--json", "-D", sys.argv[2], "--ready-fd", str(write)]
+        tool = subprocess.Popen(words, pass_fds=[write], stdout=subprocess.PIPE)
+        assert os.read(read, 6) == b"ready\\n"
+        socket.create_connection((sys.argv[1], int(sys.argv[2]))).close()
+        print(os.getpid(), flush=True)
+        sys.stdin.readline()
+        tool.send_signal(2)
+        print(tool.communicate(timeout=60)[0].decode(), end="")
+    """
+    command = ["nsenter", f"--net=/run/netns/{net.client.name}", "unshare", "--pid", "--fork", "--mount-proc"]
+    listener = inside(net.server.name, lambda: socket.create_server((net.server.ipv4, PORT)))
+    with listener:
+        command += ["/usr/bin/env", "--default-signal=INT", sys.executable, "-c", code, net.server.ipv4, str(PORT)]
+        inner = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pid = int(inner.stdout.readline())
+        outside = inside(net.client.name, lambda: socket.create_connection((net.server.ipv4, PORT)))
+        outside.close()
+        out, _ = inner.communicate("\n", timeout=HUNG_S)
+        for _ in range(2):
+            listener.accept()[0].close()
+    rows = [row for row in map(json.loads, out.splitlines()) if row.get("netns") == net.client.inode]
+    assert [row["pid"] for row in rows if row["newstate"] in ("SYN_SENT", "FIN_WAIT1")] == [pid, pid, None, None]
+    assert pid < 10
