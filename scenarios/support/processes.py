@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lab import probes
+from lab.errors import EventsWithheld
 from lab.linux import bpf, tracefs
 from lab.linux.instance import INSTANCES, event_group
 from lab.linux.netns import NAMED
@@ -78,7 +80,8 @@ def watching(command, *arguments):
 
     Afterwards the yielded list holds standard error and output.
 
-    Raises `UnsupportedByKernel` if the kernel refuses the probe of that name.
+    Raises `UnsupportedByKernel` if the kernel refuses the probe of that name, and `EventsWithheld` as a recording does, so that
+    the scenario is run again.
     """
     probes.require(command)
     read, write = os.pipe()
@@ -103,6 +106,8 @@ def watching(command, *arguments):
             process.kill()
         output += [err, out]
     assert process.returncode == 0, err
+    if withheld := re.search(r"^lab: (\d+) events lost: the kernel did not run the program", err, re.MULTILINE):
+        raise EventsWithheld({command: int(withheld[1])})
 
 
 def parsed(output):
