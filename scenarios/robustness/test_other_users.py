@@ -1,14 +1,13 @@
 """Another user cannot stop the lab, and no name that another user chooses acts on root's terminal."""
 
 import fcntl
-import json
 import os
 import re
 import subprocess
 import sys
 
 import pytest
-from support.processes import lab_command, watching
+from support.processes import lab_command, rows_in, watching
 
 from lab.linux import instance
 from lab.linux.instance import INSTANCES
@@ -85,4 +84,4 @@ def test_the_name_of_a_process_is_escaped(tool, form):
     assert "[2J" in said, "the name is there"
     assert not re.search(r"(^|,)=1", said, re.MULTILINE)
     if form == ["--json"]:
-        assert HOSTILE[:15] in {json.loads(line)["comm"] for line in said.splitlines()}
+        assert HOSTILE[:15] in {row["comm"] for row in rows_in(said)}

@@ -114,6 +114,11 @@ def parsed(output):
     """Return JSON Lines as a list; fail if there is any standard error."""
     errors, text = output
     assert not errors
+    return rows_in(text)
+
+
+def rows_in(text):
+    """Return the rows of JSON Lines, without the account at their end."""
     return [row for row in map(json.loads, text.splitlines()) if row.get("kind") != "account"]
 
 

@@ -9,22 +9,12 @@ import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
-from lab.ebpf.interface import Device
 from lab.linux.netns import inside
+from lab.network.description import NETWORKS
 from lab.network.topology import Host
 
 _TUNSETIFF, _TUNSETIFINDEX, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x400454DA, 0x1, 0x1000
 _ADDRESSES = (("198.51.100.1", "2001:db8:7::1"), ("198.51.100.2", "2001:db8:7::2"))
-
-
-@dataclass(frozen=True)
-class TunnelHost(Host):
-    """A host whose addresses and interface are those of its tun device."""
-
-    @property
-    def device(self):
-        """The tun device, as an attach point for programs."""
-        return Device("tun0", self.ifindex, self.name, self.inode, ethernet=False)
 
 
 @dataclass
@@ -42,11 +32,13 @@ def tunnel(net):
     with ExitStack() as stack:
         fds = []
         for host, (ipv4, ipv6) in zip((net.client, net.server), _ADDRESSES, strict=True):
-            hosts.append(TunnelHost(host.name, ipv4, ipv6, "", host.ifindex + 100))
+            hosts.append(Host(host.name, ipv4, ipv6, "", host.ifindex + 100, "tun0", ethernet=False))
             fds.append(inside(host.name, lambda host=hosts[-1]: _tun(host.ifindex)))
             stack.callback(os.close, fds[-1])
             inside(host.name, lambda host=hosts[-1]: _configure(host))
-        made = Tunnel(replace(net, client=hosts[0], server=hosts[1]))
+        made = Tunnel(
+            replace(net, client=hosts[0], server=hosts[1], target=hosts[1], description=NETWORKS["tun"], interfaces={})
+        )
         stop, stopped = os.pipe()
         stack.callback(os.close, stop)
         carrier = threading.Thread(target=_carry, args=(fds, made.carried, stop))

@@ -4,7 +4,6 @@ S13 and V5 are rows of the corpus of known wrong numbers.
 """
 
 import ctypes
-import json
 import os
 import socket
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.analysed import PORT, analysed, connected, listener_in, of_host
-from support.processes import HUNG_S
+from support.processes import HUNG_S, rows_in
 
 PR_SET_NAME = 15
 
@@ -107,7 +106,7 @@ def test_inside_a_pid_namespace(net):
         ended = subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S, check=True)
         listener.accept()[0].close()
     pid, *lines = ended.stdout.splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = rows_in("\n".join(lines))
     assert [row["step"] for row in rows if row["returns"]] == ["connect", "send", "close"]
     assert {row["pid"] for row in rows} == {int(pid)}
     assert {row["tid"] for row in rows} == {int(pid), None}

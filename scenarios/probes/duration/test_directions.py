@@ -2,14 +2,13 @@
 
 import csv
 import io
-import json
 import re
 from functools import partial
 
 import pytest
 from pyroute2 import IPRoute
 from support.links import await_carrier
-from support.processes import parsed, watching
+from support.processes import parsed, rows_in, watching
 
 from lab.arrays import UNKNOWN
 from lab.ebpf.interface import Device
@@ -110,7 +109,7 @@ def test_the_tool_names_the_direction(net, asymmetric):
         line = text.splitlines()[1]
         assert re.search(rf"{flow.laddr}:{flow.lport} +-> .* Duration: 0\.\d{{9}}  s \| only from {side}$", line), text
         assert (errors, len(text.splitlines())) == ("", 2)
-    (row,) = [json.loads(line) for line in as_json[1].splitlines()]
+    (row,) = rows_in(as_json[1])
     assert (row["only_from"], row["closed_first"], row["ended"]) == ("client", None, "fin")
     (row,) = csv.DictReader(io.StringIO(as_csv[1]))
     assert (row["only_from"], row["syn_retransmissions"]) == ("server", "")

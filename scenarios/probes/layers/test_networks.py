@@ -1,13 +1,12 @@
 """`lab layers` on networks that forward, translate and drop."""
 
-import json
 import socket
 import struct
 from contextlib import contextmanager
 
 import pytest
 from support.packet_taps import await_that
-from support.processes import watching
+from support.processes import rows_in, watching
 from support.router import HOST, IFNAME, deaf, host_behind, masquerade
 
 from lab.linux.netns import inside
@@ -38,7 +37,7 @@ def exchange(near, far, times=3):
 
 def rows_of(output):
     """Return the rows of the live tool."""
-    return [json.loads(row) for row in output[1].splitlines()]
+    return rows_in(output[1])
 
 
 def test_a_forwarding_host(net):

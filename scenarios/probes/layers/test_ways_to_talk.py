@@ -1,7 +1,6 @@
 """Ways to talk that no demo application uses: each is measured right, or shown as unknown."""
 
 import ctypes
-import json
 import os
 import platform
 import select
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.io_uring import ring
-from support.processes import watching
+from support.processes import rows_in, watching
 
 from lab.arrays import UNKNOWN
 from lab.linux.netns import inside
@@ -257,7 +256,7 @@ def shown(net, talk, *options):
         with connected(net) as ends:
             talk(*ends)
         net.quiesce()
-    return [json.loads(row) for row in output[1].splitlines()], output[0]
+    return rows_in(output[1]), output[0]
 
 
 def ask(client, server, size=100):
@@ -413,7 +412,7 @@ def test_a_body_without_a_write(net, send, size):
         with connected(net) as ends:
             talk(*ends)
         net.quiesce()
-    rows = [json.loads(row) for row in output[1].splitlines()]
+    rows = rows_in(output[1])
     assert [(row["request_bytes"], row["reply_bytes"]) for row in rows] == [(100, 246 + size)] * 2
     unseen = send is by_splice
     assert all((row["reply_write_ns"] is None) == unseen for row in rows)
@@ -432,7 +431,7 @@ def test_io_uring(net, alone):
                 assert uring.send(server, bytes(50)) == 50
                 assert len(client.recv(1000)) == 50
         net.quiesce()
-    rows = [json.loads(row) for row in output[1].splitlines()]
+    rows = rows_in(output[1])
     assert [(row["kind"], row["request_bytes"], row["reply_bytes"]) for row in rows] == [("request", 100, 50)] * 3
     assert all(row["request_read_ns"] is None and row["reply_write_ns"] is None for row in rows)
     assert all(row["request_ip_ns"] is not None and row["reply_qdisc_ns"] is not None for row in rows)
@@ -461,7 +460,7 @@ def test_mptcp(net):
                     ask(client, server)
                     answer(client, server)
         net.quiesce()
-    rows = [json.loads(row) for row in output[1].splitlines()]
+    rows = rows_in(output[1])
     assert {row["kind"] for row in rows} == {"stretch"}
     assert sum(row["request_bytes"] for row in rows) == 300
     assert sum(row["reply_bytes"] for row in rows) == 150
