@@ -66,7 +66,7 @@ def vxlan(net):
         link |= {"vxlan_group": hosts[peer].ipv4, "address": hosts[side].mac, "vxlan_learning": False}
         ends.append(add_device(hosts[side], INNER[peer], hosts[peer].mac, INNER[side], **link))
     client, server = (replace(hosts[side], ipv4=INNER[side][0], ipv6=INNER[side][1]) for side in hosts)
-    return replace(net, client=client, server=server), net.server.inode, [ends[1]]
+    return replace(net, client=client, server=server, target=server), net.server.inode, [ends[1]]
 
 
 def ports(net):
