@@ -137,7 +137,7 @@ static inline void fill_owner(struct state_change *change, const void *tcp)
     change->tgid = viewed_pid(leader);
     change->tid = viewed_pid(task);
     change->closed = is_closing(tcp);
-    bpf_probe_read_kernel(change->comm, sizeof(change->comm), leader + offset_of(FIELD(task_struct, comm)));
+    read_name(change->comm, leader);
     bpf_get_current_comm(change->thread, sizeof(change->thread));
 }
 

@@ -149,7 +149,7 @@ static inline void fill_owner(struct step *step)
     step->tgid = viewed_pid(leader);
     step->tid = viewed_pid(task);
     bpf_get_current_comm(step->thread, sizeof(step->thread));
-    bpf_probe_read_kernel(step->comm, sizeof(step->comm), leader + offset_of(FIELD(task_struct, comm)));
+    read_name(step->comm, leader);
 }
 
 static inline void fill_endpoints(struct step *step, const struct endpoints *from)

@@ -12,6 +12,15 @@
 #define task_read kernel_read
 #endif
 
+#define NAME_LENGTH 16 /* TASK_COMM_LEN */
+
+/* Read the name of a task. The kernel may leave bytes of a longer name behind its end (Linux 5.10). */
+static inline void read_name(char *name, const void *task)
+{
+    __builtin_memset(name, 0, NAME_LENGTH);
+    bpf_probe_read_kernel_str(name, NAME_LENGTH, task + offset_of(FIELD(task_struct, comm)));
+}
+
 /* The PID namespace whose numbers the program reports, by inode number: that of the process that loads the program
  * (lab/ebpf/program.py). 0: the initial one. */
 BPF_ARRAY(pid_viewer, u32, 1);
