@@ -19,7 +19,7 @@ from lab.linux import netns as namespaces
 from lab.linux.altname import interface_of
 
 MODES = ("auto", "generic", "native")
-"""Modes of XDP. `auto` is generic on veth and loopback; elsewhere native, or generic if the driver refuses native.
+"""Modes of XDP. `auto` is generic on veth, bond and loopback; elsewhere native, or generic if the driver refuses native.
 
 Native XDP on a veth halves TCP throughput, even with an empty program.
 """

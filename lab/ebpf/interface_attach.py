@@ -78,11 +78,15 @@ def _xdp_link(device: Device, fd: int, mode: str) -> int:
         ) from error
 
 
+# Drivers that are observed by generic XDP. A bond gives a native program to the devices below it, whose index the frames then have.
+_GENERIC = ("veth", "bonding", "")
+
+
 def _first_mode(device: Device) -> str:
     """Return the XDP mode to try first; see `interface.MODES`."""
     if device.mode != "auto":
         return device.mode
-    return "generic" if device.inside(lambda: _driver(device.ifname)) in ("veth", "") else "native"
+    return "generic" if device.inside(lambda: _driver(device.ifname)) in _GENERIC else "native"
 
 
 def _driver(ifname: str) -> str:

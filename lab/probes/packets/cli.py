@@ -65,7 +65,7 @@ details:
   --wall uses CLOCK_REALTIME. The clock of all other times is CLOCK_MONOTONIC.
 
   Native XDP (--mode) runs in the driver, generic XDP after it. `auto` is generic
-  on veth and loopback devices; on other devices it is native if the driver
+  on veth, bond and loopback devices; on other devices it is native if the driver
   supports it. With native XDP on a veth device, the peer cuts every frame to the
   MTU, which halves TCP throughput. `tc` is TC ingress, some microseconds later;
   it works next to an XDP program of another tool, and sees only what that passes
