@@ -140,6 +140,7 @@ def _begins(segments: Events, flow: Index, from_low: Mask, kind: Integers, syn_t
     answers = np.flatnonzero(kind == Kind.SYN_ACK)
     answers = answers[answers < first_syn[flow[answers]]]
     before, this = answers[:-1], answers[1:]
-    again = (flow[this] == flow[before]) & (segments["ack"][this] == segments["ack"][before])
+    again = (flow[this] == flow[before]) & (from_low[this] == from_low[before])
+    again &= segments["ack"][this] == segments["ack"][before]
     begins[np.setdiff1d(answers, this[again])] = True
     return begins

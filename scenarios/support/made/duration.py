@@ -4,6 +4,7 @@ What lives here: the events of stories, stories whose truth is known, and a hypo
 an interface would see them. What does not: any expectation of a single test.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -37,6 +38,7 @@ SEGMENT = np.dtype(
 
 FLOW = Flow("192.0.2.1", 40000, "192.0.2.2", 80)
 _RANGE = 1 << 32
+_APART = 1_000_000  # a host's initial sequence numbers for one flow: RFC 9293 (3.4.1) lets none return so soon
 
 
 def segment(time_ns: int, kind: str, flow: Flow = FLOW, seq: int = 0, ack: int = 0, **fields) -> np.ndarray:
@@ -207,12 +209,12 @@ def traffic(draw) -> Traffic:
         script += draw(st.lists(st.sampled_from([*WHOLE, *STRAYS, *ONLY_CLIENT]), max_size=3))
         if draw(st.booleans()):
             script.insert(0, draw(st.sampled_from(OPEN_BEFORE)))
-        lives = []
+        lives, used = [], defaultdict(list)
         for story in script:
             # Who waits for an answer and is called by the one that it calls opens the same connection: the roles stay.
             if random.random() < 0.3 and not story.partial and not (lives and lives[-1].story.ended is Ended.TIMEOUT):
                 flow = flow.reversed()
-            lives.append(_life(story, flow, ifindex, vlan, random, len(lives)))
+            lives.append(_life(story, flow, ifindex, vlan, random, used))
         queues.append([(life, step) for life in lives for step in range(len(life.rows))])
         for life in lives[:-1]:
             life.followed = True
@@ -245,10 +247,18 @@ class _Life:
     followed: bool = False
 
 
-def _life(story: Story, flow: Flow, ifindex: int, vlan: int, random, number: int) -> _Life:
-    isns = random.randrange(_RANGE), random.randrange(_RANGE)
-    isns = tuple(isn + 1_000_000 * number for isn in isns)  # no host begins with the same number again so soon
+def _life(story: Story, flow: Flow, ifindex: int, vlan: int, random, used: dict[Flow, list[int]]) -> _Life:
+    isns = tuple(_isn(random, used[here]) for here in (flow, flow.reversed()))
     return _Life(story, flow, ifindex, vlan, exchange(story.words, 0, isns, flow, ifindex=ifindex, vlan=vlan))
+
+
+def _isn(random, used: list[int]) -> int:
+    """Draw an initial sequence number, apart from those that the host has used, and add it to them."""
+    isn = random.randrange(_RANGE)
+    while any(min((isn - other) % _RANGE, (other - isn) % _RANGE) < _APART for other in used):
+        isn = (isn + _APART) % _RANGE
+    used.append(isn)
+    return isn
 
 
 def _told(life: _Life) -> Told:

@@ -96,6 +96,15 @@ def test_the_same_sequence_number_after_the_timeout():
     assert [Ended(row["ended"]) for row in rows] == [Ended.TIMEOUT, Ended.FIN]
 
 
+def test_a_syn_ack_of_each_side():
+    """Without SYNs, SYN-ACKs of both sides begin two connections, also if they acknowledge the same number."""
+    one_way = exchange("sSA sF", start_ns=10, isns=(0, 1000))
+    other_way = exchange("sSA sF", start_ns=30, isns=(0, 1000), flow=FLOW.reversed())
+    rows = lifetimes(segments(*one_way, *other_way), NOW_NS)
+    assert rows["start_ns"].tolist() == [10, 30]
+    assert rows["ended"].tolist() == [Ended.FIN] * 2
+
+
 def test_sequence_numbers_wrap():
     """Sequence numbers are compared modulo 2^32."""
     top = (1 << 32) - 1
