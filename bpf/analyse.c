@@ -88,11 +88,8 @@ static inline int report_changed(struct bpf_raw_tracepoint_args *ctx, bool again
     step->oldstate = oldstate;
     step->state = newstate;
     step->again = again;
-    if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED && !step->mptcp) {
+    if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED && !step->mptcp)
         step->handshake_us = handshake_rtt_us(sk);
-        if (is_distorted(sk, step->handshake_us))
-            step->handshake_us = 0;
-    }
     events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
     return 0;
 }

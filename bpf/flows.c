@@ -13,7 +13,6 @@
 #include "include/attach_points.h"
 
 #define LOOPBACK_IFINDEX 1      /* include/net/flow.h */
-#define PACKET_LOOPBACK 5       /* include/uapi/linux/if_packet.h */
 #define LOWEST_ETHERTYPE 0x0600 /* a lower one is the length of an IEEE 802.3 frame */
 #define VLAN_TAG_LENGTH 4
 

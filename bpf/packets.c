@@ -22,8 +22,6 @@ typedef struct xdp_md context;
 #include "include/lost.h"
 #include "include/attach_points.h"
 
-#define PACKET_LOOPBACK 5 /* include/uapi/linux/if_packet.h */
-
 #ifndef PORT
 #define PORT 9999
 #endif

@@ -10,6 +10,7 @@
  */
 #define READ typed_read
 #include "include/tcp_socket.h"
+#include "include/file.h"
 #include "include/handshake.h"
 #include "include/task.h"
 #include "include/second_run.h"
@@ -40,8 +41,7 @@ struct state_change {
 
 BPF_RINGBUF_OUTPUT(events, 4096);
 
-#define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
-#define SHUTDOWN_MASK 3       /* include/net/sock.h */
+#define SHUTDOWN_MASK 3 /* include/net/sock.h */
 
 enum point { AT_CHANGE, AT_FREE };
 
@@ -76,14 +76,11 @@ static inline void fill_endpoints(struct state_change *change, const struct endp
  * came meanwhile (__release_sock()). */
 static inline bool is_by_owner(const void *tcp, u8 oldstate, u8 newstate)
 {
-    const void *task = (const void *)bpf_get_current_task();
-    unsigned long socket_flags = 0;
-    u32 task_flags = 0;
+    unsigned long flags = 0;
     int error = 0;
     u8 shut = 0;
 
-    kernel_read(&task_flags, task, FIELD(task_struct, flags));
-    if (task_flags & PF_KTHREAD)
+    if (is_kernel_thread(current_task()))
         return false;
     switch (newstate) {
     case TCP_SYN_SENT:
@@ -104,28 +101,19 @@ static inline bool is_by_owner(const void *tcp, u8 oldstate, u8 newstate)
     }
     /* A RST, a timeout and tcp_abort() set sk_err before. close() and connect(AF_UNSPEC) do not. */
     READ(&error, tcp, FIELD(sock, sk_err));
-    READ(&socket_flags, tcp, FIELD(sock_common, skc_flags));
-    return !error && !has_flag(socket_flags, ENUM(sock_flags, SOCK_DEAD));
+    READ(&flags, tcp, FIELD(sock_common, skc_flags));
+    return !error && !has_flag(flags, ENUM(sock_flags, SOCK_DEAD));
 }
 
 /* Return true if the last reference to the socket's file has been released: __fput() closes the socket. */
 static inline bool is_closing(const void *tcp)
 {
     const void *socket = NULL, *file = NULL;
-    s64 references = 1;
 
     READ(&socket, tcp, FIELD(sock, sk_socket));
     if (socket)
         kernel_read(&file, socket, FIELD(socket, file));
-    if (!file)
-        return false;
-#ifdef OFFSET__file__f_ref__refcnt /* file_ref_t, since Linux 6.13: one less than the number of references */
-    kernel_read(&references, file, FIELD(file, f_ref, refcnt));
-    return references < 0;
-#else
-    kernel_read(&references, file, FIELD(file, f_count));
-    return !references;
-#endif
+    return file && references_to(file) <= 0;
 }
 
 /* Note the current task as the one that makes the change. The process has the name of its first thread. */
@@ -178,11 +166,8 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
         change->lport = bound_port(tcp);
     if (is_held(tcp) && is_by_owner(tcp, oldstate, newstate))
         fill_owner(change, tcp);
-    if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED) {
+    if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED)
         change->handshake_rtt_us = handshake_rtt_us(tcp);
-        if (is_distorted(tcp, change->handshake_rtt_us))
-            change->handshake_rtt_us = 0;
-    }
     events.ringbuf_submit(change, BPF_RB_NO_WAKEUP);
     return 0;
 }

@@ -31,6 +31,7 @@
 #define IS_OBSERVED(protocol) ((protocol) == IPPROTO_TCP || (protocol) == IPPROTO_MPTCP)
 
 #include "analyse/event.h"
+#include "include/file.h"
 
 static inline int enters_call(const void *arguments, u8 kind, u8 point);
 
@@ -82,15 +83,7 @@ static inline void read_destination(struct call *call, u64 from)
 /* Return true if anything besides this descriptor holds its file: another one, of any process, or a call in progress. */
 static inline bool is_held_elsewhere(u32 fd)
 {
-    long count = 0;
-
-#if defined(OFFSET__file__f_ref) /* since Linux 6.13, and 0 for one reference (include/linux/file_ref.h) */
-    kernel_read(&count, file_of(fd), FIELD(file, f_ref));
-    return count > 0;
-#else
-    kernel_read(&count, file_of(fd), FIELD(file, f_count));
-    return count > 1;
-#endif
+    return references_to(file_of(fd)) > 1;
 }
 
 /* Read what the other arguments say about the call. All are read first: of a read in each branch the compiler makes one at

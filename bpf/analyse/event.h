@@ -7,7 +7,6 @@
 
 #define MSG_PEEK 2 /* recv() leaves the data in the socket */
 #define MSG_ERRQUEUE 0x2000
-#define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
 
 /* Kinds of steps: system calls, with one step at the entry and one at the return, and work of the kernel. */
 enum kind {
@@ -135,15 +134,12 @@ static inline u8 taken_by(int flags)
     return flags & MSG_PEEK ? TAKES_NOTHING : TAKES_DATA;
 }
 
-/* Fill in the current task. Only for steps that never happen in softirq: the current task then works on the socket. The
- * kernel's own threads work for others and own nothing. */
+/* Fill in the current task. Only for steps that never happen in softirq: the current task then works on the socket. */
 static inline void fill_owner(struct step *step)
 {
     const void *task = current_task(), *leader = NULL;
-    u32 flags = 0;
 
-    task_read(&flags, task, FIELD(task_struct, flags));
-    if (flags & PF_KTHREAD)
+    if (is_kernel_thread(task))
         return;
     task_read(&leader, task, FIELD(task_struct, group_leader));
     step->tgid = viewed_pid(leader);
@@ -173,13 +169,11 @@ static inline u16 protocol_of(const void *sk)
 static inline u64 mptcp_of(const void *sk)
 {
     void *context = NULL, *connection = NULL;
-    bool is_subflow = false;
 
     if (protocol_of(sk) == IPPROTO_MPTCP)
         return (u64)sk;
-#if defined(OFFSET__tcp_sock__is_mptcp) && defined(OFFSET__mptcp_subflow_context__conn)
-    kernel_read(&is_subflow, sk, FIELD(tcp_sock, is_mptcp));
-    if (!is_subflow)
+#ifdef OFFSET__mptcp_subflow_context__conn
+    if (!is_subflow(sk))
         return 0;
     kernel_read(&context, sk, FIELD(inet_connection_sock, icsk_ulp_data));
     if (context)

@@ -1,4 +1,4 @@
-/* Samples of a passive handshake that are not the network's. */
+/* The kernel's sample of a passive handshake, and those samples that are not the network's. */
 #pragma once
 
 #include "include/tcp_socket.h"
@@ -29,19 +29,15 @@ static inline bool is_by_time_stamps(const void *child, u32 sample_us)
 {
     int only = 0;
     u64 *noted = child_after_cookies.lookup(&only);
-    bool is_mptcp = false;
     u8 bits = 0;
 
     if (sample_us % TIME_STAMP_TICK_US)
         return false;
     if (noted && *noted == (u64)child)
         return true;
-#ifdef OFFSET__tcp_sock__is_mptcp
-    READ(&is_mptcp, child, FIELD(tcp_sock, is_mptcp));
-#endif
     /* tcp_synq_overflow() notes cookies of listeners with SO_REUSEPORT in their group. */
     bpf_probe_read_kernel(&bits, sizeof(bits), child + offset_of(FIELD(sock_common, skc_state)) + 1);
-    return is_mptcp || has_flag(bits, REUSEPORT_BIT);
+    return is_subflow(child) || has_flag(bits, REUSEPORT_BIT);
 }
 
 /* Return true if the first sample of a socket is not of the network, or may not be. At its change from SYN_RECV to
@@ -65,4 +61,16 @@ static inline bool is_distorted(const void *tcp, u32 sample_us)
      * the segment that created the child. */
     READ(&data_segments, tcp, FIELD(tcp_sock, data_segs_in));
     return data_segments || is_by_time_stamps(tcp, sample_us);
+}
+
+/* Return the time from SYN-ACK to ACK that the kernel measured, 0 if it has measured none or not that of the network. At
+ * the change from SYN_RECV to ESTABLISHED. */
+static inline u32 handshake_rtt_us(const void *tcp)
+{
+    u32 retransmits = 0, srtt_us = 0;
+
+    /* tcp_check_req() takes the first sample. After a retransmitted SYN-ACK it is ambiguous. */
+    READ(&retransmits, tcp, FIELD(tcp_sock, total_retrans));
+    READ(&srtt_us, tcp, FIELD(tcp_sock, srtt_us));
+    return retransmits || is_distorted(tcp, srtt_us >> 3) ? 0 : srtt_us >> 3;
 }

@@ -72,6 +72,7 @@ struct packet {
 #define IPV4_MORE_FRAGMENTS 0x2000
 #define IPV6_OFFSET_MASK 0xfff8
 #define IPV6_MORE_FRAGMENTS 0x0001
+#define PACKET_LOOPBACK 5 /* include/uapi/linux/if_packet.h */
 
 struct vlan_tag {
     u16 tci;
@@ -332,8 +333,8 @@ static __always_inline u32 frame_at(const struct packet *packet)
     return NO_ETHERNET ? packet->ip_at : 0;
 }
 
-/* Return the bytes behind the transport header. Short frames are padded, so the IP header counts; its length may lie, so no more than the
- * frame has. */
+/* Return the number of bytes behind the transport header. Short frames are padded, so the length in the IP header counts.
+ * It can be wrong, so they are no more than the frame has. */
 static __always_inline u32 payload_length(const struct packet *packet, u32 frame_length)
 {
     u32 end = packet->ip_length ? packet->ip_at + packet->ip_length : frame_length;

@@ -12,7 +12,17 @@
 #define task_read kernel_read
 #endif
 
-#define NAME_LENGTH 16 /* TASK_COMM_LEN */
+#define NAME_LENGTH 16        /* TASK_COMM_LEN */
+#define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
+
+/* Return true for one of the kernel's own threads, which work for others and own no socket. */
+static inline bool is_kernel_thread(const void *task)
+{
+    u32 flags = 0;
+
+    task_read(&flags, task, FIELD(task_struct, flags));
+    return flags & PF_KTHREAD;
+}
 
 /* Read the name of a task. The kernel may leave bytes of a longer name behind its end (Linux 5.10). */
 static inline void read_name(char *name, const void *task)

@@ -142,17 +142,6 @@ static inline u8 state_after(const void *tcp, u8 oldstate, u8 newstate)
     return TCP_FIN_WAIT2;
 }
 
-/* Return the kernel's time from SYN-ACK to ACK, 0 if it has measured none. For a socket that leaves SYN_RECV. */
-static inline u32 handshake_rtt_us(const void *tcp)
-{
-    u32 retransmits = 0, srtt_us = 0;
-
-    /* tcp_check_req() takes the first sample. After a retransmitted SYN-ACK it is ambiguous. */
-    READ(&retransmits, tcp, FIELD(tcp_sock, total_retrans));
-    READ(&srtt_us, tcp, FIELD(tcp_sock, srtt_us));
-    return retransmits ? 0 : srtt_us >> 3;
-}
-
 /* Return true for a TCP socket. SCTP, MPTCP and sockets of other families reach some of the same tracepoints. */
 static inline bool is_tcp(const void *sk)
 {
@@ -163,6 +152,17 @@ static inline bool is_tcp(const void *sk)
         return false;
     READ(&protocol, sk, FIELD(sock, sk_protocol));
     return protocol == IPPROTO_TCP;
+}
+
+/* Return true if a TCP socket is a subflow of an MPTCP connection. */
+static inline bool is_subflow(const void *tcp)
+{
+    bool is_mptcp = false;
+
+#ifdef OFFSET__tcp_sock__is_mptcp /* a kernel with CONFIG_MPTCP */
+    READ(&is_mptcp, tcp, FIELD(tcp_sock, is_mptcp));
+#endif
+    return is_mptcp;
 }
 
 /* Return a full TCP socket with the type tcp_sock, NULL for any other socket. The verifier requires the type for loads

@@ -61,13 +61,7 @@ static __always_inline u8 is_to_socket(u8 at, const struct packet *packet, u32 l
 
 static __always_inline u8 by_mptcp(const void *tcp)
 {
-    u8 is_mptcp = 0;
-
-#if defined(OFFSET__tcp_sock__is_mptcp) /* a kernel with CONFIG_MPTCP */
-    if (tcp)
-        typed_read(&is_mptcp, tcp, FIELD(tcp_sock, is_mptcp));
-#endif
-    return is_mptcp ? BY_MPTCP : NOT_KNOWN;
+    return tcp && is_subflow(tcp) ? BY_MPTCP : NOT_KNOWN;
 }
 
 /* Report a packet at TC or cgroup_skb, where it is the context. `netns` 0: the namespace of the packet's device. `tcp`:
