@@ -13,7 +13,6 @@ from lab.arrays import Events
 from lab.network.segment_parser import packed
 from lab.network.topology import Topology
 from lab.observation import Observed
-from lab.timeline import Connection, Timeline
 
 
 def as_plain(observed: Observed, net: Topology) -> Observed:
@@ -34,7 +33,10 @@ def as_plain(observed: Observed, net: Topology) -> Observed:
         }
 
     devices = {index: device for index, device in recording.devices.items() if indexes.get(index, index) == index}
-    connections = [Connection(it.client, _translated(it.server, translated)) for it in observed.connections]
+    connections = [
+        replace(it, server=it.server and replace(it.server, flow=it.server.flow.translated(translated)))
+        for it in observed.connections
+    ]
     totals = plain(recording.totals)
     if net.client == net.server and "flows" in totals:
         arrived = totals["flows"].copy()
@@ -56,10 +58,3 @@ def _plain(rows: Events, addresses: Mapping[bytes, bytes], indexes: Mapping[int,
         for index, main in indexes.items():
             rows["ifindex"][rows["ifindex"] == index] = main
     return rows
-
-
-def _translated(timeline: Timeline | None, translated: Mapping[str, str]) -> Timeline | None:
-    if timeline is None:
-        return None
-    laddr, raddr = (translated.get(address, address) for address in (timeline.flow.laddr, timeline.flow.raddr))
-    return replace(timeline, flow=timeline.flow._replace(laddr=laddr, raddr=raddr))

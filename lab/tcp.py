@@ -1,6 +1,7 @@
 """TCP states with the kernel's numbers and names, flows, addresses as text, and the ways in which a connection ends."""
 
 import ipaddress
+from collections.abc import Mapping
 from enum import IntEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -53,6 +54,11 @@ class Flow(NamedTuple):
     def reversed(self) -> "Flow":
         """Return the flow of the same connection from the peer's side."""
         return Flow(self.raddr, self.rport, self.laddr, self.lport)
+
+    def translated(self, addresses: Mapping[str, str]) -> "Flow":
+        """Return the flow with each address replaced by the one that `addresses` gives for it, if it gives one."""
+        laddr, raddr = (addresses.get(address, address) for address in (self.laddr, self.raddr))
+        return self._replace(laddr=laddr, raddr=raddr)
 
     def __str__(self) -> str:
         return f"{endpoint(self.laddr, self.lport)} -> {endpoint(self.raddr, self.rport)}"

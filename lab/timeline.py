@@ -127,7 +127,6 @@ def pair(timelines: Iterable[Timeline], translated: Mapping[str, str] = MappingP
     servers: dict[Flow, deque[Timeline]] = defaultdict(deque)
     for timeline in in_order:
         if timeline.role == "server":
-            laddr, raddr = (translated.get(address, address) for address in (timeline.flow.laddr, timeline.flow.raddr))
-            servers[timeline.flow._replace(laddr=laddr, raddr=raddr).reversed()].append(timeline)
+            servers[timeline.flow.translated(translated).reversed()].append(timeline)
     clients = [timeline for timeline in in_order if timeline.role == "client"]
     return [Connection(client, servers[client.flow].popleft() if servers[client.flow] else None) for client in clients]

@@ -13,7 +13,7 @@ from lab.hunt.experiment import Experiment, Wire
 from lab.network.conditions import Conditions
 from lab.network.description import NETWORKS
 from lab.traffic.demo.conversation import OPENINGS, Conversation
-from lab.traffic.demo.ways import BLOCKING, WAYS
+from lab.traffic.demo.ways import WAYS
 from lab.units import MS
 from lab.verdict import Check
 
@@ -94,7 +94,7 @@ def experiments(draw: st.DrawFn, probes: tuple[str, ...]) -> Experiment:
             think_ns=draw(_pauses),
             hold_ns=draw(_pauses),
             linger_ns=draw(_pauses),
-            way=draw(st.sampled_from((BLOCKING, *WAYS))),
+            way=draw(st.sampled_from(tuple(WAYS))),
             opening=draw(st.sampled_from(OPENINGS)),
         ),
         connections,

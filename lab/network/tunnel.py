@@ -22,7 +22,7 @@ class Tunnel:
     def __init__(self, *ends: tuple[str, str, int]) -> None:
         self._fds: list[int] = []
         self._stop, self._stopped = os.pipe()
-        self._thread = threading.Thread(target=self._carry, name="lab-tunnel", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="lab-tunnel", daemon=True)
         try:
             for namespace, ifname, ifindex in ends:
                 self._fds.append(inside(namespace, partial(_tun, ifname, ifindex)))
@@ -37,17 +37,18 @@ class Tunnel:
         self._thread.join()
         self._close()
 
-    def _carry(self) -> None:
-        first, second = self._fds
+    def carry(self, end: int, packet: bytes) -> None:
+        """Give a packet that has come from an end (0 or 1) to the other one."""
+        os.write(self._fds[1 - end], packet)
+
+    def _run(self) -> None:
         with selectors.DefaultSelector() as selector:
-            selector.register(self._stop, selectors.EVENT_READ)
-            selector.register(first, selectors.EVENT_READ, second)
-            selector.register(second, selectors.EVENT_READ, first)
+            for fd in (self._stop, *self._fds):
+                selector.register(fd, selectors.EVENT_READ)
             while self._stop not in (ready := [key.fd for key, _ in selector.select()]):
                 for fd in ready:
-                    # EIO: the other device is down. A network drops packets that it cannot deliver.
-                    with suppress(BlockingIOError, OSError):
-                        os.write(first + second - fd, os.read(fd, _LONGEST))
+                    with suppress(OSError):  # EIO: a device is down. A network drops packets that it cannot deliver.
+                        self.carry(self._fds.index(fd), os.read(fd, _LONGEST))
 
     def _close(self) -> None:
         for fd in (*self._fds, self._stop, self._stopped):

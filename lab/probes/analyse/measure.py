@@ -335,7 +335,7 @@ def _fill_owners(rows: Rows) -> None:
     calls = named & (sorted_rows["kind"] != Kind.CLOSE)
     leaves = named & (sorted_rows["kind"] == Kind.CLOSE) & (sorted_rows["returns"] == 1) & (sorted_rows["held"] == 1)
     abandoned = (sorted_rows["abandoned"] == 1) & (sorted_rows["kept"] == 1)
-    # Whoever leaves a socket to others makes way for the process that has called before, if that is another one.
+    # If a process closes a socket that others still hold, the owner is the last other process that called before.
     last = np.roll(np.maximum.accumulate(np.where(calls | leaves | abandoned, index, -1)), 1)
     last[0] = -1
     remains = leaves & (last >= np.searchsorted(groups, groups)) & calls[last] & (tgid[last] != tgid)

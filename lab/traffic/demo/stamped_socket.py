@@ -57,7 +57,7 @@ class StampedSocket:
         self._stamp("connect", lambda: self.socket.connect(address))
         if self.timeline.calls[-1].error == "EINPROGRESS":
             self.failed = False
-            local = self.socket.getsockname()  # bound now, and no longer after a refusal
+            local = self.socket.getsockname()  # now, since a refused connect() releases the port
             self.timeline.flow = self.timeline.flow._replace(laddr=_plain(local[0]), lport=local[1])
             self._stamp("poll", self._connected)
         self.socket.setblocking(True)  # noqa: FBT003 (it takes no keyword)
