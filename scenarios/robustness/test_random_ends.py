@@ -52,6 +52,13 @@ class House:
         )
         return process, mark
 
+    def sweep(self):
+        """Run a short command, which removes what dead ones have left; returns its mark."""
+        process, mark = self.start(["states", "--seconds", "0.01"])
+        _, said = process.communicate(timeout=HUNG_S)
+        assert process.returncode == 0, said
+        return mark
+
     def left(self, mark, limit_s=5.0):
         """Return what is left of a command: instances, namespaces and processes, after up to `limit_s` for the last to end."""
         deadline = time.monotonic() + limit_s
@@ -122,9 +129,7 @@ def test_kills(house, moments, name):
         time.sleep(share * lasts_s)
         process.kill()
         process.communicate(timeout=HUNG_S)
-        following, its_mark = house.start(["states", "--seconds", "0.01"])
-        _, said = following.communicate(timeout=HUNG_S)
-        assert following.returncode == 0, said
+        its_mark = house.sweep()
         assert house.left(mark) + house.left(its_mark) == [], f"after {share * lasts_s:.3f} s"
 
 
@@ -136,9 +141,7 @@ def test_two_at_once(house, moments):
         time.sleep(share * lasts_s)
         other.kill()
         other.communicate(timeout=HUNG_S)
-        following, last_mark = house.start(["states", "--seconds", "0.01"])
-        _, said = following.communicate(timeout=HUNG_S)
-        assert following.returncode == 0, said
+        last_mark = house.sweep()
         _, said = one.communicate(timeout=HUNG_S)
         assert one.returncode == 0, said
         assert house.left(mark) + house.left(its_mark) + house.left(last_mark) == [], f"after {share * lasts_s:.3f} s"

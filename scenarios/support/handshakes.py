@@ -41,6 +41,12 @@ def connected(net, version=4, *, protocol=0, defer_s=0, wait_s=0.0, reuse_port=F
             yield client, server, listener
 
 
+def conversing(net, version, **how):
+    """Open a connection, as `connected` does, and close it."""
+    with connected(net, version, **how):
+        pass
+
+
 def fast_open(net):
     """Open a connection with data in the SYN (TCP Fast Open), without a cookie (ip-sysctl, tcp_fastopen); close it."""
     net.client.sysctl("ipv4/tcp_fastopen", 0x1 | 0x4)

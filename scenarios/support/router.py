@@ -1,10 +1,9 @@
-"""A host behind the server of a network, for which the server forwards packets, and rules of netfilter."""
+"""A host behind the server of a network, for which the server forwards packets, and a rule of netfilter."""
 
 import secrets
 import subprocess
 from contextlib import contextmanager
 
-from pyroute2.nftables.expressions import genex
 from pyroute2.nftables.main import NFTables
 
 from lab.linux import netns
@@ -36,28 +35,21 @@ def host_behind(net):
         netns.remove(name)
 
 
-def masquerade(host):
-    """Let packets that leave a network namespace have its own address."""
-    inside(host, lambda: _chain("postrouting", "nat", 100, rule=genex("masq", {})))
-
-
 @contextmanager
 def deaf(host):
     """Drop, in netfilter's hook INPUT, all packets that come to a network namespace."""
-    inside(host, lambda: _chain("input", "filter", 0, policy=0))
+    inside(host, _drop)
     try:
         yield
     finally:
         inside(host, _forget)
 
 
-def _chain(hook, kind, priority, *, rule=None, **options):
+def _drop():
     with NFTables(nfgen_family=2) as nft:
         nft.begin()
         nft.table("add", name=_TABLE)
-        nft.chain("add", table=_TABLE, name=hook, hook=hook, type=kind, priority=priority, **options)
-        if rule is not None:
-            nft.rule("add", table=_TABLE, chain=hook, expressions=((rule,),))
+        nft.chain("add", table=_TABLE, name="input", hook="input", type="filter", priority=0, policy=0)
         nft.commit()
 
 

@@ -2,28 +2,16 @@
 
 import socket
 import struct
-from contextlib import contextmanager
 
 import pytest
+from support.connections import PORT, connection
 from support.packet_taps import await_that
 from support.processes import rows_in, watching
-from support.router import HOST, IFNAME, deaf, host_behind, masquerade
+from support.router import HOST, IFNAME, deaf, host_behind
 
 from lab.linux.netns import inside
+from lab.network import nat
 from lab.probes.layers.stages import LAYERS
-
-PORT = 9999
-
-
-@contextmanager
-def connected(client, server, address):
-    """Yield the sockets of a connection between two network namespaces."""
-    with (
-        inside(server, lambda: socket.create_server((address, PORT))) as listener,
-        inside(client, lambda: socket.create_connection((address, PORT))) as near,
-        listener.accept()[0] as far,
-    ):
-        yield near, far
 
 
 def exchange(near, far, times=3):
@@ -49,7 +37,7 @@ def test_a_forwarding_host(net):
         watching("layers", *options) as output,
         watching("layers", "--packets", *options) as packets,
     ):
-        with connected(client, server, HOST) as ends:
+        with connection(client, server, HOST) as ends:
             exchange(*ends)
         net.quiesce()
     rows = rows_of(output)
@@ -66,10 +54,10 @@ def test_an_address_translation(net):
     """Q6: a request to a host behind a translation is one row, with all layers of both hosts, and that is said."""
     client = net.client.name
     with host_behind(net) as server:
-        masquerade(net.server.name)
+        inside(net.server.name, lambda: nat.masquerade(IFNAME))
         options = ("--json", "--netns", client, "--peer-netns", server)
         with watching("layers", *options) as output, watching("layers", "--packets", *options) as packets:
-            with connected(client, server, HOST) as (near, far):
+            with connection(client, server, HOST) as (near, far):
                 assert far.getpeername()[0] != near.getsockname()[0]
                 exchange(near, far)
                 name = near.getsockname()
@@ -90,7 +78,7 @@ def test_a_packet_that_the_filter_dropped(net, stamps):
         host.sysctl("ipv4/tcp_timestamps", stamps)
     client, server = net.client.name, net.server.name
     with watching("layers", "--packets", "--json", "--netns", client, "--peer-netns", server) as output:
-        with connected(client, server, net.server.ipv4) as (near, far):
+        with connection(client, server, net.server.ipv4) as (near, far):
             exchange(near, far, 1)
             with deaf(server):
                 near.send(bytes(70))

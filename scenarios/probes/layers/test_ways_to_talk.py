@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.connections import PORT, connection
 from support.io_uring import ring
 from support.processes import rows_in, watching
 
@@ -26,7 +27,6 @@ from lab.probes.layers.stages import LAYERS, Stages, Stop
 from lab.recording.recorder import record
 from lab.units import MS, SECOND
 
-PORT = 9999
 FUTEX = {"x86_64": "202", "aarch64": "98"}[platform.machine()]
 
 
@@ -41,24 +41,21 @@ def observed(net):
     found += [Stages(events, tuple(inodes)) for inodes in (net.inodes, net.inodes[:1], net.inodes[1:])]
 
 
-@contextmanager
 def connected(net):
-    """Yield the sockets of client and server of a connection."""
-    with (
-        inside(net.server.name, lambda: socket.create_server((net.server.ipv4, PORT))) as listener,
-        inside(net.client.name, lambda: socket.create_connection((net.server.ipv4, PORT))) as client,
-        listener.accept()[0] as server,
-    ):
-        yield client, server
+    """Connect the client to the server; the block gets the sockets of both."""
+    return connection(net.client.name, net.server.name, net.server.ipv4)
 
 
-def possible(rows):
-    """Fail if a time of a row is impossible: negative, or more than the total."""
+def possible(stages, sizes):
+    """Return the rows of requests with these bytes; fail if a time is impossible: negative, or more than the total."""
+    rows = requests(stages, PORT).rows
+    assert rows["bytes"].tolist() == sizes
     layers = rows["layers_ns"]
     assert (layers >= UNKNOWN).all()
     assert (rows["elsewhere_ns"] >= 0).all()
     known = np.where(layers == UNKNOWN, 0, layers).sum(axis=(1, 2))
     assert (known + rows["elsewhere_ns"] == rows["total_ns"]).all()
+    return rows
 
 
 @pytest.mark.parametrize("how", ["sendto", "connect"])
@@ -95,10 +92,8 @@ def test_data_in_the_syn(how):
             server.send(bytes(20))
             client.recv(1000)
     for stages in found:
-        rows = requests(stages, PORT).rows
-        assert rows["bytes"].tolist() == [[100, 50], [10, 20]]
+        rows = possible(stages, [[100, 50], [10, 20]])
         assert not rows["contradictory"][1]
-        possible(rows)
         assert rows["total_ns"][0] <= done_ns - begun_ns
     both, client_alone, server_alone = (requests(stages, PORT).rows[0] for stages in found)
     assert both["stops"][0, Stop.DEVICE_OUT] < begun_ns + 5 * MS  # not after the handshake
@@ -122,9 +117,7 @@ def test_a_lowered_mark(net):
             server.send(bytes(50))
             assert len(client.recv(100)) == 50
     for stages in found:
-        rows = requests(stages, PORT).rows
-        assert rows["bytes"].tolist() == [[100, 50]] * 2
-        possible(rows)
+        possible(stages, [[100, 50]] * 2)
     for stages in (found[0], found[2]):
         rows = requests(stages, PORT).rows
         assert rows["contradictory"].tolist() == [True, False]
@@ -146,9 +139,7 @@ def test_urgent_data(net):
             server.send(bytes(50))
             assert len(client.recv(100)) == 50
     for stages in found:
-        rows = requests(stages, PORT).rows
-        assert rows["bytes"].tolist() == [[7, 50]] * 3
-        possible(rows)
+        possible(stages, [[7, 50]] * 3)
     assert (requests(found[0], PORT).rows["stops"] != UNKNOWN).all()
 
 

@@ -212,29 +212,28 @@ def test_frames_on_the_wire(lab):
         assert row["frame_length"] == len(bytes(frame))
 
 
-def test_a_tag_in_the_metadata(lab):
-    """F3: XDP cannot read a VLAN tag that the kernel moved to the skb's metadata; the ports are correct."""
+def tagged_in_metadata(lab, program):
+    """Record the server's interface, and return the row of a frame whose VLAN tag is in the skb's metadata, and the frame."""
     frame = Ether(src=lab.net.client.mac, dst=lab.net.server.mac) / Dot1Q(vlan=7) / V4 / UDP(sport=5, dport=9999)
-    with record("packets", devices=[lab.net.server.device]) as recorder:
+    with record(programs={"packets": program}, devices=[lab.net.server.device]) as recorder:
         with inside(lab.net.client.name, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as sender:
             sender.bind(("eth0", 0))
             sender.send(bytes(frame))
         lab.net.quiesce()
     (seen,) = recorder.recording.events["packets"]
+    return seen, frame
+
+
+def test_a_tag_in_the_metadata(lab):
+    """F3: XDP cannot read a VLAN tag that the kernel moved to the skb's metadata; the ports are correct."""
+    seen, frame = tagged_in_metadata(lab, Program.load("packets"))
     assert (seen["sport"], seen["dport"], seen["vlan"]) == (5, 9999, 0)
     assert seen["frame_length"] == len(bytes(frame)) - 4
 
 
 def test_a_tag_in_the_metadata_at_tc(lab):
     """F3: TC reads a VLAN tag that the kernel moved to the skb's metadata."""
-    frame = Ether(src=lab.net.client.mac, dst=lab.net.server.mac) / Dot1Q(vlan=7) / V4 / UDP(sport=5, dport=9999)
-    at_tc = {"packets": Program.load("packets", ("AT_TC=1",))}
-    with record(programs=at_tc, devices=[lab.net.server.device]) as recorder:
-        with inside(lab.net.client.name, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as sender:
-            sender.bind(("eth0", 0))
-            sender.send(bytes(frame))
-        lab.net.quiesce()
-    (seen,) = recorder.recording.events["packets"]
+    seen, _ = tagged_in_metadata(lab, Program.load("packets", ("AT_TC=1",)))
     assert (seen["sport"], seen["dport"], seen["vlan"]) == (5, 9999, 7)
 
 

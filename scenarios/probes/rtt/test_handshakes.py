@@ -4,7 +4,7 @@ R6 is a row of the corpus of known wrong numbers in docs/truth.md.
 """
 
 import pytest
-from support.handshakes import SECOND_ADDRESS, connected, cross, fast_open, joining
+from support.handshakes import SECOND_ADDRESS, conversing, cross, fast_open, joining
 from support.processes import watching
 
 from lab.network.conditions import Conditions
@@ -27,12 +27,6 @@ def samples(net, open_and_close):
     rows = folded(recorder.recording.totals["rtt"])
     rows = rows[(rows["netns"] == net.server.inode) & (rows["kind"] == Kind.RTT)]
     return {address_text(row["raddr"].tobytes()): (int(row["count"]), int(row["distorted"])) for row in rows}
-
-
-def conversing(net, version, **how):
-    """Open a connection and close it."""
-    with connected(net, version, **how):
-        pass
 
 
 @both_versions

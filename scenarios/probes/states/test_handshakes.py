@@ -7,7 +7,7 @@ import socket
 import time
 
 import pytest
-from support.handshakes import PORT, SECOND_ADDRESS, connected, fast_open, joining
+from support.handshakes import PORT, SECOND_ADDRESS, conversing, fast_open, joining
 
 from lab.arrays import UNKNOWN
 from lab.linux.netns import inside
@@ -27,12 +27,6 @@ def syn_recv_ns(net, open_and_close):
     rows = transitions(recorder.recording.events["states"])
     rows = rows[(rows["netns"] == net.server.inode) & (rows["oldstate"] == State.SYN_RECV)]
     return [(address_text(row["raddr"].tobytes()), int(row["duration_ns"])) for row in rows]
-
-
-def conversing(net, version, **how):
-    """Open a connection and close it."""
-    with connected(net, version, **how):
-        pass
 
 
 @both_versions

@@ -38,33 +38,38 @@ def await_minisock(host):
         time.sleep(0.001)
 
 
-@both_versions
-def test_ss_ends_fin_wait2(net, version):
-    """S10: `ss -K` on a minisock in FIN_WAIT2 ends the wait: CLOSE follows."""
+def ended_in_fin_wait2(net, version, end):
+    """Return the rows of a connection that `end` ends when it is in FIN_WAIT2; `end` gets the peer's socket."""
     with record("states") as recorder:
-        with connected(net, version) as (client, _, _):
+        with connected(net, version) as (client, server, _):
             client.close()
             await_minisock(net.client)
-            before_ns = time.monotonic_ns()
-            kill_sockets(net.client, "dport", "=", f":{PORT}")
-            after_ns = time.monotonic_ns()
+            end(server)
         net.quiesce()
     rows = closing_of(recorder, net.client)
     assert names(rows) == ["FIN_WAIT1", "FIN_WAIT2", "CLOSE"]
-    assert before_ns <= rows["time_ns"][-1] <= after_ns
+    return rows
+
+
+@both_versions
+def test_ss_ends_fin_wait2(net, version):
+    """S10: `ss -K` on a minisock in FIN_WAIT2 ends the wait: CLOSE follows."""
+    stamps = []
+
+    def kill(_):
+        stamps.append(time.monotonic_ns())
+        kill_sockets(net.client, "dport", "=", f":{PORT}")
+        stamps.append(time.monotonic_ns())
+
+    rows = ended_in_fin_wait2(net, version, kill)
+    assert stamps[0] <= rows["time_ns"][-1] <= stamps[1]
     assert rows["duration_ns"][-1] == rows["time_ns"][-1] - rows["time_ns"][-2]
 
 
 @both_versions
 def test_data_ends_fin_wait2(net, version):
     """The peer's data ends a minisock in FIN_WAIT2 with a RST: CLOSE follows."""
-    with record("states") as recorder:
-        with connected(net, version) as (client, server, _):
-            client.close()
-            await_minisock(net.client)
-            server.send(b"x")
-        net.quiesce()
-    assert names(closing_of(recorder, net.client)) == ["FIN_WAIT1", "FIN_WAIT2", "CLOSE"]
+    ended_in_fin_wait2(net, version, lambda server: server.send(b"x"))
 
 
 def test_time_wait_is_the_last_state(net):
