@@ -103,6 +103,7 @@ def _discard_unwritten(stream: TextIO) -> None:
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lab", description="eBPF probes of TCP, judged against known delays.")
+    parser.add_argument("--version", action=_Version)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     names = (info.name for info in pkgutil.iter_modules(commands.__path__))
     found = {name: f"lab.commands.{name}" for name in names} | {
@@ -113,6 +114,19 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     for name in [chosen] if chosen else sorted(found):
         _add(subparsers, name, importlib.import_module(found[name]))
     return parser
+
+
+class _Version(argparse.Action):
+    """Print the version. The metadata of packages are read for this option only: they slow down a start."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"nargs": 0, "help": "print the version"})
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version  # noqa: PLC0415 (as above)
+
+        print(f"lab {version('tcp-truth-lab')}")
+        parser.exit()
 
 
 def _add(subparsers: Any, name: str, module: ModuleType) -> None:

@@ -4,10 +4,10 @@ import argparse
 import math
 import re
 
-_NS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+NS_OF_UNIT = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _BPS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
-MS = _NS["ms"]
-SECOND = _NS["s"]
+MS = NS_OF_UNIT["ms"]
+SECOND = NS_OF_UNIT["s"]
 
 
 def duration_ns(text: str) -> int:
@@ -15,14 +15,14 @@ def duration_ns(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s)", text)
     if not match:
         raise argparse.ArgumentTypeError(f"`{text}` is not a duration: write it like 250us, 10ms or 1.5s")
-    return round(float(match[1]) * _NS[match[2]])
+    return round(float(match[1]) * NS_OF_UNIT[match[2]])
 
 
 def duration_text(ns: int) -> str:
     """Return a duration as text in the largest unit that fits: `12.345 ms`."""
     for unit in ("s", "ms", "us"):
-        if abs(ns) >= _NS[unit]:
-            return f"{ns / _NS[unit]:.3f} {unit}"
+        if abs(ns) >= NS_OF_UNIT[unit]:
+            return f"{ns / NS_OF_UNIT[unit]:.3f} {unit}"
     return f"{ns} ns"
 
 

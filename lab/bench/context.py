@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from lab.bench import tools
-from lab.bench.tools import Tool
+from lab.judging.description import FRAMES, Description
+from lab.judging.running import refusal
 from lab.results.measurement import Measurement
 
 
@@ -28,18 +29,18 @@ def explained(row: Measurement, why: str) -> Measurement:
     return replace(row, note=f"{by}: {why}")
 
 
-def runnable(*kinds: str) -> list[Tool]:
+def runnable(*kinds: str) -> list[Description]:
     """Return the tools of these kinds that can run here."""
-    return [tool for tool in tools.of(*kinds) if not tools.refusal(tool)]
+    return [tool for tool in tools.of(*kinds) if not refusal(tool)]
 
 
-def frame_tools(*kinds: str) -> list[Tool]:
+def frame_tools(*kinds: str) -> list[Description]:
     """Return the runnable tools of these kinds that see frames, not calls of applications."""
-    return [tool for tool in runnable(*kinds) if tool.at == tools.FRAMES]
+    return [tool for tool in runnable(*kinds) if tool.at == FRAMES]
 
 
 def refused(figure: str, quantity: str, unit: str, *kinds: str) -> Iterator[Measurement]:
     """Yield a row with the reason for each tool of these kinds that cannot run here."""
     for tool in tools.of(*kinds):
-        if why := tools.refusal(tool):
+        if why := refusal(tool):
             yield Measurement(figure, tool.name, quantity, unit, refused=why)

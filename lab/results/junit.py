@@ -1,7 +1,7 @@
 """Checks as JUnit XML for continuous integration: one test case for each quantity of a probe in a scenario."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import IO
 from xml.sax.saxutils import quoteattr
 
@@ -23,14 +23,16 @@ def write_junit(file: IO[str], checks: Iterable[Check]) -> None:
     file.write('<?xml version="1.0" encoding="utf-8"?>\n')
     file.write(f'<testsuite name="lab" tests="{len(numbers)}" failures="{len(failed)}">\n')
     for case, number in numbers.items():
-        suite, quantity = case
-        file.write(f"<testcase classname={_value(suite)} name={_value(quantity)}")
-        if wrong := failed.get(case):
-            message = f"{len(wrong)} of {number} are wrong: {'; '.join(wrong[:_MOST])}"
-            file.write(f"><failure message={_value(message)}/></testcase>\n")
-        else:
-            file.write("/>\n")
+        wrong = failed.get(case, [])
+        message = f"{len(wrong)} of {number} are wrong: {'; '.join(wrong[:_MOST])}"
+        file.writelines(case_lines(*case, "failure" if wrong else "", message))
     file.write("</testsuite>\n")
+
+
+def case_lines(suite: str, name: str, outcome: str, message: str) -> Iterator[str]:
+    """Yield the text of a test case. `outcome` is `failure`, `skipped`, or empty if it has passed."""
+    yield f"<testcase classname={_value(suite)} name={_value(name)}"
+    yield f"><{outcome} message={_value(message)}/></testcase>\n" if outcome else "/>\n"
 
 
 def _value(text: str) -> str:

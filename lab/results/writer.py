@@ -60,7 +60,7 @@ class Results:
     def add(self, checks: Iterable[Check]) -> list[Check]:
         """Append checks and return them."""
         checks = list(checks)
-        self._append(FILE, "".join(check.to_json() + "\n" for check in checks))
+        self.append(FILE, "".join(check.to_json() + "\n" for check in checks))
         return checks
 
     def note(self, **facts: object) -> None:
@@ -70,7 +70,7 @@ class Results:
 
     def measured(self, row: Measurement) -> None:
         """Append a measurement of the bench."""
-        self._append(measurement.FILE, row.to_json() + "\n")
+        self.append(measurement.FILE, row.to_json() + "\n")
 
     def checks(self) -> list[Check]:
         """Return all checks written so far."""
@@ -97,7 +97,8 @@ class Results:
         with replacing(self.path / RUN) as file:
             file.write(json.dumps(about, indent=2) + "\n")
 
-    def _append(self, name: str, lines: str) -> None:
+    def append(self, name: str, lines: str) -> None:
+        """Append lines to a file of the folder."""
         # A single write in append mode: the lines of parallel test processes are not interleaved.
         with self._errors(), self.path.joinpath(name).open("a", encoding="utf-8") as file:
             file.write(lines)
@@ -122,7 +123,7 @@ def _machine() -> dict[str, object]:
     return {
         "kernel": {"release": uname.release, "version": uname.version},
         "machine": {"architecture": uname.machine, "cpus": os.cpu_count()},
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {
             "python": platform.python_version(),
             "bcc": _bcc_version(),
@@ -145,7 +146,7 @@ def _bcc_version() -> str | None:
         return None
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Return the checkout's commit, with `+` when files differ from it; None outside a checkout."""
     try:
         git = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]

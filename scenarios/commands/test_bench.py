@@ -8,10 +8,12 @@ import pytest
 from support.processes import belongings, end, lab_command, left_of, started
 
 from lab.bench import tools
-from lab.bench.load_generator import CHANGES_EACH, PORT, loopback
 from lab.bench.run_time import Watch, counted
-from lab.bench.tools import RefusedError, Scope, Tool, running
+from lab.judging.description import Description, Ready
+from lab.judging.quantity import Quantity
+from lab.judging.running import RefusedError, Scope, running
 from lab.recording.recorder import record
+from lab.traffic.load_generator import CHANGES_EACH, PORT, loopback
 
 OPENING = {"SYN_SENT", "SYN_RECV", "ESTABLISHED"}
 CLOSING = {"FIN_WAIT1", "FIN_WAIT2", "CLOSE_WAIT", "LAST_ACK", "CLOSE"}
@@ -40,17 +42,18 @@ def test_a_tool_reports_every_kind_of_state_change(name):
         place.connections(20)
         run.await_quiet()
         run.end()
-        rows = [row for row in run.rows() if PORT in (row.lport, row.rport)]
-    ours = [row for row in rows if row.laddr == "127.0.0.1"]
+        rows = [row for row in run.rows() if PORT in (row.get("lport"), row.get("rport"))]
+    ours = [row for row in rows if row.get("laddr") == "127.0.0.1"]
     # On older kernels, such as 6.1, a listener's child has no addresses when it enters SYN_RECV.
-    without_address = {row.newstate for row in rows if row.laddr == "0.0.0.0"}  # noqa: S104 (output of a tool)
-    assert {row.newstate for row in ours} | without_address >= OPENING | CLOSING
+    without_address = {row.get("newstate") for row in rows if row.get("laddr") == "0.0.0.0"}  # noqa: S104 (output of a tool)
+    assert {row.get("newstate") for row in ours} | without_address >= OPENING | CLOSING
     assert 10 * CHANGES_EACH < len(ours) <= 20 * CHANGES_EACH
 
 
 def test_a_refusal_has_the_tools_own_error():
     """A tool that ends before it observes raises at once, with its error message."""
-    broken = Tool("broken", tools.STATES, lambda _: ["ls", "/nowhere/at/all"], lambda _: iter(()), ready="never said")
+    command = ["ls", "/nowhere/at/all"]
+    broken = Description("broken", command, [Quantity("states")], ready=Ready(text="never said"))
     with pytest.raises(RefusedError, match="No such file"), running(broken):
         pass
 

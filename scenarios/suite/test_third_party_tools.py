@@ -5,15 +5,15 @@ from itertools import pairwise
 
 import pytest
 
-from lab.bench import tools
-from lab.bench.tools import libbpf, running
+from lab.judging import description
+from lab.judging.running import refusal, running
 from lab.probes.states.measure import transitions
 from lab.tcp import State
 from lab.traffic.demo.conversation import Conversation
 from lab.units import MS
 from lab.verdict import Bracket, Judge
 
-TCPSTATES, TCPRTT = (tool for tool in libbpf.TOOLS if tool.name.endswith(("tcpstates", "tcprtt")))
+TCPSTATES, TCPRTT = description.named(["libbpf-tcpstates", "libbpf-tcprtt"])
 HAND_OVER = {State.TIME_WAIT: "CLOSE"}  # S2: tcpstates reports the hand-over to a timewait minisock as the end
 PORT = 20_998  # no other scenario uses it: tcpstates observes the whole machine
 ROUNDS = 10
@@ -44,16 +44,16 @@ def compared(observed, printed, scenario):
     """Yield checks for each printed state change of an observed socket, if the change before it was printed, too."""
     ours, theirs = changes_of(observed), defaultdict(list)
     for row in printed:
-        if row.socket in ours and PORT in (row.lport, row.rport):
-            theirs[row.socket].append(row)
+        if row.get("socket") in ours and PORT in (row.get("lport"), row.get("rport")):
+            theirs[row.get("socket")].append(row)
     judge = Judge(scenario, TCPSTATES.name, "tracepoint:inet_sock_set_state")
     for skaddr, rows in theirs.items():
         for before, after in pairwise(rows):
-            change = f"{after.oldstate} -> {after.newstate}"
+            change = f"{after.get('oldstate')} -> {after.get('newstate')}"
             yield judge.one_of(skaddr, "change of state", ours[skaddr], change)
-            if after.oldstate == "ESTABLISHED" == before.newstate and after.rport == PORT:
-                bracket = established(observed, after.lport)
-                yield judge.duration(skaddr, "time in ESTABLISHED", bracket, after.spent_ns, resolution_ns=1000)
+            if after.get("oldstate") == "ESTABLISHED" == before.get("newstate") and after.get("rport") == PORT:
+                bracket = established(observed, after.get("lport"))
+                yield judge.duration(skaddr, "time in ESTABLISHED", bracket, after.get("value"), resolution_ns=1000)
 
 
 def changes_of(observed):
@@ -78,5 +78,5 @@ def established(observed, lport):
 
 def test_tcprtt_runs_or_names_the_missing_kprobes():
     """libbpf-tools' tcprtt needs fentry or kprobes. Without them its error names kprobes."""
-    why = tools.refusal(TCPRTT)
+    why = refusal(TCPRTT)
     assert why is None or "kprobe" in why

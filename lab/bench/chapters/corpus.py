@@ -1,39 +1,33 @@
-"""The truth corpus: cases in which tools are known to print a wrong number. Every tool of the kind is judged.
+"""The truth corpus: cases in which tools are known to tell a wrong number. Every tool is judged on those of its kinds.
 
-Each case (`lab/bench/cases/`) is caused on purpose, several times. The reference is the wire's log, the kernel's
-counters or the applications' own timestamps. `verdict` is 1 for right and 0 for wrong. An unknown value is not wrong, a
-missing connection is. The verdicts of O1 and X2 come from the chapter on the observer effect.
-
-- A histogram (R3, R4, R5) is right if the number of values in its buckets is possible and its mean agrees with its own
-  buckets.
-- The exact value of a bucket's edge cannot be produced from outside. The scenarios test it for this project's probes.
-- A smoothed RTT (R5) has to follow RFC 6298. Its lag is not an error.
-- F1 to F5 judge tools that see frames. tcptop counts the bytes of applications' calls, in kilobytes, without packets or
-  ports.
+The cases are those of `lab judge` (`lab/judging/cases`), each caused on purpose, several times. `verdict` is the share of
+runs in which the tool was right, said that it does not know, or said how much it lost. `lab judge --list` explains each
+case. O1 and X2 come from the chapter on the observer effect: O1 asks whether a tool slows connections down by more than a
+tenth, X2 the same of a bulk transfer with XDP attached.
 """
 
 from collections.abc import Iterator
 
-from lab.bench import cases, tools
+from lab.bench import tools
 from lab.bench.context import Bench
-from lab.bench.tools import KINDS, Tool
+from lab.judging import cases
+from lab.judging.finding import Verdict
+from lab.judging.suite import verdicts
 from lab.results.measurement import Measurement
 
 FIGURE = "corpus"
+_RIGHT = (Verdict.RIGHT, Verdict.UNKNOWN, Verdict.LOST)
 
 
 def measure(bench: Bench) -> Iterator[Measurement]:
-    """Run every case, and yield a row per row of the corpus and tool."""
-    found: dict[tuple[str, Tool], list[float]] = {}
-    for case in cases.every():
+    """Judge every tool, and yield a row for each case and tool."""
+    for tool in tools.of(*tools.KINDS):
+        found: dict[str, list[float]] = {}
+        refused = ""
         for _ in range(bench.times(2, 1)):
-            bench.step(f"corpus: {case.__name__.replace('_', ' ')}")
-            for name, tool, correct in case(bench):
-                found.setdefault((name, tool), []).append(float(correct))
-    for (name, tool), verdicts in sorted(found.items(), key=lambda item: item[0][0]):
-        yield Measurement(FIGURE, tool.name, name, "verdict", verdicts)
-    for kind in KINDS:
-        judged = sorted({name for name, tool in found if tool.kind == kind})
-        for tool in tools.of(kind):
-            if why := tools.refusal(tool):
-                yield from (Measurement(FIGURE, tool.name, name, "verdict", refused=why) for name in judged)
+            for case, verdict, why in verdicts(tool, cases.every(), quick=bench.quick, step=bench.step):
+                if verdict is Verdict.CANNOT_RUN:
+                    refused = why
+                found.setdefault(case.name, []).append(float(verdict in _RIGHT))
+        for name, right in found.items():
+            yield Measurement(FIGURE, tool.name, name, "verdict", [] if refused else right, refused=refused or None)

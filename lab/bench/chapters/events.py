@@ -10,14 +10,15 @@
 import time
 from collections.abc import Iterator
 
-from lab.bench import interleave, process, tools
+from lab.bench import interleave, tools
 from lab.bench.context import Bench, explained, refused, runnable
-from lab.bench.load_generator import CHANGES_EACH, PORT, loopback
 from lab.bench.producer import produce, producing
-from lab.bench.tools import Scope, running_idle
 from lab.ebpf.program import Program
+from lab.judging.running import Scope, running_idle
+from lab.linux import process
 from lab.recording.recorder import record
 from lab.results.measurement import Goal, Measurement
+from lab.traffic.load_generator import CHANGES_EACH, PORT, loopback
 
 FIGURE = "events"
 _PATH = "lab (recording)"
@@ -46,7 +47,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
             run.await_quiet()
             used_ns = process.busy_ns(run.pid) - before_ns
             run.end()
-            printed = sum(PORT in (row.lport, row.rport) for row in run.rows())
+            printed = sum(PORT in (row.get("lport"), row.get("rport")) for row in run.rows())
         changes = number * CHANGES_EACH
         for quantity, unit, value in (
             ("processor time per event, printed", "ns", used_ns / changes),

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 from lab import clock, probes
 from lab.bench.context import Bench
-from lab.bench.load_generator import across
 from lab.bench.run_time import counted, since
 from lab.bench.tools import CHANGES
 from lab.ebpf.program import Program
@@ -17,6 +16,7 @@ from lab.linux import bpf
 from lab.linux.bpf import Runs
 from lab.network.topology import topology
 from lab.results.measurement import Measurement
+from lab.traffic.load_generator import across
 
 FIGURE = "instructions"
 UNIT = "instructions"

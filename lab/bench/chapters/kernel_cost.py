@@ -17,10 +17,12 @@ import numpy as np
 
 from lab.bench import interleave, tools
 from lab.bench.context import Bench, explained, refused, runnable
-from lab.bench.load_generator import loopback
 from lab.bench.run_time import Cost, Watch, counted
-from lab.bench.tools import CHANGES, FRAMES, RTT, SEGMENTS, Scope, Tool, running
+from lab.bench.tools import CHANGES, RTT, SEGMENTS
+from lab.judging.description import FRAMES, Description
+from lab.judging.running import Scope, running
 from lab.results.measurement import Goal, Measurement
+from lab.traffic.load_generator import loopback
 
 FIGURE = "kernel cost"
 _GOALS = {"lab states": 100.0, "lab rtt": 100.0, "lab duration": 100.0}
@@ -38,7 +40,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     for tool in runnable(*tools.KINDS):
         if tool not in watched:
             yield Measurement(FIGURE, tool.name, "per event", "ns", refused=_WITHOUT_PROGRAM)
-    samples: dict[tuple[Tool, str], list[float]] = defaultdict(list)
+    samples: dict[tuple[Description, str], list[float]] = defaultdict(list)
     counting: dict[str, list[float]] = defaultdict(list)
     number = bench.times(5000, 1500)
     for tool in interleave.order(watched, bench.times(5, 2)):
@@ -80,7 +82,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
             )
 
 
-def _shares(tool: Tool, samples: Mapping[tuple[Tool, str], list[float]]) -> str:
+def _shares(tool: Description, samples: Mapping[tuple[Description, str], list[float]]) -> str:
     """Return the cost per event of each of a tool's programs as text, the most expensive first."""
     medians = {
         quantity.removeprefix(_OF_PROGRAM): float(np.median(values))
@@ -101,9 +103,9 @@ def _conditions(event: str) -> dict[str, str]:
     return {"event": {CHANGES: "change of state", SEGMENTS: "segment received", FRAMES: "frame"}[event]}
 
 
-def _best_peers(samples: dict[tuple[Tool, str], list[float]]) -> dict[tuple[str, str], Tool]:
+def _best_peers(samples: dict[tuple[Description, str], list[float]]) -> dict[tuple[str, str], Description]:
     """Return the cheapest peer by kind and quantity."""
-    best: dict[tuple[str, str], Tool] = {}
+    best: dict[tuple[str, str], Description] = {}
     for (tool, quantity), values in samples.items():
         if tool.ours:
             continue

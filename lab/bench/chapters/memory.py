@@ -9,19 +9,23 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from lab.bench import interleave, process, tools
+from lab.bench import interleave, tools
 from lab.bench.context import Bench, explained, refused, runnable
 from lab.bench.forked import forked, pipe
-from lab.bench.load_generator import loopback
 from lab.bench.producer import produce
-from lab.bench.tools import Scope, Tool, running_idle
 from lab.ebpf.program import Program
 from lab.errors import LabError
+from lab.judging.running import Scope, running_idle
+from lab.linux import process
 from lab.recording.drain_thread import DRAIN_INTERVAL_S
 from lab.recording.recorder import record
 from lab.results.measurement import Goal, Measurement
+from lab.traffic.load_generator import loopback
+
+if TYPE_CHECKING:
+    from lab.judging.description import Description
 
 FIGURE = "memory"
 _MB = 1_000_000
@@ -38,7 +42,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     yield from refused(FIGURE, "idle", "MB", *tools.KINDS)
     samples: dict[tuple[str, str, bool], list[float]] = {}
     largest: dict[str, str] = {}
-    processor: dict[Tool, list[float]] = defaultdict(list)
+    processor: dict[Description, list[float]] = defaultdict(list)
     for tool in interleave.order(runnable(*tools.KINDS), bench.times(2, 1)):
         bench.step(f"memory: {tool.name}")
         with loopback() as place, running_idle(tool, Scope(place.client)) as run:

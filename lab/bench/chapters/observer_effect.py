@@ -17,21 +17,13 @@ import numpy as np
 
 from lab.bench import interleave, tools
 from lab.bench.context import Bench, explained, refused, runnable
-from lab.bench.load_generator import CHANGES_EACH, PORT, Place, across, loopback
-from lab.bench.tools import (
-    DURATION,
-    NATIVE,
-    PACKETS,
-    STATES,
-    LifeRow,
-    Running,
-    Scope,
-    StateRow,
-    Tool,
-    running_idle,
-)
+from lab.bench.tools import DURATION, NATIVE, PACKETS, STATES
+from lab.judging.description import FRAMES, Description
+from lab.judging.quantity import Row
+from lab.judging.running import Running, Scope, refusal, running_idle
 from lab.network.topology import topology
 from lab.results.measurement import Goal, Measurement
+from lab.traffic.load_generator import CHANGES_EACH, PORT, Place, across, loopback
 
 FIGURE = "observer effect"
 _LEAST = 0.9
@@ -45,10 +37,12 @@ Values = dict[str, float]
 class Pairs:
     """Results with each tool, and the neighbouring results without it, by tool and quantity."""
 
-    with_tool: dict[tuple[Tool, str], list[float]] = field(default_factory=lambda: defaultdict(list))
-    without: dict[tuple[Tool, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    with_tool: dict[tuple[Description, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    without: dict[tuple[Description, str], list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, subjects: Sequence[Tool], repetitions: int, load: Callable[[Tool | None], Values]) -> None:
+    def add(
+        self, subjects: Sequence[Description], repetitions: int, load: Callable[[Description | None], Values]
+    ) -> None:
         """Measure every tool `repetitions` times, each time next to a load without a tool."""
         for number, tool in enumerate(interleave.order(subjects, repetitions)):
             for subject in (None, tool) if number % 2 else (tool, None):
@@ -61,7 +55,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     yield from refused(FIGURE, "connections", "ratio", *tools.KINDS)
     pairs, subjects = Pairs(), runnable(*tools.KINDS)
 
-    def small(tool: Tool | None) -> Values:
+    def small(tool: Description | None) -> Values:
         if tool:
             bench.step(f"observer effect: {tool.name}")
         return _small(tool, bench.times(10_000, 2000))
@@ -69,13 +63,13 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     pairs.add(subjects, bench.times(5, 2), small)
     with topology() as net:
 
-        def bulk(tool: Tool | None) -> Values:
+        def bulk(tool: Description | None) -> Values:
             if tool:
                 bench.step(f"observer effect, bulk: {tool.name}")
             return _bulk(tool, across(net), bench.times(300_000_000, 50_000_000))
 
         for tool in tools.of(NATIVE):
-            if why := tools.refusal(tool, Scope(net.client.name, "eth0")):
+            if why := refusal(tool, Scope(net.client.name, "eth0")):
                 yield Measurement(FIGURE, tool.name, "bulk", "ratio", refused=why)
             else:
                 subjects.append(tool)
@@ -83,11 +77,11 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     yield from rows(pairs)
 
 
-def _observing(tool: Tool | None, scope: Scope, stack: ExitStack) -> Running | None:
+def _observing(tool: Description | None, scope: Scope, stack: ExitStack) -> Running | None:
     return stack.enter_context(running_idle(tool, scope)) if tool else None
 
 
-def _small(tool: Tool | None, number: int) -> Values:
+def _small(tool: Description | None, number: int) -> Values:
     """Send requests, then open connections, over one loopback."""
     with loopback() as place, ExitStack() as stack:
         run = _observing(tool, Scope(place.client), stack)
@@ -102,20 +96,18 @@ def _small(tool: Tool | None, number: int) -> Values:
         if run and run.tool.kind in (STATES, DURATION):
             run.await_quiet()
             run.end()
-            per_connection = CHANGES_EACH if run.tool.kind == STATES else 1 if run.tool.at == tools.FRAMES else 2
-            printed = sum(PORT in (row.lport, row.rport) and not _of_listener(row) for row in run.rows())
+            per_connection = CHANGES_EACH if run.tool.kind == STATES else 1 if run.tool.at == FRAMES else 2
+            printed = sum(PORT in (row.get("lport"), row.get("rport")) and not _of_listener(row) for row in run.rows())
             # All requests went over one further connection.
             values["events lost"] = max(0.0, 1 - printed / ((number + 1) * per_connection))
     return values
 
 
-def _of_listener(row: StateRow | LifeRow) -> bool:
-    return isinstance(row, StateRow) and (
-        row.newstate == "LISTEN" or (row.oldstate, row.newstate) == ("LISTEN", "CLOSE")
-    )
+def _of_listener(row: Row) -> bool:
+    return row.get("newstate") == "LISTEN" or (row.get("oldstate"), row.get("newstate")) == ("LISTEN", "CLOSE")
 
 
-def _bulk(tool: Tool | None, place: Place, size: int) -> Values:
+def _bulk(tool: Description | None, place: Place, size: int) -> Values:
     with ExitStack() as stack:
         _observing(tool, Scope(place.client, "eth0"), stack)
         return {"bulk": size / place.bulk(size).took_ns}

@@ -10,10 +10,12 @@ from contextlib import ExitStack
 
 from lab.bench import interleave, tools
 from lab.bench.context import Bench, runnable
-from lab.bench.load_generator import loopback
 from lab.bench.run_time import Watch, counted
-from lab.bench.tools import FLOWS, FRAMES, RTT, SEGMENTS, Scope, Tool, running, running_idle
+from lab.bench.tools import FLOWS, RTT, SEGMENTS
+from lab.judging.description import FRAMES, Description
+from lab.judging.running import Scope, running, running_idle
 from lab.results.measurement import Measurement
+from lab.traffic.load_generator import loopback
 
 FIGURE = "scale"
 _CONNECTIONS = (10, 100, 1000, 10_000)
@@ -22,7 +24,7 @@ _CONNECTIONS = (10, 100, 1000, 10_000)
 def measure(bench: Bench) -> Iterator[Measurement]:
     """Compare tools that keep state per connection or peer, then this project's probes together."""
     stateful = [tool for tool in runnable(RTT, FLOWS) if tool.ours or tool.at != FRAMES]
-    costs: dict[tuple[Tool, int], list[float]] = {}
+    costs: dict[tuple[Description, int], list[float]] = {}
     cases = [(tool, connections) for connections in _CONNECTIONS for tool in stateful]
     for tool, connections in interleave.order(cases, bench.times(2, 1)):
         bench.step(f"scale: {tool.name}, {connections} connections")

@@ -13,18 +13,19 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from multiprocessing.connection import Connection
 
+import msgspec
 import numpy as np
 
 from lab.bench import interleave, tools
 from lab.bench.context import Bench, explained, refused, runnable
 from lab.bench.forked import forked, pipe
-from lab.bench.load_generator import Place, loopback
-from lab.bench.tools import Scope, Tool, running
+from lab.judging.description import Description
+from lab.judging.running import Scope, running
 from lab.linux.netns import inside
 from lab.results.measurement import Goal, Measurement
+from lab.traffic.load_generator import Place, loopback
 from lab.units import MS
 
 FIGURE = "start"
@@ -66,18 +67,22 @@ def _why(samples: Mapping[tuple[str, str, str], list[float]], cache: str) -> str
     return f"compiling takes {compiling_ms:.0f} ms, the rest {kept_ms:.0f} ms; peers: {', '.join(peers)}"
 
 
-def _started(tool: Tool, cache: str) -> dict[str, float]:
+def _started(tool: Description, cache: str) -> dict[str, float]:
     """Start a tool once. Return milliseconds until it is ready, and until its first event if it prints state changes."""
     with tempfile.TemporaryDirectory(prefix="lab-start-") as empty, loopback() as place, _listening(place) as times_ns:
         if cache == "empty":
-            tool = replace(tool, environment=lambda: {"XDG_CACHE_HOME": empty})
+            tool = msgspec.structs.replace(tool, environment={"XDG_CACHE_HOME": empty})
         begin_ns = time.monotonic_ns()
         with running(tool, Scope(place.client)) as run:
             took = {"ready": (time.monotonic_ns() - begin_ns) / MS}
             if tool.kind == tools.STATES:
                 run.await_text(_ADDRESS, 20.0)
                 run.end()
-                ports = [row.lport for row in run.rows() if row.laddr == _ADDRESS and row.newstate == "LISTEN"]
+                ports = [
+                    row.get("lport")
+                    for row in run.rows()
+                    if row.get("laddr") == _ADDRESS and row.get("newstate") == "LISTEN"
+                ]
                 took[_FIRST_EVENT] = (times_ns()[min(ports) - _FIRST_PORT] - begin_ns) / MS
     return took
 

@@ -1,16 +1,14 @@
-"""The order of interleaved measurements, answers and goals, and the bench's tables."""
+"""The order of interleaved measurements, goals, and the bench's tables."""
 
 from itertools import pairwise
 
 import pytest
 
 from lab.bench import interleave, tools
-from lab.bench.answers import Answer
 from lab.bench.chapters import chapter, names, observer_effect
 from lab.bench.context import explained
 from lab.bench.show import tables
 from lab.results.measurement import Goal, Measurement
-from lab.verdict import Bracket
 
 
 def test_every_subject_is_in_every_repetition():
@@ -34,16 +32,6 @@ def test_a_missed_goal_has_a_note():
     assert explained(row, "it compiles").note == "2.00 times the goal: it compiles"
     met = Measurement("start", "a", "q", "ms", [100.0], goal=Goal(least=False, value=150))
     assert explained(met, "it compiles") is met
-
-
-@pytest.mark.parametrize(
-    ("value", "error", "correct"), [(None, None, True), (15, 0, True), (21, 0, True), (25, 4, False), (4, 5, False)]
-)
-def test_the_error_of_an_answer_is_the_provable_one(value, error, correct):
-    """It is the distance from the bracket less the tool's unit. An unknown value is not wrong, a missing row is."""
-    answer = Answer("time", Bracket(10, 20, 12), value, unit_ns=1)
-    assert (answer.error, answer.correct) == (error, correct)
-    assert not answer._replace(missing=True).correct
 
 
 @pytest.mark.parametrize(

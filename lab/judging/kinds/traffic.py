@@ -1,0 +1,200 @@
+"""Traffic: packets and bytes by flow, single packets, retransmissions, drops, and events of connections."""
+
+from collections.abc import Iterator, Sequence
+
+from lab.judging.finding import Finding, Verdict, absent, matched, value
+from lab.judging.happened import Carried, Happened, Happening, Sent
+from lab.judging.kind import ENDS, Kind
+from lab.judging.quantity import Quantity, Row, Told
+from lab.tcp import UNSPECIFIED, Flow
+
+_KNOWN = "the wire's log of every frame"
+_FLOW = {
+    "source": "address of the sender",
+    "sport": "its port",
+    "destination": "address of the receiver",
+    "dport": "its port",
+    "protocol": "name of the protocol",
+    "packets": "number of packets (1)",
+    "bytes": "number of bytes, as `layer` says",
+}
+
+
+def of_flows(quantity: Quantity, told: Told, happened: Happened) -> Iterator[Finding]:
+    """Yield findings for both directions between the hosts, and for each frame that was sent on purpose."""
+    totals: dict[tuple[str, str], list[Carried]] = {}
+    for connection in happened.connections:
+        flow = connection.client.flow
+        for direction, ends, carried in (
+            ("egress", (flow.laddr, flow.raddr), connection.to_server),
+            ("ingress", (flow.raddr, flow.laddr), connection.to_client),
+        ):
+            if carried and quantity.direction in ("both", direction):
+                totals.setdefault(ends, []).append(carried)
+    for (source, destination), carried_each in totals.items():
+        yield from _of_direction(quantity, told, source, destination, carried_each, happened.port)
+    yield from of_frames(told, happened.frames)
+
+
+def _of_direction(
+    quantity: Quantity, told: Told, source: str, destination: str, carried: Sequence[Carried], port: int
+) -> Iterator[Finding]:
+    mine = [row for row in told.rows if (row.get("source"), row.get("destination")) == (source, destination)]
+    # A tool may show other traffic of the same hosts; a row with ports is of the conversation only if one is the server's.
+    mine = [row for row in mine if row.get("sport") is None or port in (row.get("sport"), row.get("dport"))]
+    if quantity.last:
+        mine = list({(row.get("sport"), row.get("dport")): row for row in mine}.values())
+    subject = f"{source} to {destination}"
+    raw = [row.raw for row in mine][-3:]
+    tells = {name for row in mine for name in row.fields}
+    truths = {
+        "packets": sum(it.packets for it in carried),
+        "bytes": sum(getattr(it, quantity.layer) for it in carried),
+    }
+    if not mine:
+        yield absent("packets", subject, (truths["packets"],) * 3, lost=told.lost, unit="", known_by=_KNOWN)
+        return
+    for name, truth in truths.items():
+        if name == "bytes" and name not in tells:
+            continue
+        if name == "packets" and name not in tells and "bytes" in tells and quantity.layer == "payload":
+            continue
+        each = [row.get(name) for row in mine]
+        counted = sum(int(name == "packets") if it is None else int(it) for it in each)
+        step = quantity_step(quantity) * len(mine) if name == "bytes" else 0
+        shown = f"{name} ({quantity.layer})" if name == "bytes" else name
+        yield value(shown, subject, (truth, truth, truth), counted, unit="", resolution=step, known_by=_KNOWN, rows=raw)
+
+
+def quantity_step(quantity: Quantity) -> int:
+    """Return the bytes that a tool rounds a size to."""
+    return {"KiB": 1024, "kB": 1000, "MiB": 1 << 20, "MB": 1_000_000}.get(quantity.unit, 0)
+
+
+def of_frames(told: Told, frames: Sequence[Sent]) -> Iterator[Finding]:
+    """Yield a finding for each frame: it counts once, with its addresses, and with its own ports or none."""
+    for frame in frames:
+        if not frame.source:  # not IP: by the protocol alone
+            named = [row for row in told.rows if frame.protocol in str(row.get("protocol") or "")]
+            if named or any("protocol" in row.fields for row in told.rows):
+                yield matched(
+                    "frames that are no IP", frame.name, f"a row of {frame.protocol}",
+                    named[0].raw if named else "none", right=bool(named), known_by="the frame as it was sent",
+                )  # fmt: skip
+            continue
+        mine = [
+            row for row in told.rows if (row.get("source"), row.get("destination")) == (frame.source, frame.destination)
+        ]
+        counted = sum(1 if row.get("packets") is None else int(row.get("packets")) for row in mine)
+        shown = [(row.get("sport"), row.get("dport")) for row in mine if row.get("sport") is not None]
+        right = counted == 1 and all(ports == frame.ports for ports in shown)
+        ports = f"ports {frame.ports[0]} and {frame.ports[1]}, or none" if frame.ports else "without ports"
+        if not mine:
+            yield absent(
+                f"packets of {frame.name}",
+                frame.source,
+                (1, 1, 1),
+                lost=told.lost,
+                unit="",
+                known_by="the frame as it was sent",
+            )
+        else:
+            yield matched(
+                f"packets of {frame.name}", frame.source, f"1, {ports}",
+                f"{counted}" + (f", ports {shown[0][0]} and {shown[0][1]}" if shown else ""),
+                right=right, known_by="the frame as it was sent", rows=[row.raw for row in mine][:3],
+            )  # fmt: skip
+
+
+def of_retransmissions(_: Quantity, told: Told, happened: Happened) -> Iterator[Finding]:
+    """Yield a finding for each direction of each connection: the number of segments that were sent again."""
+    for connection in happened.connections:
+        for role, carried, ends in _directions(connection):
+            if carried is None:
+                continue
+            mine = [row for row in told.rows if _is_of(row, ends)]
+            counted = sum(1 if row.get("count") is None else int(row.get("count")) for row in mine)
+            truth = carried.again
+            subject = f"{ends} ({role})"
+            if truth and not mine:
+                yield absent(
+                    "retransmissions", subject, (truth, truth, truth), lost=told.lost, unit="", known_by=_KNOWN
+                )
+            else:
+                yield value(
+                    "retransmissions", subject, (truth, truth, truth), counted, unit="", known_by=_KNOWN,
+                    rows=[row.raw for row in mine][:5],
+                )  # fmt: skip
+
+
+def _directions(connection: Happening) -> Iterator[tuple[str, Carried | None, Flow]]:
+    yield "client", connection.to_server, connection.client.flow
+    yield "server", connection.to_client, connection.client.flow.reversed()
+
+
+def _is_of(row: Row, ends: Flow) -> bool:
+    """Return whether a row names a direction: its ends in this order, those that it tells."""
+    pairs = zip(row.ends, ends, strict=True)
+    return all(told in (None, truth) or truth in UNSPECIFIED for told, truth in pairs) and any(row.ends)
+
+
+def of_drops(_: Quantity, told: Told, happened: Happened) -> Iterator[Finding]:
+    """Yield the finding of the packets that the kernel dropped for a cause that the case made."""
+    wanted = happened.facts.get("drops")
+    if wanted is None:
+        return
+    mine = [row for row in told.rows if happened.port in (row.get("lport"), row.get("rport"))]
+    most = happened.facts.get("most_drops", wanted)
+    raw = [row.raw for row in mine][:5]
+    if not mine:
+        yield absent(
+            "drops",
+            f"port {happened.port}",
+            (wanted, most, wanted),
+            lost=told.lost,
+            unit="",
+            known_by="the cause that the case made",
+        )
+        return
+    counted = sum(1 if row.get("count") is None else int(row.get("count")) for row in mine)
+    yield value(
+        "drops",
+        f"port {happened.port}",
+        (wanted, most, wanted),
+        counted,
+        unit="",
+        known_by="the cause that the case made",
+        rows=raw,
+    )
+
+
+def of_events(quantity: Quantity, told: Told, happened: Happened) -> Iterator[Finding]:
+    """Yield a finding for each connection and event that the tool tells: it happened once, at the ends that it names."""
+    event = quantity.event
+    for connection in happened.connections:
+        failed = bool(connection.error)
+        truth = {"opened": not failed, "accepted": not failed, "closed": not failed, "failed": failed}[event]
+        sides = [connection.server] if event == "accepted" else [connection.client, connection.server]
+        mine = [row for row in told.rows if any(side and _is_of(row, side.flow) for side in sides)]
+        subject = str(connection.client.flow)
+        if truth and not mine:
+            yield absent(event, subject, (1, 1, 1), lost=told.lost, unit="", known_by="the applications' own calls")
+        elif not truth:
+            yield matched(event, subject, "none", str(len(mine)), right=not mine, rows=[row.raw for row in mine][:3])
+        else:
+            yield Finding(event, subject, Verdict.RIGHT, "", 1, 2, len(mine), rows=[row.raw for row in mine][:3])
+
+
+KINDS = {
+    "flows": Kind("packets and bytes from one address to another", _FLOW, of_flows),
+    "packets": Kind("single packets", _FLOW, of_flows),
+    "retransmissions": Kind(
+        "segments that were sent again",
+        ENDS | {"count": "their number (1)", "state": "state of the socket"},
+        of_retransmissions,
+    ),
+    "drops": Kind(
+        "packets that the kernel dropped", ENDS | {"reason": "the reason's name", "count": "their number (1)"}, of_drops
+    ),
+    "events": Kind("events of connections; `event` is opened, accepted, closed or failed", ENDS, of_events),
+}

@@ -1,0 +1,187 @@
+"""Points in the life of a connection, between which tools measure: one vocabulary, and when each point was reached.
+
+A time that a tool tells is judged between the two points that its description names. Each point is an interval: the
+applications' timestamps and the wire's log enclose it. `docs/points.md` has a picture.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct
+
+from lab.network import segment_parser
+from lab.network.conditions import FOREVER_NS
+from lab.network.segment_parser import Flag
+from lab.tcp import Side, State
+from lab.timeline import Connection, Timeline
+from lab.truth import durations, states
+from lab.truth.requests import exchanges
+from lab.truth.states import Path
+from lab.truth.wire import OnWire
+from lab.verdict import Bracket
+
+_APPLICATION = {
+    "connect_called": "the client calls connect()",
+    "connect_returned": "connect() returns at the client",
+    "accept_returned": "accept() returns the connection at the server",
+    "close_called": "the socket's application calls close() or shutdown()",
+    "close_returned": "that call returns",
+    "request_written": "the client calls write() with the first byte of a request",
+    "request_read": "read() returns the last byte of the request at the server",
+    "reply_written": "the server calls write() with the last byte of the reply",
+    "reply_read": "read() returns the last byte of the reply at the client",
+}
+_SEEN = {
+    "syn_seen": "the client's first SYN passes the observed interface",
+    "synack_seen": "the server's first SYN-ACK passes the observed interface",
+    "first_end_seen": "the first FIN or RST, of whichever side, passes the observed interface",
+    "second_fin_seen": "the other side's FIN passes the observed interface",
+    "last_seen": "the last segment of the connection passes the observed interface",
+}
+_ENTERED = {
+    f"{state.name.lower()}_entered": f"the socket enters {state.name}"
+    for state in State
+    if state not in (State.LISTEN, State.NEW_SYN_RECV)
+}
+_SOCKET = {
+    "socket_opened": "the socket leaves CLOSE or LISTEN: it enters SYN_SENT at the client, SYN_RECV at the server",
+    "socket_closed": "the kernel ends the full socket: it enters CLOSE, or a timewait minisock takes its place, "
+    "which inet_sock_set_state reports as CLOSE",
+}
+POINTS: Mapping[str, str] = _APPLICATION | _SEEN | _ENTERED | _SOCKET
+"""Each point's name, and what happens there."""
+
+REQUEST_POINTS = ("request_written", "request_read", "reply_written", "reply_read")
+
+
+class Point(Struct, array_like=True, frozen=True):
+    """The earliest and the latest time at which a point was reached (ns, `CLOCK_MONOTONIC`), and how that is known."""
+
+    low_ns: int
+    high_ns: int
+    known_by: str
+
+
+def of_socket(connection: Connection, on_wire: OnWire | None, end_ns: int, *, by_client: bool) -> dict[str, Point]:
+    """Return the points of one side's socket. A point that was not reached, or that is not known, is missing."""
+    return dict(_of_socket(connection, on_wire, end_ns, by_client=by_client))
+
+
+def _of_socket(
+    connection: Connection, on_wire: OnWire | None, end_ns: int, *, by_client: bool
+) -> Iterator[tuple[str, Point]]:
+    client, server = connection.client, connection.server
+    connect = client.opening
+    yield "connect_called", Point(connect.enter_ns, connect.enter_ns, "the client's timestamp before connect()")
+    yield "connect_returned", Point(connect.exit_ns, connect.exit_ns, "the client's timestamp after connect()")
+    if server:
+        accept = server.find("accept")
+        yield "accept_returned", Point(accept.exit_ns, accept.exit_ns, "the server's timestamp after accept()")
+    mine = client if by_client else server
+    if mine and any(call.name in ("close", "shutdown") for call in mine.calls):
+        close = mine.closing
+        yield "close_called", Point(close.enter_ns, close.enter_ns, f"the timestamp before {close.name}()")
+        yield "close_returned", Point(close.exit_ns, close.exit_ns, f"the timestamp after {close.name}()")
+    yield from _seen(connection, on_wire, end_ns)
+    if server or by_client:
+        yield from _entered(connection, end_ns, by_client=by_client)
+
+
+def _seen(connection: Connection, on_wire: OnWire | None, end_ns: int) -> Iterator[tuple[str, Point]]:
+    """Yield the points at the client's interface."""
+    known = "the applications' timestamps around the calls that send it and that see it"
+    if on_wire:
+        known += ", and the wire's log of the frame"
+    truth = durations.truth_of(connection, end_ns)
+    if on_wire:
+        truth = durations.seen_at(Side.CLIENT, truth, on_wire)
+    yield "syn_seen", Point(truth.start.low, truth.start.high, known)
+    if on_wire:
+        arrived = on_wire.to_client.arrived
+        answers = arrived[segment_parser.has(arrived, Flag.SYN | Flag.ACK)]
+        if len(answers):
+            low_ns = int(answers["sent_low_ns"].min())
+            yield "synack_seen", Point(low_ns, connection.client.opening.exit_ns, known)
+        every = [int(stream[name].max()) for stream, name in (
+            (on_wire.to_server.left, "arrived_low_ns"), (arrived, "sent_low_ns")) if len(stream)
+        ]  # fmt: skip
+        # A frame that left passed before it came to the wire; the last one is bounded by the end of the measurement.
+        yield "last_seen", Point(max(truth.start.low, *every, 0) if every else truth.start.low, end_ns, known)
+    if truth.ends:
+        yield "first_end_seen", _point(truth.first_end, known)
+    if truth.second_fin:
+        yield "second_fin_seen", _point(truth.second_fin, known)
+
+
+def _entered(connection: Connection, end_ns: int, *, by_client: bool) -> Iterator[tuple[str, Point]]:
+    paths = (states.client_paths if by_client else states.server_paths)(connection, end_ns)
+    known = "the timestamps around the calls that cause the change and that show that it has happened"
+    names = set.intersection(*({it.state for it in path} for path in paths)) if paths else set()
+    for state in sorted(names):
+        entries = [next(it for it in path if it.state is state) for path in paths]
+        low_ns, high_ns = min(it.earliest_ns for it in entries), max(it.latest_ns for it in entries)
+        yield f"{state.name.lower()}_entered", Point(low_ns, high_ns, known)
+    if paths:
+        first = [path[0] for path in paths]
+        yield "socket_opened", Point(min(it.earliest_ns for it in first), max(it.latest_ns for it in first), known)
+        mine = connection.client if by_client else connection.server
+        ends = [_closed(path, mine) for path in paths]
+        yield "socket_closed", Point(min(it.low_ns for it in ends), max(it.high_ns for it in ends), known)
+
+
+def _closed(path: Path, mine: Timeline | None) -> Point:
+    """Return when the full socket ended on one path.
+
+    After close(), a minisock replaces it as soon as it would enter FIN_WAIT2 (tcp_rcv_state_process()); after shutdown()
+    when it enters TIME_WAIT.
+    """
+    entered = {it.state: it for it in path}
+    orphan = mine is not None and mine.closing.name == "close"
+    for state in (State.FIN_WAIT2,) if orphan and State.FIN_WAIT2 in entered else ():
+        # The peer's FIN may have come with the acknowledgement.
+        return Point(entered[state].earliest_ns, entered[State.TIME_WAIT].latest_ns, "")
+    last = path[-1]
+    return Point(last.earliest_ns, last.latest_ns, "")
+
+
+def of_requests(connection: Connection) -> list[dict[str, Point]]:
+    """Return the points of each request and its reply, in order."""
+    known = "the applications' timestamps around write() and read()"
+    return [
+        {
+            "request_written": _point(it.request.begun, known),
+            "request_read": _point(it.request.returned, known),
+            "reply_written": _point(it.reply.written, known),
+            "reply_read": _point(it.reply.returned, known),
+        }
+        for it in exchanges(connection)
+    ]
+
+
+def least_ns(on_wire: OnWire | None) -> dict[str, int]:
+    """Return the least times between two points that the wire's log gives, by `FROM>TO`."""
+    if on_wire is None:
+        return {}
+    handshake = {
+        f"{start}>{end}": on_wire.syn_sent_ns
+        for start in ("connect_called", "syn_sent_entered", "syn_seen")
+        for end in ("synack_seen", "connect_returned")
+    }
+    return handshake | {
+        f"{start}>established_entered": on_wire.syn_sent_ns
+        for start in ("connect_called", "syn_sent_entered", "syn_seen")
+    }
+
+
+def between(points: Mapping[str, Point], start: str, end: str, least: Mapping[str, int]) -> Bracket | None:
+    """Return the time from one point to another; None if one of them was not reached."""
+    if start not in points or end not in points:
+        return None
+    begin, finish = points[start], points[end]
+    low = max(0, finish.low_ns - begin.high_ns, least.get(f"{start}>{end}", 0))
+    high = finish.high_ns - begin.low_ns
+    best_ns = (finish.low_ns + finish.high_ns - begin.low_ns - begin.high_ns) // 2
+    return Bracket(low, high, min(max(best_ns, low), high))
+
+
+def _point(bracket: Bracket, known_by: str) -> Point:
+    return Point(bracket.low, min(bracket.high, FOREVER_NS), known_by)
