@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 def order(subjects: Sequence[Subject], repetitions: int) -> Iterator[Subject]:
     """Yield every subject once per repetition. Each repetition starts with the next subject."""
-    for number in range(repetitions):
+    for number in range(repetitions if subjects else 0):
         first = number % len(subjects)
         yield from (*subjects[first:], *subjects[:first])
 

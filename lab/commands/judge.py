@@ -6,24 +6,37 @@ known to be wrong. The evidence of every verdict is kept in results/<run>/.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab.bench.chapters import corpus
+from lab.bench.context import Bench
+from lab.bench.cost import cost_of
+from lab.bench.show import tables
+from lab.clock import REAL
 from lab.errors import LabError
 from lab.judging import cases, description, judgement, show, suite
+from lab.judging.case import Case
+from lab.judging.description import Description
 from lab.judging.finding import Verdict
+from lab.judging.judgement import Judgement
 from lab.judging.kinds import KINDS
 from lab.linux.instance import require_root
 from lab.output.file import replacing, require_writable
 from lab.output.terminal import progress
 from lab.results.reader import RunFolder
 from lab.results.writer import Results
+from lab.units import duration_ns
+from lab.vm import lane
+from lab.vm.machine import Machine, kvm_works, require_guests
 
 EXAMPLES = """\
 examples:
   lab judge mytool.toml                       every case of the kinds that it claims
   lab judge mytool.toml --case S2 D1          two cases
   lab judge mytool.toml --fail-on wrong,missing --junit judge.xml
+  lab judge mytool.toml --kernel this 6.1 6.12
   lab judge --list                            cases, kinds, and the tools that come with the lab
   lab judge --points                          the points between which times are measured
   lab judge --replay latest                   judge a kept run again, without a kernel
@@ -37,6 +50,9 @@ details:
   line or a description is wrong.
 """
 
+_THIS = "this"
+_EVIDENCE = "evidence: "
+_CPUS, _MEMORY = 2, "4G"
 _FAILING = (Verdict.WRONG, Verdict.MISSING, Verdict.CRASHED, Verdict.CHANGED, Verdict.NOT_COMPLIANT)
 
 
@@ -49,6 +65,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind", nargs="+", default=[], metavar="KIND", choices=KINDS, help="only cases of these kinds"
     )
+    parser.add_argument(
+        "-k",
+        "--kernel",
+        nargs="+",
+        default=[_THIS],
+        metavar="KERNEL",
+        help=f"kernels, as for `lab vm`; `{_THIS}` is the running one (default)",
+    )
+    parser.add_argument(
+        "--limit",
+        type=duration_ns,
+        default=duration_ns("7200s"),
+        metavar="TIME",
+        help="end a guest after this time (7200s)",
+    )
+    parser.add_argument("--cost", action="store_true", help="also measure what each tool costs (use an idle machine)")
     parser.add_argument("--quick", action="store_true", help="smaller loads")
     parser.add_argument(
         "--fail-on",
@@ -93,20 +125,14 @@ def run(args: argparse.Namespace) -> int:
             "none of these cases is put to these tools: `lab judge --list` shows which kinds a case asks for"
         )
     require_root()
-    results = Results.create()
-    found = []
-    with progress() as step:
-        for one in suite.judge(tools, wanted, results, quick=args.quick, step=step):
-            found.append(one)
-            if args.json:
-                print(judgement.to_json(one), flush=True)
-    return _finish(found, results, args)
-
-
-def _finish(found: Sequence[judgement.Judgement], results: Results, args: argparse.Namespace) -> int:
-    failing = [one for one in found if one.verdict in args.fail_on]
-    results.note(status=int(bool(failing)))
-    results.finish()
+    if args.kernel != [_THIS]:
+        require_guests()
+    found: list[Judgement] = []
+    folders: list[Path] = []
+    for kernel in args.kernel:
+        folder, judged = _here(tools, wanted, args) if kernel == _THIS else _in_guest(kernel, args)
+        folders.append(folder)
+        found += judged
     if args.junit:
         with replacing(args.junit) as file:
             show.write_junit(file, found, args.fail_on)
@@ -115,8 +141,48 @@ def _finish(found: Sequence[judgement.Judgement], results: Results, args: argpar
             file.write(show.badge(found))
     if not args.json:
         print(show.report(found, everything=args.all))
-        print(f"evidence: {results.path}")
-    return int(bool(failing))
+        print("".join(f"{_costs(folder)}\n" for folder in folders if args.cost), end="")
+    print("\n".join(f"{_EVIDENCE}{folder}" for folder in folders), file=sys.stderr if args.json else sys.stdout)
+    return int(any(one.verdict in args.fail_on for one in found))
+
+
+def _here(
+    tools: Sequence[Description], wanted: Sequence[Case], args: argparse.Namespace
+) -> tuple[Path, list[Judgement]]:
+    """Judge the tools on this kernel; returns the run's folder and the judgements."""
+    results, found = Results.create(), []
+    with progress() as step:
+        for one in suite.judge(tools, wanted, results, quick=args.quick, step=step):
+            found.append(one)
+            if args.json:
+                print(judgement.to_json(one), flush=True)
+        costs = list(cost_of(tools, Bench(quick=True, step=step))) if args.cost else []
+    for row in costs:
+        results.measured(row)
+    results.note(status=int(any(one.verdict in args.fail_on for one in found)))
+    results.finish()
+    return results.path, found
+
+
+def _costs(folder: Path) -> str:
+    """Return the tables of cost of a run, empty if none was measured."""
+    rows = RunFolder.open(folder).measurements
+    return "\n".join(tables(row for row in rows if row.figure != corpus.FIGURE))
+
+
+def _in_guest(name: str, args: argparse.Namespace) -> tuple[Path, list[Judgement]]:
+    """Judge the tools on another kernel, in a virtual machine; as `_here`."""
+    kernel = lane.kernel(name)
+    guest = Machine(REAL, _CPUS, _MEMORY, kvm=kvm_works(kernel))
+    tools = [str(Path(word).absolute()) if Path(word).is_file() else word for word in args.tools]
+    options = [*(["--case", *args.case] if args.case else []), *(["--kind", *args.kind] if args.kind else [])]
+    options += [f"--{name}" for name in ("quick", "cost") if getattr(args, name)]
+    command = lane.python(REAL, "-P", "-m", "lab", "judge", *options, "--fail-on", "never", "--", *tools)
+    _, printed = lane.in_guest(kernel, guest, command, limit_s=args.limit / 1e9)
+    folders = [line.removeprefix(_EVIDENCE).strip() for line in printed.splitlines() if line.startswith(_EVIDENCE)]
+    if not folders:
+        raise LabError(f"`lab judge` did not finish on {kernel.name}: its output is above")
+    return Path(folders[0]), judgement.read(Path(folders[0]))
 
 
 def _replay(args: argparse.Namespace) -> int:

@@ -139,7 +139,7 @@ def judgement(case: Case, evidence: Evidence, *, file: str, revision: str) -> Ju
         counts[finding.verdict] = counts.get(finding.verdict, 0) + 1
         if counts[finding.verdict] <= _MOST_FINDINGS:
             kept.append(finding)
-    definitions = [q.definition for q in evidence.tool.quantities if q.kind in case.kinds]
+    definitions = [q.definition for q in evidence.tool.quantities if q.kind in case.kinds and q.definition]
     return Judgement(
         evidence.product, case.name, case.text, verdict, counts, kept, why, list(dict.fromkeys(definitions)),
         widths(found), file, revision,

@@ -8,6 +8,8 @@ from msgspec import Struct
 from lab.tcp import Flow
 from lab.units import NS_OF_UNIT, duration_ns
 
+_AFTER_HANDSHAKE = ("established_entered", "connect_returned", "accept_returned")
+
 
 class Quantity(Struct, forbid_unknown_fields=True, frozen=True):
     """One number that a tool tells.
@@ -50,7 +52,10 @@ class Quantity(Struct, forbid_unknown_fields=True, frozen=True):
     @property
     def definition(self) -> str:
         """What the tool says that it measures, as text."""
-        return f"from {self.start} to {self.end}" if self.start else self.kind
+        if not self.start:
+            return f"bytes of the {self.layer}" if self.kind == "flows" else "smoothed RTTs" if self.smoothed else ""
+        late = self.kind == "duration" and self.start in _AFTER_HANDSHAKE
+        return f"from {self.start} to {self.end}{', without the handshake' if late else ''}"
 
 
 class Row(NamedTuple):

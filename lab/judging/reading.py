@@ -17,7 +17,7 @@ from lab.units import NS_OF_UNIT
 
 Record = dict[str, Any]
 
-_LONGEST = 300
+_LONGEST = 1000
 _SUFFIX = re.compile(r"_\d+$")
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _BYTES = {"": 1, "B": 1, "KiB": 1 << 10, "kB": 1000, "MiB": 1 << 20, "MB": 1_000_000}

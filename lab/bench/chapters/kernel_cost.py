@@ -11,7 +11,7 @@
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -40,6 +40,11 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     for tool in runnable(*tools.KINDS):
         if tool not in watched:
             yield Measurement(FIGURE, tool.name, "per event", "ns", refused=_WITHOUT_PROGRAM)
+    yield from compared(watched, bench)
+
+
+def compared(watched: Sequence[Description], bench: Bench) -> Iterator[Measurement]:
+    """Yield the costs of tools with BPF programs, and the ratio of this project's to the cheapest peer."""
     samples: dict[tuple[Description, str], list[float]] = defaultdict(list)
     counting: dict[str, list[float]] = defaultdict(list)
     number = bench.times(5000, 1500)
@@ -53,7 +58,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
             else:
                 place.connections(number)
             cost = watch.cost()
-        events = cost.empty.number if tool.at != FRAMES else cost.most_runs
+        events = cost.empty.number if tool.at in (CHANGES, SEGMENTS) else cost.most_runs
         samples[tool, "per event"].append(cost.net_ns / events)
         samples[tool, "per request" if tool.kind == RTT else "per connection"].append(cost.net_ns / number)
         counting[event].append(cost.counting_ns)
@@ -100,7 +105,8 @@ def _by_name(cost: Cost) -> Iterator[tuple[str, float]]:
 
 
 def _conditions(event: str) -> dict[str, str]:
-    return {"event": {CHANGES: "change of state", SEGMENTS: "segment received", FRAMES: "frame"}[event]}
+    words = {CHANGES: "change of state", SEGMENTS: "segment received", FRAMES: "frame"}
+    return {"event": words.get(event, event)}
 
 
 def _best_peers(samples: dict[tuple[Description, str], list[float]]) -> dict[tuple[str, str], Description]:

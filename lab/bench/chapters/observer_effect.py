@@ -53,14 +53,8 @@ class Pairs:
 def measure(bench: Bench) -> Iterator[Measurement]:
     """Compare every runnable tool with no tool."""
     yield from refused(FIGURE, "connections", "ratio", *tools.KINDS)
-    pairs, subjects = Pairs(), runnable(*tools.KINDS)
-
-    def small(tool: Description | None) -> Values:
-        if tool:
-            bench.step(f"observer effect: {tool.name}")
-        return _small(tool, bench.times(10_000, 2000))
-
-    pairs.add(subjects, bench.times(5, 2), small)
+    subjects = runnable(*tools.KINDS)
+    pairs = of_connections(subjects, bench)
     with topology() as net:
 
         def bulk(tool: Description | None) -> Values:
@@ -75,6 +69,19 @@ def measure(bench: Bench) -> Iterator[Measurement]:
                 subjects.append(tool)
         pairs.add(subjects, bench.times(4, 2), bulk)
     yield from rows(pairs)
+
+
+def of_connections(subjects: Sequence[Description], bench: Bench) -> Pairs:
+    """Return the rates of connections and the latencies of requests, with each tool and without."""
+    pairs = Pairs()
+
+    def small(tool: Description | None) -> Values:
+        if tool:
+            bench.step(f"observer effect: {tool.name}")
+        return _small(tool, bench.times(10_000, 2000))
+
+    pairs.add(subjects, bench.times(5, 2), small)
+    return pairs
 
 
 def _observing(tool: Description | None, scope: Scope, stack: ExitStack) -> Running | None:

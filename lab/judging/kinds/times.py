@@ -24,7 +24,7 @@ def of_connections(quantity: Quantity, told: Told, happened: Happened) -> Iterat
             truth = points.between(reached, quantity.start, quantity.end, connection.least_ns)
             if mine and truth:
                 yield value(
-                    quantity.definition, str(flow), truth, mine[0].get("value"),
+                    _name(quantity), str(flow), truth, mine[0].get("value"),
                     resolution=quantity.resolution_ns, known_by=known_by(quantity, reached), rows=[mine[0].raw],
                 )  # fmt: skip
             if mine:
@@ -43,9 +43,7 @@ def _views(connection: Happening) -> Iterator[tuple[Flow, Mapping[str, Point]]]:
 def _absent(quantity: Quantity, told: Told, connection: Happening) -> Iterator[Finding]:
     side = connection.client
     if truth := points.between(side.points, quantity.start, quantity.end, connection.least_ns):
-        yield absent(
-            quantity.definition, str(side.flow), truth, lost=told.lost, known_by=known_by(quantity, side.points)
-        )
+        yield absent(_name(quantity), str(side.flow), truth, lost=told.lost, known_by=known_by(quantity, side.points))
 
 
 def of_requests(quantity: Quantity, told: Told, happened: Happened) -> Iterator[Finding]:
@@ -62,11 +60,15 @@ def of_requests(quantity: Quantity, told: Told, happened: Happened) -> Iterator[
             if number < len(mine):
                 row = mine[number]
                 yield value(
-                    quantity.definition, subject, truth, row.get("value"),
+                    _name(quantity), subject, truth, row.get("value"),
                     resolution=quantity.resolution_ns, known_by=known, rows=[row.raw],
                 )  # fmt: skip
             else:
-                yield absent(quantity.definition, subject, truth, lost=told.lost, known_by=known)
+                yield absent(_name(quantity), subject, truth, lost=told.lost, known_by=known)
+
+
+def _name(quantity: Quantity) -> str:
+    return f"from {quantity.start} to {quantity.end}"
 
 
 def rows_of(rows: list[Row], flow: Flow) -> list[Row]:
