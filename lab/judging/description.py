@@ -84,8 +84,11 @@ class Description(Struct, forbid_unknown_fields=True, frozen=True, dict=True):
     - `project`: the address of its project; `version`: the command that prints its version.
     - `attach`: where its program runs, such as `tracepoint:sock:inet_sock_set_state`, or `frames`.
     - `inside`: start it in the network namespace of the observed host.
-    - `stop`: the signal that ends it. `limit`: how long it may take to end.
+    - `stop`: the signal that ends it and its children, as Ctrl-C does. `limit`: how long it may take to end.
+    - `settle`: how long after the traffic it may print something, if it is silent before that.
+    - `install`: how to install it, for the message that it is not installed.
     - `lost`: a regular expression for what it says of events or packets that it lost; the first group is their number.
+      Without a group the tool says that it lost some, and not how many.
     - `ours`, `group`, `bench`: a tool of the lab itself, its group in the bench, and whether the bench measures it.
     - `cases`: the only cases that it answers; by default every case of its kinds.
     """
@@ -100,6 +103,8 @@ class Description(Struct, forbid_unknown_fields=True, frozen=True, dict=True):
     inside: bool = False
     stop: Literal["INT", "TERM", "KILL"] = "INT"
     limit: str = "20s"
+    settle: str = ""
+    install: str = ""
     environment: dict[str, str] = {}
     filters: Filters = Filters()
     output: Output = Output()

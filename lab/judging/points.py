@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
+from lab.arrays import Rows
 from lab.network import segment_parser
 from lab.network.conditions import FOREVER_NS
 from lab.network.segment_parser import Flag
@@ -32,7 +33,9 @@ _APPLICATION = {
 }
 _SEEN = {
     "syn_seen": "the client's first SYN passes the observed interface",
+    "last_syn_seen": "the client's last SYN, which is answered, passes the observed interface",
     "synack_seen": "the server's first SYN-ACK passes the observed interface",
+    "ack_seen": "the client's acknowledgement of the SYN-ACK passes the observed interface",
     "first_end_seen": "the first FIN or RST, of whichever side, passes the observed interface",
     "second_fin_seen": "the other side's FIN passes the observed interface",
     "last_seen": "the last segment of the connection passes the observed interface",
@@ -101,15 +104,26 @@ def _seen(connection: Connection, on_wire: OnWire | None, end_ns: int) -> Iterat
         if len(answers):
             low_ns = int(answers["sent_low_ns"].min())
             yield "synack_seen", Point(low_ns, connection.client.opening.exit_ns, known)
-        every = [int(stream[name].max()) for stream, name in (
-            (on_wire.to_server.left, "arrived_low_ns"), (arrived, "sent_low_ns")) if len(stream)
-        ]  # fmt: skip
-        # A frame that left passed before it came to the wire; the last one is bounded by the end of the measurement.
-        yield "last_seen", Point(max(truth.start.low, *every, 0) if every else truth.start.low, end_ns, known)
+            left = on_wire.to_server.left
+            yield "last_syn_seen", _last_syn(truth.start, left[segment_parser.has(left, Flag.SYN)], known)
+            after = left[~segment_parser.has(left, Flag.SYN)]
+            if len(after):
+                yield "ack_seen", Point(low_ns, int(after["arrived_high_ns"].min()), known)
+        # A frame that left passed before it came to the wire, one that arrived passed after it left the wire.
+        low_ns = int(arrived["sent_low_ns"].max()) if len(arrived) else truth.start.low
+        high_ns = int(on_wire.to_server.left["arrived_high_ns"].max(initial=0))
+        yield "last_seen", Point(low_ns, high_ns if high_ns >= low_ns else end_ns, known)
     if truth.ends:
         yield "first_end_seen", _point(truth.first_end, known)
     if truth.second_fin:
         yield "second_fin_seen", _point(truth.second_fin, known)
+
+
+def _last_syn(first: Bracket, syns: Rows, known: str) -> Point:
+    """Return when the last SYN passed: each is sent at least `SYN_INTERVAL_NS` after the one before."""
+    if len(syns) == 1:
+        return _point(first, known)
+    return Point(first.low + (len(syns) - 1) * durations.SYN_INTERVAL_NS, int(syns["arrived_high_ns"].max()), known)
 
 
 def _entered(connection: Connection, end_ns: int, *, by_client: bool) -> Iterator[tuple[str, Point]]:

@@ -18,6 +18,7 @@ from lab.units import NS_OF_UNIT
 Record = dict[str, Any]
 
 _LONGEST = 1000
+_ANY_NUMBER = 1 << 62
 _SUFFIX = re.compile(r"_\d+$")
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _BYTES = {"": 1, "B": 1, "KiB": 1 << 10, "kB": 1000, "MiB": 1 << 20, "MB": 1_000_000}
@@ -34,11 +35,13 @@ def told(tool: Description, quantity: Quantity, output: str, stderr: str) -> Tol
     for record, raw in records(tool, output):
         if all(pattern.fullmatch(_text(record.get(name))) for name, pattern in matches.items()):
             rows.append(Row(dict(_fields(tool, quantity, record, raw)), raw[:_LONGEST]))
-    lost = sum(
-        int(next((group for group in found.groups() if group), 0))
-        for found in re.finditer(tool.lost, stderr, re.IGNORECASE)
-    )
+    lost = sum(_number(found) for found in re.finditer(tool.lost, stderr, re.IGNORECASE))
     return Told(rows, lost)
+
+
+def _number(said: re.Match[str]) -> int:
+    """Return the number in what a tool says that it lost. A pattern without a group stands for any number."""
+    return int(next((group for group in said.groups() if group), 0)) if said.re.groups else _ANY_NUMBER
 
 
 def records(tool: Description, output: str) -> Iterator[tuple[Record, str]]:

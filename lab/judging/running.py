@@ -231,7 +231,7 @@ def _start(tool: Description, scope: Scope, ready_fd: int, folder: Path, **optio
     name, *arguments = tool.words(places, scope.lport, scope.rport)
     program = sys.executable if name == "{python}" else shutil.which(name, path=_PATH)
     if program is None:
-        raise RefusedError(f"{name} is not installed", None)
+        raise RefusedError(f"{name} is not installed{f': {tool.install}' if tool.install else ''}", None)
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(folder)} | _filled(tool, places)
     if scope.case:
         environment |= {CASE: scope.case}

@@ -1,6 +1,7 @@
 """The stage of an experiment: run tools around traffic, and keep what they printed and what happened."""
 
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from lab.timeline import Connection
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 from lab.traffic.load_generator import Place
+from lab.units import SECOND, duration_ns
 
 _QUIET_LIMIT_S = 20.0
 
@@ -103,6 +105,8 @@ class Stage:
                     self.printed[tool] = Printed(refused=str(error), unknown_case=error.unknown_case)
             yield
             for run in started:
+                if run.tool.settle:
+                    time.sleep(duration_ns(run.tool.settle) / SECOND)
                 run.await_quiet(_QUIET_LIMIT_S)
                 run.end()
                 before = self.printed.get(run.tool, Printed())

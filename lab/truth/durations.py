@@ -21,7 +21,7 @@ from lab.timeline import Connection, Timeline
 from lab.truth.wire import OnWire
 from lab.verdict import Bracket
 
-_SYN_INTERVAL_NS = 990_000_000
+SYN_INTERVAL_NS = 990_000_000
 """A SYN is retransmitted no earlier than one second later (RFC 6298, 2.1); the kernel's timer counts whole ticks."""
 
 
@@ -96,7 +96,7 @@ def truth_of(connection: Connection, end_ns: int) -> Truth:
 
 def _syns_again(begun_ns: int, answered_by_ns: int) -> Bracket:
     """Return how often the SYN can have been retransmitted before it was answered."""
-    return Bracket.early(0, (answered_by_ns - begun_ns) // _SYN_INTERVAL_NS)
+    return Bracket.early(0, (answered_by_ns - begun_ns) // SYN_INTERVAL_NS)
 
 
 def seen_at(place: Side, truth: Truth, carried: OnWire) -> Truth:

@@ -155,7 +155,7 @@ def test_a_kept_run_is_judged_again(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nothing.toml"], "there is no tool nothing.toml: name the file of a description, or one of bcc-tcplife"),
+        (["nothing.toml"], "there is no tool nothing.toml: name the file of a description, or one of argus"),
         (["tcpdump", "--case", "X9"], "there is no case X9: choose from D1"),
         (["tcpdump", "--case", "S1"], "none of these cases is put to these tools"),
         (["--replay", "nowhere"], "nowhere is no run's folder"),

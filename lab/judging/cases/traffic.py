@@ -41,8 +41,10 @@ def bulk(stage: Stage) -> Happened:
     return happened
 
 
-def as_many_as_sent(_: Quantity, told: Told, happened: Happened) -> Iterator[Finding]:
+def as_many_as_sent(quantity: Quantity, told: Told, happened: Happened) -> Iterator[Finding]:
     """Yield the finding of the packets from the client: as many as the kernel counts segments that it sent."""
+    if quantity.direction == "ingress":
+        return
     client, server = happened.client[0], happened.server[0]
     mine = [row for row in told.rows if (row.get("source"), row.get("destination")) == (client, server)]
     mine = [row for row in mine if row.get("sport") is None or happened.port in (row.get("sport"), row.get("dport"))]

@@ -33,7 +33,8 @@ def of_flows(quantity: Quantity, told: Told, happened: Happened) -> Iterator[Fin
                 totals.setdefault(ends, []).append(carried)
     for (source, destination), carried_each in totals.items():
         yield from _of_direction(quantity, told, source, destination, carried_each, happened.port)
-    yield from of_frames(told, happened.frames)
+    if quantity.direction != "egress":  # they were sent to the observed host
+        yield from of_frames(told, happened.frames)
 
 
 def _of_direction(
@@ -106,11 +107,11 @@ def of_frames(told: Told, frames: Sequence[Sent]) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def of_retransmissions(_: Quantity, told: Told, happened: Happened) -> Iterator[Finding]:
+def of_retransmissions(quantity: Quantity, told: Told, happened: Happened) -> Iterator[Finding]:
     """Yield a finding for each direction of each connection: the number of segments that were sent again."""
     for connection in happened.connections:
         for role, carried, ends in _directions(connection):
-            if carried is None:
+            if carried is None or quantity.direction == {"client": "ingress", "server": "egress"}[role]:
                 continue
             mine = [row for row in told.rows if _is_of(row, ends)]
             counted = sum(1 if row.get("count") is None else int(row.get("count")) for row in mine)
