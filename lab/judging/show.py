@@ -59,7 +59,10 @@ def points() -> str:
 
 def report(found: Sequence[Judgement], *, everything: bool = False) -> str:
     """Return a matrix of verdicts, the evidence of what is not right, and one line of numbers for each tool."""
-    parts = [matrix(found), *(_evidence(one, everything=everything) for one in found), *summaries(found)]
+    # A tool that cannot run says so of every case.
+    first = {(it.product, it.why): it for it in reversed(found) if it.verdict is Verdict.CANNOT_RUN}
+    shown = [it for it in found if it.verdict is not Verdict.CANNOT_RUN or first[it.product, it.why] is it]
+    parts = [matrix(found), *(_evidence(one, everything=everything) for one in shown), *summaries(found)]
     return "\n".join(filter(None, parts))
 
 

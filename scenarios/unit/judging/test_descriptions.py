@@ -86,6 +86,6 @@ def test_mistakes_are_named(loaded, right, wrong, message):
 def test_an_unknown_tool():
     """The error lists the tools that come with the lab."""
     with pytest.raises(
-        LabError, match=r"there is no tool nothing: name the file of a description, or one of argus, bcc-tcplife"
+        LabError, match=r"there is no tool nothing: name the file of a description, or one of argus, bcc-"
     ):
         description.named(["nothing"])
