@@ -82,7 +82,8 @@ class Description(Struct, forbid_unknown_fields=True, frozen=True, dict=True):
     - `command`: its command line, with placeholders in braces: `{netns}`, `{interface}`, `{port}`, `{server}`,
       `{client}`, `{folder}` (an empty one for its files), `{ready_fd}`.
     - `project`: the address of its project; `version`: the command that prints its version.
-    - `attach`: where its program runs, such as `tracepoint:sock:inet_sock_set_state`, or `frames`.
+    - `attach`: where its program runs, such as `tracepoint:sock:inet_sock_set_state`. `frames` if it sees
+      frames at an interface: some cases are for these tools only.
     - `inside`: start it in the network namespace of the observed host.
     - `stop`: the signal that ends it and its children, as Ctrl-C does. `limit`: how long it may take to end.
     - `settle`: how long after the traffic it may print something, if it is silent before that.
@@ -98,7 +99,7 @@ class Description(Struct, forbid_unknown_fields=True, frozen=True, dict=True):
     quantities: Annotated[list[Quantity], Meta(min_length=1)] = msgspec.field(name="quantity")
     project: str = ""
     version: list[str] = []
-    attach: str = FRAMES
+    attach: str = ""
     ready: Ready = Ready()
     inside: bool = False
     stop: Literal["INT", "TERM", "KILL"] = "INT"

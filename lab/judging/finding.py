@@ -1,9 +1,12 @@
 """Findings: one value that a tool told, or should have told, beside the truth; and the verdicts."""
 
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 
 from msgspec import Struct
 
+from lab.judging.points import Point
+from lab.judging.quantity import Quantity, Row
 from lab.units import amount_text
 
 
@@ -109,6 +112,22 @@ def value(
     return Finding(
         quantity, subject, verdict, unit, low, high, told, int(distance), known_by=known_by, rows=rows or [], best=best
     )
+
+
+def timed(
+    quantity: Quantity, row: Row, subject: str, point: Point | None, clocks: Mapping[str, int]
+) -> Iterator[Finding]:
+    """Yield the finding of a row's own time, if the tool tells one and the time of its point is known."""
+    told_ns, offset_ns = row.get("time"), clocks.get(quantity.clock)
+    if told_ns is None or offset_ns is None or point is None:
+        return
+    low_ns, high_ns = point.low_ns + offset_ns, point.high_ns + offset_ns
+    # A wall clock that is set while a tool runs moves its times; the offset itself is known to a microsecond.
+    resolution_ns = quantity.resolution_ns + (0 if quantity.clock == "monotonic" else 1000)
+    yield value(
+        f"time of the row ({quantity.clock})", subject, (low_ns, high_ns, (low_ns + high_ns) // 2), told_ns,
+        resolution=resolution_ns, known_by=point.known_by, rows=[row.raw],
+    )  # fmt: skip
 
 
 def matched(

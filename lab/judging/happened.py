@@ -102,6 +102,7 @@ class Happened(Struct):
     - `frames`: frames sent on purpose.
     - `rtt`: the RTTs that the client's kernel can have measured to `server`; `smoothed` those of its smoothed RTT.
     - `facts`: numbers of this experiment, such as the peers of a load.
+    - `clocks`: by the name of a clock, what to add to `CLOCK_MONOTONIC` to get its time (ns).
     - `disturbed`: errors of the applications and retransmissions that the experiment did not cause.
     - `log`: the applications' timestamps, for a person.
     """
@@ -115,6 +116,7 @@ class Happened(Struct):
     rtt: list[Held] = []
     smoothed: list[Held] = []
     facts: dict[str, int] = {}
+    clocks: dict[str, int] = {}
     disturbed: list[str] = []
     log: list[str] = []
 

@@ -8,6 +8,7 @@ from msgspec import Struct
 from lab.tcp import Flow
 from lab.units import NS_OF_UNIT, duration_ns
 
+_LAYERS = {"frame": "whole frames", "ip": "IP packets", "payload": "data"}
 _AFTER_HANDSHAKE = ("established_entered", "connect_returned", "accept_returned")
 
 
@@ -20,7 +21,7 @@ class Quantity(Struct, forbid_unknown_fields=True, frozen=True):
     - `resolution`: what the tool rounds its times to; by default the unit.
     - `where`: the records that tell it: a field's name and a regular expression for its whole text.
     - `fields`: the record's name of each field, if it is another one.
-    - `clock`: of its times of day, for a reader.
+    - `clock`: of the field `time`, at which the value was complete: the time of the point `to`, or of the new state.
     - `unknown`: texts that say that a value is unknown.
     - `layer`: what the bytes of a packet include: whole `frame`, `ip` packet, or `payload`.
     - `direction`: whether it tells what the interface receives, what it sends, or both.
@@ -53,7 +54,9 @@ class Quantity(Struct, forbid_unknown_fields=True, frozen=True):
     def definition(self) -> str:
         """What the tool says that it measures, as text."""
         if not self.start:
-            return f"bytes of the {self.layer}" if self.kind == "flows" else "smoothed RTTs" if self.smoothed else ""
+            return (
+                f"bytes of {_LAYERS[self.layer]}" if self.kind == "flows" else "smoothed RTTs" if self.smoothed else ""
+            )
         late = self.kind == "duration" and self.start in _AFTER_HANDSHAKE
         return f"from {self.start} to {self.end}{', without the handshake' if late else ''}"
 

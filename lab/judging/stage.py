@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from lab import clock
 from lab.judging.description import Description
 from lab.judging.happened import Happened, connections_of, rtt_of
 from lab.judging.running import RefusedError, Running, Scope, running
@@ -124,7 +125,15 @@ class Stage:
     def happened(self, experiment: str, net: Topology, *watched: Observed, again: int = 0, errors: int = 0) -> Happened:
         """Return what happened. `again` retransmissions and `errors` of calls were caused on purpose."""
         happened = Happened(
-            experiment, self.ports.server, [net.client.ipv4, net.client.ipv6], [net.server.ipv4, net.server.ipv6]
+            experiment,
+            self.ports.server,
+            [net.client.ipv4, net.client.ipv6],
+            [net.server.ipv4, net.server.ipv6],
+            clocks={
+                "monotonic": 0,
+                "wall": clock.wall_offset_ns(),
+                "boot": time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns(),
+            },
         )
         for observed in watched:
             happened.connections += connections_of(observed)

@@ -1,8 +1,8 @@
 """Changes of state: their order, the time in each state, the ports and the owner of each row."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from lab.judging.finding import Finding, Verdict, absent, matched, value
+from lab.judging.finding import Finding, Verdict, absent, matched, timed, value
 from lab.judging.happened import Happened, Happening, Socket
 from lab.judging.kind import ENDS, Kind
 from lab.judging.quantity import Quantity, Row, Told
@@ -12,6 +12,7 @@ _FIELDS = ENDS | {
     "newstate": "state entered",
     "value": "time spent in oldstate",
     "socket": "what tells one socket from another",
+    "time": "when the new state was entered, on the quantity's clock",
     "pid": "process that owns the socket",
 }
 
@@ -20,11 +21,11 @@ def compare(quantity: Quantity, told: Told, happened: Happened) -> Iterator[Find
     """Yield findings for each socket of each connection."""
     for connection in happened.connections:
         for side in filter(None, (connection.client, connection.server)):
-            yield from _of_socket(quantity, told, side)
+            yield from _of_socket(quantity, told, side, happened.clocks)
         yield from _of_connection(told, connection)
 
 
-def _of_socket(quantity: Quantity, told: Told, side: Socket) -> Iterator[Finding]:
+def _of_socket(quantity: Quantity, told: Told, side: Socket, clocks: Mapping[str, int]) -> Iterator[Finding]:
     mine = [row for row in told.rows if row.ends == side.flow]
     subject = str(side.flow)
     spent = {row.get("oldstate"): row for row in mine}
@@ -39,6 +40,9 @@ def _of_socket(quantity: Quantity, told: Told, side: Socket) -> Iterator[Finding
             )  # fmt: skip
         elif not mine:
             yield absent(name, subject, interval, lost=told.lost, known_by=known)
+    for row in mine:
+        point = side.points.get(f"{str(row.get('newstate')).lower()}_entered")
+        yield from timed(quantity, row, f"{subject} ({row.get('newstate')})", point, clocks)
     if mine:
         yield _in_order(side, mine, known)
 

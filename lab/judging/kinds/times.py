@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Mapping
 
 from lab.judging import points
-from lab.judging.finding import Finding, absent, value
+from lab.judging.finding import Finding, absent, timed, value
 from lab.judging.happened import Happened, Happening
 from lab.judging.kind import ENDS, Kind
 from lab.judging.points import Point
 from lab.judging.quantity import Quantity, Row, Told
 from lab.tcp import UNSPECIFIED, Flow
 
-_FIELDS = ENDS | {"value": "the time"}
+_FIELDS = ENDS | {"value": "the time", "time": "when it was complete, on the quantity's clock"}
 
 
 def of_connections(quantity: Quantity, told: Told, happened: Happened) -> Iterator[Finding]:
@@ -27,6 +27,7 @@ def of_connections(quantity: Quantity, told: Told, happened: Happened) -> Iterat
                     _name(quantity), str(flow), truth, mine[0].get("value"),
                     resolution=quantity.resolution_ns, known_by=known_by(quantity, reached), rows=[mine[0].raw],
                 )  # fmt: skip
+                yield from timed(quantity, mine[0], str(flow), reached.get(quantity.end), happened.clocks)
             if mine:
                 break
         else:
