@@ -4,7 +4,7 @@ PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools \
-	curl iperf3 openssl redis-tools
+	curl iperf3 openssl redis-tools tcpdump bpftrace nftables
 # Scenarios run in parallel, since each has its own hosts. The scenarios of one file share a process and its fixtures.
 PARALLEL := --numprocesses 4 --dist loadfile
 # Download as root: apt's own user may have no access to the folder.
@@ -14,7 +14,7 @@ SOAK_OF := scenarios
 ROUNDS := 200
 # Chapters and options for `make bench`: BENCH="--quick events".
 BENCH :=
-PEERS := libbpf-tools bpfcc-tools bpftrace tcpdump tshark
+PEERS := bpfcc-tools
 VM_PACKAGES := qemu-system-x86 busybox-static kmod
 KERNEL := 6.1
 KERNELS := 5.10 6.1 6.12 newest
