@@ -1,0 +1,75 @@
+"""What changed between two judgements: verdicts of the same tool, kernel and case, and how sharp they were."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from lab.judging.finding import SEVERITY
+from lab.judging.judgement import Judgement
+from lab.output.text import printable, tabulated
+from lab.units import duration_text
+
+_BLUNTER = 2  # times as wide
+
+
+class Change(NamedTuple):
+    """A verdict before and after. None: it was not judged in that run."""
+
+    tool: str
+    case: str
+    before: Judgement | None
+    after: Judgement | None
+
+    @property
+    def kind(self) -> str:
+        """How it changed: `graver`, `better`, `only before`, `only after`, or `blunter` with the same verdict."""
+        if self.after is None:
+            return "only before"
+        if self.before is None:
+            return "only after"
+        before, after = (SEVERITY.index(it.verdict) for it in (self.before, self.after))
+        return "blunter" if before == after else "graver" if after < before else "better"
+
+
+def changes(before: Sequence[Judgement], after: Sequence[Judgement]) -> list[Change]:
+    """Return what changed, the gravest first. Versions of a tool are compared with each other, kernels are not."""
+    old, new = ({(it.product.tool, it.product.kernel, it.case): it for it in run} for run in (before, after))
+    found = [Change(key[0], key[2], old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new])]
+    changed = [
+        it
+        for it in found
+        if it.before is None or it.after is None or it.before.verdict != it.after.verdict or _is_blunter(it)
+    ]
+    order = ("graver", "blunter", "better", "only after", "only before")
+    return sorted(changed, key=lambda it: order.index(it.kind))
+
+
+def _is_blunter(change: Change) -> bool:
+    if change.before is None or change.after is None or not change.before.widths_ns or not change.after.widths_ns:
+        return False
+    return change.after.widths_ns[0] > _BLUNTER * max(1, change.before.widths_ns[0])
+
+
+def text(found: Sequence[Change], numbers: tuple[int, int]) -> str:
+    """Return the changes as a table. `numbers` are the judgements of both runs."""
+    head = f"{numbers[0]} judgements before, {numbers[1]} after, {len(found)} changed"
+    return "\n".join(
+        [head, tabulated(list(_rows(found)), ["", "tool", "case", "before", "after"])] if found else [head]
+    )
+
+
+def _rows(found: Sequence[Change]) -> Iterator[list[str]]:
+    for change in found:
+        yield [
+            change.kind,
+            printable(change.tool),
+            change.case,
+            *(_shown(change, it) for it in (change.before, change.after)),
+        ]
+
+
+def _shown(change: Change, one: Judgement | None) -> str:
+    if one is None:
+        return "-"
+    width = f", intervals of {duration_text(one.widths_ns[0])}" if change.kind == "blunter" and one.widths_ns else ""
+    version = f" ({one.product.version})" if one.product.version else ""
+    return f"{one.verdict}{version}{width}"
