@@ -52,6 +52,7 @@ class Check:
     - `lost`: events missing from the recording.
     - `verdict`: `inside`, `outside`, or `far`: inside, but with an error above `tolerance`.
     - `tolerance`: set only on the virtual clock.
+    - `resolution`: rounding of the measured value, which may be this far outside the bracket.
     """
 
     scenario: str
@@ -67,11 +68,26 @@ class Check:
     lost: int
     verdict: str
     tolerance: int | None = None
+    resolution: int = 0
 
     @property
     def passed(self) -> bool:
         """Whether the measured value is consistent with the truth and within the tolerance."""
         return self.verdict == "inside"
+
+    @property
+    def width(self) -> int | None:
+        """The width of the interval of all values that pass; None for a check of equality, which has no interval."""
+        low, high = self.low, self.high
+        if self.error is None or not (
+            isinstance(low, int) and isinstance(high, int) and isinstance(self.measured, int)
+        ):
+            return None
+        low, high = low - self.resolution, high + self.resolution
+        if self.tolerance is not None:
+            best = self.measured - self.error
+            low, high = max(low, best - self.tolerance), min(high, best + self.tolerance)
+        return high - low
 
     def within(self, tolerance: int) -> Self:
         """Return the same check with a tolerance: an error above it fails, too."""
@@ -110,7 +126,8 @@ class Judge:
         """
         inside = max(0, bracket.low - resolution_ns) <= measured_ns <= bracket.high + resolution_ns
         error = measured_ns - bracket.best
-        return self._check(subject, quantity, "ns", bracket.low, bracket.high, measured_ns, error, inside)
+        check = self._check(subject, quantity, "ns", bracket.low, bracket.high, measured_ns, error, inside)
+        return replace(check, resolution=resolution_ns) if resolution_ns else check
 
     def count(self, subject: str, quantity: str, bracket: Bracket, measured: int) -> Check:
         """Return the check of a count."""

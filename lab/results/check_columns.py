@@ -31,13 +31,24 @@ class Group(NamedTuple):
     unit: str
 
 
-ROW = np.dtype([("group", "i4"), ("passed", "?"), ("far", "?"), ("error", "f8"), ("position", "f8"), ("offset", "i8")])
+ROW = np.dtype(
+    [
+        ("group", "i4"),
+        ("passed", "?"),
+        ("far", "?"),
+        ("error", "f8"),
+        ("position", "f8"),
+        ("width", "f8"),
+        ("offset", "i8"),
+    ]
+)
 """The fields kept of each check.
 
 - `group`: index into `CheckColumns.groups`.
 - `passed`, `far`: the verdict. `far` means inside the bracket, but with an error above the tolerance.
 - `error`: measured value minus the best estimate of the truth, in the group's unit; NaN if the values are not numbers.
 - `position`: place of the value in its bracket, from 0 (low end) to 1 (high end); NaN if the bracket is no interval.
+- `width`: width of the interval of all values that pass, in the group's unit; NaN for a check of equality.
 - `offset`: position of its line in the file, in bytes.
 """
 
@@ -75,7 +86,7 @@ class CheckColumns:
             part["offset"] += start
             parts.append(part)
             start += len(chunk)
-            for probe, place, missing in {(check.probe, check.attach_point, check.lost) for check in checks}:
+            for probe, place, missing in dict.fromkeys((it.probe, it.attach_point, it.lost) for it in checks):
                 places.setdefault(probe, {}).update(dict.fromkeys(filter(None, place.split(", "))))
                 lost[probe] = max(missing, lost.get(probe, 0))
         attach_points = {probe: list(found) for probe, found in places.items()}
@@ -85,6 +96,10 @@ class CheckColumns:
         """Return for each group the indexes of its rows, in the order of the file."""
         ends = np.cumsum(np.bincount(self.rows["group"], minlength=len(self.groups)))
         return np.split(np.argsort(self.rows["group"], kind="stable"), ends[:-1]) if self.groups else []
+
+    def failed(self) -> Iterator[Check]:
+        """Yield the failed checks."""
+        yield from map(decoded, self.lines(np.flatnonzero(~self.rows["passed"]).tolist()))
 
     def lines(self, positions: Iterable[int]) -> Iterator[str]:
         """Yield the lines of the rows with these indexes, unchanged from the file."""
@@ -119,7 +134,8 @@ def _part(path: Path, checks: Sequence[Check], groups: dict[Group, int]) -> Rows
     def fields(check: Check) -> tuple[object, ...]:
         group = groups.setdefault(Group(check.scenario, check.probe, check.quantity, check.unit), len(groups))
         error = np.nan if check.error is None else check.error
-        return group, check.passed, check.verdict == "far", error, position(check), 0
+        width = np.nan if check.width is None else check.width
+        return group, check.passed, check.verdict == "far", error, position(check), width, 0
 
     try:
         return np.array([fields(check) for check in checks], ROW)

@@ -90,6 +90,7 @@ def test_the_json_of_a_check_is_complete():
         "lost": 2,
         "verdict": "outside",
         "tolerance": None,
+        "resolution": 0,
     }
 
 
