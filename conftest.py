@@ -18,7 +18,7 @@ from lab.linux.netns import NAMED
 from lab.linux.syscalls import signal_on_parent_death
 from lab.network.topology import Topology, topology
 from lab.observation import Observed, observe
-from lab.results import allowed_skips, check_table
+from lab.results import allowed_skips, check_table, sharpness
 from lab.results.writer import Results
 from lab.signals import ending
 from lab.traffic.demo.conversation import Conversation
@@ -118,21 +118,30 @@ def _skipped(config) -> list[allowed_skips.Skipped]:
     return allowed_skips.compared(reasons, allowed_skips.allowed(ALLOWED_SKIPS), lane)
 
 
-def pytest_terminal_summary(terminalreporter, exitstatus, config):
-    """Print the skips of this lane, every failed check, and a summary of all checks."""
+def pytest_terminal_summary(terminalreporter, config):
+    """Print the skips of this lane, every failed check, and a summary of all checks.
+
+    The run fails if no number was judged although it has tests that judge.
+    """
     # The hook also runs in workers, which know a part of the results only.
     if RESULTS_KEY not in config.stash or hasattr(config, "workerinput"):
         return
     if skipped := _skipped(config):
         terminalreporter.section("skipped in this lane")
         terminalreporter.write_line("\n".join(map(str, skipped)))
-    results = config.stash[RESULTS_KEY]
-    results.note(status=int(exitstatus))
-    checks = results.finish()
+    results, session = config.stash[RESULTS_KEY], config.pluginmanager.get_plugin("session")
+    columns = results.finish()
+    reports = [it for some in terminalreporter.stats.values() for it in some if isinstance(it, pytest.TestReport)]
+    judging = len({it.nodeid for it in reports if "judges" in it.keywords})  # scenarios/conftest.py
+    if judging and not len(columns.rows):
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+    results.note(status=int(session.exitstatus))
     terminalreporter.section("checks against the truth")
-    if failed := [check for check in checks if not check.passed]:
-        terminalreporter.write_line(check_table.table(failed))
-    terminalreporter.write_line(f"{check_table.summary(checks)}\nresults: {results.path}")
+    if failed := list(columns.failed()):
+        terminalreporter.write_line(f"{check_table.table(failed)}\n")
+    if len(columns.rows):
+        terminalreporter.write_line(f"{sharpness.table(columns)}\n")
+    terminalreporter.write_line(f"{sharpness.summary(columns, judging)}\nresults: {results.path}")
 
 
 @dataclass

@@ -6,7 +6,7 @@
   of the two applications.
 - Shows one request in detail: all its events, and its time in each layer.
 
-Takes a few seconds. Exit status: 1 if a number was wrong.
+Takes a few seconds. Exit status: 1 if a number was wrong, or if none was judged.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from lab.probes.layers.perfetto import TRACE, write_trace
 from lab.probes.layers.plot import draw
 from lab.probes.layers.requests import requests_of
 from lab.report import request_timeline
-from lab.results import check_table
+from lab.results import check_table, sharpness
 from lab.results.writer import Results
 from lab.traffic.demo.conversation import Conversation
 from lab.units import MS
@@ -92,10 +92,12 @@ def run(args: argparse.Namespace) -> int:
     if "layers" in every:
         _show_requests(list(conversations.values()), results.path)
     results.write_junit()
-    results.finish()
-    print(f"\n{check_table.summary(checks)}")
+    columns = results.finish()
+    if checks:
+        print(f"\n{sharpness.table(columns)}")
+    print(f"\n{sharpness.summary(columns)}")
     print(f"Checks and recordings are in {results.path}; `lab report` writes an HTML report of them.")
-    return 0 if all(check.passed for check in checks) else 1
+    return 0 if checks and all(check.passed for check in checks) else 1
 
 
 def _recorded(

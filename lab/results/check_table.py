@@ -42,17 +42,6 @@ def without_number(quantity: str) -> str:
     return _NUMBER.sub("", quantity)
 
 
-def summary(checks: Iterable[Check]) -> str:
-    """Return one sentence: how many checks there are and how many failed."""
-    checks = list(checks)
-    failed = [check for check in checks if not check.passed]
-    if not checks:
-        return "No number was judged."
-    if not failed:
-        return f"{len(checks)} checks: every measured value is consistent with the truth."
-    return f"{len(checks)} checks, {len(failed)} failed; the first: {failed[0].sentence()}."
-
-
 def _text(value: Value, unit: str, origin: int) -> str:
     if value is None:
         return "unknown"

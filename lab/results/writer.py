@@ -21,7 +21,7 @@ from lab.errors import LabError
 from lab.output.file import point, replacing
 from lab.paths import CHECKOUT
 from lab.results import measurement
-from lab.results.check_columns import FILE, stream
+from lab.results.check_columns import FILE, CheckColumns, stream
 from lab.results.junit import write_junit
 from lab.results.measurement import Measurement
 from lab.verdict import Check
@@ -76,17 +76,17 @@ class Results:
         """Return all checks written so far."""
         return list(stream(self.path / FILE))
 
-    def finish(self) -> list[Check]:
+    def finish(self) -> CheckColumns:
         """Add attach points and verdict counts to run.json, point `latest` at the run, and return all checks."""
-        checks = self.checks()
-        places = {(check.probe, place): None for check in checks for place in check.attach_point.split(", ") if place}
+        columns = CheckColumns.read(self.path / FILE)
+        inside, far = (int(columns.rows[name].sum()) for name in ("passed", "far"))
         self.note(
-            attach_points={name: [place for probe, place in places if probe == name] for name, _ in places},
-            checks={verdict: sum(c.verdict == verdict for c in checks) for verdict in ("inside", "outside", "far")},
+            attach_points={probe: places for probe, places in columns.attach_points.items() if places},
+            checks={"inside": inside, "outside": len(columns.rows) - inside - far, "far": far},
         )
         with self._errors():
             point(self.path.with_name(LATEST), self.path.name)
-        return checks
+        return columns
 
     def write_junit(self) -> None:
         """Write junit.xml from the checks, for a run outside pytest."""

@@ -2,7 +2,6 @@
 
 import json
 
-from lab.results.check_table import summary
 from lab.results.writer import LATEST, RUN, Results
 from lab.verdict import Bracket, Judge
 
@@ -27,8 +26,3 @@ def test_attach_points(tmp_path, monkeypatch):
     results.finish()
     found = json.loads((results.path / RUN).read_text(encoding="utf-8"))["attach_points"]
     assert found == {"flows": ["tc:egress (tcx)", "tc:ingress (tcx)", "xdp:frame (generic)"]}
-
-
-def test_nothing_judged():
-    """No check is no success."""
-    assert summary([]) == "No number was judged."
