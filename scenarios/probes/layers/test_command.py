@@ -43,7 +43,7 @@ def test_requests(lab, tmp_path):
     with watching("layers", "--json", *both(lab.net), *files) as output:
         connections = talk(lab.net, connections=3, version=6)
     rows = parsed(output)
-    judge, checks = Judge(lab.scenario, "layers", "live"), []
+    judge, checks = Judge(lab.scenario, "layers", ""), []
     for connection in connections:
         flow = connection.client.flow
         mine = [row for row in rows if (row["caddr"], row["cport"]) == (flow.laddr, flow.lport)]

@@ -73,6 +73,15 @@ def test_the_verdict_comes_first(tmp_path, what, headline):
     assert re.sub(r"<[^>]*>|[✓✗]", "", re.search("<h1.*?</h1>", text)[0]).strip() == headline
 
 
+def test_the_environment_has_no_empty_entry(tmp_path):
+    """A probe without an attach point is not in the list; an unknown version is `-`."""
+    rows = [Judge("s", probe, place).equal("a", "q", 1, 1) for probe, place in (("rtt", ""), ("states", "tp:x"))]
+    text, _ = page(folder(tmp_path / "run", checks=rows))
+    environment = re.search(r'<section id="environment-0">.*?</section>', text, re.DOTALL)[0]
+    assert re.findall(r"<dt>(\w+) attached to</dt><dd>([^<]*)</dd>", environment) == [("states", "tp:x")]
+    assert "None" not in environment
+
+
 def test_missed_goals_have_distance_and_reason(tmp_path):
     """A missed goal has the distance, in its unit and in percent, and the note of the bench."""
     text, _ = page(folder(tmp_path / "run", measurements=measurements()))
