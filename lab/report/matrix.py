@@ -1,25 +1,34 @@
-"""Several runs side by side: the number of checks and of failed checks, by probe, by quantity and by run."""
+"""Several runs side by side: the checks, the failed checks and the widths of brackets, by probe, quantity and run."""
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from lab.results.check_table import kinds, without_number
+from lab.report.verdicts import sized
+from lab.results.check_table import kinds
 from lab.results.reader import RunFolder
+from lab.results.sharpness import Sharpness, quantity_of, sharpness
 
 
 @dataclass
 class Cell:
     """The checks of a probe or of a quantity in one run. `attached` is the kinds of the probe's attach points."""
 
-    checks: int = 0
-    wrong: int = 0
+    parts: list[Sharpness] = field(default_factory=list)
     attached: str = ""
 
-    def add(self, checks: int, wrong: int) -> None:
-        """Add checks and failed checks."""
-        self.checks += checks
-        self.wrong += wrong
+    @property
+    def checks(self) -> int:
+        """Number of checks."""
+        return sum(part.checks for part in self.parts)
+
+    @property
+    def wrong(self) -> int:
+        """Number of failed checks."""
+        return sum(part.wrong for part in self.parts)
+
+    @property
+    def widths(self) -> list[Sharpness]:
+        """The sharpness of times and of counts, without units that have exact checks only."""
+        return sized(self.parts)
 
 
 @dataclass
@@ -35,13 +44,10 @@ def matrix(runs: list[RunFolder]) -> dict[str, Line]:
     lines: dict[str, Line] = {}
     for number, run in enumerate(runs):
         columns = run.checks
-        checks = np.bincount(columns.rows["group"], minlength=len(columns.groups)).tolist()
-        right = np.bincount(columns.rows["group"][columns.rows["passed"]], minlength=len(columns.groups)).tolist()
-        for group, count, inside in zip(columns.groups, checks, right, strict=True):
-            line = lines.setdefault(group.probe, Line([Cell() for _ in runs]))
-            line.cells[number].add(count, count - inside)
-            line.cells[number].attached = kinds(", ".join(columns.attach_points[group.probe]))
-            line.quantities.setdefault(without_number(group.quantity), [Cell() for _ in runs])[number].add(
-                count, count - inside
-            )
+        for (probe, _), part in sharpness(columns, lambda group: group.probe).items():
+            cell = lines.setdefault(probe, Line([Cell() for _ in runs])).cells[number]
+            cell.parts.append(part)
+            cell.attached = kinds(", ".join(columns.attach_points[probe]))
+        for ((probe, quantity, _), _), part in sharpness(columns, quantity_of).items():
+            lines[probe].quantities.setdefault(quantity, [Cell() for _ in runs])[number].parts.append(part)
     return lines

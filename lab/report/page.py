@@ -21,6 +21,7 @@ from lab.report.raw import Raw
 from lab.report.table import Table
 from lab.report.verdicts import MOST_ROWS, CheckTable, Probe
 from lab.results.reader import RunFolder
+from lab.results.sharpness import widths
 from lab.results.writer import RUN
 from lab.units import duration_text
 
@@ -29,12 +30,13 @@ _MOST_FAILED = 50  # failed checks listed above the table of all checks
 
 @dataclass(frozen=True)
 class Run:
-    """A run as the page shows it."""
+    """A run as the page shows it. `environment` is the link to its run.json, `sharp` the widths of its brackets."""
 
     folder: RunFolder
     label: str
     environment: str
     probes: list[Probe]
+    sharp: str
     bench: Bench
     layers: layers.Layers | None
 
@@ -42,7 +44,8 @@ class Run:
     def of(cls, folder: RunFolder, label: str, raw: Raw) -> "Run":
         """Read a run, and add its raw rows to `raw`."""
         probes = verdicts.probes(folder.checks)
-        return cls(folder, label, raw.link(folder.path / RUN), probes, Bench.of(folder, raw), layers.of(folder, raw))
+        environment, sharp = raw.link(folder.path / RUN), widths(folder.checks)
+        return cls(folder, label, environment, probes, sharp, Bench.of(folder, raw), layers.of(folder, raw))
 
 
 def write(folders: list[RunFolder], path: Path) -> None:
@@ -66,6 +69,7 @@ def _render(folders: list[RunFolder], raw: Raw) -> str:
         .get_template("page.html")
         .render(
             runs=runs,
+            judged=judged,
             one=runs[0] if len(runs) == 1 else None,
             wrong=sum(probe.wrong for run in runs for probe in run.probes),
             far=sum(probe.far for run in runs for probe in run.probes),

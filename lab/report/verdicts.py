@@ -9,8 +9,9 @@ from lab.report.chart import Bar, Numbers, Plot, bracket, cumulative, positions,
 from lab.report.raw import Raw
 from lab.report.table import Cell, Column, Table, amount, count
 from lab.results import check_table
-from lab.results.check_columns import CheckColumns, decoded
+from lab.results.check_columns import CheckColumns, Group, decoded
 from lab.results.reader import RunFolder
+from lab.results.sharpness import TIME, Sharpness, quantity_of, sharpness
 from lab.verdict import Check
 
 MOST_ROWS = 40_000
@@ -24,6 +25,8 @@ COLUMNS = (
     Column("verdict", hint="right: every value is consistent with the truth", choose=True),
     Column("checks", "number"),
     Column("wrong", "number", "values outside their bracket, or with an error above the tolerance"),
+    Column("width p50", "number", "half of the brackets are at most this wide; -: checks of equality have no width"),
+    Column("width p90", "number", "nine tenths of the brackets are at most this wide"),
     Column("median error", "number", "median of the absolute errors, against the best estimate of the truth"),
     Column("largest error", "number", "largest absolute error"),
     Column("bracket", "bracket", "the worst row: the bar contains the truth, the mark is the measured value"),
@@ -39,6 +42,7 @@ class Probe:
     - `checks`: their number; `wrong`: the number that failed.
     - `far`: the failed checks whose value is inside the bracket, but whose error is above the tolerance.
     - `lost`: the largest number of events missing from one recording.
+    - `widths`: the sharpness of its times and of its counts; `quantities`: that of each quantity, by name.
     - `errors`: the errors of all times, in ns.
     - `strip`: a histogram of the places of all times in their brackets.
     """
@@ -49,8 +53,15 @@ class Probe:
     far: int
     lost: int
     attach_points: str
+    widths: list[Sharpness]
+    quantities: list[tuple[str, Sharpness]]
     errors: Numbers
     strip: list[Bar]
+
+    @property
+    def exact(self) -> int:
+        """The number of checks without a width."""
+        return sum(one.exact for _, one in self.quantities)
 
     @property
     def kinds(self) -> str:
@@ -94,7 +105,8 @@ def probes(columns: CheckColumns) -> list[Probe]:
     """Sum up the checks of each probe, in the order of the file."""
     names = list(dict.fromkeys(group.probe for group in columns.groups))
     owner = np.array([names.index(group.probe) for group in columns.groups], int)
-    in_time = np.array([group.unit == "ns" for group in columns.groups], bool)
+    in_time = np.array([group.unit == TIME for group in columns.groups], bool)
+    of_probe, of_quantity = sharpness(columns, lambda group: group.probe), sharpness(columns, quantity_of)
     rows, found = columns.rows, []
     for number, name in enumerate(names):
         mine = rows[owner[rows["group"]] == number]
@@ -108,6 +120,8 @@ def probes(columns: CheckColumns) -> list[Probe]:
                 int(mine["far"].sum()),
                 columns.lost[name],
                 ", ".join(columns.attach_points[name]),
+                sized([one for (probe, _), one in of_probe.items() if probe == name]),
+                [(quantity, one) for ((probe, quantity, _), _), one in of_quantity.items() if probe == name],
                 timed["error"][~np.isnan(timed["error"])],
                 positions(
                     places[~np.isnan(places)],
@@ -116,6 +130,11 @@ def probes(columns: CheckColumns) -> list[Probe]:
             )
         )
     return found
+
+
+def sized(found: list[Sharpness]) -> list[Sharpness]:
+    """Return those whose checks have widths, times first."""
+    return sorted((one for one in found if one.sized), key=lambda one: one.unit != TIME)
 
 
 def curves(found: list[Probe]) -> Plot | None:
@@ -143,15 +162,17 @@ class CheckTable:
         self.checks += len(columns.rows)
         wrong = np.bincount(columns.rows["group"][~columns.rows["passed"]], minlength=len(columns.groups))
         members = columns.members()
+        sharp = sharpness(columns, lambda group: group)
         for number in np.argsort(-wrong, kind="stable").tolist():
             rows = columns.rows[members[number]]
             kept = members[number][_examples(rows)[: MOST_ROWS - self.rows]]
             key, shown = self._keep(label, columns, kept, of=len(rows))
             self.failed += [row for row in shown if not row.check.passed]
-            self.table.rows.append((key, bool(wrong[number]), self._cells(label, columns, number, rows, shown)))
+            group = columns.groups[number]
+            cells = self._cells(label, group, sharp[group, group.unit], rows, shown)
+            self.table.rows.append((key, bool(wrong[number]), cells))
 
-    def _cells(self, label: str, columns: CheckColumns, number: int, rows: Rows, shown: list[Shown]) -> list[Cell]:
-        group = columns.groups[number]
+    def _cells(self, label: str, group: Group, sharp: Sharpness, rows: Rows, shown: list[Shown]) -> list[Cell]:
         wrong = int((~rows["passed"]).sum())
         sizes = np.abs(rows["error"][~np.isnan(rows["error"])])
         median, largest = (float(np.median(sizes)), float(sizes.max())) if len(sizes) else (np.nan, np.nan)
@@ -163,6 +184,7 @@ class CheckTable:
             "wrong" if wrong else "right",
             count(len(rows)),
             count(wrong),
+            *_width_cells(sharp),
             amount(median, group.unit),
             amount(largest, group.unit),
             shown[0].strip if shown else None,
@@ -189,6 +211,11 @@ class CheckTable:
             note,
         )
         return key, [Shown.of(line, key, label) for line in lines]
+
+
+def _width_cells(sharp: Sharpness) -> list[Cell]:
+    p50, p90 = sharp.texts
+    return [(sharp.p50, p50), (sharp.p90, p90)] if sharp.sized else [(None, p50), (None, p90)]
 
 
 def _examples(rows: Rows) -> Integers:

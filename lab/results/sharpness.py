@@ -47,6 +47,11 @@ class Sharpness:
         return self.checks - self.exact
 
     @property
+    def name(self) -> str:
+        """`times` or `counts`."""
+        return _NAMES.get(self.unit, self.unit)
+
+    @property
     def texts(self) -> tuple[str, str]:
         """`p50` and `p90` with their unit; `-` if no check has a width."""
         return (amount_text(self.p50, self.unit), amount_text(self.p90, self.unit)) if self.sized else ("-", "-")
@@ -112,7 +117,7 @@ def widths(columns: CheckColumns) -> str:
     """Return the widths of the brackets of a whole run as a sentence, "" without checks."""
     found = list(sharpness(columns, lambda _: None).values())
     parts = [
-        f"of {one.sized:,} {_NAMES[one.unit]} p50 {one.texts[0]}, p90 {one.texts[1]}"
+        f"of {one.sized:,} {one.name} p50 {one.texts[0]}, p90 {one.texts[1]}"
         for one in sorted(found, key=lambda one: one.unit != TIME)
         if one.sized
     ]

@@ -59,7 +59,7 @@ class Table {
     choices.append(this.count);
     this.heads = columns.map((column, number) => {
       const button = element("button", { type: "button", title: column.hint }, column.name);
-      const head = element("th", { scope: "col", class: column.kind }, button);
+      const head = element("th", { scope: "col", class: this.kind(number) }, button);
       if (column.kind === "bracket") button.replaceWith(element("span", { title: column.hint }, column.name));
       else button.addEventListener("click", () => this.sort(number));
       return head;
@@ -110,6 +110,12 @@ class Table {
     this.next.hidden = found.length <= this.shown;
   }
 
+  // The class of a cell; the few values of a column with a filter are short.
+  kind(column) {
+    const { kind, choose } = this.columns[column];
+    return choose ? `${kind} short` : kind;
+  }
+
   // The column "run" is hidden if there is only one run.
   constant(column) {
     const choice = this.choices.get(this.columns[column].name);
@@ -119,8 +125,8 @@ class Table {
   row([key, wrong, cells]) {
     const line = element("tr", wrong ? { class: "wrong" } : {});
     cells.forEach((cell, column) => {
-      const kind = this.columns[column].kind;
-      const place = element("td", { class: kind });
+      const { kind } = this.columns[column];
+      const place = element("td", { class: this.kind(column) });
       if (kind === "number") place.append(cell[1]);
       else if (kind === "bracket") { if (cell) place.append(bracket(cell, wrong)); } else place.append(cell);
       place.hidden = this.constant(column);

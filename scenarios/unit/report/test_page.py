@@ -73,6 +73,35 @@ def test_the_verdict_comes_first(tmp_path, what, headline):
     assert re.sub(r"<[^>]*>|[✓✗]", "", re.search("<h1.*?</h1>", text)[0]).strip() == headline
 
 
+def test_the_verdict_has_the_widths(tmp_path):
+    """The widths of the brackets stand below the headline, beside each probe and each quantity, and in the table."""
+    rows = [JUDGE.duration("a", "first SYN at", Bracket.early(0, width), 0) for width in (43_000, 43_000, 200 * MS)]
+    rows += [JUDGE.equal("a", "port", 80, 80)]
+    text, data = page(folder(tmp_path / "run", checks=rows))
+    assert "<p>Width of the brackets: of 3 times p50 43.000 us, p90 200.000 ms. 1 check is exact.</p>" in text
+    probe, quantity, port = re.findall(r"<tr(?: hidden)?>\s*<th scope=\"row\".*?</tr>", text, re.DOTALL)[:3]
+    for line, cells in (
+        (probe, ["43.000 us", "200.000 ms", "1"]),
+        (quantity, ["43.000 us", "200.000 ms", ""]),
+        (port, ["-", "-", "1"]),
+    ):
+        assert re.findall(r'<td class="number">([^<]*)<', line)[:3] == cells
+    heads = [column["name"] for column in data["tables"]["checks"]["columns"]]
+    lines = {cells[3]: dict(zip(heads, cells, strict=True)) for _, _, cells in data["tables"]["checks"]["rows"]}
+    assert (lines["first SYN at"]["width p50"], lines["port"]["width p90"]) == ([43_000, "43.000 us"], [None, "-"])
+
+
+def test_runs_side_by_side_have_their_widths(tmp_path):
+    """The same number of right values in two runs, one of them with a wider bracket."""
+    runs = [
+        folder(tmp_path / name, checks=[JUDGE.duration("a", "first SYN at", Bracket.early(0, width), 0)])
+        for name, width in (("sharp", 43_000), ("blunt", 200 * MS))
+    ]
+    text, _ = page(*runs, output=tmp_path / "both.html")
+    matrix = re.search(r'<section id="matrix">.*?</section>', text, re.DOTALL)[0]
+    assert re.findall("width of times: p50 ([^,]*),", matrix) == ["43.000 us", "200.000 ms"] * 2
+
+
 def test_the_environment_has_no_empty_entry(tmp_path):
     """A probe without an attach point is not in the list; an unknown version is `-`."""
     rows = [Judge("s", probe, place).equal("a", "q", 1, 1) for probe, place in (("rtt", ""), ("states", "tp:x"))]
