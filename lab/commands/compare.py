@@ -1,6 +1,7 @@
 """Compare two runs and show the significant changes.
 
 - Checks, by scenario, probe and quantity: changed verdicts and absolute errors.
+- Brackets, by probe and quantity: widths, and the quantities that became blunter.
 - Bench, by figure, tool, quantity and conditions: ratio of the medians (after
   to before) with its 95 % interval.
 
@@ -13,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lab.output.text import printable, tabulated
-from lab.results.compare import CheckChange, Comparison, Shift, compare
+from lab.results.compare import FACTOR, CheckChange, Comparison, Shift, compare
 from lab.results.reader import RunFolder
+from lab.results.sharpness import widths
 from lab.units import amount_text
 
 EXAMPLES = """\
@@ -29,6 +31,9 @@ details:
   Samples are compared by the test of Mann and Whitney. The p-values are corrected
   for multiple comparisons (Benjamini and Hochberg): at most 5 % of the changes
   shown as significant are expected to be chance.
+  The widths of brackets are those of half (p50) and nine tenths (p90) of the
+  checks, in the scenarios of both runs. A quantity is blunter if one of them is
+  more than 1.5 times as large as before: its values were right with less proof.
   P(larger) is the probability that a value of the second run is larger than a
   value of the first; 0.5 means no difference.
   A significant difference may be caused by the program or by the machine. To see
@@ -58,10 +63,13 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"{when + ':':<7} {printable(f'{one.place}, {one.name}')}: {len(one.checks.rows):,} checks, {wrong:,} wrong"
         )
+        if len(one.checks.rows):
+            print(f"{'':<7} {widths(one.checks)}")
     print()
     most = None if args.all else _MOST
     parts = (
         _verdicts(found, most),
+        _widths(found, most, everything=args.all),
         _errors(found, most, everything=args.all),
         _bench(found, most, everything=args.all),
         _alone(found, most),
@@ -82,10 +90,39 @@ def _verdicts(found: Comparison, most: int | None) -> Iterator[str]:
         f"{words['wrong']:,} wrong in both, {words['right']:,} right in both."
     )
     rows = [
-        (*_names(one), one.verdict, *(f"{side.wrong:,} of {side.checks:,}" for side in (one.before, one.after)))
+        (
+            *_names(one),
+            one.verdict,
+            *(f"{side.wrong:,} of {side.checks:,}" for side in (one.before, one.after)),
+            *(side.sharp.texts[0] for side in (one.before, one.after)),
+        )
         for one in changed
     ]
-    yield from _table(rows, ("scenario", "probe", "quantity", "verdict", "wrong before", "after"), most)
+    heads = ("scenario", "probe", "quantity", "verdict", "wrong before", "after", "width p50 before", "after")
+    yield from _table(rows, heads, most)
+
+
+def _widths(found: Comparison, most: int | None, *, everything: bool) -> Iterator[str]:
+    if not found.widths:
+        return
+    words = {word: sum(one.verdict == word for one in found.widths) for word in ("blunter", "sharper")}
+    yield (
+        f"Brackets: {len(found.widths):,} quantities in both runs have widths: {words['blunter']:,} became blunter, "
+        f"{words['sharper']:,} sharper (p50 or p90 changed by more than a factor of {FACTOR})."
+    )
+    ordered = sorted(found.widths, key=lambda one: -one.growth)
+    rows = [
+        (
+            one.probe,
+            one.quantity,
+            one.verdict,
+            *(text for texts in zip(one.before.texts, one.after.texts, strict=True) for text in texts),
+        )
+        for one in ordered
+        if everything or one.verdict
+    ]
+    heads = ("probe", "quantity", "", "width p50 before", "after", "width p90 before", "after")
+    yield from _table(rows, heads, most)
 
 
 def _errors(found: Comparison, most: int | None, *, everything: bool) -> Iterator[str]:

@@ -1,8 +1,10 @@
-"""Differences between two runs and their significance: checks by scenario, probe and quantity, and the bench.
+"""Differences between two runs: checks by scenario, probe and quantity, widths of brackets, and the bench.
 
 - Two samples are compared by the test of Mann and Whitney (1947), which assumes no distribution.
 - The p-values are corrected for multiple comparisons (Benjamini and Hochberg 1995): at most 5 % of the changes reported
   as significant are expected to be chance. Checks and bench are corrected separately.
+- Widths of brackets are not tested: with many checks the smallest difference would be significant. A change is
+  shown if it exceeds a factor of `FACTOR`.
 - All samples of a run come from one machine and one hour. A significant difference between two runs may therefore be
   caused by the machine and not by the program.
 """
@@ -16,9 +18,13 @@ import numpy.typing as npt
 from lab.results.check_columns import CheckColumns, Group
 from lab.results.measurement import Measurement
 from lab.results.reader import RunFolder
+from lab.results.sharpness import Sharpness, quantity_of, sharpness
 
 LEVEL = 0.05
 """The expected share of false positives among the changes reported as significant."""
+
+FACTOR = 1.5
+"""The ratio of widths above which a quantity counts as blunter or sharper. A busy machine can cause a larger one."""
 
 _FEWEST = 3  # samples in each run; smaller samples are not tested
 
@@ -51,11 +57,20 @@ class Shift:
 
 @dataclass(frozen=True)
 class Side:
-    """The checks of a group in one run: their number, how many are wrong, and the absolute errors."""
+    """The checks of a group in one run: their number and sharpness, and the absolute errors."""
 
-    checks: int
-    wrong: int
+    sharp: Sharpness
     sizes: Numbers = field(repr=False)
+
+    @property
+    def checks(self) -> int:
+        """Number of checks."""
+        return self.sharp.checks
+
+    @property
+    def wrong(self) -> int:
+        """Number of failed checks."""
+        return self.sharp.wrong
 
 
 @dataclass(frozen=True)
@@ -75,11 +90,47 @@ class CheckChange:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `--json` prints."""
-        sides = {
-            name: {"checks": side.checks, "wrong": side.wrong}
-            for name, side in (("before", self.before), ("after", self.after))
-        }
+        sides = {name: side.sharp.as_dict() for name, side in (("before", self.before), ("after", self.after))}
         return {**self.group._asdict(), "verdict": self.verdict, **sides, "error": _shift_dict(self.shift)}
+
+
+@dataclass(frozen=True)
+class WidthChange:
+    """The sharpness of a quantity in both runs, in the scenarios that both have."""
+
+    probe: str
+    quantity: str
+    before: Sharpness
+    after: Sharpness
+
+    @property
+    def growth(self) -> float:
+        """The larger ratio of the widths (after to before) at p50 and p90; infinite if a width was 0 or exact before."""
+        return max(_grown(self.before.p50, self.after.p50), _grown(self.before.p90, self.after.p90))
+
+    @property
+    def verdict(self) -> str:
+        """`blunter` if p50 or p90 is more than `FACTOR` times as wide, `sharper` for the opposite, otherwise empty."""
+        if self.growth > FACTOR:
+            return "blunter"
+        back = max(_grown(self.after.p50, self.before.p50), _grown(self.after.p90, self.before.p90))
+        return "sharper" if back > FACTOR else ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        sides = {"before": self.before.as_dict(), "after": self.after.as_dict()}
+        return {
+            "probe": self.probe,
+            "quantity": self.quantity,
+            "unit": self.after.unit,
+            "verdict": self.verdict,
+        } | sides
+
+
+def _grown(before: float, after: float) -> float:
+    """Return the ratio of two widths; a check without a width is as sharp as one with width 0."""
+    before, after = (0.0 if np.isnan(width) else width for width in (before, after))
+    return after / before if before else 1.0 if not after else float("inf")
 
 
 @dataclass(frozen=True)
@@ -119,9 +170,13 @@ class FigureChange:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The checks and measurements that two runs share, and the names of those that only one of them has."""
+    """The checks and measurements that two runs share, and the names of those that only one of them has.
+
+    `widths` has the quantities whose brackets have a width in one of the runs.
+    """
 
     checks: list[CheckChange]
+    widths: list[WidthChange]
     figures: list[FigureChange]
     only_before: list[str]
     only_after: list[str]
@@ -132,6 +187,7 @@ class Comparison:
             "level": LEVEL,
             "correction": "Benjamini-Hochberg",
             "checks": [change.as_dict() for change in self.checks],
+            "widths": [change.as_dict() for change in self.widths],
             "measurements": [change.as_dict() for change in self.figures],
             "only_before": self.only_before,
             "only_after": self.only_after,
@@ -148,6 +204,7 @@ def compare(before: RunFolder, after: RunFolder) -> Comparison:
     moved = _shifts([(np.array(one), np.array(other)) for one, other in samples])
     return Comparison(
         [CheckChange(group, *pair, shift) for (group, pair), shift in zip(checks.items(), errors, strict=True)],
+        _widths(before.checks, after.checks, set(checks)),
         [FigureChange(*pair, shift, _ratio(*pair)) for pair, shift in zip(rows.values(), moved, strict=True)],
         *(
             [" / ".join(filter(None, name)) for name in (*groups, *names)]
@@ -165,12 +222,22 @@ def _paired(
 
 
 def _sides(columns: CheckColumns) -> dict[Group, Side]:
-    found = {}
+    found, sharp = {}, sharpness(columns, lambda group: group)
     for group, members in zip(columns.groups, columns.members(), strict=True):
-        rows = columns.rows[members]
-        errors = rows["error"]
-        found[group] = Side(len(rows), int((~rows["passed"]).sum()), np.abs(errors[~np.isnan(errors)]))
+        errors = columns.rows["error"][members]
+        found[group] = Side(sharp[group, group.unit], np.abs(errors[~np.isnan(errors)]))
     return found
+
+
+def _widths(before: CheckColumns, after: CheckColumns, both: set[Group]) -> list[WidthChange]:
+    one, other = (
+        sharpness(columns, lambda group: quantity_of(group) if group in both else None) for columns in (before, after)
+    )
+    return [
+        WidthChange(*name[:2], one[key], other[key])
+        for key in one
+        if (name := key[0]) is not None and (one[key].sized or other[key].sized)
+    ]
 
 
 def _rows(measurements: list[Measurement]) -> dict[tuple[str, ...], Measurement]:

@@ -56,6 +56,11 @@ class Sharpness:
         """`p50` and `p90` with their unit; `-` if no check has a width."""
         return (amount_text(self.p50, self.unit), amount_text(self.p90, self.unit)) if self.sized else ("-", "-")
 
+    def as_dict(self) -> dict[str, int | float | None]:
+        """Return the numbers for JSON, with None for an unknown width."""
+        p50, p90 = (self.p50, self.p90) if self.sized else (None, None)
+        return {"checks": self.checks, "wrong": self.wrong, "exact": self.exact, "width_p50": p50, "width_p90": p90}
+
 
 def quantity_of(group: Group) -> tuple[str, str, str]:
     """Return the key of a quantity in all scenarios: its probe, its name without a running number, its unit."""

@@ -1,6 +1,7 @@
 """Comparison of two runs: real changes are found, and many comparisons do not give false ones."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from lab.cli import main
 from lab.results.compare import compare
 from lab.results.measurement import Goal, Measurement
 from lab.results.reader import RunFolder
+from lab.units import MS
 from lab.verdict import Bracket, Judge
 
 
@@ -51,6 +53,41 @@ def test_larger_errors_are_found(tmp_path):
     )
     assert all(change.shift.p is None for change in found.checks if change.group.quantity == "SYN retransmissions")
     assert all(change.shift is None for change in found.checks if change.group.quantity == "owner")
+
+
+def test_blunter_brackets_are_found(tmp_path, capsys):
+    """A quantity whose values are right in both runs, and in the second with less proof: in text and in JSON."""
+
+    def judged(scenario="s", exact=0, **widths):
+        judge = Judge(scenario, "rtt", "tc:ingress")
+        times = [
+            judge.duration("a", name, Bracket.early(0, width), 0) for name, all_ in widths.items() for width in all_
+        ]
+        return [*times, judge.count("a", "packets", Bracket.early(0, exact), 0), judge.equal("a", "port", 80, 80)]
+
+    before = judged(same=[40_000] * 9, p50=[40_000] * 9, p90=[40_000] * 9, sharper=[200 * MS] * 9)
+    after = [
+        *judged(same=[59_000] * 9, p50=[61_000] * 9, p90=[40_000] * 7 + [200 * MS] * 2, sharper=[40_000] * 9, exact=3),
+        *judged(scenario="only after", same=[200 * MS] * 99),
+    ]
+    found = compared(tmp_path, {"checks": before}, {"checks": after})
+    assert {one.quantity: one.verdict for one in found.widths} == {
+        "same": "",
+        "p50": "blunter",
+        "p90": "blunter",
+        "sharper": "sharper",
+        "packets": "blunter",
+    }
+    runs = [str(tmp_path / name) for name in ("before", "after")]
+    assert main(["compare", *runs]) == 0
+    text = capsys.readouterr().out
+    assert "Brackets: 5 quantities in both runs have widths: 3 became blunter, 1 sharper" in text
+    assert re.search(r"^rtt +p90 +blunter +40.000 us +40.000 us +40.000 us +200.000 ms", text, re.MULTILINE)
+    assert re.search(r"^rtt +packets +blunter +- +3 +- +3", text, re.MULTILINE)
+    assert "Width of the brackets: of 36 times p50 40.000 us, p90 200.000 ms. 2 checks are exact." in text
+    assert main(["compare", *runs, "--json"]) == 0
+    (packets,) = [one for one in json.loads(capsys.readouterr().out)["widths"] if one["quantity"] == "packets"]
+    assert (packets["verdict"], packets["before"]["width_p50"], packets["after"]["width_p50"]) == ("blunter", None, 3)
 
 
 def test_chance_is_no_change(tmp_path):
