@@ -151,6 +151,9 @@ def run(args: argparse.Namespace) -> int:
                 show.forgotten(table.forgotten)
         except LabError as error:  # the interface was deleted; print the rows that it has reported before
             gone = error
+        except BrokenPipeError:  # the reader of the output has gone, as `head` does: what was seen is drawn
+            show.draw()
+            raise
         show.end(*table.finish(time.monotonic_ns()))
     output.end()
     if gone:

@@ -33,9 +33,9 @@ class Show:
         wanted = [row for row in self._as_dicts(rows) if self._wanted(row)]
         if self._file and wanted:
             self._output.note(self._file.append([self._line(row) for row in wanted]))
+        self._histogram.add(row["duration_ns"] for row in wanted if isinstance(row["duration_ns"], int))
         for row in wanted:
             self._output.row(row, self._line)
-        self._histogram.add(row["duration_ns"] for row in wanted if isinstance(row["duration_ns"], int))
 
     def forgotten(self, count: int) -> None:
         """Report that the table is full, the first time."""
@@ -58,6 +58,10 @@ class Show:
             if self._file.missing:
                 self._output.note(f"lines missing from {self._args.output}: {self._file.missing}")
             self._file.close()
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw the histogram if a picture was asked for."""
         if self._args.plot is not None:
             self._histogram.draw(self._args.plot)
 

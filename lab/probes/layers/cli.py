@@ -21,17 +21,22 @@ TOTAL      from the entry of the first write() to the return of the last read()
 import argparse
 import ipaddress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab.ebpf.interface import Device, defines_of
 from lab.ebpf.program import Program
 from lab.errors import LabError
 from lab.live import output as live_output
 from lab.live.collector import collected
+from lab.live.drain import ring_of
 from lab.live.output import Output
 from lab.output.file import require_writable
 from lab.output.pictures import require_drawable
 from lab.traffic.demo.conversation import PORT
 from lab.units import duration_ns, port
+
+if TYPE_CHECKING:
+    from lab.arrays import Rows
 
 EXAMPLES = """\
 examples:
@@ -160,7 +165,10 @@ def _read(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
     show = Show(args, output, flow)
     output.start()
     show.points(stages.events)
-    show.rows(stages.packets() if args.packets else requests(stages, args.port, args.gap).every)
+    rows = show.keep(stages.packets() if args.packets else requests(stages, args.port, args.gap).every)
+    with show.printing():
+        show.heading()
+        show.lines(rows)
     show.end()
 
 
@@ -187,10 +195,18 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
 
         show = Show(args, output, flow)
         tracker = SegmentTracker(args.port, inodes) if args.packets else RequestTracker(args.port, inodes, args.gap)
-        for batch, complete_ns in batches:
-            show.points(batch[np.isin(batch["netns"], inodes)])
-            show.rows(tracker.rows(batch, complete_ns))
-        show.rows(tracker.rows(batch[:0], complete_ns, final=True))
+        complete_ns = 0
+
+        def rest() -> "Rows":
+            return tracker.rows(np.zeros(0, ring_of(program).dtype), complete_ns, final=True)
+
+        with show.printing(rest):
+            show.heading()
+            for batch, complete_ns in batches:
+                show.points(batch[np.isin(batch["netns"], inodes)])
+                show.rows(tracker.rows(batch, complete_ns))
+        with show.printing():
+            show.rows(rest())
     output.note(tracker.end())
     show.end()
     output.end()

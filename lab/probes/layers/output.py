@@ -5,6 +5,8 @@ What does not live here: the text of a row (lab/probes/layers/text.py).
 
 import argparse
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -31,7 +33,7 @@ class Show:
     """Prints rows, and keeps them for the percentiles and files at the end."""
 
     def __init__(self, args: argparse.Namespace, output: Output, flow: tuple[str, int] | None) -> None:
-        """Print the head line. `flow` is the only client to show, as address and port; port 0 is any."""
+        """`flow` is the only client to show, as address and port; port 0 is any."""
         self._args, self._output, self._flow = args, output, flow
         self._seen: set[str] = set()
         self._kept: deque[Rows] = deque()
@@ -39,11 +41,41 @@ class Show:
         self._kinds = np.zeros(len(Kind), int)
         self._unseen = np.zeros(2, np.int64)
         self._mptcp = False
-        if not args.summary:
-            output.heading(layer_text.header(packets=args.packets))
+
+    @contextmanager
+    def printing(self, rest: Callable[[], Rows] | None = None) -> Iterator[None]:
+        """Write the files also if the reader of standard output goes away in the block, as `head` does.
+
+        `rest` returns the rows that are still to come at that moment.
+        """
+        try:
+            yield
+        except BrokenPipeError:
+            if rest is not None:
+                self.keep(rest())
+            self._files()
+            raise
+
+    def heading(self) -> None:
+        """Print the head line, unless only the percentiles are printed."""
+        if not self._args.summary:
+            self._output.heading(layer_text.header(packets=self._args.packets))
 
     def rows(self, rows: Rows) -> None:
         """Print requests, or segments, and keep the requests."""
+        self.lines(self.keep(rows))
+
+    def lines(self, rows: Rows) -> None:
+        """Print requests, or segments, unless only the percentiles are printed."""
+        if not self._args.summary:
+            for row in rows:
+                if self._args.packets:
+                    self._output.row(layer_text.packet_dict(row), layer_text.packet_line)
+                else:
+                    self._output.row(layer_text.as_dict(row), layer_text.line)
+
+    def keep(self, rows: Rows) -> Rows:
+        """Count rows and keep the requests; returns the rows of the requested flow."""
         if self._flow is not None:
             rows = self._wanted(rows)
         self._shown += len(rows)
@@ -53,12 +85,7 @@ class Show:
             self._kept.append(rows[are_requests(rows)])
             while sum(map(len, self._kept)) - len(self._kept[0]) >= _MOST_KEPT:
                 self._dropped += len(self._kept.popleft())
-        if not self._args.summary:
-            for row in rows:
-                if self._args.packets:
-                    self._output.row(layer_text.packet_dict(row), layer_text.packet_line)
-                else:
-                    self._output.row(layer_text.as_dict(row), layer_text.line)
+        return rows
 
     def points(self, events: Events) -> None:
         """Take note of the bytes of a batch of points: which of them had no observed system call."""
@@ -66,7 +93,7 @@ class Show:
         self._mptcp |= bool((events["multiplexed"] == BY_MPTCP).any())
 
     def end(self) -> None:
-        """Print the summary and write the files.
+        """Write the files and print the summary.
 
         Raises `LabError` if there was no row of the requested flow, or if a file cannot be written.
         """
@@ -74,13 +101,17 @@ class Show:
             seen = ", ".join(sorted(self._seen)[:5])
             remedy = f"give --flow one of {seen}" if seen else "no other client was seen either, so check --port"
             raise LabError(f"there is no request of {self._args.flow}: {remedy}")
-        self._account()
-        rows = np.concatenate([np.zeros(0, REQUEST), *self._kept])
-        if self._dropped:
-            self._output.note(
-                f"percentiles and files cover the last {len(rows)} requests, without {self._dropped} earlier ones"
-            )
-        self._summary(rows)
+        try:
+            self._files()
+        finally:  # what was seen is printed also if a file cannot be written
+            self._account()
+            self._summary(self._requests())
+
+    def _requests(self) -> Rows:
+        return np.concatenate([np.zeros(0, REQUEST), *self._kept])
+
+    def _files(self) -> None:
+        rows = self._requests()
         if self._args.perfetto is not None:
             write_trace(self._args.perfetto, rows)
             if len(rows) > MOST_REQUESTS:
@@ -104,6 +135,11 @@ class Show:
                 self._output.note(f"{meaning}: {self._kinds[kind]}")
         if self._contradictory:
             self._output.note(f"rows with unknown times, because stages contradicted each other: {self._contradictory}")
+        if self._dropped:
+            kept = sum(map(len, self._kept))
+            self._output.note(
+                f"percentiles and files cover the last {kept} requests, without {self._dropped} earlier ones"
+            )
 
     def _summary(self, rows: Rows) -> None:
         args = self._args

@@ -264,6 +264,17 @@ def test_picture(net, tmp_path):
     assert re.search(r' d="(.*?)"', bars[0], re.DOTALL)[1] == re.search(r' d="(.*?)"', bars[1], re.DOTALL)[1]
 
 
+def test_picture_without_a_reader(net, tmp_path):
+    """The reader of the output goes away, as `head` does: the tool ends, and what it has seen is drawn."""
+    picture = tmp_path / "graph.png"
+    with running(net.client, "--plot", str(picture)) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        talk(net, connections=3)
+        assert process.wait(HUNG_S) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_interface_that_disappears(net, tmp_path):
     """If the interface is deleted, the tool prints, writes and draws the rows from before and ends with status 2."""
     path, picture = tmp_path / "statistics.dat", tmp_path / "graph.png"

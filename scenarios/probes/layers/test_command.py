@@ -5,10 +5,11 @@ import io
 import json
 import os
 import socket
+import subprocess
 import sys
 
 import pytest
-from support.processes import NOTHING, belongings, end, lab_command, left_of, parsed, refuses, started, watching
+from support.processes import HUNG_S, NOTHING, belongings, end, lab_command, left_of, parsed, refuses, started, watching
 
 from lab import probes
 from lab.linux.netns import inside
@@ -147,6 +148,45 @@ def test_in_order_and_from_a_recording(net, tmp_path):
     missing = lab_command("layers", "--recording", str(recording), "--flow", "192.0.2.9")
     assert (missing.returncode, missing.stdout.count("\n")) == (2, 1)
     assert f"give --flow one of {connection.client.flow.laddr}:{connection.client.flow.lport}" in missing.stderr
+
+
+def files_in(folder):
+    """Return the options that ask for both files, and a function that returns the number of requests in them."""
+    trace, picture = folder / "trace.json", folder / "layers.svg"
+
+    def requests():
+        assert picture.stat().st_size > 10_000
+        events = json.loads(trace.read_text())["traceEvents"]
+        return sum(event["ph"] == "X" for event in events) / (2 * len(LAYERS))
+
+    return ["--perfetto", str(trace), "--plot", str(picture)], requests
+
+
+def test_files_of_a_recording_without_a_reader(net, tmp_path):
+    """The reader of the output goes away before the first line, as `head -0` does: the files are complete."""
+    with observe(net, PLAN, probes=["layers"]) as observed:
+        pass
+    observed.recording.save(recording := tmp_path / "recording.npz")
+    files, requests = files_in(tmp_path)
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "lab", "layers", "--recording", str(recording), *files]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert requests() == PLAN.exchanges
+
+
+def test_files_of_a_live_tool_without_a_reader(net, tmp_path):
+    """The reader of the output goes away after the first request: the tool ends, and the files have what it has seen."""
+    files, requests = files_in(tmp_path)
+    with started(sys.executable, "-m", "lab", "layers", *both(net), *files, ready="CLIENT") as process:
+        talk(net)
+        process.stdout.readline()
+        process.stdout.close()
+        talk(net)
+        assert process.wait(HUNG_S) == 0
+    assert requests() >= PLAN.exchanges
 
 
 BAD = {
