@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lab import probes
+from lab.arrays import Rows
 from lab.errors import EventsWithheld
 from lab.linux.instance import require_root
 from lab.network.description import NETWORKS
@@ -49,6 +50,7 @@ _CONVERSATIONS = {
     "the server closes 200 ms after the client's half-close": (4, Conversation(how="shutdown", linger_ns=200 * MS)),
 }
 
+_PICTURE = "layers.png"
 _ATTEMPTS = 6  # of a recording from which the kernel withholds events, which a busy machine makes likely
 _MOST_CHECKS = 6  # shown for each probe without --all
 
@@ -76,28 +78,33 @@ def run(args: argparse.Namespace) -> int:
                 conversations[scenario] = _recorded(net, conversation, every, version, step)
                 plain[scenario] = as_plain(conversations[scenario], net)
         step("checking the numbers")
-    for name, why in refused.items():
-        print(f"lab {name} cannot run here: {why}")
-    checks: list[Check] = []
+    # All files are written before anything is printed: the reader of the output may go away.
+    judged: dict[str, dict[str, list[Check]]] = {}
     for number, (scenario, observed) in enumerate(conversations.items(), 1):
         observed.recording.save(results.path / f"recording-{number}.npz")
+        judged[scenario] = {name: results.add(probes.judge(name, plain[scenario], scenario)) for name in every}
+    if "layers" in every:
+        rows = np.concatenate([requests_of(observed) for observed in conversations.values()])
+        draw(results.path / _PICTURE, rows)
+        write_trace(results.path / TRACE, rows)
+    results.write_junit()
+    columns = results.finish()
+    for name, why in refused.items():
+        print(f"lab {name} cannot run here: {why}")
+    for number, (scenario, observed) in enumerate(conversations.items()):
         print(f"\n{scenario}:")
         for name in every:
             print(f"\nlab {name}")
-            if number == 1 or args.all:
+            if number == 0 or args.all:
                 print("\n".join([*probes.table(name, observed), ""]))
-            judged = results.add(probes.judge(name, plain[scenario], scenario))
-            print(_table(judged, everything=args.all))
-            checks += judged
+            print(_table(judged[scenario][name], everything=args.all))
     if "layers" in every:
-        _show_requests(list(conversations.values()), results.path)
-    results.write_junit()
-    columns = results.finish()
-    if checks:
+        _show_requests(next(iter(conversations.values())), rows, results.path)
+    if len(columns.rows):
         print(f"\n{sharpness.table(columns)}")
     print(f"\n{sharpness.summary(columns)}")
     print(f"Checks and recordings are in {results.path}; `lab report` writes an HTML report of them.")
-    return 0 if checks and all(check.passed for check in checks) else 1
+    return 0 if columns.rows["passed"].all() and len(columns.rows) else 1
 
 
 def _recorded(
@@ -116,16 +123,13 @@ def _recorded(
     raise withheld
 
 
-def _show_requests(conversations: list[Observed], folder: Path) -> None:
-    """Print one request in detail, and write the layers of all requests as a picture and as a trace."""
-    rows = np.concatenate([requests_of(observed) for observed in conversations])
+def _show_requests(first: Observed, rows: Rows, folder: Path) -> None:
+    """Print one request of the first conversation in detail, and the layers of a typical request."""
     print("\nAll events of the first request, from the applications and from all probes:\n")
-    print("\n".join(request_timeline.lines(conversations[0])))
+    print("\n".join(request_timeline.lines(first)))
     print("\nTime in each layer, for a request of median duration:\n")
     print("\n".join(text.waterfall(text.typical(rows))))
-    draw(folder / "layers.png", rows)
-    write_trace(folder / TRACE, rows)
-    print(f"\nLayers of all requests: {folder / 'layers.png'} (picture), {folder / TRACE} (trace for ui.perfetto.dev)")
+    print(f"\nLayers of all requests: {folder / _PICTURE} (picture), {folder / TRACE} (trace for ui.perfetto.dev)")
 
 
 def _table(checks: "list[Check]", *, everything: bool) -> str:
