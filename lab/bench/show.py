@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from lab.output.text import tabulated
+from lab.results.corpus import right_if
 from lab.results.measurement import Measurement
 from lab.units import amount_text
 
@@ -29,7 +30,10 @@ def tables(rows: Iterable[Measurement]) -> Iterator[str]:
             continue
         yield f"\n{figure}"
         if figure == "corpus":
-            yield _corpus([row for row in rows if row.figure == figure])
+            corpus = [row for row in rows if row.figure == figure]
+            yield _corpus(corpus)
+            yield "\na tool is right if"
+            yield from (f"  {case}  {right_if(case)}" for case in sorted({row.quantity for row in corpus}))
             continue
         yield tabulated(
             [

@@ -20,6 +20,7 @@ from lab.report.measured import COLUMNS, verdict_of
 from lab.report.raw import Raw
 from lab.report.table import Table
 from lab.report.verdicts import MOST_ROWS, CheckTable, Probe
+from lab.results.corpus import right_if
 from lab.results.reader import RunFolder
 from lab.results.sharpness import widths
 from lab.results.writer import RUN
@@ -84,6 +85,7 @@ def _render(folders: list[RunFolder], raw: Raw) -> str:
             most_rows=MOST_ROWS,
             curves=verdicts.curves,
             verdict_of=verdict_of,
+            right_if=right_if,
             data={
                 "tables": {"checks": checks.table.data(), "measurements": measurements.data()},
                 "raw": raw.entries,

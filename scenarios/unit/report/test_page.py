@@ -15,6 +15,7 @@ from lab.report import verdicts
 from lab.report.chart import bracket, cumulative, positions, series, share_scale, signed
 from lab.report.figures import Bench
 from lab.report.measured import Row
+from lab.results.corpus import RIGHT_IF
 from lab.results.measurement import Measurement
 from lab.units import MS
 from lab.verdict import Bracket, Judge
@@ -116,6 +117,14 @@ def test_missed_goals_have_distance_and_reason(tmp_path):
     text, _ = page(folder(tmp_path / "run", measurements=measurements()))
     assert re.search(r"missed by \d+ ns, \d+%: each segment is a sample", text)
     assert "Goals: 5 of 7 reached" in text
+
+
+def test_the_corpus_is_explained(tmp_path):
+    """Each row of the corpus has the condition under which a tool is right; a row of another version has none."""
+    rows = [Measurement("corpus", "lab rtt", row, "verdict", [1.0]) for row in ("O1", "X2", "Z9")]
+    text, _ = page(folder(tmp_path / "run", measurements=rows))
+    found = dict(re.findall(r"<dt>(\w\d)</dt><dd>([^<]*)</dd>", text))
+    assert found == {row: RIGHT_IF[row] for row in ("O1", "X2")}
 
 
 def test_a_figure_without_values(tmp_path):
