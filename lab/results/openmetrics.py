@@ -7,6 +7,7 @@ import numpy as np
 from lab.results.check_columns import CheckColumns
 from lab.results.measurement import Measurement
 from lab.results.reader import RunFolder
+from lab.results.sharpness import TIME, sharpness
 
 _QUANTILES = (0.5, 0.9, 0.99, 1)
 
@@ -25,6 +26,9 @@ def lines(run: RunFolder, *, checks: bool, measurements: bool) -> Iterator[str]:
             "summary",
             "Absolute errors of times, against the best estimate of the truth.",
             _errors(run.checks),
+        )
+        yield from _family(
+            "lab_bracket_width_seconds", "gauge", "Widths of the brackets of times.", _widths(run.checks)
         )
     if measurements:
         yield from _bench(run.measurements)
@@ -50,6 +54,14 @@ def _errors(columns: CheckColumns) -> Iterator[Sample]:
                 yield "", labels | {"quantile": str(float(quantile))}, value
             yield "_count", labels, len(sizes)
             yield "_sum", labels, float(sizes.sum())
+
+
+def _widths(columns: CheckColumns) -> Iterator[Sample]:
+    for (group, unit), one in sharpness(columns, lambda group: group).items():
+        if unit == TIME and one.sized:
+            labels = {"scenario": group.scenario, "probe": group.probe, "quantity": group.quantity}
+            for quantile, width in (("0.5", one.p50), ("0.9", one.p90)):
+                yield "", labels | {"quantile": quantile}, width / 1e9
 
 
 def _bench(measurements: list[Measurement]) -> Iterator[str]:

@@ -177,6 +177,17 @@ def test_files_of_a_recording_without_a_reader(net, tmp_path):
     assert requests() == PLAN.exchanges
 
 
+def test_a_file_that_cannot_be_written(net, tmp_path):
+    """One sentence and exit status 2, after the requests and their percentiles."""
+    with observe(net, PLAN, probes=["layers"]) as observed:
+        pass
+    observed.recording.save(recording := tmp_path / "recording.npz")
+    done = lab_command("layers", "--recording", str(recording), "--perfetto", "/dev/full")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "/dev/full cannot be written (No space left on device): free some space" in done.stderr
+    assert f"{PLAN.exchanges} requests, microseconds:" in done.stdout
+
+
 def test_files_of_a_live_tool_without_a_reader(net, tmp_path):
     """The reader of the output goes away after the first request: the tool ends, and the files have what it has seen."""
     files, requests = files_in(tmp_path)

@@ -13,7 +13,7 @@ from support.made.run_folder import HOSTILE, checks, folder, measurements
 
 from lab.cli import main
 from lab.output.text import cell, printable
-from lab.verdict import Judge
+from lab.verdict import Bracket, Judge
 
 WRONG = 3
 
@@ -66,6 +66,19 @@ def test_junit(run, capsys):
     assert main(["export", str(run), "--format", "junit", "--only", "measurements"]) == 2
 
 
+def test_junit_of_many_checks_is_small(tmp_path, capsys):
+    """Its size depends on the number of quantities, not on that of checks, right or wrong."""
+    sizes = []
+    for count in (100, 10_000):
+        judge = Judge("s", "rtt", "tc:ingress")
+        rows = [judge.count(f"flow {number}", "right", Bracket.exactly(1), 1) for number in range(count)]
+        rows += [judge.count("flow", "wrong", Bracket.exactly(1), 2) for _ in range(count)]
+        text = exported(capsys, folder(tmp_path / str(count), checks=rows), "--format", "junit")
+        sizes.append(len(text.replace(str(count), "")))
+        assert text.count("<testcase ") == 2
+    assert sizes[0] == sizes[1] < 1_000
+
+
 def test_openmetrics(run, capsys):
     """The parser of Prometheus finds the counts, the quantiles and the medians."""
     with (run / "checks.jsonl").open("a") as file:  # another unit of a quantity of the same name
@@ -90,6 +103,12 @@ def test_openmetrics(run, capsys):
         if sample.labels.get("quantile") == "1.0" and sample.labels["scenario"] == "test_lost_syn[4]"
     }
     assert largest == {"first SYN to first FIN": pytest.approx(1.0001)}
+    widths = {
+        sample.value
+        for sample in families["lab_bracket_width_seconds"].samples
+        if sample.labels["quantity"] == "first SYN to first FIN" and sample.labels["scenario"] == "test_lost_syn[4]"
+    }
+    assert widths == {900e-6}
     assert len(families["lab_median"].samples) == sum(bool(row.samples) for row in measurements())
     assert [sample.labels["reason"] for sample in families["lab_refused"].samples] == [
         row.refused for row in measurements() if row.refused
