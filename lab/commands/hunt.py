@@ -5,7 +5,7 @@ on the wire, busy processes beside it, and the probes that watch. The first one
 that contradicts the truth is shrunk to the smallest that still does, and
 written to a file that repeats it.
 
-Exit status: 1 if a contradiction was found.
+Exit status: 1 if a contradiction was found, or if no number was judged.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search, or repeat an experiment. Return 1 for a contradiction."""
+    """Search, or repeat an experiment. Return 1 for a contradiction, or if no number was judged."""
     require_root()
     with progress() as step, grounds() as ground:
         if args.replay:
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         )
     print(_summary(hunt))
     if not hunt.found:
-        return 0
+        return 0 if hunt.checks else 1
     path = parent() / f"hunt-{first}.json"
     parent().mkdir(parents=True, exist_ok=True)
     hunt.found.experiment.write(path)
@@ -83,7 +83,7 @@ def _repeat(experiment: Experiment, ground: Grounds, step: Callable[[str], None]
     print(_summary(hunt))
     if hunt.found:
         print(f"{_contradiction(hunt.found)}\n\nIt failed {failed} of {_REPEATS} times.")
-    return 1 if failed else 0
+    return 1 if failed or not hunt.checks else 0
 
 
 def _summary(hunt: Hunt) -> str:
@@ -92,6 +92,8 @@ def _summary(hunt: Hunt) -> str:
         f", {hunt.withheld} not judged (events withheld, or a network that this kernel lacks)" if hunt.withheld else ""
     )
     verdict = "a contradiction was found" if hunt.found else "no contradiction was found"
+    if not hunt.checks and not hunt.found:
+        return f"{hunt.held:,} experiments{left_out}. No number was judged: nothing is known about the probes."
     return f"{hunt.held:,} experiments{left_out}, {hunt.checks:,} numbers judged: {verdict}."
 
 

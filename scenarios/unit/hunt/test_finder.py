@@ -1,11 +1,15 @@
 """The search for contradictions: what it finds is shrunk, written, read, and told apart from what cannot be judged."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 
 from lab.cli import main
+from lab.commands import hunt as hunt_command
 from lab.errors import LabError
 from lab.hunt.experiment import Experiment
-from lab.hunt.finder import search
+from lab.hunt.finder import Hunt, search
 from lab.network.conditions import Conditions
 from lab.traffic.demo.conversation import Conversation
 from lab.verdict import Bracket, Judge
@@ -49,6 +53,18 @@ def test_an_experiment_that_cannot_be_held():
     hunt = found(hold)
     assert hunt.found.sentences == ["the client has not ended"]
     assert hunt.found.experiment.wire.to_client == Conditions()
+
+
+def test_nothing_judged(monkeypatch, capsys):
+    """A search in which the kernel withheld events from each experiment has found nothing out, and fails."""
+    monkeypatch.setattr(hunt_command, "require_root", lambda: None)
+    monkeypatch.setattr(hunt_command, "grounds", lambda: nullcontext(SimpleNamespace(hold=None)))
+    monkeypatch.setattr(hunt_command.probes, "here", lambda: PROBES)
+    monkeypatch.setattr(hunt_command, "search", lambda *_, **__: Hunt(held=3, withheld=3))
+    assert main(["hunt"]) == 1
+    printed = capsys.readouterr().out
+    assert "No number was judged: nothing is known about the probes." in printed
+    assert "contradiction" not in printed
 
 
 def test_nothing_found():
