@@ -69,7 +69,7 @@ MECHANISMS: dict[str, tuple[tuple[str, str], ...]] = {
 INDISPENSABLE = {
     "root": "run it as root, with all capabilities",
     "BTF": "boot a kernel with CONFIG_DEBUG_INFO_BTF=y",
-    "BCC": "install the package libbpfcc",
+    "BCC": compiler.REMEDY,
     "kernel memory reads": "boot without lockdown=confidentiality",
     "raw tp inet_sock_set_state": "boot a kernel with CONFIG_BPF_EVENTS=y",
     "raw tp kfree_skb": "boot a kernel with CONFIG_BPF_EVENTS=y",
@@ -212,7 +212,7 @@ def _btf() -> str:
 
 
 def _bcc() -> str:
-    return f"version {compiler.version()}"
+    return f"version {compiler.require()}"
 
 
 def _tracefs() -> str:

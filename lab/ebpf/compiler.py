@@ -6,6 +6,7 @@ have been copied: the lab creates the maps and loads the programs itself.
 """
 
 import ctypes
+import importlib.util
 import json
 import os
 import re
@@ -28,6 +29,11 @@ from lab.linux.syscalls import syscall
 from lab.signals import defer_signals
 
 _LIBRARY = "libbcc.so.0"
+REMEDY = (
+    "install the package python3-bpfcc, and create the virtual environment by the distribution's Python with "
+    "--system-site-packages"
+)
+"""What to do when BCC is missing."""
 _PLACES = (f"/usr/lib/{os.uname().machine}-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
 _LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1  # loads a map: the value is its file descriptor
 _CALL, _PSEUDO_KFUNC_CALL = 0x85, 2  # calls a kernel function: the value is its number in BTF
@@ -91,12 +97,19 @@ def version() -> str:
     return _library_path().name.removeprefix("libbcc.so.")
 
 
+def require() -> str:
+    """Return BCC's version. Raises `LabError` if its library or its Python module is missing."""
+    if importlib.util.find_spec("bcc") is None:
+        raise LabError(f"this Python has no module bcc: {REMEDY}")
+    return version()
+
+
 def _library_path() -> Path:
     for place in _PLACES:
         path = Path(place, _LIBRARY)
         if path.exists():
             return path.resolve()
-    raise LabError("BCC is missing: install the package python3-bpfcc (make setup does)")
+    raise LabError(f"BCC is missing: {REMEDY}")
 
 
 def _own_code() -> list[str]:
@@ -163,7 +176,7 @@ def _binding() -> Any:
     try:
         from bcc.libbcc import lib  # noqa: PLC0415 (0.1 s that a start from the cache does not spend)
     except (ImportError, OSError) as error:
-        raise LabError(f"BCC cannot be loaded ({error}): install the package python3-bpfcc") from error
+        raise LabError(f"BCC cannot be loaded ({error}): {REMEDY}") from error
     for names, arguments, result in _UNDECLARED:
         for name in names.split():
             function = getattr(lib, f"bpf_{name}")
