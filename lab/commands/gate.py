@@ -18,7 +18,7 @@ from lab.results.reader import RunFolder
 from lab.vm import lane
 from lab.vm.machine import Machine, require_guests
 
-BASELINE = CHECKOUT / "results" / "baseline.json"
+BASELINE = (CHECKOUT or Path()) / "results" / "baseline.json"
 _RESULTS = re.compile(r"^Every row is in (\S+)$", re.MULTILINE)  # printed by lab bench
 _LIMIT_S = 1800
 EXAMPLES = """\

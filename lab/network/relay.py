@@ -9,7 +9,6 @@ import os
 import selectors
 import socket
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -22,8 +21,9 @@ from lab.network.conditions import Change, Conditions
 from lab.network.frame_log import DROPPED_BETWEEN, FRAME, WireLog
 from lab.network.link import SIDES, Place, dropped
 from lab.network.offloads import turn_off
+from lab.paths import PROGRAMS
 
-PROGRAM = Path(sys.prefix, "bin", "lab-relay")
+PROGRAM = PROGRAMS / "lab-relay"
 LOG_FRAMES = 1 << 19  # 100 MB when full; the kernel allocates the memory as it fills
 
 # The relay's counters of events that no conditions ask for, and their names in messages.

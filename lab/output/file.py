@@ -92,6 +92,25 @@ def own_folder(path: Path) -> Path:
         return path
 
 
+def require_unchangeable(folder: Path, remedy: str) -> None:
+    """Raise `LabError`, with the remedy, if other users could replace this folder, or one above it, by a link.
+
+    Root, this user and the caller of sudo are trusted. Others may create files beside the folder where the sticky bit protects
+    it, as in /tmp. The folders above it must not be links: `Path.cwd()` and what is below it has none.
+    """
+    caller = os.environ.get("SUDO_UID", "")
+    trusted = {0, os.geteuid(), *([int(caller)] if caller.isdecimal() else [])}
+    for path in (folder, *folder.parents):
+        found = path.lstat()
+        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if found.st_mode & stat.S_ISVTX and path != folder:
+            shared = 0
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in trusted or shared:
+            raise LabError(
+                f"{folder} cannot be used, since {path} is a link or can be changed by other users: {remedy}"
+            )
+
+
 def point(link: Path, target: str) -> None:
     """Make `link` a symbolic link to `target`, in place of what stands there, at once."""
     temporary = link.with_name(f".{link.name}.{secrets.token_hex(8)}")

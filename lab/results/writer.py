@@ -18,8 +18,8 @@ from lab import clock
 from lab.clock import CLOCK
 from lab.ebpf import attach, compiler
 from lab.errors import LabError
-from lab.output.file import point, replacing
-from lab.paths import CHECKOUT
+from lab.output.file import point, replacing, require_unchangeable
+from lab.paths import CHECKOUT, RESULTS, results
 from lab.results import measurement
 from lab.results.check_columns import FILE, CheckColumns, stream
 from lab.results.junit import write_junit
@@ -32,8 +32,23 @@ LATEST = "latest"
 
 
 def parent() -> Path:
-    """Return the folder of all runs: `LAB_RESULTS` if it is set, otherwise `results/` of the checkout."""
-    return Path(os.environ.get("LAB_RESULTS", CHECKOUT / "results")).absolute()
+    """Return the folder of all runs (`lab.paths.results`)."""
+    return results()
+
+
+def prepared() -> Path:
+    """Create the folder of all runs and return it.
+
+    Raises `LabError` if an installed lab chose it, in the current folder, and other users could replace it by a link.
+    """
+    folder = parent()
+    chosen_here = CHECKOUT is None and not os.environ.get(RESULTS)
+    if chosen_here:
+        require_unchangeable(folder.parent, f"set {RESULTS} to another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    if chosen_here:
+        require_unchangeable(folder, f"set {RESULTS} to another folder")
+    return folder
 
 
 class Results:
@@ -51,7 +66,8 @@ class Results:
         started = datetime.now(UTC)
         results = cls(parent() / f"{started:%Y%m%dT%H%M%S}-{os.getpid()}")
         with results._errors():
-            results.path.mkdir(parents=True)
+            prepared()
+            results.path.mkdir()
         results._write_run({"schema": SCHEMA, "started": started.isoformat(), "clock": CLOCK, **_lane(), **_machine()})
         with results._errors():
             results.path.joinpath(FILE).touch()
@@ -148,6 +164,8 @@ def _bcc_version() -> str | None:
 
 def commit() -> str | None:
     """Return the checkout's commit, with `+` when files differ from it; None outside a checkout."""
+    if CHECKOUT is None:  # an installed lab may lie in the checkout of another project
+        return None
     try:
         git = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
         return subprocess.run(git, capture_output=True, encoding="utf-8", check=True).stdout.strip()

@@ -4,7 +4,6 @@ The generator is in C because Python cannot open a hundred thousand connections 
 """
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from lab.errors import LabError
 from lab.linux.instance import Instance
 from lab.linux.netns import create, inside, path_of, remove
 from lab.network.topology import Topology
+from lab.paths import PROGRAMS
 
 PORT = 20_997
 """Port of the load. No other traffic uses it: it identifies the load's rows of tools for the whole machine."""
@@ -68,7 +68,7 @@ class Place:
     def _run(self, *what: object) -> Load:
         mode, number, connections, addresses = map(str, what)
         ends = [str(path_of(name)) for name in (self.server, self.client)]
-        program = str(Path(sys.prefix) / "bin" / "lab-load")
+        program = str(PROGRAMS / "lab-load")
         try:
             done = subprocess.run(
                 [program, mode, number, connections, addresses, self.address, str(self.port), *ends],

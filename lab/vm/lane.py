@@ -19,10 +19,10 @@ from lab.ebpf.attach import BEST, FORCED
 from lab.errors import LabError
 from lab.output.file import own_folder
 from lab.output.text import tabulated
-from lab.paths import CHECKOUT
+from lab.paths import ROOT
 from lab.results.check_table import kinds, without_number
 from lab.results.reader import RunFolder
-from lab.results.writer import Results, parent
+from lab.results.writer import Results, parent, prepared
 from lab.units import duration_text
 from lab.verdict import Check
 from lab.vm import archive, machine
@@ -114,14 +114,14 @@ def in_guest(kernel: Kernel, guest: Machine, command: list[str], *, limit_s: flo
 
     Raises `LabError` if another guest with the same kernel and clock is running, and as `machine.run` does.
     """
-    folder = parent() / "vm" / f"{kernel.name.replace('/', '_')}-{guest.clock}"
+    folder = prepared() / "vm" / f"{kernel.name.replace('/', '_')}-{guest.clock}"
     with _locked(folder):
         status = machine.run(
             guest,
             kernel,
             command,
             folder=folder,
-            here=CHECKOUT,
+            here=ROOT,
             writable=parent(),
             limit_s=limit_s,
             show=lambda text: print(text, end="", flush=True),

@@ -23,6 +23,7 @@ from pathlib import Path
 from lab.clock import REAL, VIRTUAL
 from lab.errors import LabError
 from lab.linux.instance import require_root
+from lab.paths import CHECKOUT
 
 CLOCKS = (REAL, VIRTUAL)
 # Guest time is one nanosecond per instruction, and jumps over idle time. This needs a single, emulated processor.
@@ -43,6 +44,11 @@ _DIE_WITH_PARENT = ("/usr/bin/setpriv", "--pdeathsig", "KILL")
 # QEMU.
 _QEMU_NAME = "qemu"
 _EMULATOR, _VIRTME = "qemu-system-x86_64", "virtme-run"
+_SETUP = (
+    "run make vm-setup"
+    if CHECKOUT
+    else "install the packages qemu-system-x86, busybox-static and kmod, and tcp-truth-lab[vm] by pip"
+)
 _QEMU = f'#!/bin/sh\nexec {shlex.join(_DIE_WITH_PARENT)} {_EMULATOR} "$@"\n'
 _CHANGED = ("/etc", "/lib", "/tmp", "/var")  # noqa: S108 (writes stay in the guest's memory)
 _PROGRAMS = "bin sbin lib/python3* lib/*-linux-gnu*"  # below /usr; not the modules, which are the guest's own
@@ -173,7 +179,7 @@ def require_guests() -> None:
     require_root()
     for program in (_EMULATOR, _VIRTME):
         if shutil.which(program, path=_path()) is None:
-            raise LabError(f"{program} is not installed: run make vm-setup")
+            raise LabError(f"{program} is not installed: {_SETUP}")
 
 
 def _path() -> str:
@@ -221,7 +227,7 @@ def _started(command: list[str], console: Path) -> Iterator[subprocess.Popen[byt
                 env={**os.environ, "PATH": _path()},
             )
         except FileNotFoundError as error:
-            raise LabError(f"{error.filename} is missing: run make vm-setup as root") from error
+            raise LabError(f"{error.filename} is missing: {_SETUP}") from error
     try:
         yield process
         # The command has ended. Kill a guest that does not power off in time.

@@ -152,3 +152,36 @@ def test_a_folder_with_code_belongs_to_one_user(tmp_path, mode):
     for path in (tmp_path / "new", tmp_path / "link"):
         with pytest.raises(LabError, match="can be changed by other users, and the lab runs what is in it"):
             output_file.own_folder(path)
+
+
+@pytest.mark.parametrize(("mode", "refused"), [(0o755, False), (0o1777, False), (0o777, True), (0o775, True)])
+def test_a_folder_below_a_shared_one(tmp_path, mode, refused):
+    """Other users could move it away and put a link in its place, unless the sticky bit protects it."""
+    above = tmp_path / "above"
+    (folder := above / "results").mkdir(parents=True)
+    above.chmod(mode)
+    if refused:
+        with pytest.raises(LabError, match=rf"results cannot be used, since {above} .*: choose another"):
+            output_file.require_unchangeable(folder, "choose another")
+    else:
+        output_file.require_unchangeable(folder, "choose another")
+
+
+@pytest.mark.parametrize("wrong", ["link", "sticky", "other user"])
+def test_a_folder_that_is_not_ones_own(tmp_path, monkeypatch, wrong):
+    """The owner is trusted if he has called sudo."""
+    (folder := tmp_path / "results").mkdir()
+    if wrong == "link":
+        folder.rmdir()
+        folder.symlink_to(tmp_path)
+    elif wrong == "sticky":
+        folder.chmod(0o1777)
+    elif os.geteuid() == 0:
+        os.chown(folder, 4321, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 4321)
+    with pytest.raises(LabError, match="is a link or can be changed by other users"):
+        output_file.require_unchangeable(folder, "choose another")
+    monkeypatch.setenv("SUDO_UID", str(folder.lstat().st_uid))
+    if wrong == "other user":
+        output_file.require_unchangeable(folder, "choose another")
