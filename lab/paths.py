@@ -20,7 +20,8 @@ LAB = (sys.executable, "-P", "-m", "lab")
 """The command that starts another process of the lab. -P: the current folder, which may belong to another user, holds no modules."""
 RESULTS = "LAB_RESULTS"
 """The environment variable that names the folder of all runs."""
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tcp-truth-lab")
+# Path.home() raises an error for a user without a home, which would end every pytest run of an environment with the plugin.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~"), ".cache"), "tcp-truth-lab")  # noqa: PTH111
 
 
 def results() -> Path:

@@ -36,12 +36,11 @@ def parent() -> Path:
     return results()
 
 
-def prepared() -> Path:
+def prepared(folder: Path) -> Path:
     """Create the folder of all runs and return it.
 
     Raises `LabError` if an installed lab chose it, in the current folder, and other users could replace it by a link.
     """
-    folder = parent()
     chosen_here = CHECKOUT is None and not os.environ.get(RESULTS)
     if chosen_here:
         require_unchangeable(folder.parent, f"set {RESULTS} to another folder")
@@ -58,15 +57,15 @@ class Results:
         self.path = path
 
     @classmethod
-    def create(cls) -> Self:
-        """Create a folder named by the time, and write the environment to run.json.
+    def create(cls, path: Path | None = None) -> Self:
+        """Create a folder, by default one named by the time, and write the environment to run.json.
 
         Raises `LabError` if the folder cannot be created.
         """
         started = datetime.now(UTC)
-        results = cls(parent() / f"{started:%Y%m%dT%H%M%S}-{os.getpid()}")
+        results = cls(path or parent() / f"{started:%Y%m%dT%H%M%S}-{os.getpid()}")
         with results._errors():
-            prepared()
+            prepared(results.path.parent)
             results.path.mkdir()
         results._write_run({"schema": SCHEMA, "started": started.isoformat(), "clock": CLOCK, **_lane(), **_machine()})
         with results._errors():

@@ -114,7 +114,7 @@ def in_guest(kernel: Kernel, guest: Machine, command: list[str], *, limit_s: flo
 
     Raises `LabError` if another guest with the same kernel and clock is running, and as `machine.run` does.
     """
-    folder = prepared() / "vm" / f"{kernel.name.replace('/', '_')}-{guest.clock}"
+    folder = prepared(parent()) / "vm" / f"{kernel.name.replace('/', '_')}-{guest.clock}"
     with _locked(folder):
         status = machine.run(
             guest,

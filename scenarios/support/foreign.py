@@ -1,0 +1,53 @@
+"""A suite of another project that uses each fixture of the lab's pytest plugin."""
+
+SUITE = '''
+import socket
+
+import pytest
+
+from lab.linux.netns import inside
+from lab.network.conditions import Conditions
+from lab.network.relay import Relay
+from lab.traffic.demo.conversation import Conversation
+from lab.units import MS
+
+
+def greet(net):
+    """Send a greeting from the client to the server, by the suite's own sockets."""
+    place = (net.server.address(4), 4321)
+    with inside(net.server.name, lambda: socket.create_server(place)) as server:
+        client = inside(net.client.name, socket.socket)
+        client.connect(place)
+        served, _ = server.accept()
+        with client, served:
+            client.sendall(b"hello")
+            return served.recv(99)
+
+
+def test_net(net):
+    assert greet(net) == b"hello"
+
+
+@pytest.mark.parametrize("net", ["direct"], indirect=True)
+def test_another_network(net):
+    assert not net.wire
+    assert greet(net) == b"hello"
+
+
+def test_topology(topology):
+    one, two = topology(Relay()), topology(network="switch")
+    one.conditions(Conditions(delay_ns=1 * MS), Conditions())
+    assert greet(one) == b"hello"
+    assert len({one.client.name, two.client.name, *two.hosts.values()}) == 2 + len(two.hosts)
+
+
+def test_observe(observe, net):
+    with observe("states") as observed:
+        greet(net)
+    rows = observed.recording.events["states"]
+    assert {net.client.inode, net.server.inode} == {int(row["netns"]) for row in rows}
+
+
+def test_lab(lab):
+    lab.judge("states", lab.converse(Conversation(hold_ns=5 * MS)))
+'''
