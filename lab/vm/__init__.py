@@ -1,1 +1,1 @@
-"""The suite on other kernels: find a kernel, boot it over this machine's own root file system, run pytest in it."""
+"""Other kernels: find one, boot it over this machine's own root file system, run the suite or another command in it."""

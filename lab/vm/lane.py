@@ -1,6 +1,6 @@
-"""Runs of the suite on other kernels, and the matrix of their results. One guest per kernel, one run per mechanism.
+"""Runs on other kernels, of the suite or of another command, and the matrix of results. One guest per kernel, one run per mechanism.
 
-Each run leaves a folder in `results/`, like a native one, which records the kernel, the clock and the mechanism. What
+Each run of the suite leaves a folder in `results/`, like a native one, which records the kernel, the clock and the mechanism. What
 does not live here: booting the guest (`lab.vm.machine`).
 """
 
@@ -19,7 +19,7 @@ from lab.ebpf.attach import BEST, FORCED
 from lab.errors import LabError
 from lab.output.file import own_folder
 from lab.output.text import tabulated
-from lab.paths import ROOT
+from lab.paths import CHECKOUT, ROOT
 from lab.results.check_table import kinds, without_number
 from lab.results.reader import RunFolder
 from lab.results.writer import Results, parent, prepared
@@ -28,8 +28,10 @@ from lab.verdict import Check
 from lab.vm import archive, machine
 from lab.vm.machine import Kernel, Machine
 
-SHORT = ("scenarios/suite/test_exact.py",)
-"""Default arguments of pytest, short enough for emulation: each probe, both IP versions, injected delays."""
+PYTEST = "pytest"
+"""The command that runs a suite and has a place in the matrix."""
+SHORT = (PYTEST, "scenarios/suite/test_exact.py")
+"""The default command, short enough for emulation: each probe, both IP versions, injected delays."""
 
 # On one processor the kernel defers packets to ksoftirqd whenever a woken thread is pending. With normal priority
 # ksoftirqd waits up to a tick for other threads, mostly the recording. Its real-time priority is also above the demo's
@@ -40,7 +42,7 @@ _RAISE_KSOFTIRQD = (
 
 _ENDED = "--- lab vm:"
 _STATUS = re.compile(rf"^{_ENDED} (\w+) (\d+)$")
-_RESULTS = re.compile(r"^results: (\S+)$")  # conftest.py prints it
+_RESULTS = re.compile(r"^results: (\S+)$")  # lab/testing/plugin.py prints it
 
 
 @dataclass
@@ -72,22 +74,46 @@ class Outcome:
 
 
 def script(mechanisms: Sequence[str], clock: str, arguments: Sequence[str]) -> str:
-    """Return the shell commands for one guest: one run per mechanism, each followed by a line with its exit status.
+    """Return the shell commands that run pytest in one guest: once per mechanism, each followed by a line with its exit status.
 
-    Rootless tests are the same on every kernel; they are left out unless the arguments have their own -m. With the
-    virtual clock each run is repeated, and both have to agree (`disagreements`).
+    This project's rootless tests are the same on every kernel; they are left out unless the arguments have their own -m.
+    With the virtual clock each run is repeated, and both have to agree (`disagreements`).
     """
     # With --instafail a failure is printed even if the guest ends before its run.
-    pytest = ["-m", "pytest", "--instafail", "-p", "no:cacheprovider", "-m", "not rootless", *arguments]
+    own = ["--instafail", "-m", "not rootless"] if CHECKOUT else []
+    pytest = ["-m", "pytest", "-p", "no:cacheprovider", *own, *arguments]
     lines = [_RAISE_KSOFTIRQD] if clock == VIRTUAL else []
     for mechanism in mechanisms:
-        words = python(clock, *pytest, **({} if mechanism == BEST else {FORCED: mechanism}))
+        words = python(clock, *pytest, **_forcing(mechanism))
         lines += [shlex.join(words), f'echo "{_ENDED} {mechanism} $?"'] * (2 if clock == VIRTUAL else 1)
     return "\n".join(lines)
 
 
+def plain_script(mechanisms: Sequence[str], clock: str, command: Sequence[str]) -> str:
+    """Return the shell commands that run any command in one guest, once per mechanism.
+
+    The shell's exit status is that of the first run that failed. With several mechanisms a line with its status follows each run.
+    """
+    lines = ["first=0", *([_RAISE_KSOFTIRQD] if clock == VIRTUAL else [])]
+    for mechanism in mechanisms:
+        words = [*environment(clock, PATH=machine.search_path(), **_forcing(mechanism)), *command]
+        lines += [shlex.join(words), "status=$?", "[ $first -ne 0 ] || first=$status"]
+        if len(mechanisms) > 1:
+            lines.append(f'echo "{_ENDED} {mechanism} $status"')
+    return "\n".join([*lines, "exit $first"])
+
+
+def _forcing(mechanism: str) -> dict[str, str]:
+    return {} if mechanism == BEST else {FORCED: mechanism}
+
+
 def python(clock: str, *arguments: str, **variables: str) -> list[str]:
     """Return the command that runs this Python in a guest, with the guest's environment variables."""
+    return [*environment(clock, **variables), sys.executable, *arguments]
+
+
+def environment(clock: str, **variables: str) -> list[str]:
+    """Return the words before a command that give it the guest's environment variables."""
     # Home and the checkout are read-only in a guest. The cache of compiled programs is shared by all guests of a
     # kernel: compiling takes seconds, and minutes with the virtual clock.
     caches = {
@@ -96,7 +122,7 @@ def python(clock: str, *arguments: str, **variables: str) -> list[str]:
         "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis",  # noqa: S108
     }
     fixed = {GUEST: clock, "PYTHONDONTWRITEBYTECODE": "1", "LAB_RESULTS": str(parent()), **caches}
-    return ["env", *(f"{name}={value}" for name, value in (fixed | variables).items()), sys.executable, *arguments]
+    return ["env", *(f"{name}={value}" for name, value in (fixed | variables).items())]
 
 
 def kernel(name: str) -> Kernel:
@@ -109,8 +135,12 @@ def kernel(name: str) -> Kernel:
     return Kernel.within(name, archive.unpacked(name))
 
 
-def in_guest(kernel: Kernel, guest: Machine, command: list[str], *, limit_s: float) -> tuple[int, str]:
+def in_guest(
+    kernel: Kernel, guest: Machine, command: list[str], *, limit_s: float, cwd: Path | None = None
+) -> tuple[int, str]:
     """Run a command in a guest and print its output. Return its exit status and output.
+
+    It runs in the folder of the lab's code, which is the checkout if there is one, or in `cwd`.
 
     Raises `LabError` if another guest with the same kernel and clock is running, and as `machine.run` does.
     """
@@ -119,14 +149,14 @@ def in_guest(kernel: Kernel, guest: Machine, command: list[str], *, limit_s: flo
         status = machine.run(
             guest,
             kernel,
-            command,
+            command if cwd is None else ["env", f"--chdir={cwd}", *command],
             folder=folder,
             here=ROOT,
             writable=parent(),
             limit_s=limit_s,
             show=lambda text: print(text, end="", flush=True),
         )
-        return status, (folder / "output.log").read_text(encoding="utf-8")
+        return status, (folder / "output.log").read_text(encoding="utf-8", errors="replace")
 
 
 @contextmanager
@@ -150,10 +180,11 @@ def run(
     arguments: Sequence[str],
     *,
     limit_s: float,
+    cwd: Path | None = None,
 ) -> list[Outcome]:
-    """Run the scenarios on a kernel with each mechanism. Raises `LabError` if the guest itself fails."""
+    """Run pytest on a kernel with each mechanism. Raises `LabError` if the guest itself fails."""
     command = ["/bin/sh", "-c", script(mechanisms, guest.clock, arguments)]
-    _, printed = in_guest(kernel, guest, command, limit_s=limit_s)
+    _, printed = in_guest(kernel, guest, command, limit_s=limit_s, cwd=cwd)
     return list(outcomes(kernel.name, printed))
 
 

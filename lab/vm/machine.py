@@ -153,7 +153,7 @@ def run(
     deadline, panicked_at = time.monotonic() + limit_s, None
     with (
         _started(machine.command(kernel, script, here, writable), console) as process,
-        output.open(encoding="utf-8") as printed,
+        output.open(encoding="utf-8", errors="replace") as printed,
     ):
         while True:
             ended = process.poll() is not None or status.exists()
@@ -178,11 +178,11 @@ def require_guests() -> None:
     """Raise `LabError` unless guests can be started: by root, with QEMU and virtme-ng."""
     require_root()
     for program in (_EMULATOR, _VIRTME):
-        if shutil.which(program, path=_path()) is None:
+        if shutil.which(program, path=search_path()) is None:
             raise LabError(f"{program} is not installed: {_SETUP}")
 
 
-def _path() -> str:
+def search_path() -> str:
     """Return the search path of programs: those of the environment first."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
@@ -224,7 +224,7 @@ def _started(command: list[str], console: Path) -> Iterator[subprocess.Popen[byt
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, "PATH": _path()},
+                env={**os.environ, "PATH": search_path()},
             )
         except FileNotFoundError as error:
             raise LabError(f"{error.filename} is missing: {_SETUP}") from error

@@ -4,6 +4,8 @@ import fcntl
 import json
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from support.made.run_folder import checks, folder
 
 from lab.cli import main
+from lab.commands import vm
 from lab.errors import LabError
 from lab.results.reader import RunFolder
 from lab.verdict import Bracket, Judge
@@ -222,6 +225,83 @@ def test_a_lane_forces_each_mechanism():
     )
     assert all("-m 'not rootless'" in run for run in runs)
     assert len([line for line in lane.script(["best"], "real", []).splitlines() if "pytest" in line]) == 1
+
+
+def shell(script):
+    return subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=False)
+
+
+def test_a_command_gets_its_words_and_its_mechanism(monkeypatch):
+    """Its output is nothing but its own, and its exit status is that of the shell."""
+    words = ["sh", "-c", 'echo "$1" $LAB_ATTACH $LAB_CLOCK; exit 7', "sh", "a  'b'"]
+    monkeypatch.delenv("LAB_ATTACH", raising=False)
+    done = shell(lane.plain_script(["best"], "real", words))
+    assert (done.returncode, done.stdout) == (7, "a  'b' real\n")
+    done = shell(lane.plain_script(["fentry", "kprobe"], "real", words))
+    assert done.stdout.splitlines() == [
+        "a  'b' fentry real",
+        "--- lab vm: fentry 7",
+        "a  'b' kprobe real",
+        "--- lab vm: kprobe 7",
+    ]
+
+
+def test_the_first_failure_is_the_status():
+    """A later run that passes does not hide it."""
+    script = lane.plain_script(["fentry", "kprobe"], "real", ["sh", "-c", '[ "$LAB_ATTACH" = kprobe ] || exit 3'])
+    assert shell(script).returncode == 3
+
+
+def test_a_program_of_this_environment_is_found():
+    """`lab` is the one that runs here."""
+    done = shell(lane.plain_script(["best"], "real", ["sh", "-c", "command -v lab"]))
+    assert Path(done.stdout.strip()) == Path(sys.executable).with_name("lab")
+
+
+@pytest.fixture
+def guests(monkeypatch, tmp_path):
+    """Replace guests by lists of calls: of pytest, and of other commands, whose exit statuses are 0, 5, 0."""
+    calls, statuses = [], iter([0, 5, 0])
+    monkeypatch.setattr(vm, "require_guests", lambda: None)
+    monkeypatch.setattr(lane, "kernel", lambda name: Kernel(name, tmp_path / "vmlinuz"))
+    monkeypatch.setattr(vm, "kvm_works", lambda _: False)
+
+    def in_guest(_kernel, _guest, command, *, cwd, **_):
+        calls.append((shlex.split(command[-1]), cwd))
+        return next(statuses), ""
+
+    def run(_kernel, _guest, _mechanisms, arguments, *, cwd, **_):
+        calls.append((arguments, cwd))
+        return []
+
+    monkeypatch.setattr(lane, "in_guest", in_guest)
+    monkeypatch.setattr(lane, "run", run)
+    return calls
+
+
+def test_any_command(guests, capsys):
+    """It runs in the current folder on each kernel; the first failure is the exit status. Standard output is the command's."""
+    assert main(["vm", "--kernel", "5.10", "6.1", "6.12", "--", "uname", "-r"]) == 5
+    assert [cwd for _, cwd in guests] == [Path.cwd()] * 3
+    assert all("uname" in words and "-r" in words for words, _ in guests)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("software emulation") == 3
+
+
+def test_pytest_is_the_suite(guests):
+    """Its words are pytest's arguments. Without a command a short selection runs in the checkout."""
+    main(["vm", "--kernel", "6.1", "--", "pytest", "scenarios/suite", "-x"])
+    main(["vm", "--kernel", "6.1"])
+    assert guests == [(["scenarios/suite", "-x"], Path.cwd()), (["scenarios/suite/test_exact.py"], None)]
+
+
+def test_an_installed_lab_has_no_suite(guests, monkeypatch, capsys):
+    """It asks for a command."""
+    monkeypatch.setattr(vm, "CHECKOUT", None)
+    assert main(["vm", "--kernel", "6.1"]) == 2
+    assert "give a command after --" in capsys.readouterr().err
+    assert guests == []
 
 
 def test_the_virtual_clock_raises_the_priority_of_ksoftirqd():
