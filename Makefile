@@ -42,7 +42,8 @@ check: setup
 	@$(BIN)/lint-imports --no-logo --no-cache >/dev/null || $(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	@$(BIN)/zizmor --quiet --offline .github
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-actions action.yml
+	@$(BIN)/zizmor --quiet --offline --config .github/zizmor.yml .github action.yml
 
 format: setup
 	@$(BIN)/ruff check --fix-only .
