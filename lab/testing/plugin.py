@@ -118,7 +118,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
         pytest.exit(sentence, returncode=2)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
     """Print every failed check, how sharp the checks were, a summary, and their folder, if there is one.
 
     The run fails if no number was judged although it has tests that judge.
@@ -130,7 +130,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     from lab.results import check_table, sharpness
 
-    run: Results = results_of(config)
+    run = results_of(config)
     columns = run.finish()
     session = config.pluginmanager.get_plugin("session")
     if judging and not len(columns.rows):

@@ -128,8 +128,7 @@ def test_the_suite_says_so(tmp_path, tests, status, sentence, processes):
     """A run without a judged number fails, unless none of its tests judges."""
     shutil.copy(CHECKOUT / "pyproject.toml", tmp_path)
     (tmp_path / "scenarios" / "unit").mkdir(parents=True)  # tests there need no root
-    for name in ("conftest.py", "scenarios/conftest.py"):
-        shutil.copy(CHECKOUT / name, tmp_path / name)
+    shutil.copy(CHECKOUT / "conftest.py", tmp_path)
     (tmp_path / "scenarios" / "unit" / "test_made.py").write_text(SUITE + tests)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--numprocesses={processes}"],
