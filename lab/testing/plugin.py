@@ -132,7 +132,7 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config:
 
     run = results_of(config)
     columns = run.finish()
-    session = config.pluginmanager.get_plugin("session")
+    session: Any = config.pluginmanager.get_plugin("session")
     if judging and not len(columns.rows):
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
     run.note(status=int(session.exitstatus))
