@@ -7,6 +7,7 @@ from lab.judging.description import Description
 from lab.judging.happened import Happened
 from lab.judging.kind import Compare
 from lab.judging.stage import Stage
+from lab.results.corpus import RIGHT_IF
 
 Experiment = Callable[[Stage], Happened]
 
@@ -16,7 +17,6 @@ class Case:
     """A case.
 
     - `name`: a short name, that of the row of the corpus if it is one.
-    - `text`: what a correct tool tells, in one sentence.
     - `kinds`: the kinds of quantities that it is put to.
     - `experiment`: causes the traffic. Cases can share one.
     - `about`: the beginnings of the names of the findings that count; empty: all.
@@ -25,13 +25,17 @@ class Case:
     """
 
     name: str
-    text: str
     kinds: tuple[str, ...]
     experiment: Experiment
     about: tuple[str, ...] = ()
     compare: Compare | None = None
     frames_only: bool = False
     filtered: bool = False
+
+    @property
+    def text(self) -> str:
+        """What a correct tool tells, in one sentence."""
+        return RIGHT_IF[self.name]
 
     def asks(self, tool: Description) -> bool:
         """Return whether the case is put to a tool: it claims one of the kinds, and what else the case needs."""

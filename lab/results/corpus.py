@@ -1,6 +1,6 @@
 """The rows of the truth corpus in words: what a tool must report to be right.
 
-What lives here: the words that tables and reports print. What does not: the cases (`lab/bench/cases`), and the chapter of
+What lives here: the words that tables and reports print. What does not: the cases (`lab/judging/cases`), and the chapter of
 the bench from which O1 and X2 come (`lab/bench/chapters/observer_effect.py`).
 """
 
@@ -11,9 +11,13 @@ RIGHT_IF = {
     "F1": "super-packets (GSO, GRO) count as the packets that are on the wire",
     "F2": "each packet counts once, with its bytes",
     "F3": "packets with VLAN tags, IP options, extension headers, and fragments count for their own flow, without made-up ports",
+    "F3D": "a connection behind VLAN tags, IP options or extension headers is reported",
     "F4": "of thousands of flows or connections at once each is reported, or the number of the missing ones",
     "F5": "an ARP packet is reported as ARP",
+    "N1": "every number of an ordinary connection is true",
+    "N6": "every number of an ordinary connection over IPv6 is true",
     "O1": "the tool does not slow down what it observes: connections per second with it are not provably below 90 % of those without",
+    "P1": "a packet to a closed port is reported as dropped",
     "R1": "two IPv6 peers have a histogram each",
     "R2": "of thousands of peers each has a histogram, or the number of the missing ones is reported",
     "R3": "no value is missing from a histogram to which two processors add, and its mean is right",
@@ -26,6 +30,8 @@ RIGHT_IF = {
     "S5": "no state is longer than the longest connection: a reused socket address does not inherit an old time",
     "S6": "ports are in the right byte order",
     "S7": "the process is the owner of the socket, or unknown, not the one that was interrupted",
+    "T2": "each segment that is sent again is reported once",
+    "T4": "a SYN and a SYN-ACK that are sent again are reported",
     "X2": "XDP on a veth device does not slow down bulk data: its rate is not provably below 90 % of that without the tool",
 }
 """By row: the condition. A rate is provably below if the whole 95 % interval of its median is."""

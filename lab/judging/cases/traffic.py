@@ -228,25 +228,23 @@ def closed_port(stage: Stage) -> Happened:
 _FLOWS = ("flows",)
 
 CASES = (
-    Case("F1", "a super-packet counts as its segments", _FLOWS, bulk, compare=as_many_as_sent, frames_only=True),
-    Case("F2", "each packet counts once, with its bytes", _FLOWS, each_frame, ("packets", "bytes"), frames_only=True),
+    Case("F1", _FLOWS, bulk, compare=as_many_as_sent, frames_only=True),
+    Case("F2", _FLOWS, each_frame, ("packets", "bytes"), frames_only=True),
     Case(
         "F3",
-        "behind unusual headers, each packet counts with its own ports or none",
         ("flows", "packets"),
         unusual_datagrams,
         frames_only=True,
     ),
     Case(
         "F3D",
-        "a connection behind unusual headers is told",
         ("duration",),
         unusual_connections,
         compare=each_connection,
         frames_only=True,
     ),
-    Case("F5", "ARP has a row under its own name", _FLOWS, each_frame, ("frames that are no IP",), frames_only=True),
-    Case("T2", "a lost request: each segment sent again is told once", ("retransmissions",), lost_data),
-    Case("T4", "a lost SYN-ACK: SYN and SYN-ACK sent again are told", ("retransmissions",), lost_syn_ack),
-    Case("P1", "a packet to a closed port is told as dropped", ("drops",), closed_port),
+    Case("F5", _FLOWS, each_frame, ("frames that are no IP",), frames_only=True),
+    Case("T2", ("retransmissions",), lost_data),
+    Case("T4", ("retransmissions",), lost_syn_ack),
+    Case("P1", ("drops",), closed_port),
 )

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from lab.bench import process
+from lab.linux import process
 from lab.recording import event_store
 from lab.recording.event_store import Store, put_in_order
 

@@ -214,7 +214,7 @@ def evidence(printed, happened=None):
     return Evidence(Product("mine", "1", "6.18", ""), tool, happened, printed)
 
 
-CASE = Case("N1", "every number is true", ("duration",), lambda _: None)
+CASE = Case("N1", ("duration",), lambda _: None)
 RIGHT = '{"laddr": "192.0.2.1", "lport": 40000, "raddr": "192.0.2.2", "rport": 80, "value": 1000}\n'
 
 
