@@ -192,18 +192,23 @@ def positions(where: Numbers, below: int, above: int) -> list[Bar]:
 
 
 def bracket(check: Check) -> tuple[float, float, float] | None:
-    """Return the places on a strip of the bracket's start, of its end, and of the value; None if they are not numbers.
-
-    The scale includes the value, so a value far outside makes the bracket small.
-    """
+    """Return the places on a strip of the bracket's start, of its end, and of the value; None if they are not numbers."""
     low, high, measured = check.low, check.high, check.measured
     if not (isinstance(low, int) and isinstance(high, int) and isinstance(measured, int)):
         return None
-    if low == high == measured:
+    return strip(low, high, measured)
+
+
+def strip(low: int, high: int, value: float) -> tuple[float, float, float]:
+    """Return the places on a strip of an interval's ends and of a value.
+
+    The scale includes the value, so a value far outside makes the interval small.
+    """
+    if low == high == value:
         return (50.0, 50.0, 50.0)
-    first, last = min(low, high, measured), max(low, high, measured)
+    first, last = min(low, high, value), max(low, high, value)
     scale = Scale(0, 1, _MARGIN, _STRIP - _MARGIN)
-    places = (scale.at((value - first) / (last - first)) for value in (low, high, measured))
+    places = (scale.at((it - first) / (last - first)) for it in (low, high, value))
     return next(places), next(places), next(places)
 
 

@@ -2,15 +2,13 @@
 
 import base64
 import gzip
-import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment
 
 from lab.output.file import replacing
 from lab.report import layers, verdicts
@@ -18,13 +16,13 @@ from lab.report.figures import Bench, Trend
 from lab.report.matrix import matrix
 from lab.report.measured import COLUMNS, verdict_of
 from lab.report.raw import Raw
+from lab.report.rendering import inline, templates
 from lab.report.table import Table
 from lab.report.verdicts import MOST_ROWS, CheckTable, Probe
 from lab.results.corpus import right_if
 from lab.results.reader import RunFolder
 from lab.results.sharpness import widths
 from lab.results.writer import RUN
-from lab.units import duration_text
 
 _MOST_FAILED = 50  # failed checks listed above the table of all checks
 
@@ -64,7 +62,7 @@ def _render(folders: list[RunFolder], raw: Raw) -> str:
         checks.add(run.folder, run.label)
         for row in run.bench.rows:
             row.add_to(measurements, run.label)
-    style, script = (_source(name) for name in ("style.css", "script.js"))
+    (style, style_hash), (script, script_hash) = inline("style.css"), inline("script.js")
     return (
         _templates()
         .get_template("page.html")
@@ -90,26 +88,19 @@ def _render(folders: list[RunFolder], raw: Raw) -> str:
                 "tables": {"checks": checks.table.data(), "measurements": measurements.data()},
                 "raw": raw.entries,
             },
-            style=Markup(style),  # noqa: S704 (a file of this package)
-            script=Markup(script),  # noqa: S704 (a file of this package)
-            style_hash=_hash(style),
-            script_hash=_hash(script),
+            style=style,
+            script=script,
+            style_hash=style_hash,
+            script_hash=script_hash,
         )
     )
 
 
 def _templates() -> Environment:
-    templates = Environment(
-        loader=PackageLoader("lab.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["packed"] = _packed
-    templates.filters["time"] = duration_text
-    templates.tests["trend"] = lambda picture: isinstance(picture, Trend)
-    return templates
+    found = templates()
+    found.filters["packed"] = _packed
+    found.tests["trend"] = lambda picture: isinstance(picture, Trend)
+    return found
 
 
 def _labels(folders: list[RunFolder]) -> list[str]:
@@ -122,12 +113,3 @@ def _packed(data: Any) -> str:
     """Return data for the script: compressed JSON in Base64, which needs no HTML escaping."""
     # No timestamp in the gzip header: the same runs give the same page.
     return base64.b64encode(gzip.compress(json.dumps(data, ensure_ascii=False).encode(), mtime=0)).decode()
-
-
-def _source(name: str) -> str:
-    return Path(__file__).with_name("templates").joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    """Return the hash by which the Content-Security-Policy allows a script or a style."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
