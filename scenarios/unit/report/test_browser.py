@@ -1,12 +1,10 @@
 """The report in a browser, offline: light, dark and on a phone; sorting, filtering, and all links to raw rows."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
+from support.browser import chromium, contrast, luminance
 from support.made.run_folder import HOSTILE, checks, folder, measurements
 
 from lab.cli import main
@@ -29,12 +27,9 @@ FOLLOW = """link => new Promise((done) => {
 
 @pytest.fixture(scope="module")
 def browser():
-    """Start the browser: the distribution's if it is installed, otherwise Playwright's."""
-    found = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, chromium_sandbox=os.geteuid() != 0)
+    """Start the browser."""
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -120,19 +115,10 @@ def test_light_and_dark(browser, reports):
             (".wrong", "section"),
             ("a", "section"),
         ):
-            ink = luminance(page.evaluate(f"getComputedStyle(document.querySelector('main {selector}')).color"))
-            paper = luminance(page.evaluate(f"getComputedStyle(document.querySelector('{against}')).backgroundColor"))
-            assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= 4.5, (screen, selector)
-        brightness[screen] = paper
+            assert contrast(page, f"main {selector}", against) >= 4.5, (screen, selector)
+        brightness[screen] = luminance(page, "section", "backgroundColor")
         context.close()
     assert brightness["light"] > 10 * brightness["dark"]
-
-
-def luminance(colour):
-    """Return the relative luminance (WCAG) of a colour given as `rgb(1, 2, 3)`."""
-    parts = [int(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(", ")]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def nanoseconds(text):
