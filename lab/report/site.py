@@ -15,187 +15,36 @@ import re
 import stat
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 from jinja2 import Environment
 
 from lab.errors import LabError
 from lab.judging import cases, judgement
-from lab.judging.finding import SEVERITY, Finding, Verdict
-from lab.judging.judgement import Evidence, Judgement, Product
-from lab.judging.kinds import KINDS
-from lab.judging.points import POINTS
-from lab.judging.quantity import Quantity
+from lab.judging.finding import SEVERITY
+from lab.judging.judgement import Evidence, Product
 from lab.output.file import replacing, require_writable
 from lab.output.text import printable
 from lab.paths import CHECKOUT
 from lab.report import prose, standings
-from lab.report.chart import strip
+from lab.report.evidence import MARKS, Defined, Record, Told
 from lab.report.measured import Row as Measured
 from lab.report.rendering import inline, templates
 from lab.report.standings import Change, Changes, Entry, Judged, Marker, Ran, Site
 from lab.results import schema
 from lab.results.reader import RunFolder
 from lab.results.writer import RUN
-from lab.units import amount_text
 
 INDEX = "index.html"
 ETHICS = "ethics.html"
 JSON = "judgements.json"
 
 _COSTS = ("kernel cost", "observer effect")
-_MOST = 200_000  # characters of one output in a page
 _LARGE = 1_000_000  # bytes of evidence that is compressed
 _OWN_FILE = re.compile(r"(tool|evidence|replay)-[A-Za-z0-9.-]+\.(html|json|json\.gz|tar\.gz)")
 _REMEDY = "name another folder"
-
-
-class Mark(NamedTuple):
-    """How a verdict is shown: a sign, the class of its colour, and what it means."""
-
-    sign: str
-    colour: str
-    text: str
-
-
-MARKS: Mapping[Verdict, Mark] = {
-    Verdict.RIGHT: Mark("✓", "right", "every value lies within the interval of the truth"),
-    Verdict.UNKNOWN: Mark("?", "right", "the tool says that it does not know a value; all others are right"),
-    Verdict.LOST: Mark("!", "lost", "a value is missing, and the tool says that it lost some"),
-    Verdict.MISSING: Mark("✗", "wrong", "a value is missing, and the tool does not say so"),
-    Verdict.WRONG: Mark("✗", "wrong", "a value contradicts the tool's own definition"),
-    Verdict.NOT_COMPLIANT: Mark("✗", "wrong", "the tool reports a connection that never was; no case was judged"),
-    Verdict.CHANGED: Mark("✗", "wrong", "the traffic failed or was retransmitted with the tool, and not without it"),
-    Verdict.CRASHED: Mark("✗", "wrong", "the tool observed, and then ended by itself with an error"),
-    Verdict.CANNOT_RUN: Mark("·", "muted", "the tool did not start to observe here; its own words say why"),
-    Verdict.NOT_ASKED: Mark("·", "muted", "the tool does not claim what the case is about"),
-}
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A text of a tool or of a run in a page: its beginning if it is long. `whole` is its length in characters."""
-
-    text: str
-    whole: int
-
-    @classmethod
-    def of(cls, text: str) -> "Shown":
-        """Return a text as the page shows it."""
-        return cls(text[:_MOST], len(text))
-
-    @property
-    def cut(self) -> bool:
-        """Whether the page has not all of it."""
-        return len(self.text) < self.whole
-
-
-@dataclass(frozen=True)
-class Value:
-    """A finding as texts, and the places of the interval and of the tool's value on a strip; None without numbers."""
-
-    finding: Finding
-    truth: str
-    told: str
-    distance: str
-    strip: tuple[float, float, float] | None
-
-    @classmethod
-    def of(cls, finding: Finding) -> "Value":
-        """Return a finding as the page shows it."""
-        low, high, told = finding.low, finding.high, finding.told
-        numbers = low is not None and high is not None and isinstance(told, int | float)
-        texts = [_amount(it, finding.unit) for it in (low, high)]
-        interval = "not known" if None in texts else texts[0] if texts[0] == texts[1] else " .. ".join(map(str, texts))
-        return cls(
-            finding,
-            finding.truth or str(interval),
-            told if isinstance(told, str) else _amount(told, finding.unit) or "nothing",
-            _amount(finding.distance, finding.unit) or "" if finding.distance else "",
-            _strip(low, high, told) if numbers else None,  # type: ignore[arg-type]
-        )
-
-
-def _amount(value: float | None, unit: str) -> str | None:
-    """Return a number with its unit; a number that no float can hold, as it is."""
-    try:
-        return None if value is None else amount_text(value, unit)
-    except OverflowError:
-        return f"{value} {unit}"
-
-
-def _strip(low: int, high: int, told: float) -> tuple[float, float, float] | None:
-    try:
-        return strip(low, high, told)
-    except OverflowError:
-        return None
-
-
-@dataclass(frozen=True)
-class Record:
-    """The raw record of one experiment: what the tool printed and what happened.
-
-    `file` is the evidence for download, `size` its length in bytes. `cases` are judged by it.
-    """
-
-    number: int
-    evidence: Evidence
-    file: str
-    size: int
-    output: Shown
-    stderr: Shown
-    log: Shown
-    happened: Shown
-    cases: list[str] = field(default_factory=list)
-
-
-class Defined(NamedTuple):
-    """A number as the tool's description defines it: kind, points (name and meaning), and what else it says by name."""
-
-    kind: str
-    text: str
-    points: list[tuple[str, str, str]]
-    facts: dict[str, str]
-
-    @classmethod
-    def of(cls, quantity: Quantity) -> "Defined":
-        """Return the definition of a quantity as texts."""
-        kind = KINDS.get(quantity.kind)
-        ends = ((word, point) for word, point in (("from", quantity.start), ("to", quantity.end)) if point)
-        facts = {
-            "unit": quantity.unit,
-            "resolution": quantity.resolution,
-            "event": quantity.event,
-            "bytes of": quantity.layer if "bytes" in getattr(kind, "fields", ()) else "",
-            "direction": quantity.direction if "bytes" in getattr(kind, "fields", ()) else "",
-            "RTT": "smoothed" if quantity.smoothed else "",
-            "rows": ", ".join(f"{name} is {pattern}" for name, pattern in quantity.where.items()),
-        }
-        return cls(
-            quantity.kind,
-            kind.text if kind else "",
-            [(word, point, POINTS.get(point, "")) for word, point in ends],
-            {name: text for name, text in facts.items() if text},
-        )
-
-
-@dataclass(frozen=True)
-class Told:
-    """A judgement in the page of its tool: the findings that are not right, gravest first, and those that are."""
-
-    judgement: Judgement
-    run: str
-    bad: list[Value]
-    good: list[Value]
-    record: Record
-
-    @property
-    def left_out(self) -> int:
-        """Number of findings that the run did not keep."""
-        return self.judgement.numbers - len(self.bad) - len(self.good) if self.judgement.numbers else 0
 
 
 @dataclass(frozen=True)
@@ -306,7 +155,7 @@ class _Writer:
         product, name = mine[0].judgement.product, standings.name_of(mine[0].judgement.product)
         records = self._records(mine, name)
         page, archive = f"tool-{name}.html", f"replay-{name}.tar.gz"
-        told = [_told(one, records[_key(one)]) for one in mine]
+        told = [Told.of(one, records[_key(one)]) for one in mine]
         kinds = list(dict.fromkeys(kind for it in records.values() for kind in it.evidence.tool.kinds))
         self._file(archive, _archive(name, mine, records))
         self._page(
@@ -349,14 +198,7 @@ class _Writer:
         if len(content) > _LARGE:
             file, content = f"{file}.gz", gzip.compress(content, 6, mtime=0)
         self._file(file, content)
-        printed, happened = evidence.printed, evidence.happened
-        log, happened.log = happened.log, []
-        record = Record(
-            number, evidence, file, len(content), Shown.of(printed.output), Shown.of(printed.stderr),
-            Shown.of("\n".join(log)), Shown.of(judgement.show(happened)),
-        )  # fmt: skip
-        happened.log = log
-        return record
+        return Record.of(number, evidence, file, len(content))
 
     def _page(self, file: str, template: str, **values: object) -> None:
         style, style_hash = inline("style.css", "site.css")
@@ -429,17 +271,6 @@ def _archive(name: str, mine: list[Judged], records: Mapping[tuple[Path, str], R
 def _defined(records: Mapping[tuple[Path, str], Record]) -> list[Defined]:
     """Return the definitions of a tool's numbers, by its description in the newest evidence."""
     return [Defined.of(it) for it in [*records.values()][-1].evidence.tool.quantities]
-
-
-def _told(one: Judged, record: Record) -> Told:
-    values = [Value.of(it) for it in sorted(one.judgement.findings, key=lambda it: SEVERITY.index(it.verdict))]
-    return Told(
-        one.judgement,
-        one.run.name,
-        [it for it in values if it.finding.verdict != Verdict.RIGHT],
-        [it for it in values if it.finding.verdict == Verdict.RIGHT],
-        record,
-    )
 
 
 def _kinds_of(case: str, kinds: list[str]) -> list[str]:

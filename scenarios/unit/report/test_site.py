@@ -14,7 +14,7 @@ from lab.cli import main
 from lab.judging import judgement
 from lab.judging.finding import SEVERITY, Verdict
 from lab.paths import CHECKOUT
-from lab.report.site import MARKS
+from lab.report.evidence import MARKS
 from lab.results.reader import RunFolder
 
 OLD, NEW = "2026-11-01T08:00:00", "2026-11-30T08:00:00"
