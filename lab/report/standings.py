@@ -37,7 +37,8 @@ class Ran(Struct, frozen=True):
     def of(cls, run: RunFolder) -> "Ran":
         """Return a run by its folder."""
         about = run.about
-        return cls(run.name, about.started, run.kernel, about.commit or "", about.status is not None)
+        ended = about.status is not None or "attach_points" in run.environment  # lab.results.writer: Results.finish()
+        return cls(run.name, about.started, run.kernel, about.commit or "", ended)
 
 
 class Entry(Struct, frozen=True):

@@ -341,6 +341,15 @@ def test_names_of_runs(tmp_path, monkeypatch):
     assert [it["name"] for it in found["runs"]] == ["20261130T080000-1"]
 
 
+def test_a_run_that_was_killed(tmp_path):
+    """Its judgements count, and the page says that it did not end. A bench that has ended has no exit status."""
+    run = judged_run(tmp_path / "run", judged(product(), {"S1": "right"}), status=None)
+    bench = folder(tmp_path / "bench", measurements=measurements(), attach_points={})
+    place, found = site(tmp_path, run, bench)
+    assert [it["ended"] for it in found["runs"]] == [False, True]
+    assert text_of(place, part="runs").count("did not end by itself") == 1
+
+
 def test_runs_without_judgements(tmp_path, capsys):
     """One sentence, exit status 2, and no folder."""
     empty, run = folder(tmp_path / "empty"), judged_run(tmp_path / "run", judged(product(), {"S1": "right"}))
