@@ -34,6 +34,7 @@ from lab.report.measured import Row as Measured
 from lab.report.rendering import inline, templates
 from lab.report.standings import Change, Changes, Entry, Judged, Marker, Ran, Site
 from lab.results import schema
+from lab.results.measurement import Measurement
 from lab.results.reader import RunFolder
 from lab.results.writer import RUN
 
@@ -42,6 +43,11 @@ ETHICS = "ethics.html"
 JSON = "judgements.json"
 
 _COSTS = ("kernel cost", "observer effect")
+_WITHOUT = "none"  # the bench's name for a repetition without a tool
+_OF_ONE_TOOL = (
+    ", of its ",
+    ", ratio to ",
+)  # in quantities that compare nothing between tools: one program's, or a rank
 _LARGE = 1_000_000  # bytes of evidence that is compressed
 _OWN_FILE = re.compile(r"(tool|evidence|replay)-[A-Za-z0-9.-]+\.(html|json|json\.gz|tar\.gz)")
 _REMEDY = "name another folder"
@@ -78,12 +84,32 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A figure of the bench: the measurements of each tool by quantity, and why other tools have none."""
+
+    name: str
+    quantities: list[str]
+    tools: dict[str, dict[str, list[Measured]]]
+    refused: dict[str, str]
+
+    @classmethod
+    def of(cls, name: str, measured: Sequence[Measurement]) -> "Figure":
+        """Return the rows of a figure by which tools can be compared."""
+        mine = [it for it in measured if it.figure == name and it.tool != _WITHOUT]
+        shown = [it for it in mine if it.samples and not any(words in it.quantity for words in _OF_ONE_TOOL)]
+        tools: dict[str, dict[str, list[Measured]]] = {}
+        for one in shown:
+            tools.setdefault(one.tool, {}).setdefault(one.quantity, []).append(Measured(one, ""))
+        refused = {it.tool: it.refused or "no value" for it in mine if not it.samples and it.tool not in tools}
+        return cls(name, list(dict.fromkeys(it.quantity for it in shown)), tools, refused)
+
+
+@dataclass(frozen=True)
 class Cost:
-    """The cost of tools on one kernel: for each tool, its measurement of each quantity."""
+    """The cost of tools on one kernel, in one run of the bench."""
 
     run: Ran
-    quantities: list[tuple[str, str, str]]
-    tools: dict[str, dict[tuple[str, str, str], Measured]]
+    figures: list[Figure]
 
 
 def write(runs: Sequence[RunFolder], folder: Path) -> Site:
@@ -115,14 +141,9 @@ def _costs(runs: Sequence[RunFolder]) -> list[Cost]:
     """Return the costs that the newest bench of each kernel has measured."""
     found: dict[str, Cost] = {}
     for run in sorted(runs, key=lambda it: (it.about.started, it.name)):
-        rows = [one for one in run.measurements if one.figure in _COSTS]
-        if rows:
-            tools: dict[str, dict[tuple[str, str, str], Measured]] = {}
-            for one in rows:
-                key = (one.figure, one.quantity, one.conditions_text)
-                tools.setdefault(one.tool, {})[key] = Measured(one, "")
-            quantities = list(dict.fromkeys(key for cells in tools.values() for key in cells))
-            found[run.kernel] = Cost(Ran.of(run), quantities, tools)
+        names = [name for name in _COSTS if any(it.figure == name for it in run.measurements)]
+        if names:
+            found[run.kernel] = Cost(Ran.of(run), [Figure.of(name, run.measurements) for name in names])
     return list(found.values())
 
 

@@ -15,6 +15,7 @@ from lab.judging import judgement
 from lab.judging.finding import SEVERITY, Verdict
 from lab.paths import CHECKOUT
 from lab.report.evidence import MARKS
+from lab.results.measurement import Measurement
 from lab.results.reader import RunFolder
 
 OLD, NEW = "2026-11-01T08:00:00", "2026-11-30T08:00:00"
@@ -225,14 +226,29 @@ def test_costs_are_those_of_the_newest_bench(tmp_path):
     ]
     place, _ = site(tmp_path, run, *benches)
     shown = text_of(place, part="cost")
-    assert "kernel cost: time per event" in shown
-    assert "observer effect: connections/s, with to without connections 1000" in shown
+    assert "kernel cost tool time per event lab states" in shown
+    assert "observer effect tool connections/s, with to without lab states" in shown
     assert "memory" not in shown
-    medians = {
-        row.tool: row.median for row in measurements() if row.figure == "observer effect" and row.tool == "lab rtt"
-    }
-    assert f"{medians['lab rtt']:.3g}" in shown
-    assert shown.count("lab rtt") == 1
+    (median,) = (it.median for it in measurements() if (it.figure, it.tool) == ("observer effect", "lab rtt"))
+    assert f"lab rtt {median:.3g}" in shown
+    assert shown.count("lab rtt") == 2
+
+
+def test_costs_compare_tools(tmp_path):
+    """A repetition without a tool, the cost of one program and the ratio to another tool are left out; who was refused is listed."""
+    rows = [
+        Measurement("kernel cost", "lab rtt", "per event", "ns", [90.0], {"event": "segment received"}),
+        Measurement("kernel cost", "lab rtt", "per event, of its lab_tcp_probe", "ns", [80.0]),
+        Measurement("kernel cost", "lab rtt", "per request, ratio to the cheapest peer (tcprtt)", "ratio", [2.0]),
+        Measurement("kernel cost", "none", "of counting, per run", "ns", [40.0]),
+        Measurement("kernel cost", "tcpdump", "per event", "ns", refused="it uses a packet filter"),
+    ]
+    run = judged_run(tmp_path / "run", judged(product(), {"S1": "right"}), measurements=rows)
+    place, _ = site(tmp_path, run)
+    shown = text_of(place, part="cost")
+    assert shown.endswith(
+        "kernel cost tool per event lab rtt 90 ns 90 ns event segment received 1 tool not measured tcpdump it uses a packet filter"
+    )
 
 
 def hostile_run(path):
