@@ -18,24 +18,25 @@ FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra")
 
 
 class BuildPackage(build_py):
-    """Build the package, with the folders `bpf` and `bin` in it."""
+    """Build the package, with the folders `bpf`, `docs` and `bin` in it."""
 
     def run(self):
-        """Copy the modules and the BPF sources, and compile the C programs."""
+        """Copy the modules, the BPF sources and the documentation, and compile the C programs."""
         if self.editable_mode:
             super().run()
             return
         package = Path(self.build_lib, "lab")
         shutil.rmtree(package, ignore_errors=True)  # files of an earlier build that the checkout has no more
         super().run()
-        shutil.copytree("bpf", package / "bpf")
+        for folder in ("bpf", "docs"):
+            shutil.copytree(folder, package / folder)
         (package / "bin").mkdir()
         for program, source in PROGRAMS.items():
             compile_program(source, package / "bin" / program)
 
     def get_source_files(self):
         """Return the files of a source distribution. It holds everything that a wheel is built from."""
-        return [*super().get_source_files(), *(str(it) for it in files_below("bpf", "wire"))]
+        return [*super().get_source_files(), *(str(it) for it in files_below("bpf", "docs", "wire"))]
 
 
 class Compiled(Distribution):

@@ -14,6 +14,7 @@ ROOT = _PACKAGE.parent
 CHECKOUT = None if (_PACKAGE / "bpf").is_dir() else ROOT
 """The checkout; None for an installed lab."""
 SOURCES = (CHECKOUT or _PACKAGE) / "bpf"
+DOCS = (CHECKOUT or _PACKAGE) / "docs"
 PROGRAMS = Path(sys.prefix, "bin") if CHECKOUT else _PACKAGE / "bin"
 """The folder of the C programs `lab-relay` and `lab-load`."""
 LAB = (sys.executable, "-P", "-m", "lab")

@@ -2,6 +2,8 @@
 
 - Checks, by scenario, probe and quantity: changed verdicts and absolute errors.
 - Brackets, by probe and quantity: widths, and the quantities that became blunter.
+- Judgements of tools (`lab judge`), by tool, kernel and case: changed verdicts,
+  and intervals of the truth that became more than twice as wide.
 - Bench, by figure, tool, quantity and conditions: ratio of the medians (after
   to before) with its 95 % interval.
 
@@ -13,6 +15,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lab.judging import changes, judgement
 from lab.output.text import printable, tabulated
 from lab.results.compare import FACTOR, CheckChange, Comparison, Shift, compare
 from lab.results.reader import RunFolder
@@ -51,12 +54,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
 
 
+def _judgements(before: RunFolder, after: RunFolder) -> list[changes.Change]:
+    """Return the changed verdicts of two runs of `lab judge`; none if one of them is another kind of run."""
+    if not all((run.path / judgement.FILE).is_file() for run in (before, after)):
+        return []
+    return changes.changes(judgement.read(before.path), judgement.read(after.path))
+
+
 def run(args: argparse.Namespace) -> int:
     """Compare two runs and print the changes."""
     before, after = RunFolder.open(args.before), RunFolder.open(args.after)
     found = compare(before, after)
+    judged = _judgements(before, after)
     if args.json:
-        print(json.dumps(found.as_dict(), indent=2))
+        print(json.dumps(found.as_dict() | {"judgements": changes.as_dicts(judged)}, indent=2))
         return 0
     for when, one in (("before", before), ("after", after)):
         wrong = len(one.checks.rows) - int(one.checks.rows["passed"].sum())
@@ -71,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         _verdicts(found, most),
         _widths(found, most, everything=args.all),
         _errors(found, most, everything=args.all),
+        changes.text(judged[:most]) if judged else "",
         _bench(found, most, everything=args.all),
         _alone(found, most),
     )

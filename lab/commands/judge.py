@@ -19,7 +19,7 @@ from lab.errors import LabError
 from lab.judging import cases, description, judgement, show, suite
 from lab.judging.case import Case
 from lab.judging.description import Description
-from lab.judging.finding import Verdict
+from lab.judging.finding import FAILING, Verdict
 from lab.judging.judgement import Judgement
 from lab.judging.kinds import KINDS
 from lab.linux.instance import require_root
@@ -53,7 +53,6 @@ details:
 _THIS = "this"
 _EVIDENCE = "evidence: "
 _CPUS, _MEMORY = 2, "4G"
-_FAILING = (Verdict.WRONG, Verdict.MISSING, Verdict.CRASHED, Verdict.CHANGED, Verdict.NOT_COMPLIANT)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,9 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fail-on",
         type=_verdicts,
-        default=_FAILING,
+        default=FAILING,
         metavar="VERDICTS",
-        help=f"exit with 1 at one of these, separated by commas; `never` for none (default: {','.join(_FAILING)})",
+        help=f"exit with 1 at one of these, separated by commas; `never` for none (default: {','.join(FAILING)})",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object for each judgement")
     parser.add_argument("--all", action="store_true", help="also print what was right, and every finding")

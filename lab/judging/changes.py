@@ -1,6 +1,6 @@
 """What changed between two judgements: verdicts of the same tool, kernel and case, and how sharp they were."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from lab.judging.finding import SEVERITY
@@ -49,22 +49,24 @@ def _is_blunter(change: Change) -> bool:
     return change.after.widths_ns[0] > _BLUNTER * max(1, change.before.widths_ns[0])
 
 
-def text(found: Sequence[Change], numbers: tuple[int, int]) -> str:
-    """Return the changes as a table. `numbers` are the judgements of both runs."""
-    head = f"{numbers[0]} judgements before, {numbers[1]} after, {len(found)} changed"
-    return "\n".join(
-        [head, tabulated(list(_rows(found)), ["", "tool", "case", "before", "after"])] if found else [head]
-    )
+def text(found: Sequence[Change]) -> str:
+    """Return the changes as a table."""
+    rows = ([it.kind, printable(it.tool), it.case, *(_shown(it, one) for one in (it.before, it.after))] for it in found)
+    return tabulated(list(rows), ["judgement", "tool", "case", "before", "after"])
 
 
-def _rows(found: Sequence[Change]) -> Iterator[list[str]]:
-    for change in found:
-        yield [
-            change.kind,
-            printable(change.tool),
-            change.case,
-            *(_shown(change, it) for it in (change.before, change.after)),
-        ]
+def as_dicts(found: Sequence[Change]) -> list[dict[str, str | None]]:
+    """Return the changes for JSON."""
+    return [
+        {
+            "kind": it.kind,
+            "tool": it.tool,
+            "case": it.case,
+            "before": it.before.verdict if it.before else None,
+            "after": it.after.verdict if it.after else None,
+        }
+        for it in found
+    ]
 
 
 def _shown(change: Change, one: Judgement | None) -> str:

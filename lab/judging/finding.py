@@ -37,6 +37,9 @@ class Verdict(StrEnum):
     NOT_ASKED = "not asked"
 
 
+FAILING = (Verdict.WRONG, Verdict.MISSING, Verdict.CRASHED, Verdict.CHANGED, Verdict.NOT_COMPLIANT)
+"""The verdicts that make a tool fail, unless others are chosen."""
+
 SEVERITY = tuple(Verdict)
 """All verdicts, the gravest first."""
 

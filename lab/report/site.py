@@ -27,7 +27,7 @@ from lab.judging.finding import SEVERITY
 from lab.judging.judgement import Evidence, Product
 from lab.output.file import replacing, require_writable
 from lab.output.text import printable
-from lab.paths import CHECKOUT
+from lab.paths import DOCS
 from lab.report import prose, standings
 from lab.report.evidence import MARKS, Defined, Record, Told
 from lab.report.measured import Row as Measured
@@ -162,7 +162,7 @@ class _Writer:
         entries = [entry for line in lines for entry in line.cells.values()]
         changes = standings.changes(before, ran, entries)
         self._page(INDEX, "site_index.html", **_index(lines, changes), costs=costs, runs=ran)
-        text = (CHECKOUT / "docs" / "ethics.md").read_text(encoding="utf-8")
+        text = (DOCS / "ethics.md").read_text(encoding="utf-8")
         self._page(ETHICS, "site_ethics.html", blocks=prose.blocks(text))
         site = Site(runs=ran, judgements=entries, changes=changes, files=sorted(self.files))
         self._file(JSON, judgement.to_json(site).encode() + b"\n")

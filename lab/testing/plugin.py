@@ -5,6 +5,7 @@
 | `net` | two hosts and a wire (`Topology`). `parametrize("net", ["switch"], indirect=True)` names another network |
 | `topology` | a function that builds any network: `topology(network="dnat")`, `topology(Relay())` |
 | `observe` | a function that records what the test does: `with observe("states") as observed:` |
+| `judge_tool` | a function that judges a tool by its description: `judge_tool("mytool.toml", "D1")` (`lab judge`) |
 | `lab` | conversations of two applications on `net`, and the verdict on each number (`lab.testing.lab.Lab`) |
 
 Networks are removed when the test ends. A test that needs what this kernel lacks is skipped. If the kernel withheld
@@ -30,6 +31,7 @@ from lab.errors import LabError, UnsupportedByKernel, remedy
 from lab.paths import results
 
 if TYPE_CHECKING:
+    from lab.judging.judgement import Judgement
     from lab.network.topology import Topology
     from lab.observation import Observed
     from lab.results.writer import Results
@@ -235,6 +237,30 @@ def observe(request: pytest.FixtureRequest) -> "Callable[..., AbstractContextMan
         return observing(net or request.getfixturevalue("net"), probes=probes, **how)
 
     return start
+
+
+@pytest.fixture
+def judge_tool(request: pytest.FixtureRequest) -> "Callable[..., dict[str, Judgement]]":
+    """Return a function that puts cases, by default all of its kinds, to a tool.
+
+    The tool is the path of its description, or the name of one that comes with the lab. The function returns the
+    judgements by case, and keeps their evidence in the run's folder. It fails if a verdict is one of `fail_on`.
+    """
+    _begin(request.config)
+    from lab.judging import description, show, suite
+    from lab.judging.finding import FAILING, Verdict
+
+    def judge(
+        tool: str | os.PathLike[str], *cases: str, fail_on: tuple[Verdict, ...] = FAILING, quick: bool = False
+    ) -> "dict[str, Judgement]":
+        tools, wanted = description.named([os.fspath(tool)]), suite.chosen(cases)
+        judged = suite.judge(tools, wanted, results_of(request.config), quick=quick, step=lambda _: None)
+        found = {one.case: one for one in judged}
+        if any(one.verdict in fail_on for one in found.values()):
+            pytest.fail(show.report(list(found.values())), pytrace=False)
+        return found
+
+    return judge
 
 
 @pytest.fixture

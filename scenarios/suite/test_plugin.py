@@ -14,6 +14,6 @@ def test_a_foreign_suite(pytester, monkeypatch, workers):
     done = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-n", str(workers))
     outcomes = done.parseoutcomes()
     outcomes.pop("rerun", None)  # an incomplete recording
-    assert outcomes == {"passed": 5}
+    assert outcomes == {"passed": 6}
     done.stdout.fnmatch_lines(["*checks: every measured value is consistent with the truth*", "results: *"])
     assert (pytester.path / "results" / "latest" / "checks.jsonl").stat().st_size

@@ -20,7 +20,7 @@ from support.processes import HUNG_S
 
 from lab.paths import CHECKOUT
 
-BUILT_FROM = ("bpf", "lab", "wire", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+BUILT_FROM = ("bpf", "docs", "lab", "wire", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 NO_DOWNLOAD = ("--no-index", "--no-deps")
 
@@ -136,12 +136,25 @@ def test_commands(run, tmp_path, words):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_judging(run, tmp_path):
+    """A tool of the wheel and one described in the current folder are judged, and a site is written."""
+    (tmp_path / "mine.toml").write_text(
+        'name = "mine"\ncommand = ["sh", "-c", "exit 127"]\nready.text = "ready"\n[[quantity]]\nkind = "states"\n'
+    )
+    done = run("lab", "judge", "lab-states", "mine.toml", "--case", "S1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[2].split()[-3:] == ["right", "not", "asked"]
+    done = run("lab", "site", "latest", "-o", "pages")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "proves errors" in (tmp_path / "pages" / "ethics.html").read_text()
+
+
 def test_the_suite_of_another_project(run, tmp_path):
     """It uses the plugin, and the relay of the wheel."""
     (tmp_path / "test_foreign.py").write_text(SUITE)
     done = run("python", "-m", "pytest", "-p", "no:cacheprovider")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 passed" in done.stdout
+    assert "6 passed" in done.stdout
     assert {it.name for it in tmp_path.iterdir()} - {"__pycache__"} == {"results", "test_foreign.py"}
 
 

@@ -48,6 +48,12 @@ def test_observe(observe, net):
     assert {net.client.inode, net.server.inode} == {int(row["netns"]) for row in rows}
 
 
+def test_judge_tool(judge_tool):
+    assert judge_tool("lab-states", "S1")["S1"].verdict == "right"
+    with pytest.raises(pytest.fail.Exception, match="SYN_RECV of a passive open|time in SYN_RECV"):
+        judge_tool("libbpf-tcpstates", "S1")
+
+
 def test_lab(lab):
     lab.judge("states", lab.converse(Conversation(hold_ns=5 * MS)))
 '''
