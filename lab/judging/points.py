@@ -1,7 +1,7 @@
 """Points in the life of a connection, between which tools measure: one vocabulary, and when each point was reached.
 
 A time that a tool tells is judged between the two points that its description names. Each point is an interval: the
-applications' timestamps and the wire's log enclose it. `docs/points.md` has a picture.
+applications' timestamps and the wire's log enclose it. `docs/judge-your-tool.md` has a picture.
 """
 
 from collections.abc import Iterator, Mapping

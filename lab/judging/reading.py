@@ -18,6 +18,7 @@ from lab.units import NS_OF_UNIT
 Record = dict[str, Any]
 
 _LONGEST = 1000
+_PORTS = ("lport", "rport", "sport", "dport")
 _ANY_NUMBER = 1 << 62
 _SUFFIX = re.compile(r"_\d+$")
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -34,9 +35,35 @@ def told(tool: Description, quantity: Quantity, output: str, stderr: str) -> Tol
     rows = []
     for record, raw in records(tool, output):
         if all(pattern.fullmatch(_text(record.get(name))) for name, pattern in matches.items()):
-            rows.append(Row(dict(_fields(tool, quantity, record, raw)), raw[:_LONGEST]))
+            rows.append(
+                Row(dict(_fields(tool, quantity, record, raw)), raw if len(raw) <= _LONGEST else f"{raw[:_LONGEST]}…")
+            )
     lost = sum(_number(found) for found in re.finditer(tool.lost, stderr, re.IGNORECASE))
     return Told(rows, lost)
+
+
+def without_foreign(tool: Description, output: str, port: int) -> tuple[str, int]:
+    """Return what a tool of the whole machine printed without lines of other traffic, and the number of those lines.
+
+    A line of other traffic names two ports, neither of which is the experiment's, or its byte swap.
+    """
+    if tool.inside or tool.mentions("netns") or tool.output.format not in ("json", "table"):
+        return output, 0
+    own = {port, (port & 0xFF) << 8 | port >> 8, port + 1, 0}
+    lines = output.splitlines(keepends=True)
+    kept = [
+        line for line in lines if not any(_is_foreign(tool, record, raw, own) for record, raw in records(tool, line))
+    ]
+    return "".join(kept), len(lines) - len(kept)
+
+
+def _is_foreign(tool: Description, record: Record, raw: str, own: set[int]) -> bool:
+    for quantity in tool.quantities:
+        fields = dict(_fields(tool, quantity, record, raw))
+        ports = [fields[name] for name in _PORTS if fields.get(name) is not None]
+        if len(ports) == 2 and not own.intersection(ports):
+            return True
+    return False
 
 
 def _number(said: re.Match[str]) -> int:

@@ -216,7 +216,7 @@ def _start(tool: Description, scope: Scope, ready_fd: int, folder: Path, **optio
     own = folder / "files"
     own.mkdir(mode=0o755)
     places = {
-        "netns": scope.netns or "",
+        "netns": scope.netns or "/proc/self/ns/net",
         "interface": scope.ifname,
         "port": str(scope.port),
         "local_port": str(scope.lport or ""),

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from lab import clock
 from lab.judging.description import Description
-from lab.judging.happened import Happened, connections_of, rtt_of
+from lab.judging.happened import Happened, Held, connections_of, rtt_of
 from lab.judging.running import RefusedError, Running, Scope, running
 from lab.network.topology import Topology
 from lab.observation import Observed, observing
@@ -21,11 +21,13 @@ from lab.traffic.load_generator import Place
 from lab.units import SECOND, duration_ns
 
 _QUIET_LIMIT_S = 20.0
+_MANY = 1 << 30
 
 
 class Printed(Struct, frozen=True):
     """What a tool printed in one experiment, and how it ended.
 
+    - `foreign`: the number of its lines about other traffic of the machine, which are not kept.
     - `early`: its exit status if it ended before it was stopped.
     - `refused`: its own words if it did not come to observe; `unknown_case`: it exited with 127.
     """
@@ -36,6 +38,7 @@ class Printed(Struct, frozen=True):
     early: int | None = None
     refused: str = ""
     unknown_case: bool = False
+    foreign: int = 0
 
 
 class Ports(Struct, frozen=True):
@@ -142,7 +145,9 @@ class Stage:
             happened.log += [
                 timeline.to_json() for it in observed.connections for timeline in (it.client, it.server) if timeline
             ]
-        happened.smoothed = list(happened.rtt)
+        # tcp_probe reports the smoothed RTT with each segment that a socket receives in ESTABLISHED, not once for a sample.
+        received = sum(it.to_client.packets if it.to_client else _MANY for it in happened.connections)
+        happened.smoothed = [Held(it.low_ns, it.high_ns, it.least, received) for it in happened.rtt]
         happened.disturbed = list(_disturbed(watched, again, errors))
         return happened
 

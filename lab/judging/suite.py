@@ -6,8 +6,10 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from lab.errors import LabError
-from lab.judging import cases, judgement
+from lab.judging import cases, judgement, reading
 from lab.judging.case import Case, Experiment
 from lab.judging.description import Description
 from lab.judging.finding import Verdict
@@ -115,7 +117,10 @@ def _observed(
         stage = Stage([tool], case, quick=quick, step=step)
         happened = experiment(stage)
         changed = happened.disturbed if not alone.disturbed else []
-    return Evidence(product, tool, happened, stage.printed.get(tool, Printed()), changed)
+    printed = stage.printed.get(tool, Printed())
+    output, foreign = reading.without_foreign(tool, printed.output, happened.port)
+    printed = msgspec.structs.replace(printed, output=output, foreign=foreign)
+    return Evidence(product, tool, happened, printed, changed)
 
 
 def _nobody(stage: Stage) -> Happened:
@@ -130,6 +135,10 @@ def _keep(folder: Path, evidence: Evidence) -> str:
     """Write the evidence of one tool and experiment; returns its path within the run's folder."""
     tool = re.sub(r"[^\w.]+", "-", evidence.product.tool).strip("-")
     name = f"{EVIDENCE}/{tool}-{evidence.happened.experiment}.json"
+    number = 1
+    while (folder / name).exists():  # another description with this name
+        number += 1
+        name = f"{EVIDENCE}/{tool}-{evidence.happened.experiment}-{number}.json"
     with replacing(folder / name) as file:
         file.write(judgement.to_json(evidence))
     return name

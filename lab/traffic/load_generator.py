@@ -84,7 +84,7 @@ class Place:
 
 
 @contextmanager
-def loopback(address: str = _LOOPBACK) -> Iterator[Place]:
+def loopback(address: str = _LOOPBACK, port: int = PORT) -> Iterator[Place]:
     """Create a network namespace whose loopback carries the load and no other traffic.
 
     Create one per load: the kernel keeps state of closed connections, which would slow down the next load. Both ends of
@@ -95,7 +95,7 @@ def loopback(address: str = _LOOPBACK) -> Iterator[Place]:
         undo.callback(remove, name)
         create(name)
         inside(name, lambda: _set_up(address))
-        yield Place(name, name, address)
+        yield Place(name, name, address, port)
 
 
 def across(net: Topology) -> Place:

@@ -22,7 +22,7 @@ def test_{number}(net):
 
 
 def test_workers_end_with_their_controller(tmp_path):
-    """Within a second: processes, programs, namespaces and the instances' folders."""
+    """Processes, programs, namespaces and the instances' folders: nothing is left, without another command."""
     files = []
     for number in range(2):
         path = tmp_path / f"test_long_{number}.py"
@@ -41,4 +41,4 @@ def test_workers_end_with_their_controller(tmp_path):
     finally:
         process.kill()
         process.wait()
-    assert left_of(held, limit_s=1.0) == NOTHING
+    assert left_of(held) == NOTHING

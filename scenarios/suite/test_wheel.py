@@ -146,7 +146,7 @@ def test_judging(run, tmp_path):
     assert done.stdout.splitlines()[2].split()[-3:] == ["right", "not", "asked"]
     done = run("lab", "site", "latest", "-o", "pages")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "proves errors" in (tmp_path / "pages" / "ethics.html").read_text()
+    assert "What a table of verdicts can and cannot say" in (tmp_path / "pages" / "ethics.html").read_text()
 
 
 def test_the_suite_of_another_project(run, tmp_path):

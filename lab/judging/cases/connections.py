@@ -12,7 +12,7 @@ from lab.network.conditions import Conditions
 from lab.network.relay import Relay
 from lab.network.topology import Topology, topology
 from lab.traffic.demo.conversation import Conversation
-from lab.traffic.load_generator import PORT, loopback
+from lab.traffic.load_generator import loopback
 from lab.units import MS
 
 DELAY = Conditions(delay_ns=20 * MS)
@@ -62,16 +62,20 @@ def by_port(stage: Stage) -> Happened:
 
 def churn(stage: Stage) -> Happened:
     """Open thousands of short connections, for which the kernel reuses the addresses of sockets."""
-    with loopback() as place:
+    with loopback(port=stage.ports.server) as place:
         with stage.loaded(place):
             load = place.connections(stage.times(5000, 1000))
-        return Happened("churn", PORT, [place.address], [place.address], facts={"longest_ns": int(load.each_ns.max())})
+        return Happened(
+            "churn", place.port, [place.address], [place.address], facts={"longest_ns": int(load.each_ns.max())}
+        )
 
 
 def no_longer_than(quantity: Quantity, told: Told, happened: Happened) -> Iterator[Finding]:
     """Yield the finding of the longest time of a state: no socket was in one longer than the longest connection lasted."""
     mine = [
-        row for row in told.rows if PORT in (row.get("lport"), row.get("rport")) and row.get("newstate") != "LISTEN"
+        row
+        for row in told.rows
+        if happened.port in (row.get("lport"), row.get("rport")) and row.get("newstate") != "LISTEN"
     ]
     mine = [row for row in mine if row.get("oldstate") != "LISTEN" or row.get("newstate") == "SYN_RECV"]
     longest_ns = happened.facts["longest_ns"]
@@ -116,10 +120,10 @@ def half_close(stage: Stage) -> Happened:
 
 def many(stage: Stage) -> Happened:
     """Hold thousands of connections open at the same time, each to an address of its own."""
-    with loopback() as place:
+    with loopback(port=stage.ports.server) as place:
         with stage.loaded(place):
             place.requests(2 * MANY, MANY, MANY)
-        return Happened("many", PORT, [place.address], [place.address], facts={"peers": MANY})
+        return Happened("many", place.port, [place.address], [place.address], facts={"peers": MANY})
 
 
 def each_or_lost(_: Quantity, told: Told, happened: Happened) -> Iterator[Finding]:
@@ -129,7 +133,7 @@ def each_or_lost(_: Quantity, told: Told, happened: Happened) -> Iterator[Findin
         for row in told.rows
         for peer in (row.get("raddr"), row.get("destination"))
         if str(peer or "").startswith("127.") and row.get("count") != 0 and row.get("number") != 0
-        if row.get("rport") in (None, PORT)
+        if row.get("rport") in (None, happened.port)
     }
     wanted = happened.facts["peers"]
     counted = len(peers - set(happened.client)) + 1

@@ -40,7 +40,7 @@ def two_processors(stage: Stage) -> Happened:
     connection are subtracted. A tool of single samples has one per message, and at most one per SYN, SYN-ACK and FIN.
     """
     requests = stage.times(20_000, 5_000)
-    with loopback(_OWN) as place, stage.loaded(place):
+    with loopback(_OWN, stage.ports.server) as place, stage.loaded(place):
         places = [place, replace(place, port=place.port + 1)]
         before, begun_ns = tcp_sent(place.client), time.monotonic_ns()
         with ThreadPoolExecutor(len(places)) as at_once:

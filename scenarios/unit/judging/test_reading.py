@@ -163,6 +163,19 @@ def test_openmetrics():
     ]
 
 
+def test_other_traffic_is_not_kept():
+    """A tool of the whole machine prints lines of other programs, which are no evidence."""
+    (states,) = description.named(["libbpf-tcpstates"])
+    row = "ffff888195620940 7 a b 192.0.2.1 {} 192.0.2.2 {} CLOSE -> SYN_SENT 0.000\n"
+    lines = [row.format(*ports) for ports in ((40000, 9999), (40000, 22), (0, 9999), (40000, 3879))]
+    assert reading.without_foreign(states, "SKADDR\n" + "".join(lines), 9999) == (
+        "SKADDR\n" + lines[0] + lines[2] + lines[3],
+        1,
+    )
+    (dump,) = description.named(["tcpdump"])
+    assert reading.without_foreign(dump, "any line\n", 9999) == ("any line\n", 0)
+
+
 def test_a_function_reads_what_no_form_fits(tmp_path):
     """`output.python` names a function in a file beside the description."""
     (tmp_path / "mine.py").write_text("def read(text):\n    yield {'source': text.strip()}\n")
