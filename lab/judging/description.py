@@ -28,9 +28,6 @@ FRAMES = "frames"
 
 _NAME = Annotated[str, Meta(min_length=1, max_length=60)]
 _WORDS = Annotated[list[str], Meta(min_length=1, max_length=100)]
-_PLACEHOLDERS = (
-    "netns", "interface", "port", "local_port", "server", "client", "folder", "ready_fd", "kernel_headers", "include_path",
-)  # fmt: skip
 _BRACES = re.compile(r"\{(\w+)\}")
 
 
@@ -210,7 +207,7 @@ def _check(path: Path, place: str, quantity: Quantity) -> None:
 
     require("kind", quantity.kind, kinds.KINDS)
     if quantity.kind == "events" and not quantity.event:
-        raise LabError(f"{path}: {place} needs `event`: opened, accepted, closed or failed")
+        raise LabError(f"{path}: {place} needs `event`: attempted, opened, accepted, closed or failed")
     if kinds.KINDS[quantity.kind].timed:
         for name, point in (("from", quantity.start), ("to", quantity.end)):
             require(f"point `{name}` =", point, points.POINTS)

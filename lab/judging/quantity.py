@@ -42,7 +42,7 @@ class Quantity(Struct, forbid_unknown_fields=True, frozen=True):
     direction: Literal["both", "ingress", "egress"] = "both"
     smoothed: bool = False
     last: bool = False
-    event: Literal["", "opened", "accepted", "closed", "failed"] = ""
+    event: Literal["", "attempted", "opened", "accepted", "closed", "failed"] = ""
     clock: Literal["", "monotonic", "wall", "boot"] = ""
 
     @property

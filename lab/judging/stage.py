@@ -85,6 +85,7 @@ class Stage:
             self.ports.server,
             net.client.ipv4,
             net.target.ipv4,
+            net.server.name,
             self.case,
         )
         with self._running(scope), observing(net) as observed:

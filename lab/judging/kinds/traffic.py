@@ -1,5 +1,6 @@
 """Traffic: packets and bytes by flow, single packets, retransmissions, drops, and events of connections."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 from lab.judging.finding import Finding, Verdict, absent, matched, value
@@ -7,6 +8,9 @@ from lab.judging.happened import Carried, Happened, Happening, Sent
 from lab.judging.kind import ENDS, Kind
 from lab.judging.quantity import Quantity, Row, Told
 from lab.tcp import UNSPECIFIED, Flow
+
+_REASON = "NO_SOCKET"
+"""The kernel's reason for dropping a SYN to a port where nobody listens (enum skb_drop_reason)."""
 
 _KNOWN = "the wire's log of every frame"
 _FLOW = {
@@ -144,6 +148,11 @@ def of_drops(_: Quantity, told: Told, happened: Happened) -> Iterator[Finding]:
     wanted = happened.facts.get("drops")
     if wanted is None:
         return
+    if told.rows and not any({"lport", "rport"} & row.fields.keys() for row in told.rows):
+        yield Finding(
+            "drops", f"port {happened.port}", Verdict.UNKNOWN, truth=f"{wanted} dropped", rows=[told.rows[0].raw]
+        )
+        return
     mine = [row for row in told.rows if happened.port in (row.get("lport"), row.get("rport"))]
     most = happened.facts.get("most_drops", wanted)
     raw = [row.raw for row in mine][:5]
@@ -158,15 +167,20 @@ def of_drops(_: Quantity, told: Told, happened: Happened) -> Iterator[Finding]:
         )
         return
     counted = sum(1 if row.get("count") is None else int(row.get("count")) for row in mine)
-    yield value(
-        "drops",
-        f"port {happened.port}",
-        (wanted, most, wanted),
-        counted,
-        unit="",
-        known_by="the cause that the case made",
-        rows=raw,
-    )
+    known = "the cause that the case made"
+    yield value("drops", f"port {happened.port}", (wanted, most, wanted), counted, unit="", known_by=known, rows=raw)
+    named = [row for row in mine if re.search("[A-Z]_", str(row.get("reason") or ""))]
+    for row in named[:1]:
+        told_reason = str(row.get("reason"))
+        yield matched(
+            "reason",
+            f"port {happened.port}",
+            _REASON,
+            told_reason,
+            right=_REASON in told_reason,
+            known_by=known,
+            rows=[row.raw],
+        )
 
 
 def of_events(quantity: Quantity, told: Told, happened: Happened) -> Iterator[Finding]:
@@ -174,7 +188,13 @@ def of_events(quantity: Quantity, told: Told, happened: Happened) -> Iterator[Fi
     event = quantity.event
     for connection in happened.connections:
         failed = bool(connection.error)
-        truth = {"opened": not failed, "accepted": not failed, "closed": not failed, "failed": failed}[event]
+        truth = {
+            "attempted": True,
+            "opened": not failed,
+            "accepted": not failed,
+            "closed": not failed,
+            "failed": failed,
+        }[event]
         sides = [connection.server] if event == "accepted" else [connection.client, connection.server]
         mine = [row for row in told.rows if any(side and _is_of(row, side.flow) for side in sides)]
         subject = str(connection.client.flow)
@@ -197,5 +217,5 @@ KINDS = {
     "drops": Kind(
         "packets that the kernel dropped", ENDS | {"reason": "the reason's name", "count": "their number (1)"}, of_drops
     ),
-    "events": Kind("events of connections; `event` is opened, accepted, closed or failed", ENDS, of_events),
+    "events": Kind("events of connections; `event` is attempted, opened, accepted, closed or failed", ENDS, of_events),
 }
