@@ -36,7 +36,7 @@ examples:
   lab judge mytool.toml                       every case of the kinds that it claims
   lab judge mytool.toml --case S2 D1          two cases
   lab judge mytool.toml --fail-on wrong,missing --junit judge.xml
-  lab judge mytool.toml --kernel this 6.1 6.12
+  lab judge mytool.toml --kernel this 6.1 6.12 --output pages
   lab judge --list                            cases, kinds, and the tools that come with the lab
   lab judge --points                          the points between which times are measured
   lab judge --replay latest                   judge a kept run again, without a kernel
@@ -90,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object for each judgement")
     parser.add_argument("--all", action="store_true", help="also print what was right, and every finding")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="also write pages, as `lab site` does")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML")
     parser.add_argument("--badge", type=Path, metavar="FILE", help="also write an SVG badge")
     shown = parser.add_mutually_exclusive_group()
@@ -138,6 +139,10 @@ def run(args: argparse.Namespace) -> int:
     if args.badge:
         with replacing(args.badge) as file:
             file.write(show.badge(found))
+    if args.output:
+        from lab.report import site  # noqa: PLC0415 (imports Jinja, which other uses do not need)
+
+        site.write([RunFolder.open(folder) for folder in folders], args.output)
     if not args.json:
         print(show.report(found, everything=args.all))
         print("".join(f"{_costs(folder)}\n" for folder in folders if args.cost), end="")

@@ -19,8 +19,8 @@ DETAILS = """\
 details:
   All verdicts of a line are by one revision of the suite, that of the newest run with
   the tool. If DIR has an earlier site, the new one lists the verdicts that changed.
-  The pages hold everything that the tools printed, connections of other programs
-  included: publish runs of a machine without other traffic.
+  The pages hold what the tools printed. Lines of other traffic of the machine are
+  left out where they name two ports of their own.
   docs/ethics.md says what to do before you publish.
 
   Exit status: 2 if a run has no judgements, or if DIR holds anything but a site.

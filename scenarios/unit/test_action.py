@@ -90,7 +90,7 @@ def test_the_kernel_of_the_runner(tmp_path):
     folder = run.outputs["folder"]
     assert run.status == 0
     assert run.of("pip") == ["install", "--quiet", "/the/action"]
-    files = ["--junit", f"{folder}/junit.xml", "--badge", f"{folder}/badge.svg", "--output", folder]
+    files = ["--junit", f"{folder}/junit.xml", "--badge", f"{folder}/badge.svg", "--output", f"{folder}/pages"]
     assert run.of("lab") == ["judge", "--fail-on", "wrong,missing", *files, "--", "tool.toml"]
     assert not any("sudo" in words or "qemu-system-x86" in words for words in run.calls)
 
