@@ -133,6 +133,16 @@ def run(args: argparse.Namespace) -> int:
         folder, judged = _here(tools, wanted, args) if kernel == _THIS else _in_guest(kernel, args)
         folders.append(folder)
         found += judged
+    _write(found, folders, args)
+    if not args.json:
+        print(show.report(found, everything=args.all))
+        print("".join(f"{_costs(folder)}\n" for folder in folders if args.cost), end="")
+    print("\n".join(f"{_EVIDENCE}{folder}" for folder in folders), file=sys.stderr if args.json else sys.stdout)
+    return int(any(one.verdict in args.fail_on for one in found))
+
+
+def _write(found: Sequence[Judgement], folders: Sequence[Path], args: argparse.Namespace) -> None:
+    """Write the files that the command line asks for."""
     if args.junit:
         with replacing(args.junit) as file:
             show.write_junit(file, found, args.fail_on)
@@ -143,11 +153,6 @@ def run(args: argparse.Namespace) -> int:
         from lab.report import site  # noqa: PLC0415 (imports Jinja, which other uses do not need)
 
         site.write([RunFolder.open(folder) for folder in folders], args.output)
-    if not args.json:
-        print(show.report(found, everything=args.all))
-        print("".join(f"{_costs(folder)}\n" for folder in folders if args.cost), end="")
-    print("\n".join(f"{_EVIDENCE}{folder}" for folder in folders), file=sys.stderr if args.json else sys.stdout)
-    return int(any(one.verdict in args.fail_on for one in found))
 
 
 def _here(
