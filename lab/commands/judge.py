@@ -40,6 +40,7 @@ examples:
   lab judge --list                            cases, kinds, and the tools that come with the lab
   lab judge --points                          the points between which times are measured
   lab judge --replay latest                   judge a kept run again, without a kernel
+  lab judge corrected.toml --replay latest    by a corrected description
 """
 DETAILS = """\
 details:
@@ -96,7 +97,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--list", action="store_true", help="list the cases, kinds and tools")
     shown.add_argument("--points", action="store_true", help="list the points between which times are measured")
-    shown.add_argument("--replay", type=Path, metavar="RUN", help="judge the kept evidence of a run again")
+    shown.add_argument(
+        "--replay", type=Path, metavar="RUN", help="judge the kept evidence of a run again, of TOOL by its description"
+    )
 
 
 def _verdicts(text: str) -> tuple[Verdict, ...]:
@@ -196,7 +199,7 @@ def _in_guest(name: str, args: argparse.Namespace) -> tuple[Path, list[Judgement
 
 def _replay(args: argparse.Namespace) -> int:
     folder = RunFolder.open(args.replay).path
-    pairs = list(judgement.replayed(folder))
+    pairs = list(judgement.replayed(folder, description.named(args.tools) if args.tools else ()))
     if not pairs:
         raise LabError(f"{folder} keeps no evidence: give the folder of a run of `lab judge`")
     if args.json:

@@ -1,7 +1,7 @@
 """Judgements: the verdict on one tool in one case, with its evidence. A function of plain data, which can be repeated."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -180,15 +180,26 @@ def read_evidence(folder: Path, name: str) -> Evidence:
     return schema.read(path, msgspec.json.Decoder(Evidence).decode, "give the folder of a run of `lab judge`")
 
 
-def replayed(folder: Path) -> Iterator[tuple[Judgement, Judgement]]:
-    """Judge the kept evidence of a run again, without a kernel. Yield each judgement as it was kept and as it is now."""
+def replayed(folder: Path, tools: Sequence[Description] = ()) -> Iterator[tuple[Judgement, Judgement]]:
+    """Judge the kept evidence of a run again, without a kernel. Yield each judgement as it was kept and as it is now.
+
+    With `tools`, only theirs, by these descriptions in place of the kept ones. Raises `LabError` if kept evidence must be
+    read by Python code: a run can come from anybody.
+    """
+    descriptions = {tool.name: tool for tool in tools}
     by_name = {case.name: case for case in cases.every()}
     held: dict[str, Evidence] = {}
     for before in read(folder):
         if not before.evidence or before.case not in by_name:
             continue
+        if tools and before.product.tool not in descriptions:
+            continue
         if before.evidence not in held:
-            held = {before.evidence: read_evidence(folder, before.evidence)}
+            kept = read_evidence(folder, before.evidence)
+            tool = descriptions.get(kept.tool.name, kept.tool)
+            if tool is kept.tool and tool.output.format == "python":
+                raise LabError(f"the output of {tool.name} is read by Python code: name its description, too")
+            held = {before.evidence: msgspec.structs.replace(kept, tool=tool)}
         yield (
             before,
             judgement(by_name[before.case], held[before.evidence], file=before.evidence, revision=before.revision),

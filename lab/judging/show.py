@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 from lab.judging.case import Case
 from lab.judging.description import Description
 from lab.judging.finding import SEVERITY, Finding, Verdict, worst
-from lab.judging.judgement import Judgement
+from lab.judging.judgement import Judgement, widths
 from lab.judging.kinds import KINDS
 from lab.judging.points import POINTS
 from lab.output.text import printable, tabulated
@@ -119,8 +119,11 @@ def summaries(found: Sequence[Judgement]) -> Iterator[str]:
             for it in SEVERITY
             if any(one.verdict == it for one in mine)
         )
-        widths = sorted(one.widths_ns for one in mine if one.widths_ns)
-        sharp = f"; intervals of {duration_text(widths[len(widths) // 2][0])} in the median case" if widths else ""
+        found_widths = widths([finding for one in mine for finding in one.findings])
+        sharp = ""
+        if found_widths:
+            half, most = map(duration_text, found_widths)
+            sharp = f"; width of the intervals of time: p50 {half}, p90 {most}"
         judged = f"{numbers} values" if numbers else "no value was judged"
         yield printable(f"{product}: {verdicts}; {judged}{sharp}")
 
