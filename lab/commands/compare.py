@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         _verdicts(found, most),
         _widths(found, most, everything=args.all),
         _errors(found, most, everything=args.all),
-        changes.text(judged[:most]) if judged else "",
+        [f"\n{changes.text(judged[:most])}"] if judged else [],
         _bench(found, most, everything=args.all),
         _alone(found, most),
     )
