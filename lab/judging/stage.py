@@ -149,8 +149,16 @@ class Stage:
         # tcp_probe reports the smoothed RTT with each segment that a socket receives in ESTABLISHED, not once for a sample.
         received = sum(it.to_client.packets if it.to_client else _MANY for it in happened.connections)
         happened.smoothed = [Held(it.low_ns, it.high_ns, it.least, received) for it in happened.rtt]
+        happened.rtt += [held for observed in watched for held in _of_fins(observed)]
         happened.disturbed = list(_disturbed(watched, again, errors))
         return happened
+
+
+def _of_fins(observed: Observed) -> Iterator[Held]:
+    """Yield the RTT of each client's FIN, which the server may acknowledge late (delayed ACK, RFC 9293, 3.8.6.3)."""
+    for connection in observed.connections:
+        if not connection.client.opening.error:
+            yield Held(rtt_of(observed).low_ns, observed.end_ns - connection.client.closing.enter_ns, 0, 1)
 
 
 def conversed(net: Topology, conversation: Conversation, **how: Any) -> list[Connection]:
