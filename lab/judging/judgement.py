@@ -93,7 +93,9 @@ def judged(case: Case, evidence: Evidence) -> tuple[Verdict, list[Finding], str]
         return Verdict.CRASHED, found, f"it ended by itself with {_status(printed.early)}: {' '.join(last)[:200]}"
     if evidence.changed:
         return Verdict.CHANGED, found, "; ".join(evidence.changed)
-    return worst([it.verdict for it in found]), found, ""
+    verdict = worst([it.verdict for it in found])
+    unread = reading.unread(tool, printed.output, evidence.happened.port) if verdict is Verdict.MISSING else ""
+    return verdict, found, f"the description does not read this line: {unread}" if unread else ""
 
 
 def _status(status: int) -> str:

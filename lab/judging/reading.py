@@ -66,6 +66,14 @@ def _is_foreign(tool: Description, record: Record, raw: str, own: set[int]) -> b
     return False
 
 
+def unread(tool: Description, output: str, port: int) -> str:
+    """Return the first line with the experiment's port that is no record: a mistake of the description; "" without one."""
+    if tool.output.format not in ("json", "table"):
+        return ""
+    lines = (line for line in output.splitlines() if re.search(rf"\b{port}\b", line) and not list(records(tool, line)))
+    return next(lines, "")[:_LONGEST]
+
+
 def _number(said: re.Match[str]) -> int:
     """Return the number in what a tool says that it lost. A pattern without a group stands for any number."""
     return int(next((group for group in said.groups() if group), 0)) if said.re.groups else _ANY_NUMBER

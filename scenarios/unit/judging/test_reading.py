@@ -176,6 +176,13 @@ def test_other_traffic_is_not_kept():
     assert reading.without_foreign(dump, "any line\n", 9999) == ("any line\n", 0)
 
 
+def test_a_line_that_is_not_read():
+    """A line with the port of the experiment that is no row shows a mistake of the description."""
+    table = tool(Output("table", row=r"^(?P<lport>\d+)$"))
+    assert reading.unread(table, "80\nport 80:\n", 80) == "port 80:"
+    assert reading.unread(table, "80\nport 8080\n", 80) == ""
+
+
 def test_a_function_reads_what_no_form_fits(tmp_path):
     """`output.python` names a function in a file beside the description."""
     (tmp_path / "mine.py").write_text("def read(text):\n    yield {'source': text.strip()}\n")
