@@ -7,7 +7,8 @@
 - Bench, by figure, tool, quantity and conditions: ratio of the medians (after
   to before) with its 95 % interval.
 
-Exit status: 0 if the runs could be compared, even if they differ.
+Exit status: 0 if the runs could be compared, even if they differ; 1 if a
+judgement changed as --fail-on says.
 """
 
 import argparse
@@ -51,7 +52,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("before", type=Path, metavar="RUN", help="folder of the first run")
     parser.add_argument("after", type=Path, metavar="RUN", help="folder of the second run")
     parser.add_argument("-a", "--all", action="store_true", help="print all rows, including unchanged ones")
+    parser.add_argument(
+        "--fail-on",
+        type=_kinds,
+        default=(),
+        metavar="KINDS",
+        help=f"exit with 1 if a judgement changed so; separated by commas: {', '.join(changes.KINDS)}",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(word.strip() for word in text.split(","))
+    if unknown := [kind for kind in kinds if kind not in changes.KINDS]:
+        raise argparse.ArgumentTypeError(f"`{unknown[0]}` is no change: choose from {', '.join(changes.KINDS)}")
+    return kinds
 
 
 def _judgements(before: RunFolder, after: RunFolder) -> list[changes.Change]:
@@ -66,9 +81,10 @@ def run(args: argparse.Namespace) -> int:
     before, after = RunFolder.open(args.before), RunFolder.open(args.after)
     found = compare(before, after)
     judged = _judgements(before, after)
+    status = int(any(it.kind in args.fail_on for it in judged))
     if args.json:
         print(json.dumps(found.as_dict() | {"judgements": changes.as_dicts(judged)}, indent=2))
-        return 0
+        return status
     for when, one in (("before", before), ("after", after)):
         wrong = len(one.checks.rows) - int(one.checks.rows["passed"].sum())
         print(
@@ -87,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         _alone(found, most),
     )
     print(printable("\n\n".join(text for part in parts if (text := "\n".join(part))), keep="\n"))
-    return 0
+    return status
 
 
 def _verdicts(found: Comparison, most: int | None) -> Iterator[str]:

@@ -8,6 +8,9 @@ from lab.judging.judgement import Judgement
 from lab.output.text import printable, tabulated
 from lab.units import duration_text
 
+KINDS = ("graver", "blunter", "better", "only after", "only before")
+"""What can happen to a verdict, the gravest first."""
+
 _BLUNTER = 2  # times as wide
 
 
@@ -39,8 +42,7 @@ def changes(before: Sequence[Judgement], after: Sequence[Judgement]) -> list[Cha
         for it in found
         if it.before is None or it.after is None or it.before.verdict != it.after.verdict or _is_blunter(it)
     ]
-    order = ("graver", "blunter", "better", "only after", "only before")
-    return sorted(changed, key=lambda it: order.index(it.kind))
+    return sorted(changed, key=lambda it: KINDS.index(it.kind))
 
 
 def _is_blunter(change: Change) -> bool:

@@ -46,5 +46,9 @@ def test_the_command(tmp_path):
     done = lab_command("compare", *map(str, folders))
     assert done.returncode == 0, done.stderr
     assert "graver" in done.stdout
+    assert [
+        lab_command("compare", *map(str, folders), "--fail-on", kind).returncode
+        for kind in ("graver,blunter", "better", "x")
+    ] == [1, 0, 2]
     shown = json.loads(lab_command("compare", *map(str, folders), "--json").stdout)["judgements"]
     assert shown == [{"kind": "graver", "tool": "tcpstates", "case": "S1", "before": "right", "after": "wrong"}]
