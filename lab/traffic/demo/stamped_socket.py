@@ -37,6 +37,8 @@ class StampedSocket:
 
     def open(self) -> None:
         """Prepare the connected socket for its way to send and receive."""
+        if self._way.prepare:
+            self._way.prepare(self.socket)
         if self._way.waiter:
             self.socket.setblocking(False)  # noqa: FBT003 (it takes no keyword)
             self._wait = self._way.waiter(self.socket)

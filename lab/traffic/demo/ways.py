@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _PIPE_SIZE = 1 << 16  # bytes of a new pipe, pipe(7)
+_SO_ZEROCOPY, _MSG_ZEROCOPY = 60, 0x4000000  # include/uapi/asm-generic/socket.h, include/linux/socket.h
 _CURRENT = -1  # preadv2(2): no position in the file
 
 
@@ -21,12 +22,14 @@ class Way:
     - `send` sends a part of the data and returns its length; `recv` receives at most a number of bytes.
     - `waiter` returns a function that waits until the socket is readable, or with true until it is writable. With a waiter
       the socket does not block.
+    - `prepare` sets options of the connected socket.
     - `tries_first`: call first and wait when that fails with EAGAIN, as edge-triggered readers must.
     """
 
     send: Callable[[socket.socket, bytes], int] = socket.socket.send
     recv: Callable[[socket.socket, int], bytes] = socket.socket.recv
     waiter: Callable[[socket.socket], Callable[[bool], object]] | None = None
+    prepare: Callable[[socket.socket], object] | None = None
     tries_first: bool = False
 
 
@@ -94,6 +97,10 @@ def _splice(sock: socket.socket, data: bytes) -> int:
         os.close(write)
 
 
+def _zerocopy(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ZEROCOPY, 1)
+
+
 BLOCKING = "blocking"
 
 WAYS = {
@@ -103,6 +110,7 @@ WAYS = {
     "vector": Way(lambda sock, data: os.writev(sock.fileno(), [data[:1], data[1:]]), _readv),
     "vector2": Way(lambda sock, data: os.pwritev(sock.fileno(), [data], _CURRENT), _preadv2),
     "wait-all": Way(recv=lambda sock, size: sock.recv(size, socket.MSG_WAITALL)),
+    "zerocopy": Way(lambda sock, data: sock.send(data, _MSG_ZEROCOPY), prepare=_zerocopy),
     "sendfile": Way(send=_sendfile),
     "splice": Way(send=_splice),
     "poll": Way(waiter=_poll),
