@@ -74,13 +74,19 @@ def sent_by_client(connection: Connection, end_ns: int) -> list[Sent]:
     ]
 
 
-def sent_by_server(connection: Connection, end_ns: int) -> list[Sent]:
-    """Return what the server's socket sent: its SYN-ACK and its messages. Empty if there is no server."""
+def sent_by_server(connection: Connection, end_ns: int, *, syn_ack_again: bool = False) -> list[Sent]:
+    """Return what the server's socket sent: its SYN-ACK and its messages. Empty if there is no server.
+
+    `syn_ack_again`: the SYN-ACK may have been sent more than once, as after a SYN that arrived twice (tcp_check_req()). Without
+    TCP time stamps the kernel takes no sample of it then (tcp_synack_rtt_meas()).
+    """
     if connection.server is None:
         return []
     begun_ns = connection.client.opening.enter_ns
     accepted_ns = connection.server.find("accept").exit_ns
-    return [_handshake(begun_ns, accepted_ns), *_messages(connection.server, connection.client, end_ns)]
+    handshake = _handshake(begun_ns, accepted_ns)
+    handshake = handshake._replace(certain=handshake.certain and not syn_ack_again)
+    return [handshake, *_messages(connection.server, connection.client, end_ns)]
 
 
 def _handshake(begun_ns: int, done_ns: int) -> Sent:

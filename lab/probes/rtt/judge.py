@@ -9,8 +9,10 @@ from lab.log2_histogram import slot_of
 from lab.observation import Observed
 from lab.probes.rtt.measure import Kind, folded, of_hosts
 from lab.tcp import Flow
+from lab.timeline import Connection
 from lab.truth import rtt as truth_rtt
 from lab.truth.rtt import Samples
+from lab.truth.wire import OnWire
 from lab.verdict import Bracket, Check, Judge
 
 _RESOLUTION_NS = 1000  # the kernel subtracts times in whole microseconds
@@ -27,28 +29,39 @@ def checks(observed: Observed, scenario: str, least_ns: int = 0) -> Iterator[Che
     rows = folded(of_hosts(observed.recording.totals["rtt"], observed.inodes))
     by_socket = {(int(row["netns"]), Flow.of(row, "l", "r"), Kind(row["kind"])): row for row in rows}
     client, server = observed.inodes
+    again = {id(connection): _syn_ack_again(observed, on_wire) for connection, on_wire in observed.with_wire()}
+
+    def sent_by_server(connection: Connection, end_ns: int) -> list[truth_rtt.Sent]:
+        return truth_rtt.sent_by_server(connection, end_ns, syn_ack_again=again[id(connection)])
+
     by_flow = sorted(observed.connections, key=lambda connection: connection.client.flow)
     for flow, group in groupby(by_flow, key=lambda connection: connection.client.flow):
         same_flow = list(group)  # the probe adds up successive connections of the same ports in one group
         sides = (
             (client, flow, truth_rtt.sent_by_client, observed.sent),
-            (server, flow.reversed(), truth_rtt.sent_by_server, observed.sent[::-1]),
+            (server, flow.reversed(), sent_by_server, observed.sent[::-1]),
         )
         for inode, here, sent_by, (counted, of_peer) in sides:
             sent = [one for connection in same_flow for one in sent_by(connection, observed.end_ns)]
             if sent:
                 srtt, rtt = (by_socket.get((inode, here, kind), np.zeros((), rows.dtype)[()]) for kind in Kind)
                 # TCP also retransmits segments that are late, not lost (RFC 8985). This happens on a busy machine.
-                again, shortest_ns = counted.retransmitted, least_ns
+                sent_again, shortest_ns = counted.retransmitted, least_ns
                 # A link without a log may deliver a segment twice.
                 arrived = 2 * (of_peer.segments + of_peer.retransmitted)
                 if observed.wire:
                     arrived = len(observed.wire.stream(here.reversed()).arrived)
-                    again, shortest_ns = observed.wire.stream(here).again, observed.wire.shortest_round_trip_ns(flow)
-                resolution_ns = _BY_TIME_STAMPS_NS if again else _RESOLUTION_NS
+                    sent_again = observed.wire.stream(here).again
+                    shortest_ns = observed.wire.shortest_round_trip_ns(flow)
+                resolution_ns = _BY_TIME_STAMPS_NS if sent_again else _RESOLUTION_NS
                 yield from _judge_socket(
                     judge, str(here), srtt, rtt, truth_rtt.samples(sent, shortest_ns), arrived, resolution_ns
                 )
+
+
+def _syn_ack_again(observed: Observed, on_wire: OnWire | None) -> bool:
+    """Return whether a connection's SYN-ACK may have been sent more than once, by the wire's log or the host's counter."""
+    return on_wire.syn_acks > 1 if on_wire else observed.sent[1].retransmitted_syns > 0
 
 
 def _judge_socket(

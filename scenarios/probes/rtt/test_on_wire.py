@@ -7,7 +7,7 @@ from lab.network.conditions import Conditions
 from lab.network.link_choice import wire
 from lab.network.relay import Relay
 from lab.network.topology import topology
-from lab.observation import observing
+from lab.observation import observe, observing
 from lab.probes.rtt.judge import checks
 from lab.probes.rtt.measure import Kind, folded
 from lab.traffic.demo.conversation import Conversation
@@ -82,3 +82,16 @@ def test_a_lost_request(lab, version, time_stamps):
     # The truth assumes time stamps. Without them the number of the server's samples is unknown.
     doubtful = () if time_stamps else ("RTT samples", "sum of RTT samples")
     lab.check(check for check in judged if check.quantity not in doubtful)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("network", ["no-timestamps", "wire"])
+def test_a_syn_that_arrives_twice(lab, version, network):
+    """The kernel then sends its SYN-ACK twice, and takes no sample of it (Karn's algorithm) without TCP time stamps."""
+    with topology(Relay(), network=network) as net:
+        net.conditions(Conditions(duplicate=1.0), Conditions())
+        how = {"version": version, "connections": 8, "concurrency": 1}
+        with observe(net, Conversation(exchanges=0), probes=["rtt"], **how) as observed:
+            pass
+    assert all(on_wire.syn_acks > 1 for _, on_wire in observed.with_wire())
+    lab.check(checks(observed, lab.scenario))
