@@ -53,8 +53,6 @@ _SOCKET = {
 POINTS: Mapping[str, str] = _APPLICATION | _SEEN | _ENTERED | _SOCKET
 """Each point's name, and what happens there."""
 
-REQUEST_POINTS = ("request_written", "request_read", "reply_written", "reply_read")
-
 
 class Point(Struct, array_like=True, frozen=True):
     """The earliest and the latest time at which a point was reached (ns, `CLOCK_MONOTONIC`), and how that is known."""
@@ -150,9 +148,9 @@ def _closed(path: Path, mine: Timeline | None) -> Point:
     """
     entered = {it.state: it for it in path}
     orphan = mine is not None and mine.closing.name == "close"
-    for state in (State.FIN_WAIT2,) if orphan and State.FIN_WAIT2 in entered else ():
+    if orphan and State.FIN_WAIT2 in entered:
         # The peer's FIN may have come with the acknowledgement.
-        return Point(entered[state].earliest_ns, entered[State.TIME_WAIT].latest_ns, "")
+        return Point(entered[State.FIN_WAIT2].earliest_ns, entered[State.TIME_WAIT].latest_ns, "")
     last = path[-1]
     return Point(last.earliest_ns, last.latest_ns, "")
 
