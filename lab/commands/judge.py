@@ -47,8 +47,8 @@ details:
   docs/judge-your-tool.md explains descriptions, docs/ethics.md what a verdict
   can and cannot say. A tool is judged by its own definition.
 
-  Exit status: 0 if no verdict is one of --fail-on, 1 if one is, 2 if the command
-  line or a description is wrong.
+  Exit status: 0 if no verdict is one of --fail-on, 1 if one is or if no tool could
+  run, 2 if the command line or a description is wrong.
 """
 
 _THIS = "this"
@@ -141,7 +141,13 @@ def run(args: argparse.Namespace) -> int:
         print(show.report(found, everything=args.all))
         print("".join(f"{_costs(folder)}\n" for folder in folders if args.cost), end="")
     print("\n".join(f"{_EVIDENCE}{folder}" for folder in folders), file=sys.stderr if args.json else sys.stdout)
-    return int(any(one.verdict in args.fail_on for one in found))
+    return _status(found, args)
+
+
+def _status(found: Sequence[Judgement], args: argparse.Namespace) -> int:
+    """Return 1 if a verdict is one of --fail-on, or if no tool could run."""
+    nothing = not any(one.numbers for one in found) and any(one.verdict is Verdict.CANNOT_RUN for one in found)
+    return int(any(one.verdict in args.fail_on for one in found) or (nothing and bool(args.fail_on)))
 
 
 def _write(found: Sequence[Judgement], folders: Sequence[Path], args: argparse.Namespace) -> None:
@@ -171,7 +177,7 @@ def _here(
         costs = list(cost_of(tools, Bench(quick=True, step=step))) if args.cost else []
     for row in costs:
         results.measured(row)
-    results.note(status=int(any(one.verdict in args.fail_on for one in found)))
+    results.note(status=_status(found, args))
     results.finish()
     return results.path, found
 
@@ -198,10 +204,19 @@ def _in_guest(name: str, args: argparse.Namespace) -> tuple[Path, list[Judgement
 
 
 def _replay(args: argparse.Namespace) -> int:
+    if args.output:
+        raise LabError("--output writes pages of kept judgements: use `lab site` for a run")
     folder = RunFolder.open(args.replay).path
-    pairs = list(judgement.replayed(folder, description.named(args.tools) if args.tools else ()))
+    tools, wanted = description.named(args.tools) if args.tools else [], suite.chosen(args.case, args.kind)
+    kept = {before.product.tool for before in judgement.read(folder)}
+    if missing := [tool.name for tool in tools if tool.name not in kept]:
+        raise LabError(
+            f"{folder} has evidence of {', '.join(sorted(kept))}, and none of {missing[0]}: keep the name in the description"
+        )
+    pairs = [pair for pair in judgement.replayed(folder, tools) if pair[0].case in {case.name for case in wanted}]
     if not pairs:
-        raise LabError(f"{folder} keeps no evidence: give the folder of a run of `lab judge`")
+        raise LabError(f"{folder} keeps no evidence of these cases: give the folder of a run of `lab judge`")
+    _write([after for _, after in pairs], [folder], args)
     if args.json:
         print("\n".join(judgement.to_json(after) for _, after in pairs))
     else:
@@ -210,4 +225,4 @@ def _replay(args: argparse.Namespace) -> int:
         print(f"{len(pairs)} judgements from kept evidence, {len(changed)} with another verdict than in the run")
         for before, after in changed:
             print(f"  {after.product.tool}, {after.case}: {before.verdict} -> {after.verdict}")
-    return int(any(after.verdict in args.fail_on for _, after in pairs))
+    return _status([after for _, after in pairs], args)

@@ -4,6 +4,7 @@
 function for an output that no other form fits.
 """
 
+import argparse
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from lab.errors import LabError
 from lab.judging import kinds, points
 from lab.judging.quantity import Quantity
 from lab.results import schema
-from lab.units import NS_OF_UNIT
+from lab.units import NS_OF_UNIT, duration_ns
 
 SHIPPED = Path(__file__).with_name("tools")
 """The folder of the descriptions that come with the lab."""
@@ -28,7 +29,13 @@ FRAMES = "frames"
 
 _NAME = Annotated[str, Meta(min_length=1, max_length=60)]
 _WORDS = Annotated[list[str], Meta(min_length=1, max_length=100)]
-_BRACES = re.compile(r"\{(\w+)\}")
+PLACEHOLDERS = (
+    "netns", "peer_netns", "interface", "port", "local_port", "client", "server", "folder", "ready_fd", "kernel_headers",
+    "include_path",
+)  # fmt: skip
+"""What stands in braces in a command line, and is replaced."""
+
+_BRACES = re.compile(r"(?<!\$)\{(\w+)\}")
 
 
 class Ready(Struct, forbid_unknown_fields=True, frozen=True):
@@ -189,6 +196,8 @@ def load(path: Path) -> Description:
         raise LabError(
             f"{path}: nothing says when it observes: give `ready.text` or `ready.after`, or use {{ready_fd}}: {remedy}"
         )
+    _check_times(path, tool)
+    _check_placeholders(path, tool)
     tool.__dict__["folder"] = path.absolute().parent
     return tool
 
@@ -198,6 +207,25 @@ def _decode(content: bytes) -> Description:
         return msgspec.convert(tomllib.loads(content.decode()), Description)
     except tomllib.TOMLDecodeError as error:
         raise msgspec.DecodeError(str(error)) from error
+
+
+def _check_times(path: Path, tool: Description) -> None:
+    """Raise `LabError` for a setting that is no time."""
+    times = {"ready.after": tool.ready.after, "settle": tool.settle, "limit": tool.limit}
+    times |= {f"resolution of quantity {number}": it.resolution for number, it in enumerate(tool.quantities, 1)}
+    for name, text in times.items():
+        try:
+            duration_ns(text or "0s")
+        except argparse.ArgumentTypeError as error:
+            raise LabError(f"{path}: {name}: {error}") from error
+
+
+def _check_placeholders(path: Path, tool: Description) -> None:
+    """Raise `LabError` for a word in braces that is no placeholder. `${{name}}` is the shell's."""
+    for word in (*tool.command, *tool.environment.values()):
+        for name in _BRACES.findall(word):
+            if name not in PLACEHOLDERS:
+                raise LabError(f"{path}: `{{{name}}}` is no placeholder: choose from {', '.join(PLACEHOLDERS)}")
 
 
 def _check(path: Path, place: str, quantity: Quantity) -> None:

@@ -14,6 +14,7 @@ from lab.judging.description import Description
 from lab.judging.finding import Finding, Verdict, matched, worst
 from lab.judging.happened import Happened
 from lab.judging.kinds import KINDS
+from lab.judging.quantity import Quantity
 from lab.judging.stage import Printed
 from lab.results import schema
 
@@ -94,8 +95,34 @@ def judged(case: Case, evidence: Evidence) -> tuple[Verdict, list[Finding], str]
     if evidence.changed:
         return Verdict.CHANGED, found, "; ".join(evidence.changed)
     verdict = worst([it.verdict for it in found])
-    unread = reading.unread(tool, printed.output, evidence.happened.port) if verdict is Verdict.MISSING else ""
-    return verdict, found, f"the description does not read this line: {unread}" if unread else ""
+    return verdict, found, _explained(case, evidence, verdict)
+
+
+def _explained(case: Case, evidence: Evidence, verdict: Verdict) -> str:
+    """Return what an author should know: lines that were not read, and quantities that were not judged."""
+    tool, printed = evidence.tool, evidence.printed
+    if verdict is Verdict.MISSING:
+        unread = reading.unread(tool, printed.output, evidence.happened.port)
+        number = len(list(reading.records(tool, printed.output)))
+        lines = printed.output.splitlines()
+        if unread:
+            return f"the description does not read this line: {unread}"
+        if lines and not number:
+            return f"the description reads none of the {len(lines)} lines that the tool printed; the first: {lines[0][:100]}"
+        asked = [quantity for quantity in tool.quantities if quantity.kind in case.kinds]
+        if number and not any(reading.told(tool, quantity, printed.output, "").rows for quantity in asked):
+            return f"`where` matches none of the {number} records that the tool printed"
+    unjudged = [
+        quantity.definition
+        for quantity in tool.quantities
+        if quantity.kind in case.kinds and quantity.start and not _has_value(quantity, evidence.happened)
+    ]
+    return f"not judged, because no connection of this case has both points: {', '.join(unjudged)}" if unjudged else ""
+
+
+def _has_value(quantity: Quantity, happened: Happened) -> bool:
+    reached = [points for it in happened.connections for points in (it.client.points, *it.requests)]
+    return not happened.connections or any({quantity.start, quantity.end} <= points.keys() for points in reached)
 
 
 def _status(status: int) -> str:

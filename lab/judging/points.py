@@ -84,7 +84,8 @@ def _of_socket(
         yield "close_returned", Point(close.exit_ns, close.exit_ns, f"the timestamp after {close.name}()")
     yield from _seen(connection, on_wire, end_ns)
     if server or by_client:
-        yield from _entered(connection, end_ns, by_client=by_client)
+        entered = dict(_entered(connection, end_ns, by_client=by_client))
+        yield from (_narrowed(entered, on_wire) if by_client and on_wire else entered).items()
 
 
 def _seen(connection: Connection, on_wire: OnWire | None, end_ns: int) -> Iterator[tuple[str, Point]]:
@@ -101,12 +102,15 @@ def _seen(connection: Connection, on_wire: OnWire | None, end_ns: int) -> Iterat
         answers = arrived[segment_parser.has(arrived, Flag.SYN | Flag.ACK)]
         if len(answers):
             low_ns = int(answers["sent_low_ns"].min())
-            yield "synack_seen", Point(low_ns, connection.client.opening.exit_ns, known)
             left = on_wire.to_server.left
             yield "last_syn_seen", _last_syn(truth.start, left[segment_parser.has(left, Flag.SYN)], known)
             after = left[~segment_parser.has(left, Flag.SYN)]
-            if len(after):
-                yield "ack_seen", Point(low_ns, int(after["arrived_high_ns"].min()), known)
+            high_ns = connection.client.opening.exit_ns
+            if len(after):  # the client answers the SYN-ACK after it has passed
+                acknowledged_ns = int(after["arrived_high_ns"].min())
+                yield "ack_seen", Point(low_ns, acknowledged_ns, known)
+                high_ns = min(high_ns, acknowledged_ns)
+            yield "synack_seen", Point(low_ns, high_ns, known)
         # A frame that left passed before it came to the wire, one that arrived passed after it left the wire.
         low_ns = int(arrived["sent_low_ns"].max()) if len(arrived) else truth.start.low
         high_ns = int(on_wire.to_server.left["arrived_high_ns"].max(initial=0))
@@ -114,7 +118,21 @@ def _seen(connection: Connection, on_wire: OnWire | None, end_ns: int) -> Iterat
     if truth.ends:
         yield "first_end_seen", _point(truth.first_end, known)
     if truth.second_fin:
-        yield "second_fin_seen", _point(truth.second_fin, known)
+        second = _point(truth.second_fin, known)
+        if on_wire and truth.closed_first == [Side.CLIENT]:
+            second = Point(second.low_ns, min(second.high_ns, _acknowledged_ns(on_wire)), known)
+        yield "second_fin_seen", second
+
+
+def _acknowledged_ns(on_wire: OnWire) -> int:
+    """Return a time by which the client had acknowledged the server's FIN, which has passed its interface before."""
+    fins = on_wire.to_client.arrived[segment_parser.has(on_wire.to_client.arrived, Flag.FIN)]
+    left = on_wire.to_server.left
+    if not len(fins):
+        return FOREVER_NS
+    end = (int(fins["seq"][0]) + int(fins["payload"][0]) + 1) % 2**32
+    answers = left[segment_parser.has(left, Flag.ACK) & (left["ack"] == end)]
+    return int(answers["arrived_high_ns"].min()) if len(answers) else FOREVER_NS
 
 
 def _last_syn(first: Bracket, syns: Rows, known: str) -> Point:
@@ -138,6 +156,30 @@ def _entered(connection: Connection, end_ns: int, *, by_client: bool) -> Iterato
         mine = connection.client if by_client else connection.server
         ends = [_closed(path, mine) for path in paths]
         yield "socket_closed", Point(min(it.low_ns for it in ends), max(it.high_ns for it in ends), known)
+
+
+def _narrowed(entered: dict[str, Point], on_wire: OnWire) -> dict[str, Point]:
+    """Return the points of a client's socket with what the wire's log proves of its opening.
+
+    The kernel enters SYN_SENT before it sends the SYN (tcp_v4_connect()), and ESTABLISHED between the arrival of the SYN-ACK
+    and its own next segment (tcp_rcv_synsent_state_process()).
+    """
+    left, arrived = on_wire.to_server.left, on_wire.to_client.arrived
+    known = "the client's timestamps around connect(), and the wire's log of the frames before and after"
+    syns = left[segment_parser.has(left, Flag.SYN)]
+    after = left[~segment_parser.has(left, Flag.SYN)]
+    answers = arrived[segment_parser.has(arrived, Flag.SYN | Flag.ACK)]
+    bounds: dict[str, tuple[int, int]] = {}
+    if len(syns):
+        by_ns = int(syns["arrived_high_ns"].min())
+        bounds |= {"syn_sent_entered": (0, by_ns), "socket_opened": (0, by_ns)}
+    if len(after) and len(answers):
+        bounds["established_entered"] = int(answers["sent_low_ns"].min()), int(after["arrived_high_ns"].min())
+    return entered | {
+        name: Point(max(entered[name].low_ns, low_ns), min(entered[name].high_ns, high_ns), known)
+        for name, (low_ns, high_ns) in bounds.items()
+        if name in entered
+    }
 
 
 def _closed(path: Path, mine: Timeline | None) -> Point:

@@ -38,6 +38,8 @@ def told(tool: Description, quantity: Quantity, output: str, stderr: str) -> Tol
             rows.append(
                 Row(dict(_fields(tool, quantity, record, raw)), raw if len(raw) <= _LONGEST else f"{raw[:_LONGEST]}…")
             )
+    if quantity.start and rows and not any("value" in row.fields for row in rows):
+        raise LabError(f"{tool.name}: no record has the field `value`, such as `{rows[0].raw}`: name it in `fields`")
     lost = sum(_number(found) for found in re.finditer(tool.lost, stderr, re.IGNORECASE))
     return Told(rows, lost)
 

@@ -72,7 +72,8 @@ def _of_tool(
 ) -> Iterator[Judgement]:
     if not mine:
         return
-    step(f"{tool.name}: a case that does not exist")
+    ready = f", waiting for `{tool.ready.text}`" if tool.ready.text else ""
+    step(f"{tool.name}: a control case without traffic{ready}")
     stage = Stage([tool], f"nobody-{secrets.token_hex(4)}", quick=quick, step=step)
     evidence = Evidence(product, tool, _nobody(stage), stage.printed[tool])
     file = _keep(results.path, evidence)

@@ -107,9 +107,11 @@ def test_a_tool_can_say_that_it_does_not_know_a_case(described):
 
 
 def test_a_tool_that_cannot_run(described):
-    """Its own words are kept. By default that is no failure: another kernel may run it."""
-    status, found = judged(described("echo 'error: kprobe is refused' >&2; exit 1"), "--case", "N1")
-    assert (status, found["N1"]["verdict"], found["N1"]["why"]) == (RIGHT, "cannot run", "error: kprobe is refused")
+    """Its own words are kept. A run in which nothing could be judged has failed, one with another tool has not."""
+    path = described("echo 'error: kprobe is refused' >&2; exit 1")
+    status, found = judged(path, "--case", "N1")
+    assert (status, found["N1"]["verdict"], found["N1"]["why"]) == (FAILED, "cannot run", "error: kprobe is refused")
+    assert lab_command("judge", path, "lab-duration", "--case", "N1").returncode == RIGHT
 
 
 def test_a_crash_is_not_called_wrong(described):
@@ -151,8 +153,10 @@ def test_a_kept_run_is_judged_again(tmp_path):
     suite = ET.parse(tmp_path / "j.xml").getroot()  # noqa: S314 (our own file)
     assert [(it.get("name").partition(":")[0], len(it)) for it in suite] == [("S1", 0), ("S6", 0)]
     assert "2 of 2 cases right" in ET.parse(tmp_path / "b.svg").getroot().get("aria-label")  # noqa: S314
-    again = lab_command("judge", "--replay", folder)
+    again = lab_command("judge", "--replay", folder, "--junit", tmp_path / "again.xml")
     assert again.returncode == RIGHT, again.stderr
+    assert (tmp_path / "again.xml").read_text() == (tmp_path / "j.xml").read_text()
+    assert "1 judgements from" in lab_command("judge", "--replay", folder, "--case", "S6").stdout
     assert "2 judgements from kept evidence, 0 with another verdict" in again.stdout
     # Without what the tool printed, nothing is told.
     (evidence,) = (it for it in (Path(folder) / "evidence").iterdir() if "ordinary" in it.name)
@@ -171,6 +175,7 @@ def test_a_kept_run_is_judged_again(tmp_path):
         (["tcpdump", "--case", "X9"], "there is no case X9: choose from D1"),
         (["tcpdump", "--case", "S1"], "none of these cases is put to these tools"),
         (["--replay", "nowhere"], "nowhere is no run's folder"),
+        (["--replay", "latest", "-o", "pages"], "use `lab site` for a run"),
     ],
 )
 def test_mistakes_are_named(words, message):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from lab.judging import points
-from lab.judging.finding import Finding, absent, timed, value
+from lab.judging.finding import Finding, absent, matched, timed, value
 from lab.judging.happened import Happened, Happening
 from lab.judging.kind import ENDS, Kind
 from lab.judging.points import Point
@@ -28,6 +28,11 @@ def of_connections(quantity: Quantity, told: Told, happened: Happened) -> Iterat
                     resolution=quantity.resolution_ns, known_by=known_by(quantity, reached), rows=[mine[0].raw],
                 )  # fmt: skip
                 yield from timed(quantity, mine[0], str(flow), reached.get(quantity.end), happened.clocks)
+            elif mine and (mine[0].get("value") or 0) < 0:
+                yield matched(
+                    _name(quantity), str(flow), "no negative time", f"{mine[0].get('value')} ns", right=False,
+                    known_by="a time cannot be negative", rows=[mine[0].raw],
+                )  # fmt: skip
             if mine:
                 break
         else:

@@ -7,7 +7,7 @@ from lab.judging import cases, description
 
 RIGHT = """\
 name = "mine"
-command = ["mine", "{interface}", "{unknown}"]
+command = ["mine", "{interface}", "awk '{ print }'", "${port}"]
 ready.text = "ready"
 
 [[quantity]]
@@ -48,7 +48,7 @@ def test_every_case_has_a_sentence():
 
 def test_placeholders(loaded):
     """Known placeholders are replaced; other braces are kept, as in a script."""
-    assert loaded(RIGHT).words({"interface": "eth0"}) == ["mine", "eth0", "{unknown}"]
+    assert loaded(RIGHT).words({"interface": "eth0"}) == ["mine", "eth0", "awk '{ print }'", "${port}"]
 
 
 def test_a_filter_adds_its_options(loaded):
@@ -73,6 +73,9 @@ def test_a_filter_adds_its_options(loaded):
         ('ready.text = "ready"', 'output = { format = "openmetrics" }', "OpenMetrics need `output.address`"),
         ('ready.text = "ready"', "", "nothing says when it observes"),
         ("[[quantity]]", "[[quantity", "cannot be read"),
+        ("{interface}", "{interfaces}", "`{interfaces}` is no placeholder: choose from netns"),
+        ('ready.text = "ready"', 'ready.after = "5"', "ready.after: `5` is not a duration: write it like 250us"),
+        ('unit = "ms"', 'unit = "ms"\nresolution = "1"', "resolution of quantity 1: `1` is not a duration"),
     ],
 )
 def test_mistakes_are_named(loaded, right, wrong, message):

@@ -93,7 +93,7 @@ def test_a_refused_connection_has_no_local_address():
     happened = Happened("refused", 80, connections=[happening(client=refused, server=None, error="ECONNREFUSED")])
     for ends in (ENDS, SWAPPED):
         assert verdicts("duration", [ends | {"value": 1000}], happened=happened, **BETWEEN) == {NAME: "right"}
-    assert verdicts("events", [ENDS], happened=happened, event="failed") == {"failed": "right"}
+    assert verdicts("events", [ENDS], happened=happened, event="failed") == {"failed, of each socket": "right"}
     assert verdicts("events", [ENDS], happened=happened, event="opened") == {"opened": "wrong"}
 
 
