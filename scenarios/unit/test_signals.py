@@ -19,7 +19,8 @@ def kill(number=signal.SIGINT):
 
 def run(body):
     """Run a program; return its exit status and what it printed."""
-    command = [sys.executable, "-c", HEAD + body]
+    # A suite that was started by nohup or in the background has signals ignored, and its children inherit that.
+    command = ["/usr/bin/env", "--default-signal", sys.executable, "-c", HEAD + body]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout.split()
