@@ -89,7 +89,7 @@ def _evidence(one: Judgement, *, everything: bool) -> str:
     if one.verdict in (Verdict.RIGHT, Verdict.NOT_ASKED) and not everything:
         return ""
     lines = [f"\n{one.product.tool}, {one.case}: {one.verdict}{f' ({printable(one.why)})' if one.why else ''}"]
-    if one.definitions:
+    if one.definitions and one.verdict is not Verdict.CANNOT_RUN:
         lines.append(f"  it measures {'; '.join(one.definitions)}")
     grave = sorted(one.findings, key=lambda it: SEVERITY.index(it.verdict))
     wanted = grave if everything else [it for it in grave if it.verdict != Verdict.RIGHT][:_MOST]
@@ -125,7 +125,9 @@ def summaries(found: Sequence[Judgement]) -> Iterator[str]:
             half, most = map(duration_text, found_widths)
             sharp = f"; width of the intervals of time: p50 {half}, p90 {most}"
         judged = f"{numbers} values" if numbers else "no value was judged"
-        yield printable(f"{product}: {verdicts}; {judged}{sharp}")
+        definitions = dict.fromkeys(text for one in mine for text in one.definitions)
+        measures = f"; it measures {'; '.join(definitions)}" if definitions else ""
+        yield printable(f"{product}: {verdicts}; {judged}{sharp}{measures}")
 
 
 def write_junit(file: IO[str], found: Sequence[Judgement], failing: Sequence[Verdict]) -> None:
