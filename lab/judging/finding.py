@@ -7,7 +7,9 @@ from msgspec import Struct
 
 from lab.judging.points import Point
 from lab.judging.quantity import Quantity, Row
-from lab.units import amount_text
+from lab.units import SECOND, amount_text
+
+_TIME_OF_DAY_NS = 100 * SECOND
 
 
 class Verdict(StrEnum):
@@ -77,15 +79,20 @@ class Finding(Struct, frozen=True):
         truth = self.truth or self._interval()
         if self.told is None:
             return f"{self.quantity} of {self.subject}: the tool tells nothing, the truth is {truth}"
-        told = self.told if isinstance(self.told, str) else amount_text(self.told, self.unit)
+        told = self.told if isinstance(self.told, str) else _text(self.told, self.unit)
         by = f", {amount_text(self.distance, self.unit)} off" if self.distance else ""
         return f"{self.quantity} of {self.subject}: the tool tells {told}, the truth is {truth}{by}"
 
     def _interval(self) -> str:
         if self.low is None or self.high is None:
             return "not known"
-        low, high = (amount_text(value, self.unit) for value in (self.low, self.high))
+        low, high = (_text(value, self.unit) for value in (self.low, self.high))
         return low if low == high else f"between {low} and {high}"
+
+
+def _text(value: float, unit: str) -> str:
+    """Return a value with its unit. A time of day has microseconds."""
+    return f"{value / SECOND:.6f} s" if unit == "ns" and value >= _TIME_OF_DAY_NS else amount_text(value, unit)
 
 
 def worst(verdicts: list[Verdict]) -> Verdict:
