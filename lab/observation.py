@@ -28,6 +28,7 @@ class Observed:
     - `end_ns`: a time at which all connections were over (`Topology.quiesce`, nanoseconds on `CLOCK_MONOTONIC`).
     - `sent`: the counters of sent segments of the client's and of the server's host.
     - `wire`: the log of the wire between them, None if the link keeps none.
+    - `timestamps`: whether TCP used time stamps (RFC 7323).
     - `mtu`, `link_header`: the longest packet of their interfaces and the header before it, in bytes.
     """
 
@@ -38,6 +39,7 @@ class Observed:
     demo: Demo = field(default_factory=Demo)
     sent: tuple[Sent, Sent] = (Sent(), Sent())
     wire: WireTruth | None = None
+    timestamps: bool = True
     mtu: int = ETHERNET_MTU
     link_header: int = ETHERNET_HEADER
 
@@ -66,7 +68,12 @@ def observing(
     The block adds its connections to `connections`. Probes that observe at interfaces are attached to those of both
     hosts, or to `devices` (`Topology.interfaces`).
     """
-    observed = Observed(net.inodes, mtu=net.description.mtu, link_header=ETHERNET_HEADER * net.client.ethernet)
+    observed = Observed(
+        net.inodes,
+        timestamps=net.description.timestamps,
+        mtu=net.description.mtu,
+        link_header=ETHERNET_HEADER * net.client.ethernet,
+    )
     with record(*probes, programs=programs, devices=devices or net.devices, lossy=lossy) as recorder:
         before, begun_ns = [tcp_sent(host.name) for host in (net.client, net.server)], time.monotonic_ns()
         yield observed

@@ -53,6 +53,9 @@ def checks(observed: Observed, scenario: str, least_ns: int = 0) -> Iterator[Che
                     arrived = len(observed.wire.stream(here.reversed()).arrived)
                     sent_again = observed.wire.stream(here).again
                     shortest_ns = observed.wire.shortest_round_trip_ns(flow)
+                if sent_again and not observed.timestamps:
+                    # Without time stamps a segment that was sent again has no sample (Karn's algorithm, RFC 6298, 3).
+                    sent = [one._replace(certain=False) for one in sent]
                 resolution_ns = _BY_TIME_STAMPS_NS if sent_again else _RESOLUTION_NS
                 yield from _judge_socket(
                     judge, str(here), srtt, rtt, truth_rtt.samples(sent, shortest_ns), arrived, resolution_ns

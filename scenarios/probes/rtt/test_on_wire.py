@@ -84,7 +84,19 @@ def test_a_lost_request(lab, version, time_stamps):
     lab.check(check for check in judged if check.quantity not in doubtful)
 
 
-@pytest.mark.parametrize("version", [4, 6])
+@both_versions
+@pytest.mark.parametrize("network", ["no-timestamps", "wire"])
+def test_a_request_that_is_sent_again(lab, version, network):
+    """Without TCP time stamps it has no sample, with them it has one: the truth knows which network it is."""
+    with topology(Relay(), network=network) as net:
+        net.conditions(Conditions(drop=(3,)), Conditions())
+        with observe(net, Conversation(exchanges=2), probes=["rtt"], version=version) as observed:
+            pass
+    assert observed.wire.stream(observed.connections[0].client.flow).again
+    lab.check(checks(observed, lab.scenario))
+
+
+@both_versions
 @pytest.mark.parametrize("network", ["no-timestamps", "wire"])
 def test_a_syn_that_arrives_twice(lab, version, network):
     """The kernel then sends its SYN-ACK twice, and takes no sample of it (Karn's algorithm) without TCP time stamps."""
