@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from lab.output.text import tabulated
+from lab.output.text import printable, tabulated
 from lab.results.check_columns import CheckColumns, Group
 from lab.results.check_table import without_number
 from lab.units import amount_text
@@ -49,12 +49,13 @@ class Sharpness:
     @property
     def name(self) -> str:
         """`times` or `counts`."""
-        return _NAMES.get(self.unit, self.unit)
+        return _NAMES.get(self.unit, printable(self.unit))
 
     @property
     def texts(self) -> tuple[str, str]:
         """`p50` and `p90` with their unit; `-` if no check has a width."""
-        return (amount_text(self.p50, self.unit), amount_text(self.p90, self.unit)) if self.sized else ("-", "-")
+        shown = (printable(amount_text(width, self.unit)) for width in (self.p50, self.p90))
+        return (next(shown), next(shown)) if self.sized else ("-", "-")
 
     def as_dict(self) -> dict[str, int | float | None]:
         """Return the numbers for JSON, with None for an unknown width."""

@@ -10,7 +10,7 @@ from support.processes import lab_command
 from lab.errors import EventsWithheld
 
 RIGHT, FAILED, USER_ERROR = 0, 1, 2
-SYNS = "echo ready; tcpdump -n -l -i {interface} 'tcp[tcpflags] & tcp-syn != 0 and src {client}' 2>/dev/null | "
+SYNS = "echo ready; tcpdump --immediate-mode -n -l -i {interface} 'tcp[tcpflags] & tcp-syn != 0 and src {client}' 2>/dev/null | "
 """The beginning of a script that sees the client's SYNs."""
 
 DURATION = """
@@ -27,7 +27,7 @@ def described(tmp_path):
     """Return a function that writes a description of a shell script that prints rows; returns its path."""
 
     def write(script, quantity=DURATION, **options):
-        settings = {"ready.text": "ready", "inside": True} | options
+        settings = {"ready.text": "ready", "inside": True, "settle": "1s"} | options
         lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
         path = tmp_path / "mine.toml"
         path.write_text(

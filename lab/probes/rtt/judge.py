@@ -79,7 +79,8 @@ def _judge_socket(
     least = max(0, truth.number.low - 1)
     yield judge.count(subject, "segments with an srtt", Bracket.early(least, max(least, arrived)), int(srtt["count"]))
     if rtt["count"]:
-        yield time("smallest RTT sample", truth.smallest, int(rtt["min_us"]))
+        # A distorted sample, which may be the smallest one, is not among them.
+        yield time("smallest RTT sample", truth.largest if rtt["distorted"] else truth.smallest, int(rtt["min_us"]))
         yield time("largest RTT sample", truth.largest, int(rtt["max_us"]))
         if truth.total and rtt["count"] == truth.number.high:
             yield time("sum of RTT samples", truth.total, int(rtt["sum_us"]), int(rtt["count"]))

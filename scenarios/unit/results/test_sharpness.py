@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from support.made.run_folder import checks, folder
 
 from lab.paths import CHECKOUT
 from lab.results.check_columns import CheckColumns
-from lab.results.sharpness import Sharpness, quantity_of, sharpness, summary, table
+from lab.results.sharpness import Sharpness, quantity_of, sharpness, summary, table, widths
 from lab.verdict import Bracket, Judge
 
 JUDGE = Judge("s", "rtt", "tc:ingress")
@@ -141,3 +142,9 @@ def test_the_suite_says_so(tmp_path, tests, status, sentence, processes):
     assert done.returncode == status, done.stdout
     assert sentence in done.stdout
     assert json.loads((tmp_path / "results" / "latest" / "run.json").read_text())["status"] == status
+
+
+def test_a_hostile_unit_is_escaped(tmp_path):
+    """Checks come from anybody: a unit with control characters does not reach the terminal."""
+    check = replace(JUDGE.count("a", "b", Bracket(0, 9, 5), 5), unit="\x1b[2J")
+    assert "\x1b" not in widths(columns(tmp_path, [check]))
