@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lab.judging.description import Description
+from lab.judging.description import FRAMES, Description
 from lab.judging.happened import Happened
 from lab.judging.kind import Compare
 from lab.judging.stage import Stage
@@ -42,7 +42,7 @@ class Case:
         return (
             any(kind in self.kinds for kind in tool.kinds)
             and (not tool.cases or self.name in tool.cases)
-            and (not self.frames_only or tool.attach == "frames")
+            and (not self.frames_only or tool.attach == FRAMES)
             and (not self.filtered or bool(tool.filters.local_port))
         )
 

@@ -134,16 +134,6 @@ class Description(Struct, forbid_unknown_fields=True, frozen=True, dict=True):
         """The event for which its program runs: a tracepoint's name, or `FRAMES`."""
         return self.attach.rpartition(":")[2]
 
-    @property
-    def unit_ns(self) -> int:
-        """Resolution of its times in nanoseconds."""
-        return self.quantities[0].resolution_ns
-
-    @property
-    def smoothed(self) -> bool:
-        """Whether its RTTs are smoothed."""
-        return self.quantities[0].smoothed
-
     @cached_property
     def folder(self) -> Path:
         """The folder of the description, for `output.python`; set by `load`."""

@@ -10,7 +10,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from lab import clock
 from lab.errors import LabError
 from lab.judging import peer_headers, reading
-from lab.judging.description import Description
+from lab.judging.description import Description, filled
 from lab.judging.quantity import Quantity, Row
 from lab.linux.instance import Instance
 from lab.linux.netns import inside
@@ -234,10 +234,11 @@ def _start(tool: Description, scope: Scope, ready_fd: int, folder: Path, **optio
         tree = peer_headers.write_tree(Instance.current().path / "peer-headers")
         places |= {"kernel_headers": tree["BCC_KERNEL_SOURCE"], "include_path": tree["CPATH"]}
     name, *arguments = tool.words(places, scope.lport, scope.rport)
-    program = sys.executable if name == "{python}" else shutil.which(name, path=_PATH)
+    program = shutil.which(name, path=_PATH)
     if program is None:
         raise RefusedError(f"{name} is not installed{f': {tool.install}' if tool.install else ''}", None)
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(folder)} | _filled(tool, places)
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(folder)}
+    environment |= {key: filled(text, places) for key, text in tool.environment.items()}
     if scope.case:
         environment |= {CASE: scope.case}
     fds = (ready_fd,) if tool.mentions("ready_fd") else ()
@@ -253,13 +254,6 @@ def _start(tool: Description, scope: Scope, ready_fd: int, folder: Path, **optio
         )
 
     return inside(scope.netns, start) if tool.inside and scope.netns else start()
-
-
-def _filled(tool: Description, places: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name: re.sub(r"\{(\w+)\}", lambda found: places.get(found[1], found[0]), text)
-        for name, text in tool.environment.items()
-    }
 
 
 def reason(text: str) -> str:
