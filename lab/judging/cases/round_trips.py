@@ -153,11 +153,7 @@ _RTT = ("rtt", "rtt-histogram")
 
 CASES = (
     Case("R1", _RTT, ordinary_ipv6),
-    Case(
-        "R3",
-        ("rtt-histogram",),
-        two_processors,
-    ),
+    Case("R3", ("rtt-histogram",), two_processors),
     Case("R4", ("rtt-histogram",), buckets),
     Case("R5", _RTT, a_step),
 )

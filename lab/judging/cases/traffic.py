@@ -13,6 +13,7 @@ from lab.judging.case import Case
 from lab.judging.cases.connections import DELAY, wire
 from lab.judging.finding import Finding, absent, matched, value
 from lab.judging.happened import Happened, Sent
+from lab.judging.kinds.traffic import rows_between, total
 from lab.judging.quantity import Quantity, Told
 from lab.judging.stage import Stage, conversed
 from lab.network.conditions import Conditions
@@ -46,16 +47,15 @@ def as_many_as_sent(quantity: Quantity, told: Told, happened: Happened) -> Itera
     if quantity.direction == "ingress":
         return
     client, server = happened.client[0], happened.server[0]
-    mine = [row for row in told.rows if (row.get("source"), row.get("destination")) == (client, server)]
-    mine = [row for row in mine if row.get("sport") is None or happened.port in (row.get("sport"), row.get("dport"))]
+    mine = rows_between(quantity, told, client, server, happened.port)
     interval = (happened.facts["least"], happened.facts["most"], happened.facts["least"])
     known = "the host's counter of segments sent (tcpOutSegs), which counts each segment of a super-packet"
     subject = f"{client} to {server}"
     if not mine:
         yield absent("packets", subject, interval, lost=told.lost, unit="", known_by=known)
         return
-    counted = sum(1 if row.get("packets") is None else int(row.get("packets")) for row in mine)
-    yield value("packets", subject, interval, counted, unit="", known_by=known, rows=[row.raw for row in mine][-3:])
+    raw = [row.raw for row in mine][-3:]
+    yield value("packets", subject, interval, total(mine, "packets"), unit="", known_by=known, rows=raw)
 
 
 def each_frame(stage: Stage) -> Happened:
@@ -112,34 +112,18 @@ def each_connection(_: Quantity, told: Told, happened: Happened) -> Iterator[Fin
     flows = {Flow(it.source, it.ports[0], it.destination, it.ports[1]): it for it in happened.frames if it.ports}
     known = "the frames as they were sent"
     for flow, frame in flows.items():
+        name = f"connection behind {frame.name}"
         mine = [row for row in told.rows if row.ends in (tuple(flow), tuple(flow.reversed()))]
         if mine:
-            yield matched(
-                f"connection behind {frame.name}",
-                str(flow),
-                "a row",
-                "a row",
-                right=True,
-                known_by=known,
-                rows=[mine[0].raw],
-            )
+            yield matched(name, str(flow), "a row", "a row", right=True, known_by=known, rows=[mine[0].raw])
         else:
-            yield absent(
-                f"connection behind {frame.name}", str(flow), None, lost=told.lost, known_by=known, truth="a row"
-            )
+            yield absent(name, str(flow), None, lost=told.lost, known_by=known, truth="a row")
     addresses = {end for flow in flows for end in (flow.laddr, flow.raddr)}
     known_ends = {tuple(it) for flow in flows for it in (flow, flow.reversed())}
     invented = [row for row in told.rows if row.get("laddr") in addresses and row.ends not in known_ends]
     if invented:
-        yield matched(
-            "rows of no connection",
-            "all",
-            "none",
-            str(len(invented)),
-            right=False,
-            known_by=known,
-            rows=[invented[0].raw],
-        )
+        number, rows = str(len(invented)), [invented[0].raw]
+        yield matched("rows of no connection", "all", "none", number, right=False, known_by=known, rows=rows)
 
 
 def _ends(number: int) -> Ends:
@@ -230,19 +214,8 @@ _FLOWS = ("flows",)
 CASES = (
     Case("F1", _FLOWS, bulk, compare=as_many_as_sent, frames_only=True),
     Case("F2", _FLOWS, each_frame, ("packets", "bytes"), frames_only=True),
-    Case(
-        "F3",
-        ("flows", "packets"),
-        unusual_datagrams,
-        frames_only=True,
-    ),
-    Case(
-        "F3D",
-        ("duration",),
-        unusual_connections,
-        compare=each_connection,
-        frames_only=True,
-    ),
+    Case("F3", ("flows", "packets"), unusual_datagrams, frames_only=True),
+    Case("F3D", ("duration",), unusual_connections, compare=each_connection, frames_only=True),
     Case("F5", _FLOWS, each_frame, ("frames that are no IP",), frames_only=True),
     Case("T2", ("retransmissions",), lost_data),
     Case("T4", ("retransmissions",), lost_syn_ack),

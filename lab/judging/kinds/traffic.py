@@ -8,6 +8,7 @@ from lab.judging.happened import Carried, Happened, Happening, Sent
 from lab.judging.kind import ENDS, Kind
 from lab.judging.quantity import Quantity, Row, Told
 from lab.tcp import UNSPECIFIED, Flow
+from lab.verdict import Bracket
 
 _REASON = "NO_SOCKET"
 """The kernel's reason for dropping a SYN to a port where nobody listens (enum skb_drop_reason)."""
@@ -44,11 +45,7 @@ def of_flows(quantity: Quantity, told: Told, happened: Happened) -> Iterator[Fin
 def _of_direction(
     quantity: Quantity, told: Told, source: str, destination: str, carried: Sequence[Carried], port: int
 ) -> Iterator[Finding]:
-    mine = [row for row in told.rows if (row.get("source"), row.get("destination")) == (source, destination)]
-    # A tool may show other traffic of the same hosts; a row with ports is of the conversation only if one is the server's.
-    mine = [row for row in mine if row.get("sport") is None or port in (row.get("sport"), row.get("dport"))]
-    if quantity.last:
-        mine = list({(row.get("sport"), row.get("dport")): row for row in mine}.values())
+    mine = rows_between(quantity, told, source, destination, port)
     subject = f"{source} to {destination}"
     raw = [row.raw for row in mine][-3:]
     tells = {name for row in mine for name in row.fields}
@@ -57,18 +54,33 @@ def _of_direction(
         "bytes": sum(getattr(it, quantity.layer) for it in carried),
     }
     if not mine:
-        yield absent("packets", subject, (truths["packets"],) * 3, lost=told.lost, unit="", known_by=_KNOWN)
+        truth = Bracket.exactly(truths["packets"])
+        yield absent("packets", subject, truth, lost=told.lost, unit="", known_by=_KNOWN)
         return
-    for name, truth in truths.items():
+    for name, number in truths.items():
         if name == "bytes" and name not in tells:
             continue
         if name == "packets" and name not in tells and "bytes" in tells and quantity.layer == "payload":
             continue
-        each = [row.get(name) for row in mine]
-        counted = sum(int(name == "packets") if it is None else int(it) for it in each)
+        counted = total(mine, name, missing=int(name == "packets"))
         step = quantity_step(quantity) * len(mine) if name == "bytes" else 0
-        shown = f"{name} ({quantity.layer})" if name == "bytes" else name
-        yield value(shown, subject, (truth, truth, truth), counted, unit="", resolution=step, known_by=_KNOWN, rows=raw)
+        shown, truth = f"{name} ({quantity.layer})" if name == "bytes" else name, Bracket.exactly(number)
+        yield value(shown, subject, truth, counted, unit="", resolution=step, known_by=_KNOWN, rows=raw)
+
+
+def rows_between(quantity: Quantity, told: Told, source: str, destination: str, port: int) -> list[Row]:
+    """Return the rows of a conversation's direction.
+
+    A tool may show other traffic of the same hosts: a row with ports is of the conversation only if one is the server's.
+    """
+    mine = [row for row in told.rows if (row.get("source"), row.get("destination")) == (source, destination)]
+    mine = [row for row in mine if row.get("sport") is None or port in (row.get("sport"), row.get("dport"))]
+    return list({(row.get("sport"), row.get("dport")): row for row in mine}.values()) if quantity.last else mine
+
+
+def total(rows: Sequence[Row], name: str, *, missing: int = 1) -> int:
+    """Return the sum of a field. A row without it counts as `missing`."""
+    return sum(missing if row.get(name) is None else int(row.get(name)) for row in rows)
 
 
 def quantity_step(quantity: Quantity) -> int:
@@ -90,7 +102,7 @@ def of_frames(told: Told, frames: Sequence[Sent]) -> Iterator[Finding]:
         mine = [
             row for row in told.rows if (row.get("source"), row.get("destination")) == (frame.source, frame.destination)
         ]
-        counted = sum(1 if row.get("packets") is None else int(row.get("packets")) for row in mine)
+        counted = total(mine, "packets")
         shown = [(row.get("sport"), row.get("dport")) for row in mine if row.get("sport") is not None]
         right = counted == 1 and all(ports == frame.ports for ports in shown)
         ports = f"ports {frame.ports[0]} and {frame.ports[1]}, or none" if frame.ports else "without ports"
@@ -98,7 +110,7 @@ def of_frames(told: Told, frames: Sequence[Sent]) -> Iterator[Finding]:
             yield absent(
                 f"packets of {frame.name}",
                 frame.source,
-                (1, 1, 1),
+                Bracket.exactly(1),
                 lost=told.lost,
                 unit="",
                 known_by="the frame as it was sent",
@@ -118,16 +130,14 @@ def of_retransmissions(quantity: Quantity, told: Told, happened: Happened) -> It
             if carried is None or quantity.direction == {"client": "ingress", "server": "egress"}[role]:
                 continue
             mine = [row for row in told.rows if _is_of(row, ends)]
-            counted = sum(1 if row.get("count") is None else int(row.get("count")) for row in mine)
-            truth = carried.again
+            counted = total(mine, "count")
+            truth = Bracket.exactly(carried.again)
             subject = f"{ends} ({role})"
-            if truth and not mine:
-                yield absent(
-                    "retransmissions", subject, (truth, truth, truth), lost=told.lost, unit="", known_by=_KNOWN
-                )
+            if carried.again and not mine:
+                yield absent("retransmissions", subject, truth, lost=told.lost, unit="", known_by=_KNOWN)
             else:
                 yield value(
-                    "retransmissions", subject, (truth, truth, truth), counted, unit="", known_by=_KNOWN,
+                    "retransmissions", subject, truth, counted, unit="", known_by=_KNOWN,
                     rows=[row.raw for row in mine][:5],
                 )  # fmt: skip
 
@@ -155,32 +165,16 @@ def of_drops(_: Quantity, told: Told, happened: Happened) -> Iterator[Finding]:
         return
     mine = [row for row in told.rows if happened.port in (row.get("lport"), row.get("rport"))]
     most = happened.facts.get("most_drops", wanted)
-    raw = [row.raw for row in mine][:5]
+    raw, subject, known = [row.raw for row in mine][:5], f"port {happened.port}", "the cause that the case made"
     if not mine:
-        yield absent(
-            "drops",
-            f"port {happened.port}",
-            (wanted, most, wanted),
-            lost=told.lost,
-            unit="",
-            known_by="the cause that the case made",
-        )
+        yield absent("drops", subject, (wanted, most, wanted), lost=told.lost, unit="", known_by=known)
         return
-    counted = sum(1 if row.get("count") is None else int(row.get("count")) for row in mine)
-    known = "the cause that the case made"
-    yield value("drops", f"port {happened.port}", (wanted, most, wanted), counted, unit="", known_by=known, rows=raw)
+    counted = total(mine, "count")
+    yield value("drops", subject, (wanted, most, wanted), counted, unit="", known_by=known, rows=raw)
     named = [row for row in mine if re.search("[A-Z]_", str(row.get("reason") or ""))]
     for row in named[:1]:
-        told_reason = str(row.get("reason"))
-        yield matched(
-            "reason",
-            f"port {happened.port}",
-            _REASON,
-            told_reason,
-            right=_REASON in told_reason,
-            known_by=known,
-            rows=[row.raw],
-        )
+        reason = str(row.get("reason"))
+        yield matched("reason", subject, _REASON, reason, right=_REASON in reason, known_by=known, rows=[row.raw])
 
 
 def of_events(quantity: Quantity, told: Told, happened: Happened) -> Iterator[Finding]:
@@ -200,13 +194,20 @@ def of_events(quantity: Quantity, told: Told, happened: Happened) -> Iterator[Fi
         mine = [row for rows in of_sides for row in rows]
         subject = str(connection.client.flow)
         if truth and not mine:
-            yield absent(event, subject, (1, 1, 1), lost=told.lost, unit="", known_by="the applications' own calls")
+            yield absent(
+                event, subject, Bracket.exactly(1), lost=told.lost, unit="", known_by="the applications' own calls"
+            )
         elif not truth:
             yield matched(event, subject, "none", str(len(mine)), right=not mine, rows=[row.raw for row in mine][:3])
         else:
             most = max(map(len, of_sides))  # a tool of the whole machine can tell of both sockets
             yield value(
-                f"{event}, of each socket", subject, (1, 1, 1), most, unit="", rows=[row.raw for row in mine][:3]
+                f"{event}, of each socket",
+                subject,
+                Bracket.exactly(1),
+                most,
+                unit="",
+                rows=[row.raw for row in mine][:3],
             )
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from lab.judging.case import Case
+from lab.judging.cases.traffic import as_many_as_sent
 from lab.judging.description import Description
 from lab.judging.finding import Verdict, worst
 from lab.judging.happened import Carried, Happened, Happening, Held, Sent, Socket, Wait
@@ -169,6 +170,15 @@ def test_rows_of_a_flow_are_added_up_or_the_last_counts():
     totals = [flow(2, 200), flow(5, 500)]
     assert set(verdicts("flows", totals, direction="egress", last=True).values()) == {"right"}
     assert Verdict.WRONG in verdicts("flows", totals, direction="egress").values()
+
+
+def test_the_last_row_counts_also_beside_the_kernels_counter():
+    """F1 reads rows as the other cases of flows do."""
+    happened = Happened("bulk", 80, ["192.0.2.1"], ["192.0.2.2"], facts={"least": 5, "most": 6})
+    told = Told([Row(flow(number, 100 * number), "a row") for number in (2, 5)], 0)
+    for last, verdict in ((True, Verdict.RIGHT), (False, Verdict.WRONG)):
+        (finding,) = as_many_as_sent(Quantity("flows", direction="egress", last=last), told, happened)
+        assert finding.verdict == verdict
 
 
 @pytest.mark.parametrize(
