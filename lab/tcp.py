@@ -34,6 +34,11 @@ class State(IntEnum):
     NEW_SYN_RECV = 12
 
 
+def byte_swapped(port: int) -> int:
+    """Return what a port looks like to a tool that forgets ntohs()."""
+    return port >> 8 | (port & 0xFF) << 8
+
+
 class Flow(NamedTuple):
     """A connection from one side: local address and port, remote address and port.
 

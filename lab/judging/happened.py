@@ -146,29 +146,20 @@ def _happening(connection: Connection, on_wire: OnWire | None, end_ns: int) -> H
                 if left.state not in waits.unmeasured
             ],
         )
-    header = ETHERNET_HEADER
-    to_server, to_client = (
-        (
-            _carried(on_wire.to_server.left, on_wire.to_server, header),
-            _carried(on_wire.to_client.arrived, on_wire.to_client, header),
-        )
-        if on_wire
-        else (None, None)
-    )
     return Happening(
         sides["client"],
         sides.get("server"),
         points.least_ns(on_wire),
-        to_server,
-        to_client,
+        _carried(on_wire.to_server.left, on_wire.to_server) if on_wire else None,
+        _carried(on_wire.to_client.arrived, on_wire.to_client) if on_wire else None,
         points.of_requests(connection),
         connection.client.opening.error,
     )
 
 
-def _carried(passed: Rows, stream: WireStream, header: int) -> Carried:
+def _carried(passed: Rows, stream: WireStream) -> Carried:
     size = int(passed["length"].sum())
-    return Carried(len(passed), size, size - header * len(passed), int(passed["payload"].sum()), stream.again)
+    return Carried(len(passed), size, size - ETHERNET_HEADER * len(passed), int(passed["payload"].sum()), stream.again)
 
 
 def rtt_of(observed: Observed) -> Held:

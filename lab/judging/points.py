@@ -215,14 +215,10 @@ def least_ns(on_wire: OnWire | None) -> dict[str, int]:
     """Return the least times between two points that the wire's log gives, by `FROM>TO`."""
     if on_wire is None:
         return {}
-    handshake = {
+    return {
         f"{start}>{end}": on_wire.syn_sent_ns
         for start in ("connect_called", "syn_sent_entered", "syn_seen")
-        for end in ("synack_seen", "connect_returned")
-    }
-    return handshake | {
-        f"{start}>established_entered": on_wire.syn_sent_ns
-        for start in ("connect_called", "syn_sent_entered", "syn_seen")
+        for end in ("synack_seen", "connect_returned", "established_entered")
     }
 
 

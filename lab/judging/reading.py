@@ -12,7 +12,7 @@ from typing import Any
 from lab.errors import LabError
 from lab.judging.description import Description
 from lab.judging.quantity import Quantity, Row, Told
-from lab.tcp import State
+from lab.tcp import State, byte_swapped
 from lab.units import NS_OF_UNIT
 
 Record = dict[str, Any]
@@ -51,7 +51,7 @@ def without_foreign(tool: Description, output: str, port: int) -> tuple[str, int
     """
     if tool.inside or tool.mentions("netns") or tool.output.format not in ("json", "table"):
         return output, 0
-    own = {port, (port & 0xFF) << 8 | port >> 8, port + 1, 0}
+    own = {port, byte_swapped(port), port + 1, 0}
     lines = output.splitlines(keepends=True)
     kept = [
         line for line in lines if not any(_is_foreign(tool, record, raw, own) for record, raw in records(tool, line))

@@ -14,6 +14,7 @@ from lab.judging.happened import Happened, Held, connections_of, rtt_of
 from lab.judging.running import RefusedError, Running, Scope, running
 from lab.network.topology import Topology
 from lab.observation import Observed, observing
+from lab.tcp import byte_swapped
 from lab.timeline import Connection
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
@@ -51,7 +52,8 @@ class Ports(Struct, frozen=True):
     def drawn(cls) -> "Ports":
         """Draw a pair that no service of the machine uses by default."""
         low, high = random.sample(range(0x18, 0x78), 2)
-        return cls(high << 8 | low, low << 8 | high)
+        server = low << 8 | high
+        return cls(byte_swapped(server), server)
 
 
 class Stage:
@@ -156,9 +158,10 @@ class Stage:
 
 def _of_fins(observed: Observed) -> Iterator[Held]:
     """Yield the RTT of each client's FIN, which the server may acknowledge late (delayed ACK, RFC 9293, 3.8.6.3)."""
-    for connection in observed.connections:
-        if not connection.client.opening.error:
-            yield Held(rtt_of(observed).low_ns, observed.end_ns - connection.client.closing.enter_ns, 0, 1)
+    opened = [it.client for it in observed.connections if not it.client.opening.error]
+    low_ns = rtt_of(observed).low_ns if opened else 0
+    for client in opened:
+        yield Held(low_ns, observed.end_ns - client.closing.enter_ns, 0, 1)
 
 
 def conversed(net: Topology, conversation: Conversation, **how: Any) -> list[Connection]:

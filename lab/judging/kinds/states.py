@@ -6,6 +6,7 @@ from lab.judging.finding import Finding, Verdict, absent, matched, timed, value
 from lab.judging.happened import Happened, Happening, Socket
 from lab.judging.kind import ENDS, Kind
 from lab.judging.quantity import Quantity, Row, Told
+from lab.tcp import byte_swapped
 
 _FIELDS = ENDS | {
     "oldstate": "state left",
@@ -72,7 +73,7 @@ def _in_order(side: Socket, mine: list[Row], known: str) -> Finding:
 def _of_connection(told: Told, connection: Happening) -> Iterator[Finding]:
     """Yield findings for all rows that can be of the connection, also with missing or swapped ports."""
     flow = connection.client.flow
-    possible = {flow.lport, flow.rport, 0, None, _swapped(flow.lport), _swapped(flow.rport)}
+    possible = {flow.lport, flow.rport, 0, None, byte_swapped(flow.lport), byte_swapped(flow.rport)}
     mine = [
         row
         for row in told.rows
@@ -120,10 +121,6 @@ def _first_rows(subject: str, mine: list[Row]) -> Iterator[Finding]:
         yield Finding(
             "time in the state before a socket's first row", subject, Verdict.RIGHT, told="unknown", truth="unknown"
         )
-
-
-def _swapped(port: int) -> int:
-    return port >> 8 | (port & 0xFF) << 8
 
 
 KINDS = {"states": Kind("changes of TCP states, and the time in each", _FIELDS, compare)}
