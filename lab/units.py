@@ -5,6 +5,7 @@ import math
 import re
 
 NS_OF_UNIT = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+BYTES_OF_UNIT = {"B": 1, "kB": 1_000, "KiB": 1 << 10, "MB": 1_000_000, "MiB": 1 << 20}
 _BPS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 MS = NS_OF_UNIT["ms"]
 SECOND = NS_OF_UNIT["s"]

@@ -19,7 +19,7 @@ from lab.errors import LabError
 from lab.judging import kinds, points
 from lab.judging.quantity import Quantity
 from lab.results import schema
-from lab.units import NS_OF_UNIT, duration_ns
+from lab.units import BYTES_OF_UNIT, NS_OF_UNIT, duration_ns
 
 SHIPPED = Path(__file__).with_name("tools")
 """The folder of the descriptions that come with the lab."""
@@ -231,6 +231,8 @@ def _check(path: Path, place: str, quantity: Quantity) -> None:
             require(f"point `{name}` =", point, points.POINTS)
         require("unit", quantity.unit, NS_OF_UNIT)
     fields = kinds.KINDS[quantity.kind].fields
+    if quantity.unit and "bytes" in fields:
+        require("unit", quantity.unit, BYTES_OF_UNIT)
     for name in quantity.fields:
         require("field", name, fields)
 

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from lab.tcp import Flow
-from lab.units import NS_OF_UNIT, duration_ns
+from lab.units import BYTES_OF_UNIT, NS_OF_UNIT, duration_ns
 
 _LAYERS = {"frame": "whole frames", "ip": "IP packets", "payload": "data"}
 _AFTER_HANDSHAKE = ("established_entered", "connect_returned", "accept_returned")
@@ -49,6 +49,11 @@ class Quantity(Struct, forbid_unknown_fields=True, frozen=True):
     def resolution_ns(self) -> int:
         """The tool's own rounding of times, in nanoseconds."""
         return duration_ns(self.resolution) if self.resolution else NS_OF_UNIT.get(self.unit, 1)
+
+    @property
+    def resolution_bytes(self) -> int:
+        """The tool's own rounding of sizes; 0 if it tells single bytes."""
+        return BYTES_OF_UNIT[self.unit] if self.unit not in ("", "B") else 0
 
     @property
     def definition(self) -> str:

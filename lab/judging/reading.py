@@ -13,7 +13,7 @@ from lab.errors import LabError
 from lab.judging.description import Description
 from lab.judging.quantity import Quantity, Row, Told
 from lab.tcp import State, byte_swapped
-from lab.units import NS_OF_UNIT
+from lab.units import BYTES_OF_UNIT, NS_OF_UNIT
 
 Record = dict[str, Any]
 
@@ -22,7 +22,6 @@ _PORTS = ("lport", "rport", "sport", "dport")
 _ANY_NUMBER = 1 << 62
 _SUFFIX = re.compile(r"_\d+$")
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_BYTES = {"": 1, "B": 1, "KiB": 1 << 10, "kB": 1000, "MiB": 1 << 20, "MB": 1_000_000}
 _STATES = {state.name.replace("_", ""): state.name for state in State} | {
     "ESTAB": "ESTABLISHED", "CLOSED": "CLOSE", "UNCONN": "CLOSE", "TIMEWAIT": "TIME_WAIT",
 }  # fmt: skip
@@ -216,7 +215,7 @@ def _time(text: str, unit: str) -> int | float:
 
 
 def _size(text: str, unit: str) -> int:
-    return round(float(text) * _BYTES.get(unit, 1))
+    return round(float(text) * BYTES_OF_UNIT.get(unit, 1))
 
 
 def _prefixed(text: str, _: str = "") -> int:

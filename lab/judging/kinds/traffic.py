@@ -63,7 +63,7 @@ def _of_direction(
         if name == "packets" and name not in tells and "bytes" in tells and quantity.layer == "payload":
             continue
         counted = total(mine, name, missing=int(name == "packets"))
-        step = quantity_step(quantity) * len(mine) if name == "bytes" else 0
+        step = quantity.resolution_bytes * len(mine) if name == "bytes" else 0
         shown, truth = f"{name} ({quantity.layer})" if name == "bytes" else name, Bracket.exactly(number)
         yield value(shown, subject, truth, counted, unit="", resolution=step, known_by=_KNOWN, rows=raw)
 
@@ -81,11 +81,6 @@ def rows_between(quantity: Quantity, told: Told, source: str, destination: str, 
 def total(rows: Sequence[Row], name: str, *, missing: int = 1) -> int:
     """Return the sum of a field. A row without it counts as `missing`."""
     return sum(missing if row.get(name) is None else int(row.get(name)) for row in rows)
-
-
-def quantity_step(quantity: Quantity) -> int:
-    """Return the bytes that a tool rounds a size to."""
-    return {"KiB": 1024, "kB": 1000, "MiB": 1 << 20, "MB": 1_000_000}.get(quantity.unit, 0)
 
 
 def of_frames(told: Told, frames: Sequence[Sent]) -> Iterator[Finding]:

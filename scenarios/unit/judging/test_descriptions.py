@@ -67,6 +67,7 @@ def test_a_filter_adds_its_options(loaded):
         ('from = "syn_seen"', 'from = "syn"', "quantity 1 has the point `from` = `syn`: choose from connect_called"),
         ('from = "syn_seen"', "", "quantity 1 has the point `from` = ``"),
         ('unit = "ms"', 'unit = "min"', "quantity 1 has the unit `min`: choose from ns"),
+        ('kind = "duration"', 'kind = "flows"', "quantity 1 has the unit `ms`: choose from B, kB, KiB, MB, MiB"),
         ('unit = "ms"', 'unit = "ms"\nfields = { addr = "x" }', "quantity 1 has the field `addr`: choose from laddr"),
         ('ready.text = "ready"', 'output = { format = "table" }', "a table needs `output.row`"),
         ('ready.text = "ready"', 'output = { format = "table", row = "(" }', "`(` is no regular expression"),
