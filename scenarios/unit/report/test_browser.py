@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.browser import chromium, contrast, luminance
+from support.browser import contrast, luminance
 from support.made.run_folder import HOSTILE, checks, folder, measurements
 
 from lab.cli import main
@@ -23,13 +23,6 @@ FOLLOW = """link => new Promise((done) => {
     addEventListener("hashchange", done, { once: true });
     location.hash = link;
 })"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Start the browser."""
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import json
 from urllib.parse import urlparse
 
 import pytest
-from support.browser import chromium, contrast
+from support.browser import contrast
 from support.made.judged_run import judged, judged_run, product
 from support.made.run_folder import HOSTILE, folder, measurements
 
@@ -19,13 +19,6 @@ SCREENS = {
 SHOWN = """[...document.querySelectorAll(".verdicts thead a, .verdicts tbody th > a")]
     .filter((it) => it.offsetParent).map((it) => it.textContent)"""
 """The cases and tools in the tables that are not hidden."""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Start the browser."""
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
