@@ -136,16 +136,11 @@ def write_junit(file: IO[str], found: Sequence[Judgement], failing: Sequence[Ver
     wrong = sum(one.verdict in failing for one in found)
     file.write(f'<testsuite name="lab judge" tests="{len(found)}" failures="{wrong}">\n')
     for one in found:
-        said = "; ".join([one.why, *(it.sentence() for it in one.findings if it.verdict != Verdict.RIGHT)][:6]).strip(
-            "; "
-        )
-        outcome = (
-            "failure"
-            if one.verdict in failing
-            else "skipped"
-            if one.verdict in (Verdict.CANNOT_RUN, Verdict.NOT_ASKED)
-            else ""
-        )
+        sentences = [one.why, *(it.sentence() for it in one.findings if it.verdict != Verdict.RIGHT)]
+        said = "; ".join(sentences[:6]).strip("; ")
+        outcome = "skipped" if one.verdict in (Verdict.CANNOT_RUN, Verdict.NOT_ASKED) else ""
+        if one.verdict in failing:
+            outcome = "failure"
         file.writelines(case_lines(str(one.product), f"{one.case}: {one.text}", outcome, f"{one.verdict}: {said}"))
     file.write("</testsuite>\n")
 

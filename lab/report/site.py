@@ -343,7 +343,7 @@ def _web(address: str) -> str:
 
 
 def _templates() -> Environment:
-    # Every text on a page is printable, whoever wrote it.
+    # Tools, files and kernels give texts that may have control characters: pages show them as escapes.
     found = templates(finalize=lambda value: printable(value, "\n\t") if type(value) is str else value)
     found.filters |= {"anchor": _anchor, "web": _web}
     found.globals |= {"marks": MARKS, "index": INDEX, "ethics": ETHICS, "json": JSON}
