@@ -245,7 +245,8 @@ def _start(tool: Description, scope: Scope, ready_fd: int, folder: Path, **optio
 
     def start() -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            ["/usr/bin/setpriv", "--pdeathsig", "KILL", program, *arguments],
+            # A job in the background of a script ignores SIGINT, and its children would: a tool must get its Ctrl-C.
+            ["/usr/bin/env", "--default-signal", "/usr/bin/setpriv", "--pdeathsig", "KILL", program, *arguments],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             pass_fds=fds,

@@ -1,6 +1,7 @@
 """`lab judge` as an author of a tool uses it: verdicts, evidence, exit statuses, and tools that do not play fair."""
 
 import json
+import signal
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -131,6 +132,17 @@ def test_a_tool_that_changes_the_traffic(described):
     status, found = judged(described(f"nft '{rules}' && echo ready; exec sleep 60"), "--case", "N1")
     assert (status, found["N1"]["verdict"]) == (FAILED, "changed the traffic")
     assert "sent again" in found["N1"]["why"]
+
+
+def test_a_judge_in_the_background_of_a_script(described):
+    """The shell has SIGINT ignored there. The tool gets it nevertheless, and prints what it knows when it ends."""
+    script = "trap 'echo {client} 40000 {server} {port} 5; exit' INT; echo ready; while :; do sleep 0.05; done"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child inherits it
+    try:
+        status, found = judged(described(script), "--case", "N1")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (status, found["N1"]["verdict"]) == (FAILED, "not compliant")
 
 
 def test_a_value_said_to_be_unknown(described):
