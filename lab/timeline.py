@@ -84,6 +84,11 @@ class Timeline:
         return any(call.name == "linger0" for call in self.calls)
 
     @property
+    def deferred(self) -> bool:
+        """Whether the kernel waited for data before it opened this side: its listener has TCP_DEFER_ACCEPT."""
+        return any(call.name == "deferred" for call in self.calls)
+
+    @property
     def saw_fin(self) -> Call | None:
         """The call that reported the peer's FIN: a recv() that returned 0 bytes. None if there is none."""
         return next((call for call in self.calls if call.name == "recv" and not call.result and not call.error), None)

@@ -12,8 +12,8 @@ from lab.errors import LabError
 from lab.hunt.experiment import Experiment, Wire
 from lab.network.conditions import Conditions
 from lab.network.description import NETWORKS
-from lab.traffic.demo.conversation import OPENINGS, Conversation
-from lab.traffic.demo.ways import WAYS
+from lab.traffic.demo.conversation import DEFERRED, MOST_BUFFERED, OPENINGS, PATTERNS, Conversation, Pattern
+from lab.traffic.demo.ways import WAYS, ways_here
 from lab.units import MS
 from lab.verdict import Check
 
@@ -81,11 +81,18 @@ def experiments(draw: st.DrawFn, probes: tuple[str, ...]) -> Experiment:
     # connect() fails if a RST comes before it returns, and then its port is unknown. After a request it has returned.
     least = 1 if how == "rst" and closer != "client" else 0
     connections = draw(st.sampled_from((1, 4, 12)))
+    way = draw(st.sampled_from(ways_here()))
+    size, reply_size = draw(sizes), draw(st.just(0) | sizes)
+    size, reply_size = min(size, WAYS[way].most), min(reply_size, WAYS[way].most)
+    exchanges = max(least, draw(st.sampled_from((0, 1, 2, 5))))
+    fits = exchanges * max(size, reply_size) <= MOST_BUFFERED
+    pattern = draw(st.sampled_from([name for name, it in PATTERNS.items() if _suits(it, fits, least)]))
+    waits_for_data = exchanges and PATTERNS[pattern].client_first
     return Experiment(
         Conversation(
-            size_bits=8 * draw(sizes),
-            reply_bits=8 * draw(st.just(0) | sizes),
-            exchanges=max(least, draw(st.sampled_from((0, 1, 2, 5)))),
+            size_bits=8 * size,
+            reply_bits=8 * reply_size,
+            exchanges=exchanges,
             closer=closer,
             how=how,
             before_accept_ns=draw(_pauses),
@@ -94,8 +101,9 @@ def experiments(draw: st.DrawFn, probes: tuple[str, ...]) -> Experiment:
             think_ns=draw(_pauses),
             hold_ns=draw(_pauses),
             linger_ns=draw(_pauses),
-            way=draw(st.sampled_from(tuple(WAYS))),
-            opening=draw(st.sampled_from(OPENINGS)),
+            way=way,
+            opening=draw(st.sampled_from([it for it in OPENINGS if waits_for_data or it != DEFERRED])),
+            pattern=pattern,
         ),
         connections,
         min(connections, draw(st.sampled_from((1, 6)))),
@@ -105,6 +113,11 @@ def experiments(draw: st.DrawFn, probes: tuple[str, ...]) -> Experiment:
         draw(_some_of(probes)),
         network,
     )
+
+
+def _suits(pattern: Pattern, fits: bool, least: int) -> bool:  # noqa: FBT001 (all three are given by position)
+    """Return whether a pattern can be drawn: its data `fits` into buffers, and its client asks first if `least` requests must."""
+    return (fits or not pattern.buffered) and (pattern.client_first or not least)
 
 
 def judged(experiment: Experiment, hold: Callable[[Experiment], list[Check] | None], hunt: Hunt) -> None:

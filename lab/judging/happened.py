@@ -133,7 +133,7 @@ def _happening(connection: Connection, on_wire: OnWire | None, end_ns: int) -> H
             continue
         by_client = role == "client"
         paths = (states.client_paths if by_client else states.server_paths)(connection, end_ns)
-        waits = Waits(on_wire, by_client=by_client)
+        waits = Waits(on_wire, timeline)
         sides[role] = Socket(
             timeline.flow,
             role,  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ class Leg:
     - `size`: its bytes; `end`: the position behind its last byte, counted from the stream's first byte.
     - `first`, `last`: the calls that sent its first and its last byte.
     - `read`: the call of the other side that returned the last byte.
-    - `wait`: the call in which the other side can have slept until that byte came: `read`, or a poll() right before it.
+    - `wait`: the call in which the other side can have slept until that byte came: `read`, or a poll() or a peek right before.
     """
 
     size: int
@@ -103,7 +103,8 @@ def between(start: Bracket, end: Bracket) -> Bracket:
 def exchanges(connection: Connection) -> list[Exchange]:
     """Return the exchanges in order: requests that the server read, with replies that the client read in part.
 
-    Raises `LookupError` when the two timelines contradict each other.
+    They end before the first reply that the server began before it had read the request: from there on the data is not divided
+    into requests. Raises `LookupError` when the two timelines contradict each other.
     """
     if connection.server is None:
         return []
@@ -117,6 +118,8 @@ def exchanges(connection: Connection) -> list[Exchange]:
         if request and reply:
             read, returned = server.with_byte("recv", request[-1]), receives[-1]
             first, last = (server.with_byte("send", byte) for byte in (reply[0], reply[-1]))
+            if first.enter_ns < read.enter_ns:  # the server makes one call after the other
+                break
             asking = Leg(len(request), request.stop, sends[0], sends[-1], read, server.waiting(read))
             answering = Leg(len(reply), reply.stop, first, last, returned, client.waiting(returned))
             found.append(Exchange(asking, answering))
@@ -156,6 +159,6 @@ class _Side:
         return self._named[name][found]
 
     def waiting(self, read: Call) -> Call:
-        """Return the call in which the reader can have slept: a poll() right before `read`, else `read`."""
+        """Return the call in which the reader can have slept: a poll() or a peek right before `read`, else `read`."""
         before = self._before.get(read, read)
-        return before if before.name == "poll" else read
+        return before if before.name in ("poll", "peek") else read

@@ -113,13 +113,13 @@ def _is_passive(side: Timeline) -> bool:
 
 
 class Waits:
-    """Times between two states, with the least times from the wire's log.
+    """Times between two states of one side, with the least times from the wire's log.
 
     Without a log, the applications' calls alone bound them.
     """
 
-    def __init__(self, carried: OnWire | None, *, by_client: bool) -> None:
-        fin_ns = carried.fin_ns(by_client=by_client) if carried else 0
+    def __init__(self, carried: OnWire | None, side: Timeline) -> None:
+        fin_ns = carried.fin_ns(by_client=side.role == "client") if carried else 0
         self._least_ns = {
             (State.SYN_SENT, State.ESTABLISHED): carried.syn_sent_ns if carried else 0,
             (State.SYN_RECV, State.ESTABLISHED): carried.syn_recv_ns if carried else 0,
@@ -127,10 +127,10 @@ class Waits:
             (State.FIN_WAIT1, State.TIME_WAIT): fin_ns,
             (State.LAST_ACK, State.CLOSE): fin_ns,
         }
-        unmeasured = carried is not None and (carried.syn_acks > 1 or carried.opened_by_data)
+        unmeasured = side.deferred or (carried is not None and (carried.syn_acks > 1 or carried.opened_by_data))
         self.unmeasured = {State.SYN_RECV} if unmeasured else set()
         """States whose time is unknown: the kernel takes no sample of a retransmitted SYN-ACK (Karn's algorithm), and its
-        sample is not of the network if the client's bare acknowledgement was lost."""
+        sample is not of the network if the client's bare acknowledgement was lost, or ignored (TCP_DEFER_ACCEPT)."""
 
     def bracket(self, left: Entered, entered: Entered) -> Bracket:
         """Return the time from one state to the next."""

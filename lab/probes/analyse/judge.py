@@ -25,6 +25,7 @@ _KINDS = {
     "accept": Kind.ACCEPT,
     "send": Kind.SEND,
     "recv": Kind.RECEIVE,
+    "peek": Kind.RECEIVE,
     "shutdown": Kind.SHUTDOWN,
     "close": Kind.CLOSE,
 }
@@ -157,7 +158,7 @@ class _Side:
             yield self._judge.duration(self._subject, f"{what} entered at", during, int(row["enter_ns"]))
             yield self._judge.duration(self._subject, f"{what} returned at", during, int(row["time_ns"]))
             yield self._judge.equal(self._subject, f"result of {what}", *_results(call, row))
-            if call.name in ("send", "recv") and self._sees_work:
+            if call.name in ("send", "recv") and self._sees_work:  # a peek takes no data
                 yield from self._work(what, call, row, received)
             if call.name == "recv" and not call.error:
                 received += call.result
@@ -167,7 +168,8 @@ class _Side:
         kind = Kind.SENT if call.name == "send" else Kind.RECEIVED
         within = self._rows[(self._rows["kind"] == kind) & (self._rows["tid"] == returned["tid"])]
         within = within[(within["time_ns"] >= returned["enter_ns"]) & (within["time_ns"] <= returned["time_ns"])]
-        if points()[returned["point"]] == "sendfile":  # passes on what its pipe holds (splice_direct_to_actor())
+        # sendfile() passes on what its pipe holds (splice_direct_to_actor()). The others send and receive several messages.
+        if points()[returned["point"]] in ("sendfile", *_OF_MESSAGES):
             taken = int(within["result"][within["result"] > 0].sum())
             yield self._judge.equal(self._subject, f"bytes that TCP took in {what}", call.result, taken)
             return
@@ -252,13 +254,16 @@ class _Side:
             yield self._judge.duration(self._subject, "first data reached TCP at", window, int(data["time_ns"][0]))
 
 
+_OF_MESSAGES = ("sendmmsg", "recvmmsg")
+"""Calls whose result is a number of messages, and not of bytes."""
+
 _MINISOCK = [State.FIN_WAIT2, State.TIME_WAIT]
 
 
 def _results(call: Call, row: np.void) -> tuple[str, str]:
     """Return the result of a call as the application and as the probe report it: an error's name, bytes, or `done`."""
     result = int(row["result"])
-    counted = call.name in ("send", "recv")
+    counted = call.name in ("send", "recv", "peek") and points()[row["point"]] not in _OF_MESSAGES
     truth = call.error or (str(call.result) if counted else "done")
     if result < 0:
         return truth, errno.errorcode.get(-result, str(result))

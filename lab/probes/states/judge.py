@@ -31,8 +31,8 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
         ):
             if timeline is not None:
                 rows = sockets.take(inode, timeline)
-                waits = Waits(on_wire, by_client=timeline is connection.client)
-                yield from _judge_socket(judge, timeline, rows, paths(connection, observed.end_ns), waits, raced=raced)
+                path, waits = paths(connection, observed.end_ns), Waits(on_wire, timeline)
+                yield from _judge_socket(judge, timeline, rows, path, waits, raced=raced)
 
 
 def _sockets(rows: Rows) -> Sockets:

@@ -11,9 +11,9 @@ from itertools import count
 
 from lab.errors import LabError
 from lab.timeline import Timeline
-from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.conversation import NON_BLOCKING, Conversation
 from lab.traffic.demo.stamped_socket import StampedSocket
-from lab.traffic.demo.ways import BLOCKING
+from lab.traffic.demo.turns import CLIENT
 from lab.units import SECOND
 
 _LINGER_S = 20
@@ -85,12 +85,9 @@ def _talk(
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, _LINGER_S))
         raw.bind(("", source_port))
     connection = StampedSocket("client", raw, way=conversation.way)
-    if connection.connect(address, blocking=conversation.opening == BLOCKING):
+    if connection.connect(address, blocking=conversation.opening != NON_BLOCKING):
         connection.open()
-        for _ in range(conversation.exchanges):
-            connection.sleep(conversation.think_ns)
-            connection.send(bytes(conversation.size))
-            connection.recv(conversation.reply_size)
+        CLIENT[conversation.pattern](connection, conversation)
     elif connection.timeline.opening.error == "EADDRNOTAVAIL":  # a local error: nothing was sent
         raise OSError(EADDRNOTAVAIL, os.strerror(EADDRNOTAVAIL))
     if pause:

@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from lab.errors import LabError
 from lab.traffic.demo.ways import BLOCKING, WAYS
@@ -9,8 +10,38 @@ from lab.units import duration_ns
 
 PORT = 9999
 
-OPENINGS = (BLOCKING, "non-blocking")
-"""Ways to connect: connect() blocks until the connection is open, or a select() waits for that."""
+
+class Pattern(NamedTuple):
+    """Who sends what when.
+
+    - `buffered`: one side sends while the other does not read, so that all data must fit into buffers.
+    - `client_first`: the client sends the first byte.
+    """
+
+    buffered: bool = False
+    client_first: bool = True
+
+
+EXCHANGE = "exchange"
+
+PATTERNS = {
+    EXCHANGE: Pattern(),
+    "pipelined": Pattern(buffered=True),
+    "streamed": Pattern(),
+    "early": Pattern(buffered=True, client_first=False),
+    "pushed": Pattern(client_first=False),
+}
+"""The patterns: request and reply by turns; all requests before the first reply is read; a reply in two parts; the first half
+of a reply before the second half of the request is read; replies without requests."""
+
+MOST_BUFFERED = 1 << 15
+"""Bytes that certainly fit into the buffers of two new sockets, whose first window is of 64 KiB."""
+
+NON_BLOCKING, DEFERRED = "non-blocking", "deferred"
+
+OPENINGS = (BLOCKING, NON_BLOCKING, DEFERRED)
+"""Ways to open: connect() blocks until the connection is open; a select() waits for that; connect() blocks, and the server's
+kernel waits for data before it opens its side (TCP_DEFER_ACCEPT, tcp(7))."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +49,7 @@ class Conversation:
     """The plan of each connection. The applications sleep for the delays and stamp each sleep in the timeline.
 
     In each exchange the client sleeps for `think_ns`, sends `size_bits` and reads a reply of `reply_bits` (0: as many
-    as the request). The server sleeps before recv() and before its reply.
+    as the request). The server sleeps before recv() and before its reply. `pattern`, one of `PATTERNS`, orders these calls.
 
     Then the `closer` sleeps for `hold_ns` and ends the connection as `how` specifies:
 
@@ -27,7 +58,7 @@ class Conversation:
     - `rst`: a RST.
 
     The other side closes `linger_ns` after it has seen the end. `way` is how both sides send and receive, one of `WAYS`.
-    `opening` is how the client connects, one of `OPENINGS`.
+    `opening` is how the connection opens, one of `OPENINGS`.
     """
 
     size_bits: int = 3000
@@ -43,6 +74,7 @@ class Conversation:
     linger_ns: int = 0
     way: str = BLOCKING
     opening: str = BLOCKING
+    pattern: str = EXCHANGE
 
     def __post_init__(self) -> None:
         for bits in (self.size_bits, self.reply_bits or 8):
@@ -52,8 +84,17 @@ class Conversation:
             raise LabError(f"there is no way `{self.way}` to send and receive: choose from {', '.join(WAYS)}")
         if self.opening not in OPENINGS:
             raise LabError(f"there is no way `{self.opening}` to connect: choose from {', '.join(OPENINGS)}")
+        if self.pattern not in PATTERNS:
+            raise LabError(f"there is no pattern `{self.pattern}`: choose from {', '.join(PATTERNS)}")
+        if PATTERNS[self.pattern].buffered and self.exchanges * max(self.size, self.reply_size) > MOST_BUFFERED:
+            raise LabError(
+                f"the pattern `{self.pattern}` needs room for all data in the sockets' buffers: "
+                f"give at most {8 * MOST_BUFFERED} bits for each connection"
+            )
         if self.exchanges < 0:
             raise LabError("the number of exchanges cannot be negative: give 0 or more")
+        if self.opening == DEFERRED and not (self.exchanges and PATTERNS[self.pattern].client_first):
+            raise LabError(f"the opening `{DEFERRED}` waits for data of the client: let it send a request first")
 
     @property
     def size(self) -> int:
@@ -80,7 +121,8 @@ class Conversation:
 
     @classmethod
     def from_arguments(cls, args: argparse.Namespace) -> "Conversation":
-        """Return the conversation of parsed options (`add_arguments`)."""
+        """Return the conversation of parsed options (`add_arguments`). Raises `UnsupportedByKernel` for its way."""
+        WAYS[args.way].require()
         return cls(**{field.name: getattr(args, field.name) for field in fields(cls)})
 
 
@@ -99,7 +141,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--way", choices=list(WAYS), default=BLOCKING, help="how to send and receive (%(default)s); vector2: preadv2()"
     )
-    group.add_argument("--opening", choices=OPENINGS, default=BLOCKING, help="how the client connects (%(default)s)")
+    group.add_argument("--opening", choices=OPENINGS, default=BLOCKING, help="how the connection opens (%(default)s)")
+    group.add_argument(
+        "--pattern", choices=list(PATTERNS), default=EXCHANGE, help="who sends what when (%(default)s: by turns)"
+    )
     delays = {
         "before-accept": "server: before accept(), when a connection is ready",
         "before-recv": "server: before each recv()",

@@ -9,10 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from lab.errors import LabError
 from lab.timeline import Call, Timeline
 from lab.traffic.demo.client import finish
-from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.conversation import DEFERRED, Conversation
 from lab.traffic.demo.stamped_socket import StampedSocket
+from lab.traffic.demo.turns import SERVER
 
 _MAX_THREADS = 10_000
+_DEFER_S = 5
 
 
 class Server:
@@ -32,6 +34,8 @@ class Server:
             raise LabError(
                 f"cannot listen on {address[0]} port {address[1]} ({error.strerror}): choose another"
             ) from error
+        if conversation.opening == DEFERRED:
+            self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFER_S)
         self._listener.listen(1 << 16)  # the kernel limits it to net.core.somaxconn
 
     def serve(self, connections: int | None, pause: Callable[[], None] | None = None) -> list[Timeline]:
@@ -65,6 +69,8 @@ class Server:
             time.sleep(self._conversation.before_accept_ns / 1e9)
             calls.append(Call("sleep", enter_ns, time.monotonic_ns()))
         enter_ns = time.monotonic_ns()
+        if self._conversation.opening == DEFERRED:
+            calls.append(Call(DEFERRED, enter_ns, enter_ns))
         accepted, peer = self._listener.accept()
         calls.append(Call("accept", enter_ns, time.monotonic_ns()))
         connection = StampedSocket("server", accepted, calls, self._conversation.way)
@@ -73,13 +79,7 @@ class Server:
         return connection
 
     def _converse(self, connection: StampedSocket, pause: Callable[[], None] | None) -> None:
-        conversation = self._conversation
-        for _ in range(conversation.exchanges):
-            connection.sleep(conversation.before_recv_ns)
-            if len(connection.recv(conversation.size)) < conversation.size:
-                break
-            connection.sleep(conversation.before_reply_ns)
-            connection.send(bytes(conversation.reply_size))
+        SERVER[self._conversation.pattern](connection, self._conversation)
         if pause:
             pause()
-        finish(connection, conversation)
+        finish(connection, self._conversation)

@@ -21,8 +21,8 @@ _SO_COOKIE = 57
 class StampedSocket:
     """A wrapper of a socket that records its calls in `timeline`.
 
-    `way` is the name of a way to send and receive (`WAYS`). Its calls are recorded as `send` and `recv`, waiting as `poll`. A
-    failed call is recorded with its errno and sets `failed`; it does not raise, since scenarios refuse and reset
+    `way` is the name of a way to send and receive (`WAYS`). Its calls are recorded as `send`, `recv` and `peek`, waiting as `poll`.
+    A failed call is recorded with its errno and sets `failed`; it does not raise, since scenarios refuse and reset
     connections on purpose. Then connect() returns False, and recv() returns the bytes received so far. The caller must
     still call close().
     """
@@ -138,6 +138,10 @@ class StampedSocket:
             received = self._way.recv(self.socket, size)
             return len(received)
 
+        if self._way.peeks:
+            self._stamp("peek", lambda: len(self.socket.recv(size, socket.MSG_PEEK)))
+            if self.failed:
+                return b""
         if not self._way.tries_first:
             self._await(writable=False)
         while self._try("recv", recv) is None:

@@ -8,11 +8,20 @@ import os
 import select
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
+
+from lab.errors import UnsupportedByKernel
+from lab.linux import io_uring
+from lab.linux.mmsg import recvmmsg, sendmmsg
 
 _PIPE_SIZE = 1 << 16  # bytes of a new pipe, pipe(7)
 _SO_ZEROCOPY, _MSG_ZEROCOPY = 60, 0x4000000  # include/uapi/asm-generic/socket.h, include/linux/socket.h
 _CURRENT = -1  # preadv2(2): no position in the file
+_FOR_ONE = 0x10000  # MSG_WAITFORONE, recvmmsg(2)
+_MARK = 1000  # bytes: less than a segment holds
+_ONE_BY_ONE = 400  # bytes: each takes two system calls and a segment
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,9 @@ class Way:
       the socket does not block.
     - `prepare` sets options of the connected socket.
     - `tries_first`: call first and wait when that fails with EAGAIN, as edge-triggered readers must.
+    - `peeks`: look at the data with MSG_PEEK before each `recv`.
+    - `most`: bytes of the longest message for which the way is quick enough.
+    - `require` raises `UnsupportedByKernel` if the kernel lacks what the way needs.
     """
 
     send: Callable[[socket.socket, bytes], int] = socket.socket.send
@@ -31,6 +43,9 @@ class Way:
     waiter: Callable[[socket.socket], Callable[[bool], object]] | None = None
     prepare: Callable[[socket.socket], object] | None = None
     tries_first: bool = False
+    peeks: bool = False
+    most: int = 1 << 30
+    require: Callable[[], object] = lambda: None
 
 
 def _poll(sock: socket.socket) -> Callable[[bool], object]:
@@ -101,6 +116,43 @@ def _zerocopy(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, _SO_ZEROCOPY, 1)
 
 
+def _low_mark(sock: socket.socket, size: int) -> bytes:
+    """Sleep until more than one byte is there. With a mark above what will come, the kernel would wake nobody."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(size, _MARK))
+    return sock.recv(size)
+
+
+def _inline(sock: socket.socket) -> None:
+    """Leave urgent bytes in their place among the others."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+
+
+def _at_once(sock: socket.socket) -> None:
+    """Send each byte in a segment of its own, without waiting for acknowledgements (Nagle's algorithm, RFC 9293, 3.7.4)."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _try_io_uring() -> None:
+    with io_uring.ring():
+        pass
+
+
+def _io_uring_send(sock: socket.socket, data: bytes) -> int:
+    with io_uring.ring() as ring:
+        return ring.send(sock, data)
+
+
+def _io_uring_recv(sock: socket.socket, size: int) -> bytes:
+    with io_uring.ring() as ring:
+        return ring.recv(sock, size)
+
+
+def _by_thread(call: Callable[[], Any]) -> Any:
+    """Return the result of a call that a thread of its own makes."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(call).result()
+
+
 BLOCKING = "blocking"
 
 WAYS = {
@@ -113,9 +165,35 @@ WAYS = {
     "zerocopy": Way(lambda sock, data: sock.send(data, _MSG_ZEROCOPY), prepare=_zerocopy),
     "sendfile": Way(send=_sendfile),
     "splice": Way(send=_splice),
+    "messages": Way(
+        lambda sock, data: sendmmsg(sock, [data])[0],
+        lambda sock, size: b"".join(recvmmsg(sock, [-(-size // 2), size // 2] if size > 1 else [size], _FOR_ONE)),
+    ),
+    "peek": Way(peeks=True),
+    "low-mark": Way(recv=_low_mark),
+    "urgent": Way(lambda sock, data: sock.send(data, socket.MSG_OOB), prepare=_inline),
+    "one-byte": Way(
+        lambda sock, data: sock.send(data[:1]), lambda sock, _: sock.recv(1), prepare=_at_once, most=_ONE_BY_ONE
+    ),
+    "threads": Way(
+        lambda sock, data: _by_thread(lambda: sock.send(data)), lambda sock, size: _by_thread(lambda: sock.recv(size))
+    ),
+    "io_uring": Way(_io_uring_send, _io_uring_recv, require=_try_io_uring),
     "poll": Way(waiter=_poll),
     "select": Way(waiter=_select),
     "epoll": Way(waiter=_epoll),
     "edge": Way(waiter=_edge, tries_first=True),
 }
-"""Every way by its name. `vector2` stands for preadv2() and pwritev2()."""
+"""Every way by its name. `vector2` stands for preadv2() and pwritev2(), `messages` for sendmmsg() and recvmmsg()."""
+
+
+def ways_here() -> list[str]:
+    """Return the names of the ways that this kernel offers."""
+    here = []
+    for name, way in WAYS.items():
+        try:
+            way.require()
+        except UnsupportedByKernel:
+            continue
+        here.append(name)
+    return here

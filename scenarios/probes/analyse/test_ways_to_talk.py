@@ -9,17 +9,17 @@ import platform
 import queue
 import select
 import socket
-import struct
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from support import io_uring, kernel_abilities
+from support import kernel_abilities
 from support.analysed import PORT, analysed, connected, of_host
 from support.processes import watching
 
-from lab.errors import UnsupportedByKernel
+from lab.linux.io_uring import ring
+from lab.linux.mmsg import recvmmsg, sendmmsg
 from lab.probes.analyse import text
 from lab.verdict import Bracket, Judge
 
@@ -108,16 +108,10 @@ def test_messages_and_vectors(net, version):
 @both_versions
 def test_several_messages_in_one_call(net, version):
     """B1: sendmmsg() and recvmmsg() return messages; the work of TCP for each message has its bytes."""
-    buffers = [ctypes.create_string_buffer(size) for size in (10, 20)]
-    vectors = [struct.pack("PN", ctypes.addressof(it), len(it)) for it in buffers]
-    kept = [ctypes.create_string_buffer(it, len(it)) for it in vectors]
-    # struct mmsghdr: a struct msghdr with one vector, and the length
-    messages = b"".join(struct.pack("PI4xPN16xi4xI4x", 0, 0, ctypes.addressof(it), 1, 0, 0) for it in kept)
-    array, libc = ctypes.create_string_buffer(messages, len(messages)), ctypes.CDLL(None)
     with analysed(net) as rows, connected(net, version) as (client, server):
-        assert libc.sendmmsg(client.fileno(), array, 2, 0) == 2
+        assert sendmmsg(client, [bytes(10), bytes(20)]) == [10, 20]
         server.recv(30, socket.MSG_PEEK | socket.MSG_WAITALL)
-        assert libc.recvmmsg(server.fileno(), array, 2, 0, None) == 2
+        assert recvmmsg(server, [10, 20]) == [bytes(10), bytes(20)]
     mine, other = of_host(rows, net.client), of_host(rows, net.server)
     assert calls(mine, "send") == [("sendmmsg", 2)]
     assert calls(other, "receive") == [("recvfrom", 30), ("recvmmsg", 2)]
@@ -161,14 +155,11 @@ def test_what_stays_in_the_socket(net, version):
 def test_io_uring(net, version):
     """B1: data sent and received by io_uring is shown as the work of TCP for a call that is not observed."""
     kernel_abilities.required()
-    try:
-        with analysed(net) as rows, connected(net, version) as (client, server), io_uring.ring() as ring:
-            assert ring.send(client, b"a" * 70) == 70
-            assert ring.recv(server, 100) == b"a" * 70
-            client.send(b"b" * 5)
-            assert server.recv(9) == b"b" * 5
-    except OSError as error:
-        raise UnsupportedByKernel.refusal("io_uring", error) from error
+    with analysed(net) as rows, connected(net, version) as (client, server), ring() as uring:
+        assert uring.send(client, b"a" * 70) == 70
+        assert uring.recv(server, 100) == b"a" * 70
+        client.send(b"b" * 5)
+        assert server.recv(9) == b"b" * 5
     seen = [(row["result"], row["observed_call"]) for row in rows if row["step"] in ("sent", "received")]
     assert seen == [(70, False), (70, False), (5, True), (5, True)]
     assert {row["pid"] for row in rows if row["observed_call"] is False} == {os.getpid()}
@@ -178,8 +169,8 @@ def test_the_account(net):
     """B1: the tool ends with the number of opens, sends and receives whose call it did not observe."""
     kernel_abilities.required()
     with watching("analyse", "client", "--json", "--netns", net.client.name) as output:
-        with connected(net) as (client, server), io_uring.ring() as ring:
-            ring.send(client, b"a" * 70)
+        with connected(net) as (client, server), ring() as uring:
+            uring.send(client, b"a" * 70)
             server.recv(70)
         net.quiesce()
     assert output[0].startswith("lab: 1 opens, sends and receives were made by calls that are not observed")

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.connections import PORT, connection
-from support.io_uring import ring
 from support.processes import rows_in, watching
 
 from lab.arrays import UNKNOWN
+from lab.linux.io_uring import ring
 from lab.linux.netns import inside
 from lab.network.conditions import Conditions
 from lab.network.relay import Relay
