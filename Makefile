@@ -93,7 +93,7 @@ $(VENV)/vm-ready: pyproject.toml | $(VENV)/ready
 	@$(BIN)/pip install --quiet --quiet --editable '.[vm]'
 	@touch $@
 
-setup: $(VENV)/ready $(BIN)/lab-relay $(BIN)/lab-load $(BIN)/nginx $(VENV)/browser
+setup: $(VENV)/ready $(BIN)/lab-relay $(BIN)/lab-load $(VENV)/servers $(VENV)/browser
 
 # The suite opens the report in a browser. Ubuntu's Chromium is a snap, which cannot read root's files; there Playwright
 # installs one.
@@ -114,12 +114,20 @@ $(BIN)/lab-load: wire/load.c wire/clock.h | $(VENV)/ready
 # The scenarios' servers must not become services of this machine.
 # - iperf3's package asks before it installs a service. Without an answer the default is no.
 # - redis-tools has no service, and contains the server: redis-check-rdb is redis-server under another name.
-# - nginx: only the program is extracted from its package, which is not installed. Its libraries come with Python and dpkg.
-$(BIN)/nginx: | $(VENV)/ready
-	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && chmod 755 "$$folder" && cd "$$folder" && \
-		{ $(DOWNLOAD) nginx || { apt-get -q update && $(DOWNLOAD) nginx; }; } && \
-		dpkg-deb --extract nginx_*.deb . && mv usr/sbin/nginx "$(CURDIR)/$@" || \
-		{ echo "make: cannot download nginx from the distribution: check the network and apt's sources" >&2; exit 2; }
+# - The packages of the others are extracted and not installed; only the libraries that they need are. Those of PostgreSQL's
+#   compiler (LLVM) are not needed.
+$(VENV)/servers: | $(VENV)/ready
+	@rm -rf $@ $@.new && mkdir -p $@.new && cd $@.new && { apt-cache show postgresql >/dev/null 2>&1 || apt-get -q update; } && \
+		database=$$(apt-cache depends --important postgresql | sed -n 's/.*Depends: //p') && \
+		packages="nginx haproxy memcached rsync $$database $$(echo $$database | sed s/-/-client-/)" && \
+		{ $(DOWNLOAD) $$packages || { apt-get -q update && $(DOWNLOAD) $$packages; }; } && \
+		libraries=$$(for it in *.deb; do dpkg-deb --field $$it Depends | tr ',' '\n'; done | sed -n '/llvm/d; s/^ *\(lib.*\)/\1,/p') && \
+		DEBIAN_FRONTEND=noninteractive apt-get -q satisfy -y --no-install-recommends "$${libraries%,}" >/dev/null && \
+		for it in *.deb; do dpkg-deb --extract $$it .; done && \
+		rm -r *.deb usr/share/doc usr/share/locale usr/share/man && mkdir bin && cd bin && \
+		ln -s ../usr/sbin/nginx ../usr/sbin/haproxy ../usr/bin/memcached ../usr/bin/rsync ../usr/lib/postgresql/*/bin/* . && \
+		mv "$(CURDIR)/$@.new" "$(CURDIR)/$@" || \
+		{ echo "make: cannot download servers from the distribution: check the network and apt's sources" >&2; exit 2; }
 
 $(VENV)/ready: pyproject.toml Makefile
 	@if [ "$$(id -u)" -ne 0 ] && ! dpkg -s $(PACKAGES) >/dev/null 2>&1; then \

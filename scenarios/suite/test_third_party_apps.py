@@ -5,11 +5,14 @@ Redis and of the hosts, and the times before each client was started and after i
 """
 
 import json
-import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import pytest
 from support import cross_checks, kernel_abilities, third_party, third_party_truth
 from support.third_party_truth import End, Logged
 
@@ -24,7 +27,7 @@ from lab.recording.recorder import record
 from lab.tcp import Ended, Flow
 from lab.verdict import Bracket
 
-HTTP, IPERF3, REDIS, TLS = 8080, 5201, 6379, 8443
+HTTP, IPERF3, REDIS, TLS, PROXY, MEMCACHED, POSTGRES, RSYNC = 8080, 5201, 6379, 8443, 8081, 11211, 5432, 8730
 US = 1000
 
 
@@ -219,9 +222,7 @@ def test_openssl(lab, tmp_path):
     """TLS: curl fetches files from `openssl s_server`, which closes after each."""
     for name, size in (("small", 200), ("big", 2_000_000)):
         (tmp_path / name).write_bytes(bytes(size))
-    key = ("-newkey", "rsa:2048", "-nodes", "-keyout", "key", "-out", "cert", "-subj", "/CN=server", "-days", "1")
-    request = [third_party.found("openssl"), "req", "-x509", "-batch", *key]
-    subprocess.run(request, cwd=tmp_path, check=True, capture_output=True)
+    third_party.certify(tmp_path)
     net, clients = lab.net, []
     serve = ("openssl", "s_server", "-accept", str(TLS), "-key", "key", "-cert", "cert", "-WWW", "-quiet")
     with third_party.server(net.server, TLS, *serve, folder=tmp_path) as processes, observing(net) as observed:
@@ -236,18 +237,127 @@ def test_openssl(lab, tmp_path):
     lab.check(third_party_truth.checks(observed, lab.scenario, connections))
 
 
-def logged_by_times(observed, clients, server, closers=("client",)):
-    """Yield each connection that the client's interface has seen.
+def test_http_2(lab, tmp_path):
+    """Nginx and curl over TLS: the streams of four small and four big files share one connection."""
+    for name, size in (("small", 200), ("big", 3_000_000)):
+        (tmp_path / name).write_bytes(bytes(size))
+    third_party.certify(tmp_path)
+    net, clients = lab.net, []
+    with third_party.nginx(net.server, TLS, tmp_path, http2=True) as processes, observing(net) as observed:
+        for version in (4, 6):
+            base = f"https://{in_url(net.server, version)}:{TLS}"
+            urls = [word for name in ["small", "big"] * 4 for word in ("-o", "/dev/null", f"{base}/{name}")]
+            words = ("curl", "-q", "-gsk", "--fail", "--http2", "--parallel", *urls, "-w", "%{http_version}\n")
+            clients.append(("curl", third_party.client(net.client, *words)))
+            assert clients[-1][1].output.split() == ["2"] * 8
+        server = End("nginx", processes(), 0)
+    by_times(lab, observed, clients, server, connections=2)
 
-    Known are its client, when it ran, and which sides can have closed first.
+
+@pytest.mark.parametrize(("mode", "option"), [("http", "http-server-close"), ("tcp", "splice-auto")])
+def test_haproxy(lab, tmp_path, mode, option):
+    """A proxy at the server, in front of nginx at the client: it passes on requests, or bytes by splice()."""
+    (tmp_path / "big").write_bytes(bytes(3_000_000))
+    net, clients = lab.net, []
+    with (
+        third_party.nginx(net.client, HTTP, tmp_path),
+        third_party.haproxy(
+            net.server, PROXY, tmp_path, to=f"{net.client.ipv4}:{HTTP}", mode=mode, option=option
+        ) as processes,
+        observing(net) as observed,
+    ):
+        for version in (4, 6, 4):
+            url = f"http://{in_url(net.server, version)}:{PROXY}/big"
+            words = ("curl", "-q", "-gs", "--fail", "-o", str(tmp_path / "read"), url)
+            clients.append(("curl", third_party.client(net.client, *words)))
+            assert (tmp_path / "read").read_bytes() == (tmp_path / "big").read_bytes()
+        server = End("haproxy", processes(), 0)
+    by_times(lab, observed, clients, server, connections=3, port=PROXY)
+
+
+ASK_MEMCACHED = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as connection:
+    answers = connection.makefile("rb")
+    for size in 10, 100_000:
+        connection.sendall(b"set %d 0 0 %d\\r\\n%b\\r\\n" % (size, size, bytes(size)))
+        assert answers.readline() == b"STORED\\r\\n"
+    connection.sendall(b"get 10\\r\\nget 100000\\r\\n" * 5)
+    for size in (10, 100_000) * 5:
+        assert answers.readline() == b"VALUE %d 0 %d\\r\\n" % (size, size)
+        assert answers.read(size + 7) == bytes(size) + b"\\r\\nEND\\r\\n"
+"""
+
+
+def test_memcached(lab, tmp_path):
+    """One thread accepts each connection, and another serves it; ten requests are in flight at once."""
+    net, clients = lab.net, []
+    with third_party.memcached(net.server, MEMCACHED, tmp_path) as processes, observing(net) as observed:
+        for version in (4, 6) * 4:
+            words = (sys.executable, "-I", "-c", ASK_MEMCACHED, net.server.address(version), str(MEMCACHED))
+            clients.append((Path(sys.executable).name, third_party.client(net.client, *words)))
+        server = End("memcached", processes(), 0)
+    by_times(lab, observed, clients, server, connections=8)
+
+
+def test_postgres(lab, tmp_path):
+    """pgbench: a process of the server for each connection, with requests by turns and pipelined."""
+    (tmp_path / "one").write_text("select 1;\n")
+    (tmp_path / "many").write_text("\\startpipeline\n" + "select 1;\n" * 10 + "\\endpipeline\n")
+    net, clients = lab.net, []
+    with third_party.postgres(net.server, POSTGRES, tmp_path), observing(net) as observed:
+        for version, script in ((4, "one"), (6, "many")):
+            load = ("-n", "-M", "extended", "-c", "3", "-t", "50", "-f", str(tmp_path / script))
+            there = ("-h", net.server.address(version), "-p", str(POSTGRES), "-U", "lab", "postgres")
+            clients.append(("pgbench", third_party.client(net.client, "pgbench", *load, *there)))
+            assert "number of transactions actually processed: 150/150" in clients[-1][1].output
+    # pgbench asks for the version of the server on a connection of its own.
+    by_times(lab, observed, clients, End("postgres", None, 0), connections=8)
+
+
+def test_rsync(lab, tmp_path):
+    """Client and daemon fork; files are copied to the client and to the server."""
+    files = tmp_path / "files"
+    files.mkdir()
+    for number in range(30):
+        (files / str(number)).write_bytes(bytes(number * 5000))
+    net, clients = lab.net, []
+    with third_party.rsync(net.server, RSYNC, tmp_path), observing(net) as observed:
+        for version in (4, 6):
+            there = f"rsync://{in_url(net.server, version)}:{RSYNC}/files/"
+            got = tmp_path / f"got{version}"
+            ways = ((there, str(got)), (f"{got}/", f"{there}sent{version}/"))
+            clients += [("rsync", third_party.client(net.client, "rsync", "-r", *way)) for way in ways]
+            assert (files / f"sent{version}" / "29").read_bytes() == (files / "29").read_bytes()
+    by_times(lab, observed, clients, End("rsync", None, 0), connections=4, forks=True)
+
+
+def in_url(host, version):
+    """Return a host's address as URLs have it."""
+    return {4: host.ipv4, 6: f"[{host.ipv6}]"}[version]
+
+
+def by_times(lab, observed, clients, server, *, connections, port=0, forks=False):
+    """Check all that is known of programs that log nothing of their connections; either side can have closed first."""
+    sides = ("client", "server")
+    logged = list(logged_by_times(observed, clients, server, closers=sides, port=port, forks=forks))
+    assert len(logged) == connections
+    lab.check(third_party_truth.checks(observed, lab.scenario, logged))
+
+
+def logged_by_times(observed, clients, server, closers=("client",), port=0, *, forks=False):
+    """Yield each connection to the server's port (0: any) that the client's interface has seen.
+
+    Known are its client, when it ran, whether it forks, and which sides can have closed first.
     """
     rows = lifetimes(observed.recording.events["duration"], observed.end_ns)
+    rows = rows[np.isin(rows["dport"], port or rows["dport"])]
     for row in rows[rows["ifindex"] == min(observed.recording.devices)]:
         comm, done = next((comm, done) for comm, done in clients if done.began_ns <= row["start_ns"] <= done.ended_ns)
         within_ns = done.ended_ns - done.began_ns
         yield Logged(
             flow=Flow.of(row),
-            client=End(comm, {done.pid}, within_ns),
+            client=End(comm, None if forks else {done.pid}, within_ns),
             server=replace(server, opened_ns=within_ns),
             within=(done.began_ns, done.ended_ns),
             duration=Bracket.middle(0, within_ns),

@@ -30,9 +30,10 @@ http {{
     log_format numbers '$remote_port $request_length $bytes_sent $connection_requests';
     access_log access.log numbers;
     sendfile on;
+    {tls}
     server {{
-        listen {ipv4}:{port} reuseport;
-        listen [{ipv6}]:{port} reuseport;
+        listen {ipv4}:{port} {listen};
+        listen [{ipv6}]:{port} {listen};
         root .;
     }}
 }}
@@ -81,11 +82,74 @@ def server(host, port, *command, folder):
 
 
 @contextmanager
-def nginx(host, port, folder):
-    """Run nginx with two workers on both addresses of the host. It serves the files of its folder."""
-    (folder / "nginx.conf").write_text(NGINX.format(ipv4=host.ipv4, ipv6=host.ipv6, port=port))
+def nginx(host, port, folder, *, http2=False):
+    """Run nginx with two workers on both addresses of the host. It serves the files of its folder.
+
+    HTTP/2 needs the files of `certify` in the folder.
+    """
+    how = {"listen": "ssl http2", "tls": "ssl_certificate cert; ssl_certificate_key key;"}
+    how = how if http2 else {"listen": "reuseport", "tls": ""}
+    (folder / "nginx.conf").write_text(NGINX.format(ipv4=host.ipv4, ipv6=host.ipv6, port=port, **how))
     program = found("nginx")
     with server(host, port, program, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", folder=folder) as processes:
+        yield processes
+
+
+HAPROXY = """\
+defaults
+    mode {mode}
+    option {option}
+    timeout connect 10s
+    timeout client 10s
+    timeout server 10s
+listen web
+    bind {ipv4}:{port}
+    bind {ipv6}:{port}
+    server one {to}
+"""
+
+
+@contextmanager
+def haproxy(host, port, folder, to, mode, option):
+    """Run a proxy on both addresses of the host, in a mode of HAProxy (`http`, `tcp`) with an option of that mode."""
+    config = HAPROXY.format(mode=mode, option=option, ipv4=host.ipv4, ipv6=host.ipv6, port=port, to=to)
+    (folder / "haproxy.cfg").write_text(config)
+    with server(host, port, found("haproxy"), "-db", "-f", "haproxy.cfg", folder=folder) as processes:
+        yield processes
+
+
+@contextmanager
+def memcached(host, port, folder):
+    """Run memcached on both addresses of the host: one thread accepts connections, four others serve them."""
+    options = ("-u", "root", "-p", str(port), "-l", f"{host.ipv4},{host.ipv6}")
+    with server(host, port, found("memcached"), *options, folder=folder) as processes:
+        yield processes
+
+
+@contextmanager
+def rsync(host, port, folder):
+    """Run an rsync daemon, which forks for each connection. Its module `files` is a folder of that name."""
+    config = f"use chroot = no\nuid = 0\ngid = 0\n[files]\npath = {folder / 'files'}\nread only = no\n"
+    (folder / "rsyncd.conf").write_text(config)
+    options = ("--daemon", "--no-detach", "--config", "rsyncd.conf", "--port", str(port))
+    with server(host, port, found("rsync"), *options, folder=folder) as processes:
+        yield processes
+
+
+@contextmanager
+def postgres(host, port, folder):
+    """Run a new database on both addresses of the host. It forks for each connection.
+
+    PostgreSQL refuses root. In a user namespace of its own root is another user, with root's files.
+    """
+    programs = Path(found("postgres")).resolve().parent
+    other_user = (found("unshare"), "--user", "--map-user=1000")
+    make = (str(programs / "initdb"), "-D", "data", "-A", "trust", "-U", "lab", "--no-sync", "--locale", "C")
+    subprocess.run((*other_user, *make), cwd=folder, check=True, capture_output=True)
+    (folder / "data" / "pg_hba.conf").write_text("host all all all trust\n")
+    addresses = f"{host.ipv4},{host.ipv6}"
+    run = (str(programs / "postgres"), "-D", "data", "-p", str(port), "-h", addresses, "-k", "", "-F")
+    with server(host, port, *other_user, *run, folder=folder) as processes:
         yield processes
 
 
@@ -106,9 +170,16 @@ def iperf3(host, port, folder):
         yield processes
 
 
+def certify(folder):
+    """Write a key and a certificate that it signs itself."""
+    key = ("-newkey", "rsa:2048", "-nodes", "-keyout", "key", "-out", "cert", "-subj", "/CN=server", "-days", "1")
+    request = [found("openssl"), "req", "-x509", "-batch", *key]
+    subprocess.run(request, cwd=folder, check=True, capture_output=True)
+
+
 def found(name):
     """Return the path of a program that `make setup` installs. Raises `LabError` if it is missing."""
-    path = shutil.which(name, path=f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}:/usr/sbin:/sbin")
+    path = shutil.which(name, path=f"{Path(sys.prefix) / 'servers/bin'}:{os.environ['PATH']}:/usr/sbin:/sbin")
     if path is None:
         raise LabError(f"{name} is missing: run `make setup` as root")
     return path

@@ -34,14 +34,14 @@ RESETS = {"CLOSE", "FIN_WAIT1 CLOSE", "FIN_WAIT1 FIN_WAIT2 CLOSE", "FIN_WAIT1 FI
 class End:
     """The program at one end of a connection.
 
-    - `pids`: its processes.
+    - `pids`: its processes; None if it forks and they have ended, so that only the name is known.
     - `opened_ns`: the longest possible time from the SYN until this side was connected (nanoseconds).
     - `written`: bytes that it wrote; `read`: bytes of these that the other side read. None if not logged for each
       connection.
     """
 
     comm: str
-    pids: set[int]
+    pids: set[int] | None
     opened_ns: int
     written: int | None = None
     read: Bracket | None = None
@@ -208,11 +208,16 @@ def _sequences(logged, role):
 
 
 def _owner(rows, end):
-    """Return `as logged` if each row belongs to the program, `unknown` if no row has one, else the wrong owners."""
+    """Return `as logged` if each row belongs to the program, `unknown` if no row has one, else the wrong owners.
+
+    Rows of a socket that two processes of a program that forks hold may be of neither.
+    """
+    if end.pids is None:
+        rows = rows[rows["tgid"] > 0]
     if not rows["tgid"].any():
         return "unknown"
     named = {(int(row["tgid"]), row["comm"].decode()) for row in np.unique(rows[["tgid", "comm"]])}
-    wrong = sorted(f"{pid} {comm}" for pid, comm in named if pid not in end.pids or comm != end.comm)
+    wrong = sorted(f"{pid} {comm}" for pid, comm in named if pid not in (end.pids or {pid}) or comm != end.comm)
     return ", ".join(wrong) or "as logged"
 
 

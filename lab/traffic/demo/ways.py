@@ -20,7 +20,6 @@ _PIPE_SIZE = 1 << 16  # bytes of a new pipe, pipe(7)
 _SO_ZEROCOPY, _MSG_ZEROCOPY = 60, 0x4000000  # include/uapi/asm-generic/socket.h, include/linux/socket.h
 _CURRENT = -1  # preadv2(2): no position in the file
 _FOR_ONE = 0x10000  # MSG_WAITFORONE, recvmmsg(2)
-_MARK = 1000  # bytes: less than a segment holds
 _ONE_BY_ONE = 400  # bytes: each takes two system calls and a segment
 
 
@@ -116,12 +115,6 @@ def _zerocopy(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, _SO_ZEROCOPY, 1)
 
 
-def _low_mark(sock: socket.socket, size: int) -> bytes:
-    """Sleep until more than one byte is there. With a mark above what will come, the kernel would wake nobody."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(size, _MARK))
-    return sock.recv(size)
-
-
 def _inline(sock: socket.socket) -> None:
     """Leave urgent bytes in their place among the others."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
@@ -170,7 +163,6 @@ WAYS = {
         lambda sock, size: b"".join(recvmmsg(sock, [-(-size // 2), size // 2] if size > 1 else [size], _FOR_ONE)),
     ),
     "peek": Way(peeks=True),
-    "low-mark": Way(recv=_low_mark),
     "urgent": Way(lambda sock, data: sock.send(data, socket.MSG_OOB), prepare=_inline),
     "one-byte": Way(
         lambda sock, data: sock.send(data[:1]), lambda sock, _: sock.recv(1), prepare=_at_once, most=_ONE_BY_ONE
