@@ -93,7 +93,7 @@ $(VENV)/vm-ready: pyproject.toml | $(VENV)/ready
 	@$(BIN)/pip install --quiet --quiet --editable '.[vm]'
 	@touch $@
 
-setup: $(VENV)/ready $(BIN)/lab-relay $(BIN)/lab-load $(VENV)/servers $(VENV)/browser
+setup: $(VENV)/ready $(BIN)/lab-relay $(BIN)/lab-tap $(BIN)/lab-load $(VENV)/servers $(VENV)/browser
 
 # The suite opens the report in a browser. Ubuntu's Chromium is a snap, which cannot read root's files; there Playwright
 # installs one.
@@ -106,6 +106,10 @@ $(VENV)/browser: | $(VENV)/ready
 # The wire's relay, for kernels without netem and for tests that need a log of every frame.
 $(BIN)/lab-relay: $(wildcard wire/relay/*) wire/clock.h | $(VENV)/ready
 	@gcc -O2 -std=gnu11 -Wall -Wextra -Werror -o $@ wire/relay/relay.c
+
+# The taps at the hosts' interfaces.
+$(BIN)/lab-tap: wire/tap.c wire/clock.h | $(VENV)/ready
+	@gcc -O2 -std=gnu11 -Wall -Wextra -Werror -pthread -o $@ wire/tap.c
 
 # The load generator of the bench.
 $(BIN)/lab-load: wire/load.c wire/clock.h | $(VENV)/ready

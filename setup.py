@@ -13,8 +13,8 @@ from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
-PROGRAMS = {"lab-relay": "wire/relay/relay.c", "lab-load": "wire/load.c"}
-FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra")
+PROGRAMS = {"lab-relay": "wire/relay/relay.c", "lab-tap": "wire/tap.c", "lab-load": "wire/load.c"}
+FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra", "-pthread")
 
 
 class BuildPackage(build_py):

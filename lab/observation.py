@@ -4,17 +4,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from lab import clock
 from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
 from lab.linux.tcp_counters import Sent, tcp_sent
+from lab.network.taps import taps
 from lab.network.topology import Topology
 from lab.recording.recorder import record
 from lab.recording.recording import Recording
 from lab.timeline import Connection
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import Demo, converse
+from lab.truth.taps import Seen, TapTruth
 from lab.truth.volumes import ETHERNET_HEADER, ETHERNET_MTU
 from lab.truth.wire import OnWire, WireTruth
 from lab.verdict import Judge
@@ -28,6 +32,7 @@ class Observed:
     - `end_ns`: a time at which all connections were over (`Topology.quiesce`, nanoseconds on `CLOCK_MONOTONIC`).
     - `sent`: the counters of sent segments of the client's and of the server's host.
     - `wire`: the log of the wire between them, None if the link keeps none.
+    - `taps`: what the taps at both hosts' interfaces saw, None if there were none, or if they missed frames.
     - `timestamps`: whether TCP used time stamps (RFC 7323).
     - `mtu`, `link_header`: the longest packet of their interfaces and the header before it, in bytes.
     """
@@ -39,6 +44,7 @@ class Observed:
     demo: Demo = field(default_factory=Demo)
     sent: tuple[Sent, Sent] = (Sent(), Sent())
     wire: WireTruth | None = None
+    taps: TapTruth | None = None
     timestamps: bool = True
     mtu: int = ETHERNET_MTU
     link_header: int = ETHERNET_HEADER
@@ -47,6 +53,14 @@ class Observed:
         """Yield each connection with its segments on the wire, None if the link keeps no log."""
         every = self.wire.of(self.connections) if self.wire else [None] * len(self.connections)
         yield from zip(self.connections, every, strict=True)
+
+    @cached_property
+    def _seen(self) -> dict[int, tuple[Seen | None, Seen | None]]:
+        return self.taps.of(self.connections, self.inodes) if self.taps else {}
+
+    def seen(self, connection: Connection) -> tuple[Seen | None, Seen | None]:
+        """Return what the taps saw of a connection at the client's and at the server's host, None where nothing is known."""
+        return self._seen.get(id(connection), (None, None))
 
     def judge(self, scenario: str, probe: str) -> Judge:
         """Return the judge for the numbers of one probe."""
@@ -74,7 +88,10 @@ def observing(
         mtu=net.description.mtu,
         link_header=ETHERNET_HEADER * net.client.ethernet,
     )
-    with record(*probes, programs=programs, devices=devices or net.devices, lossy=lossy) as recorder:
+    with (
+        taps(_tapped(net)) as tapped,
+        record(*probes, programs=programs, devices=devices or net.devices, lossy=lossy) as recorder,
+    ):
         before, begun_ns = [tcp_sent(host.name) for host in (net.client, net.server)], time.monotonic_ns()
         yield observed
         observed.end_ns = net.quiesce()
@@ -83,6 +100,15 @@ def observing(
         if log := net.link.log():
             observed.wire = WireTruth(log, begun_ns)
     observed.recording = recorder.recording
+    if tapped.devices and not tapped.faults:
+        observed.taps = TapTruth(tapped, begun_ns)
+
+
+def _tapped(net: Topology) -> list[Device]:
+    """Return the interfaces that taps can watch. On the virtual clock they would take part in what is measured."""
+    if clock.of_guest() == clock.VIRTUAL:
+        return []
+    return [device for device in net.devices if device.ethernet]
 
 
 @contextmanager

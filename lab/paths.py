@@ -16,7 +16,7 @@ CHECKOUT = None if (_PACKAGE / "bpf").is_dir() else ROOT
 SOURCES = (CHECKOUT or _PACKAGE) / "bpf"
 DOCS = (CHECKOUT or _PACKAGE) / "docs"
 PROGRAMS = Path(sys.prefix, "bin") if CHECKOUT else _PACKAGE / "bin"
-"""The folder of the C programs `lab-relay` and `lab-load`."""
+"""The folder of the C programs `lab-relay`, `lab-tap` and `lab-load`."""
 LAB = (sys.executable, "-P", "-m", "lab")
 """The command that starts another process of the lab. -P: the current folder, which may belong to another user, holds no modules."""
 RESULTS = "LAB_RESULTS"

@@ -8,6 +8,7 @@ import ipaddress
 from enum import IntFlag
 
 import numpy as np
+from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 
 from lab.arrays import Integers, Mask, Rows
@@ -29,6 +30,7 @@ SEGMENT = np.dtype(
         ("payload", "<u4"),  # bytes, by the length in the IP header, so without padding
     ]
 )
+_FLOW = ["saddr", "sport", "daddr", "dport"]
 
 
 class Flag(IntFlag):
@@ -90,6 +92,23 @@ def packed(address: str) -> np.void:
     parsed = ipaddress.ip_address(address)
     mapped = bytes(10) + b"\xff\xff" + parsed.packed if parsed.version == 4 else parsed.packed
     return np.void(mapped)
+
+
+def by_flow(found: Rows) -> dict[bytes, Rows]:
+    """Return the segments of each flow by its `key_of`. Their order is kept; `found` has at least the fields of the flow."""
+    ends = repack_fields(found[_FLOW])
+    flows, of = np.unique(ends.view(f"V{ends.dtype.itemsize}"), return_inverse=True)
+    order = np.argsort(of, kind="stable")
+    parts = np.split(found[order], np.searchsorted(of[order], np.arange(1, len(flows))))
+    return {flow.tobytes(): part for flow, part in zip(flows, parts, strict=False)}
+
+
+def key_of(flow: Flow) -> bytes:
+    """Return the key of the segments from the local to the remote end of a flow."""
+    segment = np.zeros(1, SEGMENT)
+    segment["saddr"], segment["daddr"] = packed(flow.laddr), packed(flow.raddr)
+    segment["sport"], segment["dport"] = flow.lport, flow.rport
+    return bytes(repack_fields(segment[_FLOW]).tobytes())
 
 
 def has(found: Rows, flags: Flag) -> Mask:

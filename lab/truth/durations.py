@@ -8,16 +8,17 @@
 Times are nanoseconds on `CLOCK_MONOTONIC`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from lab.arrays import Rows
+from lab.arrays import Mask, Rows
 from lab.network import segment_parser
 from lab.network.conditions import FOREVER_NS
 from lab.network.segment_parser import Flag
 from lab.tcp import Ended, Side
 from lab.timeline import Connection, Timeline
+from lab.truth.taps import Seen, first
 from lab.truth.wire import OnWire
 from lab.verdict import Bracket
 
@@ -38,7 +39,7 @@ class End(NamedTuple):
 class Truth:
     """The true life of a connection, for the rows of the probe `duration`.
 
-    - `start`: when the first SYN passed; `answered_by_ns`: a time by which it was answered.
+    - `start`: when the first SYN passed; `answered`: when the first SYN-ACK did.
     - `ended`: the possible ways in which the connection ended.
     - `ends`: the FIN or RST of each side that sent one.
     - `syns_again`, `fins_again`: how often SYNs and FINs were retransmitted. Only the wire's log gives the FINs;
@@ -46,7 +47,7 @@ class Truth:
     """
 
     start: Bracket
-    answered_by_ns: int
+    answered: Bracket
     ended: list[Ended]
     ends: list[End]
     syns_again: Bracket
@@ -81,17 +82,18 @@ def truth_of(connection: Connection, end_ns: int) -> Truth:
     start = Bracket.middle(connect.enter_ns, connect.exit_ns)
     if connect.error == "ECONNREFUSED":
         rst = End(Side.SERVER, connect.enter_ns, connect.exit_ns, is_rst=True)
-        return Truth(start, connect.exit_ns, [Ended.REFUSED], [rst], _syns_again(start.low, connect.exit_ns))
+        return Truth(start, start, [Ended.REFUSED], [rst], _syns_again(start.low, connect.exit_ns))
     if connect.error:  # TIMEOUT, or OPEN if the measurement ends before SYN_TIMEOUT_NS is over
         again = _syns_again(start.low, connect.exit_ns)
-        return Truth(start, connect.exit_ns, [Ended.TIMEOUT, Ended.OPEN], [], again)
+        return Truth(start, start, [Ended.TIMEOUT, Ended.OPEN], [], again)
     if server is None:
         raise LookupError(f"{client.flow} was not accepted, but its connect() did not fail")
     ends = [*_ends(Side.CLIENT, client, server, end_ns), *_ends(Side.SERVER, server, client, end_ns)]
     ended = Ended.RST if any(end.is_rst for end in ends) else Ended.FIN
     # accept() returns a connection whose SYN-ACK the client has acknowledged.
     answered_by_ns = server.find("accept").exit_ns
-    return Truth(start, answered_by_ns, [ended], ends, _syns_again(start.low, answered_by_ns))
+    answered = Bracket.middle(start.low, answered_by_ns)
+    return Truth(start, answered, [ended], ends, _syns_again(start.low, answered_by_ns))
 
 
 def _syns_again(begun_ns: int, answered_by_ns: int) -> Bracket:
@@ -135,13 +137,39 @@ def seen_at(place: Side, truth: Truth, carried: OnWire) -> Truth:
     )
 
 
+def tapped_at(place: Side, truth: Truth, seen: Seen) -> Truth:
+    """Return the truth at one host's interface: `truth` narrowed by what the tap there saw."""
+
+    def passed(sender: Side, which: Callable[[Rows], Mask], known: Bracket) -> Bracket:
+        """Return when the first of some segments of one side passed TC."""
+        own = sender is place
+        rows = seen.left if own else seen.came
+        found = first(rows, which(rows))
+        if found is None:
+            return known
+        at = seen.leaving(found) if own else seen.coming(found)
+        return Bracket.middle(max(known.low, at.low), min(known.high, at.high))
+
+    def ends(end: End) -> End:
+        flag = Flag.RST if end.is_rst else Flag.FIN
+        at = passed(end.side, lambda rows: segment_parser.has(rows, flag), Bracket.middle(end.low_ns, end.high_ns))
+        return end._replace(low_ns=at.low, high_ns=at.high)
+
+    return replace(
+        truth,
+        start=passed(Side.CLIENT, segment_parser.opens, truth.start),
+        answered=passed(Side.SERVER, lambda rows: segment_parser.has(rows, Flag.SYN | Flag.ACK), truth.answered),
+        ends=[ends(end) for end in truth.ends],
+    )
+
+
 def one_way(truth: Truth, side: Side) -> Truth:
     """Return the truth at an interface that only the segments of one side pass.
 
     The server's first segment is its SYN-ACK, which follows the SYN.
     """
     ends = [end for end in truth.ends if end.side is side]
-    start = truth.start if side is Side.CLIENT else Bracket.middle(truth.start.low, truth.answered_by_ns)
+    start = truth.start if side is Side.CLIENT else truth.answered
     return replace(truth, start=start, ends=ends, ended=[Ended.RST if end.is_rst else Ended.FIN for end in ends])
 
 

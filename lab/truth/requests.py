@@ -8,7 +8,7 @@ a longest duration.
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 from lab.timeline import Call, Connection
 from lab.verdict import Bracket
@@ -21,7 +21,7 @@ class Leg:
     - `size`: its bytes; `end`: the position behind its last byte, counted from the stream's first byte.
     - `first`, `last`: the calls that sent its first and its last byte.
     - `read`: the call of the other side that returned the last byte.
-    - `wait`: the call in which the other side can have slept until that byte came: `read`, or a poll() or a peek right before.
+    - `wait`: the call in which the other side can have slept until that byte came: `read`, or a poll() or a peek before it.
     """
 
     size: int
@@ -120,8 +120,8 @@ def exchanges(connection: Connection) -> list[Exchange]:
             first, last = (server.with_byte("send", byte) for byte in (reply[0], reply[-1]))
             if first.enter_ns < read.enter_ns:  # the server makes one call after the other
                 break
-            asking = Leg(len(request), request.stop, sends[0], sends[-1], read, server.waiting(read))
-            answering = Leg(len(reply), reply.stop, first, last, returned, client.waiting(returned))
+            asking = Leg(len(request), request.stop, sends[0], sends[-1], read, server.waiting(read, sends[-1]))
+            answering = Leg(len(reply), reply.stop, first, last, returned, client.waiting(returned, last))
             found.append(Exchange(asking, answering))
     return found
 
@@ -144,7 +144,7 @@ class _Side:
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self.carrying = [call for call in calls if call.name in ("send", "recv") and call.result > 0]
-        self._before = {call: before for before, call in pairwise(calls)}
+        self._waits = [call for call in calls if call.name in ("poll", "peek")]
         self._named = {name: [call for call in self.carrying if call.name == name] for name in ("send", "recv")}
         self._bounds = {name: list(accumulate(call.result for call in them)) for name, them in self._named.items()}
 
@@ -158,7 +158,11 @@ class _Side:
             raise LookupError(f"no {name}() carried byte {byte}, but the other side reports that byte")
         return self._named[name][found]
 
-    def waiting(self, read: Call) -> Call:
-        """Return the call in which the reader can have slept: a poll() or a peek right before `read`, else `read`."""
-        before = self._before.get(read, read)
-        return before if before.name in ("poll", "peek") else read
+    def waiting(self, read: Call, sent: Call) -> Call:
+        """Return the call in which the reader can have slept until a byte came, which the other side's call `sent` sent.
+
+        It is the first poll() or peek before `read` that had not returned when `sent` began, else `read`. An application that
+        had been woken can have made other calls before it read the byte.
+        """
+        waits = (call for call in self._waits if call.enter_ns < read.enter_ns and call.exit_ns > sent.enter_ns)
+        return next(waits, read)

@@ -6,8 +6,14 @@ it. A side has seen it at the latest when its own call returns that reports it.
 
 from typing import NamedTuple
 
+import numpy as np
+
+from lab.network import segment_parser
+from lab.network.conditions import FOREVER_NS
+from lab.network.segment_parser import Flag
 from lab.tcp import State
 from lab.timeline import Connection, Timeline
+from lab.truth.taps import Seen, covers, end_of, first
 from lab.truth.wire import OnWire
 from lab.verdict import Bracket
 
@@ -42,10 +48,11 @@ def between(start: Entered, end: Entered) -> Bracket:
     return bracket._replace(best=min(max(best_ns, bracket.low), bracket.high))
 
 
-def client_paths(connection: Connection, end_ns: int) -> list[Path]:
+def client_paths(connection: Connection, end_ns: int, seen: Seen | None = None) -> list[Path]:
     """Return the paths that the client's socket can have taken: several if the outcome of a race is unknown.
 
-    `end_ns` is a time at which the connection was over. Raises `LookupError` if the server's timeline is missing.
+    `end_ns` is a time at which the connection was over, `seen` what the taps saw at the client's host. Raises `LookupError` if
+    the server's timeline is missing.
     """
     connect = connection.client.opening
     during_connect = (connect.enter_ns, connect.exit_ns)
@@ -54,17 +61,19 @@ def client_paths(connection: Connection, end_ns: int) -> list[Path]:
         return [(opening[0], Entered(State.CLOSE, *during_connect))]
     if connection.server is None:
         raise LookupError(f"{connection.client.flow} was not accepted, but its connect() did not fail")
-    return [opening + closing for closing in _closing(connection.client, connection.server, end_ns)]
+    paths = [opening + closing for closing in _closing(connection.client, connection.server, end_ns)]
+    return _narrowed(paths, seen) if seen else paths
 
 
-def server_paths(connection: Connection, end_ns: int) -> list[Path]:
+def server_paths(connection: Connection, end_ns: int, seen: Seen | None = None) -> list[Path]:
     """Return the paths that the server's socket can have taken; as `client_paths`, but empty if there is no server."""
     if connection.server is None:
         return []
     # inet_accept() takes the child's lock, which the final ACK holds until the child is ESTABLISHED.
     window = (connection.client.opening.enter_ns, connection.server.find("accept").exit_ns)
     opening = (Entered(State.SYN_RECV, *window), Entered(State.ESTABLISHED, *window))
-    return [opening + closing for closing in _closing(connection.server, connection.client, end_ns)]
+    paths = [opening + closing for closing in _closing(connection.server, connection.client, end_ns)]
+    return _narrowed(paths, seen) if seen else paths
 
 
 def _closing(side: Timeline, other: Timeline, end_ns: int) -> list[Path]:
@@ -107,18 +116,123 @@ def _closing(side: Timeline, other: Timeline, end_ns: int) -> list[Path]:
     return [path for path in (active, simultaneous, passive) if all(it.earliest_ns <= it.latest_ns for it in path)]
 
 
+def _narrowed(paths: list[Path], seen: Seen) -> list[Path]:
+    """Return the paths that agree with what the taps saw, with narrower times."""
+    bounds = _bounds(seen)
+    narrowed = []
+    for path in paths:
+        states = [entered.state for entered in path]
+        nothing = (0, FOREVER_NS)
+        # A RST ends the connection at any time, and can be refused (RFC 5961, 3).
+        known = [
+            nothing if it is State.CLOSE and State.LAST_ACK not in states else bounds.get(it, nothing) for it in states
+        ]
+        if (
+            State.SYN_RECV in states
+        ):  # the child is created, and enters both states, for the segment that ends the handshake
+            known[:2] = [bounds[State.SYN_RECV]] * 2
+        narrowed.append(
+            tuple(
+                it._replace(earliest_ns=max(it.earliest_ns, low_ns), latest_ns=min(it.latest_ns, high_ns))
+                for it, (low_ns, high_ns) in zip(path, known, strict=True)
+            )
+        )
+    return [path for path in narrowed if all(it.earliest_ns <= it.latest_ns for it in path)]
+
+
+def _bounds(seen: Seen) -> dict[State, tuple[int, int]]:
+    """Return the earliest and latest time at which each state can have been entered, by the frames at the host.
+
+    A state that the socket's owner enters by a call precedes the frame that the call sends: `tcp_v4_connect()` and
+    `tcp_close_state()` change it first. The acknowledgement of the peer's FIN is sent before TIME_WAIT and CLOSING are entered,
+    and after CLOSE_WAIT (`tcp_fin()`).
+    """
+    left, came = seen.left, seen.came
+    opened = segment_parser.has(came, Flag.SYN | Flag.ACK)
+    answers = segment_parser.has(left, Flag.ACK) & ~segment_parser.has(left, Flag.SYN)
+    data = (left["payload"] > 0) | segment_parser.has(left, Flag.FIN)
+    ended = first(came, segment_parser.has(came, Flag.ACK) & ~segment_parser.has(came, Flag.SYN))
+    fin, its_fin = (first(rows, segment_parser.has(rows, Flag.FIN)) for rows in (left, came))
+    bounds = {
+        State.SYN_SENT: (0, _by(first(left, segment_parser.opens(left)))),
+        State.ESTABLISHED: (
+            _since(first(came, opened)),
+            _by(first(left, answers & ~segment_parser.has(left, Flag.RST))),
+        ),
+        State.SYN_RECV: (_since(ended), min(_by(first(left, data)), _opened_ns(seen, ended))),
+        State.FIN_WAIT1: (0, _by(fin)),
+        State.LAST_ACK: (0, _by(fin)),
+    }
+    done = None if fin is None else first(came, covers(came, end_of(fin)))
+    if done is not None:
+        bounds[State.FIN_WAIT2] = bounds[State.CLOSE] = (int(done["low_ns"]), _worked(seen, done))
+    if its_fin is not None:
+        since_ns, by_ns = int(its_fin["low_ns"]), _worked(seen, its_fin)
+        answered_ns = _by(first(left, covers(left, end_of(its_fin)) & ~segment_parser.has(left, Flag.SYN)))
+        bounds[State.CLOSE_WAIT] = (since_ns, min(by_ns, answered_ns))
+        bounds[State.CLOSING] = (since_ns, by_ns)
+        if done is not None:
+            both = (bounds[State.FIN_WAIT2], (since_ns, by_ns))
+            bounds[State.TIME_WAIT] = (max(low for low, _ in both), max(high for _, high in both))
+    return bounds
+
+
+def _opened_ns(seen: Seen, cause: "np.void | None") -> int:
+    """Return a time by which the first segment that can end the handshake had created the child; for ever if it may not have."""
+    if cause is None or _has_gaps(seen, cause) or any(call.name == "deferred" for call in seen.calls):
+        return FOREVER_NS
+    return seen.interrupt_ns(int(cause["high_ns"]))  # no call holds a child that has not been accepted
+
+
+def _worked(seen: Seen, cause: np.void) -> int:
+    """Return a time by which the socket had worked on a frame that came, or for ever if it can have refused or kept it."""
+    return FOREVER_NS if _has_gaps(seen, cause) else seen.done_ns(int(cause["low_ns"]), int(cause["high_ns"]))
+
+
+def _has_gaps(seen: Seen, cause: np.void) -> bool:
+    """Return whether TCP can have refused a frame, or kept it for later.
+
+    It has not if no frame before it is missing and nothing was sent twice: a frame that TCP did not take would have come again.
+    """
+    before = seen.came[seen.came["low_ns"] <= cause["low_ns"]]
+    start = int(before["seq"][0])
+    begins = (before["seq"].astype(np.int64) - start) % 2**32
+    ends = begins + segment_parser.sequence_length(before)
+    reached = np.maximum.accumulate(np.append(ends[:1], ends[:-1]))
+    sent_again = any(segment_parser.retransmitted(rows).any() for rows in (seen.came, seen.left))
+    return bool((begins > reached).any()) or sent_again
+
+
+def _by(segment: "np.void | None") -> int:
+    """Return the latest time of a segment that was sent, for ever if there is none."""
+    return FOREVER_NS if segment is None else int(segment["high_ns"])
+
+
+def _since(segment: "np.void | None") -> int:
+    """Return the earliest time of a segment that came, 0 if there is none."""
+    return 0 if segment is None else int(segment["low_ns"])
+
+
 def _is_passive(side: Timeline) -> bool:
     """Return whether a side had read the other's FIN before it closed itself."""
     return side.saw_fin is not None and side.saw_fin.exit_ns <= side.closing.enter_ns
 
 
+def _handshake(seen: Seen, entered: Entered) -> Bracket:
+    """Return the time from a server's SYN-ACK to its acknowledgement, which is the time in SYN_RECV (tcp_synack_rtt_meas())."""
+    syn = _since(first(seen.came, segment_parser.opens(seen.came)))
+    syn_ack = _by(first(seen.left, segment_parser.has(seen.left, Flag.SYN)))
+    return Bracket.middle(max(0, entered.earliest_ns - syn_ack), entered.latest_ns - syn)
+
+
 class Waits:
     """Times between two states of one side, with the least times from the wire's log.
 
-    Without a log, the applications' calls alone bound them.
+    Without a log, the applications' calls and the taps alone bound them.
     """
 
-    def __init__(self, carried: OnWire | None, side: Timeline) -> None:
+    def __init__(self, carried: OnWire | None, side: Timeline, seen: Seen | None = None) -> None:
+        self._seen = seen
         fin_ns = carried.fin_ns(by_client=side.role == "client") if carried else 0
         self._least_ns = {
             (State.SYN_SENT, State.ESTABLISHED): carried.syn_sent_ns if carried else 0,
@@ -135,5 +249,7 @@ class Waits:
     def bracket(self, left: Entered, entered: Entered) -> Bracket:
         """Return the time from one state to the next."""
         bracket = between(left, entered)
+        if self._seen and left.state is State.SYN_RECV:
+            bracket = _handshake(self._seen, entered)
         low = max(bracket.low, self._least_ns.get((left.state, entered.state), 0))
         return bracket._replace(low=low, best=max(low, bracket.best))

@@ -4,6 +4,7 @@ The payload is the data that the applications sent and read. Retransmissions add
 number, so most brackets are a single number where nothing was retransmitted.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,22 +76,30 @@ class Volumes:
         most = max(least, self.sent.segments + self.sent.retransmitted)
         return Bracket.early(least, most)
 
-    @property
-    def first(self) -> Bracket:
-        """When the first packet passed either host's interface: inside connect(), which returns after the handshake."""
+    def first(self, passed: Sequence[Bracket] = ()) -> Bracket:
+        """Return when the first packet passed an interface: inside connect(), which returns after the handshake.
+
+        `passed`: when the first packet of each connection passed it, as a tap saw.
+        """
         connects = [connection.client.opening for connection in self.connections]
         call = min(connects, key=lambda connect: connect.enter_ns)
-        return Bracket.early(call.enter_ns, call.exit_ns)
+        low, high = (
+            min((bracket[end] for bracket in passed), default=(call.enter_ns, call.exit_ns)[end]) for end in (0, 1)
+        )
+        return Bracket.early(max(low, call.enter_ns), min(high, call.exit_ns))
 
-    @property
-    def last(self) -> Bracket:
-        """When the last packet passed: no earlier than the last close() or shutdown() that sent a FIN."""
-        earliest = self.first.low
+    def last(self, passed: Sequence[Bracket] = ()) -> Bracket:
+        """Return when the last packet passed an interface: no earlier than the last close() or shutdown() that sent a FIN.
+
+        `passed`: when the last packet of each connection passed it, as a tap saw.
+        """
+        earliest = self.first().low
         for connection in self.connections:
             sender = _sender(connection, self.role)
             if sender is not None and _is_graceful(connection):
                 earliest = max(earliest, sender.closing.enter_ns)
-        return Bracket.early(earliest, self.end_ns)
+        low, high = (max((bracket[end] for bracket in passed), default=(earliest, self.end_ns)[end]) for end in (0, 1))
+        return Bracket.early(max(low, earliest), min(high, self.end_ns))
 
 
 def segments_sent(sent: Sent) -> Bracket:

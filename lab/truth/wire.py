@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.lib.recfunctions import repack_fields
 
 from lab.arrays import Rows
 from lab.network import segment_parser
@@ -23,7 +22,6 @@ _OF_FRAME = ("arrived_low_ns", "arrived_high_ns", "sent_low_ns", "sent_high_ns",
 _CARRIED = np.dtype(
     [*((name, SEGMENT[name]) for name in SEGMENT.names or ()), *((name, FRAME[name]) for name in _OF_FRAME)]
 )
-_FLOW = ["saddr", "sport", "daddr", "dport"]
 
 
 class Counts(NamedTuple):
@@ -135,16 +133,12 @@ class WireTruth:
             carried[name] = parsed[name]
         for name in _OF_FRAME:
             carried[name] = log.frames[name][parsed["frame"]]
-        ends = _ends(carried)
-        flows, of = np.unique(ends, return_inverse=True)
-        order = np.argsort(of, kind="stable")
-        parts = np.split(carried[order], np.searchsorted(of[order], np.arange(1, len(flows))))
-        self._flows = {flow.tobytes(): part for flow, part in zip(flows, parts, strict=False)}
+        self._flows = segment_parser.by_flow(carried)
 
     def stream(self, *flows: Flow, since_ns: int = 0, until_ns: int = FOREVER_NS) -> WireStream:
         """Return the segments from the first end of each flow to the second that came to the wire between two times."""
         nothing = np.zeros(0, _CARRIED)
-        found = np.concatenate([nothing, *(self._flows.get(_key(flow), nothing) for flow in flows)])
+        found = np.concatenate([nothing, *(self._flows.get(segment_parser.key_of(flow), nothing) for flow in flows)])
         came_ns = found["arrived_low_ns"]
         return WireStream(found[(came_ns >= since_ns) & (came_ns < until_ns)])
 
@@ -166,19 +160,6 @@ def counts(passed: Rows) -> Counts:
     """Count the segments that passed an interface."""
     fins, syns = (int(segment_parser.has(passed, flag).sum()) for flag in (Flag.FIN, Flag.SYN))
     return Counts(len(passed), int(passed["length"].sum()), int(passed["payload"].sum()), syns, fins)
-
-
-def _ends(carried: Rows) -> Rows:
-    """Return the addresses and ports of each segment as one value."""
-    ends = repack_fields(carried[_FLOW])
-    return ends.view(f"V{ends.dtype.itemsize}")
-
-
-def _key(flow: Flow) -> bytes:
-    segment = np.zeros(1, _CARRIED)
-    segment["saddr"], segment["daddr"] = segment_parser.packed(flow.laddr), segment_parser.packed(flow.raddr)
-    segment["sport"], segment["dport"] = flow.lport, flow.rport
-    return _ends(segment).tobytes()
 
 
 def _least_between(sent: Rows, answers: Rows) -> int:

@@ -17,6 +17,7 @@ from lab.tcp import Flow, State
 from lab.timeline import Call, Connection, Timeline
 from lab.truth import states
 from lab.truth.sockets import Socket, Sockets, split
+from lab.truth.taps import Seen, first
 from lab.truth.wire import OnWire
 from lab.verdict import Bracket, Check, Judge
 
@@ -43,8 +44,12 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     early = _at_listeners(rows)
     entries = set(rows[(rows["returns"] == 0) & (rows["kind"] <= Kind.CLOSE)][["tid", "time_ns", "kind"]].tolist())
     for connection, wire in observed.with_wire():
-        for timeline, inode, paths in zip(
-            _both(connection), observed.inodes, (states.client_paths, states.server_paths), strict=True
+        for timeline, inode, seen, paths in zip(
+            _both(connection),
+            observed.inodes,
+            observed.seen(connection),
+            (states.client_paths, states.server_paths),
+            strict=True,
         ):
             if timeline is None:
                 continue
@@ -54,8 +59,8 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
                 other = connection.server if timeline is connection.client else connection.client
                 before = early.get((inode, timeline.flow), rows[:0])
                 before = before[before["time_ns"] <= timeline.opened_ns]
-                side = _Side(judge, timeline, other, mine, before, wire)
-                yield from side.checks(paths(connection, observed.end_ns))
+                side = _Side(judge, timeline, other, mine, before, wire, seen)
+                yield from side.checks(paths(connection, observed.end_ns, seen))
                 yield judge.equal(str(timeline.flow), "system calls without their entry", "", _unentered(mine, entries))
 
 
@@ -117,9 +122,11 @@ class _Side:
         rows: Rows,
         early: Rows,
         wire: OnWire | None,
+        seen: Seen | None,
     ) -> None:
         self._judge, self._timeline, self._other, self._rows = judge, timeline, other, rows
-        self._early, self._wire = early, wire
+        self._early, self._seen = early, seen
+        self._waits = states.Waits(wire, timeline, seen)
         self._subject = str(timeline.flow)
         self._sees_work = tells_work(judge.attach_point.split(", "))
         self._calls = [call for call in timeline.calls if call.name in _KINDS]
@@ -129,7 +136,8 @@ class _Side:
         yield from self._identity()
         yield from self._system_calls()
         yield from self._states(paths)
-        yield from self._connecting()
+        for path in paths[:1]:  # all paths open alike
+            yield from self._connecting(path)
         if self._other is not None:
             yield from self._segments(self._other)
 
@@ -217,23 +225,18 @@ class _Side:
             old, new = (State(state).name for state in (after["oldstate"], before["state"]))
             yield self._judge.equal(self._subject, f"state left for {State(after['state']).name}", new, old)
 
-    def _connecting(self) -> Iterator[Check]:
+    def _connecting(self, path: states.Path) -> Iterator[Check]:
+        """Judge the time of the handshake at this side: that of a server is the kernel's sample, in whole microseconds."""
         established = self._rows[self._rows["state"] == State.ESTABLISHED]
         if not len(established):
             return
-        opening = self._timeline.opening
         measured = int(established["connect_ns"][-1])
-        if self._timeline.role == "client":
-            least_ns = self._wire.syn_sent_ns if self._wire else 0
-            bracket = Bracket.middle(least_ns, opening.exit_ns - opening.enter_ns)
-            yield self._judge.duration(self._subject, "connect time", bracket, measured)
-        elif self._wire and self._wire.syn_acks > 1:  # after a retransmission the kernel takes no sample
+        if path[0].state in self._waits.unmeasured:
             yield self._judge.equal(self._subject, "connect time", UNKNOWN, measured)
-        elif measured != UNKNOWN and self._other is not None:
-            least_ns = self._wire.syn_recv_ns if self._wire else 0
-            bracket = Bracket.middle(least_ns, opening.exit_ns - self._other.opening.enter_ns)
-            # The kernel measures in whole microseconds.
-            yield self._judge.duration(self._subject, "connect time", bracket, measured, resolution_ns=1000)
+        elif measured != UNKNOWN or path[0].state is State.SYN_SENT:
+            resolution_ns = 1000 if path[0].state is State.SYN_RECV else 0
+            bracket = self._waits.bracket(*path[:2])
+            yield self._judge.duration(self._subject, "connect time", bracket, measured, resolution_ns=resolution_ns)
 
     def _segments(self, other: Timeline) -> Iterator[Check]:
         """Judge the data that arrived: every byte that the peer sent, counted once, and not before it was sent."""
@@ -251,6 +254,10 @@ class _Side:
         yield self._judge.equal(self._subject, "segments processed that never arrived", 0, len(unmatched))
         if len(data) and sends:
             window = Bracket.middle(sends[0].enter_ns, max(self._calls[-1].exit_ns, other.calls[-1].exit_ns))
+            came = first(self._seen.came, self._seen.came["payload"] > 0) if self._seen else None
+            if self._seen and came is not None:
+                tapped = self._seen.coming(came)
+                window = Bracket.middle(max(window.low, tapped.low), min(window.high, tapped.high))
             yield self._judge.duration(self._subject, "first data reached TCP at", window, int(data["time_ns"][0]))
 
 

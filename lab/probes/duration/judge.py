@@ -9,7 +9,7 @@ from lab.arrays import UNKNOWN, Rows
 from lab.observation import Observed
 from lab.probes.duration.measure import lifetimes
 from lab.tcp import UNSPECIFIED, Ended, Flow, Side, address_text
-from lab.truth.durations import Truth, seen_at, truth_of
+from lab.truth.durations import Truth, seen_at, tapped_at, truth_of
 from lab.verdict import Bracket, Check, Judge
 
 
@@ -25,6 +25,8 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
         side = (Side.CLIENT, Side.SERVER)[observed.inodes.index(inode)]
         place = f"at {ifname} of the {side.name.lower()}"
         truths = [seen_at(side, truth, on_wire) if on_wire else truth for truth, on_wire in known]
+        tapped = [observed.seen(connection)[observed.inodes.index(inode)] for connection in observed.connections]
+        truths = [tapped_at(side, truth, seen) if seen else truth for truth, seen in zip(truths, tapped, strict=True)]
         here = rows[rows["ifindex"] == ifindex]
         matched, unmatched = _matched(here, flows, truths)
         yield judge.equal(f"all connections {place}", "rows without a connection", 0, unmatched)
@@ -46,7 +48,7 @@ def _judge_row(judge: Judge, subject: str, flow: Flow, truth: Truth, row: np.voi
     if truth.fins_again:
         yield judge.count(subject, "FIN retransmissions", truth.fins_again, int(row["fin_retransmissions"]))
     if truth.ended[0] in (Ended.FIN, Ended.RST):
-        answer = Bracket.middle(0, truth.answered_by_ns - start.low)
+        answer = Bracket.between(start, truth.answered)
         yield judge.duration(subject, "first SYN to SYN-ACK", answer, int(row["synack_ns"]))
     else:
         yield judge.equal(subject, "first SYN to SYN-ACK", None, _or_none(row["synack_ns"]))

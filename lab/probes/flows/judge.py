@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Container, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,6 +58,7 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
                 Volumes(connections, role, sent, observed.end_ns, observed.mtu, observed.link_header),
                 left,
                 arrived,
+                _passed(observed, connections, role),
             )
             stream = observed.wire.stream(*sides) if observed.wire else None
             if stream:
@@ -86,7 +88,32 @@ def _sum(tcp: Rows, found: list[np.void | None]) -> np.void:
     return row
 
 
-def _judge_volumes(judge: Judge, subject: str, volumes: Volumes, left: np.void, arrived: np.void) -> Iterator[Check]:
+class _Passed(NamedTuple):
+    """When the first packet of each connection passed an interface, and when the last one did, as a tap saw."""
+
+    first: list[Bracket]
+    last: list[Bracket]
+
+
+def _passed(observed: Observed, connections: list[Connection], role: str) -> tuple[_Passed, _Passed]:
+    """Return when packets of one direction left the sender's host, and arrived at the other; nothing if a tap missed some."""
+    left, arrived = _Passed([], []), _Passed([], [])
+    for connection in connections:
+        sender, receiver = observed.seen(connection)[:: 1 if role == "client" else -1]
+        if not (sender and receiver and len(sender.left) and len(receiver.came)):
+            return _Passed([], []), _Passed([], [])
+        left.first.append(sender.leaving(sender.left[0]))
+        left.last.append(sender.leaving(sender.left[-1]))
+        arrived.first.append(receiver.coming(receiver.came[0]))
+        # Another CPU may have finished a packet that came before this one later.
+        low_ns, high_ns = (int(receiver.came[-1][name]) for name in ("low_ns", "high_ns"))
+        arrived.last.append(Bracket.early(low_ns, receiver.interrupt_ns(high_ns)))
+    return left, arrived
+
+
+def _judge_volumes(
+    judge: Judge, subject: str, volumes: Volumes, left: np.void, arrived: np.void, passed: tuple[_Passed, _Passed]
+) -> Iterator[Check]:
     packets, size, payload = (int(left[name]) for name in ("packets", "bytes", "payload_bytes"))
     yield judge.count(subject, "payload bytes", volumes.payload, payload)
     yield judge.count(subject, "packets", volumes.packets, packets)
@@ -95,9 +122,9 @@ def _judge_volumes(judge: Judge, subject: str, volumes: Volumes, left: np.void, 
     yield judge.count(subject, "SYN", volumes.syns, int(left["syns"]))
     yield judge.count(subject, "FIN", volumes.fins, int(left["fins"]))
     if packets:
-        for host, row in (("left", left), ("arrived", arrived)):
-            yield judge.duration(subject, f"first packet {host} at", volumes.first, int(row["first_ns"]))
-            yield judge.duration(subject, f"last packet {host} at", volumes.last, int(row["last_ns"]))
+        for host, row, (first, last) in zip(("left", "arrived"), (left, arrived), passed, strict=True):
+            yield judge.duration(subject, f"first packet {host} at", volumes.first(first), int(row["first_ns"]))
+            yield judge.duration(subject, f"last packet {host} at", volumes.last(last), int(row["last_ns"]))
 
 
 def _counts(row: np.void) -> Counts:

@@ -10,6 +10,7 @@ from lab.observation import Observed
 from lab.packet import ACK, FIN, RST, SYN, distinct_bytes, flags_text
 from lab.probes.packets.measure import arrival_of_byte, by_flow, packets_of
 from lab.truth.directions import OneDirection, both_directions, connections_in_time
+from lab.truth.taps import Seen, first
 from lab.verdict import Bracket, Check, Judge
 
 
@@ -33,7 +34,10 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
         for (direction, ifindex, opening), sent in zip(streams, observed.sent, strict=True):
             rows = np.concatenate([frames[:0], *packets_of(flows, ifindex, direction.flow)])
             rows = rows[(rows["time_ns"] >= since_ns) & (rows["time_ns"] < until_ns)]
-            yield from _judge_journey(judge, direction, rows, opening)
+            # Native XDP comes before the stamps of a tap, whichever they are.
+            seen = observed.seen(connection) if "generic" in judge.attach_point else (None, None)
+            receiver = seen[0 if ifindex == at_client else 1]
+            yield from _judge_journey(judge, direction, rows, opening, receiver)
             if observed.wire:
                 stream = observed.wire.stream(direction.flow, since_ns=since_ns, until_ns=until_ns)
                 yield from _judge_arrivals(judge, str(direction.flow), rows, stream.arrived)
@@ -58,15 +62,28 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     yield judge.count("all connections", "packets of no connection", Bracket.exactly(0), unmatched)
 
 
-def _judge_journey(judge: Judge, direction: OneDirection, rows: Events, opening: int) -> Iterator[Check]:
-    """Yield the checks of the segments of one direction that arrived."""
+def _judge_journey(
+    judge: Judge, direction: OneDirection, rows: Events, opening: int, receiver: Seen | None
+) -> Iterator[Check]:
+    """Yield the checks of the segments of one direction that arrived, at a host where a tap saw them."""
+    came = receiver.came[receiver.came["flags"] & RST == 0] if receiver else np.zeros(0, rows.dtype)
+
+    def at(known: Bracket, found: np.void | None) -> Bracket:
+        """Return when a segment passed XDP. The tap's stamp is from before XDP if it is an early one."""
+        if receiver is None or found is None:
+            return known
+        tapped = receiver.coming(found)
+        low, high = (tapped.low, tapped.high) if found["early"] else (0, int(found["high_ns"]))
+        return Bracket.early(max(known.low, low), min(known.high, high))
+
     subject, name = str(direction.flow), flags_text(opening).replace(",", "-")
     flags = rows["flags"]
     opened = rows[(flags & (SYN | ACK | RST)) == opening]
     expected = int(direction.opening is not None)
     yield judge.count(subject, f"{name} numbers", Bracket.exactly(expected), len(np.unique(opened["seq"])))
     if direction.opening and len(opened):
-        yield judge.duration(subject, f"{name} arrives at", direction.opening, int(opened["time_ns"][0]))
+        opened_at = at(direction.opening, first(came, came["flags"] & (SYN | ACK) == opening) if receiver else None)
+        yield judge.duration(subject, f"{name} arrives at", opened_at, int(opened["time_ns"][0]))
     stream = rows[(flags & RST) == 0]
     yield judge.count(
         subject, "payload bytes", direction.payload, distinct_bytes(stream["seq"], stream["payload_length"])
@@ -75,11 +92,15 @@ def _judge_journey(judge: Judge, direction: OneDirection, rows: Events, opening:
         if bracket:
             index = arrival_of_byte(stream["seq"], stream["payload_length"], byte)
             arrived_ns = UNKNOWN if index is None else int(stream["time_ns"][index])
-            yield judge.duration(subject, f"{what} data arrives at", bracket, arrived_ns)
+            tapped = arrival_of_byte(came["seq"], came["payload"], byte) if receiver else None
+            arrives = at(bracket, None if tapped is None else came[tapped])
+            yield judge.duration(subject, f"{what} data arrives at", arrives, arrived_ns)
     # Any other FIN or RST answers a stray segment and is not part of the connection.
     for end in set(_ends(flags)) & set(direction.ends):
-        ended_ns = int(rows["time_ns"][(flags & {"FIN": FIN, "RST": RST}[end]) > 0][0])
-        yield judge.duration(subject, f"{end} arrives at", direction.end, ended_ns)
+        flag = {"FIN": FIN, "RST": RST}[end]
+        ended_ns = int(rows["time_ns"][flags & flag > 0][0])
+        ends_at = at(direction.end, first(receiver.came, receiver.came["flags"] & flag > 0) if receiver else None)
+        yield judge.duration(subject, f"{end} arrives at", ends_at, ended_ns)
 
 
 def _ends(flags: npt.NDArray[np.uint8]) -> list[str]:

@@ -26,12 +26,12 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     for connection, on_wire in observed.with_wire():
         both = (connection.client, connection.server)
         raced = all(timeline is not None and timeline.resets for timeline in both)
-        for timeline, inode, paths in zip(
-            both, observed.inodes, (states.client_paths, states.server_paths), strict=True
+        for timeline, inode, seen, paths in zip(
+            both, observed.inodes, observed.seen(connection), (states.client_paths, states.server_paths), strict=True
         ):
             if timeline is not None:
                 rows = sockets.take(inode, timeline)
-                path, waits = paths(connection, observed.end_ns), Waits(on_wire, timeline)
+                path, waits = paths(connection, observed.end_ns, seen), Waits(on_wire, timeline, seen)
                 yield from _judge_socket(judge, timeline, rows, path, waits, raced=raced)
 
 

@@ -63,6 +63,22 @@ def test_a_reader_that_polls():
     assert exchange.request.reading[:2] == (0, 40)
 
 
+def test_a_reader_that_reads_in_parts():
+    """The poll() that the request ended can be an earlier one than that right before the last read()."""
+    parts = [("poll", 70, 150, 1), ("recv", 155, 160, 4), ("poll", 165, 170, 1), ("recv", 180, 200, 6)]
+    (exchange,) = exchanges(connection(CLIENT, [SERVER[0], *parts, *SERVER[2:]]))
+    assert exchange.request.waking[:2] == (0, 100)
+    before = [("poll", 70, 90, 1), ("recv", 91, 95, 4), ("poll", 165, 170, 1), ("recv", 180, 200, 6)]
+    (exchange,) = exchanges(connection(CLIENT, [SERVER[0], *before, *SERVER[2:]]))
+    assert exchange.request.waking[:2] == (0, 35)
+
+
+def test_a_reply_before_the_end_of_the_request():
+    """Q2: what the server answers before it has read the whole request is no exchange, and nothing after it is one."""
+    early = [SERVER[0], ("recv", 90, 200, 4), ("send", 250, 280, 5), ("recv", 290, 295, 6), ("send", 300, 310, 15)]
+    assert exchanges(connection(CLIENT, early)) == []
+
+
 @pytest.mark.parametrize(
     ("client", "server"),
     [

@@ -1,0 +1,138 @@
+"""Taps at the hosts' interfaces: when each frame passed, without BPF, and by when each CPU had finished earlier work.
+
+What lives here: starting and ending the process that taps, and reading its logs. What does not: the process itself, which is
+`wire/tap.c`, and what its times prove (`lab/truth/taps.py`).
+"""
+
+import mmap
+import os
+import selectors
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lab.arrays import Integers, Rows
+from lab.ebpf.interface import Device
+from lab.errors import LabError
+from lab.linux.netns import inside
+from lab.paths import PROGRAMS
+
+PROGRAM = PROGRAMS / "lab-tap"
+_FRAMES = 1 << 18  # 40 MB when full; the kernel allocates the memory as it fills
+_TICKS = 1 << 18  # for each CPU: more than four minutes
+_LIMIT_S = 20.0
+
+TAPPED = np.dtype(
+    [
+        ("low_ns", "<i8"),
+        ("high_ns", "<i8"),
+        ("length", "<u4"),
+        ("tap", "<u2"),
+        ("outgoing", "u1"),
+        ("early", "u1"),
+        ("head", "u1", (128,)),
+    ]
+)
+"""One frame at one interface: the layout of `struct record` in wire/tap.c."""
+
+_FAULTS = {
+    "unlogged": "frames without room in the log",
+    "dropped": "frames without room in a ring",
+    "clock_sets": "clock sets",
+}
+
+
+@dataclass
+class TapLog:
+    """What the taps saw, complete after the block of `taps`.
+
+    - `devices`: the inode of the namespace and the ifindex of each tap.
+    - `frames`: an array of `TAPPED`.
+    - `ticks`: times of each CPU, ascending: work in a softirq that began before one of them on this CPU was finished then.
+    - `faults`: by name, what the log lacks. A log with faults proves nothing.
+    """
+
+    devices: Sequence[tuple[int, int]] = ()
+    frames: Rows = field(default_factory=lambda: np.zeros(0, TAPPED))
+    ticks: list[Integers] = field(default_factory=list)
+    faults: dict[str, int] = field(default_factory=dict)
+
+
+@contextmanager
+def taps(devices: Sequence[Device]) -> Iterator[TapLog]:
+    """Tap interfaces with an Ethernet header during the block; the log is complete after it.
+
+    Without interfaces there is nothing to do.
+    """
+    log = TapLog([(device.inode, device.ifindex) for device in devices])
+    if not devices:
+        yield log
+        return
+    with ExitStack() as opened:
+        fds = [os.memfd_create(name) for name in ("lab-tap-log", "lab-tap-ticks")]
+        for fd in fds:
+            opened.callback(os.close, fd)
+        sizes = (_FRAMES * TAPPED.itemsize, _TICKS * 8 * _cpus())
+        for fd, size in zip(fds, sizes, strict=True):
+            os.ftruncate(fd, size)
+        sockets = [opened.enter_context(_packet_socket(device)) for device in devices]
+        process = opened.enter_context(_start(fds, sockets, devices))
+        opened.callback(process.kill)
+        _answer(process, "ready")
+        yield log
+        assert process.stdin is not None  # noqa: S101 (Popen was asked for a pipe)
+        process.stdin.write(b"state\n")
+        state = dict(word.split("=") for word in _answer(process, "state").split()[1:])
+        log.faults = {what: int(state[name]) for name, what in _FAULTS.items() if int(state[name])}
+        records, ticks = (opened.enter_context(mmap.mmap(fd, 0, prot=mmap.PROT_READ)) for fd in fds)
+        log.frames = np.frombuffer(records, TAPPED, int(state["logged"])).copy()
+        for name, count in state.items():
+            if name.startswith("ticks."):
+                start = int(name.removeprefix("ticks.")) * _TICKS * 8
+                log.ticks.append(np.frombuffer(ticks, np.int64, int(count), start).copy())
+
+
+def _cpus() -> int:
+    return os.sysconf("SC_NPROCESSORS_CONF")
+
+
+def _packet_socket(device: Device) -> socket.socket:
+    """Open a packet socket that receives nothing until it is bound."""
+
+    def opened() -> socket.socket:
+        return socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+
+    return inside(device.netns, opened) if device.netns else opened()
+
+
+def _start(fds: list[int], sockets: list[socket.socket], devices: Sequence[Device]) -> "subprocess.Popen[bytes]":
+    if not PROGRAM.exists():
+        raise LabError("the taps have not been built: run `make setup`")
+    places = [f"{sock.fileno()}:{device.ifindex}" for sock, device in zip(sockets, devices, strict=True)]
+    log, ticks = fds
+    return subprocess.Popen(
+        [PROGRAM, str(os.getpid()), str(log), str(_FRAMES), str(ticks), str(_TICKS), *places],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=(*fds, *(sock.fileno() for sock in sockets)),
+        bufsize=0,  # select() would miss an answer in a buffer of this process
+        # Ctrl-C of a terminal must reach the lab only, which ends the taps with the recording.
+        start_new_session=True,
+    )
+
+
+def _answer(process: "subprocess.Popen[bytes]", word: str) -> str:
+    """Return the next line, which begins with `word`."""
+    assert process.stdout is not None  # noqa: S101 (Popen was asked for a pipe)
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        if not selector.select(_LIMIT_S):
+            raise LabError(f"the taps did not answer within {_LIMIT_S:g} s: is the machine overloaded?")
+    line = process.stdout.readline().decode()
+    if not line.startswith(word):
+        raise LabError("the taps have ended: look above for their message")
+    return line
