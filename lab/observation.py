@@ -12,7 +12,7 @@ from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
 from lab.linux.tcp_counters import Sent, tcp_sent
 from lab.network.taps import taps
-from lab.network.topology import Topology
+from lab.network.topology import LOOPBACK, Topology
 from lab.recording.recorder import record
 from lab.recording.recording import Recording
 from lab.timeline import Connection
@@ -62,6 +62,14 @@ class Observed:
         """Return what the taps saw of a connection at the client's and at the server's host, None where nothing is known."""
         return self._seen.get(id(connection), (None, None))
 
+    def seen_at(self, connection: Connection, ifindex: int) -> Seen | None:
+        """Return what a tap saw of a connection at an interface of which events were recorded, None if it was not tapped."""
+        _, inode = self.recording.devices[ifindex]
+        if not self.taps or (inode, ifindex) not in self.taps.devices:
+            return None
+        seen = self.seen(connection)[self.inodes.index(inode)]
+        return seen.at(ifindex) if seen else None
+
     def judge(self, scenario: str, probe: str) -> Judge:
         """Return the judge for the numbers of one probe."""
         places = ", ".join(self.recording.attach_points[probe])
@@ -105,10 +113,13 @@ def observing(
 
 
 def _tapped(net: Topology) -> list[Device]:
-    """Return the interfaces that taps can watch. On the virtual clock they would take part in what is measured."""
+    """Return the interfaces that taps watch, except on the virtual clock, where they would take part in what is measured.
+
+    A packet of the loopback passes it once for both hosts, and is recorded once.
+    """
     if clock.of_guest() == clock.VIRTUAL:
         return []
-    return [device for device in net.devices if device.ethernet]
+    return [device for device in net.devices if device.ethernet and device.ifindex != LOOPBACK]
 
 
 @contextmanager

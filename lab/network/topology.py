@@ -34,7 +34,7 @@ from lab.tcp import State
 
 ETHERNET_MTU = 1500
 CLIENT_MAC, SERVER_MAC = (network_of("wire").ports[f"{role}.eth0"].mac for role in SIDES)
-_LOOPBACK = 1  # ifindex of the loopback in every namespace
+LOOPBACK = 1  # ifindex of the loopback in every namespace
 _BRIDGE = "bridge"
 # Indexes of interfaces that no description names: those under stacked ones, and the ports of the wire and of a switch.
 _BELOW, _FIRST_OF_HUB = 100, {"wire": 301, "switch": 401}
@@ -231,7 +231,7 @@ class _Builder:
             _sysctl(f"ipv4/conf/{where}/rp_filter", 0)  # it would drop what arrives on an asymmetric path
         _sysctl("ipv4/tcp_timestamps", int(self._network.timestamps))
         with IPRoute() as netlink:
-            netlink.link("set", index=_LOOPBACK, state="up")
+            netlink.link("set", index=LOOPBACK, state="up")
 
     def _join(self, subnet: Subnet, ports: list[Port]) -> None:
         """Create the interfaces of a subnet, and what joins them."""

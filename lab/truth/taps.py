@@ -11,8 +11,9 @@
 Times are nanoseconds on `CLOCK_MONOTONIC`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -28,7 +29,11 @@ from lab.verdict import Bracket
 
 _OF_FRAME = ("low_ns", "high_ns", "outgoing", "early")
 _SEEN = np.dtype(
-    [*((name, SEGMENT[name]) for name in SEGMENT.names or ()), *((name, TAPPED[name]) for name in _OF_FRAME)]
+    [
+        *((name, SEGMENT[name]) for name in SEGMENT.names or ()),
+        *((name, TAPPED[name]) for name in _OF_FRAME),
+        ("ifindex", "<i4"),
+    ]
 )
 _UNLOCKED = ("sleep", "poll")
 """Calls that do not hold the socket while they wait (tcp_poll())."""
@@ -38,7 +43,8 @@ _UNLOCKED = ("sleep", "poll")
 class Seen:
     """The segments of one connection at one of its hosts, in order of time.
 
-    - `left`, `came`: sent and received by the host; fields of `SEGMENT`, `low_ns` and `high_ns` of the tap's stamp, and `early`.
+    - `left`, `came`: sent and received by the host; fields of `SEGMENT`, the `ifindex` of the tapped interface, `low_ns` and
+      `high_ns` of the tap's stamp, and `early`.
     - `ticks`: of each CPU; empty if they prove nothing.
     - `calls`: of the host's application.
     """
@@ -47,6 +53,11 @@ class Seen:
     came: Rows
     ticks: list[Integers]
     calls: list[Call]
+
+    def at(self, ifindex: int) -> Self:
+        """Return what was seen at one of the host's interfaces."""
+        left, came = (rows[rows["ifindex"] == ifindex] for rows in (self.left, self.came))
+        return replace(self, left=left, came=came)
 
     def leaving(self, segment: np.void) -> Bracket:
         """Return when a segment that the host sent passed TC egress, not counting the application's call that sent it.
@@ -110,7 +121,10 @@ def covers(rows: Rows, sequence: int) -> Mask:
 
 
 class TapTruth:
-    """The segments of all connections at the taps, from a time (ns) on: earlier ones may belong to an earlier use of a flow."""
+    """The segments of all connections at the taps, from a time (ns) on: earlier ones may belong to an earlier use of a flow.
+
+    `devices`: the tapped interfaces, each by the inode of its namespace and its ifindex.
+    """
 
     def __init__(self, log: TapLog, since_ns: int) -> None:
         frames = log.frames[log.frames["low_ns"] >= since_ns]
@@ -120,7 +134,9 @@ class TapTruth:
             seen[name] = parsed[name]
         for name in _OF_FRAME:
             seen[name] = frames[name][parsed["frame"]]
-        inode = np.array([inode for inode, _ in log.devices] or [0])[frames["tap"][parsed["frame"]]]
+        inode, ifindex = np.array([*log.devices, (0, 0)]).T[:, frames["tap"][parsed["frame"]]]
+        seen["ifindex"] = ifindex
+        self.devices = frozenset(log.devices)
         self._ticks = [] if _preemptible() else log.ticks
         self._by_place: dict[tuple[int, bytes, int], Rows] = {}
         for place in np.unique(inode):

@@ -25,7 +25,7 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
         side = (Side.CLIENT, Side.SERVER)[observed.inodes.index(inode)]
         place = f"at {ifname} of the {side.name.lower()}"
         truths = [seen_at(side, truth, on_wire) if on_wire else truth for truth, on_wire in known]
-        tapped = [observed.seen(connection)[observed.inodes.index(inode)] for connection in observed.connections]
+        tapped = [observed.seen_at(connection, ifindex) for connection in observed.connections]
         truths = [tapped_at(side, truth, seen) if seen else truth for truth, seen in zip(truths, tapped, strict=True)]
         here = rows[rows["ifindex"] == ifindex]
         matched, unmatched = _matched(here, flows, truths)

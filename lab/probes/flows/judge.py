@@ -58,7 +58,7 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
                 Volumes(connections, role, sent, observed.end_ns, observed.mtu, observed.link_header),
                 left,
                 arrived,
-                _passed(observed, connections, role),
+                _passed(observed, connections, here, there),
             )
             stream = observed.wire.stream(*sides) if observed.wire else None
             if stream:
@@ -95,11 +95,11 @@ class _Passed(NamedTuple):
     last: list[Bracket]
 
 
-def _passed(observed: Observed, connections: list[Connection], role: str) -> tuple[_Passed, _Passed]:
-    """Return when packets of one direction left the sender's host, and arrived at the other; nothing if a tap missed some."""
+def _passed(observed: Observed, connections: list[Connection], here: int, there: int) -> tuple[_Passed, _Passed]:
+    """Return when packets left at one interface and arrived at another (by ifindex), nothing if one of them has no tap."""
     left, arrived = _Passed([], []), _Passed([], [])
     for connection in connections:
-        sender, receiver = observed.seen(connection)[:: 1 if role == "client" else -1]
+        sender, receiver = (observed.seen_at(connection, ifindex) for ifindex in (here, there))
         if not (sender and receiver and len(sender.left) and len(receiver.came)):
             return _Passed([], []), _Passed([], [])
         left.first.append(sender.leaving(sender.left[0]))

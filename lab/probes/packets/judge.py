@@ -35,14 +35,15 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
             rows = np.concatenate([frames[:0], *packets_of(flows, ifindex, direction.flow)])
             rows = rows[(rows["time_ns"] >= since_ns) & (rows["time_ns"] < until_ns)]
             # Native XDP comes before the stamps of a tap, whichever they are.
-            seen = observed.seen(connection) if "generic" in judge.attach_point else (None, None)
-            receiver = seen[0 if ifindex == at_client else 1]
+            receiver = observed.seen_at(connection, ifindex) if "generic" in judge.attach_point else None
             yield from _judge_journey(judge, direction, rows, opening, receiver)
             if observed.wire:
                 stream = observed.wire.stream(direction.flow, since_ns=since_ns, until_ns=until_ns)
                 yield from _judge_arrivals(judge, str(direction.flow), rows, stream.arrived)
             else:
-                late = ["FIN,RST"] if sent.resets and "FIN" in direction.ends else []
+                # A host may answer a segment that came after the end of the connection.
+                late = [",".join(filter(None, (end, "RST"))) for end in direction.ends if end != "RST"]
+                late = late if sent.resets else []
                 yield judge.one_of(
                     str(direction.flow), "ends with", direction.ends + late, ",".join(_ends(rows["flags"]))
                 )

@@ -80,7 +80,7 @@ def test_packets_are_as_many_as_the_data_needs():
 
 def test_times():
     """The first packet passes inside connect(), the last one no earlier than the last close()."""
-    assert way(PLAIN).first == (0, 1, 0)
-    assert way(PLAIN).last == (30, 10_000, 30)
-    assert way(PLAIN, role="server").last == (40, 10_000, 40)
-    assert way(RESET).last.low == 0
+    assert way(PLAIN).first() == (0, 1, 0)
+    assert way(PLAIN).last() == (30, 10_000, 30)
+    assert way(PLAIN, role="server").last() == (40, 10_000, 40)
+    assert way(RESET).last().low == 0
