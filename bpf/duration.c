@@ -59,15 +59,18 @@ static __always_inline bool is_plain_mid_segment(struct __sk_buff *ctx)
 
 static __always_inline int report_segment(struct __sk_buff *ctx, u8 ingress)
 {
-    struct packet packet = {};
     struct segment *segment;
+    struct packet *packet;
 
     if (is_plain_mid_segment(ctx))
         return TC_ACT_UNSPEC;
+    packet = new_packet();
+    if (!packet)
+        return TC_ACT_UNSPEC;
     if (ctx->vlan_present)
-        add_tag(&packet, ctx->vlan_tci);
-    parse_frame(ctx, &packet);
-    if (packet.problem || packet.protocol != IPPROTO_TCP || !(packet.flags & (FIN | SYN | RST)))
+        add_tag(packet, ctx->vlan_tci);
+    parse_frame(ctx, packet);
+    if (packet->problem || packet->protocol != IPPROTO_TCP || !(packet->flags & (FIN | SYN | RST)))
         return TC_ACT_UNSPEC;
     segment = events.ringbuf_reserve(sizeof(struct segment));
     if (!segment) {
@@ -76,17 +79,17 @@ static __always_inline int report_segment(struct __sk_buff *ctx, u8 ingress)
     }
     __builtin_memset(segment, 0, sizeof(*segment));
     segment->time_ns = bpf_ktime_get_ns();
-    __builtin_memcpy(segment->saddr, &packet.saddr, sizeof(segment->saddr));
-    __builtin_memcpy(segment->daddr, &packet.daddr, sizeof(segment->daddr));
-    segment->seq = packet.seq;
-    segment->ack = packet.ack;
-    segment->payload_length = payload_length(&packet, ctx->len);
+    __builtin_memcpy(segment->saddr, &packet->saddr, sizeof(segment->saddr));
+    __builtin_memcpy(segment->daddr, &packet->daddr, sizeof(segment->daddr));
+    segment->seq = packet->seq;
+    segment->ack = packet->ack;
+    segment->payload_length = payload_length(packet, ctx->len);
     segment->ifindex = ctx->ifindex;
-    segment->sport = packet.sport;
-    segment->dport = packet.dport;
-    segment->vlan = packet.vlan;
-    segment->inner_vlan = packet.inner_vlan;
-    segment->flags = packet.flags;
+    segment->sport = packet->sport;
+    segment->dport = packet->dport;
+    segment->vlan = packet->vlan;
+    segment->inner_vlan = packet->inner_vlan;
+    segment->flags = packet->flags;
     segment->ingress = ingress;
     events.ringbuf_submit(segment, BPF_RB_NO_WAKEUP);
     return TC_ACT_UNSPEC;

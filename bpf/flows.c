@@ -93,7 +93,7 @@ static __always_inline void measure(struct __sk_buff *ctx, const struct packet *
 static __always_inline int count(struct __sk_buff *ctx, enum direction direction)
 {
     u64 time_ns = bpf_ktime_get_ns();
-    struct packet packet = {};
+    struct packet *packet;
     struct flow flow = {};
     struct traffic none = {.first_ns = time_ns, .last_ns = time_ns}, here = {};
     struct traffic *sum;
@@ -102,30 +102,34 @@ static __always_inline int count(struct __sk_buff *ctx, enum direction direction
      * broadcast datagrams that the host sends itself have no Ethernet header (dev_loopback_xmit()). Ignore them. */
     if (direction == INGRESS && (ctx->ifindex == LOOPBACK_IFINDEX || ctx->pkt_type == PACKET_LOOPBACK))
         return TC_ACT_UNSPEC;
+    packet = new_packet();
+    if (!packet)
+        return TC_ACT_UNSPEC;
     if (ctx->vlan_present)
-        add_tag(&packet, ctx->vlan_tci);
-    parse_frame(ctx, &packet);
-    if (packet.problem == LATER_FRAGMENT)
-        packet.payload_at = data_of_fragment(&packet);
-    measure(ctx, &packet, &here);
+        add_tag(packet, ctx->vlan_tci);
+    parse_frame(ctx, packet);
+    if (packet->problem == LATER_FRAGMENT)
+        packet->payload_at = data_of_fragment(packet);
+    FORGET_VALUES();
+    measure(ctx, packet, &here);
 
     flow.epoch = current_epoch();
     flow.ifindex = ctx->ifindex;
     flow.direction = direction;
-    __builtin_memcpy(flow.saddr, &packet.saddr, sizeof(flow.saddr));
-    __builtin_memcpy(flow.daddr, &packet.daddr, sizeof(flow.daddr));
+    __builtin_memcpy(flow.saddr, &packet->saddr, sizeof(flow.saddr));
+    __builtin_memcpy(flow.daddr, &packet->daddr, sizeof(flow.daddr));
 #if !NO_ETHERNET
     bpf_skb_load_bytes(ctx, 0, flow.dmac, sizeof(flow.dmac));
     bpf_skb_load_bytes(ctx, sizeof(flow.dmac), flow.smac, sizeof(flow.smac));
 #endif
-    flow.sport = packet.sport;
-    flow.dport = packet.dport;
-    flow.ethertype = packet.ethertype >= LOWEST_ETHERTYPE ? packet.ethertype : 0;
-    flow.vlan = packet.vlan;
-    flow.inner_vlan = packet.inner_vlan;
-    flow.problem = packet.problem;
-    flow.version = packet.version;
-    flow.protocol = packet.protocol;
+    flow.sport = packet->sport;
+    flow.dport = packet->dport;
+    flow.ethertype = packet->ethertype >= LOWEST_ETHERTYPE ? packet->ethertype : 0;
+    flow.vlan = packet->vlan;
+    flow.inner_vlan = packet->inner_vlan;
+    flow.problem = packet->problem;
+    flow.version = packet->version;
+    flow.protocol = packet->protocol;
 
     sum = totals.lookup_or_try_init(&flow, &none);
     if (!sum) {
@@ -138,7 +142,7 @@ static __always_inline int count(struct __sk_buff *ctx, enum direction direction
     __sync_fetch_and_add(&sum->syns, here.syns);
     __sync_fetch_and_add(&sum->fins, here.fins);
     __sync_fetch_and_add(&sum->rsts, here.rsts);
-    /* If two CPUs do this at the same time, either time can be stored. Both are times of a packet. */
+    /* If two CPUs do this at the same time, either time can be stored. Both are times of a packet-> */
     if (time_ns < sum->first_ns)
         sum->first_ns = time_ns;
     if (time_ns > sum->last_ns)

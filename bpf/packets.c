@@ -154,15 +154,18 @@ static __always_inline void report(context *ctx, const struct packet *packet, u3
 ON_TC(ingress)
 {
     u64 time_ns = bpf_ktime_get_ns();
-    struct packet packet = {};
+    struct packet *packet;
 
     /* A copy of a multicast or broadcast datagram that this host sends itself (dev_loopback_xmit()). */
     if (ctx->pkt_type == PACKET_LOOPBACK)
         return TC_ACT_UNSPEC;
+    packet = new_packet();
+    if (!packet)
+        return TC_ACT_UNSPEC;
     if (ctx->vlan_present)
-        add_tag(&packet, ctx->vlan_tci);
-    parse_frame(ctx, &packet);
-    report(ctx, &packet, ctx->ifindex, time_ns);
+        add_tag(packet, ctx->vlan_tci);
+    parse_frame(ctx, packet);
+    report(ctx, packet, ctx->ifindex, time_ns);
     return TC_ACT_UNSPEC;
 }
 #else
@@ -223,11 +226,13 @@ static __always_inline bool is_looped_copy(struct xdp_md *ctx, const struct pack
 ON_XDP(frame)
 {
     u64 time_ns = bpf_ktime_get_ns();
-    struct packet packet = {};
+    struct packet *packet = new_packet();
 
-    parse_frame(ctx, &packet);
-    if (!is_looped_copy(ctx, &packet))
-        report(ctx, &packet, ctx->ingress_ifindex, time_ns);
+    if (!packet)
+        return XDP_PASS;
+    parse_frame(ctx, packet);
+    if (!is_looped_copy(ctx, packet))
+        report(ctx, packet, ctx->ingress_ifindex, time_ns);
     return XDP_PASS;
 }
 #endif

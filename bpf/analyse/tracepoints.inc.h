@@ -25,7 +25,7 @@ ON_RAW_TRACEPOINT_AGAIN(tcp_probe)
  * the listener. It does not run for timewait minisocks. */
 ON_CGROUP_SKB(ingress)
 {
-    struct packet packet = {.ethertype = bpf_ntohs(ctx->protocol)};
+    struct packet *packet;
     struct bpf_sock *found = ctx->sk;
     struct step *step;
     u32 netns;
@@ -35,8 +35,12 @@ ON_CGROUP_SKB(ingress)
     netns = netns_of_context(ctx);
     if (!is_watched(netns))
         return 1;
-    parse_network(ctx, &packet);
-    if (packet.protocol != IPPROTO_TCP || packet.problem)
+    packet = new_packet();
+    if (!packet)
+        return 1;
+    packet->ethertype = bpf_ntohs(ctx->protocol);
+    parse_network(ctx, packet);
+    if (packet->protocol != IPPROTO_TCP || packet->problem)
         return 1;
     step = new_step(KIND_ARRIVED, AT_cgroup_skb_ingress);
     if (!step)
@@ -44,13 +48,13 @@ ON_CGROUP_SKB(ingress)
     step->state = found->state;
     step->skaddr = (u64)found;
     step->netns = netns;
-    __builtin_memcpy(step->laddr, &packet.daddr, sizeof(step->laddr));
-    __builtin_memcpy(step->raddr, &packet.saddr, sizeof(step->raddr));
-    step->lport = packet.dport;
-    step->rport = packet.sport;
-    step->seq = packet.seq;
-    step->flags = packet.flags;
-    step->length = ctx->len - packet.payload_at;
+    __builtin_memcpy(step->laddr, &packet->daddr, sizeof(step->laddr));
+    __builtin_memcpy(step->raddr, &packet->saddr, sizeof(step->raddr));
+    step->lport = packet->dport;
+    step->rport = packet->sport;
+    step->seq = packet->seq;
+    step->flags = packet->flags;
+    step->length = ctx->len - packet->payload_at;
     step->skb = (u64)ctx; /* the verifier translates it to the struct sk_buff */
     events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
     return 1;

@@ -90,12 +90,14 @@ static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct p
 
 static __always_inline int at_tc(struct __sk_buff *ctx, u8 at)
 {
-    struct packet packet = {};
+    struct packet *packet = new_packet();
     struct bpf_sock *sender = at == POINT_TC_OUT ? ctx->sk : NULL;
     const void *tcp = sender ? bpf_skc_to_tcp_sock(sender) : NULL;
 
-    parse_frame(ctx, &packet);
-    report_packet(ctx, at, &packet, 0, tcp);
+    if (!packet)
+        return TC_ACT_UNSPEC;
+    parse_frame(ctx, packet);
+    report_packet(ctx, at, packet, 0, tcp);
     return TC_ACT_UNSPEC;
 }
 
@@ -112,7 +114,7 @@ ON_TC(ingress)
 /* Runs in tcp_v4_rcv() and tcp_v6_rcv(), after they have found the socket. */
 ON_CGROUP_SKB(ingress)
 {
-    struct packet packet = {.ethertype = bpf_ntohs(ctx->protocol)};
+    struct packet *packet;
     struct bpf_sock *found = ctx->sk;
     const void *tcp = found ? bpf_skc_to_tcp_sock(found) : NULL, *net = NULL;
     struct common common;
@@ -125,8 +127,12 @@ ON_CGROUP_SKB(ingress)
     if (state != TCP_LISTEN && !is_observed(&common)) /* a listener has no remote port */
         return 1;
     common_read(&net, &common, FIELD(sock_common, skc_net));
-    parse_network(ctx, &packet);
-    report_packet(ctx, POINT_TCP_IN, &packet, netns_of(net), tcp);
+    packet = new_packet();
+    if (!packet)
+        return 1;
+    packet->ethertype = bpf_ntohs(ctx->protocol);
+    parse_network(ctx, packet);
+    report_packet(ctx, POINT_TCP_IN, packet, netns_of(net), tcp);
     return 1;
 }
 

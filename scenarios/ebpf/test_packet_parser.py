@@ -48,23 +48,26 @@ BPF_RINGBUF_OUTPUT(events, 16);
 
 %(head)s
 {
-    struct packet packet = {};
-    struct parsed *parsed = events.ringbuf_reserve(sizeof(struct parsed));
+    struct packet *packet = new_packet();
+    struct parsed *parsed;
 
+    if (!packet)
+        return -1;
+    parsed = events.ringbuf_reserve(sizeof(struct parsed));
     if (!parsed)
         return -1;
-    parse_frame(ctx, &packet);
-    parsed->seq = packet.seq;
-    parsed->ack = packet.ack;
-    parsed->ip_end = packet.ip_length ? packet.ip_at + packet.ip_length : FRAME_LENGTH(ctx);
-    parsed->sport = packet.sport;
-    parsed->dport = packet.dport;
-    parsed->vlan = packet.vlan;
-    parsed->inner_vlan = packet.inner_vlan;
-    parsed->payload_at = packet.payload_at;
-    parsed->flags = packet.flags;
-    parsed->fragment = packet.fragment;
-    parsed->problem = packet.problem;
+    parse_frame(ctx, packet);
+    parsed->seq = packet->seq;
+    parsed->ack = packet->ack;
+    parsed->ip_end = packet->ip_length ? packet->ip_at + packet->ip_length : FRAME_LENGTH(ctx);
+    parsed->sport = packet->sport;
+    parsed->dport = packet->dport;
+    parsed->vlan = packet->vlan;
+    parsed->inner_vlan = packet->inner_vlan;
+    parsed->payload_at = packet->payload_at;
+    parsed->flags = packet->flags;
+    parsed->fragment = packet->fragment;
+    parsed->problem = packet->problem;
     events.ringbuf_submit(parsed, BPF_RB_NO_WAKEUP);
     return %(verdict)s;
 }

@@ -370,7 +370,7 @@ def test_a_probe_that_takes_the_old_state_for_the_new_one(judged):
 
 def test_a_probe_that_swaps_the_ends_of_packets(judged):
     """A1: the judge catches a probe that reports the source of a packet as the local end."""
-    at_the_hook = (r"step->lport = packet.dport;", "step->lport = packet.sport;")
+    at_the_hook = (r"step->lport = packet->dport;", "step->lport = packet->sport;")
     in_functions = (r"endpoints.lport = bpf_ntohs\(tcp.dest\);", "endpoints.lport = bpf_ntohs(tcp.source);")
     wrong = judged(at_the_hook, in_functions)
     # With kernel functions the packet is the first step of its socket and supplies its addresses, so the socket is

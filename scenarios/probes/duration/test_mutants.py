@@ -36,21 +36,21 @@ def test_clock_2_ms_early(judged):
 
 def test_fins_10_ms_late(judged):
     """The time stamps of FINs are 10 ms late."""
-    late = r"\g<0>    if (packet.flags & FIN)\n        segment->time_ns += 10000000;\n"
-    wrong = caught(judged((r"^    segment->seq = packet.seq;\n", late)))
+    late = r"\g<0>    if (packet->flags & FIN)\n        segment->time_ns += 10000000;\n"
+    wrong = caught(judged((r"^    segment->seq = packet->seq;\n", late)))
     assert {"first SYN to first FIN or RST", "first FIN or RST at"} <= wrong
 
 
 def test_ports_swapped(judged):
     """Source and destination port are swapped."""
-    swapped = "segment->dport = packet.sport;\n    segment->sport = packet.dport;"
-    checks = judged((r"segment->sport = packet.sport;\n +segment->dport = packet.dport;", swapped))
+    swapped = "segment->dport = packet->sport;\n    segment->sport = packet->dport;"
+    checks = judged((r"segment->sport = packet->sport;\n +segment->dport = packet->dport;", swapped))
     assert caught(checks) == {"seen"}
 
 
 def test_port_in_wrong_byte_order(judged):
     """S6: 9999 is reported as 3879."""
-    assert "seen" in caught(judged((r"= packet.dport;", "= bpf_htons(packet.dport);")))
+    assert "seen" in caught(judged((r"= packet->dport;", "= bpf_htons(packet->dport);")))
 
 
 def test_no_ingress(judged):

@@ -41,7 +41,7 @@ def test_a_probe_that_counts_at_two_hooks(lab, tmp_path):
 
 def test_a_probe_that_swaps_ports(lab, tmp_path):
     """F3: with swapped ports no connection is found."""
-    swapped = r"flow.sport = packet.dport;\n    flow.dport = packet.sport;"
+    swapped = r"flow.sport = packet->dport;\n    flow.dport = packet->sport;"
     assert {"payload bytes", "SYN"} <= judged(
         lab, changed(tmp_path, "flows", (r"flow.sport = .*\n +flow.dport = .*;", swapped))
     )
