@@ -76,8 +76,8 @@ class Check:
         return self.verdict == "inside"
 
     @property
-    def width(self) -> int | None:
-        """The width of the interval of all values that pass; None for a check of equality, which has no interval."""
+    def passing(self) -> tuple[int, int] | None:
+        """The lowest and the highest value that pass; None for a check of equality, which has no interval."""
         low, high = self.low, self.high
         if self.error is None or not (
             isinstance(low, int) and isinstance(high, int) and isinstance(self.measured, int)
@@ -87,7 +87,12 @@ class Check:
         if self.tolerance is not None:
             best = self.measured - self.error
             low, high = max(low, best - self.tolerance), min(high, best + self.tolerance)
-        return high - low
+        return low, high
+
+    @property
+    def width(self) -> int | None:
+        """The width of the interval of all values that pass; None for a check of equality."""
+        return None if self.passing is None else self.passing[1] - self.passing[0]
 
     def within(self, tolerance: int) -> Self:
         """Return the same check with a tolerance: an error above it fails, too."""
