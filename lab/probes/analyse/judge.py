@@ -242,7 +242,6 @@ class _Side:
         """Judge the data that arrived: every byte that the peer sent, counted once, and not before it was sent."""
         arrived = self._rows[(self._rows["kind"] == Kind.ARRIVED) & (self._rows["length"] > 0)]
         data = np.concatenate([self._early, arrived])
-        processed = self._rows[(self._rows["kind"] == Kind.PROCESSED) & (self._rows["length"] > 0)]
         sends = [call for call in other.calls if call.name == "send" and not call.error]
         sent = sum(call.result for call in sends)
         least = 0 if self._resets else sent
@@ -250,8 +249,7 @@ class _Side:
         yield self._judge.count(
             self._subject, "bytes that reached TCP", bracket, distinct_bytes(data["seq"], data["length"])
         )
-        unmatched = set(processed["seq"].tolist()) - set(data["seq"].tolist())
-        yield self._judge.equal(self._subject, "segments processed that never arrived", 0, len(unmatched))
+        yield from self._processed(np.concatenate([self._early, self._rows[self._rows["kind"] == Kind.ARRIVED]]))
         if len(data) and sends:
             window = Bracket.middle(sends[0].enter_ns, max(self._calls[-1].exit_ns, other.calls[-1].exit_ns))
             came = first(self._seen.came, self._seen.came["payload"] > 0) if self._seen else None
@@ -259,6 +257,23 @@ class _Side:
                 tapped = self._seen.coming(came)
                 window = Bracket.middle(max(window.low, tapped.low), min(window.high, tapped.high))
             yield self._judge.duration(self._subject, "first data reached TCP at", window, int(data["time_ns"][0]))
+
+    def _processed(self, arrived: Rows) -> Iterator[Check]:
+        """Judge the segments that TCP processed in ESTABLISHED: each has arrived, and has its flags.
+
+        A segment in the backlog of a held socket takes up those that follow it (tcp_add_backlog()): it keeps its sequence number.
+        """
+        rows = self._rows[(self._rows["kind"] == Kind.PROCESSED) & (self._rows["state"] == State.ESTABLISHED)]
+        known = set(arrived["seq"].tolist())
+        strange = [row for row in rows if int(row["seq"]) not in known]
+        yield self._judge.equal(self._subject, "segments processed that never arrived", 0, len(strange))
+        flags = defaultdict[tuple[int, int], set[int]](set)
+        for seq, length, flag in arrived[["seq", "length", "flags"]].tolist():
+            flags[seq, length].add(flag)
+        other = [
+            row for row in rows if not {int(row["flags"])} & flags.get((row["seq"], row["length"]), {int(row["flags"])})
+        ]
+        yield self._judge.equal(self._subject, "segments processed with other flags", 0, len(other))
 
 
 _OF_MESSAGES = ("sendmmsg", "recvmmsg")

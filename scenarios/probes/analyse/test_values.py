@@ -378,6 +378,18 @@ def test_a_probe_that_swaps_the_ends_of_packets(judged):
     assert ("addresses and ports" if attach.mechanism() == "tracepoint" else "socket") in wrong
 
 
+@pytest.mark.parametrize(
+    ("change", "quantity"),
+    [
+        ((r"^    fill_segment\(step, skb, &tcp, length\);\n", ""), "segments processed that never arrived"),
+        ((r"\(\(u8 \*\)tcp\)\[13\]", "((u8 *)tcp)[0]"), "segments processed with other flags"),
+    ],
+)
+def test_a_probe_that_misreads_the_processed_segment(judged, change, quantity):
+    """The judge compares each segment that TCP processed with those that arrived."""
+    assert quantity in judged(change)
+
+
 def test_a_probe_that_omits_returns(judged):
     """The judge catches a probe that does not report the return of a system call."""
     drop = r"\g<0>    if (call->kind == KIND_SEND)\n        return 0;\n"

@@ -1,10 +1,13 @@
 """The probe `duration` at several devices that the same packets pass: each has one line with its own times."""
 
+import socket
 from dataclasses import replace
 
 import pytest
 from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from support.links import await_carrier
 
 from lab.ebpf.interface import Device
@@ -12,6 +15,7 @@ from lab.linux.netns import inside
 from lab.observation import Observed
 from lab.probes.duration.measure import lifetimes
 from lab.recording.recorder import record
+from lab.tcp import Ended
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 from lab.units import MS
@@ -93,3 +97,27 @@ def test_one_line_for_each_device(lab, stack, version):
     lab.judge("duration", observed)
     rows = lifetimes(recorder.recording.events["duration"], end_ns)
     assert len(rows) == 5 * len(recorder.recording.devices)
+
+
+def test_stacked_tags(net):
+    """F3: connections with the same addresses in different VLANs, the inner tag included, are different connections."""
+    tags = [(7, 8), (7, 9), (6, 8)]
+    ends = IP(src="192.0.2.7", dst="192.0.2.8")
+    with record("duration", devices=[net.server.device]) as recorder:
+        with inside(net.wire, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as wire:
+            wire.bind(("server", 0))
+            for seq, flags in enumerate("SR", 1):
+                for outer, inner in tags:
+                    # The destination is the MAC address of no host, so nothing answers.
+                    frame = (
+                        Ether(dst="02:00:00:00:00:02")
+                        / Dot1AD(vlan=outer)
+                        / Dot1Q(vlan=inner)
+                        / ends
+                        / TCP(flags=flags, seq=seq)
+                    )
+                    wire.send(bytes(frame))
+        end_ns = net.quiesce()
+    rows = lifetimes(recorder.recording.events["duration"], end_ns)
+    assert rows[["vlan", "inner_vlan"]].tolist() == tags
+    assert [Ended(ended) for ended in rows["ended"]] == [Ended.RST] * 3

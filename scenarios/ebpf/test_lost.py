@@ -1,0 +1,22 @@
+"""Events that find no room in a full ring are counted: every event is recorded or counted as lost."""
+
+import pytest
+from support.mutants import changed
+
+from lab.recording.recorder import record
+from lab.traffic.demo.conversation import Conversation
+from lab.traffic.demo.process import converse
+
+
+@pytest.mark.parametrize("probe", ["states", "duration", "analyse", "layers"])
+def test_a_small_ring(net, tmp_path, probe):
+    """A second program with a ring of one page observes the same connections as the first."""
+    small = changed(tmp_path, probe, (r"BPF_RINGBUF_OUTPUT\(events, \w+\)", "BPF_RINGBUF_OUTPUT(events, 1)"))
+    with record(probe, programs={"small": small}, devices=net.devices, lossy=True) as recorder:
+        with converse(net, Conversation(exchanges=5), connections=200, concurrency=20):
+            pass
+        net.quiesce()
+    recording = recorder.recording
+    assert recording.lost[probe] == 0
+    assert recording.lost["small"] > 0
+    assert len(recording.events["small"]) + recording.lost["small"] == len(recording.events[probe])
