@@ -22,7 +22,7 @@ ALLOWED_SKIPS = Path(__file__).parent / "scenarios" / "allowed_skips.toml"
 
 def pytest_addoption(parser):
     """Add the options of the suite."""
-    parser.addoption("--rounds", type=int, default=5, help="random ends of each command (scenarios/robustness)")
+    parser.addoption("--rounds", type=int, default=3, help="random ends of each command (scenarios/robustness)")
 
 
 def pytest_configure(config):

@@ -55,7 +55,8 @@ struct tap {
 static struct tap taps[TAPS];
 static unsigned int tap_count;
 static struct record *records;
-static uint64_t room, logged, unlogged, dropped, clock_sets;
+static uint64_t room, logged, unlogged, dropped, strange, clock_sets;
+static int64_t started_ns;
 static int64_t *ticks;
 static uint64_t tick_room;
 static volatile uint64_t tick_counts[CPU_SETSIZE];
@@ -105,6 +106,8 @@ static void note(const struct tap *tap, const struct tpacket2_hdr *frame)
         .outgoing = from->sll_pkttype == PACKET_OUTGOING,
         .early = !!(frame->tp_status & TP_STATUS_TS_SOFTWARE),
     };
+    /* Some other time, such as that at which a frame should leave. */
+    strange += record->high_ns < started_ns || record->low_ns > now_ns();
     memcpy(record->head, (const uint8_t *)frame + frame->tp_mac,
            frame->tp_snaplen < HEAD_BYTES ? frame->tp_snaplen : HEAD_BYTES);
 }
@@ -167,8 +170,8 @@ static void answer(const char *word)
             fail("PACKET_STATISTICS");
         dropped += stats.tp_drops; /* the kernel resets the counter */
     }
-    printf("%s logged=%" PRIu64 " unlogged=%" PRIu64 " dropped=%" PRIu64 " clock_sets=%" PRIu64, word, logged, unlogged,
-           dropped, clock_sets);
+    printf("%s logged=%" PRIu64 " unlogged=%" PRIu64 " dropped=%" PRIu64 " strange=%" PRIu64 " clock_sets=%" PRIu64,
+           word, logged, unlogged, dropped, strange, clock_sets);
     for (long cpu = 0; cpu < count && cpu < CPU_SETSIZE; cpu++)
         if (has_ticks[cpu])
             printf(" ticks.%ld=%" PRIu64, cpu, tick_counts[cpu]);
@@ -200,6 +203,7 @@ int main(int count, char **words)
     offset = sample_offset();
     for (int i = 0; i < 100; i++)
         clock_sets += !narrow(&offset);
+    started_ns = now_ns();
     start_ticks();
     for (; tap_count < (unsigned int)count - 6; tap_count++) {
         int fd, ifindex;

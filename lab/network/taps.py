@@ -42,6 +42,7 @@ TAPPED = np.dtype(
 _FAULTS = {
     "unlogged": "frames without room in the log",
     "dropped": "frames without room in a ring",
+    "strange": "frames whose stamp is not that of their passage",
     "clock_sets": "clock sets",
 }
 

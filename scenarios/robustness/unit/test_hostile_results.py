@@ -86,7 +86,7 @@ def run(tmp_path):
 shared = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@settings(shared, max_examples=40)
+@settings(shared, max_examples=20)
 @given(file=st.sampled_from(FILES).flatmap(lambda name: st.tuples(st.just(name), damaged(name))))
 def test_damaged_results(run, capsys, file):
     """No command raises anything: it succeeds, fails with the verdict, or says one sentence."""
@@ -100,7 +100,7 @@ def test_damaged_results(run, capsys, file):
     (run / name).write_bytes(contents()[name])
 
 
-@settings(shared, max_examples=30)
+@settings(shared, max_examples=20)
 @given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=20))
 def test_points_of_any_values(run, changes):
     """The points of `layers` in a recording may have any values."""
