@@ -170,10 +170,10 @@ def test_a_kept_run_is_judged_again(tmp_path):
     assert (tmp_path / "again.xml").read_text() == (tmp_path / "j.xml").read_text()
     assert "1 judgements from" in lab_command("judge", "--replay", folder, "--case", "S6").stdout
     assert "2 judgements from kept evidence, 0 with another verdict" in again.stdout
-    # Without what the tool printed, nothing is told.
+    # Without what the tool printed, nothing is told; it may have said that it lost events.
     (evidence,) = (it for it in (Path(folder) / "evidence").iterdir() if "ordinary" in it.name)
     kept = json.loads(evidence.read_text())
-    kept["printed"]["output"] = ""
+    kept["printed"] |= {"output": "", "stderr": ""}
     evidence.write_text(json.dumps(kept))
     again = lab_command("judge", "--replay", folder)
     assert again.returncode == FAILED
