@@ -157,10 +157,22 @@ def tapped_at(place: Side, truth: Truth, seen: Seen) -> Truth:
 
     return replace(
         truth,
+        syns_again=_before_the_end(truth.syns_again, place, seen),
         start=passed(Side.CLIENT, segment_parser.opens, truth.start),
         answered=passed(Side.SERVER, lambda rows: segment_parser.has(rows, Flag.SYN | Flag.ACK), truth.answered),
         ends=[ends(end) for end in truth.ends],
     )
+
+
+def _before_the_end(syns_again: Bracket, place: Side, seen: Seen) -> Bracket:
+    """Return how often the SYN was retransmitted until both FINs had passed: a copy can be that late on a busy machine."""
+    rows = seen.left if place is Side.CLIENT else seen.came
+    syns = rows[segment_parser.opens(rows)]
+    fins = [first(some, segment_parser.has(some, Flag.FIN)) for some in (seen.left, seen.came)]
+    late = syns["high_ns"] >= max(FOREVER_NS if fin is None else int(fin["low_ns"]) for fin in fins)
+    if not late.any():
+        return syns_again
+    return Bracket.late(min(syns_again.low, max(0, int((~late).sum()) - 1)), syns_again.high)
 
 
 def one_way(truth: Truth, side: Side) -> Truth:

@@ -1,5 +1,7 @@
 """What the taps prove about one connection, from hand-made segments."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support.made.states import CLIENT
@@ -12,6 +14,7 @@ from lab.timeline import Call, Connection, Timeline
 from lab.truth import durations
 from lab.truth.states import Waits, client_paths, server_paths
 from lab.truth.taps import Seen, TapTruth
+from lab.verdict import Bracket
 
 END = 90_000
 SYN, SYN_ACK, ACK, FIN = Flag.SYN, Flag.SYN | Flag.ACK, Flag.ACK, Flag.FIN | Flag.ACK
@@ -158,6 +161,16 @@ def test_segments_at_both_interfaces():
     assert (client.answered[:2], server.answered[:2]) == ((500, 704), (300, 404))
     assert [end[1:3] for end in client.ends] == [(20_000, 20_054), (31_150, 31_304)]
     assert [end[1:3] for end in server.ends] == [(20_150, 20_304), (31_000, 31_054)]
+
+
+def test_a_copy_of_the_syn_that_comes_after_the_end():
+    """It need not be counted. One that comes before must be."""
+    connection, _, _ = made()
+    truth = replace(durations.truth_of(connection, END), syns_again=Bracket.exactly(1))
+    _, _, seen = made([*SENT[:1], (250, *SENT[0][1:]), *SENT[1:]])
+    assert durations.tapped_at(Side.SERVER, truth, seen).syns_again == Bracket.exactly(1)
+    _, _, seen = made([*SENT, (32_000, *SENT[0][1:])])
+    assert durations.tapped_at(Side.SERVER, truth, seen).syns_again == Bracket.late(0, 1)
 
 
 def test_a_copy_is_not_bounded_by_the_answer_to_its_original():
