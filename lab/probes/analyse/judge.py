@@ -1,11 +1,12 @@
 """Judge the probe `analyse`: compare the steps of each connection with the timestamps of the two applications."""
 
 import errno
-import itertools
 import re
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -130,6 +131,9 @@ class _Side:
         self._subject = str(timeline.flow)
         self._sees_work = tells_work(judge.attach_point.split(", "))
         self._calls = [call for call in timeline.calls if call.name in _KINDS]
+        self._sends = [call for call in other.calls if call.name == "send"] if other else []
+        self._sent = list(accumulate(call.result for call in self._sends))
+        self._done = {kind: rows[rows["kind"] == kind] for kind in (Kind.SENT, Kind.RECEIVED)}
         self._resets = any(side.resets for side in (timeline, other) if side)
 
     def checks(self, paths: list[states.Path]) -> Iterator[Check]:
@@ -174,8 +178,9 @@ class _Side:
     def _work(self, what: str, call: Call, returned: np.void, received: int) -> Iterator[Check]:
         """Judge the work of TCP for a call that sends or receives: its times, its result, and the wait."""
         kind = Kind.SENT if call.name == "send" else Kind.RECEIVED
-        within = self._rows[(self._rows["kind"] == kind) & (self._rows["tid"] == returned["tid"])]
-        within = within[(within["time_ns"] >= returned["enter_ns"]) & (within["time_ns"] <= returned["time_ns"])]
+        bounds = np.searchsorted(self._done[kind]["time_ns"], (returned["enter_ns"], returned["time_ns"] + 1))
+        within = self._done[kind][slice(*bounds)]
+        within = within[within["tid"] == returned["tid"]]
         # sendfile() passes on what its pipe holds (splice_direct_to_actor()). The others send and receive several messages.
         if points()[returned["point"]] in ("sendfile", *_OF_MESSAGES):
             taken = int(within["result"][within["result"] > 0].sum())
@@ -205,11 +210,8 @@ class _Side:
             return 0
         if call.error or not call.result:
             return self._other.closing.enter_ns
-        for sent in (c for c in self._other.calls if c.name == "send"):
-            received -= sent.result
-            if received + call.result <= 0:
-                return sent.enter_ns
-        return 0
+        found = bisect_left(self._sent, received + call.result)
+        return self._sends[found].enter_ns if found < len(self._sends) else 0
 
     def _states(self, paths: list[states.Path]) -> Iterator[Check]:
         """Judge the states of the full socket. TIME_WAIT is missing where only a minisock enters it."""
@@ -221,7 +223,7 @@ class _Side:
         for entered, row in zip(possible.get(measured, ()), changes, strict=False):
             quantity = f"{entered.state.name} entered at"
             yield self._judge.duration(self._subject, quantity, entered.bracket, int(row["time_ns"]))
-        for before, after in itertools.pairwise(changes):
+        for before, after in pairwise(changes):
             old, new = (State(state).name for state in (after["oldstate"], before["state"]))
             yield self._judge.equal(self._subject, f"state left for {State(after['state']).name}", new, old)
 

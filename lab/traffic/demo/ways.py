@@ -20,7 +20,7 @@ _PIPE_SIZE = 1 << 16  # bytes of a new pipe, pipe(7)
 _SO_ZEROCOPY, _MSG_ZEROCOPY = 60, 0x4000000  # include/uapi/asm-generic/socket.h, include/linux/socket.h
 _CURRENT = -1  # preadv2(2): no position in the file
 _FOR_ONE = 0x10000  # MSG_WAITFORONE, recvmmsg(2)
-_ONE_BY_ONE = 400  # bytes: each takes two system calls and a segment
+_ONE_BY_ONE = 200  # bytes: each takes two system calls and a segment
 
 
 @dataclass(frozen=True)
