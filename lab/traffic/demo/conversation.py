@@ -139,11 +139,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--how", choices=("close", "shutdown", "rst"), default="close", help="how the closer closes")
     group.add_argument(
-        "--way", choices=list(WAYS), default=BLOCKING, help="how to send and receive (%(default)s); vector2: preadv2()"
+        "--way",
+        choices=list(WAYS),
+        default=BLOCKING,
+        help="how to send and receive (%(default)s); vector2: preadv2(), messages: recvmmsg()",
     )
-    group.add_argument("--opening", choices=OPENINGS, default=BLOCKING, help="how the connection opens (%(default)s)")
     group.add_argument(
-        "--pattern", choices=list(PATTERNS), default=EXCHANGE, help="who sends what when (%(default)s: by turns)"
+        "--opening",
+        choices=OPENINGS,
+        default=BLOCKING,
+        help="how the connection opens (%(default)s); deferred: the server waits for data",
+    )
+    group.add_argument(
+        "--pattern",
+        choices=list(PATTERNS),
+        default=EXCHANGE,
+        help="who sends what when: by turns (%(default)s); all requests, then all replies (pipelined); each reply in two parts "
+        "(streamed); half of a reply before the request has been read (early); replies without requests (pushed)",
     )
     delays = {
         "before-accept": "server: before accept(), when a connection is ready",
