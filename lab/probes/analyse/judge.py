@@ -265,7 +265,8 @@ class _Side:
 
         A segment in the backlog of a held socket takes up those that follow it (tcp_add_backlog()): it keeps its sequence number.
         """
-        rows = self._rows[(self._rows["kind"] == Kind.PROCESSED) & (self._rows["state"] == State.ESTABLISHED)]
+        chosen = (self._rows["kind"] == Kind.PROCESSED) & (self._rows["state"] == State.ESTABLISHED)
+        rows = self._rows[chosen & (self._rows["oldstate"] == 0)]  # others tell of a change of state, and of no segment
         known = set(arrived["seq"].tolist())
         strange = [row for row in rows if int(row["seq"]) not in known]
         yield self._judge.equal(self._subject, "segments processed that never arrived", 0, len(strange))
