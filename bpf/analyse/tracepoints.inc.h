@@ -25,8 +25,9 @@ ON_RAW_TRACEPOINT_AGAIN(tcp_probe)
  * the listener. It does not run for timewait minisocks. */
 ON_CGROUP_SKB(ingress)
 {
-    struct packet *packet;
+    u16 ethertype = bpf_ntohs(ctx->protocol); /* read here: later, some compilers add to the context's pointer first */
     struct bpf_sock *found = ctx->sk;
+    struct packet *packet;
     struct step *step;
     u32 netns;
 
@@ -38,7 +39,7 @@ ON_CGROUP_SKB(ingress)
     packet = new_packet();
     if (!packet)
         return 1;
-    packet->ethertype = bpf_ntohs(ctx->protocol);
+    packet->ethertype = ethertype;
     parse_network(ctx, packet);
     if (packet->protocol != IPPROTO_TCP || packet->problem)
         return 1;

@@ -114,8 +114,9 @@ ON_TC(ingress)
 /* Runs in tcp_v4_rcv() and tcp_v6_rcv(), after they have found the socket. */
 ON_CGROUP_SKB(ingress)
 {
-    struct packet *packet;
+    u16 ethertype = bpf_ntohs(ctx->protocol); /* as in analyse/tracepoints.inc.h */
     struct bpf_sock *found = ctx->sk;
+    struct packet *packet;
     const void *tcp = found ? bpf_skc_to_tcp_sock(found) : NULL, *net = NULL;
     struct common common;
     u8 state = 0;
@@ -130,7 +131,7 @@ ON_CGROUP_SKB(ingress)
     packet = new_packet();
     if (!packet)
         return 1;
-    packet->ethertype = bpf_ntohs(ctx->protocol);
+    packet->ethertype = ethertype;
     parse_network(ctx, packet);
     report_packet(ctx, POINT_TCP_IN, packet, netns_of(net), tcp);
     return 1;
