@@ -104,11 +104,11 @@ $(VENV)/browser: | $(VENV)/ready
 	@touch $@
 
 # The wire's relay, for kernels without netem and for tests that need a log of every frame.
-$(BIN)/lab-relay: $(wildcard wire/relay/*) wire/clock.h | $(VENV)/ready
+$(BIN)/lab-relay: $(wildcard wire/relay/*) wire/clock.h wire/process.h | $(VENV)/ready
 	@gcc -O2 -std=gnu11 -Wall -Wextra -Werror -o $@ wire/relay/relay.c
 
 # The taps at the hosts' interfaces.
-$(BIN)/lab-tap: wire/tap.c wire/clock.h | $(VENV)/ready
+$(BIN)/lab-tap: wire/tap.c wire/clock.h wire/process.h | $(VENV)/ready
 	@gcc -O2 -std=gnu11 -Wall -Wextra -Werror -pthread -o $@ wire/tap.c
 
 # The load generator of the bench.

@@ -142,7 +142,7 @@ static __always_inline int count(struct __sk_buff *ctx, enum direction direction
     __sync_fetch_and_add(&sum->syns, here.syns);
     __sync_fetch_and_add(&sum->fins, here.fins);
     __sync_fetch_and_add(&sum->rsts, here.rsts);
-    /* If two CPUs do this at the same time, either time can be stored. Both are times of a packet-> */
+    /* If two CPUs do this at the same time, either time can be stored. Both are times of a packet. */
     if (time_ns < sum->first_ns)
         sum->first_ns = time_ns;
     if (time_ns > sum->last_ns)

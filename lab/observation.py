@@ -68,7 +68,7 @@ class Observed:
         if not self.taps or (inode, ifindex) not in self.taps.devices:
             return None
         seen = self.seen(connection)[self.inodes.index(inode)]
-        return seen.at(ifindex) if seen else None
+        return seen.at(self.taps.devices.index((inode, ifindex))) if seen else None
 
     def judge(self, scenario: str, probe: str) -> Judge:
         """Return the judge for the numbers of one probe."""

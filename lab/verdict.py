@@ -36,6 +36,10 @@ class Bracket(NamedTuple):
         """Return the interval of one value."""
         return cls(value, value, value)
 
+    def common(self, other: Self) -> tuple[int, int]:
+        """Return the ends of the part that two intervals of the same value have in common."""
+        return max(self.low, other.low), min(self.high, other.high)
+
     @classmethod
     def between(cls, start: Self, end: Self) -> Self:
         """Return the time from one point in time to a later one; the best estimate is the middle."""

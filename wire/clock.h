@@ -47,3 +47,14 @@ static inline bool narrow(struct offset *known)
         known->high_ns = sample.high_ns;
     return agree;
 }
+
+/* Take a sample, and narrow it by many others. Return how often the wall clock was set meanwhile. */
+static inline uint64_t settle(struct offset *known)
+{
+    uint64_t sets = 0;
+
+    *known = sample_offset();
+    for (int i = 0; i < 100; i++)
+        sets += !narrow(known);
+    return sets;
+}

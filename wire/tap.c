@@ -16,16 +16,12 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
+#include <stddef.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "clock.h"
+#include "process.h"
 
 #define HEAD_BYTES 128
 #define FRAME_SIZE 256 /* of the ring: header of the ring, and the beginning of a frame */
@@ -35,7 +31,7 @@
 #define DRAIN_NS 5000000
 #define TICK_NS 1000000
 
-/* One frame; the layout of TAPPED in lab/network/taps.py. */
+/* One frame; Python maps an array of these (TAPPED in lab/network/taps.py). */
 struct record {
     int64_t low_ns; /* CLOCK_MONOTONIC: the earliest and the latest possible time of the kernel's stamp */
     int64_t high_ns;
@@ -45,6 +41,8 @@ struct record {
     uint8_t early;    /* 1: an incoming frame was stamped when it was queued for the CPU, before XDP; 0: behind XDP */
     uint8_t head[HEAD_BYTES];
 };
+
+#define FIELDS(field) field(low_ns) field(high_ns) field(length) field(tap) field(outgoing) field(early) field(head)
 
 struct tap {
     int fd;
@@ -62,12 +60,6 @@ static uint64_t tick_room;
 static volatile uint64_t tick_counts[CPU_SETSIZE];
 static int has_ticks[CPU_SETSIZE];
 static struct offset offset;
-
-static void fail(const char *what)
-{
-    perror(what);
-    exit(1);
-}
 
 static void open_tap(struct tap *tap, int fd, int ifindex)
 {
@@ -157,7 +149,7 @@ static void start_ticks(void)
     }
 }
 
-static void answer(const char *word)
+static void answer(void)
 {
     long count = sysconf(_SC_NPROCESSORS_CONF);
 
@@ -170,8 +162,8 @@ static void answer(const char *word)
             fail("PACKET_STATISTICS");
         dropped += stats.tp_drops; /* the kernel resets the counter */
     }
-    printf("%s logged=%" PRIu64 " unlogged=%" PRIu64 " dropped=%" PRIu64 " strange=%" PRIu64 " clock_sets=%" PRIu64,
-           word, logged, unlogged, dropped, strange, clock_sets);
+    printf("state logged=%" PRIu64 " unlogged=%" PRIu64 " dropped=%" PRIu64 " strange=%" PRIu64 " clock_sets=%" PRIu64,
+           logged, unlogged, dropped, strange, clock_sets);
     for (long cpu = 0; cpu < count && cpu < CPU_SETSIZE; cpu++)
         if (has_ticks[cpu])
             printf(" ticks.%ld=%" PRIu64, cpu, tick_counts[cpu]);
@@ -188,21 +180,12 @@ int main(int count, char **words)
         fprintf(stderr, "run `lab`, which starts lab-tap\n");
         return 2;
     }
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != atoi(words[1])) /* the parent ended before prctl() */
-        return 1;
-    prctl(PR_SET_TIMERSLACK, 1);
-    setvbuf(stdout, NULL, _IOLBF, 0);
+    accompany(atoi(words[1]));
     room = strtoull(words[3], NULL, 10);
-    records = mmap(NULL, room * sizeof(*records), PROT_READ | PROT_WRITE, MAP_SHARED, atoi(words[2]), 0);
+    records = map_log(atoi(words[2]), room * sizeof(*records));
     tick_room = strtoull(words[5], NULL, 10);
-    ticks = mmap(NULL, tick_room * sizeof(*ticks) * sysconf(_SC_NPROCESSORS_CONF), PROT_READ | PROT_WRITE, MAP_SHARED,
-                 atoi(words[4]), 0);
-    if (records == MAP_FAILED || ticks == MAP_FAILED)
-        fail("mmap of the logs");
-    offset = sample_offset();
-    for (int i = 0; i < 100; i++)
-        clock_sets += !narrow(&offset);
+    ticks = map_log(atoi(words[4]), tick_room * sizeof(*ticks) * sysconf(_SC_NPROCESSORS_CONF));
+    clock_sets = settle(&offset);
     started_ns = now_ns();
     start_ticks();
     for (; tap_count < (unsigned int)count - 6; tap_count++) {
@@ -212,7 +195,9 @@ int main(int count, char **words)
             return 2;
         open_tap(&taps[tap_count], fd, ifindex);
     }
-    answer("ready");
+    printf("ready");
+    FIELDS(PRINT_MEMBER)
+    printf("\n");
     for (;;) {
         int events = ppoll(&orders, 1, &pause, NULL);
 
@@ -222,7 +207,7 @@ int main(int count, char **words)
         if (events > 0) {
             if (read(STDIN_FILENO, line, sizeof(line)) <= 0)
                 return 0;
-            answer("state");
+            answer();
         }
     }
 }

@@ -130,7 +130,7 @@ def _acknowledged_ns(on_wire: OnWire) -> int:
     left = on_wire.to_server.left
     if not len(fins):
         return FOREVER_NS
-    end = (int(fins["seq"][0]) + int(fins["payload"][0]) + 1) % 2**32
+    end = segment_parser.end_of(fins[0])
     answers = left[segment_parser.has(left, Flag.ACK) & (left["ack"] == end)]
     return int(answers["arrived_high_ns"].min()) if len(answers) else FOREVER_NS
 

@@ -6,10 +6,7 @@ which is `wire/relay.c`.
 
 import mmap
 import os
-import selectors
 import socket
-import subprocess
-from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -19,11 +16,13 @@ from lab.errors import LabError
 from lab.linux.netns import inside
 from lab.network.conditions import Change, Conditions
 from lab.network.frame_log import DROPPED_BETWEEN, FRAME, WireLog
+from lab.network.helper import Helper, numbers, require_layout
 from lab.network.link import SIDES, Place, dropped
 from lab.network.offloads import turn_off
 from lab.paths import PROGRAMS
 
 PROGRAM = PROGRAMS / "lab-relay"
+_NAME = "the wire's relay"
 LOG_FRAMES = 1 << 19  # 100 MB when full; the kernel allocates the memory as it fills
 
 # The relay's counters of events that no conditions ask for, and their names in messages.
@@ -55,7 +54,7 @@ class Relay:
         self._awake = awake
         self._latency: IO[bytes] | None = None
         self._place = Place("", ())
-        self._process: subprocess.Popen[bytes] | None = None
+        self._helper: Helper | None = None
         self._records: mmap.mmap | None = None
         self._dropped_before = 0
         self._last = WireLog(np.zeros(0, FRAME))
@@ -75,23 +74,22 @@ class Relay:
         try:
             os.ftruncate(fd, self._room * FRAME.itemsize)
             self._records = mmap.mmap(fd, self._room * FRAME.itemsize, prot=mmap.PROT_READ)
-            self._process = inside(place.wire, lambda: self._start(fd))
+            self._helper = inside(place.wire, lambda: self._start(fd))
         finally:
             os.close(fd)
-        ready = self._answer("ready").split()
+        ready = self._helper.answer("ready").split()
         self.scheduling = ready[1]
-        if ready[2:] != _layout():
-            raise LabError("the relay was built from another version of its source: run `make setup`")
+        require_layout(_NAME, ready[2:], FRAME)
 
     def apply(self, to_server: Conditions, to_client: Conditions) -> Change:
         """Change the conditions and return the exact time of the change, which the relay reports."""
         lines = [_line(number, conditions) for number, conditions in enumerate((to_server, to_client))]
-        since_ns = _numbers(self._ask("\n".join([*lines, "apply"]), "applied"))["since_ns"]
+        since_ns = numbers(self._running().ask("\n".join([*lines, "apply"]), "applied"))["since_ns"]
         return Change(since_ns, since_ns)
 
     def waiting(self) -> int:
         """Return the number of frames that the relay holds."""
-        return _numbers(self._ask("status", "status"))["queue.length"]
+        return numbers(self._running().ask("status", "status"))["queue.length"]
 
     def log(self, *, lossy: bool = False) -> WireLog:
         """Return the log up to this moment, or the complete log after `remove`.
@@ -99,8 +97,8 @@ class Relay:
         Raises `LabError` if the wire had faults, unless the caller asks for a `lossy` log and inspects its faults.
         Faults are raised once: the log of connections that begin after the error is complete.
         """
-        if self._process:
-            self._last = self._read(self._ask("status", "status"))
+        if self._helper and not self._helper.ended:
+            self._last = self._read(self._running().ask("status", "status"))
         self._reported = self._last.faults
         if not lossy and self._last.faults != self._raised:
             self._raised = self._last.faults
@@ -111,13 +109,12 @@ class Relay:
         """End the relay and keep its log. Raises `LabError` for faults that `log` has not reported."""
         if self._latency:
             self._latency.close()
-        if not self._process:
+        if not self._helper or self._helper.ended:
             return
         try:
-            self._last = self._read(self._ask("stop", "stopped"))
+            self._last = self._read(self._helper.ask("stop", "stopped"))
         finally:
-            if self._process:
-                self._end()
+            self._helper.end()
             if self._records:
                 self._records.close()
         if self._last.faults != self._reported:
@@ -128,62 +125,22 @@ class Relay:
         """Process id of the relay."""
         return self._running().pid
 
-    def _start(self, log_fd: int) -> subprocess.Popen[bytes]:
-        devices = [str(socket.if_nametoindex(side)) for side in SIDES]
-        if not PROGRAM.exists():
-            raise LabError("the relay has not been built: run `make setup`")
-        return subprocess.Popen(
-            [PROGRAM, str(os.getpid()), str(log_fd), str(self._room), *devices],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=(log_fd,),
-            bufsize=0,  # select() would miss an answer in a buffer of this process
-            # Ctrl-C of a terminal must reach the lab only, which ends the relay when it removes the network.
-            start_new_session=True,
-        )
+    def _start(self, log_fd: int) -> Helper:
+        devices = [socket.if_nametoindex(side) for side in SIDES]
+        return Helper(_NAME, PROGRAM, (log_fd, self._room, *devices), [log_fd])
 
-    def _ask(self, text: str, word: str) -> str:
-        """Send lines and return the answer that begins with `word`."""
-        stdin = _pipe(self._running().stdin)
-        with suppress(BrokenPipeError):  # the relay has ended; _answer() raises with its message
-            stdin.write(f"{text}\n".encode())
-        return self._answer(word)
-
-    def _answer(self, word: str, limit_s: float = 20.0) -> str:
-        """Return the next line that begins with `word`, skipping the answers to earlier, interrupted calls."""
-        stdout = _pipe(self._running().stdout)
-        with selectors.DefaultSelector() as selector:
-            selector.register(stdout, selectors.EVENT_READ)
-            while selector.select(limit_s):
-                line = stdout.readline().decode()
-                if line.startswith(word):
-                    return line
-                if not line:
-                    raise LabError(f"the wire's relay has ended{self._end()}")
-        raise LabError(f"the wire's relay did not answer within {limit_s:g} s: is the machine overloaded?")
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if not self._process:
+    def _running(self) -> Helper:
+        if not self._helper or self._helper.ended:
             raise LabError("this wire has been removed: use it inside the block of its topology")
-        return self._process
-
-    def _end(self) -> str:
-        """Kill the process and return the end of a sentence: its last line of standard error, or its status."""
-        process, self._process = self._running(), None
-        with process:  # closes its pipes
-            process.kill()
-            errors = _pipe(process.stderr).read().decode(errors="replace").strip()
-        return f": {errors.splitlines()[-1]}" if errors else f" with status {process.returncode}"
+        return self._helper
 
     def _read(self, answer: str) -> WireLog:
-        numbers = _numbers(answer)
-        numbers["lost_in_kernel"] = dropped(self._place) - self._dropped_before
+        state = numbers(answer) | {"lost_in_kernel": dropped(self._place) - self._dropped_before}
         records = (
-            np.frombuffer(self._records, FRAME, count=numbers["logged"]).copy() if self._records else self._last.frames
+            np.frombuffer(self._records, FRAME, count=state["logged"]).copy() if self._records else self._last.frames
         )
-        faults = {what: numbers[name] for name, what in _FAULTS.items() if numbers[name]}
-        return WireLog(records, numbers["queue.length"], faults)
+        faults = {what: state[name] for name, what in _FAULTS.items() if state[name]}
+        return WireLog(records, state["queue.length"], faults)
 
 
 def _keep_cpus_awake() -> IO[bytes]:
@@ -202,19 +159,3 @@ def _line(direction: int, c: Conditions) -> str:
     fractions = (c.loss, c.duplicate, c.reorder, c.corrupt)
     words = (direction, c.delay_ns, c.jitter_ns, *map(repr, fractions), c.rate_bps, c.limit, c.seed, *c.drop)
     return " ".join(["set", *map(str, words)])
-
-
-def _numbers(answer: str) -> dict[str, int]:
-    pairs = (word.split("=") for word in answer.split()[1:])
-    return {name: int(value) for name, value in pairs}
-
-
-def _layout() -> list[str]:
-    """Return the fields of a record with offset and size, in the form that the relay prints at its start."""
-    fields = [(name, *field[:2]) for name, field in (FRAME.fields or {}).items() if name != "pad"]
-    return [f"{name}:{offset}:{kind.itemsize}" for name, kind, offset in fields]
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None  # noqa: S101 (Popen was asked for a pipe)
-    return stream

@@ -126,6 +126,40 @@ def sequence_length(found: Rows) -> Integers:
     return found["payload"].astype(np.int64) + has(found, Flag.SYN) + has(found, Flag.FIN)
 
 
+def ends(found: Rows) -> Integers:
+    """Return the position behind each segment, counted on from its sequence number: it can be 2**32 or more."""
+    return found["seq"].astype(np.int64) + sequence_length(found)
+
+
+def end_of(segment: np.void) -> int:
+    """Return the sequence number behind a segment."""
+    return int(ends(np.atleast_1d(segment))[0]) % 2**32
+
+
+def reaches(positions: Integers, sequence: int) -> Mask:
+    """Return which positions are at a sequence number or behind it (RFC 9293, 3.4)."""
+    return (positions.astype(np.int64) - sequence) % 2**32 < 2**31
+
+
+def covers(found: Rows, sequence: int) -> Mask:
+    """Return which segments acknowledge everything before a sequence number."""
+    return has(found, Flag.ACK) & reaches(found["ack"], sequence)
+
+
+def first(found: Rows, which: Mask) -> "np.void | None":
+    """Return the first of these segments, None if there is none."""
+    index = which.argmax() if len(which) else 0
+    return found[index] if len(which) and which[index] else None
+
+
+def joined(found: Rows, frames: Rows, kind: "np.dtype[np.void]") -> Rows:
+    """Return rows of `kind`: its fields of the segments, and those of their frames, of which `found` was parsed."""
+    rows = np.zeros(len(found), kind)
+    for name in kind.names or ():
+        rows[name] = found[name] if name in (found.dtype.names or ()) else frames[name][found["frame"]]
+    return rows
+
+
 def retransmitted(found: Rows) -> Mask:
     """Return the segments that repeat sequence space of an earlier one.
 

@@ -6,9 +6,7 @@ What lives here: starting and ending the process that taps, and reading its logs
 
 import mmap
 import os
-import selectors
 import socket
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,14 +16,14 @@ import numpy as np
 from lab import clock
 from lab.arrays import Integers, Rows
 from lab.ebpf.interface import Device
-from lab.errors import LabError
 from lab.linux.netns import inside
+from lab.network.helper import Helper, numbers, require_layout
 from lab.paths import PROGRAMS
 
 PROGRAM = PROGRAMS / "lab-tap"
+_NAME = "the program that taps"
 _FRAMES = 1 << 18  # 40 MB when full; the kernel allocates the memory as it fills
 _TICKS = 1 << 18  # for each CPU: more than four minutes
-_LIMIT_S = 20.0
 
 TAPPED = np.dtype(
     [
@@ -38,7 +36,7 @@ TAPPED = np.dtype(
         ("head", "u1", (128,)),
     ]
 )
-"""One frame at one interface: the layout of `struct record` in wire/tap.c."""
+"""One frame at one interface: the layout of `struct record` in wire/tap.c; `taps` compares the two."""
 
 _FAULTS = {
     "unlogged": "frames without room in the log",
@@ -84,20 +82,20 @@ def taps(devices: Sequence[Device]) -> Iterator[TapLog]:
         for fd, size in zip(fds, sizes, strict=True):
             os.ftruncate(fd, size)
         sockets = [opened.enter_context(_packet_socket(device)) for device in devices]
-        process = opened.enter_context(_start(fds, room, sockets, devices))
-        opened.callback(process.kill)
-        _answer(process, "ready")
+        places = [f"{sock.fileno()}:{device.ifindex}" for sock, device in zip(sockets, devices, strict=True)]
+        arguments = (fds[0], _FRAMES, fds[1], room, *places)
+        helper = Helper(_NAME, PROGRAM, arguments, [*fds, *(sock.fileno() for sock in sockets)])
+        opened.callback(helper.end)
+        require_layout(_NAME, helper.answer("ready").split()[1:], TAPPED)
         yield log
-        assert process.stdin is not None  # noqa: S101 (Popen was asked for a pipe)
-        process.stdin.write(b"state\n")
-        state = dict(word.split("=") for word in _answer(process, "state").split()[1:])
-        log.faults = {what: int(state[name]) for name, what in _FAULTS.items() if int(state[name])}
+        state = numbers(helper.ask("state", "state"))
+        log.faults = {what: state[name] for name, what in _FAULTS.items() if state[name]}
         records, ticks = (opened.enter_context(mmap.mmap(fd, 0, prot=mmap.PROT_READ)) for fd in fds)
-        log.frames = np.frombuffer(records, TAPPED, int(state["logged"])).copy()
+        log.frames = np.frombuffer(records, TAPPED, state["logged"]).copy()
         for name, count in state.items():
             if name.startswith("ticks."):
                 start = int(name.removeprefix("ticks.")) * room * 8
-                log.ticks.append(np.frombuffer(ticks, np.int64, int(count), start).copy())
+                log.ticks.append(np.frombuffer(ticks, np.int64, count, start).copy())
 
 
 def _cpus() -> int:
@@ -111,34 +109,3 @@ def _packet_socket(device: Device) -> socket.socket:
         return socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
 
     return inside(device.netns, opened) if device.netns else opened()
-
-
-def _start(
-    fds: list[int], room: int, sockets: list[socket.socket], devices: Sequence[Device]
-) -> "subprocess.Popen[bytes]":
-    if not PROGRAM.exists():
-        raise LabError("the taps have not been built: run `make setup`")
-    places = [f"{sock.fileno()}:{device.ifindex}" for sock, device in zip(sockets, devices, strict=True)]
-    log, ticks = fds
-    return subprocess.Popen(
-        [PROGRAM, str(os.getpid()), str(log), str(_FRAMES), str(ticks), str(room), *places],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        pass_fds=(*fds, *(sock.fileno() for sock in sockets)),
-        bufsize=0,  # select() would miss an answer in a buffer of this process
-        # Ctrl-C of a terminal must reach the lab only, which ends the taps with the recording.
-        start_new_session=True,
-    )
-
-
-def _answer(process: "subprocess.Popen[bytes]", word: str) -> str:
-    """Return the next line, which begins with `word`."""
-    assert process.stdout is not None  # noqa: S101 (Popen was asked for a pipe)
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        if not selector.select(_LIMIT_S):
-            raise LabError(f"the taps did not answer within {_LIMIT_S:g} s: is the machine overloaded?")
-    line = process.stdout.readline().decode()
-    if not line.startswith(word):
-        raise LabError("the taps have ended: look above for their message")
-    return line

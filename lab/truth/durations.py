@@ -15,10 +15,10 @@ from typing import NamedTuple
 from lab.arrays import Mask, Rows
 from lab.network import segment_parser
 from lab.network.conditions import FOREVER_NS
-from lab.network.segment_parser import Flag
+from lab.network.segment_parser import Flag, first
 from lab.tcp import Ended, Side
 from lab.timeline import Connection, Timeline
-from lab.truth.taps import Seen, first
+from lab.truth.taps import Seen, since
 from lab.truth.wire import OnWire
 from lab.verdict import Bracket
 
@@ -148,7 +148,7 @@ def tapped_at(place: Side, truth: Truth, seen: Seen) -> Truth:
         if found is None:
             return known
         at = seen.leaving(found) if own else seen.coming(found)
-        return Bracket.middle(max(known.low, at.low), min(known.high, at.high))
+        return Bracket.middle(*known.common(at))
 
     def ends(end: End) -> End:
         flag = Flag.RST if end.is_rst else Flag.FIN
@@ -169,7 +169,9 @@ def _before_the_end(syns_again: Bracket, place: Side, seen: Seen) -> Bracket:
     rows = seen.left if place is Side.CLIENT else seen.came
     syns = rows[segment_parser.opens(rows)]
     fins = [first(some, segment_parser.has(some, Flag.FIN)) for some in (seen.left, seen.came)]
-    late = syns["high_ns"] >= max(FOREVER_NS if fin is None else int(fin["low_ns"]) for fin in fins)
+    if any(fin is None for fin in fins):
+        return syns_again
+    late = syns["high_ns"] >= max(since(fin) for fin in fins)
     if not late.any():
         return syns_again
     return Bracket.late(min(syns_again.low, max(0, int((~late).sum()) - 1)), syns_again.high)

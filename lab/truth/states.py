@@ -10,10 +10,10 @@ import numpy as np
 
 from lab.network import segment_parser
 from lab.network.conditions import FOREVER_NS
-from lab.network.segment_parser import Flag
+from lab.network.segment_parser import Flag, covers, end_of, first
 from lab.tcp import State
 from lab.timeline import Connection, Timeline
-from lab.truth.taps import Seen, covers, end_of, first
+from lab.truth.taps import Seen, by, since
 from lab.truth.wire import OnWire
 from lab.verdict import Bracket
 
@@ -118,18 +118,16 @@ def _closing(side: Timeline, other: Timeline, end_ns: int) -> list[Path]:
 
 def _narrowed(paths: list[Path], seen: Seen) -> list[Path]:
     """Return the paths that agree with what the taps saw, with narrower times."""
-    bounds = _bounds(seen)
+    bounds, nothing = _bounds(seen), (0, FOREVER_NS)
     narrowed = []
     for path in paths:
         states = [entered.state for entered in path]
-        nothing = (0, FOREVER_NS)
         # A RST ends the connection at any time, and can be refused (RFC 5961, 3).
         known = [
             nothing if it is State.CLOSE and State.LAST_ACK not in states else bounds.get(it, nothing) for it in states
         ]
-        if (
-            State.SYN_RECV in states
-        ):  # the child is created, and enters both states, for the segment that ends the handshake
+        # The child is created, and enters both states, for the segment that ends the handshake.
+        if State.SYN_RECV in states:
             known[:2] = [bounds[State.SYN_RECV]] * 2
         narrowed.append(
             tuple(
@@ -154,21 +152,21 @@ def _bounds(seen: Seen) -> dict[State, tuple[int, int]]:
     ended = first(came, segment_parser.has(came, Flag.ACK) & ~segment_parser.has(came, Flag.SYN))
     fin, its_fin = (first(rows, segment_parser.has(rows, Flag.FIN)) for rows in (left, came))
     bounds = {
-        State.SYN_SENT: (0, _by(first(left, segment_parser.opens(left)))),
+        State.SYN_SENT: (0, by(first(left, segment_parser.opens(left)))),
         State.ESTABLISHED: (
-            _since(first(came, opened)),
-            _by(first(left, answers & ~segment_parser.has(left, Flag.RST))),
+            since(first(came, opened)),
+            by(first(left, answers & ~segment_parser.has(left, Flag.RST))),
         ),
-        State.SYN_RECV: (_since(ended), min(_by(first(left, data)), _opened_ns(seen, ended))),
-        State.FIN_WAIT1: (0, _by(fin)),
-        State.LAST_ACK: (0, _by(fin)),
+        State.SYN_RECV: (since(ended), min(by(first(left, data)), _opened_ns(seen, ended))),
+        State.FIN_WAIT1: (0, by(fin)),
+        State.LAST_ACK: (0, by(fin)),
     }
     done = None if fin is None else first(came, covers(came, end_of(fin)))
     if done is not None:
-        bounds[State.FIN_WAIT2] = bounds[State.CLOSE] = (int(done["low_ns"]), _worked(seen, done))
+        bounds[State.FIN_WAIT2] = bounds[State.CLOSE] = (since(done), _worked(seen, done))
     if its_fin is not None:
-        since_ns, by_ns = int(its_fin["low_ns"]), _worked(seen, its_fin)
-        answered_ns = _by(first(left, covers(left, end_of(its_fin)) & ~segment_parser.has(left, Flag.SYN)))
+        since_ns, by_ns = since(its_fin), _worked(seen, its_fin)
+        answered_ns = by(first(left, covers(left, end_of(its_fin)) & ~segment_parser.has(left, Flag.SYN)))
         bounds[State.CLOSE_WAIT] = (since_ns, min(by_ns, answered_ns))
         bounds[State.CLOSING] = (since_ns, by_ns)
         if done is not None:
@@ -181,12 +179,12 @@ def _opened_ns(seen: Seen, cause: "np.void | None") -> int:
     """Return a time by which the first segment that can end the handshake had created the child; for ever if it may not have."""
     if cause is None or _has_gaps(seen, cause) or any(call.name == "deferred" for call in seen.calls):
         return FOREVER_NS
-    return seen.interrupt_ns(int(cause["high_ns"]))  # no call holds a child that has not been accepted
+    return seen.interrupt_ns(by(cause))  # no call holds a child that has not been accepted
 
 
 def _worked(seen: Seen, cause: np.void) -> int:
     """Return a time by which the socket had worked on a frame that came, or for ever if it can have refused or kept it."""
-    return FOREVER_NS if _has_gaps(seen, cause) else seen.done_ns(int(cause["low_ns"]), int(cause["high_ns"]))
+    return FOREVER_NS if _has_gaps(seen, cause) else seen.done_ns(since(cause), by(cause))
 
 
 def _has_gaps(seen: Seen, cause: np.void) -> bool:
@@ -199,18 +197,7 @@ def _has_gaps(seen: Seen, cause: np.void) -> bool:
     begins = (before["seq"].astype(np.int64) - start) % 2**32
     ends = begins + segment_parser.sequence_length(before)
     reached = np.maximum.accumulate(np.append(ends[:1], ends[:-1]))
-    sent_again = any(segment_parser.retransmitted(rows).any() for rows in (seen.came, seen.left))
-    return bool((begins > reached).any()) or sent_again
-
-
-def _by(segment: "np.void | None") -> int:
-    """Return the latest time of a segment that was sent, for ever if there is none."""
-    return FOREVER_NS if segment is None else int(segment["high_ns"])
-
-
-def _since(segment: "np.void | None") -> int:
-    """Return the earliest time of a segment that came, 0 if there is none."""
-    return 0 if segment is None else int(segment["low_ns"])
+    return seen.sent_again or bool((begins > reached).any())
 
 
 def _is_passive(side: Timeline) -> bool:
@@ -220,8 +207,8 @@ def _is_passive(side: Timeline) -> bool:
 
 def _handshake(seen: Seen, entered: Entered) -> Bracket:
     """Return the time from a server's SYN-ACK to its acknowledgement, which is the time in SYN_RECV (tcp_synack_rtt_meas())."""
-    syn = _since(first(seen.came, segment_parser.opens(seen.came)))
-    syn_ack = _by(first(seen.left, segment_parser.has(seen.left, Flag.SYN)))
+    syn = since(first(seen.came, segment_parser.opens(seen.came)))
+    syn_ack = by(first(seen.left, segment_parser.has(seen.left, Flag.SYN)))
     return Bracket.middle(max(0, entered.earliest_ns - syn_ack), entered.latest_ns - syn)
 
 

@@ -12,28 +12,25 @@ Times are nanoseconds on `CLOCK_MONOTONIC`.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from lab.arrays import Integers, Mask, Rows
+from lab.arrays import Integers, Rows
 from lab.network import segment_parser
 from lab.network.conditions import FOREVER_NS
-from lab.network.segment_parser import SEGMENT, Flag
+from lab.network.segment_parser import SEGMENT, Flag, covers, end_of, first, reaches
 from lab.network.taps import TAPPED, TapLog
 from lab.tcp import UNSPECIFIED
 from lab.timeline import Call, Connection, Timeline
 from lab.truth.directions import connections_in_time
 from lab.verdict import Bracket
 
-_OF_FRAME = ("low_ns", "high_ns", "outgoing", "early")
+_OF_FRAME = ("low_ns", "high_ns", "outgoing", "early", "tap")
 _SEEN = np.dtype(
-    [
-        *((name, SEGMENT[name]) for name in SEGMENT.names or ()),
-        *((name, TAPPED[name]) for name in _OF_FRAME),
-        ("ifindex", "<i4"),
-    ]
+    [*((name, SEGMENT[name]) for name in SEGMENT.names or ()), *((name, TAPPED[name]) for name in _OF_FRAME)]
 )
 _UNLOCKED = ("sleep", "poll")
 """Calls that do not hold the socket while they wait (tcp_poll())."""
@@ -43,8 +40,8 @@ _UNLOCKED = ("sleep", "poll")
 class Seen:
     """The segments of one connection at one of its hosts, in order of time.
 
-    - `left`, `came`: sent and received by the host; fields of `SEGMENT`, the `ifindex` of the tapped interface, `low_ns` and
-      `high_ns` of the tap's stamp, and `early`.
+    - `left`, `came`: sent and received by the host; fields of `SEGMENT`, `low_ns` and `high_ns` of the stamp of its `tap`, and
+      `early`.
     - `ticks`: of each CPU; empty if they prove nothing.
     - `calls`: of the host's application.
     """
@@ -54,10 +51,15 @@ class Seen:
     ticks: list[Integers]
     calls: list[Call]
 
-    def at(self, ifindex: int) -> Self:
-        """Return what was seen at one of the host's interfaces."""
-        left, came = (rows[rows["ifindex"] == ifindex] for rows in (self.left, self.came))
+    def at(self, tap: int) -> Self:
+        """Return what one of the host's taps saw."""
+        left, came = (rows[rows["tap"] == tap] for rows in (self.left, self.came))
         return replace(self, left=left, came=came)
+
+    @cached_property
+    def sent_again(self) -> bool:
+        """Whether a segment in either direction repeats another."""
+        return any(segment_parser.retransmitted(rows).any() for rows in (self.left, self.came))
 
     def leaving(self, segment: np.void) -> Bracket:
         """Return when a segment that the host sent passed TC egress, not counting the application's call that sent it.
@@ -65,21 +67,19 @@ class Seen:
         What it acknowledges had come before.
         """
         causes = segment_parser.sequence_length(self.came) > 0
-        causes &= (_ends(self.came) - int(segment["ack"])) % 2**32 < 2**31
+        causes &= reaches(segment_parser.ends(self.came), int(segment["ack"]))
         cause = first(self.came, causes) if segment["flags"] & Flag.ACK else None
-        return Bracket.late(0 if cause is None else int(cause["low_ns"]), int(segment["high_ns"]))
+        return Bracket.late(since(cause), by(segment))
 
     def coming(self, segment: np.void) -> Bracket:
         """Return when a segment that came passed TC ingress, and reached TCP.
 
         If no segment before it had reached as far, what acknowledges it was sent later.
         """
-        by_ns, end = self.interrupt_ns(int(segment["high_ns"])), end_of(segment)
-        reaching = first(self.came, (_ends(self.came) - end) % 2**32 < 2**31)
-        if reaching is not None and reaching == segment and segment_parser.sequence_length(np.atleast_1d(segment))[0]:
-            answer = first(self.left, covers(self.left, end))
-            by_ns = min(by_ns, FOREVER_NS if answer is None else int(answer["high_ns"]))
-        return Bracket.early(int(segment["low_ns"]), max(by_ns, int(segment["low_ns"])))
+        by_ns, end = self.interrupt_ns(by(segment)), end_of(segment)
+        if end != segment["seq"] and first(self.came, reaches(segment_parser.ends(self.came), end)) == segment:
+            by_ns = min(by_ns, by(first(self.left, covers(self.left, end))))
+        return Bracket.early(since(segment), max(by_ns, since(segment)))
 
     def done_ns(self, low_ns: int, high_ns: int) -> int:
         """Return a time by which the work that a frame caused was done, which came between two times."""
@@ -99,44 +99,28 @@ class Seen:
         return max(int(ticks[at]) for at, ticks in zip(nexts, self.ticks, strict=True))
 
 
-def first(rows: Rows, which: Mask) -> "np.void | None":
-    """Return the first of these rows, None if there is none."""
-    index = which.argmax() if len(which) else 0
-    return rows[index] if len(which) and which[index] else None
+def since(segment: "np.void | None") -> int:
+    """Return the earliest time of a segment's stamp, 0 if there is none."""
+    return 0 if segment is None else int(segment["low_ns"])
 
 
-def end_of(segment: np.void) -> int:
-    """Return the sequence number behind a segment."""
-    return int(_ends(np.atleast_1d(segment))[0]) % 2**32
-
-
-def _ends(rows: Rows) -> Integers:
-    return rows["seq"].astype(np.int64) + segment_parser.sequence_length(rows)
-
-
-def covers(rows: Rows, sequence: int) -> Mask:
-    """Return which segments acknowledge everything before a sequence number."""
-    acknowledges = segment_parser.has(rows, Flag.ACK)
-    return acknowledges & ((rows["ack"].astype(np.int64) - sequence) % 2**32 < 2**31)
+def by(segment: "np.void | None") -> int:
+    """Return the latest time of a segment's stamp, for ever if there is none."""
+    return FOREVER_NS if segment is None else int(segment["high_ns"])
 
 
 class TapTruth:
     """The segments of all connections at the taps, from a time (ns) on: earlier ones may belong to an earlier use of a flow.
 
-    `devices`: the tapped interfaces, each by the inode of its namespace and its ifindex.
+    `devices`: the tapped interfaces, each by the inode of its namespace and its ifindex, in the order of their taps.
     """
 
     def __init__(self, log: TapLog, since_ns: int) -> None:
         frames = log.frames[log.frames["low_ns"] >= since_ns]
         parsed = segment_parser.parse(frames["head"], frames["length"])
-        seen = np.zeros(len(parsed), _SEEN)
-        for name in SEGMENT.names or ():
-            seen[name] = parsed[name]
-        for name in _OF_FRAME:
-            seen[name] = frames[name][parsed["frame"]]
-        inode, ifindex = np.array([*log.devices, (0, 0)]).T[:, frames["tap"][parsed["frame"]]]
-        seen["ifindex"] = ifindex
-        self.devices = frozenset(log.devices)
+        seen = segment_parser.joined(parsed, frames, _SEEN)
+        inode = np.array([*(inode for inode, _ in log.devices), 0])[seen["tap"]]
+        self.devices = tuple(log.devices)
         self._ticks = [] if _preemptible() else log.ticks
         self._by_place: dict[tuple[int, bytes, int], Rows] = {}
         for place in np.unique(inode):

@@ -117,7 +117,7 @@ class OnWire:
         fins = mine.left[segment_parser.has(mine.left, Flag.FIN)]
         if not len(fins):
             return 0
-        end = (int(fins["seq"][0]) + int(fins["payload"][0]) + 1) % 2**32
+        end = segment_parser.end_of(fins[0])
         answers = other.arrived
         return _least_between(fins, answers[segment_parser.has(answers, Flag.ACK) & (answers["ack"] == end)])
 
@@ -128,11 +128,7 @@ class WireTruth:
     def __init__(self, log: WireLog, since_ns: int = 0) -> None:
         parsed = log.tcp()
         parsed = parsed[log.frames["arrived_high_ns"][parsed["frame"]] >= since_ns]
-        carried = np.zeros(len(parsed), _CARRIED)
-        for name in SEGMENT.names or ():
-            carried[name] = parsed[name]
-        for name in _OF_FRAME:
-            carried[name] = log.frames[name][parsed["frame"]]
+        carried = segment_parser.joined(parsed, log.frames, _CARRIED)
         self._flows = segment_parser.by_flow(carried)
 
     def stream(self, *flows: Flow, since_ns: int = 0, until_ns: int = FOREVER_NS) -> WireStream:

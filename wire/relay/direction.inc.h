@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 
 #include "../clock.h"
+#include "../process.h"
 #include "conditions.h"
 #include "queue.h"
 #include "record.h"
@@ -29,12 +30,6 @@ static struct direction directions[2];
 static struct record *records;
 static uint64_t room, logged, unlogged, clock_sets;
 static struct offset offset;
-
-static void fail(const char *what)
-{
-    perror(what);
-    exit(1);
-}
 
 static void note(const struct direction *d, const struct frame *f, const uint8_t *data, enum fate fate, int64_t low_ns,
                  int64_t high_ns)

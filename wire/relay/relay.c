@@ -10,9 +10,6 @@
 #define _GNU_SOURCE
 #include <poll.h>
 #include <sched.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 
 #include "orders.inc.h"
 
@@ -87,15 +84,9 @@ int main(int count, char **words)
         fprintf(stderr, "run `lab`, which starts lab-relay\n");
         return 2;
     }
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != atoi(words[1])) /* the parent ended before prctl() */
-        return 1;
-    prctl(PR_SET_TIMERSLACK, 1);
-    setvbuf(stdout, NULL, _IOLBF, 0);
+    accompany(atoi(words[1]));
     room = strtoull(words[3], NULL, 10);
-    records = mmap(NULL, room * sizeof(*records), PROT_READ | PROT_WRITE, MAP_SHARED, atoi(words[2]), 0);
-    if (records == MAP_FAILED)
-        fail("mmap of the log");
+    records = map_log(atoi(words[2]), room * sizeof(*records));
     int client = open_device(atoi(words[4])), server = open_device(atoi(words[5]));
     for (int i = 0; i < 2; i++) {
         directions[i].in = i ? server : client;
@@ -103,14 +94,11 @@ int main(int count, char **words)
         directions[i].now.limit = UINT64_MAX;
         init(&directions[i].queue);
     }
-    offset = sample_offset();
-    for (int i = 0; i < 100; i++)
-        clock_sets += !narrow(&offset);
+    clock_sets = settle(&offset);
     struct sched_param lowest = {.sched_priority = sched_get_priority_min(SCHED_FIFO)};
     bool fifo = sched_setscheduler(0, SCHED_FIFO, &lowest) == 0;
-#define PRINT_LAYOUT(name) printf(" " #name ":%zu:%zu", offsetof(struct record, name), sizeof(records->name));
     printf("ready %s", fifo ? "fifo" : "shared");
-    FIELDS(PRINT_LAYOUT)
+    FIELDS(PRINT_MEMBER)
     printf("\n");
     carry();
 }

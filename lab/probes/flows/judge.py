@@ -13,6 +13,7 @@ from lab.probes.flows import measure
 from lab.probes.flows.measure import Direction
 from lab.tcp import UNSPECIFIED, Flow
 from lab.timeline import Connection
+from lab.truth.taps import by, since
 from lab.truth.volumes import Volumes, segments_sent
 from lab.truth.wire import Counts, counts
 from lab.verdict import Bracket, Check, Judge
@@ -106,8 +107,8 @@ def _passed(observed: Observed, connections: list[Connection], here: int, there:
         left.last.append(sender.leaving(sender.left[-1]))
         arrived.first.append(receiver.coming(receiver.came[0]))
         # Another CPU may have finished a packet that came before this one later.
-        low_ns, high_ns = (int(receiver.came[-1][name]) for name in ("low_ns", "high_ns"))
-        arrived.last.append(Bracket.early(low_ns, receiver.interrupt_ns(high_ns)))
+        last = receiver.came[-1]
+        arrived.last.append(Bracket.early(since(last), receiver.interrupt_ns(by(last))))
     return left, arrived
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lab.arrays import UNKNOWN, Events, Rows
+from lab.network.segment_parser import first
 from lab.observation import Observed
 from lab.packet import ACK, FIN, RST, SYN, distinct_bytes, flags_text
 from lab.probes.packets.measure import arrival_of_byte, by_flow, packets_of
 from lab.truth.directions import OneDirection, both_directions, connections_in_time
-from lab.truth.taps import Seen, first
+from lab.truth.taps import Seen, by
 from lab.verdict import Bracket, Check, Judge
 
 
@@ -73,9 +74,8 @@ def _judge_journey(
         """Return when a segment passed XDP. The tap's stamp is from before XDP if it is an early one."""
         if receiver is None or found is None:
             return known
-        tapped = receiver.coming(found)
-        low, high = (tapped.low, tapped.high) if found["early"] else (0, int(found["high_ns"]))
-        return Bracket.early(max(known.low, low), min(known.high, high))
+        tapped = receiver.coming(found) if found["early"] else Bracket.late(0, by(found))
+        return Bracket.early(*known.common(tapped))
 
     subject, name = str(direction.flow), flags_text(opening).replace(",", "-")
     flags = rows["flags"]
