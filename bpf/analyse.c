@@ -89,7 +89,7 @@ static inline int report_changed(struct bpf_raw_tracepoint_args *ctx, bool again
     step->state = newstate;
     step->again = again;
     if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED && !step->mptcp)
-        step->handshake_us = handshake_rtt_us(sk);
+        step->handshake_us = handshake_rtt_us(sk, newstate);
     events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
     return 0;
 }

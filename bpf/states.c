@@ -27,7 +27,7 @@ struct state_change {
     u32 netns;            /* inode number of the network namespace */
     u32 tgid;             /* process whose system call made the change; 0: unknown */
     u32 tid;              /* its thread */
-    u32 handshake_rtt_us; /* SYN-ACK sent to ACK received, on leaving SYN_RECV; 0: not measured */
+    u32 handshake_rtt_us; /* SYN-ACK sent to ACK received, on leaving SYN_RECV; 0: not measured; CREATED_BY_SYN */
     u32 lost;             /* events lost before this one: after a loss the address can be that of another socket */
     u16 lport;
     u16 rport;
@@ -166,8 +166,8 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
         change->lport = bound_port(tcp);
     if (is_held(tcp) && is_by_owner(tcp, oldstate, newstate))
         fill_owner(change, tcp);
-    if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED)
-        change->handshake_rtt_us = handshake_rtt_us(tcp);
+    if (oldstate == TCP_SYN_RECV)
+        change->handshake_rtt_us = handshake_rtt_us(tcp, newstate);
     events.ringbuf_submit(change, BPF_RB_NO_WAKEUP);
     return 0;
 }

@@ -17,6 +17,9 @@ from lab.tcp import Flow
 CLOSING = ("shutdown", "close")
 """Calls of which the first one sends the socket's FIN, or its RST."""
 
+FAST_OPEN = "fast-open"
+"""Mark, without a length, before the send that opens a connection, and before its accept(): TCP Fast Open, RFC 7413."""
+
 _RESET = ("ECONNRESET", "EPIPE")
 
 
@@ -57,7 +60,12 @@ class Timeline:
 
     @property
     def opening(self) -> Call:
-        """The connect() or accept() of this side. A connect() that does not block lasts until the wait for its outcome ends."""
+        """The connect() or accept() of this side, or the send that opens the connection.
+
+        A connect() that does not block lasts until the wait for its outcome ends.
+        """
+        if self.fast_opened:
+            return self.calls[self.calls.index(self.find(FAST_OPEN)) + 1]
         call = self.find("connect" if self.role == "client" else "accept")
         if call.error != "EINPROGRESS":
             return call
@@ -87,6 +95,11 @@ class Timeline:
     def deferred(self) -> bool:
         """Whether the kernel waited for data before it opened this side: its listener has TCP_DEFER_ACCEPT."""
         return any(call.name == "deferred" for call in self.calls)
+
+    @property
+    def fast_opened(self) -> bool:
+        """Whether the client's first data was to open the connection. A SYN that is sent again has none (tcp_connect())."""
+        return any(call.name == FAST_OPEN for call in self.calls)
 
     @property
     def saw_fin(self) -> Call | None:

@@ -4,6 +4,7 @@
 #include "include/tcp_socket.h"
 
 #define TIME_STAMP_TICK_US 1000 /* 1 / TCP_TS_HZ */
+#define CREATED_BY_SYN (~0u)    /* no sample: TCP Fast Open. lab/tcp.py has the same number */
 #define REUSEPORT_BIT 4         /* of the bitfields that follow sock_common.skc_state */
 
 /* Address of the last child on this CPU whose listener has sent SYN cookies, 0 if the last one's has not. */
@@ -40,16 +41,23 @@ static inline bool is_by_time_stamps(const void *child, u32 sample_us)
     return is_subflow(child) || has_flag(bits, REUSEPORT_BIT);
 }
 
+/* Return true if the SYN of a child in SYN_RECV carried data (TCP Fast Open): the SYN has created it. */
+static inline bool is_fast_opened(const void *child)
+{
+    u64 received = 0;
+
+    READ(&received, child, FIELD(tcp_sock, bytes_received));
+    return received;
+}
+
 /* Return true if the first sample of a socket is not of the network, or may not be. At its change from SYN_RECV to
  * ESTABLISHED. */
 static inline bool is_distorted(const void *tcp, u32 sample_us)
 {
     u32 data_segments = 0;
-    u64 received = 0;
     const void *socket = NULL;
 
-    READ(&received, tcp, FIELD(tcp_sock, bytes_received));
-    if (received) /* TCP Fast Open: the SYN carried data. The sample is from SYN-ACK to ACK */
+    if (is_fast_opened(tcp)) /* the sample is of the SYN-ACK, or of data if the ACK is for both */
         return false;
     /* An accepted child, or the socket of a connect() whose SYN crossed the peer's: then the sample is from its SYN-ACK,
      * which tcp_send_synack() makes of its SYN, to the peer's, half a round trip. */
@@ -63,12 +71,16 @@ static inline bool is_distorted(const void *tcp, u32 sample_us)
     return data_segments || is_by_time_stamps(tcp, sample_us);
 }
 
-/* Return the time from SYN-ACK to ACK that the kernel measured, 0 if it has measured none or not that of the network. At
- * the change from SYN_RECV to ESTABLISHED. */
-static inline u32 handshake_rtt_us(const void *tcp)
+/* Return the time from SYN-ACK to ACK that the kernel measured, 0 if it has measured none or not that of the network;
+ * CREATED_BY_SYN if the socket has been in SYN_RECV since the SYN. At the change from SYN_RECV. */
+static inline u32 handshake_rtt_us(const void *tcp, u8 newstate)
 {
     u32 retransmits = 0, srtt_us = 0;
 
+    if (is_fast_opened(tcp))
+        return CREATED_BY_SYN;
+    if (newstate != TCP_ESTABLISHED)
+        return 0;
     /* tcp_check_req() takes the first sample. After a retransmitted SYN-ACK it is ambiguous. */
     READ(&retransmits, tcp, FIELD(tcp_sock, total_retrans));
     READ(&srtt_us, tcp, FIELD(tcp_sock, srtt_us));

@@ -12,8 +12,17 @@ from lab.errors import LabError
 from lab.hunt.experiment import Experiment, Wire
 from lab.network.conditions import Conditions
 from lab.network.description import NETWORKS
-from lab.traffic.demo.conversation import DEFERRED, MOST_BUFFERED, OPENINGS, PATTERNS, Conversation, Pattern
-from lab.traffic.demo.ways import WAYS, ways_here
+from lab.timeline import FAST_OPEN
+from lab.traffic.demo.conversation import (
+    MOST_BUFFERED,
+    NON_BLOCKING,
+    OPENINGS,
+    PATTERNS,
+    WITH_DATA,
+    Conversation,
+    Pattern,
+)
+from lab.traffic.demo.ways import BLOCKING, WAYS, ways_here
 from lab.units import MS
 from lab.verdict import Check
 
@@ -87,7 +96,11 @@ def experiments(draw: st.DrawFn, probes: tuple[str, ...]) -> Experiment:
     exchanges = max(least, draw(st.sampled_from((0, 1, 2, 5))))
     fits = exchanges * max(size, reply_size) <= MOST_BUFFERED
     pattern = draw(st.sampled_from([name for name, it in PATTERNS.items() if _suits(it, fits, least)]))
-    waits_for_data = exchanges and PATTERNS[pattern].client_first
+    openings = {NON_BLOCKING, BLOCKING}
+    if exchanges and PATTERNS[pattern].client_first:
+        openings.update(WITH_DATA)
+    if how != "close" and closer != "client":
+        openings.discard(FAST_OPEN)
     return Experiment(
         Conversation(
             size_bits=8 * size,
@@ -102,7 +115,7 @@ def experiments(draw: st.DrawFn, probes: tuple[str, ...]) -> Experiment:
             hold_ns=draw(_pauses),
             linger_ns=draw(_pauses),
             way=way,
-            opening=draw(st.sampled_from([it for it in OPENINGS if waits_for_data or it != DEFERRED])),
+            opening=draw(st.sampled_from([it for it in OPENINGS if it in openings])),
             pattern=pattern,
         ),
         connections,

@@ -1,6 +1,6 @@
 """Brackets for the segments that open and end a connection, from both applications' calls and the wire's log.
 
-- A SYN leaves inside connect(). With TCP Fast Open it leaves inside the first send(): the demo does not use it.
+- A SYN leaves inside connect(), with TCP Fast Open (RFC 7413) inside the first send().
 - A FIN leaves no earlier than its side enters close() or shutdown(). It can leave after close() has returned:
   congestion control may hold it back, by pacing or by its window.
 - An application that reads the end of the stream has received the FIN.
@@ -90,8 +90,8 @@ def truth_of(connection: Connection, end_ns: int) -> Truth:
         raise LookupError(f"{client.flow} was not accepted, but its connect() did not fail")
     ends = [*_ends(Side.CLIENT, client, server, end_ns), *_ends(Side.SERVER, server, client, end_ns)]
     ended = Ended.RST if any(end.is_rst for end in ends) else Ended.FIN
-    # accept() returns a connection whose SYN-ACK the client has acknowledged.
-    answered_by_ns = server.find("accept").exit_ns
+    # accept() returns a connection whose SYN-ACK the client has acknowledged. If the SYN carried data, it can come before.
+    answered_by_ns = max(server.find("accept").exit_ns, connect.exit_ns)
     answered = Bracket.middle(start.low, answered_by_ns)
     return Truth(start, answered, [ended], ends, _syns_again(start.low, answered_by_ns))
 

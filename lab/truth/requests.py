@@ -67,10 +67,11 @@ class Leg:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request and its reply."""
+    """A request and its reply. `in_syn`: the SYN may have carried the request."""
 
     request: Leg
     reply: Leg
+    in_syn: bool = False
 
     @property
     def application(self) -> Bracket:
@@ -122,7 +123,8 @@ def exchanges(connection: Connection) -> list[Exchange]:
                 break
             asking = Leg(len(request), request.stop, sends[0], sends[-1], read, server.waiting(read, sends[-1]))
             answering = Leg(len(reply), reply.stop, first, last, returned, client.waiting(returned, last))
-            found.append(Exchange(asking, answering))
+            in_syn = connection.client.fast_opened and sends[0] is client.carrying[0]
+            found.append(Exchange(asking, answering, in_syn))
     return found
 
 

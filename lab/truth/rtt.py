@@ -68,10 +68,9 @@ def sent_by_client(connection: Connection, end_ns: int) -> list[Sent]:
     connect = connection.client.opening
     if connect.error or connection.server is None:
         return []
-    return [
-        _handshake(connect.enter_ns, connect.exit_ns),
-        *_messages(connection.client, connection.server, end_ns),
-    ]
+    sent = [_handshake(connect.enter_ns, connect.exit_ns), *_messages(connection.client, connection.server, end_ns)]
+    # The SYN-ACK acknowledges data of the SYN together with the SYN.
+    return [sent[0], *_uncertain(sent[1:2]), *sent[2:]] if connection.client.fast_opened else sent
 
 
 def sent_by_server(connection: Connection, end_ns: int, *, syn_ack_again: bool = False) -> list[Sent]:
@@ -86,7 +85,17 @@ def sent_by_server(connection: Connection, end_ns: int, *, syn_ack_again: bool =
     accepted_ns = connection.server.find("accept").exit_ns
     handshake = _handshake(begun_ns, accepted_ns)
     handshake = handshake._replace(certain=handshake.certain and not syn_ack_again)
-    return [handshake, *_messages(connection.server, connection.client, end_ns)]
+    sent = [handshake, *_messages(connection.server, connection.client, end_ns)]
+    if connection.client.fast_opened:
+        # The final ACK can come after accept(), and acknowledge the first replies together with the SYN-ACK. Then they have
+        # the one sample of the SYN-ACK, or the SYN-ACK has theirs (tcp_rcv_state_process()).
+        later = [one._replace(most_ns=end_ns - begun_ns) for one in sent]
+        return _uncertain(later)
+    return sent
+
+
+def _uncertain(sent: list[Sent]) -> list[Sent]:
+    return [one._replace(certain=False) for one in sent]
 
 
 def _handshake(begun_ns: int, done_ns: int) -> Sent:

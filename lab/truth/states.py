@@ -72,8 +72,24 @@ def server_paths(connection: Connection, end_ns: int, seen: Seen | None = None) 
     # inet_accept() takes the child's lock, which the final ACK holds until the child is ESTABLISHED.
     window = (connection.client.opening.enter_ns, connection.server.find("accept").exit_ns)
     opening = (Entered(State.SYN_RECV, *window), Entered(State.ESTABLISHED, *window))
-    paths = [opening + closing for closing in _closing(connection.server, connection.client, end_ns)]
+    endings = _closing(connection.server, connection.client, end_ns)
+    paths = [opening + closing for closing in endings]
+    if connection.client.fast_opened:
+        # The child was created for the SYN. The final ACK can come after accept(), and after the child has left SYN_RECV.
+        established = opening[1]._replace(latest_ns=_acknowledged_ns(connection.server, connection.client, end_ns))
+        paths = [(opening[0], established, *closing) for closing in endings]
+        paths += [(opening[0], *closing) for closing in endings if closing[0].state in (State.FIN_WAIT1, State.CLOSE)]
     return _narrowed(paths, seen) if seen else paths
+
+
+def _acknowledged_ns(server: Timeline, client: Timeline, end_ns: int) -> int:
+    """Return a time by which a server opened by data in the SYN had the final ACK: it had read more than that data, or the FIN."""
+    first_sent, read = client.opening.result, 0
+    for call in server.calls:
+        read += call.result if call.name == "recv" else 0
+        if read > first_sent:
+            return call.exit_ns
+    return server.saw_fin.exit_ns if server.saw_fin else end_ns
 
 
 def _closing(side: Timeline, other: Timeline, end_ns: int) -> list[Path]:
@@ -126,9 +142,9 @@ def _narrowed(paths: list[Path], seen: Seen) -> list[Path]:
         known = [
             nothing if it is State.CLOSE and State.LAST_ACK not in states else bounds.get(it, nothing) for it in states
         ]
-        # The child is created, and enters both states, for the segment that ends the handshake.
         if State.SYN_RECV in states:
-            known[:2] = [bounds[State.SYN_RECV]] * 2
+            known[0], established = _child_bounds(seen, bounds[State.SYN_RECV])
+            known[1] = established if states[1] is State.ESTABLISHED else known[1]
         narrowed.append(
             tuple(
                 it._replace(earliest_ns=max(it.earliest_ns, low_ns), latest_ns=min(it.latest_ns, high_ns))
@@ -173,6 +189,22 @@ def _bounds(seen: Seen) -> dict[State, tuple[int, int]]:
             both = (bounds[State.FIN_WAIT2], (since_ns, by_ns))
             bounds[State.TIME_WAIT] = (max(low for low, _ in both), max(high for _, high in both))
     return bounds
+
+
+def _child_bounds(seen: Seen, opened: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the bounds of SYN_RECV and ESTABLISHED of a server: both are entered for the segment that ends the handshake.
+
+    With data in the SYN (RFC 7413) the child is created for the SYN and sends the SYN-ACK. The application may then hold it.
+    """
+    if not _has_data(syn := first(seen.came, segment_parser.opens(seen.came))):
+        return opened, opened
+    created = (since(syn), by(first(seen.left, segment_parser.has(seen.left, Flag.SYN))))
+    ended = first(seen.came, segment_parser.has(seen.came, Flag.ACK) & ~segment_parser.has(seen.came, Flag.SYN))
+    return created, (since(ended), FOREVER_NS if ended is None else _worked(seen, ended))
+
+
+def _has_data(syn: "np.void | None") -> bool:
+    return syn is not None and bool(syn["payload"])
 
 
 def _opened_ns(seen: Seen, cause: "np.void | None") -> int:
@@ -220,6 +252,8 @@ class Waits:
 
     def __init__(self, carried: OnWire | None, side: Timeline, seen: Seen | None = None) -> None:
         self._seen = seen
+        came = seen.came if seen else carried.to_server.arrived if carried else None
+        self._fast_opened = side.fast_opened and (came is None or _has_data(first(came, segment_parser.opens(came))))
         fin_ns = carried.fin_ns(by_client=side.role == "client") if carried else 0
         self._least_ns = {
             (State.SYN_SENT, State.ESTABLISHED): carried.syn_sent_ns if carried else 0,
@@ -229,14 +263,14 @@ class Waits:
             (State.LAST_ACK, State.CLOSE): fin_ns,
         }
         unmeasured = side.deferred or (carried is not None and (carried.syn_acks > 1 or carried.opened_by_data))
-        self.unmeasured = {State.SYN_RECV} if unmeasured else set()
+        self.unmeasured = {State.SYN_RECV} if unmeasured and not self._fast_opened else set()
         """States whose time is unknown: the kernel takes no sample of a retransmitted SYN-ACK (Karn's algorithm), and its
         sample is not of the network if the client's bare acknowledgement was lost, or ignored (TCP_DEFER_ACCEPT)."""
 
     def bracket(self, left: Entered, entered: Entered) -> Bracket:
         """Return the time from one state to the next."""
         bracket = between(left, entered)
-        if self._seen and left.state is State.SYN_RECV:
+        if self._seen and left.state is State.SYN_RECV and not self._fast_opened:
             bracket = _handshake(self._seen, entered)
         low = max(bracket.low, self._least_ns.get((left.state, entered.state), 0))
         return bracket._replace(low=low, best=max(low, bracket.best))

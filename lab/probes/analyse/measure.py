@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lab.arrays import UNKNOWN, Events, Index, Integers, Mask, Rows, flow_numbers
 from lab.paths import SOURCES
-from lab.tcp import State
+from lab.tcp import CREATED_BY_SYN, State
 
 
 class Kind(IntEnum):
@@ -398,6 +398,12 @@ def _measure_connecting(rows: Rows) -> None:
     rows["connect_ns"][active] = (rows["time_ns"].astype(np.int64) - rows["connecting_ns"])[active]
     passive = established & (rows["role"] == Role.SERVICE) & (rows["handshake_us"] > 0)
     rows["connect_ns"][passive] = rows["handshake_us"][passive].astype(np.int64) * 1000
+    created = (rows["kind"] == Kind.CHANGED) & (rows["oldstate"] == State.LISTEN)
+    since = _nearest(created, rows["socket"], ahead=False)
+    fast = passive & (rows["handshake_us"] == CREATED_BY_SYN)
+    rows["connect_ns"][fast] = np.where(
+        created[since], rows["time_ns"].astype(np.int64) - rows["time_ns"][since], UNKNOWN
+    )[fast]
     # Another attempt on the socket starts another measurement.
     opens = rows["opens"] == 1
     _fill(rows, ("connect_ns",), ~opens, (rows["connect_ns"] != UNKNOWN) | opens, ahead=False)

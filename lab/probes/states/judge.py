@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from lab.arrays import UNKNOWN, Rows
 from lab.observation import Observed
 from lab.probes.states.measure import transitions
-from lab.tcp import State
+from lab.tcp import CREATED_BY_SYN, State
 from lab.timeline import Timeline
 from lab.truth import states
 from lab.truth.sockets import Socket, Sockets, split
@@ -37,7 +37,11 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
 
 def _sockets(rows: Rows) -> Sockets:
     """Return the sockets to match with timelines; the second row, or the only one, is the time of their opening."""
-    every = (socket for socket in split(rows) if socket["newstate"].tolist() != _NEVER_ACCEPTED)
+    every = (
+        socket
+        for socket in split(rows)
+        if socket["newstate"].tolist() != _NEVER_ACCEPTED or socket["handshake_rtt_us"][-1] == CREATED_BY_SYN
+    )
     return Sockets(Socket(socket, int(socket[:2]["time_ns"][-1])) for socket in every)
 
 
@@ -85,6 +89,7 @@ def _judge_socket(
             for row in rows
             if row["oldstate"] in (State.FIN_WAIT1, State.FIN_WAIT2, State.CLOSING)
         ]
+        closed = next(entered for entered in path if entered.state is State.FIN_WAIT1)
         yield judge.duration(
-            subject, "time from FIN_WAIT1 to TIME_WAIT", states.between(path[2], path[-1]), sum(closing_ns)
+            subject, "time from FIN_WAIT1 to TIME_WAIT", states.between(closed, path[-1]), sum(closing_ns)
         )

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lab.arrays import UNKNOWN, Events, Index, Integers, Mask, Rows, flow_numbers
-from lab.tcp import State
+from lab.tcp import CREATED_BY_SYN, State
 
 
 def transitions(changes: Events) -> Rows:
@@ -28,8 +28,8 @@ def transitions(changes: Events) -> Rows:
     by then another process may have the socket (fork(), SCM_RIGHTS).
 
     SYN_RECV of a passive open is the kernel's own sample of the time from SYN-ACK to final ACK
-    (`tcp_synack_rtt_meas()`, in microseconds), because the socket is created only at the final ACK. FIN_WAIT2 continues
-    when a timewait minisock replaces the socket, until the minisock receives the peer's FIN.
+    (`tcp_synack_rtt_meas()`, in microseconds), because the socket is created only at the final ACK, except for data in the SYN
+    (RFC 7413). FIN_WAIT2 continues when a timewait minisock replaces the socket, until the minisock receives the peer's FIN.
     """
     rows = _with_minisocks(_by_socket(changes))
     previous = np.roll(rows, 1)
@@ -45,6 +45,7 @@ def transitions(changes: Events) -> Rows:
     same_address[:1] = False
     rows["gap"] = same_address & (rows["carried"] == 0) & ~np.where(begins, ended, chained)
     passive = chained & (rows["oldstate"] == State.SYN_RECV) & (previous["oldstate"] == State.LISTEN)
+    passive &= rows["handshake_rtt_us"] != CREATED_BY_SYN
     handshake_ns = rows["handshake_rtt_us"].astype(np.int64) * 1000
     rows["duration_ns"] = np.where(passive, np.where(handshake_ns > 0, handshake_ns, UNKNOWN), rows["duration_ns"])
     _fill_from_same_socket(rows)

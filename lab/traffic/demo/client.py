@@ -6,11 +6,11 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from errno import EADDRNOTAVAIL
+from errno import EADDRNOTAVAIL, EOPNOTSUPP, errorcode
 from itertools import count
 
 from lab.errors import LabError
-from lab.timeline import Timeline
+from lab.timeline import FAST_OPEN, Timeline
 from lab.traffic.demo.conversation import NON_BLOCKING, Conversation
 from lab.traffic.demo.stamped_socket import StampedSocket
 from lab.traffic.demo.turns import CLIENT
@@ -85,11 +85,15 @@ def _talk(
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, _LINGER_S))
         raw.bind(("", source_port))
     connection = StampedSocket("client", raw, way=conversation.way)
-    if connection.connect(address, blocking=conversation.opening != NON_BLOCKING):
+    if conversation.opening == FAST_OPEN:
+        connection.connect_by_send(address)
+    elif connection.connect(address, blocking=conversation.opening != NON_BLOCKING):
         connection.open()
+    if not connection.failed:
         CLIENT[conversation.pattern](connection, conversation)
-    elif connection.timeline.opening.error == "EADDRNOTAVAIL":  # a local error: nothing was sent
-        raise OSError(EADDRNOTAVAIL, os.strerror(EADDRNOTAVAIL))
+    for local in (EADDRNOTAVAIL, EOPNOTSUPP):  # nothing was sent
+        if connection.timeline.opening.error == errorcode[local]:
+            raise OSError(local, os.strerror(local))
     if pause:
         pause()
     finish(connection, conversation)

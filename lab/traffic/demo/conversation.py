@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from lab.errors import LabError
+from lab.timeline import FAST_OPEN
 from lab.traffic.demo.ways import BLOCKING, WAYS
 from lab.units import duration_ns
 
@@ -39,9 +40,12 @@ MOST_BUFFERED = 1 << 15
 
 NON_BLOCKING, DEFERRED = "non-blocking", "deferred"
 
-OPENINGS = (BLOCKING, NON_BLOCKING, DEFERRED)
+OPENINGS = (BLOCKING, NON_BLOCKING, DEFERRED, FAST_OPEN)
 """Ways to open: connect() blocks until the connection is open; a select() waits for that; connect() blocks, and the server's
-kernel waits for data before it opens its side (TCP_DEFER_ACCEPT, tcp(7))."""
+kernel waits for data before it opens its side (TCP_DEFER_ACCEPT, tcp(7)); the first request is sent in the SYN (RFC 7413)."""
+
+WITH_DATA = (DEFERRED, FAST_OPEN)
+"""Ways to open that need data of the client."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,15 @@ class Conversation:
             )
         if self.exchanges < 0:
             raise LabError("the number of exchanges cannot be negative: give 0 or more")
-        if self.opening == DEFERRED and not (self.exchanges and PATTERNS[self.pattern].client_first):
-            raise LabError(f"the opening `{DEFERRED}` waits for data of the client: let it send a request first")
+        if self.opening in WITH_DATA and not (self.exchanges and PATTERNS[self.pattern].client_first):
+            raise LabError(f"the opening `{self.opening}` needs data of the client: let it send a request first")
+
+        # A server's reset can make the client's first send fail. Linux 6.9 puts off its shutdown() until the handshake is over.
+        if self.opening == FAST_OPEN and self.how != "close" and self.closer != "client":
+            raise LabError(
+                f"with the opening `{FAST_OPEN}` the server can close before the handshake is over: let it use close(), "
+                "or let the client close first"
+            )
 
     @property
     def size(self) -> int:
@@ -148,7 +159,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--opening",
         choices=OPENINGS,
         default=BLOCKING,
-        help="how the connection opens (%(default)s); deferred: the server waits for data",
+        help="how the connection opens (%(default)s); deferred: the server waits for data; fast-open: data in the SYN",
     )
     group.add_argument(
         "--pattern",

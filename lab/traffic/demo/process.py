@@ -12,12 +12,13 @@ from lab import clock
 from lab.errors import LabError
 from lab.network.topology import Host, Topology
 from lab.paths import LAB
-from lab.timeline import Connection, Timeline, pair
+from lab.timeline import FAST_OPEN, Connection, Timeline, pair
 from lab.traffic.demo.conversation import PORT, Conversation
 
 # A fixed limit, and a part for each connection, which takes 5 ms on a machine that emulates every instruction.
 _LIMIT_S, _EACH_S = 60.0, 0.02
 _PRIORITY = {"serve": "2", "connect": "1"}
+_FOR_BOTH = 3  # ip-sysctl, tcp_fastopen: at clients and at servers
 
 
 class Endpoint:
@@ -145,6 +146,9 @@ def converse(
     - `pause` makes every connection wait for `Demo.resume` after its exchanges.
     """
     demo = Demo()
+    if conversation.opening == FAST_OPEN:
+        for host in (net.client, net.server):
+            host.sysctl("ipv4/tcp_fastopen", _FOR_BOTH)
     common = [*conversation.arguments(), "--port", str(port), "--connections", str(connections)]
     if pause:
         common.append("--pause")

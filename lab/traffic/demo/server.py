@@ -5,15 +5,18 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from lab.errors import LabError
-from lab.timeline import Call, Timeline
+from lab.timeline import FAST_OPEN, Call, Timeline
 from lab.traffic.demo.client import finish
-from lab.traffic.demo.conversation import DEFERRED, Conversation
-from lab.traffic.demo.stamped_socket import StampedSocket
+from lab.traffic.demo.conversation import DEFERRED, WITH_DATA, Conversation
+from lab.traffic.demo.stamped_socket import TCP_FASTOPEN_NO_COOKIE, StampedSocket
 from lab.traffic.demo.turns import SERVER
 
 _MAX_THREADS = 10_000
+_QUEUE = 1 << 16
+_FAST_OPEN, _FOR_SERVERS = Path("/proc/sys/net/ipv4/tcp_fastopen"), 2
 _DEFER_S = 5
 
 
@@ -36,7 +39,14 @@ class Server:
             ) from error
         if conversation.opening == DEFERRED:
             self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFER_S)
-        self._listener.listen(1 << 16)  # the kernel limits it to net.core.somaxconn
+        if conversation.opening == FAST_OPEN:
+            if not int(_FAST_OPEN.read_text(encoding="ascii")) & _FOR_SERVERS:
+                raise LabError(
+                    "TCP Fast Open is off for servers in this network namespace: run `sysctl -w net.ipv4.tcp_fastopen=3`"
+                )
+            self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, _QUEUE)
+            self._listener.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, 1)
+        self._listener.listen(_QUEUE)  # the kernel limits it to net.core.somaxconn
 
     def serve(self, connections: int | None, pause: Callable[[], None] | None = None) -> list[Timeline]:
         """Accept `connections` (None: until `stop` is called), wait for their ends, and return their timelines."""
@@ -69,8 +79,8 @@ class Server:
             time.sleep(self._conversation.before_accept_ns / 1e9)
             calls.append(Call("sleep", enter_ns, time.monotonic_ns()))
         enter_ns = time.monotonic_ns()
-        if self._conversation.opening == DEFERRED:
-            calls.append(Call(DEFERRED, enter_ns, enter_ns))
+        if self._conversation.opening in WITH_DATA:
+            calls.append(Call(self._conversation.opening, enter_ns, enter_ns))
         accepted, peer = self._listener.accept()
         calls.append(Call("accept", enter_ns, time.monotonic_ns()))
         connection = StampedSocket("server", accepted, calls, self._conversation.way)
