@@ -1,7 +1,7 @@
 """Comparison of measured values with the truth: a value outside its bracket is provably wrong."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 from lab.output.text import printable
@@ -105,7 +105,7 @@ class Check:
 
     def to_json(self) -> str:
         """Return one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(vars(self), ensure_ascii=False)
 
     def sentence(self) -> str:
         """Return one sentence with the measured value and the truth."""

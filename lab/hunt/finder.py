@@ -99,7 +99,7 @@ def experiments(draw: st.DrawFn, probes: tuple[str, ...]) -> Experiment:
     openings = {NON_BLOCKING, BLOCKING}
     if exchanges and PATTERNS[pattern].client_first:
         openings.update(WITH_DATA)
-    if how != "close" and closer != "client":
+    if way == "io_uring" or (how != "close" and closer != "client"):
         openings.discard(FAST_OPEN)
     return Experiment(
         Conversation(

@@ -11,7 +11,7 @@ from msgspec import Struct
 from lab.arrays import Rows
 from lab.network import segment_parser
 from lab.network.conditions import FOREVER_NS
-from lab.network.segment_parser import Flag
+from lab.packet import ACK, FIN, SYN
 from lab.tcp import Side, State
 from lab.timeline import Connection, Timeline
 from lab.truth import durations, states
@@ -99,12 +99,12 @@ def _seen(connection: Connection, on_wire: OnWire | None, end_ns: int) -> Iterat
     yield "syn_seen", Point(truth.start.low, truth.start.high, known)
     if on_wire:
         arrived = on_wire.to_client.arrived
-        answers = arrived[segment_parser.has(arrived, Flag.SYN | Flag.ACK)]
+        answers = arrived[segment_parser.has(arrived, SYN | ACK)]
         if len(answers):
             low_ns = int(answers["sent_low_ns"].min())
             left = on_wire.to_server.left
-            yield "last_syn_seen", _last_syn(truth.start, left[segment_parser.has(left, Flag.SYN)], known)
-            after = left[~segment_parser.has(left, Flag.SYN)]
+            yield "last_syn_seen", _last_syn(truth.start, left[segment_parser.has(left, SYN)], known)
+            after = left[~segment_parser.has(left, SYN)]
             high_ns = connection.client.opening.exit_ns
             if len(after):  # the client answers the SYN-ACK after it has passed
                 acknowledged_ns = int(after["arrived_high_ns"].min())
@@ -126,12 +126,12 @@ def _seen(connection: Connection, on_wire: OnWire | None, end_ns: int) -> Iterat
 
 def _acknowledged_ns(on_wire: OnWire) -> int:
     """Return a time by which the client had acknowledged the server's FIN, which has passed its interface before."""
-    fins = on_wire.to_client.arrived[segment_parser.has(on_wire.to_client.arrived, Flag.FIN)]
+    fins = on_wire.to_client.arrived[segment_parser.has(on_wire.to_client.arrived, FIN)]
     left = on_wire.to_server.left
     if not len(fins):
         return FOREVER_NS
     end = segment_parser.end_of(fins[0])
-    answers = left[segment_parser.has(left, Flag.ACK) & (left["ack"] == end)]
+    answers = left[segment_parser.has(left, ACK) & (left["ack"] == end)]
     return int(answers["arrived_high_ns"].min()) if len(answers) else FOREVER_NS
 
 
@@ -166,9 +166,9 @@ def _narrowed(entered: dict[str, Point], on_wire: OnWire) -> dict[str, Point]:
     """
     left, arrived = on_wire.to_server.left, on_wire.to_client.arrived
     known = "the client's timestamps around connect(), and the wire's log of the frames before and after"
-    syns = left[segment_parser.has(left, Flag.SYN)]
-    after = left[~segment_parser.has(left, Flag.SYN)]
-    answers = arrived[segment_parser.has(arrived, Flag.SYN | Flag.ACK)]
+    syns = left[segment_parser.has(left, SYN)]
+    after = left[~segment_parser.has(left, SYN)]
+    answers = arrived[segment_parser.has(arrived, SYN | ACK)]
     bounds: dict[str, tuple[int, int]] = {}
     if len(syns):
         by_ns = int(syns["arrived_high_ns"].min())

@@ -5,13 +5,13 @@ other frames and later fragments.
 """
 
 import ipaddress
-from enum import IntFlag
 
 import numpy as np
 from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 
 from lab.arrays import Integers, Mask, Rows
+from lab.packet import ACK, FIN, SYN
 from lab.tcp import Flow
 
 Bytes = NDArray[np.uint8]
@@ -31,19 +31,6 @@ SEGMENT = np.dtype(
     ]
 )
 _FLOW = ["saddr", "sport", "daddr", "dport"]
-
-
-class Flag(IntFlag):
-    """Control bits of TCP. Source: RFC 9293, 3.1; RFC 3168 for ECE and CWR."""
-
-    FIN = 0x01
-    SYN = 0x02
-    RST = 0x04
-    PSH = 0x08
-    ACK = 0x10
-    URG = 0x20
-    ECE = 0x40
-    CWR = 0x80
 
 
 def parse(heads: Bytes, lengths: NDArray[np.uint32]) -> Rows:
@@ -111,19 +98,19 @@ def key_of(flow: Flow) -> bytes:
     return bytes(repack_fields(segment[_FLOW]).tobytes())
 
 
-def has(found: Rows, flags: Flag) -> Mask:
+def has(found: Rows, flags: int) -> Mask:
     """Return the segments that have all of these flags."""
     return found["flags"] & flags == flags
 
 
 def opens(found: Rows) -> Mask:
     """Return the segments with SYN and without ACK."""
-    return found["flags"] & (Flag.SYN | Flag.ACK) == Flag.SYN
+    return found["flags"] & (SYN | ACK) == SYN
 
 
 def sequence_length(found: Rows) -> Integers:
     """Return the sequence space of each segment: its payload, and one each for SYN and FIN."""
-    return found["payload"].astype(np.int64) + has(found, Flag.SYN) + has(found, Flag.FIN)
+    return found["payload"].astype(np.int64) + has(found, SYN) + has(found, FIN)
 
 
 def ends(found: Rows) -> Integers:
@@ -143,7 +130,7 @@ def reaches(positions: Integers, sequence: int) -> Mask:
 
 def covers(found: Rows, sequence: int) -> Mask:
     """Return which segments acknowledge everything before a sequence number."""
-    return has(found, Flag.ACK) & reaches(found["ack"], sequence)
+    return has(found, ACK) & reaches(found["ack"], sequence)
 
 
 def first(found: Rows, which: Mask) -> "np.void | None":

@@ -15,7 +15,8 @@ from typing import NamedTuple
 from lab.arrays import Mask, Rows
 from lab.network import segment_parser
 from lab.network.conditions import FOREVER_NS
-from lab.network.segment_parser import Flag, first
+from lab.network.segment_parser import first
+from lab.packet import ACK, FIN, RST, SYN
 from lab.tcp import Ended, Side
 from lab.timeline import Connection, Timeline
 from lab.truth.taps import Seen, since
@@ -108,7 +109,7 @@ def seen_at(place: Side, truth: Truth, carried: OnWire) -> Truth:
     the wire; one that it received passed after it left the wire.
     """
 
-    def passed(sender: Side, flag: Flag) -> tuple[Rows, int, int]:
+    def passed(sender: Side, flag: int) -> tuple[Rows, int, int]:
         """Return one side's SYN or FIN segments, and the earliest and latest time at which the first of them passed."""
         way = carried.to_server if sender is Side.CLIENT else carried.to_client
         own = sender is place
@@ -120,11 +121,11 @@ def seen_at(place: Side, truth: Truth, carried: OnWire) -> Truth:
             return found, 0, int(found["arrived_high_ns"].min())
         return found, int(found["sent_low_ns"].min()), FOREVER_NS
 
-    syns, low_ns, high_ns = passed(Side.CLIENT, Flag.SYN)
+    syns, low_ns, high_ns = passed(Side.CLIENT, SYN)
     again = max(0, len(syns) - 1)
     ends, fins_again = [], 0
     for end in truth.ends:
-        fins, end_low_ns, end_high_ns = passed(end.side, Flag.RST if end.is_rst else Flag.FIN)
+        fins, end_low_ns, end_high_ns = passed(end.side, RST if end.is_rst else FIN)
         fins_again += max(0, len(fins) - 1)
         ends.append(end._replace(low_ns=max(end.low_ns, end_low_ns), high_ns=min(end.high_ns, end_high_ns)))
     return replace(
@@ -151,7 +152,7 @@ def tapped_at(place: Side, truth: Truth, seen: Seen) -> Truth:
         return Bracket.middle(*known.common(at))
 
     def ends(end: End) -> End:
-        flag = Flag.RST if end.is_rst else Flag.FIN
+        flag = RST if end.is_rst else FIN
         at = passed(end.side, lambda rows: segment_parser.has(rows, flag), Bracket.middle(end.low_ns, end.high_ns))
         return end._replace(low_ns=at.low, high_ns=at.high)
 
@@ -159,7 +160,7 @@ def tapped_at(place: Side, truth: Truth, seen: Seen) -> Truth:
         truth,
         syns_again=_before_the_end(truth.syns_again, place, seen),
         start=passed(Side.CLIENT, segment_parser.opens, truth.start),
-        answered=passed(Side.SERVER, lambda rows: segment_parser.has(rows, Flag.SYN | Flag.ACK), truth.answered),
+        answered=passed(Side.SERVER, lambda rows: segment_parser.has(rows, SYN | ACK), truth.answered),
         ends=[ends(end) for end in truth.ends],
     )
 
@@ -168,7 +169,7 @@ def _before_the_end(syns_again: Bracket, place: Side, seen: Seen) -> Bracket:
     """Return how often the SYN was retransmitted until both FINs had passed: a copy can be that late on a busy machine."""
     rows = seen.left if place is Side.CLIENT else seen.came
     syns = rows[segment_parser.opens(rows)]
-    fins = [first(some, segment_parser.has(some, Flag.FIN)) for some in (seen.left, seen.came)]
+    fins = [first(some, segment_parser.has(some, FIN)) for some in (seen.left, seen.came)]
     if any(fin is None for fin in fins):
         return syns_again
     late = syns["high_ns"] >= max(since(fin) for fin in fins)

@@ -10,7 +10,8 @@ import numpy as np
 
 from lab.network import segment_parser
 from lab.network.conditions import FOREVER_NS
-from lab.network.segment_parser import Flag, covers, end_of, first
+from lab.network.segment_parser import covers, end_of, first
+from lab.packet import ACK, FIN, RST, SYN
 from lab.tcp import State
 from lab.timeline import Connection, Timeline
 from lab.truth.taps import Seen, by, since
@@ -162,16 +163,16 @@ def _bounds(seen: Seen) -> dict[State, tuple[int, int]]:
     and after CLOSE_WAIT (`tcp_fin()`).
     """
     left, came = seen.left, seen.came
-    opened = segment_parser.has(came, Flag.SYN | Flag.ACK)
-    answers = segment_parser.has(left, Flag.ACK) & ~segment_parser.has(left, Flag.SYN)
-    data = (left["payload"] > 0) | segment_parser.has(left, Flag.FIN)
-    ended = first(came, segment_parser.has(came, Flag.ACK) & ~segment_parser.has(came, Flag.SYN))
-    fin, its_fin = (first(rows, segment_parser.has(rows, Flag.FIN)) for rows in (left, came))
+    opened = segment_parser.has(came, SYN | ACK)
+    answers = segment_parser.has(left, ACK) & ~segment_parser.has(left, SYN)
+    data = (left["payload"] > 0) | segment_parser.has(left, FIN)
+    ended = first(came, segment_parser.has(came, ACK) & ~segment_parser.has(came, SYN))
+    fin, its_fin = (first(rows, segment_parser.has(rows, FIN)) for rows in (left, came))
     bounds = {
         State.SYN_SENT: (0, by(first(left, segment_parser.opens(left)))),
         State.ESTABLISHED: (
             since(first(came, opened)),
-            by(first(left, answers & ~segment_parser.has(left, Flag.RST))),
+            by(first(left, answers & ~segment_parser.has(left, RST))),
         ),
         State.SYN_RECV: (since(ended), min(by(first(left, data)), _opened_ns(seen, ended))),
         State.FIN_WAIT1: (0, by(fin)),
@@ -182,7 +183,7 @@ def _bounds(seen: Seen) -> dict[State, tuple[int, int]]:
         bounds[State.FIN_WAIT2] = bounds[State.CLOSE] = (since(done), _worked(seen, done))
     if its_fin is not None:
         since_ns, by_ns = since(its_fin), _worked(seen, its_fin)
-        answered_ns = by(first(left, covers(left, end_of(its_fin)) & ~segment_parser.has(left, Flag.SYN)))
+        answered_ns = by(first(left, covers(left, end_of(its_fin)) & ~segment_parser.has(left, SYN)))
         bounds[State.CLOSE_WAIT] = (since_ns, min(by_ns, answered_ns))
         bounds[State.CLOSING] = (since_ns, by_ns)
         if done is not None:
@@ -198,8 +199,8 @@ def _child_bounds(seen: Seen, opened: tuple[int, int]) -> tuple[tuple[int, int],
     """
     if not _has_data(syn := first(seen.came, segment_parser.opens(seen.came))):
         return opened, opened
-    created = (since(syn), by(first(seen.left, segment_parser.has(seen.left, Flag.SYN))))
-    ended = first(seen.came, segment_parser.has(seen.came, Flag.ACK) & ~segment_parser.has(seen.came, Flag.SYN))
+    created = (since(syn), by(first(seen.left, segment_parser.has(seen.left, SYN))))
+    ended = first(seen.came, segment_parser.has(seen.came, ACK) & ~segment_parser.has(seen.came, SYN))
     return created, (since(ended), FOREVER_NS if ended is None else _worked(seen, ended))
 
 
@@ -240,7 +241,7 @@ def _is_passive(side: Timeline) -> bool:
 def _handshake(seen: Seen, entered: Entered) -> Bracket:
     """Return the time from a server's SYN-ACK to its acknowledgement, which is the time in SYN_RECV (tcp_synack_rtt_meas())."""
     syn = since(first(seen.came, segment_parser.opens(seen.came)))
-    syn_ack = by(first(seen.left, segment_parser.has(seen.left, Flag.SYN)))
+    syn_ack = by(first(seen.left, segment_parser.has(seen.left, SYN)))
     return Bracket.middle(max(0, entered.earliest_ns - syn_ack), entered.latest_ns - syn)
 
 

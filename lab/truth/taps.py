@@ -21,8 +21,9 @@ import numpy as np
 from lab.arrays import Integers, Rows
 from lab.network import segment_parser
 from lab.network.conditions import FOREVER_NS
-from lab.network.segment_parser import SEGMENT, Flag, covers, end_of, first, reaches
+from lab.network.segment_parser import SEGMENT, covers, end_of, first, reaches
 from lab.network.taps import TAPPED, TapLog
+from lab.packet import ACK
 from lab.tcp import UNSPECIFIED
 from lab.timeline import Call, Connection, Timeline
 from lab.truth.directions import connections_in_time
@@ -68,7 +69,7 @@ class Seen:
         """
         causes = segment_parser.sequence_length(self.came) > 0
         causes &= reaches(segment_parser.ends(self.came), int(segment["ack"]))
-        cause = first(self.came, causes) if segment["flags"] & Flag.ACK else None
+        cause = first(self.came, causes) if segment["flags"] & ACK else None
         return Bracket.late(since(cause), by(segment))
 
     def coming(self, segment: np.void) -> Bracket:

@@ -13,7 +13,8 @@ from lab.arrays import Rows
 from lab.network import segment_parser
 from lab.network.conditions import FOREVER_NS
 from lab.network.frame_log import FRAME, Fate, Mark, WireLog, hold_ns
-from lab.network.segment_parser import SEGMENT, Flag
+from lab.network.segment_parser import SEGMENT
+from lab.packet import ACK, FIN, SYN
 from lab.tcp import Flow
 from lab.timeline import Connection
 from lab.truth.directions import connections_in_time
@@ -90,36 +91,36 @@ class OnWire:
     def syn_sent_ns(self) -> int:
         """Least time that the client waited for an answer to its first SYN."""
         syns = self.to_server.left[segment_parser.opens(self.to_server.left)]
-        answers = self.to_client.arrived[segment_parser.has(self.to_client.arrived, Flag.SYN | Flag.ACK)]
+        answers = self.to_client.arrived[segment_parser.has(self.to_client.arrived, SYN | ACK)]
         return _least_between(syns, answers)
 
     @property
     def syn_acks(self) -> int:
         """How often the server sent a SYN-ACK."""
-        return int(segment_parser.has(self.to_client.left, Flag.SYN | Flag.ACK).sum())
+        return int(segment_parser.has(self.to_client.left, SYN | ACK).sum())
 
     @property
     def syn_recv_ns(self) -> int:
         """Least time that the server waited for the acknowledgement of its first SYN-ACK."""
-        answers = self.to_client.left[segment_parser.has(self.to_client.left, Flag.SYN | Flag.ACK)]
+        answers = self.to_client.left[segment_parser.has(self.to_client.left, SYN | ACK)]
         arrived = self.to_server.arrived
-        return _least_between(answers, arrived[~segment_parser.has(arrived, Flag.SYN)])
+        return _least_between(answers, arrived[~segment_parser.has(arrived, SYN)])
 
     @property
     def opened_by_data(self) -> bool:
         """Whether the segment that ended the handshake at the server carried data: the first one after the SYN."""
-        after = self.to_server.arrived[~segment_parser.has(self.to_server.arrived, Flag.SYN)]
+        after = self.to_server.arrived[~segment_parser.has(self.to_server.arrived, SYN)]
         return len(after) > 0 and bool(after["payload"][after["sent_low_ns"].argmin()])
 
     def fin_ns(self, *, by_client: bool) -> int:
         """Return the least time that one side waited for the acknowledgement of its first FIN."""
         mine, other = (self.to_server, self.to_client) if by_client else (self.to_client, self.to_server)
-        fins = mine.left[segment_parser.has(mine.left, Flag.FIN)]
+        fins = mine.left[segment_parser.has(mine.left, FIN)]
         if not len(fins):
             return 0
         end = segment_parser.end_of(fins[0])
         answers = other.arrived
-        return _least_between(fins, answers[segment_parser.has(answers, Flag.ACK) & (answers["ack"] == end)])
+        return _least_between(fins, answers[segment_parser.has(answers, ACK) & (answers["ack"] == end)])
 
 
 class WireTruth:
@@ -154,7 +155,7 @@ class WireTruth:
 
 def counts(passed: Rows) -> Counts:
     """Count the segments that passed an interface."""
-    fins, syns = (int(segment_parser.has(passed, flag).sum()) for flag in (Flag.FIN, Flag.SYN))
+    fins, syns = (int(segment_parser.has(passed, flag).sum()) for flag in (FIN, SYN))
     return Counts(len(passed), int(passed["length"].sum()), int(passed["payload"].sum()), syns, fins)
 
 

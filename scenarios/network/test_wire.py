@@ -15,8 +15,8 @@ from lab.network import segment_parser
 from lab.network.conditions import Conditions
 from lab.network.frame_log import Direction, Fate, Mark, hold_ns
 from lab.network.relay import Relay
-from lab.network.segment_parser import Flag
 from lab.network.topology import topology
+from lab.packet import ACK, SYN
 from lab.probes.states.measure import transitions
 from lab.tcp import Flow, State
 from lab.traffic.demo.conversation import Conversation
@@ -226,8 +226,8 @@ def test_handshake_takes_the_round_trip(lab, version):
     log = lab.net.link.log()
     sent, sent_frames = segments_of(log, connection.client.flow)
     answered, answer_frames = segments_of(log, connection.client.flow.reversed())
-    syn_ack = answer_frames[segment_parser.has(answered, Flag.SYN | Flag.ACK)][0]
-    ack = sent_frames[~segment_parser.has(sent, Flag.SYN)][0]
+    syn_ack = answer_frames[segment_parser.has(answered, SYN | ACK)][0]
+    ack = sent_frames[~segment_parser.has(sent, SYN)][0]
     # The server sends the SYN-ACK before it arrives on the wire, and receives the ACK after it has left the wire.
     low_ns = int(ack["sent_low_ns"] - syn_ack["arrived_high_ns"])
     assert low_ns >= round_trip_ns

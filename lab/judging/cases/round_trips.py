@@ -16,8 +16,8 @@ from lab.linux.netns import tcp_sockets
 from lab.linux.tcp_counters import tcp_sent
 from lab.network import segment_parser
 from lab.network.conditions import Conditions
-from lab.network.segment_parser import Flag
 from lab.network.topology import Topology
+from lab.packet import SYN
 from lab.tcp import State
 from lab.timeline import Connection
 from lab.traffic.demo.conversation import Conversation
@@ -140,7 +140,7 @@ def _held(
     for low, high in zip(pairwise(lows), pairwise(highs), strict=True):
         yield Held(min(low) - cut_ns, max(high), 1, 1)
     arrived = on_wire.to_client.arrived
-    further = int((~segment_parser.has(arrived, Flag.SYN)).sum()) - len(sends)
+    further = int((~segment_parser.has(arrived, SYN)).sum()) - len(sends)
     yield Held(min(lows) - cut_ns, max(highs), 0, further)
 
 

@@ -39,12 +39,9 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     for connection in observed.connections:
         by_flow[connection.client.flow].append(connection)
     counted = {_key_of(row): row for row in measure.merged(tcp, _FLOW)}
+    sent_by_client = [flow for index, direction, flow in counted if (index, direction) == (client, Direction.EGRESS)]
     for stated, connections in by_flow.items():
-        flows = _candidates(
-            stated,
-            [flow for index, direction, flow in counted if (index, direction) == (client, Direction.EGRESS)],
-            by_flow,
-        )
+        flows = _candidates(stated, sent_by_client, by_flow)
         directions = (
             ("client", flows, client, server),
             ("server", [flow.reversed() for flow in flows], server, client),

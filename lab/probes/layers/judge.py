@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from lab.arrays import UNKNOWN, Rows
-from lab.network.segment_parser import Flag, has
+from lab.network.segment_parser import has
 from lab.observation import Observed
+from lab.packet import SYN
 from lab.probes.layers.requests import LEGS, requests_of
 from lab.probes.layers.stages import LAYERS, Stop
 from lab.tcp import Flow, address_text
@@ -101,12 +102,12 @@ def _judge_on_wire(judge: Judge, number: int, exchange: Exchange, row: np.void, 
     brackets cover all of them.
     """
     subject, name, leg = _subject(row), LEGS[number], (exchange.request, exchange.reply)[number]
-    isn = stream.left["seq"][has(stream.left, Flag.SYN)][:1].astype(np.int64)
+    isn = stream.left["seq"][has(stream.left, SYN)][:1].astype(np.int64)
     if not len(isn):
         return
     last = (isn[0] + leg.end) % 2**32
     left, arrived = (
-        some[(last - some["seq"].astype(np.int64) - has(some, Flag.SYN)) % 2**32 < some["payload"]]
+        some[(last - some["seq"].astype(np.int64) - has(some, SYN)) % 2**32 < some["payload"]]
         for some in (stream.left, stream.arrived)
     )
     yield judge.equal(subject, f"{name} times sent", len(left), int(row["sent"][number]))

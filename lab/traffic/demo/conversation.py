@@ -97,9 +97,17 @@ class Conversation:
             )
         if self.exchanges < 0:
             raise LabError("the number of exchanges cannot be negative: give 0 or more")
+        self._check_opening()
+
+    def _check_opening(self) -> None:
         if self.opening in WITH_DATA and not (self.exchanges and PATTERNS[self.pattern].client_first):
             raise LabError(f"the opening `{self.opening}` needs data of the client: let it send a request first")
 
+        # The end of an io_uring interrupts the thread later. A blocking send that opens is then restarted, with its data.
+        if self.opening == FAST_OPEN and self.way == "io_uring":
+            raise LabError(
+                f"with the way `{self.way}` the kernel can send the data of the SYN twice: choose another way"
+            )
         # A server's reset can make the client's first send fail. Linux 6.9 puts off its shutdown() until the handshake is over.
         if self.opening == FAST_OPEN and self.how != "close" and self.closer != "client":
             raise LabError(

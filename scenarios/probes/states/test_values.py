@@ -191,6 +191,8 @@ def test_rapid_churn(lab):
     # A stray RST must not end TIME_WAIT and free a port early (RFC 1337): the test is about reused kernel addresses,
     # not ports.
     lab.net.client.sysctl("ipv4/tcp_rfc1337", 1)
+    # connect() takes even ports first, and tries each of them while all are in TIME_WAIT (__inet_hash_connect()).
+    lab.net.client.sysctl("ipv4/ip_local_port_range", f"1024 {2**16 - 1}")
     observed = lab.converse(Conversation(exchanges=0), connections=count, concurrency=4, lossy=True)
     assert observed.recording.lost == {"states": 0}
     rows = transitions(observed.recording.events["states"])

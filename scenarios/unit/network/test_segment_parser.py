@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lab.network import segment_parser
 from lab.network.frame_log import FRAME, HEAD_BYTES, Direction, WireLog
-from lab.network.segment_parser import Flag
+from lab.packet import ACK, PSH, SYN
 from lab.tcp import Flow
 
 V4 = Flow("192.0.2.1", 40000, "192.0.2.2", 9999)
@@ -25,7 +25,7 @@ def frame(
     *,
     seq=1,
     ack=0,
-    flags=Flag.ACK,
+    flags=ACK,
     tags=b"",
     ip_options=b"",
     tcp_options=b"",
@@ -57,13 +57,11 @@ def parsed(*frames, padding=0):
 @pytest.mark.parametrize("tcp_options", [b"", bytes(40)], ids=["short", "options"])
 def test_a_segment_is_read(flow, tags, tcp_options):
     """Ports, numbers, flags and payload are read from frames with different headers in one call."""
-    whole = frame(
-        flow, b"x" * 1000, seq=2**32 - 1, ack=7, flags=Flag.PSH | Flag.ACK, tags=tags, tcp_options=tcp_options
-    )
+    whole = frame(flow, b"x" * 1000, seq=2**32 - 1, ack=7, flags=PSH | ACK, tags=tags, tcp_options=tcp_options)
     found = parsed(b"\0" * 14, whole, frame(V4, b"y"))
     assert list(found["frame"]) == [1, 2]
     assert list(found["payload"]) == [1000, 1]
-    assert (found["seq"][0], found["ack"][0], found["flags"][0]) == (2**32 - 1, 7, Flag.PSH | Flag.ACK)
+    assert (found["seq"][0], found["ack"][0], found["flags"][0]) == (2**32 - 1, 7, PSH | ACK)
     assert list(segment_parser.belongs(found, flow)) == [True, flow == V4]
     assert not segment_parser.belongs(found, flow.reversed()).any()
 
@@ -119,7 +117,7 @@ def test_an_empty_log():
     assert len(segment_parser.retransmitted(empty.tcp())) == 0
 
 
-def sent(*pieces, flags=Flag.ACK):
+def sent(*pieces, flags=ACK):
     """Parse segments of (sequence number, payload's length)."""
     return parsed(*(frame(V4, b"x" * length, seq=seq % 2**32, flags=flags) for seq, length in pieces))
 
@@ -144,6 +142,6 @@ def test_retransmissions(pieces, again):
 
 def test_a_repeated_syn():
     """A SYN takes a sequence number, so a second SYN is a retransmission."""
-    found = sent((0, 0), (0, 0), flags=Flag.SYN)
+    found = sent((0, 0), (0, 0), flags=SYN)
     assert list(segment_parser.opens(found)) == [True, True]
     assert list(segment_parser.retransmitted(found)) == [False, True]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from support.made.states import CLIENT
 
+from lab import packet
 from lab.network.conditions import FOREVER_NS
-from lab.network.segment_parser import Flag
 from lab.network.taps import TAPPED, TapLog
 from lab.tcp import Side
 from lab.timeline import Call, Connection, Timeline
@@ -17,7 +17,7 @@ from lab.truth.taps import Seen, TapTruth
 from lab.verdict import Bracket
 
 END = 90_000
-SYN, SYN_ACK, ACK, FIN = Flag.SYN, Flag.SYN | Flag.ACK, Flag.ACK, Flag.FIN | Flag.ACK
+SYN, SYN_ACK, ACK, FIN = packet.SYN, packet.SYN | packet.ACK, packet.ACK, packet.FIN | packet.ACK
 TICKS = [np.arange(0, END, 1000), np.arange(500, END, 1000)]
 NAMES = [
     ("seq", "<u4"),
