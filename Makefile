@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools \
 	curl iperf3 openssl redis-tools tcpdump bpftrace nftables
 # Scenarios run in parallel, since each has its own hosts. The scenarios of one file share a process and its fixtures.
-PARALLEL := --numprocesses 4 --dist loadfile
+PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 # Download as root: apt's own user may have no access to the folder.
 DOWNLOAD := apt-get -qq -o APT::Sandbox::User=root download
 SOAK_RUNS := 20

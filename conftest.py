@@ -17,6 +17,7 @@ from lab.linux.netns import NAMED
 from lab.results import allowed_skips
 from lab.testing import plugin
 
+LONGEST = "test_hunt.py"
 ALLOWED_SKIPS = Path(__file__).parent / "scenarios" / "allowed_skips.toml"
 
 
@@ -38,7 +39,11 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark every test in a folder `unit` as `rootless`: it needs no privileges. Every other test may record."""
+    """Start the longest test first, so that it does not run alone at the end. Mark tests in folders `unit` as `rootless`.
+
+    They need no privileges. Every other test may record.
+    """
+    items.sort(key=lambda item: item.path.name != LONGEST)
     for item in items:
         if "unit" in item.path.parts:
             item.add_marker(pytest.mark.rootless)

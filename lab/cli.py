@@ -1,6 +1,8 @@
 """The command `lab`: find the subcommands, parse the arguments, run one, print errors as one sentence."""
 
 import argparse
+import ast
+import difflib
 import importlib
 import io
 import os
@@ -8,7 +10,7 @@ import pkgutil
 import re
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
@@ -73,7 +75,9 @@ def _require_streams() -> None:
 def _ran(words: Sequence[str]) -> int:
     status = 0
     try:
-        args = _parser(words).parse_args(words)
+        args, unknown = _parser(words).parse_known_args(words)
+        if unknown:
+            args.parser.error(_unknown(unknown, args.parser))
         status = int(args.run(args))
     except SystemExit as end:  # argparse raises it after it has printed the help
         if end.code:
@@ -105,15 +109,33 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lab", description="eBPF probes of TCP, judged against known delays.")
     parser.add_argument("--version", action=_Version)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    found = _modules()
+    if words and words[0] in found:
+        _add(subparsers, words[0], importlib.import_module(found[words[0]]))
+        return parser
+    if words and not words[0].startswith("-"):
+        raise LabError(f"there is no command `{words[0]}`{_meant(words[0], found)}: `lab --help` lists them")
+    for name, module in sorted(found.items()):
+        subparsers.add_parser(name, help=_summary(_docstring(module)))
+    return parser
+
+
+def _modules() -> dict[str, str]:
+    """Return the module of each command."""
     names = (info.name for info in pkgutil.iter_modules(commands.__path__))
-    found = {name: f"lab.commands.{name}" for name in names} | {
+    return {name: f"lab.commands.{name}" for name in names} | {
         name: f"lab.probes.{name}.cli" for name in probes.names()
     }
-    # Import only the command that runs: this keeps start-up short.
-    chosen = words[0] if words and words[0] in found else None
-    for name in [chosen] if chosen else sorted(found):
-        _add(subparsers, name, importlib.import_module(found[name]))
-    return parser
+
+
+def _docstring(module: str) -> str:
+    """Return the docstring of a module, without importing it: that keeps the start short."""
+    path = Path(commands.__path__[0]).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+def _summary(text: str) -> str:
+    return text.strip().splitlines()[0].rstrip(".")
 
 
 class _Version(argparse.Action):
@@ -133,7 +155,7 @@ def _add(subparsers: Any, name: str, module: ModuleType) -> None:
     text = (module.__doc__ or "").strip()
     parser = subparsers.add_parser(
         name,
-        help=text.splitlines()[0].rstrip("."),
+        help=_summary(text),
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="\n\n".join(
@@ -141,7 +163,18 @@ def _add(subparsers: Any, name: str, module: ModuleType) -> None:
         ),
     )
     module.add_arguments(parser)
-    parser.set_defaults(run=module.run)
+    parser.set_defaults(run=module.run, parser=parser)
+
+
+def _unknown(words: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    options = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001 (it has no other list)
+    return f"there is no option or argument {' '.join(f'`{word}`' + _meant(word, options) for word in words)}"
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """Return a hint at the most similar word that is known, empty if none is similar."""
+    similar = difflib.get_close_matches(word, known, 1)
+    return f" (`{similar[0]}`?)" if similar else ""
 
 
 def _with_negative_values(words: Sequence[str]) -> list[str]:

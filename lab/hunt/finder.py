@@ -90,7 +90,9 @@ def experiments(draw: st.DrawFn, probes: tuple[str, ...]) -> Experiment:
     # connect() fails if a RST comes before it returns, and then its port is unknown. After a request it has returned.
     least = 1 if how == "rst" and closer != "client" else 0
     connections = draw(st.sampled_from((1, 4, 12)))
-    way = draw(st.sampled_from(ways_here()))
+    # A RST with URG is not translated, so that its receiver would wait forever (docs/network.md).
+    lost = {"urgent"} if how == "rst" and NETWORKS[network].translated else set()
+    way = draw(st.sampled_from([name for name in ways_here() if name not in lost]))
     size, reply_size = draw(sizes), draw(st.just(0) | sizes)
     size, reply_size = min(size, WAYS[way].most), min(reply_size, WAYS[way].most)
     exchanges = max(least, draw(st.sampled_from((0, 1, 2, 5))))

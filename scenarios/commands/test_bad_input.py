@@ -31,7 +31,9 @@ BAD = {
     "no connection": (["connect", "--connections", "0", "127.0.0.1"], "at least one connection"),
     "foreign address": (["serve", "--address", "192.0.2.77"], "cannot listen on 192.0.2.77"),
     "no address": (["connect", "not an address"], "cannot find `not an address`"),
-    "no such command": (["dance"], "invalid choice"),
+    "no such command": (["dance"], "there is no command `dance`"),
+    "misspelt command": (["demmo"], "(`demo`?)"),
+    "misspelt option": (["states", "--seconnds", "1"], "(`--seconds`?)"),
     "no connection to serve": (["serve", "--connections", "-1"], "--connections 1 or more"),
     "namespace without a name": (["states", "--netns", ""], "there is no network namespace"),
     "pause in turns": (

@@ -69,7 +69,7 @@ COMMANDS = [
     ["flows", "-i", "lo", "--seconds", "0.2"],
     ["packets", "-i", "lo", "--seconds", "0.2"],
     ["layers", "-i", "lo", "--seconds", "0.2"],
-    ["bench", "--quick", "events"],
+    ["bench", "--quick", "wire"],
 ]
 
 
