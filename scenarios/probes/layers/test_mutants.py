@@ -51,7 +51,7 @@ VARIANTS = {
     # Changes of the source, and the quantities that the judge must find wrong.
     "nothing": ([], set()),
     "a late clock": ([(ON_CALL, LATE_CALL), (ON_SEGMENT, LATE)], {"request written at", "reply read at"}),
-    "TC egress reported late": ([(ON_SEGMENT, LATE_AT_TC)], {"request shortest layer", "request qdisc"}),
+    "TC egress reported late": ([(ON_SEGMENT, LATE_AT_TC)], {"layers that were not seen", "request qdisc"}),
     "the driver reported at TC egress": (
         [
             (r"report_segment\(at, packet,", ALSO_FOR_THE_DRIVER),
