@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools \
 	curl iperf3 openssl redis-tools tcpdump bpftrace nftables
+# The suite starts thousands of Python processes. Without compiled modules each of them compiles the lab again.
+unexport PYTHONDONTWRITEBYTECODE
 # Scenarios run in parallel, since each has its own hosts. The scenarios of one file share a process and its fixtures.
 PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 # Download as root: apt's own user may have no access to the folder.

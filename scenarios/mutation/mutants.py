@@ -1,0 +1,289 @@
+"""Change the probes and what judges them at random, and count the changes that the scenarios notice (`make mutants`).
+
+A mutant that has the instructions of the original, that the compiler or the verifier refuses, or that stands in
+`equivalent.toml` is not counted. Each other one runs against the scenarios of its probe first, then against those of all.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from tempfile import TemporaryDirectory
+
+from operators import Mutant, of_c, of_python
+
+CHECKOUT = Path(__file__).parents[2]
+EQUIVALENT = Path(__file__).with_name("equivalent.toml")
+HANGS_S = 400
+"""A mutant that takes longer is noticed: no stage takes half as long."""
+MEASURES = ("lab/probes", "lab/truth", "lab/judging", "lab/verdict.py", "lab/arrays.py", "lab/log2_histogram.py")
+"""Python that decides about numbers and verdicts."""
+NOT_MEASURED = ("cli.py", "output.py", "show.py", "picture.py", "text.py", "running.py", "stage.py", "suite.py")
+LEFT_OUT = ("test_hunt", "test_wheel", "test_plugin", "test_contributing", "test_third_party_apps", "test_load")
+"""Scenarios of the suite that repeat others with other programs, or take long."""
+
+CHECK = """
+import hashlib, sys
+from pathlib import Path
+from lab.ebpf import compiler
+from lab.ebpf.program import Program
+from lab.errors import LabError
+source = Path(sys.argv[1])
+try:
+    spec = compiler.compile_source(source)
+except LabError as error:
+    sys.exit(3)
+print(hashlib.sha256(spec.to_bytes()).hexdigest())
+try:
+    Program(source)
+except LabError as error:
+    sys.exit(4)
+"""
+
+
+@dataclass
+class Verdict:
+    """What became of a mutant: `killed` (`by` a scenario), `survived`, `equal`, `refused`, `not compiled` or `equivalent`."""
+
+    mutant: Mutant
+    line: int
+    text: str
+    verdict: str
+    by: str = ""
+    seconds: float = 0.0
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return json.dumps(
+            {**self.mutant._asdict(), **{key: value for key, value in vars(self).items() if key != "mutant"}}
+        )
+
+
+class Copy:
+    """A copy of the checkout, in which one mutant at a time stands."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        for name in _git("ls-files"):
+            target = place / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(CHECKOUT / name, target)
+        (place / ".venv").symlink_to(CHECKOUT / ".venv")
+        self._environment = os.environ | {
+            "PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1", "LAB_RESULTS": str(place / "results"),
+            "XDG_CACHE_HOME": str(place / "cache"),
+        }  # fmt: skip
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str] | None:
+        """Run a command in the copy; None if it hangs."""
+        try:
+            return subprocess.run(
+                words,
+                cwd=self.place,
+                env=self._environment,
+                capture_output=True,
+                text=True,
+                timeout=HANGS_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return None
+
+    def compiled(self, program: str) -> tuple[int, str]:
+        """Compile and load a program; return the status of `CHECK` and what identifies the instructions."""
+        done = self.run(sys.executable, "-c", CHECK, str(self.place / program))
+        return (1, "") if done is None else (done.returncode, done.stdout)
+
+    def failing(self, stage: Sequence[str]) -> str:
+        """Return the first scenario of a stage that fails, empty if none does."""
+        shutil.rmtree(self.place / "results", ignore_errors=True)
+        (self.place / "results").mkdir()
+        words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *stage]
+        if (done := self.run(*words)) is None:
+            return "hangs"
+        if done.returncode in (0, 5):  # 5: no tests
+            return ""
+        found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+        return found[1] if found else f"status {done.returncode}"
+
+
+def _git(*words: str) -> list[str]:
+    return subprocess.check_output(["/usr/bin/git", *words], cwd=CHECKOUT, text=True).splitlines()
+
+
+def programs_of() -> dict[str, list[str]]:
+    """Return for each file of `bpf/` the programs that contain it."""
+    found: dict[str, list[str]] = {}
+    for program in sorted(Path(CHECKOUT, "bpf").glob("*.c")):
+        waiting, seen = [program], set()
+        while waiting:
+            path = waiting.pop()
+            if path in seen:
+                continue
+            seen.add(path)
+            found.setdefault(str(path.relative_to(CHECKOUT)), []).append(f"bpf/{program.name}")
+            names = re.findall(r'^#include "(.+)"', path.read_text(encoding="utf-8"), re.MULTILINE)
+            places = [(path.parent / name, CHECKOUT / "bpf" / name) for name in names]
+            waiting += [next(it.resolve() for it in both if it.exists()) for both in places]
+    return found
+
+
+def measuring() -> list[str]:
+    """Return the Python files that decide about numbers and verdicts."""
+    return [
+        name
+        for name in _git("ls-files", *MEASURES)
+        if name.endswith(".py") and Path(name).name not in NOT_MEASURED and not name.endswith("__init__.py")
+    ]
+
+
+def stages_of(mutant: Mutant, programs: dict[str, list[str]]) -> Iterator[list[str]]:
+    """Yield the arguments of pytest for each stage, the most telling first."""
+    every = ["scenarios/suite", "-k", f"not {' and not '.join(LEFT_OUT)}"]
+    if mutant.file.startswith("bpf/"):
+        names = [Path(program).stem for program in programs[mutant.file]]
+        for name in names:
+            if (CHECKOUT / f"scenarios/probes/{name}").is_dir():
+                yield [f"scenarios/probes/{name}", "-m", "not rootless"]
+        yield ["scenarios/ebpf", "scenarios/network"]
+        yield every
+        return
+    parts = Path(mutant.file).parts
+    if parts[1] == "probes":
+        yield [f"scenarios/probes/{parts[2]}/unit"]
+        yield [f"scenarios/probes/{parts[2]}"]
+    elif parts[1] == "truth":
+        yield ["scenarios/unit/truth"]
+    elif parts[1] == "judging":
+        yield ["scenarios/unit/judging"]
+        yield ["scenarios/commands/test_judge.py", "scenarios/suite/test_judge_your_tool.py"]
+    yield ["scenarios/unit"]
+    yield every
+    yield ["scenarios/probes", "-m", "not rootless"]
+
+
+def judged(mutant: Mutant, copy: Copy, programs: dict[str, list[str]], original: dict[str, str]) -> Verdict:
+    """Run a mutant against the scenarios until one fails."""
+    path, began = copy.place / mutant.file, time.monotonic()
+    text = (CHECKOUT / mutant.file).read_text(encoding="utf-8")
+    found = Verdict(mutant, mutant.line(text), text.splitlines()[mutant.line(text) - 1].strip(), "survived")
+    if (mutant.file, mutant.operator, found.text, mutant.after) in _equivalent():
+        found.verdict = "equivalent"
+        return found
+    path.write_text(mutant.applied(text), encoding="utf-8")
+    try:
+        if mutant.file.startswith("bpf/"):
+            differs = False
+            for program in programs[mutant.file]:
+                status, instructions = copy.compiled(program)
+                if status in (3, 4):
+                    found.verdict = "not compiled" if status == 3 else "refused"
+                    return found
+                differs |= instructions != original[program]
+            if not differs:
+                found.verdict = "equal"
+                return found
+        for stage in stages_of(mutant, programs):
+            if failing := copy.failing(stage):
+                found.verdict, found.by = "killed", failing
+                break
+    finally:
+        path.write_text(text, encoding="utf-8")
+        found.seconds = round(time.monotonic() - began, 1)
+    return found
+
+
+def _equivalent() -> set[tuple[str, str, str, str]]:
+    listed = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")).get("equivalent", [])
+    return {(it["file"], it["operator"], it["text"], it["after"]) for it in listed}
+
+
+def drawn(files: Iterable[str], seed: int) -> list[Mutant]:
+    """Return the mutants of the files in a random order."""
+    every: list[Mutant] = []
+    for name in files:
+        text = (CHECKOUT / name).read_text(encoding="utf-8")
+        every += (of_python if name.endswith(".py") else of_c)(name, text)
+    random.Random(seed).shuffle(every)  # noqa: S311 (a sample)
+    return every
+
+
+def main() -> int:
+    """Draw mutants, judge them, and print the survivors."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--of", choices=("bpf", "python"), default="bpf", help="which files (%(default)s)")
+    parser.add_argument(
+        "--sample", type=int, default=30, metavar="N", help="number of mutants that count (%(default)s)"
+    )
+    parser.add_argument("--since", metavar="REV", help="only files that have changed since this commit")
+    parser.add_argument("--seed", type=int, default=1, help="order in which mutants are drawn (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=1e9, metavar="N", help="start no mutant later")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="mutants at a time (%(default)s)")
+    args = parser.parse_args()
+    programs = programs_of()
+    files = sorted(programs) if args.of == "bpf" else measuring()
+    if args.since:
+        files = sorted(set(files) & set(_git("diff", "--name-only", args.since)))
+    mutants, found = iter(drawn(files, args.seed)), list[Verdict]()
+    until = time.monotonic() + 60 * args.minutes
+    results = CHECKOUT / "results" / "mutants"
+    results.mkdir(parents=True, exist_ok=True)
+    with (
+        TemporaryDirectory(prefix="lab-mutants-") as folder,
+        (results / f"{args.of}-{args.seed}.jsonl").open("w") as file,
+    ):
+        copies: SimpleQueue[Copy] = SimpleQueue()
+        for number in range(args.jobs):
+            copies.put(Copy(Path(folder, str(number))))
+        copy = copies.get()
+        every = sorted({*itertools.chain(*programs.values())}) if args.of == "bpf" else []
+        original = {name: copy.compiled(name)[1] for name in every}
+        copies.put(copy)
+
+        def work() -> None:
+            copy = copies.get()
+            while counted(found) < args.sample and time.monotonic() < until and (mutant := next(mutants, None)):
+                one = judged(mutant, copy, programs, original)
+                found.append(one)
+                file.write(one.to_json() + "\n")
+                file.flush()
+                if one.verdict in ("killed", "survived"):
+                    print(
+                        f"{one.verdict:8} {mutant.file}:{one.line}: {one.text}  ->  {mutant.after}  {one.by}",
+                        flush=True,
+                    )
+
+        with ThreadPoolExecutor(args.jobs) as threads:
+            for each in [threads.submit(work) for _ in range(args.jobs)]:
+                each.result()
+    numbers = Counter(one.verdict for one in found)
+    others = [f"{number} {verdict}" for verdict, number in numbers.items() if verdict not in ("killed", "survived")]
+    print(
+        f"\n{counted(found)} mutants, {numbers['killed'] / max(1, counted(found)):.1%} killed; not counted: {', '.join(others)}"
+    )
+    for one in found:
+        if one.verdict == "survived":
+            print(f"survived: {one.mutant.file}:{one.line}: {one.mutant.operator}: {one.text}  ->  {one.mutant.after}")
+    return int(numbers["survived"] > 0)
+
+
+def counted(found: Sequence[Verdict]) -> int:
+    """Return how many mutants count."""
+    return sum(one.verdict in ("killed", "survived") for one in found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
