@@ -47,8 +47,8 @@ def walk(tmp_path):
     return run
 
 
-PROGRAM, JUDGE = "bpf/retransmits.c", "lab/probes/retransmits/judge.py"
-SCENARIO = ("pytest", "-p", "no:cacheprovider", "scenarios/probes/retransmits", "-k", "[4]")
+PROGRAM, JUDGE = "bpf/resets.c", "lab/probes/resets/judge.py"
+SCENARIO = ("pytest", "-p", "no:cacheprovider", "scenarios/probes/resets", "-k", "[4]")
 
 
 def test_the_walk(walk):
@@ -56,35 +56,31 @@ def test_the_walk(walk):
     done = walk(*SCENARIO)
     assert done.returncode == 0, done.stdout
     assert "2 checks: every measured value" in done.stdout
-    tool = walk("lab", "retransmits", "--seconds", "0.1")
+    tool = walk("lab", "resets", "--seconds", "0.1")
     assert (tool.returncode, tool.stderr) == (0, "")
     assert tool.stdout.startswith("TIME")
-    assert "retransmits" in walk("lab", "--help").stdout
+    assert "resets" in walk("lab", "--help").stdout
 
 
 def test_a_c_error_is_an_error(walk):
     """It fails the scenario with the compiler's words; it is not skipped as something that the kernel lacks."""
     done = walk(*SCENARIO, change=(PROGRAM, "return report(ctx);", "return report(context);"))
     assert done.returncode == 1
-    assert "retransmits.c does not compile: correct it" in done.stdout
+    assert "resets.c does not compile: correct it" in done.stdout
     assert "use of undeclared identifier 'context'" in done.stdout
     assert "skipped" not in done.stdout
 
 
 def test_runs_that_are_not_counted(walk):
     """A program whose withheld runs would go unnoticed is refused with the macro to use."""
-    first = (
-        "    first_run(EVENT(tcp_retransmit_skb), AT_RETRANSMIT, ctx->args[1], is_held((const void *)ctx->args[0]));\n"
-    )
+    first = "    first_run(EVENT(tcp_receive_reset), AT_RESET, ctx->args[0], is_held((const void *)ctx->args[0]));\n"
     done = walk(*SCENARIO, change=(PROGRAM, first, ""))
     assert done.returncode == 1
-    assert (
-        "retransmits.c does not count its runs at tcp_retransmit_skb: start the function with first_run(" in done.stdout
-    )
+    assert "resets.c does not count its runs at tcp_receive_reset: start the function with first_run(" in done.stdout
 
 
 def test_a_judge_without_checks(walk):
     """It fails at once, and the file to complete is named."""
-    done = walk(*SCENARIO, change=(JUDGE, "        if wire is None:\n", "        if wire is not None:\n"))
+    done = walk(*SCENARIO, change=(JUDGE, "        if server is None:\n", "        if server is not None:\n"))
     assert done.returncode == 1
-    assert "checks() in lab/probes/retransmits/judge.py has to compare at least one number of each" in done.stdout
+    assert "checks() in lab/probes/resets/judge.py has to compare at least one number of each" in done.stdout

@@ -1,0 +1,1 @@
+"""The probe `retransmits`: TCP segments that the kernel sends again."""

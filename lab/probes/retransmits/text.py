@@ -1,0 +1,63 @@
+"""Retransmissions as text: a line each, and the dictionary that `--json` and `--csv` print."""
+
+import errno
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from lab.clock import CLOCK, time_of_day
+from lab.tcp import State, address_text, endpoint
+
+if TYPE_CHECKING:
+    from lab.observation import Observed
+
+_TIME = {False: 8, True: 15}  # length of the time of day
+
+
+def header(*, wide: bool = False) -> str:
+    """Return the header line of the table."""
+    segments = f"{'SEGS':>4} " if wide else ""
+    return f"{'TIME':<{_TIME[wide]}} {'STATE':<11} {'WHAT':<8} {'BYTES':>6} {segments}{'N':>2} LOCAL -> REMOTE"
+
+
+def as_dict(row: Any) -> dict[str, object]:
+    """Return one row under the names that `--json` and `--csv` use; None means unknown."""
+    from lab.probes.retransmits.measure import kind_of  # noqa: PLC0415 (NumPy)
+
+    error = int(row["error"])
+    return {
+        "time_ns": int(row["time_ns"]),
+        "clock": CLOCK,
+        "netns": int(row["netns"]),
+        "laddr": address_text(bytes(row["laddr"])),
+        "lport": int(row["lport"]),
+        "raddr": address_text(bytes(row["raddr"])),
+        "rport": int(row["rport"]),
+        "state": State(row["state"]).name,
+        "what": kind_of(row),
+        "seq": int(row["seq"]),
+        "bytes": int(row["size"]),
+        "segments": int(row["segments"]),
+        "times": int(row["times"]),
+        "error": errno.errorcode.get(error, str(error)) if error else None,
+    }
+
+
+def line(row: dict[str, Any], *, wide: bool = False) -> str:
+    """Return one line of the table."""
+    ends = " -> ".join(endpoint(row[f"{side}addr"], row[f"{side}port"]) for side in "lr")
+    state = "SYN_RECV" if row["state"] == State.NEW_SYN_RECV.name else row["state"]
+    segments = f"{row['segments']:>4} " if wide else ""
+    failed = f" not sent: {row['error']}" if row["error"] else ""
+    return (
+        f"{time_of_day(row['time_ns'])[: _TIME[wide]]} {state:<11} {row['what']:<8} {row['bytes']:>6} {segments}"
+        f"{row['times']:>2} {ends}{failed}"
+    )
+
+
+def table(observed: "Observed") -> Iterator[str]:
+    """Yield the lines that the live tool would have printed for both hosts."""
+    from lab.probes.retransmits.measure import Counter  # noqa: PLC0415 (NumPy)
+
+    yield header()
+    for row in Counter().rows(observed.recording.events["retransmits"]):
+        yield line(as_dict(row))
