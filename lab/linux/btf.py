@@ -193,6 +193,12 @@ class Btf:
                 return int(value)
         raise LabError(f"this kernel's `enum {enum}` has no `{name}`: the probe that needs it cannot run")
 
+    def enumerators(self, enum: str) -> dict[int, str]:
+        """Return the constants of a 32-bit enum by value. Raises `LabError` without the enum."""
+        _, count, _, _, position = self._record(self.type_id("ENUM", enum))
+        found = struct.iter_unpack("=Ii", self._types[position : position + 8 * count])
+        return {value: self._strings[at : self._strings.index(b"\0", at)].decode() for at, value in found}
+
     def tracepoint_args(self, event: str) -> int:
         """Return the number of arguments of a raw tracepoint's program. Raises `LabError` without the tracepoint."""
         pointer = self._resolve(self.type_id("TYPEDEF", f"btf_trace_{event}"))

@@ -3,7 +3,10 @@
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from lab.units import SECOND
 
@@ -65,3 +68,39 @@ def busy_share(pid: int, seconds: float) -> float:
     before_ns = busy_ns(pid)
     time.sleep(seconds)
     return (busy_ns(pid) - before_ns) / (seconds * SECOND)
+
+
+class Owner(NamedTuple):
+    """A process and its name."""
+
+    pid: int
+    comm: str
+
+
+class SocketOwners:
+    """The processes that hold sockets, by the inode number of the socket's file (/proc/PID/fd).
+
+    A socket that no process holds is looked up again after a second at the earliest.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, Owner] = {}
+        self._looked_ns = 0
+
+    def of(self, inode: int) -> Owner | None:
+        """Return the first process that holds a socket, None if there is none or it is in another PID namespace."""
+        if inode and inode not in self._known and time.monotonic_ns() > self._looked_ns + SECOND:
+            self._known = dict(_socket_owners())
+            self._looked_ns = time.monotonic_ns()
+        return self._known.get(inode)
+
+
+def _socket_owners() -> Iterator[tuple[int, Owner]]:
+    for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: -int(path.name)):
+        with suppress(OSError):  # it has ended, or is another user's
+            comm = (process / "comm").read_text(encoding="utf-8", errors="replace").rstrip("\n")
+            for link in (process / "fd").iterdir():
+                with suppress(OSError):
+                    target = str(link.readlink())
+                    if target.startswith("socket:["):
+                        yield int(target[8:-1]), Owner(int(process.name), comm)

@@ -13,23 +13,16 @@ if TYPE_CHECKING:
 _MAPPED = b"\0" * 10 + b"\xff" * 2  # IPv4 in 16 bytes: RFC 4291, 2.5.5.2
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
+def add_arguments(parser: argparse.ArgumentParser, *, of_sockets: bool = True) -> None:
+    """Add the options; those of a local and a remote side only if the rows are `of_sockets`."""
     group = parser.add_argument_group("connections (default: all)")
-    for flag, text in (
-        ("port", "either port is one of these"),
-        ("local-port", "local port"),
-        ("remote-port", "remote port"),
-    ):
-        group.add_argument(f"--{flag}", type=port, nargs="+", default=[], metavar="PORT", help=f"only with: {text}")
-    group.add_argument(
-        "--address",
-        type=address,
-        nargs="+",
-        default=[],
-        metavar="ADDRESS",
-        help="only with: either address is one of these",
-    )
+    ports = {"port": "either port is one of these"}
+    if of_sockets:
+        ports |= {"local-port": "the local port is one of these", "remote-port": "the remote port is one of these"}
+    for name, text in ports.items():
+        group.add_argument(f"--{name}", type=port, nargs="+", default=[], metavar="PORT", help=text)
+    text = "either address is one of these"
+    group.add_argument("--address", type=address, nargs="+", default=[], metavar="ADDRESS", help=text)
     family = group.add_mutually_exclusive_group()
     for version in (4, 6):
         family.add_argument(
@@ -66,27 +59,25 @@ class Filter:
     @classmethod
     def of(cls, args: argparse.Namespace) -> Self:
         """Return the filter of parsed options."""
-        return cls(args.port, args.local_port, args.remote_port, args.address, args.version)
+        local, remote = (getattr(args, name, []) for name in ("local_port", "remote_port"))
+        return cls(args.port, local, remote, args.address, args.version)
 
-    def wanted(self, rows: "Rows") -> "Mask":
-        """Mark the chosen rows, by the fields `laddr`, `lport`, `raddr` and `rport`."""
+    def wanted(self, rows: "Rows", local: str = "l", remote: str = "r") -> "Mask":
+        """Mark the chosen rows, by the fields `<local>addr`, `<local>port`, `<remote>addr` and `<remote>port`."""
         import numpy as np
 
+        addresses, (lport, rport) = [rows[f"{side}addr"] for side in (local, remote)], (f"{local}port", f"{remote}port")
         chosen = np.ones(len(rows), bool)
         if self.ports:
-            chosen &= np.isin(rows["lport"], self.ports) | np.isin(rows["rport"], self.ports)
-        for name, ports in (("lport", self.local_ports), ("rport", self.remote_ports)):
+            chosen &= np.isin(rows[lport], self.ports) | np.isin(rows[rport], self.ports)
+        for name, ports in ((lport, self.local_ports), (rport, self.remote_ports)):
             if ports:
                 chosen &= np.isin(rows[name], ports)
         if self.addresses:
-            either = [
-                (rows[name] == np.frombuffer(one, np.uint8)).all(axis=1)
-                for name in ("laddr", "raddr")
-                for one in self.addresses
-            ]
-            chosen &= np.logical_or.reduce(either)
+            wanted = [np.frombuffer(one, np.uint8) for one in self.addresses]
+            chosen &= np.logical_or.reduce([(its == one).all(axis=1) for its in addresses for one in wanted])
         if self.version:
             mapped = np.frombuffer(_MAPPED, np.uint8)
-            is_ipv4 = np.logical_or.reduce([(rows[name][:, :12] == mapped).all(axis=1) for name in ("laddr", "raddr")])
+            is_ipv4 = np.logical_or.reduce([(its[:, : len(_MAPPED)] == mapped).all(axis=1) for its in addresses])
             chosen &= is_ipv4 == (self.version == 4)
         return chosen

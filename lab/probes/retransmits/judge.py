@@ -32,14 +32,18 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
         for number, (inode, mine, seen) in enumerate(ends):
             chosen = done[[its == (inode, mine) for its in flows]]
             if on_wire:
-                yield from _judge_frames(judge, str(mine), chosen, on_wire.streams[number].left)
+                left = on_wire.streams[number].left
+                again = Bracket.exactly(int(retransmitted(left).sum()))
+                yield judge.count(str(mine), "segments sent again", again, int(chosen["segments"].sum()))
+                yield from _judge_contents(judge, str(mine), chosen, left)
+            elif seen:
+                yield from _judge_contents(judge, str(mine), chosen, seen.left)
             if seen:
                 yield from _judge_times(judge, str(mine), chosen, seen)
 
 
-def _judge_frames(judge: Judge, subject: str, rows: Rows, left: Rows) -> Iterator[Check]:
+def _judge_contents(judge: Judge, subject: str, rows: Rows, left: Rows) -> Iterator[Check]:
     again = left[retransmitted(left)]
-    yield judge.count(subject, "segments sent again", Bracket.exactly(len(again)), int(rows["segments"].sum()))
     size = int(again["payload"].sum())
     yield judge.count(subject, "bytes sent again", Bracket.exactly(size), int(rows["size"].sum()))
     for flag, name in ((SYN, "SYN"), (FIN, "FIN")):

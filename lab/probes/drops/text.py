@@ -1,0 +1,58 @@
+"""Freed packets as text: a line each, and the dictionary that `--json` and `--csv` print."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from lab.clock import CLOCK, time_of_day
+from lab.linux.process import Owner
+from lab.packet import flags_text
+from lab.tcp import address_text, endpoint
+
+if TYPE_CHECKING:
+    from lab.observation import Observed
+
+
+def header() -> str:
+    """Return the header line of the table."""
+    return f"{'TIME':<8} {'REASON':<19} {'FLAGS':<7} {'BYTES':>5} {'C-PID':<7} {'C-COMM':<10} SOURCE -> DESTINATION"
+
+
+def as_dict(row: Any, owner: Owner | None) -> dict[str, object]:
+    """Return one row under the names that `--json` and `--csv` use; None means unknown."""
+    from lab.probes.drops.reasons import reason_of, reason_text  # noqa: PLC0415 (reads the kernel's types)
+
+    return {
+        "time_ns": int(row["time_ns"]),
+        "clock": CLOCK,
+        "netns": int(row["netns"]),
+        "reason": reason_of(row),
+        "kernel_reason": reason_text(int(row["reason"])),
+        "saddr": address_text(bytes(row["saddr"])),
+        "sport": int(row["sport"]),
+        "daddr": address_text(bytes(row["daddr"])),
+        "dport": int(row["dport"]),
+        "flags": flags_text(int(row["flags"])),
+        "seq": int(row["seq"]),
+        "bytes": int(row["size"]),
+        "pid": owner.pid if owner else None,
+        "comm": owner.comm if owner else None,
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return one line of the table."""
+    ends = " -> ".join(endpoint(row[f"{side}addr"], row[f"{side}port"]) for side in "sd")
+    pid, comm = ("-" if row[name] is None else row[name] for name in ("pid", "comm"))
+    return (
+        f"{time_of_day(row['time_ns'])[:8]} {row['reason']:<19} {row['flags']:<7} {row['bytes']:>5} {pid:<7} "
+        f"{comm:<10.10} {ends}"
+    )
+
+
+def table(observed: "Observed") -> Iterator[str]:
+    """Yield the lines that the live tool would have printed for both hosts, with `--all`."""
+    from lab.probes.drops.measure import with_size  # noqa: PLC0415 (NumPy)
+
+    yield header()
+    for row in with_size(observed.recording.events["drops"]):
+        yield line(as_dict(row, None))

@@ -1,0 +1,106 @@
+"""Packets that the kernel gives up for a reason that the scenario makes: each is one row, with that reason."""
+
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+
+import pytest
+from support.crowd import PORT, client_of, counter, crowd, listening
+from support.processes import HUNG_S
+
+from lab.network.conditions import Conditions
+from lab.network.relay import Relay
+from lab.network.topology import topology
+from lab.packet import ACK, SYN
+from lab.probes.drops.measure import with_size
+from lab.probes.drops.reasons import NO_LOSS, reason_of
+from lab.recording.recorder import record
+from lab.traffic.demo.conversation import Conversation
+
+both_versions = pytest.mark.parametrize("version", [4, 6])
+
+
+def rows_of(recording, host, *reasons):
+    """Return the rows of a host with one of these reasons, by default with any that is a loss."""
+    rows = with_size(recording.events["drops"])
+    rows = rows[rows["netns"] == host.inode]
+    names = [reason_of(row) for row in rows]
+    return rows[[name in reasons if reasons else name not in NO_LOSS for name in names]]
+
+
+@contextmanager
+def recorded(net):
+    """Record during the block, which closes its sockets; yield the recorder."""
+    with record("drops") as recorder:
+        yield recorder
+        net.quiesce()
+
+
+@both_versions
+def test_a_conversation_without_loss(lab, version):
+    """Nothing is given up that is a loss."""
+    observed = lab.converse(Conversation(exchanges=3), probes=["drops"], version=version)
+    lab.judge("drops", observed)
+    for host in (lab.net.client, lab.net.server):
+        assert not len(rows_of(observed.recording, host))
+
+
+@both_versions
+def test_no_socket(lab, version):
+    """A SYN to a closed port."""
+    observed = lab.converse(Conversation(), probes=["drops"], version=version, serve=False)
+    lab.judge("drops", observed)
+    (row,) = rows_of(observed.recording, lab.net.server, "NO_SOCKET")
+    assert (row["flags"], row["size"], row["dport"]) == (SYN, 0, PORT)
+
+
+@both_versions
+def test_a_rule_of_the_firewall(net, version):
+    """The reason is NETFILTER_DROP; the socket is there, and has not been looked up."""
+    rule = f"add table inet t; add chain inet t c {{ type filter hook input priority 0; }}; add rule inet t c tcp dport {PORT} drop"
+    subprocess.run(
+        ["/usr/sbin/ip", "netns", "exec", net.server.name, "nft", rule], check=True, capture_output=True, timeout=HUNG_S
+    )
+    with recorded(net) as recorder, listening(net, version), client_of(net, version) as client:
+        client.settimeout(0)
+        client.connect_ex((net.server.address(version), PORT))
+    (row,) = rows_of(recorder.recording, net.server)
+    assert reason_of(row) == "NETFILTER_DROP"
+    assert row["flags"] == SYN
+
+
+@both_versions
+def test_a_full_accept_queue(version):
+    """The last ACK of a handshake finds no room (tcp_v4_syn_recv_sock()). The kernel says NO_SOCKET, though there is one."""
+    with topology(Relay()) as net:
+        with recorded(net) as recorder, crowd(net, version):
+            pass
+        rows = rows_of(recorder.recording, net.server, "ACCEPT_QUEUE_FULL")
+    assert {int(row["flags"]) for row in rows} == {ACK}
+
+
+@both_versions
+def test_a_wrong_checksum(version):
+    """As many as the kernel's counter of wrong checksums."""
+    with topology(Relay()) as net:
+        before = wrong_checksums(net.server)
+        with recorded(net) as recorder, listening(net, version) as listener, client_of(net, version) as client:
+            client.connect((net.server.address(version), PORT))
+            with listener.accept()[0] as accepted:
+                net.conditions(Conditions(corrupt=1.0), Conditions())
+                client.send(bytes(1000))
+                deadline = time.monotonic() + HUNG_S
+                while wrong_checksums(net.server) == before:
+                    assert time.monotonic() < deadline, "no wrong checksum has arrived"
+                    time.sleep(0.001)
+                net.conditions(Conditions(), Conditions())
+                assert len(accepted.recv(1000, socket.MSG_WAITALL)) == 1000
+        counted = wrong_checksums(net.server) - before
+        rows = rows_of(recorder.recording, net.server, "TCP_CSUM")
+    assert len(rows) == counted
+    assert all(row["flags"] & ACK for row in rows)
+
+
+def wrong_checksums(host):
+    return counter(host, "snmp", "Tcp", "InCsumErrors")
