@@ -2,7 +2,9 @@
 
 import argparse
 import ipaddress
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 from lab.units import port
@@ -13,14 +15,24 @@ if TYPE_CHECKING:
 _MAPPED = b"\0" * 10 + b"\xff" * 2  # IPv4 in 16 bytes: RFC 4291, 2.5.5.2
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, of_sockets: bool = True) -> None:
-    """Add the options; those of a local and a remote side only if the rows are `of_sockets`."""
+def add_arguments(
+    parser: argparse.ArgumentParser,
+    *,
+    of_sockets: bool = True,
+    aliases: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> None:
+    """Add the options; those of a local and a remote side only if the rows are `of_sockets`.
+
+    `aliases`: by option, other names for it, which the tool's users know from comparable tools.
+    """
     group = parser.add_argument_group("connections (default: all)")
     ports = {"port": "either port is one of these"}
     if of_sockets:
         ports |= {"local-port": "the local port is one of these", "remote-port": "the remote port is one of these"}
     for name, text in ports.items():
-        group.add_argument(f"--{name}", type=port, nargs="+", default=[], metavar="PORT", help=text)
+        group.add_argument(
+            *aliases.get(name, ()), f"--{name}", type=port, nargs="+", default=[], metavar="PORT", help=text
+        )
     text = "either address is one of these"
     group.add_argument("--address", type=address, nargs="+", default=[], metavar="ADDRESS", help=text)
     family = group.add_mutually_exclusive_group()
@@ -50,11 +62,11 @@ def address(text: str) -> bytes:
 class Filter:
     """The chosen connections: an empty list, or no version, chooses all."""
 
-    ports: list[int]
-    local_ports: list[int]
-    remote_ports: list[int]
-    addresses: list[bytes]
-    version: int | None
+    ports: list[int] = field(default_factory=list)
+    local_ports: list[int] = field(default_factory=list)
+    remote_ports: list[int] = field(default_factory=list)
+    addresses: list[bytes] = field(default_factory=list)
+    version: int | None = None
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Self:
@@ -76,8 +88,15 @@ class Filter:
         if self.addresses:
             wanted = [np.frombuffer(one, np.uint8) for one in self.addresses]
             chosen &= np.logical_or.reduce([(its == one).all(axis=1) for its in addresses for one in wanted])
-        if self.version:
-            mapped = np.frombuffer(_MAPPED, np.uint8)
-            is_ipv4 = np.logical_or.reduce([(its[:, : len(_MAPPED)] == mapped).all(axis=1) for its in addresses])
-            chosen &= is_ipv4 == (self.version == 4)
-        return chosen
+        return chosen & self.in_version(rows, local, remote)
+
+    def in_version(self, rows: "Rows", local: str = "l", remote: str = "r") -> "Mask":
+        """Mark the rows of the chosen IP version, which a row also tells while it lacks ports."""
+        import numpy as np
+
+        if not self.version:
+            return np.ones(len(rows), bool)
+        mapped = np.frombuffer(_MAPPED, np.uint8)
+        heads = [rows[f"{side}addr"][:, : len(_MAPPED)] for side in (local, remote)]
+        is_ipv4 = np.logical_or.reduce([(head == mapped).all(axis=1) for head in heads])
+        return np.asarray(is_ipv4 == (self.version == 4))

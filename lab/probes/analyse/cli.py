@@ -117,7 +117,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-p", "--pid", type=int, metavar="PID", help="only sockets of this process")
     parser.add_argument(
-        "-L", "--localport", type=port, nargs="+", metavar="PORT", help="only sockets with these local ports"
+        "-L",
+        "--localport",
+        "--local-port",
+        type=port,
+        nargs="+",
+        metavar="PORT",
+        help="only sockets with these local ports",
     )
     parser.add_argument("-w", "--wide", action="store_true", help="columns as wide as IPv6 addresses")
     live_output.add_arguments(parser)

@@ -99,8 +99,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-b", "--laddr-hist", action="store_true", help="one histogram per local address")
     group.add_argument("-B", "--raddr-hist", action="store_true", help="one histogram per remote address")
     group.add_argument("-c", "--by-connection", action="store_true", help="one histogram per connection")
-    parser.add_argument("-p", "--sport", type=port, metavar="PORT", help="only connections with this local port")
-    parser.add_argument("-P", "--dport", type=port, metavar="PORT", help="only connections with this remote port")
+    parser.add_argument(
+        "-p", "--sport", "--local-port", type=port, metavar="PORT", help="only connections with this local port"
+    )
+    parser.add_argument(
+        "-P", "--dport", "--remote-port", type=port, metavar="PORT", help="only connections with this remote port"
+    )
     parser.add_argument(
         "-a", "--saddr", type=_address, metavar="ADDRESS", help="only connections with this local address, IPv4 or IPv6"
     )

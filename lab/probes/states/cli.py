@@ -15,15 +15,14 @@ from functools import partial
 
 from lab.arrays import plain
 from lab.ebpf.program import Program
-from lab.live import drain
+from lab.live import drain, filters
 from lab.live import output as live_output
 from lab.live.output import Output
-from lab.units import port
 
 EXAMPLES = """\
 examples:
   lab states                       every change on this machine
-  lab states -L 9999 --seconds 10  connections with local port 9999
+  lab states --port 9999           connections with this port, on either side
   lab states --netns web --json    connections of one netns, as JSON Lines
 """
 
@@ -62,17 +61,7 @@ details:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument(
-        "-L", "--localport", type=port, nargs="+", metavar="PORT", help="only connections with these local ports"
-    )
-    parser.add_argument(
-        "-D", "--remoteport", type=port, nargs="+", metavar="PORT", help="only connections with these remote ports"
-    )
-    family = parser.add_mutually_exclusive_group()
-    family.add_argument(
-        "-4", "--ipv4", action="store_const", dest="version", const=4, help="IPv4 only, including IPv4-mapped"
-    )
-    family.add_argument("-6", "--ipv6", action="store_const", dest="version", const=6, help="IPv6 only")
+    filters.add_arguments(parser, aliases={"local-port": ("-L", "--localport"), "remote-port": ("-D", "--remoteport")})
     parser.add_argument("-w", "--wide", action="store_true", help="make the columns wide enough for IPv6 addresses")
     parser.add_argument(
         "-T", "--timestamp", action="store_true", help="print the time of day at the start of each line"
@@ -93,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         output.heading(header(**shown))
         line_of = partial(line, **shown)
 
-        tracker = Tracker(args.localport, args.remoteport, args.version)
+        tracker = Tracker(filters.Filter.of(args))
         for batch in batches:
             for row in plain(tracker.rows(batch)):
                 output.row(as_dict(row), line_of)

@@ -6,6 +6,7 @@ What lives here: the rows kept for open sockets, and the filters. What does not:
 import numpy as np
 
 from lab.arrays import Events, Mask, Rows
+from lab.live.filters import Filter
 from lab.probes.states.measure import superseded, transitions
 from lab.tcp import State
 
@@ -17,11 +18,11 @@ class Tracker:
     """Turn batches of events into rows to print; keep the last row of each open socket for the next batch.
 
     The remote port is unknown at SYN_RECV, the local port at SYN_SENT. A SYN_RECV row is held back until the socket's
-    next row, which has the port; so is a SYN_SENT row if there is a filter on local ports.
+    next row, which has the port; so is a SYN_SENT row if local ports are chosen.
     """
 
-    def __init__(self, lports: list[int] | None, rports: list[int] | None, version: int | None) -> None:
-        self._lports, self._rports, self._version = lports, rports, version
+    def __init__(self, chosen: Filter) -> None:
+        self._chosen = chosen
         self._open: Rows | None = None
         self._forgotten = 0
         self._gaps = 0
@@ -38,7 +39,7 @@ class Tracker:
         self._gaps += int(rows["gap"].sum())
         held_back = self._held_back(rows)
         due = (rows["shown"] == 0) & ~held_back
-        shown = rows[due & self._wanted(rows)]
+        shown = rows[due & self._chosen.wanted(rows)]
         rows["shown"] |= ~held_back
         self._carry(rows, dtype)
         return shown
@@ -60,23 +61,9 @@ class Tracker:
     def _held_back(self, rows: Rows) -> Mask:
         """Mark the rows that lack a port which their socket's next row has."""
         lacks_port = (rows["newstate"] == State.SYN_RECV) & (rows["rport"] == 0)
-        if self._lports:
+        if self._chosen.ports or self._chosen.local_ports:
             lacks_port |= (rows["newstate"] == State.SYN_SENT) & (rows["lport"] == 0)
-        return lacks_port & self._in_scope(rows)
-
-    def _wanted(self, rows: Rows) -> Mask:
-        wanted = self._in_scope(rows)
-        if self._lports:
-            wanted &= np.isin(rows["lport"], self._lports)
-        if self._rports:
-            wanted &= np.isin(rows["rport"], self._rports)
-        return wanted
-
-    def _in_scope(self, rows: Rows) -> Mask:
-        """Mark the rows of the requested IP version, which is known in every row."""
-        if self._version:
-            return _is_ipv4(rows) == (self._version == 4)
-        return np.ones(len(rows), bool)
+        return lacks_port & self._chosen.in_version(rows)
 
     def _carry(self, rows: Rows, dtype: np.dtype[np.void]) -> None:
         """Keep the last row of each open socket for the next batch."""
@@ -93,8 +80,3 @@ class Tracker:
         for name in dtype.names or ():
             self._open[name] = latest[name]
         self._open["carried"] = 1
-
-
-def _is_ipv4(rows: Rows) -> Mask:
-    mapped = np.array([0] * 10 + [255] * 2, np.uint8)
-    return np.asarray((rows["laddr"][:, :12] == mapped).all(axis=1) | (rows["raddr"][:, :12] == mapped).all(axis=1))

@@ -43,17 +43,17 @@ def test_json_matches_the_logs_of_the_applications(net):
 
 
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("side", ["-L", "-D"])
+@pytest.mark.parametrize("side", ["-L", "-D", "--port"])
 def test_port_filters_lose_no_row(net, side, version):
     """S4: a filter on the ephemeral port, local or remote, keeps every row, even SYN_SENT before the port is bound."""
     # The range has one port, so the port that the kernel binds in connect() is known.
     net.client.sysctl("ipv4/ip_local_port_range", "45001 45001")
-    host = net.client if side == "-L" else net.server
+    host = net.server if side == "-D" else net.client
     with watching("states", "--json", side, "45001", "--netns", host.name) as output:
         connection = talk(net, version=version)
     rows = parsed(output)
     assert connection.client.flow.lport == 45001
-    assert [row["newstate"] for row in rows] == (ACTIVE if side == "-L" else PASSIVE)
+    assert [row["newstate"] for row in rows] == (PASSIVE if side == "-D" else ACTIVE)
     assert rows[0]["duration_ns"] is None
     assert all(row["duration_ns"] is not None for row in rows[1:])
 

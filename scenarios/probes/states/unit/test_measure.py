@@ -22,6 +22,7 @@ from support.made.states import (
 )
 
 from lab.arrays import UNKNOWN
+from lab.live.filters import Filter
 from lab.probes.states.measure import transitions
 from lab.probes.states.tracker import Tracker
 from lab.tcp import Flow, State, address_text
@@ -318,7 +319,7 @@ def test_losing_events_makes_times_unknown_but_never_wrong(case: Traffic, random
 def test_complete_traffic_has_no_gap(case: Traffic, random):
     """S11: if no event is missing, no row has a gap before it, however the stream is cut into batches."""
     cuts = sorted(random.randrange(len(case.events) + 1) for _ in range(random.randrange(5)))
-    tracker = Tracker(None, None, None)
+    tracker = Tracker(Filter())
     for batch in np.split(case.events, cuts):
         tracker.rows(batch)
     assert "missing" not in tracker.end()
@@ -331,39 +332,40 @@ def test_missing_events_are_noticed(missing, cut):
     first = life("CLOSE -> SYN_SENT -> ESTABLISHED -> FIN_WAIT1 -> FIN_WAIT2 -> TIME_WAIT")
     events = [*first, *life("CLOSE -> SYN_SENT", CLIENT._replace(lport=40001), start_ns=100)]
     seen = [event for index, event in enumerate(events) if index not in missing]
-    tracker = Tracker(None, None, None)
+    tracker = Tracker(Filter())
     for batch in (seen[:3], seen[3:]) if cut else (seen,):
         tracker.rows(changes(*batch))
     assert "at 1 rows" in tracker.end()
 
 
-FILTERS = st.fixed_dictionaries(
-    {
-        "lports": st.sampled_from([None, [80], [40000], [9]]),
-        "rports": st.sampled_from([None, [80], [443, 50000]]),
-        "version": st.sampled_from([None, 4, 6]),
-    }
+FILTERS = st.builds(
+    Filter,
+    ports=st.sampled_from([[], [], [80], [40000, 443]]),
+    local_ports=st.sampled_from([[], [80], [40000], [9]]),
+    remote_ports=st.sampled_from([[], [80], [443, 50000]]),
+    version=st.sampled_from([None, 4, 6]),
 )
 
 
-def wanted(truth: Truth, lports, rports, version) -> bool:
+def wanted(truth: Truth, chosen: Filter) -> bool:
     return (
-        (not lports or truth.flow.lport in lports)
-        and (not rports or truth.flow.rport in rports)
-        and (not version or (":" in truth.flow.laddr + truth.flow.raddr) == (version == 6))
+        (not chosen.ports or bool({truth.flow.lport, truth.flow.rport} & set(chosen.ports)))
+        and (not chosen.local_ports or truth.flow.lport in chosen.local_ports)
+        and (not chosen.remote_ports or truth.flow.rport in chosen.remote_ports)
+        and (not chosen.version or (":" in truth.flow.laddr + truth.flow.raddr) == (chosen.version == 6))
     )
 
 
 @given(traffic(), FILTERS, st.randoms(use_true_random=False))
 @thoroughly
-def test_rows_do_not_depend_on_how_the_stream_is_cut_into_batches(case: Traffic, filters, random):
+def test_rows_do_not_depend_on_how_the_stream_is_cut_into_batches(case: Traffic, chosen, random):
     """With and without filters, each row of a matching connection is printed once, with the same times (S4)."""
     cuts = sorted(random.randrange(len(case.events) + 1) for _ in range(random.randrange(5)))
-    tracker = Tracker(**filters)
+    tracker = Tracker(chosen)
     shown = [row for batch in np.split(case.events, cuts) for row in tracker.rows(batch)]
     whole = {truth.time_ns for truth in case.truth if truth.flow.lport and truth.flow.rport}
     seen = [(int(row["time_ns"]), described(row)) for row in shown if int(row["time_ns"]) in whole]
-    expected = [truth for truth in case.truth if truth.time_ns in whole and wanted(truth, **filters)]
+    expected = [truth for truth in case.truth if truth.time_ns in whole and wanted(truth, chosen)]
     assert sorted((time_ns, it.arrow, it.duration_ns) for time_ns, it in seen) == [truth[:3] for truth in expected]
     truths = {truth.time_ns: truth for truth in expected}
     for time_ns, it in seen:  # a value from a later batch may be missing, but no value may be of another socket
@@ -374,16 +376,16 @@ def test_rows_do_not_depend_on_how_the_stream_is_cut_into_batches(case: Traffic,
 
 @given(traffic(), FILTERS)
 @thoroughly
-def test_one_batch_shows_each_row_as_it_was_measured(case: Traffic, filters):
+def test_one_batch_shows_each_row_as_it_was_measured(case: Traffic, chosen):
     """A single batch gives the rows of `transitions`, in order of time (S4)."""
     complete = [truth for truth in case.truth if truth.flow.lport and truth.flow.rport]
-    shown = [it for it in as_truth(Tracker(**filters).rows(case.events)) if it.flow.lport and it.flow.rport]
-    assert shown == [truth for truth in complete if wanted(truth, **filters)]
+    shown = [it for it in as_truth(Tracker(chosen).rows(case.events)) if it.flow.lport and it.flow.rport]
+    assert shown == [truth for truth in complete if wanted(truth, chosen)]
 
 
 def test_syn_sent_is_held_back_until_its_port_is_known():
     """With a filter on the local port, SYN_SENT is printed after connect() has bound a port (S4)."""
-    tracker = Tracker([CLIENT.lport], None, None)
+    tracker = Tracker(Filter(local_ports=[CLIENT.lport]))
     assert len(spent(tracker.rows(changes(change(0, "CLOSE -> SYN_SENT", lport=0))))) == 0
     assert "1 connections had no port yet" in tracker.end()
     rows = tracker.rows(changes(change(10, "SYN_SENT -> ESTABLISHED")))
@@ -394,7 +396,7 @@ def test_syn_sent_is_held_back_until_its_port_is_known():
 
 def test_syn_recv_is_held_back_until_its_port_is_known():
     """With a filter on the remote port, SYN_RECV is printed after the kernel has set the child's peer (S4)."""
-    tracker = Tracker(None, [SERVER.rport], None)
+    tracker = Tracker(Filter(remote_ports=[SERVER.rport]))
     assert len(spent(tracker.rows(changes(change(0, "LISTEN -> SYN_RECV", SERVER, rport=0))))) == 0
     rows = tracker.rows(changes(change(10, "SYN_RECV -> ESTABLISHED", SERVER, handshake_rtt_us=3)))
     assert spent(rows) == [("LISTEN", None), ("SYN_RECV", 3000)]
@@ -402,7 +404,7 @@ def test_syn_recv_is_held_back_until_its_port_is_known():
 
 def test_a_wait_survives_the_reuse_of_its_address_across_batches():
     """A new socket at the address, in a later batch, neither ends the wait nor shares its ports (S2, S5)."""
-    tracker, new = Tracker(None, None, None), CLIENT._replace(lport=40001)
+    tracker, new = Tracker(Filter()), CLIENT._replace(lport=40001)
     tracker.rows(changes(*life(ACTIVE_CLOSE, tgid=42, closed=1)))
     tracker.rows(changes(*life("CLOSE -> SYN_SENT -> ESTABLISHED", new, start_ns=100)))
     rows = tracker.rows(changes(segment(700), change(800, "ESTABLISHED -> CLOSE_WAIT", new)))
@@ -412,7 +414,7 @@ def test_a_wait_survives_the_reuse_of_its_address_across_batches():
 
 def test_a_reused_flow_ends_an_earlier_wait_across_batches():
     """A retransmitted FIN in a later batch is unmatched (S2)."""
-    tracker = Tracker(None, None, None)
+    tracker = Tracker(Filter())
     tracker.rows(changes(*life(ACTIVE_CLOSE)))
     tracker.rows(changes(*life(ACTIVE_CLOSE, skaddr=0xB0, start_ns=100), segment(200)))
     elsewhere = CLIENT._replace(lport=40001)
@@ -423,6 +425,6 @@ def test_a_reused_flow_ends_an_earlier_wait_across_batches():
 
 def test_a_repeated_report_in_a_later_batch_is_no_row():
     """A second report of the same change has no row, even after the socket's end was printed."""
-    tracker = Tracker(None, None, None)
+    tracker = Tracker(Filter())
     tracker.rows(changes(*life("CLOSE -> SYN_SENT -> CLOSE")))
     assert len(spent(tracker.rows(changes(change(11, "SYN_SENT -> CLOSE", again=1))))) == 0
