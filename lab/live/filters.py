@@ -31,7 +31,7 @@ def add_arguments(
         ports |= {"local-port": "the local port is one of these", "remote-port": "the remote port is one of these"}
     for name, text in ports.items():
         group.add_argument(
-            *aliases.get(name, ()), f"--{name}", type=port, nargs="+", default=[], metavar="PORT", help=text
+            f"--{name}", *aliases.get(name, ()), type=port, nargs="+", default=[], metavar="PORT", help=text
         )
     text = "either address is one of these"
     group.add_argument("--address", type=address, nargs="+", default=[], metavar="ADDRESS", help=text)
