@@ -14,6 +14,9 @@ DOWNLOAD := apt-get -qq -o APT::Sandbox::User=root download
 SOAK_RUNS := 20
 SOAK_OF := scenarios
 ROUNDS := 200
+OF := bpf
+SAMPLE := 30
+SINCE :=
 # Chapters and options for `make bench`: BENCH="--quick events".
 BENCH :=
 PEERS := bpfcc-tools
@@ -24,7 +27,7 @@ ATTACH := fentry kprobe tracepoint
 CLOCK := real
 C_FILES = $(shell git ls-files "bpf/*.[ch]" "wire/*.[ch]")
 
-.PHONY: demo test rootless check soak torture bench bench-setup bench-gate setup format clean vm vm-matrix vm-setup
+.PHONY: demo test rootless check soak torture mutants bench bench-setup bench-gate setup format clean vm vm-matrix vm-setup
 
 demo: setup
 	@$(BIN)/lab demo
@@ -66,6 +69,11 @@ soak: setup
 # Signals and kills at random moments.
 torture: setup
 	@$(BIN)/pytest scenarios/robustness --rounds $(ROUNDS)
+
+# Changes of the probes, or with OF=python of what judges them: how many do the scenarios notice? With SINCE=<commit>, five
+# minutes with those of the files that have changed since.
+mutants: setup
+	@$(BIN)/python scenarios/mutation/mutants.py --of $(OF) --sample $(SAMPLE) $(if $(SINCE),--since $(SINCE) --minutes 5)
 
 # Cost and accuracy of the probes and of comparable tools. Use an idle machine.
 bench: bench-setup
