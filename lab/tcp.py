@@ -16,6 +16,9 @@ UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
 SYN_TIMEOUT_NS = 130_000_000_000
 """An attempt without a SYN for this long has failed: the kernel waits at most TCP_RTO_MAX (120 s) between SYNs."""
 
+DEMO_PORT = 9999
+"""The port of the demo's servers."""
+
 CREATED_BY_SYN = 0xFFFF_FFFF
 """In place of a handshake's sample: the socket has been in SYN_RECV since the SYN (`bpf/include/handshake.h`)."""
 

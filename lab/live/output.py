@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lab.linux.netns import inode_of
 from lab.live.account import Account
 from lab.output.text import cell, printable_row
+from lab.tcp import DEMO_PORT
 from lab.units import positive_seconds
 
 if TYPE_CHECKING:
@@ -56,6 +57,15 @@ def netns_of(args: argparse.Namespace) -> list[int]:
     Raises `LabError` when there is no namespace of that name.
     """
     return [] if args.netns is None else [inode_of(args.netns)]
+
+
+def port_of(args: argparse.Namespace, every: str = "") -> int:
+    """Return the port that the user named; without one the demo's, and tell somebody at a terminal how to watch another."""
+    if args.port is not None:
+        return int(args.port)
+    if sys.stderr.isatty():
+        print(f"lab: watching port {DEMO_PORT}: `--port N` watches another{every}", file=sys.stderr)
+    return DEMO_PORT
 
 
 class Output:

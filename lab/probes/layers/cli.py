@@ -32,7 +32,7 @@ from lab.live.drain import ring_of
 from lab.live.output import Output
 from lab.output.file import require_writable
 from lab.output.pictures import require_drawable
-from lab.traffic.demo.conversation import PORT
+from lab.tcp import DEMO_PORT
 from lab.units import duration_ns, port
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ _INTERVAL_S = 0.2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("-P", "--port", type=port, default=PORT, help="port of the servers (%(default)s)")
+    parser.add_argument("-P", "--port", type=port, help=f"port of the servers ({DEMO_PORT})")
     parser.add_argument("--peer-netns", metavar="NAME", help="network namespace of the other host")
     parser.add_argument("--peer-interface", metavar="NAME", help="its interface (default: the only one besides lo)")
     parser.add_argument("--flow", metavar="ADDRESS[:PORT]", help="only requests of this client")
@@ -147,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
     if args.perfetto is not None:
         require_writable(args.perfetto)
     flow = None if args.flow is None else _flow(args.flow)
+    args.port = live_output.port_of(args)
     if args.recording is not None:
         _read(args, flow)
     else:

@@ -18,7 +18,7 @@ from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows
 from lab.probes.layers.byte_streams import NONE
 from lab.probes.layers.stages import LAYERS, NEW_DATA, At, Stages, Stop, consistent, elsewhere_ns, layers_ns
 from lab.probes.layers.translations import Translations
-from lab.traffic.demo.conversation import PORT
+from lab.tcp import DEMO_PORT
 from lab.units import SECOND
 
 if TYPE_CHECKING:
@@ -309,6 +309,6 @@ def _fill_in(rows: Rows, stages: Stages, calls: Integers, port: int) -> None:
 
 def requests_of(observed: "Observed") -> Rows:
     """Return all requests in an observed recording, those behind an address translation as the live tool does."""
-    port = observed.connections[0].client.flow.rport if observed.connections else PORT
+    port = observed.connections[0].client.flow.rport if observed.connections else DEMO_PORT
     events = Translations(port).undo(observed.recording.events["layers"])
     return requests(Stages(events, observed.inodes), port).rows

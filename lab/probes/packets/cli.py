@@ -30,7 +30,7 @@ from lab.live import drain
 from lab.live import output as live_output
 from lab.live.output import Output
 from lab.probes.packets.pcapng_writer import Capture
-from lab.traffic.demo.conversation import PORT
+from lab.tcp import DEMO_PORT
 from lab.units import port
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ _SNAPLEN = 256  # bytes of each frame that go into the capture
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("-p", "--port", type=port, default=PORT, help="source or destination port (%(default)s)")
+    what.add_argument("-p", "--port", type=port, help=f"source or destination port ({DEMO_PORT})")
     what.add_argument("-a", "--all", action="store_true", help="every frame, also frames without ports")
     parser.add_argument(
         "--mode", choices=(*MODES, _TC), default="auto", help="how XDP is attached, or TC (%(default)s)"
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     device = Device.find(args.interface, args.netns, "auto" if args.mode == _TC else args.mode)
     if not device.ethernet and args.mode in ("generic", "native"):
         raise LabError(f"`{device.ifname}` has no Ethernet headers, it is observed at TC: leave --mode out")
-    defines = [f"PORT={0 if args.all else args.port}", *defines_of([device])]
+    defines = [f"PORT={0 if args.all else live_output.port_of(args, ', --all every packet')}", *defines_of([device])]
     if args.mode == _TC:
         defines.append("AT_TC=1")
     output = Output(args)

@@ -5,11 +5,12 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from lab.errors import LabError
+from lab.tcp import DEMO_PORT
 from lab.timeline import FAST_OPEN
 from lab.traffic.demo.ways import BLOCKING, WAYS
 from lab.units import duration_ns
 
-PORT = 9999
+PORT = DEMO_PORT
 
 
 class Pattern(NamedTuple):
