@@ -39,7 +39,7 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
             if seen and len(seen.left):  # the taps see other addresses behind NAT
                 if not on_wire:
                     yield from _judge_contents(judge, str(mine), chosen, seen.left)
-                yield from _judge_times(judge, str(mine), chosen, seen)
+                yield from _judge_times(judge, str(mine), chosen, seen, observed.end_ns)
 
 
 def _judge_contents(judge: Judge, subject: str, rows: Rows, left: Rows) -> Iterator[Check]:
@@ -54,12 +54,12 @@ def _judge_contents(judge: Judge, subject: str, rows: Rows, left: Rows) -> Itera
         yield judge.equal(subject, "sequence numbers sent again", *numbers)
 
 
-def _judge_times(judge: Judge, subject: str, rows: Rows, seen: Seen) -> Iterator[Check]:
+def _judge_times(judge: Judge, subject: str, rows: Rows, seen: Seen, end_ns: int) -> Iterator[Check]:
     """Judge when each segment was sent again: after it had passed the tap, and before the work that sent it was over."""
     again = seen.left[retransmitted(seen.left)]
     if len(again) != len(rows):
         return
     for frame, row in zip(again, rows, strict=True):
         low_ns, high_ns = int(frame["low_ns"]), int(frame["high_ns"])
-        at = Bracket.early(low_ns, seen.done_ns(low_ns, high_ns))
+        at = Bracket.early(low_ns, min(end_ns, seen.done_ns(low_ns, high_ns)))
         yield judge.duration(subject, "segment sent again at", at, int(row["time_ns"]))
