@@ -13,7 +13,8 @@ TCP_STATE             state of the socket after the step; - if unknown
 TCP_DESCRIPTION       the step; times run from the entry of the call
 TCP_CONNECT_TIME(us)  client: from connect() to ESTABLISHED; with TCP Fast Open
                       from the send that opens. service: from SYN-ACK to ACK,
-                      measured by the kernel. - if unknown
+                      measured by the kernel; after data in the SYN from the
+                      SYN to the ACK. - if unknown
 """
 
 import argparse

@@ -43,6 +43,8 @@ details:
   carries data (TCP_DEFER_ACCEPT, a full accept queue, a lost ACK), with SYN
   cookies, and for an MPTCP subflow that joins. With TCP_DEFER_ACCEPT and a
   client that closes without sending data, it lasts until the client's FIN.
+  Data in the SYN (TCP Fast Open) creates the socket: then SYN_RECV lasts from
+  the SYN to the final ACK.
 
   FIN_WAIT2 of an active close lasts until the peer's FIN or until
   tcp_fin_timeout, also after close() has replaced the socket with a timewait
