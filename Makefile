@@ -8,7 +8,7 @@ PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng ip
 # The suite starts thousands of Python processes. Without compiled modules each of them compiles the lab again.
 unexport PYTHONDONTWRITEBYTECODE
 # Scenarios run in parallel, since each has its own hosts. The scenarios of one file share a process and its fixtures.
-PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
+PARALLEL := --numprocesses 5 --dist loadfile --no-loadscope-reorder
 # Download as root: apt's own user may have no access to the folder.
 DOWNLOAD := apt-get -qq -o APT::Sandbox::User=root download
 SOAK_RUNS := 20

@@ -159,6 +159,8 @@ def retransmitted(found: Rows) -> Mask:
     steps = seq - np.concatenate((seq[:1], seq[:-1]))
     begins: Integers = np.cumsum((steps + 2**31) % 2**32 - 2**31)
     ends = begins + sequence_length(found)
+    if (begins[1:] >= ends[:-1]).all():  # in order, as nearly always
+        return np.zeros(len(found), bool)
     # All beginnings and ends cut the sequence space into pieces. Each piece is either entirely in a segment or outside
     # it.
     cuts = np.unique(np.concatenate((begins, ends)))

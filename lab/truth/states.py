@@ -221,16 +221,8 @@ def _worked(seen: Seen, cause: np.void) -> int:
 
 
 def _has_gaps(seen: Seen, cause: np.void) -> bool:
-    """Return whether TCP can have refused a frame, or kept it for later.
-
-    It has not if no frame before it is missing and nothing was sent twice: a frame that TCP did not take would have come again.
-    """
-    before = seen.came[seen.came["low_ns"] <= cause["low_ns"]]
-    start = int(before["seq"][0])
-    begins = (before["seq"].astype(np.int64) - start) % 2**32
-    ends = begins + segment_parser.sequence_length(before)
-    reached = np.maximum.accumulate(np.append(ends[:1], ends[:-1]))
-    return seen.sent_again or bool((begins > reached).any())
+    """Return whether TCP can have refused a frame, or kept it for later."""
+    return since(cause) >= seen.gap_ns
 
 
 def _is_passive(side: Timeline) -> bool:

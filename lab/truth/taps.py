@@ -62,6 +62,19 @@ class Seen:
         """Whether a segment in either direction repeats another."""
         return any(segment_parser.retransmitted(rows).any() for rows in (self.left, self.came))
 
+    @cached_property
+    def gap_ns(self) -> int:
+        """Time of the first frame that came before an earlier one or repeats another, for ever if there is none.
+
+        From then on TCP can have refused a frame, or kept it for later. One that it did not take would have come again.
+        """
+        if self.sent_again or not len(self.came):
+            return 0
+        begins = (self.came["seq"].astype(np.int64) - int(self.came["seq"][0])) % 2**32
+        ends = begins + segment_parser.sequence_length(self.came)
+        early = begins > np.maximum.accumulate(np.append(ends[:1], ends[:-1]))
+        return since(first(self.came, early)) if early.any() else FOREVER_NS
+
     def leaving(self, segment: np.void) -> Bracket:
         """Return when a segment that the host sent passed TC egress, not counting the application's call that sent it.
 
