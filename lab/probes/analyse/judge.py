@@ -6,7 +6,9 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import reduce
 from itertools import accumulate, pairwise
+from operator import or_
 
 import numpy as np
 
@@ -263,19 +265,24 @@ class _Side:
     def _processed(self, arrived: Rows) -> Iterator[Check]:
         """Judge the segments that TCP processed in ESTABLISHED: each has arrived, and has its flags.
 
-        A segment in the backlog of a held socket takes up those that follow it (tcp_add_backlog()): it keeps its sequence number.
+        A segment in the backlog of a held socket takes up those that follow it (tcp_add_backlog()): it keeps its sequence number,
+        and gets their flags. One that takes up a FIN without data keeps its length, too.
         """
         chosen = (self._rows["kind"] == Kind.PROCESSED) & (self._rows["state"] == State.ESTABLISHED)
         rows = self._rows[chosen & (self._rows["oldstate"] == 0)]  # others tell of a change of state, and of no segment
         known = set(arrived["seq"].tolist())
         strange = [row for row in rows if int(row["seq"]) not in known]
         yield self._judge.equal(self._subject, "segments processed that never arrived", 0, len(strange))
-        flags = defaultdict[tuple[int, int], set[int]](set)
-        for seq, length, flag in arrived[["seq", "length", "flags"]].tolist():
+        flags, came = defaultdict[tuple[int, int], set[int]](set), arrived[["seq", "length", "flags"]].tolist()
+        for seq, length, flag in came:
             flags[seq, length].add(flag)
         other = 0
         for seq, length, flag in rows[["seq", "length", "flags"]].tolist():
-            other += flag not in flags.get((seq, length), (flag,))
+            known = flags.get((seq, length), {flag})
+            if flag not in known:
+                following = [it for begin, _, it in came if (begin - seq - length) % 2**32 < 2**31]
+                taken_up = reduce(or_, following, 0)
+                other += not any(one & ~flag == 0 and flag & ~(one | taken_up) == 0 for one in known)
         yield self._judge.equal(self._subject, "segments processed with other flags", 0, other)
 
 
