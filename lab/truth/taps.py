@@ -149,7 +149,7 @@ class TapTruth:
     ) -> "dict[int, tuple[Seen | None, Seen | None]]":
         """Return what was seen at the client's and at the server's host, by the id() of each connection.
 
-        None if the application does not exist, or does not know its address.
+        None if the application does not exist or does not know its address, and behind NAT, where its packets have another.
         """
         found: dict[int, tuple[Seen | None, Seen | None]] = {}
         for connection, since_ns, until_ns in connections_in_time(connections):
@@ -168,7 +168,7 @@ class TapTruth:
             for flow, outgoing in ((timeline.flow, 1), (timeline.flow.reversed(), 0))
         )
         left, came = (rows[(rows["low_ns"] >= since_ns) & (rows["low_ns"] < until_ns)] for rows in (left, came))
-        return Seen(left, came, self._ticks, timeline.calls)
+        return Seen(left, came, self._ticks, timeline.calls) if len(left) + len(came) else None
 
 
 def _preemptible() -> bool:

@@ -27,7 +27,7 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     for connection in observed.connections:
         mine = connection.client.flow
         for inode, flow, seen in zip(observed.inodes, (mine.reversed(), mine), observed.seen(connection), strict=True):
-            if seen is None or not len(seen.came):  # the taps see other addresses behind NAT
+            if seen is None:
                 continue
             here = np.array([its == (inode, flow) for its in flows], bool)
             never = ~np.isin(rows["seq"][here], seen.came["seq"])

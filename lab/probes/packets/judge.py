@@ -85,7 +85,7 @@ def _judge_journey(
     if direction.opening and len(opened):
         opened_at = at(direction.opening, first(came, came["flags"] & (SYN | ACK) == opening) if receiver else None)
         yield judge.duration(subject, f"{name} arrives at", opened_at, int(opened["time_ns"][0]))
-    stream = rows[(flags & RST) == 0]
+    stream, came = _from_syn(rows[(flags & RST) == 0]), _from_syn(came)
     yield judge.count(
         subject, "payload bytes", direction.payload, distinct_bytes(stream["seq"], stream["payload_length"])
     )
@@ -102,6 +102,11 @@ def _judge_journey(
         ended_ns = int(rows["time_ns"][flags & flag > 0][0])
         ends_at = at(direction.end, first(receiver.came, receiver.came["flags"] & flag > 0) if receiver else None)
         yield judge.duration(subject, f"{end} arrives at", ends_at, ended_ns)
+
+
+def _from_syn(rows: Events) -> Events:
+    """Return segments with the SYN first: after data in the SYN, a reply can arrive before the SYN-ACK (RFC 7413)."""
+    return rows[np.argsort(rows["flags"] & SYN == 0, kind="stable")]
 
 
 def _ends(flags: npt.NDArray[np.uint8]) -> list[str]:
