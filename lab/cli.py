@@ -110,11 +110,12 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     found = _modules()
-    if words and words[0] in found:
-        _add(subparsers, words[0], importlib.import_module(found[words[0]]))
+    # Before the command there are only options without a value.
+    if chosen := next((word for word in words if not word.startswith("-")), None):
+        if chosen not in found:
+            raise LabError(f"there is no command `{chosen}`{_meant(chosen, found)}: `lab --help` lists them")
+        _add(subparsers, chosen, importlib.import_module(found[chosen]))
         return parser
-    if words and not words[0].startswith("-"):
-        raise LabError(f"there is no command `{words[0]}`{_meant(words[0], found)}: `lab --help` lists them")
     for name, module in sorted(found.items()):
         subparsers.add_parser(name, help=_summary(_docstring(module)))
     return parser

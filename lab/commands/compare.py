@@ -37,7 +37,7 @@ details:
   shown as significant are expected to be chance.
   The widths of brackets are those of half (p50) and nine tenths (p90) of the
   checks, in the scenarios of both runs. A quantity is blunter if one of them is
-  more than 1.5 times as large as before: an error must be larger to be noticed.
+  more than 1.5 times what it was. A check then misses larger errors than before.
   P(larger) is the probability that a value of the second run is larger than a
   value of the first; 0.5 means no difference.
   A significant difference may be caused by the program or by the machine. To see

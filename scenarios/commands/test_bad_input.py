@@ -32,6 +32,7 @@ BAD = {
     "foreign address": (["serve", "--address", "192.0.2.77"], "cannot listen on 192.0.2.77"),
     "no address": (["connect", "not an address"], "cannot find `not an address`"),
     "no such command": (["dance"], "there is no command `dance`"),
+    "an option before the command": (["-x", "states"], "there is no option or argument `-x`"),
     "misspelt command": (["demmo"], "(`demo`?)"),
     "misspelt option": (["states", "--seconnds", "1"], "(`--seconds`?)"),
     "no connection to serve": (["serve", "--connections", "-1"], "--connections 1 or more"),
