@@ -30,10 +30,14 @@ enum point { AT_SEGMENT, AT_SYN_ACK };
 
 #define TCP_NEW_SYN_RECV 12
 
+/* NULL for a namespace that is not observed, and without room. */
 static inline struct retransmission *new_event(u64 time_ns, const struct endpoints *ends)
 {
-    struct retransmission *event = events.ringbuf_reserve(sizeof(struct retransmission));
+    struct retransmission *event;
 
+    if (!is_watched(ends->netns))
+        return NULL;
+    event = events.ringbuf_reserve(sizeof(struct retransmission));
     if (!event) {
         count_lost();
         return NULL;
@@ -65,8 +69,6 @@ static inline int report_segment(struct bpf_raw_tracepoint_args *ctx)
     if (!tcp)
         return 0;
     read_socket_endpoints(&ends, tcp);
-    if (!is_watched(ends.netns))
-        return 0;
     event = new_event(time_ns, &ends);
     if (!event)
         return 0;
@@ -100,8 +102,6 @@ static inline int report_syn_ack(struct bpf_raw_tracepoint_args *ctx)
 
     copy_common(&common, request);
     read_endpoints(&ends, &common);
-    if (!is_watched(ends.netns))
-        return 0;
     event = new_event(time_ns, &ends);
     if (!event)
         return 0;

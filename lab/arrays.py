@@ -46,6 +46,19 @@ def plain(events: Events) -> Iterator[dict[str, Any]]:
     return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
 
 
+def extended(rows: Rows, **types: str) -> Rows:
+    """Return a copy of rows with further fields of these types, which are 0; those that the rows have stay as they are."""
+    import numpy as np
+
+    known = {name: rows.dtype[name] for name in rows.dtype.names or ()}
+    result = np.zeros(
+        len(rows), list((known | {name: kind for name, kind in types.items() if name not in known}).items())
+    )
+    for name in known:
+        result[name] = rows[name]
+    return result
+
+
 def flow_numbers(rows: Rows) -> Index:
     """Return an array of shape (n,): rows of the same flow in the same network namespace have the same number."""
     import numpy as np

@@ -16,6 +16,9 @@ UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
 SYN_TIMEOUT_NS = 130_000_000_000
 """An attempt without a SYN for this long has failed: the kernel waits at most TCP_RTO_MAX (120 s) between SYNs."""
 
+MAPPED = bytes(10) + b"\xff\xff"
+"""The beginning of an IPv4 address in 16 bytes (RFC 4291, 2.5.5.2)."""
+
 DEMO_PORT = 9999
 """The port of the demo's servers."""
 
@@ -78,6 +81,12 @@ class Flow(NamedTuple):
 def endpoint(address: str, port: int | str) -> str:
     """Return address and port as text: `192.0.2.1:9999`, `[2001:db8::1]:9999`. The port may be `-`."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def address_bytes(text: str) -> bytes:
+    """Return an address as 16 bytes in network order, IPv4 after `MAPPED`. Raises `ValueError` if it is none."""
+    packed = ipaddress.ip_address(text).packed
+    return MAPPED + packed if len(packed) == 4 else packed
 
 
 @lru_cache(16_384)

@@ -12,17 +12,8 @@ from lab.errors import LabError
 from lab.hunt.experiment import Experiment, Wire
 from lab.network.conditions import Conditions
 from lab.network.description import NETWORKS
-from lab.timeline import FAST_OPEN
-from lab.traffic.demo.conversation import (
-    MOST_BUFFERED,
-    NON_BLOCKING,
-    OPENINGS,
-    PATTERNS,
-    WITH_DATA,
-    Conversation,
-    Pattern,
-)
-from lab.traffic.demo.ways import BLOCKING, WAYS, ways_here
+from lab.traffic.demo.conversation import MOST_BUFFERED, OPENINGS, PATTERNS, Conversation, Pattern, refusal
+from lab.traffic.demo.ways import WAYS, ways_here
 from lab.units import MS
 from lab.verdict import Check
 
@@ -98,11 +89,8 @@ def experiments(draw: st.DrawFn, probes: tuple[str, ...]) -> Experiment:
     exchanges = max(least, draw(st.sampled_from((0, 1, 2, 5))))
     fits = exchanges * max(size, reply_size) <= MOST_BUFFERED
     pattern = draw(st.sampled_from([name for name, it in PATTERNS.items() if _suits(it, fits, least)]))
-    openings = {NON_BLOCKING, BLOCKING}
-    if exchanges and PATTERNS[pattern].client_first:
-        openings.update(WITH_DATA)
-    if way == "io_uring" or (how != "close" and closer != "client"):
-        openings.discard(FAST_OPEN)
+    asks = exchanges > 0 and PATTERNS[pattern].client_first
+    openings = [it for it in OPENINGS if not refusal(it, way, how, closer, asks=asks)]
     return Experiment(
         Conversation(
             size_bits=8 * size,
@@ -117,7 +105,7 @@ def experiments(draw: st.DrawFn, probes: tuple[str, ...]) -> Experiment:
             hold_ns=draw(_pauses),
             linger_ns=draw(_pauses),
             way=way,
-            opening=draw(st.sampled_from([it for it in OPENINGS if it in openings])),
+            opening=draw(st.sampled_from(openings)),
             pattern=pattern,
         ),
         connections,

@@ -35,6 +35,11 @@ def tcp_sent(netns: str) -> Sent:
     return inside(netns, read)
 
 
+def counters(netns: str, file: str, prefix: str) -> dict[str, int]:
+    """Return the counters of a named network namespace by name: `snmp` and `Tcp:`, `netstat` and `TcpExt:`."""
+    return inside(netns, lambda: _table(file, prefix))
+
+
 def _table(name: str, prefix: str) -> dict[str, int]:
     """Return the values by name of one pair of lines (names, values) of a file in `/proc/net`."""
     lines = Path("/proc/thread-self/net", name).read_text(encoding="utf-8").splitlines()

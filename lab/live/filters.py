@@ -1,18 +1,16 @@
 """The options that choose connections, the same for each live tool that has them, and what they choose."""
 
 import argparse
-import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
+from lab.tcp import MAPPED, address_bytes
 from lab.units import port
 
 if TYPE_CHECKING:
     from lab.arrays import Mask, Rows
-
-_MAPPED = b"\0" * 10 + b"\xff" * 2  # IPv4 in 16 bytes: RFC 4291, 2.5.5.2
 
 
 def add_arguments(
@@ -50,12 +48,11 @@ def add_arguments(
 def address(text: str) -> bytes:
     """Parse an IP address (argparse type) into 16 bytes in network order."""
     try:
-        packed = ipaddress.ip_address(text).packed
+        return address_bytes(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"`{text}` is not an address: give an IPv4 or IPv6 address, such as 192.0.2.1"
         ) from None
-    return _MAPPED + packed if len(packed) == 4 else packed
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ class Filter:
 
         if not self.version:
             return np.ones(len(rows), bool)
-        mapped = np.frombuffer(_MAPPED, np.uint8)
-        heads = [rows[f"{side}addr"][:, : len(_MAPPED)] for side in (local, remote)]
+        mapped = np.frombuffer(MAPPED, np.uint8)
+        heads = [rows[f"{side}addr"][:, : len(MAPPED)] for side in (local, remote)]
         is_ipv4 = np.logical_or.reduce([(head == mapped).all(axis=1) for head in heads])
         return np.asarray(is_ipv4 == (self.version == 4))

@@ -4,15 +4,13 @@ It reads Ethernet with at most two VLAN tags, IPv4 with options, IPv6 without ex
 other frames and later fragments.
 """
 
-import ipaddress
-
 import numpy as np
 from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 
 from lab.arrays import Integers, Mask, Rows
 from lab.packet import ACK, FIN, SYN
-from lab.tcp import Flow
+from lab.tcp import MAPPED, Flow, address_bytes
 
 Bytes = NDArray[np.uint8]
 
@@ -76,9 +74,7 @@ def belongs(found: Rows, flow: Flow) -> Mask:
 
 def packed(address: str) -> np.void:
     """Write an address as `SEGMENT` has it."""
-    parsed = ipaddress.ip_address(address)
-    mapped = bytes(10) + b"\xff\xff" + parsed.packed if parsed.version == 4 else parsed.packed
-    return np.void(mapped)
+    return np.void(address_bytes(address))
 
 
 def by_flow(found: Rows) -> dict[bytes, Rows]:
@@ -200,5 +196,5 @@ def _addresses(heads: Bytes, v4: Mask, place4: Integers, place6: Integers) -> Ro
     rows = np.arange(len(heads))[:, None]
     columns = np.where(v4, place4 - 12, place6)[:, None] + np.arange(16)
     addresses = heads[rows, columns]
-    addresses[v4, :12] = np.frombuffer(bytes(10) + b"\xff\xff", np.uint8)
+    addresses[v4, :12] = np.frombuffer(MAPPED, np.uint8)
     return np.ascontiguousarray(addresses).view("V16").reshape(-1)

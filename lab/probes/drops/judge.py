@@ -1,5 +1,6 @@
 """The probe `drops` against the truth: what the taps saw at both hosts, and which connections were refused."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,22 +20,23 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     server = observed.inodes[1]
     refused = [it.client.flow for it in observed.connections if it.client.opening.error == "ECONNREFUSED"]
     targets = {(flow.raddr, flow.rport) for flow in refused}
-    unanswered = rows[(rows["netns"] == server) & (rows["flags"] == SYN) & np.isin(rows["reason"], numbers(_NO_SOCKET))]
+    unanswered = rows[
+        (rows["netns"] == server) & (rows["flags"] == SYN) & np.isin(rows["reason"], numbers({"NO_SOCKET"}))
+    ]
     found = [flow for flow in (Flow.of(row) for row in unanswered) if (flow.raddr, flow.rport) in targets]
     yield judge.count("all connections", "SYNs without a socket", Bracket.exactly(len(refused)), len(found))
     lost = ~np.isin(rows["reason"], numbers(NO_LOSS))
-    flows = [(int(row["netns"]), Flow.of(row)) for row in rows]
+    by_flow = defaultdict[tuple[int, Flow], list[int]](list)
+    for index, row in enumerate(rows):
+        by_flow[int(row["netns"]), Flow.of(row)].append(index)
     for connection in observed.connections:
         mine = connection.client.flow
         for inode, flow, seen in zip(observed.inodes, (mine.reversed(), mine), observed.seen(connection), strict=True):
             if seen is None:
                 continue
-            here = np.array([its == (inode, flow) for its in flows], bool)
+            here = by_flow[inode, flow]
             never = ~np.isin(rows["seq"][here], seen.came["seq"])
             yield judge.count(str(flow), "packets given up that never came", Bracket.exactly(0), int(never.sum()))
-            size = int(rows["size"][here & lost].sum())
+            size = int(rows["size"][here][lost[here]].sum())
             most = int(seen.came["payload"].sum())
             yield judge.count(str(flow), "bytes given up", Bracket.early(0, most), size)
-
-
-_NO_SOCKET = frozenset(("NO_SOCKET",))

@@ -1,5 +1,6 @@
 """The kernel's reasons for freeing a packet, by number: `enum skb_drop_reason` of the running kernel (net/dropreason.h)."""
 
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -43,6 +44,6 @@ def reason_text(number: int) -> str:
     return _names().get(number, str(number)).removeprefix(_PREFIX)
 
 
-def numbers(names: frozenset[str]) -> list[int]:
+def numbers(names: Collection[str]) -> list[int]:
     """Return the numbers of reasons; without those that this kernel does not have."""
     return [number for number, name in _names().items() if name.removeprefix(_PREFIX) in names]

@@ -11,7 +11,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from lab.arrays import UNKNOWN, Events, Index, Integers, Mask
+from lab.arrays import UNKNOWN, Events, Index, Integers, Mask, extended
 from lab.packet import ACK, RST, SYN
 
 
@@ -64,10 +64,7 @@ class Grouped:
 
 def counted(segments: Events) -> Events:
     """Add the fields `copies` (number of segments that a row stands for) and `last_ns` (time of the last one)."""
-    known = [(name, segments.dtype[name]) for name in segments.dtype.names or ()]
-    result = np.zeros(len(segments), [*known, ("copies", "i8"), ("last_ns", "i8")])
-    for name, _ in known:
-        result[name] = segments[name]
+    result = extended(segments, copies="i8", last_ns="i8")
     result["copies"], result["last_ns"] = 1, segments["time_ns"]
     return result
 

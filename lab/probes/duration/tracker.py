@@ -6,7 +6,7 @@ expires. What does not live here: the meaning of the segments (lab/probes/durati
 
 import numpy as np
 
-from lab.arrays import Events, Index, Mask, Rows
+from lab.arrays import Events, Index, Mask, Rows, extended
 from lab.probes.duration.grouping import counted
 from lab.probes.duration.measure import Followed, follow
 from lab.tcp import SYN_TIMEOUT_NS, Ended
@@ -141,11 +141,7 @@ class Tracker:
 
 def _carried(segments: Events) -> Events:
     """Add the fields in which the table keeps the state of a segment's connection."""
-    narrow = counted(segments)
-    notes = [("due_ns", "i8"), ("number", "i8"), ("bucket", "u2"), ("is_head", "u1"), ("reported", "u1")]
-    result = np.zeros(len(narrow), [*((name, narrow.dtype[name]) for name in narrow.dtype.names or ()), *notes])
-    for name in narrow.dtype.names or ():
-        result[name] = narrow[name]
+    result = extended(counted(segments), due_ns="i8", number="i8", bucket="u2", is_head="u1", reported="u1")
     # A hash that is equal for both directions of a flow. Flows in one bucket are only measured together.
     result["bucket"] = (segments["sport"] * np.uint16(40503)) + (segments["dport"] * np.uint16(40503))
     for name in ("saddr", "daddr"):

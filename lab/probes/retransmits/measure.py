@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lab.arrays import Events, Rows
+from lab.arrays import Events, Rows, extended
 from lab.packet import FIN, SYN
 from lab.tcp import State
 
@@ -26,9 +26,7 @@ class Counter:
         `times`: 1 for the first time. An attempt that failed does not count, and has that of the attempt before.
         `size`: bytes of data.
         """
-        rows = np.zeros(len(events), [*events.dtype.descr, ("times", "u4"), ("size", "u4")])
-        for name in events.dtype.names or ():
-            rows[name] = events[name]
+        rows = extended(events, times="u4", size="u4")
         has_flag = [(events["flags"] & flag) > 0 for flag in (SYN, FIN)]
         rows["size"] = events["length"] - has_flag[0] - has_flag[1]
         keys = np.zeros(len(events), [(name, events.dtype[name]) for name in _SEGMENT])

@@ -14,13 +14,12 @@ distorted handshakes whose sample is not of the network; not in the histogram
 """
 
 import argparse
-import ipaddress
 import struct
 import time
 
 from lab.clock import CLOCK
 from lab.ebpf.program import Program
-from lab.live import drain
+from lab.live import drain, filters
 from lab.live import output as live_output
 from lab.live.output import Output
 from lab.units import port, positive_seconds
@@ -167,11 +166,4 @@ def defines(args: argparse.Namespace) -> tuple[str, ...]:
 
 def _address(text: str) -> str:
     """Parse an IP address (argparse type) into a C initializer of `struct address`: four words in network order."""
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"`{text}` is not an address: give an IPv4 or IPv6 address, such as 192.0.2.1"
-        ) from None
-    packed = b"\xff\xff".rjust(12, b"\0") + address.packed if address.version == 4 else address.packed
-    return ",".join(map(str, struct.unpack("=4I", packed)))
+    return ",".join(map(str, struct.unpack("=4I", filters.address(text))))

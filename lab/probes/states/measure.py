@@ -7,7 +7,7 @@ What lives here: pure functions over arrays. What does not: kernel, clock, files
 import numpy as np
 import numpy.typing as npt
 
-from lab.arrays import UNKNOWN, Events, Index, Integers, Mask, Rows, flow_numbers
+from lab.arrays import UNKNOWN, Events, Index, Integers, Mask, Rows, extended, flow_numbers
 from lab.tcp import CREATED_BY_SYN, State
 
 
@@ -54,11 +54,7 @@ def transitions(changes: Events) -> Rows:
 
 def _by_socket(changes: Events) -> Rows:
     """Sort by kernel address and time, add the fields of the result, and remove repeated reports."""
-    measured = {"socket": "i8", "duration_ns": "i8", "gap": "u1", "minisock": "u1", "carried": "u1"}
-    recorded = {name: changes.dtype[name] for name in changes.dtype.names or ()}
-    rows = np.zeros(len(changes), list((measured | recorded).items()))
-    for name in changes.dtype.names or ():
-        rows[name] = changes[name]
+    rows = extended(changes, socket="i8", duration_ns="i8", gap="u1", minisock="u1", carried="u1")
     rows = rows[np.lexsort((rows["time_ns"], rows["skaddr"]))]
     # After an interrupt between the first and the second program, the second can report the same change once more.
     repeated = (rows["again"][1:] > 0) & (rows["skaddr"][1:] > 0)

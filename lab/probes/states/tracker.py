@@ -5,7 +5,7 @@ What lives here: the rows kept for open sockets, and the filters. What does not:
 
 import numpy as np
 
-from lab.arrays import Events, Mask, Rows
+from lab.arrays import Events, Mask, Rows, extended
 from lab.live.filters import Filter
 from lab.probes.states.measure import superseded, transitions
 from lab.tcp import State
@@ -29,19 +29,14 @@ class Tracker:
 
     def rows(self, batch: Events) -> Rows:
         """Return the rows that can be printed after this batch, in order of time."""
-        dtype = np.dtype(
-            [*((name, batch.dtype[name]) for name in batch.dtype.names or ()), ("shown", "u1"), ("carried", "u1")]
-        )
-        fresh = np.zeros(len(batch), dtype)
-        for name in batch.dtype.names or ():
-            fresh[name] = batch[name]
+        fresh = extended(batch, shown="u1", carried="u1")
         rows = transitions(fresh if self._open is None else np.concatenate([self._open, fresh]))
         self._gaps += int(rows["gap"].sum())
         held_back = self._held_back(rows)
         due = (rows["shown"] == 0) & ~held_back
         shown = rows[due & self._chosen.wanted(rows)]
         rows["shown"] |= ~held_back
-        self._carry(rows, dtype)
+        self._carry(rows, fresh.dtype)
         return shown
 
     def end(self) -> str:

@@ -49,6 +49,25 @@ WITH_DATA = (DEFERRED, FAST_OPEN)
 """Ways to open that need data of the client."""
 
 
+def refusal(opening: str, way: str, how: str, closer: str, *, asks: bool) -> str | None:
+    """Return why a way to open does not go with the rest of a conversation, None if it does.
+
+    `asks`: the client sends the first byte.
+    """
+    if opening in WITH_DATA and not asks:
+        return f"the opening `{opening}` needs data of the client: let it send a request first"
+    # The end of an io_uring interrupts the thread later. A blocking send that opens is then restarted, with its data.
+    if opening == FAST_OPEN and way == "io_uring":
+        return f"with the way `{way}` the kernel can send the data of the SYN twice: choose another way"
+    # A server's reset can make the client's first send fail. Linux 6.9 puts off its shutdown() until the handshake is over.
+    if opening == FAST_OPEN and how != "close" and closer != "client":
+        return (
+            f"with the opening `{FAST_OPEN}` the server can close before the handshake is over: let it use close(), "
+            "or let the client close first"
+        )
+    return None
+
+
 @dataclass(frozen=True)
 class Conversation:
     """The plan of each connection. The applications sleep for the delays and stamp each sleep in the timeline.
@@ -98,23 +117,9 @@ class Conversation:
             )
         if self.exchanges < 0:
             raise LabError("the number of exchanges cannot be negative: give 0 or more")
-        self._check_opening()
-
-    def _check_opening(self) -> None:
-        if self.opening in WITH_DATA and not (self.exchanges and PATTERNS[self.pattern].client_first):
-            raise LabError(f"the opening `{self.opening}` needs data of the client: let it send a request first")
-
-        # The end of an io_uring interrupts the thread later. A blocking send that opens is then restarted, with its data.
-        if self.opening == FAST_OPEN and self.way == "io_uring":
-            raise LabError(
-                f"with the way `{self.way}` the kernel can send the data of the SYN twice: choose another way"
-            )
-        # A server's reset can make the client's first send fail. Linux 6.9 puts off its shutdown() until the handshake is over.
-        if self.opening == FAST_OPEN and self.how != "close" and self.closer != "client":
-            raise LabError(
-                f"with the opening `{FAST_OPEN}` the server can close before the handshake is over: let it use close(), "
-                "or let the client close first"
-            )
+        asks = self.exchanges > 0 and PATTERNS[self.pattern].client_first
+        if why := refusal(self.opening, self.way, self.how, self.closer, asks=asks):
+            raise LabError(why)
 
     @property
     def size(self) -> int:
