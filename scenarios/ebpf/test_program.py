@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from pyroute2 import IPRoute
 from support.packet_taps import await_that
+from support.processes import ip
 
 from lab.ebpf import interface_attach
 from lab.ebpf.interface import Device
@@ -281,11 +282,6 @@ def qdiscs(host):
     """Return tc's list of the qdiscs of a host's interface."""
     words = ["/usr/sbin/tc", "-n", host.name, "qdisc", "show", "dev", "eth0"]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
-
-
-def ip(host, *words):
-    """Change a host's interfaces."""
-    subprocess.run(["/usr/sbin/ip", "-n", host.name, *words], check=True)
 
 
 BAD = {

@@ -3,9 +3,9 @@
 import socket
 import time
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from lab.linux.netns import inside
+from lab.linux.tcp_counters import counters
 from lab.network.conditions import Conditions
 from lab.units import MS
 from support.handshakes import PORT
@@ -50,11 +50,4 @@ def crowd(net, version, number=3):
 
 def overflows(host):
     """Return how often an accept queue of a host was full: ListenOverflows (/proc/net/netstat)."""
-    return counter(host, "netstat", "TcpExt", "ListenOverflows")
-
-
-def counter(host, file, group, name):
-    """Return a counter of a host's namespace."""
-    text = inside(host.name, lambda: Path(f"/proc/thread-self/net/{file}").read_text(encoding="utf-8"))
-    names, values = (line.split() for line in text.splitlines() if line.startswith(f"{group}:"))
-    return int(values[names.index(name)])
+    return counters(host.name, "netstat", "TcpExt:")["ListenOverflows"]

@@ -3,13 +3,12 @@
 import errno
 import select
 import socket
-import subprocess
 import time
 from contextlib import ExitStack, contextmanager
 
 from lab.linux.netns import inside, tcp_sockets
 from lab.tcp import State
-from support.processes import HUNG_S
+from support.processes import HUNG_S, ip
 from support.stamped_sockets import FAMILY
 
 PORT = 9999
@@ -83,10 +82,10 @@ def cross(net):
 def joining(net):
     """Yield both ends of an MPTCP connection after the client has opened a second subflow."""
     for host in (net.client, net.server):
-        _ip(host, "mptcp", "limits", "set", "subflow", "1")
-    _ip(net.client, "address", "add", f"{SECOND_ADDRESS}/24", "dev", "eth0")
-    _ip(net.server, "neighbour", "add", SECOND_ADDRESS, "lladdr", net.client.mac, "dev", "eth0")
-    _ip(net.client, "mptcp", "endpoint", "add", SECOND_ADDRESS, "subflow")
+        ip(host, "mptcp", "limits", "set", "subflow", "1")
+    ip(net.client, "address", "add", f"{SECOND_ADDRESS}/24", "dev", "eth0")
+    ip(net.server, "neighbour", "add", SECOND_ADDRESS, "lladdr", net.client.mac, "dev", "eth0")
+    ip(net.client, "mptcp", "endpoint", "add", SECOND_ADDRESS, "subflow")
     with connected(net, protocol=IPPROTO_MPTCP) as (client, server, _):
         for sender, receiver in ((client, server), (server, client)):
             sender.send(b"x")
@@ -94,11 +93,6 @@ def joining(net):
         for host in (net.client, net.server):
             _await_established(host, 2)
         yield client, server
-
-
-def _ip(host, *words):
-    command = ["ip", "-n", host.name, *words]
-    subprocess.run(command, check=True, capture_output=True, timeout=HUNG_S)
 
 
 def _await_established(host, number):

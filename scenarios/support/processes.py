@@ -29,6 +29,12 @@ def lab_command(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S, check=False, **options)
 
 
+def ip(host, *words):
+    """Run the command `ip` in a host's namespace."""
+    command = ["/usr/sbin/ip", "-n", host.name, *words]
+    subprocess.run(command, check=True, capture_output=True, timeout=HUNG_S)
+
+
 def kill_sockets(host, *filters):
     """End the TCP sockets of a host that match, with `ss -K`. Fails if there are none."""
     command = ["ip", "netns", "exec", host.name, "ss", "-K", "-H", "-t", "-a", "-n", *filters]

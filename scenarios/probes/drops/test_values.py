@@ -6,9 +6,10 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from support.crowd import PORT, client_of, counter, crowd, listening
+from support.crowd import PORT, client_of, crowd, listening
 from support.processes import HUNG_S
 
+from lab.linux.tcp_counters import counters
 from lab.network.conditions import Conditions
 from lab.network.relay import Relay
 from lab.network.topology import topology
@@ -103,4 +104,4 @@ def test_a_wrong_checksum(version):
 
 
 def wrong_checksums(host):
-    return counter(host, "snmp", "Tcp", "InCsumErrors")
+    return counters(host.name, "snmp", "Tcp:")["InCsumErrors"]

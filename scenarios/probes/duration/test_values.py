@@ -5,7 +5,6 @@ D1 to D4, L4 and S6 are rows of the corpus of known wrong numbers in docs/truth.
 
 import socket
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from support.stamped_sockets import FAMILY, NOBODY, accept
 from lab.arrays import UNKNOWN
 from lab.ebpf.interface import Device
 from lab.linux.netns import inside
+from lab.linux.tcp_counters import tcp_sent
 from lab.observation import Observed
 from lab.probes.duration.measure import lifetimes
 from lab.recording.recorder import record
@@ -133,12 +133,7 @@ def test_loopback(lab, version):
 
 def retransmitted(host):
     """Return the kernel's own count of the host's retransmitted segments."""
-    names, values = [
-        line.split()
-        for line in inside(host.name, Path("/proc/thread-self/net/snmp").read_text).splitlines()
-        if line.startswith("Tcp:")
-    ]
-    return int(values[names.index("RetransSegs")])
+    return tcp_sent(host.name).retransmitted
 
 
 @both_versions

@@ -2,12 +2,11 @@
 
 import errno
 import socket
-import subprocess
 import time
 
 import pytest
 from support.handshakes import PORT
-from support.processes import HUNG_S
+from support.processes import HUNG_S, ip
 from support.stamped_sockets import FAMILY
 
 from lab.linux.btf import Btf
@@ -100,12 +99,12 @@ def test_attempts_that_fail(net, version):
         record("retransmits") as recorder,
     ):
         # The timer waits long enough for the routes to be removed before it expires.
-        _ip(net.client, f"-{version}", "route", "change", *SUBNET[version], "dev", "eth0", "rto_min", "1s")
+        ip(net.client, f"-{version}", "route", "change", *SUBNET[version], "dev", "eth0", "rto_min", "1s")
         client.connect(address)
         with listener.accept()[0]:
             net.conditions(lost(*range(1, 9)), NONE)
             client.send(b"x")
-            _ip(net.client, f"-{version}", "route", "flush", "dev", "eth0")
+            ip(net.client, f"-{version}", "route", "flush", "dev", "eth0")
             _await_timeouts(client, 1)
     rows = Counter().rows(recorder.recording.events["retransmits"])
     rows = rows[rows["netns"] == net.client.inode]
@@ -113,10 +112,6 @@ def test_attempts_that_fail(net, version):
     told = Btf.of_kernel().tracepoint_args("tcp_retransmit_skb") > 2
     assert {errno.errorcode[error] for error in rows["error"]} == ({"EHOSTUNREACH"} if told else set())
     assert not rows["times"].any()
-
-
-def _ip(host, *words):
-    subprocess.run(["/usr/sbin/ip", "-n", host.name, *words], check=True, capture_output=True, timeout=HUNG_S)
 
 
 def _await_timeouts(sock, number):

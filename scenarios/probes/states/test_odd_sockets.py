@@ -3,11 +3,10 @@
 import errno
 import os
 import socket
-import subprocess
 
 import pytest
 from support.handshakes import PORT, connected, cross
-from support.processes import HUNG_S
+from support.processes import ip
 
 from lab.linux.netns import inside
 from lab.network.conditions import Conditions
@@ -71,8 +70,7 @@ def test_crossing_syns():
 
 def lose_all(net):
     """Set the server's interface down: nothing answers the client any more."""
-    command = ["ip", "-n", net.server.name, "link", "set", "eth0", "down"]
-    subprocess.run(command, check=True, capture_output=True, timeout=HUNG_S)
+    ip(net.server, "link", "set", "eth0", "down")
 
 
 def test_a_peer_that_vanishes(net):
