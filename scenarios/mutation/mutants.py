@@ -175,8 +175,10 @@ def stages_of(mutant: Mutant, programs: dict[str, list[str]]) -> Iterator[list[s
     yield ["scenarios/probes", "-m", "not rootless"]
 
 
-def judged(mutant: Mutant, copy: Copy, programs: dict[str, list[str]], original: dict[str, str]) -> Verdict:
-    """Run a mutant against the scenarios until one fails."""
+def judged(
+    mutant: Mutant, copy: Copy, programs: dict[str, list[str]], original: dict[str, str], stages: int | None
+) -> Verdict:
+    """Run a mutant against the scenarios, or their first stages, until one fails."""
     path, began = copy.place / mutant.file, time.monotonic()
     text = (CHECKOUT / mutant.file).read_text(encoding="utf-8")
     found = Verdict(mutant, mutant.line(text), text.splitlines()[mutant.line(text) - 1].strip(), "survived")
@@ -196,7 +198,7 @@ def judged(mutant: Mutant, copy: Copy, programs: dict[str, list[str]], original:
             if not differs:
                 found.verdict = "equal"
                 return found
-        for stage in stages_of(mutant, programs):
+        for stage in itertools.islice(stages_of(mutant, programs), stages):
             if failing := copy.failing(stage):
                 found.verdict, found.by = "killed", failing
                 break
@@ -221,6 +223,12 @@ def drawn(files: Iterable[str], seed: int) -> list[Mutant]:
     return every
 
 
+def survivors(results: Path) -> list[Mutant]:
+    """Return the mutants of a file of results that survived."""
+    rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    return [Mutant(*(row[name] for name in Mutant._fields)) for row in rows if row["verdict"] == "survived"]
+
+
 def main() -> int:
     """Draw mutants, judge them, and print the survivors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -232,18 +240,21 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="order in which mutants are drawn (%(default)s)")
     parser.add_argument("--minutes", type=float, default=1e9, metavar="N", help="start no mutant later")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="mutants at a time (%(default)s)")
+    parser.add_argument("--stages", type=int, metavar="N", help="run only the first N groups of scenarios of each")
+    parser.add_argument("--again", type=Path, metavar="FILE", help="only those that survived in this file of results")
     args = parser.parse_args()
     programs = programs_of()
     files = sorted(programs) if args.of == "bpf" else measuring()
     if args.since:
         files = sorted(set(files) & set(_git("diff", "--name-only", args.since)))
-    mutants, found = iter(drawn(files, args.seed)), list[Verdict]()
+    mutants, found = iter(survivors(args.again) if args.again else drawn(files, args.seed)), list[Verdict]()
     until = time.monotonic() + 60 * args.minutes
     results = CHECKOUT / "results" / "mutants"
     results.mkdir(parents=True, exist_ok=True)
+    name = f"{args.again.stem}-again" if args.again else f"{args.of}-{args.seed}"
     with (
         TemporaryDirectory(prefix="lab-mutants-") as folder,
-        (results / f"{args.of}-{args.seed}.jsonl").open("w") as file,
+        (results / f"{name}.jsonl").open("w") as file,
     ):
         copies: SimpleQueue[Copy] = SimpleQueue()
         for number in range(args.jobs):
@@ -256,7 +267,7 @@ def main() -> int:
         def work() -> None:
             copy = copies.get()
             while counted(found) < args.sample and time.monotonic() < until and (mutant := next(mutants, None)):
-                one = judged(mutant, copy, programs, original)
+                one = judged(mutant, copy, programs, original, args.stages)
                 found.append(one)
                 file.write(one.to_json() + "\n")
                 file.flush()
