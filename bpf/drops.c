@@ -133,6 +133,15 @@ static inline u32 netns_of_drop(const void *skb, const void *sk)
     return inum;
 }
 
+static inline bool is_observed(const struct drop *found)
+{
+    const struct choice *chosen = current_choice();
+
+    return !chosen || (is_chosen_netns(chosen, found->netns) &&
+                       are_chosen_ends(chosen, (const struct address *)found->saddr, found->sport,
+                                       (const struct address *)found->daddr, found->dport));
+}
+
 static inline int report(struct bpf_raw_tracepoint_args *ctx)
 {
     u64 time_ns = bpf_ktime_get_ns();
@@ -145,16 +154,16 @@ static inline int report(struct bpf_raw_tracepoint_args *ctx)
         return 0;
     sk = socket_of(ctx);
     found.netns = netns_of_drop(skb, sk);
-    if (!is_watched(found.netns))
-        return 0;
     bpf_probe_read_kernel(&tcp, sizeof(tcp), segment);
+    found.sport = bpf_ntohs(tcp.source);
+    found.dport = bpf_ntohs(tcp.dest);
+    if (!is_observed(&found))
+        return 0;
     found.time_ns = time_ns;
     found.inode = inode_of(sk);
     found.reason = reason;
     found.full = is_full(sk);
     found.seq = bpf_ntohl(tcp.seq);
-    found.sport = bpf_ntohs(tcp.source);
-    found.dport = bpf_ntohs(tcp.dest);
     found.flags = ((u8 *)&tcp)[13];
     found.header = tcp.doff * 4;
     event = events.ringbuf_reserve(sizeof(struct drop));

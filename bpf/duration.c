@@ -5,6 +5,7 @@
  */
 #include "include/attach_points.h"
 #include "include/lost.h"
+#include "include/choice.h"
 #define LOAD load_skb
 #include "include/packet_parser.inc.h"
 
@@ -71,6 +72,8 @@ static __always_inline int report_segment(struct __sk_buff *ctx, u8 ingress)
         add_tag(packet, ctx->vlan_tci);
     parse_frame(ctx, packet);
     if (packet->problem || packet->protocol != IPPROTO_TCP || !(packet->flags & (FIN | SYN | RST)))
+        return TC_ACT_UNSPEC;
+    if (!are_chosen_ends(current_choice(), &packet->saddr, packet->sport, &packet->daddr, packet->dport))
         return TC_ACT_UNSPEC;
     segment = events.ringbuf_reserve(sizeof(struct segment));
     if (!segment) {

@@ -7,6 +7,7 @@
  */
 #define LOAD load_skb
 
+#include "include/choice.h"
 #include "include/packet_parser.inc.h"
 #include "include/epochs.h"
 #include "include/lost.h"
@@ -108,6 +109,8 @@ static __always_inline int count(struct __sk_buff *ctx, enum direction direction
     if (ctx->vlan_present)
         add_tag(packet, ctx->vlan_tci);
     parse_frame(ctx, packet);
+    if (!are_chosen_ends(current_choice(), &packet->saddr, packet->sport, &packet->daddr, packet->dport))
+        return TC_ACT_UNSPEC;
     if (packet->problem == LATER_FRAGMENT)
         packet->payload_at = data_of_fragment(packet);
     FORGET_VALUES();

@@ -1,6 +1,6 @@
 /* The times of TCP's data at each stage on both hosts, from the write() of one application to the read() of the other.
  *
- * -DPORT=n   local or remote port (9999)
+ * -DPORT=n   local or remote port if none is chosen (9999)
  *
  * Packets are observed at TC and cgroup_skb, where the kernel withholds none, and at tracepoints only if there is no
  * other hook. Segments without data are ignored, except those with SYN, FIN or RST.

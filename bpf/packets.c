@@ -1,6 +1,6 @@
 /* Every frame with the port, stamped by XDP when it reaches the interface, before the network stack.
  *
- * -DPORT=n      source or destination port (9999); 0: all frames, including those without ports
+ * -DPORT=n      source or destination port if nothing is chosen (9999); 0: all frames, including those without ports
  * -DSNAPLEN=n   the event carries the first n bytes of the frame
  * -DAT_TC=1     stamp frames at TC ingress. Implied by -DNO_ETHERNET=1: at XDP the copies that a host sends itself
  *               look like packets without Ethernet headers
@@ -10,6 +10,9 @@
 #if defined(NO_ETHERNET) && !defined(AT_TC)
 #define AT_TC NO_ETHERNET
 #endif
+#ifndef PORT
+#define PORT 9999
+#endif
 #if AT_TC
 #define LOAD load_skb
 typedef struct __sk_buff context;
@@ -17,14 +20,12 @@ typedef struct __sk_buff context;
 #define LOAD load_xdp
 typedef struct xdp_md context;
 #endif
+#include "include/choice.h"
 #include "include/epochs.h"
 #include "include/packet_parser.inc.h"
 #include "include/lost.h"
 #include "include/attach_points.h"
 
-#ifndef PORT
-#define PORT 9999
-#endif
 #ifndef SNAPLEN
 #define SNAPLEN 0
 #endif
@@ -76,15 +77,24 @@ static inline void count_unreadable(u8 problem)
         count_lost();
 }
 
-static inline bool is_wanted(const struct packet *packet)
-{
-    return !PORT || packet->sport == PORT || packet->dport == PORT;
-}
-
 /* Return true if the packet can have ports that the parser could not read. */
 static inline bool hides_ports(const struct packet *packet)
 {
     return packet->problem != NO_PROBLEM && packet->problem != NOT_IP && packet->problem != NO_PORTS;
+}
+
+/* Return true if the packet is chosen. Count one that can be: the choice is by port, and the ports are unreadable. */
+static __always_inline bool is_wanted(const struct packet *packet)
+{
+    const struct choice *chosen = current_choice();
+
+    if (!have_chosen_hosts(chosen, &packet->saddr, &packet->daddr))
+        return false;
+    if (have_chosen_port(chosen, packet->sport, packet->dport))
+        return true;
+    if (hides_ports(packet))
+        count_unreadable(packet->problem);
+    return false;
 }
 
 static inline void fill(struct frame *frame, const struct packet *packet, u32 length)
@@ -130,11 +140,8 @@ static __always_inline void report(context *ctx, const struct packet *packet, u3
 {
     struct frame *frame;
 
-    if (!is_wanted(packet)) {
-        if (hides_ports(packet))
-            count_unreadable(packet->problem);
+    if (!is_wanted(packet))
         return;
-    }
     frame = events.ringbuf_reserve(sizeof(struct frame));
     if (!frame) {
         count_lost();

@@ -30,12 +30,12 @@ enum point { AT_SEGMENT, AT_SYN_ACK };
 
 #define TCP_NEW_SYN_RECV 12
 
-/* NULL for a namespace that is not observed, and without room. */
+/* NULL for a connection that is not observed, and without room. */
 static inline struct retransmission *new_event(u64 time_ns, const struct endpoints *ends)
 {
     struct retransmission *event;
 
-    if (!is_watched(ends->netns))
+    if (!is_chosen(ends))
         return NULL;
     event = events.ringbuf_reserve(sizeof(struct retransmission));
     if (!event) {

@@ -6,8 +6,7 @@
  * - RTT: the single samples that the kernel adds to srtt_us. The kernel does not store them. The program derives each
  *   from the change of srtt_us and mdev_us: see estimate.h.
  *
- * Definitions (-D) group the sockets and filter them: lab/probes/rtt/cli.py. A recording groups by connection and
- * filters nothing.
+ * Definitions (-D) group the sockets: lab/probes/rtt/cli.py. A recording groups by connection.
  */
 #include "rtt/estimate.h"
 #include "include/kernel_functions.h"
@@ -73,49 +72,6 @@ struct value {
 BPF_HASH(totals, struct key, struct value, MOST_KEYS);
 BPF_ARRAY(nothing, struct value, 1); /* initial value of an entry: too large for the stack */
 
-static inline bool same_address(const struct address *a, const struct address *b)
-{
-    return a->words[0] == b->words[0] && a->words[1] == b->words[1] && a->words[2] == b->words[2] &&
-           a->words[3] == b->words[3];
-}
-
-static inline bool is_ipv4(const struct address *address)
-{
-    return !address->words[0] && !address->words[1] && address->words[2] == bpf_htonl(0xffff);
-}
-
-/* Return true if the socket passes the filters (ONLY_...). An AF_INET6 socket with mapped addresses is IPv4. */
-static inline bool wanted(const struct endpoints *ends)
-{
-    if (!is_watched(ends->netns))
-        return false;
-#ifdef ONLY_VERSION
-    if (is_ipv4(&ends->raddr) != (ONLY_VERSION == 4))
-        return false;
-#endif
-#ifdef ONLY_LPORT
-    if (ends->lport != ONLY_LPORT)
-        return false;
-#endif
-#ifdef ONLY_RPORT
-    if (ends->rport != ONLY_RPORT)
-        return false;
-#endif
-#ifdef ONLY_LADDR
-    struct address laddr = {{ONLY_LADDR}};
-
-    if (!same_address(&ends->laddr, &laddr))
-        return false;
-#endif
-#ifdef ONLY_RADDR
-    struct address raddr = {{ONLY_RADDR}};
-
-    if (!same_address(&ends->raddr, &raddr))
-        return false;
-#endif
-    return true;
-}
-
 static inline void fill_key(struct key *key, const struct endpoints *ends, bool again)
 {
     key->epoch = current_epoch();
@@ -176,7 +132,7 @@ static inline bool read_socket(struct estimate *now, struct key *key, u64 skaddr
     if (!tcp)
         return false;
     read_socket_endpoints(&ends, tcp);
-    if (!wanted(&ends))
+    if (!is_chosen(&ends))
         return false;
     typed_read(&now->srtt_us, tcp, FIELD(tcp_sock, srtt_us));
     typed_read(&now->mdev_us, tcp, FIELD(tcp_sock, mdev_us));

@@ -2,7 +2,8 @@
 
 import os
 import time
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import lru_cache
 
 CLOCK, WALL = "CLOCK_MONOTONIC", "CLOCK_REALTIME"
 """The clock of all recorded times, and the clock of times that are printed on request."""
@@ -35,9 +36,32 @@ def wall_offset_ns() -> int:
     return min(readings)[1]
 
 
+@lru_cache(64)
+def _offset_ns(_second: int) -> int:
+    return wall_offset_ns()
+
+
+def unix_ns(time_ns: int) -> int:
+    """Return a time on `CLOCK_MONOTONIC` as Unix time, by the clocks' difference at the first call for its second.
+
+    Times of the same second keep their order and their distances, and each has one result.
+    """
+    return time_ns + _offset_ns(time_ns // 1_000_000_000)
+
+
+def rfc3339(time_ns: int) -> str:
+    """Return a time on `CLOCK_MONOTONIC` as wall-clock time in UTC with nanoseconds (RFC 3339, 5.6)."""
+    seconds, rest_ns = divmod(unix_ns(time_ns), 1_000_000_000)
+    return f"{_date(seconds)}.{rest_ns:09}Z"
+
+
+@lru_cache(1024)
+def _date(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def time_of_day(time_ns: object) -> str:
-    """Return a time on `CLOCK_MONOTONIC` as local time of day with microseconds, by the clocks' current difference."""
+    """Return a time on `CLOCK_MONOTONIC` as local time of day with microseconds."""
     if not isinstance(time_ns, int):
         raise TypeError("a time must be an integer in nanoseconds")
-    wall_ns = time_ns + time.time_ns() - time.monotonic_ns()
-    return datetime.fromtimestamp(wall_ns / 1e9).astimezone().strftime("%H:%M:%S.%f")
+    return datetime.fromtimestamp(unix_ns(time_ns) / 1e9).astimezone().strftime("%H:%M:%S.%f")

@@ -78,9 +78,10 @@ class Flow(NamedTuple):
         return f"{endpoint(self.laddr, self.lport)} -> {endpoint(self.raddr, self.rport)}"
 
 
-def endpoint(address: str, port: int | str) -> str:
-    """Return address and port as text: `192.0.2.1:9999`, `[2001:db8::1]:9999`. The port may be `-`."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+def endpoint(address: str | None, port: int | str | None) -> str:
+    """Return address and port as text: `192.0.2.1:9999`, `[2001:db8::1]:9999`; `-` for None."""
+    host, number = address or "-", "-" if port is None else port
+    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
 
 
 def address_bytes(text: str) -> bytes:

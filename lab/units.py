@@ -102,6 +102,29 @@ def port(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """Parse a number of rows (argparse type): 1 or more."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number of rows: give 1 or more")
+    return int(text)
+
+
+def interval_s(text: str) -> float:
+    """Parse the time between two reports in seconds (argparse type): 0.1 to 86400."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0.1 <= value <= 86400:
+        raise argparse.ArgumentTypeError(f"`{text}` is not an interval: give a number of seconds from 0.1 to 86400")
+    return value
+
+
+def interval_ns(text: str) -> int:
+    """Parse `interval_s` into nanoseconds (argparse type)."""
+    return round(interval_s(text) * SECOND)
+
+
 def positive_seconds(text: str) -> float:
     """Parse a time in seconds (argparse type): above 0."""
     return above_zero(text, "not a time: give a number of seconds above 0")

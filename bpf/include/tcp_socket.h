@@ -3,7 +3,8 @@
 
 #include "include/address.h"
 #include "include/kernel_read.h"
-#include "include/netns_filter.h"
+#include "include/choice.h"
+#include "include/netns.h"
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/tcp.h>
@@ -116,6 +117,15 @@ static inline void read_socket_endpoints(struct endpoints *to, const void *tcp)
     /* Not skc_num: inet_put_port() clears it before the socket enters CLOSE. */
     READ(&port, tcp, FIELD(inet_sock, inet_sport));
     to->lport = bpf_ntohs(port);
+}
+
+/* Return true if the program observes sockets with these ends. */
+static inline bool is_chosen(const struct endpoints *ends)
+{
+    const struct choice *chosen = current_choice();
+
+    return !chosen || (is_chosen_netns(chosen, ends->netns) &&
+                       are_chosen_ends(chosen, &ends->laddr, ends->lport, &ends->raddr, ends->rport));
 }
 
 /* Return the connection's state after a change of its socket. TCP_CLOSE from FIN_WAIT2 or CLOSING mostly means that

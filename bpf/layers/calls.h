@@ -105,7 +105,7 @@ static inline int enters(u32 fd, u8 kind, u8 point)
     common_read(&rport, &common, FIELD(sock_common, skc_dport));
     common_read(&state, &common, FIELD(sock_common, skc_state));
     opens = kind == POINT_WRITE && state == TCP_CLOSE;
-    if (!opens && !has_port(lport, bpf_ntohs(rport)))
+    if (!opens && !have_chosen_port(current_choice(), lport, bpf_ntohs(rport)))
         return 0;
     call = under_way.lookup_or_try_init(&thread, &none);
     if (!call) {
@@ -146,7 +146,7 @@ static inline bool opened(struct call *call, s64 result)
     copy_common(&common, (const void *)call->skaddr);
     read_endpoints(ends, &common);
     call->seq = stream_position((const void *)call->skaddr, POINT_WRITE) - result;
-    return has_port(ends->lport, ends->rport) && is_watched(ends->netns);
+    return have_chosen_port(current_choice(), ends->lport, ends->rport) && is_watched(ends->netns);
 }
 
 /* Report a call that moved data. Another thread can have closed the socket during the call, and the address can belong

@@ -1,6 +1,9 @@
 /* The event of the probe `layers`: TCP data at one stage between one application's write() and the other's read(). */
 #pragma once
 
+#ifndef PORT
+#define PORT 9999
+#endif
 #include "include/tcp_socket.h"
 #include "include/lost.h"
 
@@ -53,15 +56,6 @@ struct point {
 /* In pages. 20,000 requests a second make 30 MB of points a second, and the reader can be delayed. */
 BPF_RINGBUF_OUTPUT(events, 16384);
 
-#ifndef PORT
-#define PORT 9999
-#endif
-
-static inline bool has_port(u16 sport, u16 dport)
-{
-    return sport == PORT || dport == PORT;
-}
-
 /* Return true if the socket has the port. Most sockets do not. */
 static inline bool is_observed(const struct common *common)
 {
@@ -69,7 +63,7 @@ static inline bool is_observed(const struct common *common)
 
     common_read(&lport, common, FIELD(sock_common, skc_num));
     common_read(&rport, common, FIELD(sock_common, skc_dport));
-    return has_port(lport, bpf_ntohs(rport));
+    return have_chosen_port(current_choice(), lport, bpf_ntohs(rport));
 }
 
 /* Reserve a point in the ring and stamp it; NULL if the ring is full. The clock is read after the reservation: a reader

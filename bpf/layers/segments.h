@@ -73,7 +73,8 @@ static __always_inline void report_packet(struct __sk_buff *ctx, u8 at, struct p
     u64 start = 0;
     u32 length;
 
-    if (packet->problem || packet->protocol != IPPROTO_TCP || !has_port(packet->sport, packet->dport))
+    if (packet->problem || packet->protocol != IPPROTO_TCP ||
+        !have_chosen_port(current_choice(), packet->sport, packet->dport))
         return;
     if (packet->payload_at >= packet->transport_at + 20 + 12)
         bpf_skb_load_bytes(ctx, packet->transport_at + 20, &option, sizeof(option));
@@ -204,7 +205,7 @@ static inline int report_skb(const void *skb, u8 at)
     }
     packet.sport = bpf_ntohs(tcp.source);
     packet.dport = bpf_ntohs(tcp.dest);
-    if (!has_port(packet.sport, packet.dport))
+    if (!have_chosen_port(current_choice(), packet.sport, packet.dport))
         return 0;
     packet.seq = bpf_ntohl(tcp.seq);
     packet.flags = ((u8 *)&tcp)[13];

@@ -46,6 +46,10 @@ class Map:
         """Write one value of an array, padded with zeros."""
         map_update_elem(self.fd, _key(index), value.ljust(self._stride * self._values, b"\0"))
 
+    def put(self, key: bytes, value: bytes) -> None:
+        """Add or replace an entry of a hash map."""
+        map_update_elem(self.fd, key, value)
+
     def entries(self) -> tuple[bytes, bytes]:
         """Return the entries of a hash map: all keys in a row, and all values in a row."""
         return map_lookup_batch(self.fd, self.spec.key_size, self.spec.value_size, self.spec.max_entries)

@@ -7,17 +7,18 @@ compiling (`compiler.py`), and the kinds of attach points (`attach.py`).
 
 import os
 import struct
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, cached_property, partial
-from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import finalize
 
 from lab.arrays import Events
+from lab.choice import EVERYTHING, Choice
 from lab.ebpf import attach
 from lab.ebpf.attach import Function
+from lab.ebpf.choice import write
 from lab.ebpf.compiler import compile_source
 from lab.ebpf.maps import Map
 from lab.ebpf.ringbuf import Ring
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from lab.ebpf.interface import Device
 
 _ROLES = ("__again", "__unaudited")  # bpf/include/attach_points.h
-_EVENTS, _TOTALS, _WATCHED, _UNDER_WAY = "events", "totals", "watched", "under_way"  # maps that not every program has
+_EVENTS, _TOTALS, _UNDER_WAY = "events", "totals", "under_way"  # maps that not every program has
 _PID_VIEWER = "pid_viewer"  # bpf/include/task.h
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in include/linux/proc_ns.h
 
@@ -149,14 +150,14 @@ class Program:
         return take(self.maps[_TOTALS], self.maps["epochs"])
 
     @contextmanager
-    def attached(self, devices: "Sequence[Device]" = (), netns: Collection[int] = ()) -> Iterator[None]:
+    def attached(self, devices: "Sequence[Device]" = (), choice: Choice = EVERYTHING) -> Iterator[None]:
         """Attach every function, those at TC and XDP to each device, and detach all at the end of the block.
 
-        With `netns` the program observes only sockets of the network namespaces with these inode numbers.
+        `choice` limits what the program observes. Raises `LabError` if it has too many limits.
         """
         with ExitStack() as links:
             links.callback(self._forget_under_way)
-            self._watch(netns)
+            write(choice, self.maps)
             functions = sorted(self._loaded, key=lambda function: function.order)
             places = [place for function in functions for place in attach.attach(function, devices, links)]
             self.attach_points = list(dict.fromkeys(places))
@@ -169,16 +170,6 @@ class Program:
             if self.has_totals:
                 self.maps[_TOTALS].clear()
             yield
-
-    def _watch(self, netns: Collection[int]) -> None:
-        if not (watched := self.maps.get(_WATCHED)):
-            return
-        room = watched.spec.value_size // 4
-        if len(netns) > room:
-            raise LabError(f"a program can be limited to {room} network namespaces, not to {len(netns)}: give fewer")
-        # Repeat the namespaces until the map is full: a 0 would match packets without a device, whose namespace reads
-        # as 0.
-        watched.write(struct.pack(f"={room}I", *islice(cycle(netns or (0,)), room)))
 
     def _forget_under_way(self) -> None:
         """Empty the maps of operations under way: the detached program does not see their ends."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.judging.description import Description
+from lab.judging.kinds import KINDS
 from lab.judging.quantity import Quantity, Row, Told
 from lab.tcp import State, byte_swapped
 from lab.units import BYTES_OF_UNIT, NS_OF_UNIT
@@ -184,7 +185,8 @@ def _fields(tool: Description, quantity: Quantity, record: Record, raw: str) -> 
             yield name, None
             continue
         try:
-            yield name, _typed(name, _text(value).strip(), quantity.unit)
+            text = _text(value).strip()
+            yield name, _typed(name, text, quantity.unit) if name in KINDS[quantity.kind].fields else text
         except ValueError:
             raise LabError(
                 f"{tool.name}: the field `{there}` of `{raw[:_LONGEST]}` is no {name}: correct the description"

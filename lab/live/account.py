@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+from lab.live.fields import VERSION
 from lab.output.text import printable
 
 
@@ -39,6 +40,7 @@ class Account:
         if not (self.without_room or self.withheld or self.notes):
             return None
         return {
+            "schema": f"account/{VERSION}",
             "kind": "account",
             "events_without_room": self.without_room,
             "events_withheld": self.withheld,

@@ -2,12 +2,13 @@
 
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from lab.arrays import Events
+from lab.choice import EVERYTHING, Choice
 from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
 from lab.ebpf.ringbuf import Ring
@@ -66,7 +67,7 @@ def collected(
     interval_s: float,
     seconds: float | None = None,
     devices: Sequence[Device] = (),
-    netns: Collection[int] = (),
+    choice: Choice = EVERYTHING,
     account: Account | None = None,
 ) -> Iterator[Iterator[tuple[Events, int]]]:
     """Attach a program and yield once per interval: events sorted by kernel time, and a time.
@@ -86,5 +87,5 @@ def collected(
                 dropped = collector.dropped
         yield waiting, time.monotonic_ns()
 
-    with drain.ticks(program, interval_s, seconds, devices, netns, account) as times, Collector(ring) as collector:
+    with drain.ticks(program, interval_s, seconds, devices, choice, account) as times, Collector(ring) as collector:
         yield batches(times, collector)

@@ -2,11 +2,12 @@
 
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from lab.arrays import Events
+from lab.choice import EVERYTHING, Choice
 from lab.ebpf.program import Program
 from lab.errors import LabError
 from lab.linux.grace_period import await_grace_period
@@ -28,7 +29,7 @@ def events(
     program: Program,
     seconds: float | None = None,
     devices: "Sequence[Device]" = (),
-    netns: Collection[int] = (),
+    choice: Choice = EVERYTHING,
     account: Account | None = None,
 ) -> Iterator[Iterator[Events]]:
     """Attach a program and yield batches of its events, in the order of the ring. See `ticks`."""
@@ -39,7 +40,7 @@ def events(
             if (batch := ring.drain()).size:
                 yield batch
 
-    with ticks(program, _SHOW_INTERVAL_S, seconds, devices, netns, account) as times:
+    with ticks(program, _SHOW_INTERVAL_S, seconds, devices, choice, account) as times:
         yield batches(times)
 
 
@@ -48,7 +49,7 @@ def events_by_time(
     program: Program,
     seconds: float | None = None,
     devices: "Sequence[Device]" = (),
-    netns: Collection[int] = (),
+    choice: Choice = EVERYTHING,
     account: Account | None = None,
 ) -> Iterator[Iterator[Events]]:
     """Attach a program and yield batches of its events, sorted by kernel time across all batches. See `ticks`.
@@ -70,7 +71,7 @@ def events_by_time(
             yield complete
         yield waiting
 
-    with ticks(program, _SHOW_INTERVAL_S, seconds, devices, netns, account) as times:
+    with ticks(program, _SHOW_INTERVAL_S, seconds, devices, choice, account) as times:
         yield batches(times)
 
 
@@ -104,11 +105,11 @@ def totals(
     interval_s: float,
     seconds: float | None = None,
     devices: "Sequence[Device]" = (),
-    netns: Collection[int] = (),
+    choice: Choice = EVERYTHING,
     account: Account | None = None,
 ) -> Iterator[Iterator[Events]]:
     """Attach a program and yield its totals of each interval; the last interval may be shorter. See `ticks`."""
-    with ticks(program, interval_s, seconds, devices, netns, account) as times:
+    with ticks(program, interval_s, seconds, devices, choice, account) as times:
         yield (program.take_totals() for _ in times)
 
 
@@ -118,7 +119,7 @@ def ticks(
     interval_s: float,
     seconds: float | None = None,
     devices: "Sequence[Device]" = (),
-    netns: Collection[int] = (),
+    choice: Choice = EVERYTHING,
     account: Account | None = None,
 ) -> Iterator[Iterator[None]]:
     """Attach a program and yield once per interval, until SIGINT, SIGTERM or SIGHUP, or until `seconds` have passed.
@@ -127,9 +128,9 @@ def ticks(
     - After each yield standard output is flushed, and `account` is told of events for which no room was left; at the end, of
       events that the kernel withheld.
     - When a device has gone, the loop ends with `LabError` after one more yield.
-    - With `netns` the program observes only sockets of the network namespaces with these inode numbers.
+    - `choice` limits what the program observes.
     """
-    with stopping() as stop, program.attached(devices, netns):
+    with stopping() as stop, program.attached(devices, choice):
         yield _ticks(program, interval_s, stop, seconds, devices, account or Account())
 
 

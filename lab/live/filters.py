@@ -1,48 +1,65 @@
 """The options that choose connections, the same for each live tool that has them, and what they choose."""
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from lab.choice import Choice
+from lab.errors import LabError
+from lab.linux.netns import inode_of
 from lab.tcp import MAPPED, address_bytes
 from lab.units import port
 
 if TYPE_CHECKING:
     from lab.arrays import Mask, Rows
+    from lab.live.fields import OfProcess
+
+SOCKETS, CONNECTIONS, PACKETS = ("local", "remote"), ("client", "server"), ()
+"""The sides of what a row is about: of a packet either end may be the one that the user means."""
 
 
 def add_arguments(
     parser: argparse.ArgumentParser,
-    *,
-    of_sockets: bool = True,
+    sides: Sequence[str] = SOCKETS,
     aliases: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    default: str = "all",
 ) -> None:
-    """Add the options; those of a local and a remote side only if the rows are `of_sockets`.
+    """Add the options for ports, addresses and the IP version of these sides.
 
-    `aliases`: by option, other names for it, which the tool's users know from comparable tools.
+    `aliases`: by option, other names for it, which the tool's users know from comparable tools. `default`: what is observed
+    without these options.
     """
-    group = parser.add_argument_group("connections (default: all)")
-    ports = {"port": "either port is one of these"}
-    if of_sockets:
-        ports |= {"local-port": "the local port is one of these", "remote-port": "the remote port is one of these"}
-    for name, text in ports.items():
-        group.add_argument(
-            f"--{name}", *aliases.get(name, ()), type=port, nargs="+", default=[], metavar="PORT", help=text
-        )
-    text = "either address is one of these"
-    group.add_argument("--address", type=address, nargs="+", default=[], metavar="ADDRESS", help=text)
+    group = parser.add_argument_group(f"connections (default: {default})")
+    for what, kind in (("port", port), ("address", address)):
+        for side in ("", *sides):
+            name = f"{side}-{what}".removeprefix("-")
+            group.add_argument(
+                f"--{name}",
+                *aliases.get(name, ()),
+                type=kind,
+                nargs="+",
+                default=[],
+                metavar=what.upper(),
+                help=f"the {side} {what} is one of these" if side else f"either {what} is one of these",
+            )
     family = group.add_mutually_exclusive_group()
     for version in (4, 6):
-        family.add_argument(
-            f"-{version}",
-            f"--ipv{version}",
-            action="store_const",
-            dest="version",
-            const=version,
-            help=f"only IPv{version}",
-        )
+        words = (f"-{version}", f"--ipv{version}")
+        family.add_argument(*words, action="store_const", dest="version", const=version, help=f"only IPv{version}")
+
+
+def add_process_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose rows by the process that they name."""
+    group = parser.add_argument_group("processes (default: all, also unknown ones)")
+    group.add_argument("-p", "--pid", type=int, nargs="+", default=[], metavar="PID", help="C-PID is one of these")
+    group.add_argument("--comm", nargs="+", default=[], metavar="NAME", help="C-COMM is one of these names")
+
+
+def is_of_process(args: argparse.Namespace, row: "OfProcess") -> bool:
+    """Return whether a row names one of the chosen processes, if any are chosen."""
+    return (not args.pid or row["pid"] in args.pid) and (not args.comm or row["comm"] in args.comm)
 
 
 def address(text: str) -> bytes:
@@ -55,45 +72,62 @@ def address(text: str) -> bytes:
         ) from None
 
 
-@dataclass(frozen=True)
-class Filter:
-    """The chosen connections: an empty list, or no version, chooses all."""
+def chosen(args: argparse.Namespace) -> Choice:
+    """Return what the options choose. Raises `LabError` when there is no such network namespace or process.
 
-    ports: list[int] = field(default_factory=list)
-    local_ports: list[int] = field(default_factory=list)
-    remote_ports: list[int] = field(default_factory=list)
-    addresses: list[bytes] = field(default_factory=list)
-    version: int | None = None
+    Ports and addresses of a client or server are those of either end: the kernel does not know which end is the client.
+    """
+    for pid in getattr(args, "pid", []):
+        if not Path(f"/proc/{pid}").exists():
+            raise LabError(f"there is no process {pid}: give the PID of a running process (`pgrep NAME` finds it)")
+    given = {name: tuple(getattr(args, name, ())) for side in _SIDES for name in (f"{side}port", f"{side}address")}
+    return Choice(
+        netns=() if args.netns is None else (inode_of(args.netns),),
+        ports=given["port"] + given["client_port"] + given["server_port"],
+        local_ports=given["local_port"],
+        remote_ports=given["remote_port"],
+        addresses=given["address"] + given["client_address"] + given["server_address"],
+        local_addresses=given["local_address"],
+        remote_addresses=given["remote_address"],
+        version=args.version or 0,
+    )
 
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> Self:
-        """Return the filter of parsed options."""
-        local, remote = (getattr(args, name, []) for name in ("local_port", "remote_port"))
-        return cls(args.port, local, remote, args.address, args.version)
 
-    def wanted(self, rows: "Rows", local: str = "l", remote: str = "r") -> "Mask":
-        """Mark the chosen rows, by the fields `<local>addr`, `<local>port`, `<remote>addr` and `<remote>port`."""
-        import numpy as np
+_SIDES = ("", *(f"{side}_" for side in SOCKETS + CONNECTIONS))
 
-        addresses, (lport, rport) = [rows[f"{side}addr"] for side in (local, remote)], (f"{local}port", f"{remote}port")
-        chosen = np.ones(len(rows), bool)
-        if self.ports:
-            chosen &= np.isin(rows[lport], self.ports) | np.isin(rows[rport], self.ports)
-        for name, ports in ((lport, self.local_ports), (rport, self.remote_ports)):
-            if ports:
-                chosen &= np.isin(rows[name], ports)
-        if self.addresses:
-            wanted = [np.frombuffer(one, np.uint8) for one in self.addresses]
-            chosen &= np.logical_or.reduce([(its == one).all(axis=1) for its in addresses for one in wanted])
-        return chosen & self.in_version(rows, local, remote)
 
-    def in_version(self, rows: "Rows", local: str = "l", remote: str = "r") -> "Mask":
-        """Mark the rows of the chosen IP version, which a row also tells while it lacks ports."""
-        import numpy as np
+def wanted(choice: Choice, rows: "Rows", local: str = "l", remote: str = "r") -> "Mask":
+    """Mark the chosen rows, by the fields `<local>addr`, `<local>port`, `<remote>addr` and `<remote>port`."""
+    import numpy as np
 
-        if not self.version:
-            return np.ones(len(rows), bool)
-        mapped = np.frombuffer(MAPPED, np.uint8)
-        heads = [rows[f"{side}addr"][:, : len(MAPPED)] for side in (local, remote)]
-        is_ipv4 = np.logical_or.reduce([(head == mapped).all(axis=1) for head in heads])
-        return np.asarray(is_ipv4 == (self.version == 4))
+    ports = rows[f"{local}port"], rows[f"{remote}port"]
+    hosts = rows[f"{local}addr"], rows[f"{remote}addr"]
+    found = in_version(choice, rows, local, remote)
+    for columns, of_ports, of_hosts in (
+        ((0, 1), choice.ports, choice.addresses),
+        ((0,), choice.local_ports, choice.local_addresses),
+        ((1,), choice.remote_ports, choice.remote_addresses),
+    ):
+        if of_ports:
+            found &= np.logical_or.reduce([np.isin(ports[column], list(of_ports)) for column in columns])
+        if of_hosts:
+            found &= np.logical_or.reduce([_are_one_of(hosts[column], of_hosts) for column in columns])
+    return found
+
+
+def _are_one_of(column: "Rows", addresses: Collection[bytes]) -> "Mask":
+    import numpy as np
+
+    return np.logical_or.reduce([(column == np.frombuffer(one, np.uint8)).all(axis=1) for one in addresses])
+
+
+def in_version(choice: Choice, rows: "Rows", local: str = "l", remote: str = "r") -> "Mask":
+    """Mark the rows of the chosen IP version, which a row also tells while it lacks ports."""
+    import numpy as np
+
+    if not choice.version:
+        return np.ones(len(rows), bool)
+    mapped = np.frombuffer(MAPPED, np.uint8)
+    heads = [rows[f"{side}addr"][:, : len(MAPPED)] for side in (local, remote)]
+    is_ipv4 = np.logical_or.reduce([(head == mapped).all(axis=1) for head in heads])
+    return np.asarray(is_ipv4 == (choice.version == 4))

@@ -5,10 +5,9 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from lab.linux.netns import inode_of
 from lab.live.account import Account
 from lab.output.text import cell, printable_row
 from lab.tcp import DEMO_PORT
@@ -51,21 +50,10 @@ def device_of(args: argparse.Namespace) -> "Device":
     return Device.find(args.interface, args.netns)
 
 
-def netns_of(args: argparse.Namespace) -> list[int]:
-    """Return the inode number of the network namespace that the user named, [] without a name.
-
-    Raises `LabError` when there is no namespace of that name.
-    """
-    return [] if args.netns is None else [inode_of(args.netns)]
-
-
-def port_of(args: argparse.Namespace, every: str = "") -> int:
-    """Return the port that the user named; without one the demo's, and tell somebody at a terminal how to watch another."""
-    if args.port is not None:
-        return int(args.port)
+def tell_default(every: str = "") -> None:
+    """Tell somebody at a terminal that the demo's port is observed, and how to observe others."""
     if sys.stderr.isatty():
         print(f"lab: watching port {DEMO_PORT}: `--port N` watches another{every}", file=sys.stderr)
-    return DEMO_PORT
 
 
 class Output:
@@ -86,7 +74,7 @@ class Output:
         if not self._args.json and not self._args.csv:
             print(line, flush=True)
 
-    def row(self, row: dict[str, object], line: Callable[[dict[str, object]], str]) -> None:
+    def row(self, row: Mapping[str, Any], line: Callable[[Any], str]) -> None:
         """Print one row. `line` formats it as a line of the table, unless the output is JSON or CSV."""
         if self._args.csv:
             if self._csv is None:

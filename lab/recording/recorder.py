@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
+from lab.choice import Choice
 from lab.ebpf.audit import Audit, Counts
 from lab.ebpf.interface import Device, defines_of, require_distinct
 from lab.ebpf.program import Program
@@ -90,10 +91,10 @@ def record(
     loaded = {**{name: Program.load(name, defines_of(devices)) for name in probes}, **(programs or {})}
     require_distinct(devices)
     recorder = Recorder(loaded, devices)
-    netns = {device.inode for device in devices}
+    choice = Choice(netns={device.inode for device in devices})
     with ExitStack() as attached:
         for program in loaded.values():
-            attached.enter_context(program.attached(devices, netns))
+            attached.enter_context(program.attached(devices, choice))
         audits = {name: attached.enter_context(Audit(program)) for name, program in loaded.items()}
         try:
             recorder.start(audits)

@@ -77,8 +77,9 @@ def _xdp(observed: Observed, connection: Connection, hosts: dict[int, str]) -> I
 
 def _tcp(observed: Observed, connection: Connection, hosts: dict[int, str]) -> Iterator[Stamp]:
     for row in steps_text.as_dicts(joined(observed.recording.events["analyse"])):
-        flow = Flow(str(row["saddr"]), _number(row["sport"]), str(row["daddr"]), _number(row["dport"]))
-        if _belongs(flow, connection) and _number(row["netns"]) in hosts:
+        local = str(row["local_address"]), row["local_port"] or 0
+        remote = str(row["remote_address"]), row["remote_port"] or 0
+        if (row["netns"] or 0) in hosts and _belongs(Flow(*local, *remote), connection):
             what = f"{row['func']}: {steps_text.description(row)}"
             who = "system call" if row["returns"] is not None else "TCP"
             yield Stamp(_number(row["time_ns"]), hosts[_number(row["netns"])], who, what)

@@ -14,11 +14,11 @@ from pyroute2 import IPRoute
 from support.packet_taps import await_that
 from support.processes import ip
 
+from lab.choice import Choice
 from lab.ebpf import interface_attach
 from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
 from lab.errors import LabError
-from lab.linux.bpf import map_lookup_elem
 from lab.linux.netns import inside
 from lab.probes.analyse.measure import joined
 from lab.recording.recorder import record
@@ -367,9 +367,9 @@ def test_the_namespace_limit_is_filled_up():
     program = Program.load("states")
 
     def watched():
-        return struct.unpack("=4I", map_lookup_elem(program.maps["watched"].fd, bytes(4), 16))
+        return struct.unpack("=4I", program.maps["choice"].read()[:16])
 
-    with program.attached(netns=[5, 6]):
+    with program.attached(choice=Choice([5, 6])):
         assert watched() == (5, 6, 5, 6)
     with program.attached():
         assert watched() == (0, 0, 0, 0)
@@ -380,6 +380,6 @@ def test_too_many_namespaces_are_refused():
     program = Program.load("states")
     with (
         pytest.raises(LabError, match="limited to 4 network namespaces, not to 5"),
-        program.attached(netns=range(1, 6)),
+        program.attached(choice=Choice(range(1, 6))),
     ):
         pass

@@ -100,11 +100,11 @@ def test_link_local_in_the_live_tools(net, link_local):
     with watching("flows", "--json", *host) as flows, watching("packets", "--json", *host) as packets:
         link_local()
     rows = [row for row in parsed(flows) if row["protocol"] == "TCP"]
-    assert {(row["source"], row["destination"], row["interface"]) for row in rows} == {
+    assert {(row["source_address"], row["destination_address"], row["interface"]) for row in rows} == {
         (*LINK_LOCAL, "eth0"),
         (*LINK_LOCAL[::-1], "eth0"),
     }
-    assert {(row["saddr"], row["daddr"]) for row in parsed(packets)} == {LINK_LOCAL}
+    assert {(row["source_address"], row["destination_address"]) for row in parsed(packets)} == {LINK_LOCAL}
 
 
 def in_fragments(net, version):

@@ -108,7 +108,7 @@ def test_live_packets(vpn, version, tmp_path):
         net.quiesce()
     rows = parsed(output)
     arrived = of_port(vpn.carried[0], 9999)
-    assert [(row["frame_length"], row["sport"], row["payload_length"]) for row in rows] == [
+    assert [(row["frame_length"], row["source_port"], row["payload_length"]) for row in rows] == [
         (len(packet), packet.sport, len(packet.payload.payload)) for packet in arrived
     ]
     assert {row["ethertype"] for row in rows} == {{4: "0x0800", 6: "0x86dd"}[version]}
@@ -130,7 +130,7 @@ def test_live_flows(vpn):
     rows = [row for row in every if row["time_ns"] == every[-1]["time_ns"]]
     assert {row["protocol"] for row in rows} == {"TCP", "other (malformed)"}
     assert {row["source_mac"] for row in rows} == {None}
-    assert {row["source"] for row in rows} == {net.client.ipv4, net.server.ipv4, None}
+    assert {row["source_address"] for row in rows} == {net.client.ipv4, net.server.ipv4, None}
 
 
 @pytest.mark.parametrize("mode", ["native", "generic"])

@@ -8,9 +8,13 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
+import jsonschema
+
 from lab import probes
+from lab.commands.schema import schema_of
 from lab.errors import EventsWithheld
 from lab.linux import bpf, tracefs
 from lab.linux.instance import INSTANCES, event_group
@@ -124,8 +128,26 @@ def parsed(output):
 
 
 def rows_in(text):
-    """Return the rows of JSON Lines, without the account at their end."""
-    return [row for row in map(json.loads, text.splitlines()) if row.get("kind") != "account"]
+    """Return the rows of JSON Lines, without the account at their end. Each must have its schema (`lab schema`)."""
+    rows = list(map(json.loads, text.splitlines()))
+    for row in rows:
+        _validator(row["schema"]).validate(row)
+    return [row for row in rows if row.get("kind") != "account"]
+
+
+def ends(row, here="local", there="remote"):
+    """Return the ends of a row: address and port here, address and port there."""
+    return tuple(row[f"{side}_{what}"] for side in (here, there) for what in ("address", "port"))
+
+
+@cache
+def _validator(name):
+    """Return what validates rows of a schema, which may not have fields that it does not describe."""
+    tool = name.partition("/")[0].partition(".")[0]
+    schema = schema_of("states" if tool == "account" else tool)
+    for part in schema["$defs"].values():
+        part["additionalProperties"] = False
+    return jsonschema.Draft202012Validator(schema)
 
 
 def end(process, number=signal.SIGINT):

@@ -5,6 +5,7 @@ import argparse
 import numpy as np
 import pytest
 
+from lab.choice import Choice
 from lab.live import filters
 
 MAPPED = bytes.fromhex("00000000000000000000ffff")
@@ -33,21 +34,34 @@ def rows(local="l", remote="r"):
         ("-4", [0, 1]),
         ("-6", [2]),
         ("-4 --port 443", []),
+        ("--local-address 192.0.2.1", [0]),
+        ("--remote-address 192.0.2.1 2001:db8::1", [1, 2]),
+        ("--port 80 --address 2001:db8::1", []),
     ],
 )
 def test_what_is_chosen(words, chosen):
     """Values of one option are alternatives; several options must all agree."""
-    parser = argparse.ArgumentParser()
-    filters.add_arguments(parser)
-    found = filters.Filter.of(parser.parse_args(words.split())).wanted(rows())
+    found = filters.wanted(choice(words), rows())
     assert np.flatnonzero(found).tolist() == chosen
+
+
+def choice(words, sides=filters.SOCKETS):
+    """Return what a command line chooses."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--netns")
+    filters.add_arguments(parser, sides)
+    return filters.chosen(parser.parse_args(words.split()))
 
 
 def test_packets_have_no_local_side():
     """Only the options that do not depend on a side."""
-    parser = argparse.ArgumentParser()
-    filters.add_arguments(parser, of_sockets=False)
-    found = filters.Filter.of(parser.parse_args(["--port", "443"])).wanted(rows("s", "d"), "s", "d")
+    found = filters.wanted(choice("--port 443", filters.PACKETS), rows("s", "d"), "s", "d")
     assert np.flatnonzero(found).tolist() == [2]
     with pytest.raises(SystemExit):
-        parser.parse_args(["--local-port", "80"])
+        choice("--local-port 80", filters.PACKETS)
+
+
+def test_roles_of_a_connection_are_either_end_to_the_kernel():
+    """The kernel does not know which end is the client: the program reports more, and the tool chooses."""
+    found = choice("--client-port 2000 --server-address 192.0.2.2", filters.CONNECTIONS)
+    assert found == Choice(ports=(2000,), addresses=(SECOND,))

@@ -124,20 +124,13 @@ def test_the_line_of_a_packet():
 def test_missing_fields_are_none():
     """A later fragment has addresses and no ports, ARP has neither: the fields are unknown, not 0."""
     later = text.as_dict(packet(problem=4, sport=0, dport=0, fragment=1))
-    assert [later[name] for name in ("saddr", "sport", "dport", "seq", "flags", "problem")] == (
-        ["192.0.2.1", None, None, None, None, "later fragment"]
-    )
+    assert [
+        later[name] for name in ("source_address", "source_port", "destination_port", "seq", "flags", "problem")
+    ] == (["192.0.2.1", None, None, None, None, "later fragment"])
     arp = text.as_dict(packet(ethertype=0x0806, version=0, problem=1))
-    assert [arp[name] for name in ("saddr", "protocol", "ethertype")] == [None, None, "0x0806"]
+    assert [arp[name] for name in ("source_address", "protocol", "ethertype")] == [None, None, "0x0806"]
     assert "src_ip: -,  src_port: -" in text.line(arp)
     assert text.line(arp).endswith("  (not IP)")
-
-
-def test_wall_clock_is_named():
-    """L3: a converted time has the name of its clock."""
-    row = packet(time_ns=5)
-    assert [text.as_dict(row)[name] for name in ("time_ns", "clock")] == [5, "CLOCK_MONOTONIC"]
-    assert [text.as_dict(row, 100)[name] for name in ("time_ns", "clock")] == [105, "CLOCK_REALTIME"]
 
 
 def test_unreadable_packets_are_counted_by_reason():

@@ -11,6 +11,7 @@ from lab import clock, probes
 from lab.bench.context import Bench
 from lab.bench.run_time import counted, since
 from lab.bench.tools import CHANGES
+from lab.choice import Choice
 from lab.ebpf.program import Program
 from lab.linux import bpf
 from lab.linux.bpf import Runs
@@ -39,7 +40,7 @@ def _taken(program: Program, repetitions: int) -> dict[str, list[float]]:
     """Apply the load `repetitions` times. Return the mean per program run of each repetition, by function."""
     found: dict[str, list[float]] = {}
     for _ in range(repetitions):
-        with topology() as net, counted(CHANGES) as empty, program.attached(net.devices, net.inodes):
+        with topology() as net, counted(CHANGES) as empty, program.attached(net.devices, Choice(net.inodes)):
             before = _read([*program.fds, empty])
             place = across(net)
             place.connections(_CONNECTIONS)

@@ -24,6 +24,7 @@ import numpy as np
 from lab.bench import interleave
 from lab.bench.context import Bench, explained
 from lab.bench.forked import forked, pipe
+from lab.choice import Choice
 from lab.ebpf.program import Program
 from lab.linux.grace_period import await_grace_period
 from lab.linux.netns import inside
@@ -81,7 +82,7 @@ def _measured(what: str, traffic: Traffic, connections: int, bench: Bench) -> It
             if not attached:
                 rates[attached].append(send_requests(0.3))
                 continue
-            with program.attached(net.devices, hosts), Collector(program.ring) as collector:
+            with program.attached(net.devices, Choice(hosts)), Collector(program.ring) as collector:
                 rates[attached].append(send_requests(0.3))
                 await_grace_period()
                 chunks.append(collector.take())

@@ -19,14 +19,12 @@ TCP_CONNECT_TIME(us)  client: from connect() to ESTABLISHED; with TCP Fast Open
 
 import argparse
 from functools import partial
-from pathlib import Path
 
 from lab.ebpf.program import Program
-from lab.errors import LabError
-from lab.live import drain
+from lab.live import drain, filters
 from lab.live import output as live_output
 from lab.live.output import Output
-from lab.units import duration_ns, port
+from lab.units import duration_ns
 
 EXAMPLES = """\
 examples:
@@ -116,27 +114,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="only steps that took at least this long, e.g. 250us",
     )
-    parser.add_argument("-p", "--pid", type=int, metavar="PID", help="only sockets of this process")
-    parser.add_argument(
-        "-L",
-        "--localport",
-        "--local-port",
-        type=port,
-        nargs="+",
-        metavar="PORT",
-        help="only sockets with these local ports",
-    )
+    filters.add_arguments(parser, aliases={"local-port": ("-L", "--localport")})
+    filters.add_process_arguments(parser)
     parser.add_argument("-w", "--wide", action="store_true", help="columns as wide as IPv6 addresses")
     live_output.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print steps until Ctrl-C, or for `--seconds`."""
-    if args.pid is not None and not Path(f"/proc/{args.pid}").exists():
-        raise LabError(f"there is no process {args.pid}: give the PID of a running process (`pgrep NAME` finds it)")
     output = Output(args)
-    inodes = live_output.netns_of(args)
-    with drain.events_by_time(Program.load("analyse"), args.seconds, netns=inodes, account=output.account) as batches:
+    choice = filters.chosen(args)
+    with drain.events_by_time(Program.load("analyse"), args.seconds, choice=choice, account=output.account) as batches:
         output.start()
         from lab.probes.analyse.measure import Role
         from lab.probes.analyse.text import as_dicts, header, line
@@ -145,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
         output.heading(header(wide=args.wide))
         role = Role[args.side.upper()]
         line_of = partial(line, wide=args.wide)
-        tracker = Tracker(role, tgid=args.pid, lports=args.localport, least_ns=args.minimum)
+        tracker = Tracker(role, choice, tgids=args.pid, comms=args.comm, least_ns=args.minimum)
         for batch in batches:
             for row in as_dicts(tracker.rows(batch)):
                 output.row(row, line_of)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lab.arrays import UNKNOWN, plain
-from lab.clock import CLOCK
+from lab.live import fields
 from lab.probes.analyse.measure import Kind, Role, Takes, joined, latency_ns, points, uncalled
+from lab.probes.analyse.rows import Step
 from lab.tcp import UNSPECIFIED, State, address_text
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _LINE = "{:<7} {:<12.12} {:<2} {:<{width}} {:<{width}} {:<5} {:<16} {:<19} {:<11
 _FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293, 3.1
 
 
-def as_dicts(rows: np.ndarray) -> Iterator[dict[str, object]]:
+def as_dicts(rows: np.ndarray) -> Iterator[Step]:
     """Yield rows with the keys of `--json` and `--csv`; None is unknown."""
     columns = (plain(rows), latency_ns(rows).tolist(), uncalled(rows).tolist())
     for row, latency, alone in zip(*columns, strict=True):
@@ -31,21 +32,20 @@ def as_dicts(rows: np.ndarray) -> Iterator[dict[str, object]]:
         laddr, raddr = (address_text(bytes(row[name])) for name in ("laddr", "raddr"))
         connect_ns = int(row["connect_ns"])
         yield {
-            "time_ns": int(row["time_ns"]),
-            "clock": CLOCK,
+            **fields.head("analyse", int(row["time_ns"])),
+            "netns": int(row["netns"]),
+            "local_address": laddr if row["lport"] or laddr not in UNSPECIFIED else None,
+            "local_port": int(row["lport"]) or None,
+            "remote_address": raddr if row["rport"] else None,
+            "remote_port": int(row["rport"]) or None,
             "role": Role(row["role"]).name.lower() if row["role"] else None,
             "pid": int(row["tgid"]) if owned else None,
             "comm": row["comm"].decode(errors="replace") if owned else None,
             "tid": int(row["tid"]) or None,
             "thread": row["thread"].decode(errors="replace") if row["tid"] else None,
-            "netns": int(row["netns"]),
             "skaddr": f"{int(row['skaddr']):x}",
             "mptcp": f"{int(row['mptcp']):x}" if row["mptcp"] else None,
             "ip": 6 if ":" in laddr else 4,
-            "saddr": laddr if row["lport"] or laddr not in UNSPECIFIED else None,
-            "sport": int(row["lport"]) or None,
-            "daddr": raddr if row["rport"] else None,
-            "dport": int(row["rport"]) or None,
             "func": points()[row["point"]],
             "step": kind.name.lower(),
             "returns": bool(row["returns"]) if kind <= Kind.CLOSE else None,
@@ -62,17 +62,17 @@ def as_dicts(rows: np.ndarray) -> Iterator[dict[str, object]]:
         }
 
 
-def description(row: dict[str, object]) -> str:
+def description(row: Step) -> str:
     """Return the step in words."""
     of_mptcp = row["mptcp"] is not None and row["mptcp"] == row["skaddr"]
     return f"{_step(row)} (MPTCP)" if of_mptcp else _step(row)
 
 
-def _step(row: dict[str, object]) -> str:
-    kind = Kind[str(row["step"]).upper()]
+def _step(row: Step) -> str:
+    kind = Kind[row["step"].upper()]
     latency, result = row["latency_ns"], row["result"]
-    after = f", after {latency / 1e3:.1f} us" if isinstance(latency, int) else ""
-    if isinstance(result, int) and result < 0:
+    after = f", after {latency / 1e3:.1f} us" if latency is not None else ""
+    if result is not None and result < 0:
         return f"{row['func']}() {_outcome(kind, -result)}{after}"
     if kind is Kind.CONNECT and row["returns"] and row["state"] == "SYN_SENT":
         return f"connect() returned before any SYN was sent{after}"
@@ -90,7 +90,7 @@ def _step(row: dict[str, object]) -> str:
     if not result:
         received = "no data" if row["state"] in ("ESTABLISHED", "FIN_WAIT1", "FIN_WAIT2") else "end of data"
     return {
-        Kind.OPENED: f"active open of {row['daddr']} port {row['dport']}{alone}",
+        Kind.OPENED: f"active open of {row['remote_address']} port {row['remote_port']}{alone}",
         Kind.SENT: f"data taken by TCP, {result} bytes{after}{alone}",
         Kind.RECEIVED: f"{received}{waited}{alone}",
         Kind.ARRIVED: f"segment reaches TCP, {row['flags']}, {row['length']} bytes, seq {row['seq']}",
@@ -127,13 +127,12 @@ def _outcome(kind: Kind, error: int) -> str:
     return f"failed: {name}"
 
 
-def line(row: dict[str, object], *, wide: bool = False) -> str:
+def line(row: Step, *, wide: bool = False) -> str:
     """Return one row of the table."""
     shown = {name: "-" if value is None else value for name, value in row.items()}
-    time_ns, connect_ns = row["time_ns"], row["connect_time_ns"]
-    time_us = f"{time_ns / 1e3:.3f}" if isinstance(time_ns, int) else "-"
-    connect_us = f"{connect_ns / 1e3:.3f}" if isinstance(connect_ns, int) else "-"
-    ends = (shown[name] for name in ("pid", "comm", "ip", "saddr", "daddr", "dport"))
+    time_us, connect_ns = f"{row['time_ns'] / 1e3:.3f}", row["connect_time_ns"]
+    connect_us = "-" if connect_ns is None else f"{connect_ns / 1e3:.3f}"
+    ends = (shown[name] for name in ("pid", "comm", "ip", "local_address", "remote_address", "remote_port"))
     return _LINE.format(
         *ends, time_us, shown["func"], shown["state"], description(row), connect_us, width=_width(wide=wide)
     )

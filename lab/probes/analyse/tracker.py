@@ -4,9 +4,13 @@ What lives here: the filters, and the memory of sockets from batch to batch, wit
 one batch (lab/probes/analyse/measure.py).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lab.arrays import UNKNOWN, Events, Mask, Rows
+from lab.choice import EVERYTHING, Choice
+from lab.live.filters import wanted
 from lab.probes.analyse.measure import Kind, Role, joined, kept, latency_ns, uncalled
 from lab.units import SECOND
 
@@ -16,6 +20,7 @@ MOST_OPEN = 100_000
 MOST_WAITING = 100_000
 """Limit of rows that wait for their owner or port. The oldest beyond it are dropped and counted."""
 
+_COMM_LENGTH = 15  # TASK_COMM_LEN without the zero at the end
 _NO_ROWS: Rows = np.zeros(0, [("time_ns", "u8")])
 
 
@@ -30,12 +35,14 @@ class Tracker:
     def __init__(
         self,
         role: Role,
+        choice: Choice = EVERYTHING,
         *,
-        tgid: int | None = None,
-        lports: list[int] | None = None,
+        tgids: Sequence[int] = (),
+        comms: Sequence[str] = (),
         least_ns: int | None = None,
     ) -> None:
-        self._role, self._tgid, self._lports, self._least_ns = role, tgid, lports, least_ns
+        self._role, self._choice, self._least_ns = role, choice, least_ns
+        self._tgids, self._comms = tgids, [name.encode()[:_COMM_LENGTH] for name in comms]
         self._known = self._waiting = _NO_ROWS
         self._all_taken_ns = 0
         self._forgotten = 0
@@ -105,20 +112,20 @@ class Tracker:
     def _waits(self, rows: Rows) -> Mask:
         """Return which candidates lack a field that another filter needs."""
         unknown = np.zeros(len(rows), bool)
-        if self._tgid is not None:
+        if self._tgids or self._comms:
             unknown |= (rows["tgid"] == 0) & (rows["skaddr"] > 0)
-        if self._lports:
+        if self._choice.ports or self._choice.local_ports:
             unknown |= rows["lport"] == 0
         return unknown & self._candidates(rows)
 
     def _wanted(self, rows: Rows) -> Mask:
         """Return which rows pass all filters."""
-        wanted = self._candidates(rows)
-        if self._tgid is not None:
-            wanted &= rows["tgid"] == self._tgid
-        if self._lports:
-            wanted &= np.isin(rows["lport"], self._lports)
-        return wanted
+        found = self._candidates(rows) & wanted(self._choice, rows)
+        if self._tgids:
+            found &= np.isin(rows["tgid"], self._tgids)
+        if self._comms:
+            found &= np.isin(rows["comm"], self._comms)
+        return found
 
     def _remember(self, rows: Rows) -> None:
         """Keep what is known of the sockets, up to `MOST_OPEN` of them, and for a second after they were destroyed.

@@ -57,7 +57,8 @@ details:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    filters.add_arguments(parser, of_sockets=False)
+    filters.add_arguments(parser, filters.PACKETS)
+    filters.add_process_arguments(parser)
     parser.add_argument("--all", action="store_true", help="also packets that have done their work")
     live_output.add_arguments(parser)
 
@@ -65,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print freed packets until Ctrl-C or for `--seconds`."""
     output = Output(args)
-    inodes, chosen = live_output.netns_of(args), filters.Filter.of(args)
-    with drain.events_by_time(Program.load("drops"), args.seconds, netns=inodes, account=output.account) as batches:
+    choice = filters.chosen(args)
+    with drain.events_by_time(Program.load("drops"), args.seconds, choice=choice, account=output.account) as batches:
         output.start()
         import numpy as np
 
@@ -79,8 +80,9 @@ def run(args: argparse.Namespace) -> int:
         owners, left_out = SocketOwners(), [] if args.all else numbers(NO_LOSS)
         for batch in batches:
             rows = with_size(batch)
-            rows = rows[chosen.wanted(rows, "s", "d") & ~np.isin(rows["reason"], left_out)]
-            for row in plain(rows):
-                output.row(as_dict(row, owners.of(row["inode"])), line)
+            for row in plain(rows[~np.isin(rows["reason"], left_out)]):
+                shown = as_dict(row, owners.of(row["inode"]))
+                if filters.is_of_process(args, shown):
+                    output.row(shown, line)
     output.end()
     return 0

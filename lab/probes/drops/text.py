@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from lab.clock import CLOCK, time_of_day
+from lab.clock import time_of_day
 from lab.linux.process import Owner
+from lab.live import fields
 from lab.packet import flags_text
+from lab.probes.drops.rows import Drop
 from lab.tcp import address_text, endpoint
 
 if TYPE_CHECKING:
@@ -17,20 +19,19 @@ def header() -> str:
     return f"{'TIME':<8} {'REASON':<19} {'FLAGS':<7} {'BYTES':>5} {'C-PID':<7} {'C-COMM':<10} SOURCE -> DESTINATION"
 
 
-def as_dict(row: Any, owner: Owner | None) -> dict[str, object]:
+def as_dict(row: Any, owner: Owner | None) -> Drop:
     """Return one row under the names that `--json` and `--csv` use; None means unknown."""
     from lab.probes.drops.reasons import reason_of, reason_text  # noqa: PLC0415 (reads the kernel's types)
 
     return {
-        "time_ns": int(row["time_ns"]),
-        "clock": CLOCK,
+        **fields.head("drops", int(row["time_ns"])),
         "netns": int(row["netns"]),
         "reason": reason_of(row),
         "kernel_reason": reason_text(int(row["reason"])),
-        "saddr": address_text(bytes(row["saddr"])),
-        "sport": int(row["sport"]),
-        "daddr": address_text(bytes(row["daddr"])),
-        "dport": int(row["dport"]),
+        "source_address": address_text(bytes(row["saddr"])),
+        "source_port": int(row["sport"]),
+        "destination_address": address_text(bytes(row["daddr"])),
+        "destination_port": int(row["dport"]),
         "flags": flags_text(int(row["flags"])),
         "seq": int(row["seq"]),
         "bytes": int(row["size"]),
@@ -39,13 +40,14 @@ def as_dict(row: Any, owner: Owner | None) -> dict[str, object]:
     }
 
 
-def line(row: dict[str, Any]) -> str:
+def line(row: Drop) -> str:
     """Return one line of the table."""
-    ends = " -> ".join(endpoint(row[f"{side}addr"], row[f"{side}port"]) for side in "sd")
-    pid, comm = ("-" if row[name] is None else row[name] for name in ("pid", "comm"))
+    source = endpoint(row["source_address"], row["source_port"])
+    destination = endpoint(row["destination_address"], row["destination_port"])
+    pid, comm = (row[name] or "-" for name in ("pid", "comm"))
     return (
         f"{time_of_day(row['time_ns'])[:8]} {row['reason']:<19} {row['flags']:<7} {row['bytes']:>5} {pid:<7} "
-        f"{comm:<10.10} {ends}"
+        f"{comm:<10.10} {source} -> {destination}"
     )
 
 

@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING
 from lab.ebpf.interface import defines_of
 from lab.ebpf.program import Program
 from lab.errors import LabError
-from lab.live import drain
+from lab.live import drain, filters
 from lab.live import output as live_output
 from lab.live.output import Output
 from lab.output.pictures import require_drawable
 from lab.tcp import SYN_TIMEOUT_NS
-from lab.units import duration_ns, port
+from lab.units import duration_ns
 
 if TYPE_CHECKING:
     from lab.probes.duration.statistics_file import DurationsFile
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   lab duration -i eth0                          connections that end at eth0
-  lab duration -i eth0 --dport 443 --verbose    servers' port 443, all remarks
+  lab duration -i eth0 --port 443 --verbose     connections with port 443, all remarks
   lab duration -i eth0 --output statistics.dat  also append the lines to a file
   lab duration --plot graph.png --from statistics.dat
                                                 draw the histogram of a file;
@@ -89,11 +89,8 @@ _INTERVAL_S = 0.1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     live_output.add_device_arguments(parser)
-    parser.add_argument(
-        "--sport", type=port, nargs="+", metavar="PORT", help="only connections with these client ports"
-    )
-    parser.add_argument(
-        "--dport", type=port, nargs="+", metavar="PORT", help="only connections with these server ports"
+    filters.add_arguments(
+        parser, filters.CONNECTIONS, aliases={"client-port": ("--sport",), "server-port": ("--dport",)}
     )
     parser.add_argument(
         "-v",
@@ -135,9 +132,9 @@ def run(args: argparse.Namespace) -> int:
     ring = program.ring
     if ring is None:
         raise TypeError("bpf/duration.c defines no ring buffer")
-    output = Output(args)
+    output, choice = Output(args), filters.chosen(args)
     gone: LabError | None = None
-    with drain.ticks(program, _INTERVAL_S, args.seconds, [device], account=output.account) as ticks:
+    with drain.ticks(program, _INTERVAL_S, args.seconds, [device], choice, output.account) as ticks:
         output.start()
         from lab.probes.duration.text import HEAD, Show
         from lab.probes.duration.tracker import Tracker

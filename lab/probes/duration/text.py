@@ -1,17 +1,19 @@
 """The output of `lab duration`: a line per connection, the file of durations, and the histogram."""
 
 import argparse
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 from lab.arrays import UNKNOWN, Row, Rows, plain
-from lab.clock import CLOCK
+from lab.live import fields
 from lab.live.output import Output
 from lab.probes.duration.measure import TIMES, lifetimes
+from lab.probes.duration.rows import Lifetime
 from lab.probes.duration.statistics_file import DurationsFile, Histogram, line
 from lab.probes.duration.tracker import MOST_CONNECTIONS
-from lab.tcp import Ended, Side, address_text
+from lab.tcp import Ended, Side, address_bytes, address_text
 
 if TYPE_CHECKING:
     from lab.observation import Observed
@@ -33,7 +35,7 @@ class Show:
         wanted = [row for row in self._as_dicts(rows) if self._wanted(row)]
         if self._file and wanted:
             self._output.note(self._file.append([self._line(row) for row in wanted]))
-        self._histogram.add(row["duration_ns"] for row in wanted if isinstance(row["duration_ns"], int))
+        self._histogram.add(row["duration_ns"] for row in wanted if row["duration_ns"] is not None)
         for row in wanted:
             self._output.row(row, self._line)
 
@@ -65,41 +67,49 @@ class Show:
         if self._args.plot is not None:
             self._histogram.draw(self._args.plot)
 
-    def _as_dicts(self, rows: "Rows | None") -> Iterator[dict[str, object]]:
+    def _as_dicts(self, rows: "Rows | None") -> Iterator[Lifetime]:
         if rows is not None:
             yield from (as_dict(row, self._ifname) for row in plain(rows))
 
-    def _wanted(self, row: dict[str, object]) -> bool:
-        """Return true if the row matches the port filters. If the roles are unknown, either side may be the client."""
-        sides = [(row["sport"], row["dport"])]
-        if not row["roles_known"]:
-            sides.append((row["dport"], row["sport"]))
-        sports, dports = self._args.sport, self._args.dport
-        return any((not sports or client in sports) and (not dports or server in dports) for client, server in sides)
+    def _wanted(self, row: Lifetime) -> bool:
+        """Return true if client and server are chosen. If the roles are unknown, either end may be the client."""
+        args = self._args
+        client = row["client_port"], address_bytes(row["client_address"])
+        server = row["server_port"], address_bytes(row["server_address"])
+        either = (client, server), (server, client)
+        ports, hosts = zip(client, server, strict=True)
+        if (args.port and not set(args.port) & set(ports)) or (args.address and not set(args.address) & set(hosts)):
+            return False
+        return any(
+            _is_chosen(one, args.client_port, args.client_address)
+            and _is_chosen(other, args.server_port, args.server_address)
+            for one, other in either[: 1 if row["roles_known"] else 2]
+        )
 
 
-def as_dict(row: Row, ifname: str) -> dict[str, object]:
+def as_dict(row: Row, ifname: str) -> Lifetime:
     """Return one row under the names that `--json` and `--csv` use; None means unknown."""
     known = {name: None if row[name] == UNKNOWN else int(row[name]) for name in TIMES}
     only_from = _side(row["only_from"])
     syn_seen = known["start_ns"] is not None and only_from != "server"
+    over_ns = known["over_ns"]
     return {
+        **fields.head("duration", time.monotonic_ns() if over_ns is None else over_ns),
+        "client_address": address_text(bytes(row["saddr"])),
+        "client_port": int(row["sport"]),
+        "server_address": address_text(bytes(row["daddr"])),
+        "server_port": int(row["dport"]),
         "interface": ifname,
         "vlan": int(row["vlan"]) or None,
         "inner_vlan": int(row["inner_vlan"]) or None,
-        "saddr": address_text(bytes(row["saddr"])),
-        "sport": int(row["sport"]),
-        "daddr": address_text(bytes(row["daddr"])),
-        "dport": int(row["dport"]),
         "roles_known": bool(row["roles_known"]),
         "only_from": only_from,
-        "clock": CLOCK,
         "start_ns": known["start_ns"],
         "synack_ns": known["synack_ns"],
         "duration_ns": known["duration_ns"],
         "second_fin_ns": known["second_fin_ns"],
         "end_ns": known["end_ns"],
-        "over_ns": known["over_ns"],
+        "over_ns": over_ns,
         "ended": Ended(row["ended"]).name.lower(),
         "closed_first": _side(row["closed_first"]) if row["roles_known"] else None,
         "syn_retransmissions": int(row["syn_retransmissions"]) if syn_seen else None,
@@ -107,19 +117,22 @@ def as_dict(row: Row, ifname: str) -> dict[str, object]:
     }
 
 
+def _is_chosen(end: tuple[int, bytes], ports: Collection[int], hosts: Collection[bytes]) -> bool:
+    port, host = end
+    return (not ports or port in ports) and (not hosts or host in hosts)
+
+
 def _side(number: int) -> str | None:
     return Side(number).name.lower() if number else None
 
 
-def text(row: dict[str, object], *, verbose: bool = False) -> str:
+def text(row: Lifetime, *, verbose: bool = False) -> str:
     """Return one line of the table."""
-    (saddr, sport), (daddr, dport) = ((str(row[f"{side}addr"]), int(str(row[f"{side}port"]))) for side in "sd")
-    duration = row["duration_ns"]
-    known = duration if isinstance(duration, int) else None
-    return line((saddr, sport), (daddr, dport), known, ", ".join(_remarks(row, verbose=verbose)))
+    client, server = (row["client_address"], row["client_port"]), (row["server_address"], row["server_port"])
+    return line(client, server, row["duration_ns"], ", ".join(_remarks(row, verbose=verbose)))
 
 
-def _remarks(row: dict[str, object], *, verbose: bool) -> Iterator[str]:
+def _remarks(row: Lifetime, *, verbose: bool) -> Iterator[str]:
     ended, by, second = row["ended"], row["closed_first"], row["second_fin_ns"]
     if ended == "rst" and row["over_ns"] != row["end_ns"]:
         yield "fin" + (f" by {by}" if by else "") + ", then rst"
@@ -128,14 +141,14 @@ def _remarks(row: dict[str, object], *, verbose: bool) -> Iterator[str]:
     elif ended != "fin":
         if ended in {"open", "replaced"} and row["end_ns"] is not None:
             yield "fin" + (f" by {by}" if by else "")
-        yield str(ended)
+        yield ended
     if row["start_ns"] is None:
         yield "start not seen"
     if row["only_from"]:
         yield f"only from {row['only_from']}"
-    if isinstance(again := row["syn_retransmissions"], int) and again:
+    if again := row["syn_retransmissions"]:
         yield f"SYN sent {again + 1} x"
-    if verbose and isinstance(second, int):
+    if verbose and second is not None:
         yield f"second fin after {second / 1e9:.9f} s"
     if verbose and row["fin_retransmissions"]:
         yield f"FIN sent again {row['fin_retransmissions']} x"

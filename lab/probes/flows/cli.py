@@ -29,10 +29,11 @@ from lab.ebpf.interface import Device, defines_of
 from lab.ebpf.program import Program
 from lab.errors import LabError
 from lab.linux.qdisc_statistics import Discipline, root_discipline
-from lab.live import drain
+from lab.live import drain, filters
 from lab.live import output as live_output
 from lab.live.output import Output
 from lab.output import terminal
+from lab.units import count, interval_s
 
 if TYPE_CHECKING:
     from lab.probes.flows.text import Record
@@ -94,13 +95,14 @@ _MAX_ROWS = 65536
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     live_output.add_device_arguments(parser)
+    filters.add_arguments(parser, filters.PACKETS)
     parser.add_argument("-c", "--connections", action="store_true", help="one line for each connection")
     parser.add_argument("-m", "--mac", action="store_true", help="show MAC addresses, and count by them")
     parser.add_argument(
-        "-n", "--top", type=_count, metavar="N", help="the N rows with most packets (default: all that fit)"
+        "-n", "--top", type=count, metavar="N", help="the N rows with most packets (default: all that fit)"
     )
     parser.add_argument(
-        "--interval", type=_interval, default=1.0, metavar="S", help="seconds between reports (%(default)g)"
+        "--interval", type=interval_s, default=1.0, metavar="S", help="seconds between reports (%(default)g)"
     )
     parser.add_argument("-d", "--delta", action="store_true", help="count each interval separately")
     live_output.add_arguments(parser)
@@ -113,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     program = Program.load("flows", defines_of([device]))
     discipline = _discipline(device)
     dropped = 0
-    with drain.totals(program, args.interval, args.seconds, [device], account=output.account) as batches:
+    with drain.totals(program, args.interval, args.seconds, [device], filters.chosen(args), output.account) as batches:
         output.start()
         from lab.probes.flows import measure, text
 
@@ -132,17 +134,16 @@ def run(args: argparse.Namespace) -> int:
             room = (
                 _lines_that_fit(2 + bool(dropped)) if sys.stdout.isatty() and not (args.json or args.csv) else len(rows)
             )
+            drops, time_ns = dropped if discipline else None, time.monotonic_ns()
             shown = [
-                text.as_dict(row, names, ethernet=device.ethernet) for row in rows[: min(room, args.top or len(rows))]
+                text.as_dict(row, names, time_ns, ethernet=device.ethernet, drops=drops)
+                for row in rows[: min(room, args.top or len(rows))]
             ]
-            for row in shown:
-                row["qdisc_drops"] = dropped if discipline else None
             if so_far.older["rows"]:
-                shown.append(text.older(shown[0], so_far.older))
+                shown.append(text.older(so_far.older, time_ns))
             if args.json or args.csv:
-                time_ns = time.monotonic_ns()
                 for row in shown:
-                    output.row({"time_ns": time_ns} | row, str)
+                    output.row(row, str)
             else:
                 print(_separator(number), end="")
                 _print_report(shown, len(rows), args)
@@ -182,19 +183,3 @@ def _separator(number: int) -> str:
 def _lines_that_fit(sums: int) -> int:
     """Return how many rows fit on the terminal, next to the head, the lines of sums and the cursor's line."""
     return max(1, shutil.get_terminal_size().lines - 2 - sums)
-
-
-def _count(word: str) -> int:
-    if not word.isdecimal() or not int(word):
-        raise argparse.ArgumentTypeError(f"`{word}` is not a number of lines: give 1 or more")
-    return int(word)
-
-
-def _interval(word: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = 0
-    if not 0.1 <= value <= 86400:
-        raise argparse.ArgumentTypeError(f"`{word}` is not an interval: give a number of seconds from 0.1 to 86400")
-    return value

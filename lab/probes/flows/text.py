@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab.clock import CLOCK, time_of_day
+from lab.clock import time_of_day
+from lab.live import fields
 from lab.packet import Problem
 from lab.probes.flows.measure import NEVER_NS, Direction, largest_first, pairs, protocol_name
 from lab.tcp import address_text, endpoint
@@ -24,20 +25,23 @@ _NUMBERS = ("DURATION", "PACKETS", "BYTES", "REPLIES", "REPLY BYTES")
 _LEAST_WIDTHS = {"PROTOCOL": 8, "SOURCE": 15, "DESTINATION": 15, "PACKETS": 9, "BYTES": 9}
 
 
-def as_dict(row: np.void, interfaces: Mapping[int, str], *, ethernet: bool = True) -> Record:
-    """Return a row of `measure.pairs` or `.connections` under the names of `--json` and `--csv`; None is unknown.
+def as_dict(
+    row: np.void, interfaces: Mapping[int, str], time_ns: int = 0, *, ethernet: bool = True, drops: int | None = None
+) -> Record:
+    """Return a row of `measure.pairs` or `.connections` as in `rows.py`; None is unknown. `time_ns` is that of the report.
 
-    `interfaces` gives names by ifindex. Without `ethernet` the interface's packets have no MAC addresses.
+    `interfaces` gives names by ifindex, `drops` are those of the queueing discipline. Without `ethernet` the interface's
+    packets have no MAC addresses.
     """
     names = row.dtype.names or ()
     version = int(row["version"])
     record: Record = {
-        "clock": CLOCK,
+        **fields.head("flows.connections" if "sport" in names else "flows", time_ns),
         "protocol": protocol_name(int(row["ethertype"]), int(row["protocol"]), int(row["problem"])),
         "ethertype": int(row["ethertype"]) or None,
         "ip_protocol": int(row["protocol"]) if version else None,
-        "source": address(row["saddr"], version) if version or ethernet else None,
-        "destination": address(row["daddr"], version) if version or ethernet else None,
+        "source_address": address(row["saddr"], version) if version or ethernet else None,
+        "destination_address": address(row["daddr"], version) if version or ethernet else None,
         "interface": interfaces.get(int(row["ifindex"]), str(row["ifindex"])),
         "direction": Direction(row["direction"]).name.lower(),
         "vlan": int(row["vlan"]) or None,
@@ -51,8 +55,8 @@ def as_dict(row: np.void, interfaces: Mapping[int, str], *, ethernet: bool = Tru
     if "sport" in names:
         known = row["problem"] == Problem.NONE
         record |= {
-            "sport": int(row["sport"]) if known else None,
-            "dport": int(row["dport"]) if known else None,
+            "source_port": int(row["sport"]) if known else None,
+            "destination_port": int(row["dport"]) if known else None,
             "problem": None if known else Problem(row["problem"]).name.lower(),
         }
     record |= {name: int(row[name]) for name in _SUMS}
@@ -62,14 +66,13 @@ def as_dict(row: np.void, interfaces: Mapping[int, str], *, ethernet: bool = Tru
         replied_ns = int(row["reply_first_ns"])
         first_ns, last_ns = min(first_ns, replied_ns), max(last_ns, int(row["reply_last_ns"]))
         record["reply_first_ns"] = None if replied_ns == NEVER_NS else replied_ns
-    return record | {"first_ns": first_ns, "last_ns": last_ns}
+    return record | {"first_ns": first_ns, "last_ns": last_ns, "qdisc_drops": drops}
 
 
-def older(like: Record, sums: Mapping[str, int]) -> Record:
-    """Return the row of the `sums` over removed rows, with the columns of the row `like`."""
-    return (
-        dict.fromkeys(like) | {"clock": CLOCK, "protocol": OLDER} | {name: sums[name] for name in ("packets", "bytes")}
-    )
+def older(sums: Mapping[str, int], time_ns: int = 0) -> Record:
+    """Return the row of the `sums` over removed rows."""
+    head = fields.head("flows.older", time_ns)
+    return {**head, "protocol": OLDER, "packets": sums["packets"], "bytes": sums["bytes"]}
 
 
 def lines(rows: Sequence[Record], *, connections: bool = False, macs: bool = False) -> Iterator[str]:
@@ -96,8 +99,9 @@ def _cells(row: Record, *, connections: bool, macs: bool) -> dict[str, str]:
     place = [row.get(name) for name in ("interface", "vlan", "inner_vlan")]
     ends = ("source", "destination")
     cells = {"PROTOCOL": _text(row.get("protocol"))}
-    for name, port in zip(ends, ("sport", "dport"), strict=True):
-        cells[name.upper()] = _endpoint(row, name, port) if connections else _text(row.get(name))
+    for name, port in zip(ends, ("source_port", "destination_port"), strict=True):
+        address_name = f"{name}_address"
+        cells[name.upper()] = _endpoint(row, address_name, port) if connections else _text(row.get(address_name))
     if connections:
         cells |= {"START": _time_of_day(row.get("first_ns")), "DURATION": _duration(row)}
     cells |= {"PACKETS": _text(row.get("packets")), "BYTES": _bytes(row.get("bytes"))}

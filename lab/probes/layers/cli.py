@@ -20,12 +20,14 @@ TOTAL      from the entry of the first write() to the return of the last read()
 
 import argparse
 import ipaddress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.ebpf.interface import Device, defines_of
 from lab.ebpf.program import Program
 from lab.errors import LabError
+from lab.live import filters
 from lab.live import output as live_output
 from lab.live.collector import collected
 from lab.live.drain import ring_of
@@ -33,7 +35,7 @@ from lab.live.output import Output
 from lab.output.file import require_writable
 from lab.output.pictures import require_drawable
 from lab.tcp import DEMO_PORT
-from lab.units import duration_ns, port
+from lab.units import count, duration_ns, interval_ns
 
 if TYPE_CHECKING:
     from lab.arrays import Rows
@@ -113,22 +115,36 @@ details:
 """
 
 _INTERVAL_S = 0.2
+_OF_REQUESTS = ("perfetto", "plot", "waterfall", "histogram", "min", "top", "interval")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("-P", "--port", type=port, help=f"port of the servers ({DEMO_PORT})")
+    filters.add_arguments(parser, filters.PACKETS, {"port": ("-P",)}, default=f"port {DEMO_PORT}")
     parser.add_argument("--peer-netns", metavar="NAME", help="network namespace of the other host")
     parser.add_argument("--peer-interface", metavar="NAME", help="its interface (default: the only one besides lo)")
     parser.add_argument("--flow", metavar="ADDRESS[:PORT]", help="only requests of this client")
     parser.add_argument(
         "--gap", type=duration_ns, default=1_000_000_000, metavar="TIME", help="pause that ends a reply (1s)"
     )
+    parser.add_argument(
+        "--min", type=duration_ns, metavar="TIME", help="show only requests that took at least this long"
+    )
+    parser.add_argument("--top", type=count, metavar="N", help="show only the N slowest requests of each interval")
+    parser.add_argument(
+        "--interval", type=interval_ns, metavar="S", help="percentiles by layer and by peer every S seconds (--top: 10)"
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--packets", action="store_true", help="show segments instead of requests")
-    what.add_argument("--summary", action="store_true", help="show percentiles only")
-    parser.add_argument("--waterfall", action="store_true", help="at the end, show the request with the median time")
-    parser.add_argument("--histogram", action="store_true", help="at the end, show a histogram of each layer")
+    what.add_argument(
+        "--summary", action="store_true", help="show percentiles only: after a second, every 10 seconds, at the end"
+    )
+    parser.add_argument(
+        "--waterfall", action="store_const", const=True, help="at the end, show the request with the median time"
+    )
+    parser.add_argument(
+        "--histogram", action="store_const", const=True, help="at the end, show a histogram of each layer"
+    )
     parser.add_argument("--perfetto", type=Path, metavar="FILE", help="write a trace for ui.perfetto.dev (JSON)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw waterfall and percentiles (.png, .svg, .pdf)")
     parser.add_argument("--recording", type=Path, metavar="FILE", help="read a saved recording instead of observing")
@@ -138,16 +154,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print requests until Ctrl-C, for `--seconds`, or from a recording."""
-    if args.packets and (args.perfetto or args.plot or args.waterfall or args.histogram):
-        raise LabError(
-            "--packets shows no requests: leave it out, or leave out --perfetto, --plot, --waterfall, --histogram"
-        )
+    if args.packets and any(getattr(args, name) is not None for name in _OF_REQUESTS):
+        raise LabError(f"--packets shows no requests: leave it out, or leave out --{', --'.join(_OF_REQUESTS)}")
     if args.plot is not None:
         require_drawable(args.plot)
     if args.perfetto is not None:
         require_writable(args.perfetto)
     flow = None if args.flow is None else _flow(args.flow)
-    args.port = live_output.port_of(args)
+    if not args.port:
+        live_output.tell_default()
+        args.port = [DEMO_PORT]
     if args.recording is not None:
         _read(args, flow)
     else:
@@ -163,13 +179,14 @@ def _read(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
 
     stages, output = Stages.load(args.recording), Output(args)
     stages = Stages(Translations(args.port).undo(stages.events))
-    show = Show(args, output, flow)
+    show = Show(args, output, filters.chosen(args), flow)
     output.start()
     show.points(stages.events)
     rows = show.keep(stages.packets() if args.packets else requests(stages, args.port, args.gap).every)
     with show.printing():
         show.heading()
         show.lines(rows)
+        show.report(0, final=True)
     show.end()
 
 
@@ -185,16 +202,16 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
     elif args.peer_interface is not None:
         raise LabError("--peer-interface is an interface of the other host: give --peer-netns as well")
     inodes = tuple(device.inode for device in devices)
-    output = Output(args)
-    program = Program.load("layers", (f"PORT={args.port}", *defines_of(devices)))
-    with collected(program, _INTERVAL_S, args.seconds, devices, inodes, output.account) as batches:
+    output, choice = Output(args), replace(filters.chosen(args), netns=inodes)
+    program = Program.load("layers", defines_of(devices))
+    with collected(program, _INTERVAL_S, args.seconds, devices, choice, output.account) as batches:
         output.start()
         import numpy as np
 
         from lab.probes.layers.output import Show
         from lab.probes.layers.tracker import RequestTracker, SegmentTracker
 
-        show = Show(args, output, flow)
+        show = Show(args, output, choice, flow)
         tracker = SegmentTracker(args.port, inodes) if args.packets else RequestTracker(args.port, inodes, args.gap)
         complete_ns = 0
 
@@ -206,8 +223,10 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
             for batch, complete_ns in batches:
                 show.points(batch[np.isin(batch["netns"], inodes)])
                 show.rows(tracker.rows(batch, complete_ns))
+                show.report(complete_ns)
         with show.printing():
             show.rows(rest())
+            show.report(complete_ns, final=True)
     output.note(tracker.end())
     show.end()
     output.end()

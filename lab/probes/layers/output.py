@@ -4,6 +4,7 @@ What does not live here: the text of a row (lab/probes/layers/text.py).
 """
 
 import argparse
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from lab.arrays import Events, Rows
+from lab.choice import Choice
 from lab.errors import LabError
+from lab.live.filters import wanted
 from lab.live.output import Output
 from lab.probes.layers import text as layer_text
 from lab.probes.layers.perfetto import MOST_REQUESTS, write_trace
@@ -19,8 +22,11 @@ from lab.probes.layers.plot import draw
 from lab.probes.layers.requests import REQUEST, Kind, are_requests, unseen_bytes
 from lab.probes.layers.stages import BY_MPTCP
 from lab.tcp import address_text, endpoint
+from lab.units import SECOND
 
-_MOST_KEPT = 1_000_000  # requests for the output at the end
+_MOST_KEPT = 100_000  # requests for percentiles and files: 51 MB
+_FIRST_REPORT_NS = SECOND
+_DEFAULT_INTERVAL_NS = 10 * SECOND
 _ANY = 0
 _MEANINGS = {
     Kind.STREAM: "requests with a streamed reply, whose total includes its pauses",
@@ -29,18 +35,42 @@ _MEANINGS = {
 }
 
 
-class Show:
-    """Prints rows, and keeps them for the percentiles and files at the end."""
+class Kept:
+    """The last requests, at most `_MOST_KEPT` of them. `dropped` counts the earlier ones."""
 
-    def __init__(self, args: argparse.Namespace, output: Output, flow: tuple[str, int] | None) -> None:
-        """`flow` is the only client to show, as address and port; port 0 is any."""
-        self._args, self._output, self._flow = args, output, flow
+    def __init__(self) -> None:
+        self._batches: deque[Rows] = deque()
+        self.dropped = 0
+
+    def add(self, rows: Rows) -> None:
+        """Add requests; the oldest ones beyond the limit are dropped."""
+        self._batches.append(rows[-_MOST_KEPT:])
+        self.dropped += len(rows) - len(self._batches[-1])
+        while sum(map(len, self._batches)) - len(self._batches[0]) >= _MOST_KEPT:
+            self.dropped += len(self._batches.popleft())
+
+    def rows(self) -> Rows:
+        """Return the requests in the order in which they were added."""
+        return np.concatenate([np.zeros(0, REQUEST), *self._batches])
+
+
+class Show:
+    """Prints rows and reports of intervals, and keeps requests for the percentiles and files at the end."""
+
+    def __init__(self, args: argparse.Namespace, output: Output, choice: Choice, flow: tuple[str, int] | None) -> None:
+        """`flow` is the only client to show, as address and port; port 0 is any. `choice` has the addresses to show."""
+        self._args, self._output, self._choice, self._flow = args, output, choice, flow
         self._seen: set[str] = set()
-        self._kept: deque[Rows] = deque()
-        self._shown = self._dropped = self._contradictory = 0
+        self._kept, self._of_interval = Kept(), Kept()
+        self._shown = self._contradictory = self._quick = 0
         self._kinds = np.zeros(len(Kind), int)
         self._unseen = np.zeros(2, np.int64)
         self._mptcp = False
+        self._began_ns = self._since_ns = time.monotonic_ns()
+        self._interval_ns = args.interval or (_DEFAULT_INTERVAL_NS if args.summary or args.top else 0)
+        self._report_ns = self._since_ns + (
+            _FIRST_REPORT_NS if args.summary and not args.interval else self._interval_ns
+        )
 
     @contextmanager
     def printing(self, rest: Callable[[], Rows] | None = None) -> Iterator[None]:
@@ -66,26 +96,49 @@ class Show:
         self.lines(self.keep(rows))
 
     def lines(self, rows: Rows) -> None:
-        """Print requests, or segments, unless only the percentiles are printed."""
-        if not self._args.summary:
+        """Print requests, or segments, unless only percentiles or the slowest requests of an interval are printed."""
+        if self._args.packets:
             for row in rows:
-                if self._args.packets:
-                    self._output.row(layer_text.packet_dict(row), layer_text.packet_line)
-                else:
-                    self._output.row(layer_text.as_dict(row), layer_text.line)
+                self._output.row(layer_text.packet_dict(row), layer_text.packet_line)
+        elif not self._args.summary and not self._args.top:
+            self._requests(rows)
+
+    def _requests(self, rows: Rows) -> None:
+        if self._args.min is not None:
+            slow = rows["total_ns"] >= self._args.min
+            self._quick += int((~slow).sum())
+            rows = rows[slow]
+        for row in rows:
+            self._output.row(layer_text.as_dict(row), layer_text.line)
 
     def keep(self, rows: Rows) -> Rows:
-        """Count rows and keep the requests; returns the rows of the requested flow."""
+        """Count rows and keep the requests; returns the rows that are chosen."""
+        names = ("s", "d") if self._args.packets else ("c", "s")
+        rows = rows[wanted(self._choice, rows, *names)]
         if self._flow is not None:
             rows = self._wanted(rows)
         self._shown += len(rows)
         self._contradictory += int(rows["contradictory"].sum())
         if not self._args.packets and len(rows):
             self._kinds += np.bincount(rows["kind"], minlength=len(Kind))
-            self._kept.append(rows[are_requests(rows)])
-            while sum(map(len, self._kept)) - len(self._kept[0]) >= _MOST_KEPT:
-                self._dropped += len(self._kept.popleft())
+            requests = rows[are_requests(rows)]
+            self._kept.add(requests)
+            if self._interval_ns:
+                self._of_interval.add(requests)
         return rows
+
+    def report(self, now_ns: int, *, final: bool = False) -> None:
+        """Print what is due at this time: the slowest requests of the interval, and its percentiles."""
+        if not self._interval_ns or (now_ns < self._report_ns and not final):
+            return
+        rows, since_ns = self._of_interval.rows(), self._since_ns
+        self._of_interval, self._since_ns = Kept(), now_ns
+        self._report_ns = now_ns + self._interval_ns
+        if self._args.top:
+            self._requests(rows[np.argsort(-rows["total_ns"], kind="stable")[: self._args.top]])
+        if final and since_ns == self._began_ns:
+            return  # the percentiles of the whole time follow
+        self._percentiles(rows, since_ns)
 
     def points(self, events: Events) -> None:
         """Take note of the bytes of a batch of points: which of them had no observed system call."""
@@ -105,13 +158,10 @@ class Show:
             self._files()
         finally:  # what was seen is printed also if a file cannot be written
             self._account()
-            self._summary(self._requests())
-
-    def _requests(self) -> Rows:
-        return np.concatenate([np.zeros(0, REQUEST), *self._kept])
+            self._summary(self._kept.rows())
 
     def _files(self) -> None:
-        rows = self._requests()
+        rows = self._kept.rows()
         if self._args.perfetto is not None:
             write_trace(self._args.perfetto, rows)
             if len(rows) > MOST_REQUESTS:
@@ -135,23 +185,32 @@ class Show:
                 self._output.note(f"{meaning}: {self._kinds[kind]}")
         if self._contradictory:
             self._output.note(f"rows with unknown times, because stages contradicted each other: {self._contradictory}")
-        if self._dropped:
-            kept = sum(map(len, self._kept))
+        if self._kept.dropped:
             self._output.note(
-                f"percentiles and files cover the last {kept} requests, without {self._dropped} earlier ones"
+                f"percentiles and files cover the last {len(self._kept.rows())} requests, without {self._kept.dropped} "
+                "earlier ones"
             )
+        if self._quick:
+            self._output.note(f"rows faster than --min, or of unknown total, which are not shown: {self._quick}")
 
     def _summary(self, rows: Rows) -> None:
         args = self._args
-        if args.summary and (args.json or args.csv):
-            for row in layer_text.summary(rows):
-                self._output.row(row, str)
-        elif not args.packets and not args.json and not args.csv:
-            print("\n".join(["", *layer_text.summary_lines(rows)]))
+        if not args.packets:
+            self._percentiles(rows, None)
         if args.histogram:
             print("\n".join(layer_text.histograms(rows)))
         if args.waterfall and len(rows):
             print("\n".join(["", *layer_text.waterfall(layer_text.typical(rows))]))
+
+    def _percentiles(self, rows: Rows, since_ns: int | None) -> None:
+        """Print percentiles of these requests: of each layer, and with --interval also of each peer."""
+        args = self._args
+        if args.json or args.csv:
+            if args.summary or args.interval:
+                for row in layer_text.summaries(rows, since_ns):
+                    self._output.row(row, str)
+        else:
+            print("\n".join(["", *layer_text.summary_lines(rows, since_ns, peers=bool(args.interval))]), flush=True)
 
     def _wanted(self, rows: Rows) -> Rows:
         """Return the rows of the requested client: requests by their client, segments by either end."""

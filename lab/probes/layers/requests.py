@@ -16,7 +16,18 @@ import numpy as np
 
 from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows
 from lab.probes.layers.byte_streams import NONE
-from lab.probes.layers.stages import LAYERS, NEW_DATA, At, Stages, Stop, consistent, elsewhere_ns, layers_ns
+from lab.probes.layers.stages import (
+    LAYERS,
+    NEW_DATA,
+    At,
+    Ports,
+    Stages,
+    Stop,
+    are_servers,
+    consistent,
+    elsewhere_ns,
+    layers_ns,
+)
 from lab.probes.layers.translations import Translations
 from lab.tcp import DEMO_PORT
 from lab.units import SECOND
@@ -125,10 +136,10 @@ def are_requests(rows: Rows) -> Mask:
     return rows["kind"] <= Kind.STREAM
 
 
-def requests(stages: Stages, port: int, gap_ns: int = GAP_NS) -> Requests:
+def requests(stages: Stages, ports: Ports, gap_ns: int = GAP_NS) -> Requests:
     """Return every request that has a reply, every stretch and every push, in order of time.
 
-    `port` is the port of the servers, and `gap_ns` the pause that ends a reply: the server had not sent the next byte
+    `ports` are those of the servers, and `gap_ns` the pause that ends a reply: the server had not sent the next byte
     that long after the client had read all others.
 
     Fields of a row (times in nanoseconds):
@@ -149,7 +160,7 @@ def requests(stages: Stages, port: int, gap_ns: int = GAP_NS) -> Requests:
     time of the server: from the return of its read() to the write() of the last byte of the reply. All times of a
     stretch except its spans are `UNKNOWN`.
     """
-    turns = _turns(stages, port, gap_ns)
+    turns = _turns(stages, ports, gap_ns)
     shown = np.flatnonzero(turns.answered)
     rows = np.zeros(len(shown), REQUEST)
     covers, stops = stages.covers, rows["stops"]
@@ -170,7 +181,7 @@ def requests(stages: Stages, port: int, gap_ns: int = GAP_NS) -> Requests:
         rows[name] = getattr(turns, name)[shown]
     rows["kind"] = _kinds(stages, turns, shown, stops[:, 0], begun[1])
     stops[rows["kind"] == Kind.STRETCH] = UNKNOWN
-    _fill_in(rows, stages, turns.call[shown], port)
+    _fill_in(rows, stages, turns.call[shown], ports)
     order = np.argsort(rows["time_ns"], kind="stable")
     return Requests(rows[order], turns, shown[order])
 
@@ -199,9 +210,9 @@ def _kinds(stages: Stages, turns: Turns, shown: Integers, asked_stops: Integers,
     )
 
 
-def _turns(stages: Stages, port: int, gap_ns: int) -> Turns:
+def _turns(stages: Stages, ports: Ports, gap_ns: int) -> Turns:
     streams = stages.streams
-    calls, asks = _calls(stages, port)
+    calls, asks = _calls(stages, ports)
     connection = streams.connection[calls]
     opens = np.append(True, connection[1:] != connection[:-1])[: len(calls)]
     pauses_ns = _pauses_ns(stages, calls, opens, asks)
@@ -241,7 +252,7 @@ def _pauses_ns(stages: Stages, calls: Integers, opens: Mask, asks: Mask) -> Inte
     return np.where(follows, np.maximum(appeared_ns - before_ns, 0), 0)
 
 
-def _calls(stages: Stages, port: int) -> tuple[Integers, Mask]:
+def _calls(stages: Stages, ports: Ports) -> tuple[Integers, Mask]:
     """Return the calls of one end of each connection, by connection and time, and which of them have request bytes.
 
     That end is the client, or the server if the client was not observed. Segments with new data stand for system calls
@@ -255,7 +266,8 @@ def _calls(stages: Stages, port: int) -> tuple[Integers, Mask]:
     came = came[~np.isin(streams.connection[came], streams.connection[streams.of(At.READ)])]
     calls = np.concatenate([calls, sent, came])
     writes = events["at"][calls] <= At.TC_OUT
-    by_server = np.where(writes, events["sport"][calls], events["dport"][calls]) == port
+    both = events["sport"][calls], events["dport"][calls]
+    by_server = are_servers(np.where(writes, *both), np.where(writes, *reversed(both)), ports)
     observed_clients = np.unique(streams.connection[calls[~by_server]])
     chosen = ~by_server | ~np.isin(streams.connection[calls], observed_clients)
     calls, writes, by_server = calls[chosen], writes[chosen], by_server[chosen]
@@ -286,10 +298,10 @@ def _bounds(chosen: Mask, start: Integers, end: Integers, firsts: Integers) -> t
     return lowest, np.maximum.reduceat(np.where(chosen, end, -far), firsts)
 
 
-def _fill_in(rows: Rows, stages: Stages, calls: Integers, port: int) -> None:
+def _fill_in(rows: Rows, stages: Stages, calls: Integers, ports: Ports) -> None:
     """Set, in place, the ends and the durations of the rows; `calls` has one call of each row."""
     events = stages.events[calls]
-    to_server = events["dport"] == port
+    to_server = are_servers(events["dport"], events["sport"], ports)
     for end, ours, theirs in (("c", "s", "d"), ("s", "d", "s")):
         rows[f"{end}addr"] = np.where(to_server[:, None], events[f"{ours}addr"], events[f"{theirs}addr"])
         rows[f"{end}port"] = np.where(to_server, events[f"{ours}port"], events[f"{theirs}port"])

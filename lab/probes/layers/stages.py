@@ -6,6 +6,7 @@ one stage of that byte to the next, so all layers add up exactly to the whole ti
 requests and replies (lab/probes/layers/requests.py).
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Self
@@ -68,6 +69,18 @@ FATES = ("delivered", "duplicate", "not accepted", "lost", "not seen")
 - lost: it did not arrive
 - not seen: the receiver was not observed
 """
+
+Ports = int | Sequence[int]
+"""One port, or several."""
+
+
+def are_servers(ports: Integers, others: Integers, chosen: Ports) -> Mask:
+    """Mark the ends that are servers, by their ports and the ports of the other ends.
+
+    If both ends have a chosen port, the server is the end with the lower one.
+    """
+    return np.isin(ports, chosen) & (~np.isin(others, chosen) | (ports <= others))
+
 
 _PACKET = np.dtype(
     [

@@ -3,18 +3,21 @@
 What does not live here: pictures (lab/probes/layers/plot.py) and traces (lab/probes/layers/perfetto.py).
 """
 
+import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lab.arrays import UNKNOWN, Integers, Rows
-from lab.clock import CLOCK
+from lab.live import fields
 from lab.log2_histogram import SLOTS, STARS, picture
 from lab.probes.layers.requests import LEGS, Kind, requests_of
+from lab.probes.layers.rows import Summary
 from lab.probes.layers.stages import FATES, LAYERS, layers_ns
 from lab.tcp import address_text, endpoint
-from lab.units import duration_text
+from lab.units import SECOND, duration_text
 
 if TYPE_CHECKING:
     from lab.observation import Observed
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 _HEADINGS = ("APP", "WRITE", "RESEND", "QDISC", "WIRE", "RECEIVE", "IP", "TCP", "WAKE-UP", "QUEUE", "READ")
 
 PERCENTILES = (50, 90, 99)
+
+MOST_PEERS = 10
+"""Peers in the table of an interval."""
 
 USUALLY_NOTHING = ("application", "resend")
 """Layers that the waterfall of a request omits if they took no time."""
@@ -41,12 +47,11 @@ def host_of(leg: int, layer: int) -> str:
 def as_dict(row: np.void) -> dict[str, object]:
     """Return a request with the keys of `--json` and `--csv`; None for layers that were not observed."""
     named: dict[str, object] = {
-        "time_ns": int(row["time_ns"]),
-        "clock": CLOCK,
-        "caddr": address_text(row["caddr"].tobytes()),
-        "cport": int(row["cport"]),
-        "saddr": address_text(row["saddr"].tobytes()),
-        "sport": int(row["sport"]),
+        **fields.head("layers", int(row["time_ns"])),
+        "client_address": address_text(row["caddr"].tobytes()),
+        "client_port": int(row["cport"]),
+        "server_address": address_text(row["saddr"].tobytes()),
+        "server_port": int(row["sport"]),
         "kind": Kind(row["kind"]).name.lower(),
     }
     for leg, name in enumerate(LEGS):
@@ -66,13 +71,12 @@ def packet_dict(row: np.void) -> dict[str, object]:
     """Return a segment with the keys of `--json` and `--csv`; None for layers that were not observed."""
     read_length = int(row["read_length"])
     return {
-        "time_ns": int(row["time_ns"]),
-        "clock": CLOCK,
+        **fields.head("layers.segments", int(row["time_ns"])),
+        "source_address": address_text(row["saddr"].tobytes()),
+        "source_port": int(row["sport"]),
+        "destination_address": address_text(row["daddr"].tobytes()),
+        "destination_port": int(row["dport"]),
         "netns": int(row["netns"]),
-        "saddr": address_text(row["saddr"].tobytes()),
-        "sport": int(row["sport"]),
-        "daddr": address_text(row["daddr"].tobytes()),
-        "dport": int(row["dport"]),
         "seq": int(row["seq"]),
         "length": int(row["length"]),
         "fate": FATES[row["fate"]],
@@ -88,7 +92,7 @@ def _layers(times: Integers, prefix: str) -> dict[str, object]:
 
 def line(row: dict[str, object]) -> str:
     """Return a request as two lines of the table, the request and the reply with the total; other rows as one line."""
-    client = endpoint(str(row["caddr"]), str(row["cport"]))
+    client = endpoint(str(row["client_address"]), str(row["client_port"]))
     if row["kind"] == "stretch":
         both = (f"{row[f'{leg}_bytes']} bytes in {_span(row, leg)} us" for leg in LEGS)
         return f"{client:<21} stretch {next(both)} to the server, {next(both)} to the client"
@@ -115,7 +119,7 @@ def _since(first_ns: object, last_ns: object) -> int | None:
 
 def packet_line(row: dict[str, object]) -> str:
     """Return a segment as one line of the table."""
-    ends = (endpoint(str(row[f"{end}addr"]), str(row[f"{end}port"])) for end in "sd")
+    ends = (endpoint(str(row[f"{end}_address"]), str(row[f"{end}_port"])) for end in ("source", "destination"))
     layers = "".join(f" {_us(row[f'{name}_ns']):>8}" for name in LAYERS[1:])
     read, length = row["read_length"], row["length"]
     coalesced = f", read() returned {read}" if read not in (None, length) else ""
@@ -126,8 +130,32 @@ def _us(ns: object) -> str:
     return f"{ns / 1000:.1f}" if isinstance(ns, int) else "-"
 
 
-def summary(rows: Rows) -> Iterator[dict[str, object]]:
-    """Yield for each layer, in the order of the path, its percentiles over all requests and its share of the total."""
+def summaries(rows: Rows, since_ns: int | None) -> Iterator[Summary]:
+    """Yield for each layer, in the order of the path, its percentiles and its share of the total: of all, then by peer.
+
+    The rows are the requests since `since_ns`; None is the start of the tool. The peer is the other host, as seen from
+    the one that was observed.
+    """
+    yield from summary(rows, since_ns)
+    for peer, of_peer in by_peer(rows):
+        yield from summary(of_peer, since_ns, peer)
+
+
+def by_peer(rows: Rows) -> Iterator[tuple[str, Rows]]:
+    """Yield the requests of each peer, those of the peer with most requests first.
+
+    The peer is the client. If only clients were observed, it is the server.
+    """
+    if not len(rows):
+        return
+    peers = rows["caddr" if (rows["layers_ns"][:, 1, 0] != UNKNOWN).any() else "saddr"]
+    names, group, counts = np.unique(peers, axis=0, return_inverse=True, return_counts=True)
+    for number in np.argsort(-counts, kind="stable").tolist():
+        yield address_text(names[number].tobytes()), rows[group.reshape(-1) == number]
+
+
+def summary(rows: Rows, since_ns: int | None = None, peer: str | None = None) -> Iterator[Summary]:
+    """Yield for each layer, in the order of the path, its percentiles and its share of the total."""
     whole = int(rows["total_ns"].sum()) or 1
     columns = [
         (leg, layer, host_of(number, index), rows["layers_ns"][:, number, index])
@@ -139,30 +167,51 @@ def summary(rows: Rows) -> Iterator[dict[str, object]]:
         known = times[times != UNKNOWN]
         if not len(known):
             continue
-        values = np.percentile(known, PERCENTILES, method="inverted_cdf").astype(np.int64)
+        p50_ns, p90_ns, p99_ns = np.percentile(known, PERCENTILES, method="inverted_cdf").astype(np.int64).tolist()
         yield {
+            **fields.head("layers.summary", time.monotonic_ns()),
+            "since_ns": since_ns,
+            "peer": peer,
             "leg": leg,
             "layer": layer,
             "host": host,
             "requests": len(known),
-            **{f"p{rank}_ns": int(value) for rank, value in zip(PERCENTILES, values, strict=True)},
+            "p50_ns": p50_ns,
+            "p90_ns": p90_ns,
+            "p99_ns": p99_ns,
             "max_ns": int(known.max()),
             "share": round(int(known.sum()) / whole, 4),
         }
 
 
-def summary_lines(rows: Rows) -> Iterator[str]:
-    """Yield the percentiles of the layers as a table."""
+def summary_lines(rows: Rows, since_ns: int | None = None, *, peers: bool = False) -> Iterator[str]:
+    """Yield the percentiles of the layers as a table; with `peers` also those of the totals of each peer."""
+    when = f" in {(time.monotonic_ns() - since_ns) / SECOND:.1f} s" if since_ns else ""
     if not len(rows):
+        if since_ns:
+            yield f"no requests{when}"
         return
-    yield f"{len(rows)} requests, microseconds:"
+    yield f"{len(rows)} requests{when}, microseconds:"
     yield f"{'leg':<8} {'layer':<12} {'host':<7} {'p50':>10} {'p90':>10} {'p99':>10} {'max':>10} {'share':>7}"
-    for row in summary(rows):
-        times = "".join(f" {_us(row[name]):>10}" for name in (*(f"p{rank}_ns" for rank in PERCENTILES), "max_ns"))
-        share = row["share"]
-        percent = f"{share:.1%}" if isinstance(share, float) else "-"
-        layer = str(row["layer"]).replace("_", "-")
-        yield f"{row['leg']:<8} {layer:<12} {row['host']:<7}{times} {percent:>7}"
+    for row in summary(rows, since_ns):
+        yield f"{row['leg']:<8} {_dashed(row['layer']):<12} {row['host']:<7}{_figures(row)} {row['share']:>7.1%}"
+    if peers:
+        yield f"{'peer':<15} {'requests':>8} {'p50':>10} {'p90':>10} {'p99':>10} {'max':>10} mostly in"
+        for peer, of_peer in islice(by_peer(rows), MOST_PEERS):
+            *layers, total = summary(of_peer, since_ns, peer)
+            most = max(layers, key=lambda row: row["share"])
+            where = f"{most['leg']} {_dashed(most['layer'])}".strip()
+            yield f"{peer:<15} {len(of_peer):>8}{_figures(total)} {where} ({most['share']:.0%})"
+        if (more := len(np.unique(rows["caddr"], axis=0)) - MOST_PEERS) > 0:
+            yield f"... and {more} more peers (--json has all)"
+
+
+def _figures(row: Summary) -> str:
+    return "".join(f" {_us(ns):>10}" for ns in (row["p50_ns"], row["p90_ns"], row["p99_ns"], row["max_ns"]))
+
+
+def _dashed(layer: str) -> str:
+    return layer.replace("_", "-")
 
 
 def histograms(rows: Rows) -> Iterator[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows
 from lab.packet import FIN, RST
 from lab.probes.layers.requests import GAP_NS, REQUEST, Kind, Requests, requests
-from lab.probes.layers.stages import At, Stages, Stop
+from lab.probes.layers.stages import At, Ports, Stages, Stop, are_servers
 from lab.probes.layers.translations import Translations
 from lab.units import MS, SECOND
 
@@ -34,11 +34,11 @@ class RequestTracker:
     `OVER_NS` after a close).
     """
 
-    def __init__(self, port: int, inodes: tuple[int, ...] | None, gap_ns: int = GAP_NS) -> None:
-        self._port, self._inodes, self._gap_ns = port, inodes, gap_ns
+    def __init__(self, ports: Ports, inodes: tuple[int, ...] | None, gap_ns: int = GAP_NS) -> None:
+        self._ports, self._inodes, self._gap_ns = ports, inodes, gap_ns
         self._kept: Events | None = None
         self._counts: Counter[str] = Counter()
-        self._translations = Translations(port)
+        self._translations = Translations(ports)
 
     def rows(self, batch: Events, now_ns: int, *, final: bool = False) -> Rows:
         """Return the rows that are complete.
@@ -49,7 +49,7 @@ class RequestTracker:
         # The point of a system call comes when the call returns, after other points of its bytes.
         points = self._translations.undo(points[np.argsort(points["time_ns"], kind="stable")])
         stages = Stages(points, self._inodes)
-        found = requests(stages, self._port, self._gap_ns)
+        found = requests(stages, self._ports, self._gap_ns)
         over = np.ones(len(found.turns.call), bool) if final else self._over(stages, found, now_ns)
         self._keep(stages, found, over)
         if final:
@@ -88,7 +88,8 @@ class RequestTracker:
     def _closed(self, stages: Stages) -> Mask:
         """Return which connections were closed by both ends, or reset."""
         streams, events = stages.streams, stages.events
-        by_client, fin = events["dport"] == self._port, events["flags"] & FIN > 0
+        by_client = are_servers(events["dport"], events["sport"], self._ports)
+        fin = events["flags"] & FIN > 0
         closed = np.zeros((3, int(streams.connection.max()) + 1), bool)
         for ended, chosen in zip(closed, (fin & by_client, fin & ~by_client, events["flags"] & RST > 0), strict=True):
             ended[streams.connection[chosen]] = True
@@ -145,11 +146,11 @@ def _unreturned(rows: Rows) -> Mask:
 class SegmentTracker:
     """Turns batches of points into segments (rows of `Stages.packets`), each `QUIET_NS` after it was sent."""
 
-    def __init__(self, port: int, inodes: tuple[int, ...] | None) -> None:
+    def __init__(self, ports: Ports, inodes: tuple[int, ...] | None) -> None:
         self._inodes = inodes
         self._kept: Events | None = None
         self._shown_ns = 0
-        self._translations = Translations(port)
+        self._translations = Translations(ports)
 
     def rows(self, batch: Events, now_ns: int, *, final: bool = False) -> Rows:
         """Return the segments that were sent `QUIET_NS` or longer ago; parameters as in `RequestTracker.rows`."""

@@ -10,18 +10,18 @@ import numpy.typing as npt
 from lab.arrays import Events
 from lab.packet import ACK, SYN
 from lab.probes.layers.byte_streams import mixed
-from lab.probes.layers.stages import At
+from lab.probes.layers.stages import At, Ports, are_servers
 
 _MOST_FLOWS = 65_536
 _ENDS = ("addr", "port")
 
 
 class Translations:
-    """The translated connections to servers with a port. Their points get the addresses that the client uses."""
+    """The translated connections to servers with these ports. Their points get the addresses that the client uses."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, ports: Ports) -> None:
         self.count = 0
-        self._port = port
+        self._ports = ports
         self._clients: dict[int, np.void] = {}  # by the flow that the server sees: a segment that the client sent
 
     def undo(self, events: Events) -> Events:
@@ -43,7 +43,9 @@ class Translations:
     def _find(self, events: Events) -> None:
         """Take note of the flows whose segments left one host and arrived at the other one with other addresses."""
         opens = (events["flags"] & (SYN | ACK)) == SYN
-        known = (events["dport"] == self._port) & (opens | (events["length"] > 0) & (events["tsval"] > 0))
+        known = are_servers(events["dport"], events["sport"], self._ports) & (
+            opens | (events["length"] > 0) & (events["tsval"] > 0)
+        )
         left, came = (events[known & (events["at"] == at)] for at in (At.DEVICE_OUT, At.DEVICE_IN))
         if not len(left) or not len(came):
             return

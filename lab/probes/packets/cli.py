@@ -7,7 +7,6 @@ timestamp(us)     arrival at XDP, before the network stack: microseconds since
 
 --json and --csv also have:
 
-time_ns, clock    the timestamp in nanoseconds, and the name of its clock
 ethertype         protocol after the Ethernet header and the VLAN tags
 vlan, inner_vlan  ids of the VLAN tags
 flags, seq, ack   fields of the TCP header
@@ -18,20 +17,20 @@ problem           why the packet has no ports
 
 import argparse
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.arrays import plain
-from lab.clock import wall_offset_ns
+from lab.clock import unix_ns
 from lab.ebpf.interface import MODES, Device, defines_of
 from lab.ebpf.program import Program
 from lab.errors import LabError
-from lab.live import drain
+from lab.live import drain, filters
 from lab.live import output as live_output
 from lab.live.output import Output
 from lab.probes.packets.pcapng_writer import Capture
 from lab.tcp import DEMO_PORT
-from lab.units import port
 
 if TYPE_CHECKING:
     from lab.arrays import Events
@@ -62,7 +61,6 @@ details:
   XDP receives super-frames whole: frames of a sender on the same machine, and
   frames that the device has joined, can be longer than 64 KB.
 
-  --wall uses CLOCK_REALTIME. The clock of all other times is CLOCK_MONOTONIC.
 
   Native XDP (--mode) runs in the driver, generic XDP after it. `auto` is generic
   on veth, bond and loopback devices; on other devices it is native if the driver
@@ -78,9 +76,8 @@ _SNAPLEN = 256  # bytes of each frame that go into the capture
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("-p", "--port", type=port, help=f"source or destination port ({DEMO_PORT})")
-    what.add_argument("-a", "--all", action="store_true", help="every frame, also frames without ports")
+    filters.add_arguments(parser, filters.PACKETS, {"port": ("-p",)}, default=f"port {DEMO_PORT}")
+    parser.add_argument("-a", "--all", action="store_true", help="every frame, also frames without ports")
     parser.add_argument(
         "--mode", choices=(*MODES, _TC), default="auto", help="how XDP is attached, or TC (%(default)s)"
     )
@@ -100,7 +97,14 @@ def run(args: argparse.Namespace) -> int:
     device = Device.find(args.interface, args.netns, "auto" if args.mode == _TC else args.mode)
     if not device.ethernet and args.mode in ("generic", "native"):
         raise LabError(f"`{device.ifname}` has no Ethernet headers, it is observed at TC: leave --mode out")
-    defines = [f"PORT={0 if args.all else live_output.port_of(args, ', --all every packet')}", *defines_of([device])]
+    choice = filters.chosen(args)
+    if args.all and args.port:
+        raise LabError("--all shows the packets of all ports: leave out --port, or leave out --all")
+    defines = [*defines_of([device])]
+    if args.all or args.address or args.version:
+        defines.append("PORT=0")
+    elif not args.port:
+        live_output.tell_default(", --all every packet")
     if args.mode == _TC:
         defines.append("AT_TC=1")
     output = Output(args)
@@ -111,16 +115,16 @@ def run(args: argparse.Namespace) -> int:
             defines.append(f"SNAPLEN={_SNAPLEN}")
         program = Program.load("packets", tuple(defines))
         try:
-            with drain.events_by_time(program, args.seconds, [device], account=output.account) as batches:
+            with drain.events_by_time(program, args.seconds, [device], choice, output.account) as batches:
                 output.start()
                 from lab.probes.packets.text import as_dict, line
 
+                line_of = partial(line, wall=args.wall)
                 for batch in batches:
-                    offset_ns = wall_offset_ns()
-                    if capture and not _written(capture, batch, offset_ns, output):
+                    if capture and not _written(capture, batch, output):
                         capture = None
                     for row in plain(batch):
-                        output.row(as_dict(row, offset_ns if args.wall else None), line)
+                        output.row(as_dict(row), line_of)
         finally:
             from lab.probes.packets.text import unreadable
 
@@ -129,12 +133,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _written(capture: Capture, batch: "Events", offset_ns: int, output: Output) -> bool:
+def _written(capture: Capture, batch: "Events", output: Output) -> bool:
     """Write frames to the capture; return False if it cannot be written. Printing goes on without it."""
     try:
         for row in batch:
             length = int(row["frame_length"])
-            capture.frame(int(row["time_ns"]) + offset_ns, row["bytes"].tobytes()[:length], length)
+            capture.frame(unix_ns(int(row["time_ns"])), row["bytes"].tobytes()[:length], length)
     except LabError as error:
         output.note(f"{error}; packets from here on are printed only")
         return False

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lab.arrays import Events, Row
-from lab.clock import CLOCK, WALL
+from lab.clock import unix_ns
+from lab.live import fields
 from lab.packet import PROBLEMS, TCP, flags_text, protocol_text
+from lab.probes.packets.rows import Packet
 from lab.tcp import address_text
 
 if TYPE_CHECKING:
@@ -22,22 +24,18 @@ def unreadable(totals: Events) -> str:
     return f"packets not shown because their ports cannot be read: {reasons} (--all shows them)" if reasons else ""
 
 
-def as_dict(row: Row, offset_ns: int | None = None) -> dict[str, object]:
-    """Return a row under the names of `--json` and `--csv`; None marks a field that the packet does not have.
-
-    `offset_ns` is added to the time to convert it to the wall clock.
-    """
+def as_dict(row: Row) -> Packet:
+    """Return a row under the names of `--json` and `--csv`; None marks a field that the packet does not have."""
     version, protocol, problem = int(row["version"]), int(row["protocol"]), int(row["problem"])
     is_ip, has_ports = version != _NO_IP, problem == 0
     is_tcp = has_ports and protocol == TCP
     return {
-        "time_ns": int(row["time_ns"]) + (offset_ns or 0),
-        "clock": CLOCK if offset_ns is None else WALL,
+        **fields.head("packets", int(row["time_ns"])),
         "ifindex": int(row["ifindex"]),
-        "saddr": address_text(bytes(row["saddr"])) if is_ip else None,
-        "sport": int(row["sport"]) if has_ports else None,
-        "daddr": address_text(bytes(row["daddr"])) if is_ip else None,
-        "dport": int(row["dport"]) if has_ports else None,
+        "source_address": address_text(bytes(row["saddr"])) if is_ip else None,
+        "source_port": int(row["sport"]) if has_ports else None,
+        "destination_address": address_text(bytes(row["daddr"])) if is_ip else None,
+        "destination_port": int(row["dport"]) if has_ports else None,
         "ethertype": f"0x{int(row['ethertype']):04x}",
         "vlan": int(row["vlan"]) or None,
         "inner_vlan": int(row["inner_vlan"]) or None,
@@ -53,16 +51,17 @@ def as_dict(row: Row, offset_ns: int | None = None) -> dict[str, object]:
     }
 
 
-def line(row: dict[str, object]) -> str:
-    """Return the line of a row (`as_dict`)."""
-    names = ("saddr", "sport", "daddr", "dport")
-    saddr, sport, daddr, dport = ("-" if row[name] is None else row[name] for name in names)
-    time_ns = row["time_ns"]
-    if not isinstance(time_ns, int):
-        raise TypeError("a time is an integer of nanoseconds")
+def line(row: Packet, *, wall: bool = False) -> str:
+    """Return the line of a row (`as_dict`), with the time since boot or, with `wall`, since 1970."""
+    source, sport = row["source_address"] or "-", "-" if row["source_port"] is None else row["source_port"]
+    target, dport = (
+        row["destination_address"] or "-",
+        "-" if row["destination_port"] is None else row["destination_port"],
+    )
+    time_ns = unix_ns(row["time_ns"]) if wall else row["time_ns"]
     why = f"  ({row['problem']})" if row["problem"] else ""
     return (
-        f"Packet Data - src_ip: {saddr},  src_port: {sport}, dst_ip: {daddr},  dst_port: {dport}, "
+        f"Packet Data - src_ip: {source},  src_port: {sport}, dst_ip: {target},  dst_port: {dport}, "
         f"timestamp(us): {time_ns // 1000}{why}"
     )
 

@@ -56,9 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print retransmissions until Ctrl-C or for `--seconds`."""
     output = Output(args)
-    inodes, chosen = live_output.netns_of(args), filters.Filter.of(args)
+    choice = filters.chosen(args)
     with drain.events_by_time(
-        Program.load("retransmits"), args.seconds, netns=inodes, account=output.account
+        Program.load("retransmits"), args.seconds, choice=choice, account=output.account
     ) as batches:
         output.start()
         from lab.probes.retransmits.measure import Counter
@@ -67,8 +67,7 @@ def run(args: argparse.Namespace) -> int:
         output.heading(header(wide=args.wide))
         counter, line_of = Counter(), partial(line, wide=args.wide)
         for batch in batches:
-            rows = counter.rows(batch)
-            for row in plain(rows[chosen.wanted(rows)]):
+            for row in plain(counter.rows(batch)):
                 output.row(as_dict(row), line_of)
     output.end()
     return 0

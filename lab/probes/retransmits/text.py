@@ -4,8 +4,10 @@ import errno
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from lab.clock import CLOCK, time_of_day
-from lab.tcp import State, address_text, endpoint
+from lab.clock import time_of_day
+from lab.live import fields
+from lab.probes.retransmits.rows import Retransmission
+from lab.tcp import State, endpoint
 
 if TYPE_CHECKING:
     from lab.observation import Observed
@@ -19,19 +21,14 @@ def header(*, wide: bool = False) -> str:
     return f"{'TIME':<{_TIME[wide]}} {'STATE':<11} {'WHAT':<8} {'BYTES':>6} {segments}{'N':>2} LOCAL -> REMOTE"
 
 
-def as_dict(row: Any) -> dict[str, object]:
+def as_dict(row: Any) -> Retransmission:
     """Return one row under the names that `--json` and `--csv` use; None means unknown."""
     from lab.probes.retransmits.measure import kind_of  # noqa: PLC0415 (NumPy)
 
     error = int(row["error"])
     return {
-        "time_ns": int(row["time_ns"]),
-        "clock": CLOCK,
-        "netns": int(row["netns"]),
-        "laddr": address_text(bytes(row["laddr"])),
-        "lport": int(row["lport"]),
-        "raddr": address_text(bytes(row["raddr"])),
-        "rport": int(row["rport"]),
+        **fields.head("retransmits", int(row["time_ns"])),
+        **fields.socket(row),
         "state": State(row["state"]).name,
         "what": kind_of(row),
         "seq": int(row["seq"]),
@@ -42,9 +39,11 @@ def as_dict(row: Any) -> dict[str, object]:
     }
 
 
-def line(row: dict[str, Any], *, wide: bool = False) -> str:
+def line(row: Retransmission, *, wide: bool = False) -> str:
     """Return one line of the table."""
-    ends = " -> ".join(endpoint(row[f"{side}addr"], row[f"{side}port"]) for side in "lr")
+    ends = (
+        f"{endpoint(row['local_address'], row['local_port'])} -> {endpoint(row['remote_address'], row['remote_port'])}"
+    )
     state = "SYN_RECV" if row["state"] == State.NEW_SYN_RECV.name else row["state"]
     segments = f"{row['segments']:>4} " if wide else ""
     failed = f" not sent: {row['error']}" if row["error"] else ""

@@ -14,15 +14,12 @@ distorted handshakes whose sample is not of the network; not in the histogram
 """
 
 import argparse
-import struct
-import time
 
-from lab.clock import CLOCK
 from lab.ebpf.program import Program
 from lab.live import drain, filters
 from lab.live import output as live_output
 from lab.live.output import Output
-from lab.units import port, positive_seconds
+from lab.units import interval_s, positive_seconds
 
 EXAMPLES = """\
 examples:
@@ -33,8 +30,7 @@ examples:
 
 DETAILS = """\
 details:
-  sport and saddr are the local port and address of the socket, dport and daddr
-  the remote ones. --show-ext adds the exact sum and maximum.
+  --show-ext adds the exact sum and maximum.
 
   The probe reads srtt when a segment arrives, before the kernel processes the
   segment's acknowledgement (tcp_rcv_established()). Therefore
@@ -81,10 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-i",
         "--interval",
-        type=positive_seconds,
-        default=10,
+        type=interval_s,
+        default=10.0,
         metavar="S",
-        help="print every S seconds (%(default)s)",
+        help="print every S seconds (%(default)g)",
     )
     parser.add_argument(
         "-d", "--duration", type=positive_seconds, dest="seconds", default=argparse.SUPPRESS, metavar="S",
@@ -98,23 +94,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-b", "--laddr-hist", action="store_true", help="one histogram per local address")
     group.add_argument("-B", "--raddr-hist", action="store_true", help="one histogram per remote address")
     group.add_argument("-c", "--by-connection", action="store_true", help="one histogram per connection")
-    parser.add_argument(
-        "-p", "--sport", "--local-port", type=port, metavar="PORT", help="only connections with this local port"
+    filters.add_arguments(
+        parser,
+        aliases={
+            "local-port": ("-p", "--sport"),
+            "remote-port": ("-P", "--dport"),
+            "local-address": ("-a", "--saddr"),
+            "remote-address": ("-A", "--daddr"),
+        },
     )
-    parser.add_argument(
-        "-P", "--dport", "--remote-port", type=port, metavar="PORT", help="only connections with this remote port"
-    )
-    parser.add_argument(
-        "-a", "--saddr", type=_address, metavar="ADDRESS", help="only connections with this local address, IPv4 or IPv6"
-    )
-    parser.add_argument(
-        "-A", "--daddr", type=_address, metavar="ADDRESS", help="only connections with this remote address"
-    )
-    family = parser.add_mutually_exclusive_group()
-    family.add_argument(
-        "-4", "--ipv4", action="store_const", dest="version", const=4, help="IPv4 only, including IPv4-mapped"
-    )
-    family.add_argument("-6", "--ipv6", action="store_const", dest="version", const=6, help="IPv6 only")
     live_output.add_arguments(parser)
 
 
@@ -124,20 +112,20 @@ def run(args: argparse.Namespace) -> int:
     unit_us = 1000 if args.ms else 1
     what = "RTT, not smoothed" if args.raw else "smoothed RTT"
     output = Output(args)
-    inodes = live_output.netns_of(args)
-    with drain.totals(program, args.interval, args.seconds, netns=inodes, account=output.account) as intervals:
+    choice = filters.chosen(args)
+    with drain.totals(program, args.interval, args.seconds, choice=choice, account=output.account) as intervals:
         output.start()
         output.heading(f"TCP {what}, each {args.interval:g} s until Ctrl-C")
-        from lab.probes.rtt.measure import as_dict, folded
-        from lab.probes.rtt.text import block, csv_row
+        from lab.probes.rtt.measure import folded
+        from lab.probes.rtt.rows import Histogram
+        from lab.probes.rtt.text import as_dict, block, csv_row
 
-        def lines(values: dict[str, object]) -> str:
+        def lines(values: Histogram) -> str:
             return "\n".join(block(values, unit_us, show_ext=args.show_ext, timestamp=args.timestamp))
 
         for totals in intervals:
-            about = {"time_ns": time.monotonic_ns(), "clock": CLOCK}
             for row in folded(totals):
-                values = {**about, **as_dict(row, unit_us)}
+                values = as_dict(row, unit_us)
                 output.row(csv_row(values, unit_us) if args.csv else values, lines)
     output.end()
     return 0
@@ -155,15 +143,5 @@ def defines(args: argparse.Namespace) -> tuple[str, ...]:
         "BY_PORTS": int(connection),
         "BUCKET_UNIT_US": 1000 if args.ms else 1,
         "MOST_KEYS": _FEW if one_group else _MANY,
-        "ONLY_VERSION": args.version,
-        "ONLY_LPORT": args.sport,
-        "ONLY_RPORT": args.dport,
-        "ONLY_LADDR": args.saddr,
-        "ONLY_RADDR": args.daddr,
     }
-    return tuple(f"{name}={value}" for name, value in chosen.items() if value is not None)
-
-
-def _address(text: str) -> str:
-    """Parse an IP address (argparse type) into a C initializer of `struct address`: four words in network order."""
-    return ",".join(map(str, struct.unpack("=4I", filters.address(text))))
+    return tuple(f"{name}={value}" for name, value in chosen.items())

@@ -10,14 +10,14 @@ Fields of a row:
 - `slots`: number of values by powers of two of the unit (lab/log2_histogram.py).
 """
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 import numpy as np
-import numpy.typing as npt
 
 from lab.arrays import Events, Rows
 from lab.log2_histogram import SLOTS, bounds, quantile_slot
-from lab.tcp import address_text
+from lab.probes.rtt.rows import Bucket
 
 _GROUP = ("laddr", "raddr", "lport", "rport", "netns", "kind")
 _SUMS = ("count", "sum_us", "unclear", "distorted", "slots")
@@ -76,39 +76,7 @@ def bucket_us(slot: int, unit_us: int = 1) -> tuple[int, int]:
     return low * unit_us, (high + 1) * unit_us - 1
 
 
-def as_dict(row: np.void, unit_us: int = 1) -> dict[str, object]:
-    """Return one row under the names that `--json` uses.
-
-    None stands for a field of which the group has several values, and for the statistics of an empty row.
-    """
-    count = int(row["count"])
-    figures: dict[str, int | None] = {"min_us": int(row["min_us"]), "max_us": int(row["max_us"])}
-    for name, share in QUANTILES.items():
-        low, high = quantile_us(row, share, unit_us) if count else (None, None)
-        figures |= {f"{name}_low_us": low, f"{name}_high_us": high}
-    slots = enumerate(row["slots"].tolist())
-    buckets = [(*bucket_us(slot, unit_us), counted) for slot, counted in slots if counted]
-    return {
-        "kind": Kind(row["kind"]).name.lower(),
-        "netns": int(row["netns"]) or None,
-        "laddr": _address(row["laddr"]),
-        "lport": int(row["lport"]) or None,
-        "raddr": _address(row["raddr"]),
-        "rport": int(row["rport"]) or None,
-        "count": count,
-        "sum_us": int(row["sum_us"]),
-        **(figures if count else dict.fromkeys(figures)),
-        "unclear": int(row["unclear"]),
-        "distorted": int(row["distorted"]),
-        "buckets": [{"low_us": low, "high_us": high, "count": counted} for low, high, counted in buckets],
-    }
-
-
-def slots_of(buckets: list[dict[str, int]], unit_us: int = 1) -> list[int]:
-    """Return the slots of the buckets from `as_dict`, including the empty ones."""
+def slots_of(buckets: Iterable[Bucket], unit_us: int = 1) -> list[int]:
+    """Return the slots of buckets, including the empty ones."""
     counts = {bucket["low_us"]: bucket["count"] for bucket in buckets}
     return [counts.get(bucket_us(slot, unit_us)[0], 0) for slot in range(SLOTS)]
-
-
-def _address(octets: npt.NDArray[np.uint8]) -> str | None:
-    return address_text(octets.tobytes()) if octets.any() else None

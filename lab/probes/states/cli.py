@@ -64,6 +64,7 @@ details:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     filters.add_arguments(parser, aliases={"local-port": ("-L", "--localport"), "remote-port": ("-D", "--remoteport")})
+    filters.add_process_arguments(parser)
     parser.add_argument("-w", "--wide", action="store_true", help="make the columns wide enough for IPv6 addresses")
     parser.add_argument(
         "-T", "--timestamp", action="store_true", help="print the time of day at the start of each line"
@@ -75,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
     """Print state changes until Ctrl-C or for `--seconds`."""
     shown = {"wide": args.wide, "timestamp": args.timestamp}
     output = Output(args)
-    inodes = live_output.netns_of(args)
-    with drain.events(Program.load("states"), args.seconds, netns=inodes, account=output.account) as batches:
+    choice = filters.chosen(args)
+    with drain.events(Program.load("states"), args.seconds, choice=choice, account=output.account) as batches:
         output.start()
         from lab.probes.states.text import as_dict, header, line
         from lab.probes.states.tracker import Tracker
@@ -84,10 +85,12 @@ def run(args: argparse.Namespace) -> int:
         output.heading(header(**shown))
         line_of = partial(line, **shown)
 
-        tracker = Tracker(filters.Filter.of(args))
+        tracker = Tracker(choice)
         for batch in batches:
             for row in plain(tracker.rows(batch)):
-                output.row(as_dict(row), line_of)
+                change = as_dict(row)
+                if filters.is_of_process(args, change):
+                    output.row(change, line_of)
     output.note(tracker.end())
     output.end()
     return 0

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lab.arrays import UNKNOWN, Row
-from lab.clock import CLOCK, time_of_day
-from lab.tcp import State, address_text
+from lab.clock import time_of_day
+from lab.live import fields
+from lab.probes.states.rows import Change
+from lab.tcp import State
 
 if TYPE_CHECKING:
     from lab.observation import Observed
@@ -32,36 +34,30 @@ def header(*, wide: bool = False, timestamp: bool = False) -> str:
     )
 
 
-def line(row: dict[str, object], *, wide: bool = False, timestamp: bool = False) -> str:
+def line(row: Change, *, wide: bool = False, timestamp: bool = False) -> str:
     """Return one row of the table."""
     width = 39 if wide else 15
     when = f"{time_of_day(row['time_ns']):<15} " if timestamp else ""
-    duration_ns = row["duration_ns"]
-    ms = "-" if not isinstance(duration_ns, int) else f"{duration_ns / 1e6:.3f}"
-    pid, comm, lport, rport = ("-" if row[name] is None else row[name] for name in ("pid", "comm", "lport", "rport"))
+    ms = "-" if row["duration_ns"] is None else f"{row['duration_ns'] / 1e6:.3f}"
+    pid, comm, lport, rport = (row[name] or "-" for name in ("pid", "comm", "local_port", "remote_port"))
     return (
-        f"{when}{row['skaddr']:<16} {pid:<7} {comm:<10.10} {row['laddr']:<{width}} {lport:<5} "
-        f"{row['raddr']:<{width}} {rport:<5} {row['oldstate']:<11} -> {row['newstate']:<11} {ms}"
+        f"{when}{row['skaddr']:<16} {pid:<7} {comm:<10.10} {row['local_address']:<{width}} {lport:<5} "
+        f"{row['remote_address']:<{width}} {rport:<5} {row['oldstate']:<11} -> {row['newstate']:<11} {ms}"
     )
 
 
-def as_dict(row: Row) -> dict[str, object]:
+def as_dict(row: Row) -> Change:
     """Return one row under the names that `--json` and `--csv` use; None means unknown."""
     known = int(row["tgid"]) != 0
     duration_ns = int(row["duration_ns"])
     return {
-        "time_ns": int(row["time_ns"]),
-        "clock": CLOCK,
+        **fields.head("states", int(row["time_ns"])),
+        **fields.socket(row),
         "skaddr": f"{int(row['skaddr']):x}",
-        "netns": int(row["netns"]),
         "pid": int(row["tgid"]) if known else None,
         "comm": row["comm"].decode(errors="replace") if known else None,
         "tid": int(row["tid"]) if known else None,
         "thread": row["thread"].decode(errors="replace") if known else None,
-        "laddr": address_text(bytes(row["laddr"])),
-        "lport": int(row["lport"]) or None,
-        "raddr": address_text(bytes(row["raddr"])),
-        "rport": int(row["rport"]) or None,
         "oldstate": State(row["oldstate"]).name,
         "newstate": State(row["newstate"]).name,
         "duration_ns": None if duration_ns == UNKNOWN else duration_ns,

@@ -6,7 +6,8 @@ What lives here: the rows kept for open sockets, and the filters. What does not:
 import numpy as np
 
 from lab.arrays import Events, Mask, Rows, extended
-from lab.live.filters import Filter
+from lab.choice import Choice
+from lab.live.filters import in_version, wanted
 from lab.probes.states.measure import superseded, transitions
 from lab.tcp import State
 
@@ -21,8 +22,8 @@ class Tracker:
     next row, which has the port; so is a SYN_SENT row if local ports are chosen.
     """
 
-    def __init__(self, chosen: Filter) -> None:
-        self._chosen = chosen
+    def __init__(self, choice: Choice) -> None:
+        self._choice = choice
         self._open: Rows | None = None
         self._forgotten = 0
         self._gaps = 0
@@ -34,7 +35,7 @@ class Tracker:
         self._gaps += int(rows["gap"].sum())
         held_back = self._held_back(rows)
         due = (rows["shown"] == 0) & ~held_back
-        shown = rows[due & self._chosen.wanted(rows)]
+        shown = rows[due & wanted(self._choice, rows)]
         rows["shown"] |= ~held_back
         self._carry(rows, fresh.dtype)
         return shown
@@ -56,9 +57,9 @@ class Tracker:
     def _held_back(self, rows: Rows) -> Mask:
         """Mark the rows that lack a port which their socket's next row has."""
         lacks_port = (rows["newstate"] == State.SYN_RECV) & (rows["rport"] == 0)
-        if self._chosen.ports or self._chosen.local_ports:
+        if self._choice.ports or self._choice.local_ports:
             lacks_port |= (rows["newstate"] == State.SYN_SENT) & (rows["lport"] == 0)
-        return lacks_port & self._chosen.in_version(rows)
+        return lacks_port & in_version(self._choice, rows)
 
     def _carry(self, rows: Rows, dtype: np.dtype[np.void]) -> None:
         """Keep the last row of each open socket for the next batch."""

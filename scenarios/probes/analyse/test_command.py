@@ -7,7 +7,7 @@ import re
 
 import pytest
 from support import kernel_abilities
-from support.processes import lab_command, parsed, watching
+from support.processes import ends, lab_command, parsed, watching
 
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import Endpoint, converse
@@ -32,7 +32,7 @@ def entered(rows):
 
 def of_one_flow(rows, flow):
     """Return true if all rows are of one connection. Addresses may be unknown until connect() chooses them."""
-    addresses = [(row["saddr"], row["sport"], row["daddr"], row["dport"]) for row in rows]
+    addresses = [ends(row) for row in rows]
     bound = addresses.index(flow)
     agree = all(part in (None, whole) for early in addresses[:bound] for part, whole in zip(early, flow, strict=True))
     return agree and bound < [row["state"] for row in rows].index("ESTABLISHED") and set(addresses[bound:]) == {flow}
@@ -62,7 +62,6 @@ def test_both_sides(net, version):
     for side in (rows[: -len(served)], served):
         times = [row["time_ns"] for row in side]
         assert times == sorted(times)
-        assert {row["clock"] for row in side} == {"CLOCK_MONOTONIC"}
 
 
 def test_a_long_wait_is_one_connection(net):
@@ -116,7 +115,7 @@ def test_filter_by_process(net, version):
             net.quiesce()
     rows = parsed(mine)
     assert {row["pid"] for row in rows} == {server.pid}
-    entered_states = [row["state"] for row in rows if row["step"] == "changed" and row["dport"]]
+    entered_states = [row["state"] for row in rows if row["step"] == "changed" and row["remote_port"]]
     assert entered_states == ["SYN_RECV", "ESTABLISHED", "CLOSE_WAIT", "LAST_ACK", "CLOSE"]
     assert other[1] == ""
 
@@ -132,9 +131,9 @@ def test_filter_by_local_port(net, version):
     ):
         talk(net, version=version)
     assert entered(parsed(mine)) == ["connect", "send", "receive", "close"]
-    assert {row["sport"] for row in parsed(mine)} == {45001}
+    assert {row["local_port"] for row in parsed(mine)} == {45001}
     assert parsed(other) == []
-    assert {row["sport"] for row in parsed(service)} == {9999}
+    assert {row["local_port"] for row in parsed(service)} == {9999}
 
 
 def test_connection_open_before_the_tool_started(net):

@@ -91,7 +91,11 @@ def test_two_subflows(net):
                 pass
     for host, role in ((net.client, "client"), (net.server, "service")):
         mine = of_host(rows, host)
-        joined = [row for row in mine if SECOND_ADDRESS in (row["saddr"], row["daddr"]) and row["state"] != "LISTEN"]
+        joined = [
+            row
+            for row in mine
+            if SECOND_ADDRESS in (row["local_address"], row["remote_address"]) and row["state"] != "LISTEN"
+        ]
         assert {"arrived", "changed", "destroyed"} <= {row["step"] for row in joined}
         assert {row["mptcp"] for row in joined} == {row["skaddr"] for row in mine if row["step"] in ("send", "receive")}
         assert {row["pid"] for row in joined} == {os.getpid()}

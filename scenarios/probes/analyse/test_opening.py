@@ -81,7 +81,7 @@ def test_fast_open_send(net, judged, version):
         exit_ns = time.monotonic_ns()
     mine = of_host(rows, net.client)
     judged(mine, enter_ns, exit_ns)
-    assert {(row["daddr"], row["dport"]) for row in mine} == {(net.server.address(version), PORT)}
+    assert {(row["remote_address"], row["remote_port"]) for row in mine} == {(net.server.address(version), PORT)}
 
 
 @both_versions
@@ -138,12 +138,12 @@ def test_a_socket_that_connects_again(net, judged, version, first):
     mine = of_host(rows, net.client)
     again = [row for row in mine if row["time_ns"] >= enter_ns]
     judged(again, enter_ns, exit_ns)
-    assert {(row["sport"], row["daddr"], row["dport"]) for row in again} == {(port, address, PORT)}
+    assert {(row["local_port"], row["remote_address"], row["remote_port"]) for row in again} == {(port, address, PORT)}
     before = [row for row in mine if row["time_ns"] < enter_ns]
-    attempts = [row["dport"] for row in before if row["step"] == "connect" and not row["returns"]]
+    attempts = [row["remote_port"] for row in before if row["step"] == "connect" and not row["returns"]]
     assert attempts == {"dissolved": [PORT + 1, PORT + 1], "refused": [1], "refused later": [1, 2]}[first]
-    assert PORT not in {row["dport"] for row in before}
-    assert port not in {row["sport"] for row in before}
+    assert PORT not in {row["remote_port"] for row in before}
+    assert port not in {row["local_port"] for row in before}
 
 
 @both_versions
@@ -164,7 +164,9 @@ def test_a_failed_connect_names_its_destination(net, version, error):
         if error == "EADDRNOTAVAIL":
             taken.close()
     calls = of_host(rows, net.client, "connect")
-    assert [(row["daddr"], row["dport"], row["connect_time_ns"]) for row in calls] == [(*address, None)] * 2
+    assert [(row["remote_address"], row["remote_port"], row["connect_time_ns"]) for row in calls] == [
+        (*address, None)
+    ] * 2
     assert returned(calls) == [f"connect() failed: {error}"]
 
 
@@ -196,7 +198,9 @@ def test_an_interrupted_connect(net, version, interrupting):
         assert libc.connect(client.fileno(), given, len(given)) == -1
         assert ctypes.get_errno() == errno.EINTR
     calls = of_host(rows, net.client, "connect")
-    assert {(row["daddr"], row["dport"], row["connect_time_ns"]) for row in calls} == {(NOBODY[version], PORT, None)}
+    assert {(row["remote_address"], row["remote_port"], row["connect_time_ns"]) for row in calls} == {
+        (NOBODY[version], PORT, None)
+    }
     assert returned(calls) == ["connect() interrupted by a signal"]
 
 
@@ -228,4 +232,4 @@ def test_outcomes_of_accept(net, version, interrupting):
         "accept() interrupted by a signal",
         "accept4() returned",
     ]
-    assert [row["dport"] is not None for row in mine if row["returns"]] == [False, False, False, True]
+    assert [row["remote_port"] is not None for row in mine if row["returns"]] == [False, False, False, True]

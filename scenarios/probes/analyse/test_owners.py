@@ -55,7 +55,7 @@ def test_a_socket_that_another_process_gets(net, way):
         here.send(b"1")
         assert client.recv(9) == b""
         assert process.wait(HUNG_S) == 0
-    mine = [row for row in of_host(rows, net.server) if row["dport"]]
+    mine = [row for row in of_host(rows, net.server) if row["remote_port"]]
     (left,) = [
         n for n, row in enumerate(mine) if row["step"] == "close" and row["returns"] and row["pid"] == os.getpid()
     ]

@@ -26,10 +26,13 @@ def watched(net, *options, version=4):
 def test_json(net, version):
     """Each field of the row."""
     (row,) = parsed(watched(net, "--json", version=version))
-    shown = {name: row[name] for name in ("reason", "daddr", "dport", "flags", "bytes", "pid", "comm")}
+    shown = {
+        name: row[name]
+        for name in ("reason", "destination_address", "destination_port", "flags", "bytes", "pid", "comm")
+    }
     assert shown == {
-        "reason": "NO_SOCKET", "daddr": net.server.address(version), "dport": PORT, "flags": "SYN", "bytes": 0,
-        "pid": None, "comm": None,
+        "reason": "NO_SOCKET", "destination_address": net.server.address(version), "destination_port": PORT,
+        "flags": "SYN", "bytes": 0, "pid": None, "comm": None,
     }  # fmt: skip
 
 

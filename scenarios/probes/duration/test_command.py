@@ -89,14 +89,18 @@ def test_json_matches_the_logs_of_the_applications(net):
         (connection,) = talk(net, how="shutdown")
         (reset,) = talk(net, how="rst", closer="server")
     first, second = parsed(output)
-    assert (first["saddr"], first["sport"], first["daddr"], first["dport"]) == connection.client.flow
+    assert (
+        first["client_address"],
+        first["client_port"],
+        first["server_address"],
+        first["server_port"],
+    ) == connection.client.flow
     assert (first["ended"], first["closed_first"], first["interface"]) == ("fin", "client", "eth0")
     assert connection.client.find("connect").enter_ns <= first["start_ns"] <= connection.client.find("connect").exit_ns
     assert first["second_fin_ns"] - first["duration_ns"] >= 10 * MS
     assert (first["syn_retransmissions"], first["fin_retransmissions"], first["vlan"]) == (0, 0, None)
     assert (second["ended"], second["closed_first"], second["second_fin_ns"]) == ("rst", "server", None)
-    assert second["sport"] == reset.client.flow.lport
-    assert {row["clock"] for row in (first, second)} == {"CLOCK_MONOTONIC"}
+    assert second["client_port"] == reset.client.flow.lport
 
 
 def test_csv(net):

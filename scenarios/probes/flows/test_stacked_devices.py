@@ -37,7 +37,10 @@ def counted(rows, names):
     """Return packets by interface, direction, source and destination, of the frames of `frame`."""
     rows = [as_dict(row, names) for row in measure.pairs(rows[(rows["dport"] == 7) & (rows["sport"] == 7)])]
     assert all(row["bytes"] == row["packets"] * LENGTH for row in rows)
-    counts = {(row["interface"], row["direction"], row["source"], row["destination"]): row["packets"] for row in rows}
+    counts = {
+        (row["interface"], row["direction"], row["source_address"], row["destination_address"]): row["packets"]
+        for row in rows
+    }
     assert len(counts) == len(rows)
     return counts
 

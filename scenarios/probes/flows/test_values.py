@@ -179,7 +179,7 @@ def test_ping(net, version):
     ends = (net.client.address(version), net.server.address(version))
     size = 14 + {4: 20, 6: 40}[version] + 64
     for pair in (ends, ends[::-1]):
-        found = [row for row in rows if (row["source"], row["destination"]) == pair]
+        found = [row for row in rows if (row["source_address"], row["destination_address"]) == pair]
         assert {row["direction"] for row in found} == {"egress", "ingress"}
         assert {(row["protocol"], row["packets"], row["bytes"]) for row in found} == {
             ({4: "ICMP", 6: "ICMPv6"}[version], 1, size)

@@ -47,7 +47,7 @@ def test_requests(lab, tmp_path):
     judge, checks = Judge(lab.scenario, "layers", ""), []
     for connection in connections:
         flow = connection.client.flow
-        mine = [row for row in rows if (row["caddr"], row["cport"]) == (flow.laddr, flow.lport)]
+        mine = [row for row in rows if (row["client_address"], row["client_port"]) == (flow.laddr, flow.lport)]
         for exchange, row in zip(exchanges(connection), mine, strict=True):
             layers = [row[f"{leg}_{name}_ns"] for leg in ("request", "reply") for name in LAYERS]
             assert sum(layers) == row["total_ns"]
@@ -107,7 +107,7 @@ def test_packets(net):
     with watching("layers", "--packets", "--json", *both(net)) as output:
         (connection,) = talk(net)
     rows = parsed(output)
-    assert [(row["sport"], row["length"], row["fate"]) for row in rows] == [
+    assert [(row["source_port"], row["length"], row["fate"]) for row in rows] == [
         (port, PLAN.size, "delivered") for _ in range(3) for port in (connection.client.flow.lport, 9999)
     ]
     assert all(row[f"{name}_ns"] is not None for row in rows for name in LAYERS[1:])

@@ -46,7 +46,7 @@ def test_a_forwarding_host(net):
     ] * 3
     assert all(row["reply_sent"] == 1 for row in rows)
     assert all(row["request_wire_ns"] is None for row in rows)
-    sent = [row for row in rows_of(packets) if row["dport"] == PORT]
+    sent = [row for row in rows_of(packets) if row["destination_port"] == PORT]
     assert [(row["length"], row["fate"], row["resend_ns"]) for row in sent] == [(100, "not seen", 0)] * 3
 
 
@@ -63,7 +63,7 @@ def test_an_address_translation(net):
                 name = near.getsockname()
             net.quiesce()
     rows = rows_of(output)
-    assert [((row["caddr"], row["cport"]), row["saddr"]) for row in rows] == [(name, HOST)] * 3
+    assert [((row["client_address"], row["client_port"]), row["server_address"]) for row in rows] == [(name, HOST)] * 3
     assert all(row[f"{leg}_{layer}_ns"] is not None for row in rows for leg in ("request", "reply") for layer in LAYERS)
     assert all(row["elsewhere_ns"] == 0 for row in rows)
     translated = "lab: connections through an address translation, shown with the addresses that their clients use: 1\n"

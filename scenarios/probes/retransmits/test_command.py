@@ -35,7 +35,12 @@ def test_json(net, version):
     """Each field of the row."""
     output, connection = watched(net, "--json", version=version)
     row = parsed(output)[0]
-    assert (row["laddr"], row["lport"], row["raddr"], row["rport"]) == connection.client.flow
+    assert (
+        row["local_address"],
+        row["local_port"],
+        row["remote_address"],
+        row["remote_port"],
+    ) == connection.client.flow
     send = connection.client.find("send")
     assert send.enter_ns <= row["time_ns"] <= connection.client.find("recv").exit_ns
     shown = {name: row[name] for name in ("state", "what", "bytes", "segments", "times", "error")}

@@ -73,7 +73,7 @@ def test_the_live_tool_shows_the_second_port(net):
     with watching("states", "--json", "--netns", net.client.name) as output:
         first, second = connects_again(net, 4, refused=False)
     rows = parsed(output)
-    seen = [(row["newstate"], row["lport"]) for row in rows]
+    seen = [(row["newstate"], row["local_port"]) for row in rows]
     assert first != second
     assert all(lport in {None, first} for _, lport in seen[:3])
     assert all(lport in {None, second} for _, lport in seen[3:])

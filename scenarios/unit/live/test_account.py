@@ -45,6 +45,7 @@ def test_as_json(capsys):
     tool.note("5 requests are not shown")
     tool.end()
     assert json.loads(capsys.readouterr().out) == {
+        "schema": "account/1",
         "kind": "account",
         "events_without_room": 7,
         "events_withheld": 0,

@@ -58,7 +58,7 @@ def totals(*rows):
 def seen(rows):
     """Return the ends and counts of each row."""
     named = [as_dict(row, {}) for row in rows]
-    return [(row["source"], row["destination"], row["packets"], row["bytes"]) for row in named]
+    return [(row["source_address"], row["destination_address"], row["packets"], row["bytes"]) for row in named]
 
 
 def test_nothing_gives_no_rows():
@@ -94,7 +94,7 @@ def test_fragments_belong_to_their_pair():
     )
     assert seen(measure.pairs(rows)) == [(A, B, 3, 2060)]
     connections = [as_dict(row, {}) for row in measure.connections(rows)]
-    assert {(row["sport"], row["problem"]) for row in connections} == {(7, None), (None, "later_fragment")}
+    assert {(row["source_port"], row["problem"]) for row in connections} == {(7, None), (None, "later_fragment")}
 
 
 def test_endpoints_that_are_not_ip_are_mac_addresses():
@@ -102,7 +102,7 @@ def test_endpoints_that_are_not_ip_are_mac_addresses():
     arp = flow("::", "::", ethertype=0x0806, version=0, protocol=0, problem=Problem.NOT_IP)
     (row,) = measure.pairs(totals(arp))
     named = as_dict(row, {})
-    assert (named["protocol"], named["source"], named["destination"]) == (
+    assert (named["protocol"], named["source_address"], named["destination_address"]) == (
         "ARP",
         "02:00:00:00:00:c1",
         "02:00:00:00:00:5e",
@@ -129,7 +129,10 @@ def test_a_connection_begins_at_the_end_that_sent_first(first):
     (row,) = measure.from_first_sender(rows)
     named = as_dict(row, {2: "eth0"})
     ends = (A, 5, B, 80) if first else (B, 80, A, 5)
-    assert tuple(named[name] for name in ("source", "sport", "destination", "dport")) == ends
+    assert (
+        tuple(named[name] for name in ("source_address", "source_port", "destination_address", "destination_port"))
+        == ends
+    )
     assert (named["packets"], named["reply_packets"]) == ((4, 7) if first else (7, 4))
     assert named["direction"] == ("egress" if first else "ingress")
     assert (named["first_ns"], named["last_ns"]) == (10 if first else 20, 90)
@@ -140,7 +143,7 @@ def test_a_connection_of_one_direction():
     """A connection without replies has no time of a reply."""
     (row,) = measure.from_first_sender(measure.connections(totals(flow(B, A, sport=80, dport=5))))
     named = as_dict(row, {})
-    assert (named["source"], named["reply_packets"], named["reply_first_ns"]) == (B, 0, None)
+    assert (named["source_address"], named["reply_packets"], named["reply_first_ns"]) == (B, 0, None)
     assert (named["first_ns"], named["last_ns"]) == (10, 10)
 
 
@@ -205,7 +208,10 @@ def test_intervals_add_up(intervals):
     there_and_back = defaultdict(int)
     for row in measure.from_first_sender(connections.rows):
         named = as_dict(row, {})
-        ends = (named["source"], named["sport"]), (named["destination"], named["dport"])
+        ends = (
+            (named["source_address"], named["source_port"]),
+            (named["destination_address"], named["destination_port"]),
+        )
         there_and_back[*ends, named["ip_protocol"]] += named["packets"]
         if named["reply_packets"]:
             there_and_back[*ends[::-1], named["ip_protocol"]] += named["reply_packets"]
@@ -267,7 +273,7 @@ def test_names(numbers, name):
 def test_table():
     """A column is as wide as its widest cell, and a missing value is `-`."""
     rows = [as_dict(row, {2: "eth0"}) for row in measure.pairs(totals(flow(packets=1234567, bytes=1234567, vlan=7)))]
-    lines = list(text.lines([*rows, text.older(rows[0], {"packets": 5, "bytes": 300})]))
+    lines = list(text.lines([*rows, text.older({"packets": 5, "bytes": 300})]))
     assert [line.split() for line in lines] == [
         ["PROTOCOL", "SOURCE", "DESTINATION", "PACKETS", "BYTES", "INTERFACE", "DIRECTION"],
         ["TCP", A, B, "1234567", "1.2", "MB", "eth0.7", "egress"],

@@ -22,7 +22,7 @@ from support.made.states import (
 )
 
 from lab.arrays import UNKNOWN
-from lab.live.filters import Filter
+from lab.choice import Choice
 from lab.probes.states.measure import transitions
 from lab.probes.states.tracker import Tracker
 from lab.tcp import Flow, State, address_text
@@ -319,7 +319,7 @@ def test_losing_events_makes_times_unknown_but_never_wrong(case: Traffic, random
 def test_complete_traffic_has_no_gap(case: Traffic, random):
     """S11: if no event is missing, no row has a gap before it, however the stream is cut into batches."""
     cuts = sorted(random.randrange(len(case.events) + 1) for _ in range(random.randrange(5)))
-    tracker = Tracker(Filter())
+    tracker = Tracker(Choice())
     for batch in np.split(case.events, cuts):
         tracker.rows(batch)
     assert "missing" not in tracker.end()
@@ -332,14 +332,14 @@ def test_missing_events_are_noticed(missing, cut):
     first = life("CLOSE -> SYN_SENT -> ESTABLISHED -> FIN_WAIT1 -> FIN_WAIT2 -> TIME_WAIT")
     events = [*first, *life("CLOSE -> SYN_SENT", CLIENT._replace(lport=40001), start_ns=100)]
     seen = [event for index, event in enumerate(events) if index not in missing]
-    tracker = Tracker(Filter())
+    tracker = Tracker(Choice())
     for batch in (seen[:3], seen[3:]) if cut else (seen,):
         tracker.rows(changes(*batch))
     assert "at 1 rows" in tracker.end()
 
 
 FILTERS = st.builds(
-    Filter,
+    Choice,
     ports=st.sampled_from([[], [], [80], [40000, 443]]),
     local_ports=st.sampled_from([[], [80], [40000], [9]]),
     remote_ports=st.sampled_from([[], [80], [443, 50000]]),
@@ -347,7 +347,7 @@ FILTERS = st.builds(
 )
 
 
-def wanted(truth: Truth, chosen: Filter) -> bool:
+def wanted(truth: Truth, chosen: Choice) -> bool:
     return (
         (not chosen.ports or bool({truth.flow.lport, truth.flow.rport} & set(chosen.ports)))
         and (not chosen.local_ports or truth.flow.lport in chosen.local_ports)
@@ -385,7 +385,7 @@ def test_one_batch_shows_each_row_as_it_was_measured(case: Traffic, chosen):
 
 def test_syn_sent_is_held_back_until_its_port_is_known():
     """With a filter on the local port, SYN_SENT is printed after connect() has bound a port (S4)."""
-    tracker = Tracker(Filter(local_ports=[CLIENT.lport]))
+    tracker = Tracker(Choice(local_ports=[CLIENT.lport]))
     assert len(spent(tracker.rows(changes(change(0, "CLOSE -> SYN_SENT", lport=0))))) == 0
     assert "1 connections had no port yet" in tracker.end()
     rows = tracker.rows(changes(change(10, "SYN_SENT -> ESTABLISHED")))
@@ -396,7 +396,7 @@ def test_syn_sent_is_held_back_until_its_port_is_known():
 
 def test_syn_recv_is_held_back_until_its_port_is_known():
     """With a filter on the remote port, SYN_RECV is printed after the kernel has set the child's peer (S4)."""
-    tracker = Tracker(Filter(remote_ports=[SERVER.rport]))
+    tracker = Tracker(Choice(remote_ports=[SERVER.rport]))
     assert len(spent(tracker.rows(changes(change(0, "LISTEN -> SYN_RECV", SERVER, rport=0))))) == 0
     rows = tracker.rows(changes(change(10, "SYN_RECV -> ESTABLISHED", SERVER, handshake_rtt_us=3)))
     assert spent(rows) == [("LISTEN", None), ("SYN_RECV", 3000)]
@@ -404,7 +404,7 @@ def test_syn_recv_is_held_back_until_its_port_is_known():
 
 def test_a_wait_survives_the_reuse_of_its_address_across_batches():
     """A new socket at the address, in a later batch, neither ends the wait nor shares its ports (S2, S5)."""
-    tracker, new = Tracker(Filter()), CLIENT._replace(lport=40001)
+    tracker, new = Tracker(Choice()), CLIENT._replace(lport=40001)
     tracker.rows(changes(*life(ACTIVE_CLOSE, tgid=42, closed=1)))
     tracker.rows(changes(*life("CLOSE -> SYN_SENT -> ESTABLISHED", new, start_ns=100)))
     rows = tracker.rows(changes(segment(700), change(800, "ESTABLISHED -> CLOSE_WAIT", new)))
@@ -414,7 +414,7 @@ def test_a_wait_survives_the_reuse_of_its_address_across_batches():
 
 def test_a_reused_flow_ends_an_earlier_wait_across_batches():
     """A retransmitted FIN in a later batch is unmatched (S2)."""
-    tracker = Tracker(Filter())
+    tracker = Tracker(Choice())
     tracker.rows(changes(*life(ACTIVE_CLOSE)))
     tracker.rows(changes(*life(ACTIVE_CLOSE, skaddr=0xB0, start_ns=100), segment(200)))
     elsewhere = CLIENT._replace(lport=40001)
@@ -425,6 +425,6 @@ def test_a_reused_flow_ends_an_earlier_wait_across_batches():
 
 def test_a_repeated_report_in_a_later_batch_is_no_row():
     """A second report of the same change has no row, even after the socket's end was printed."""
-    tracker = Tracker(Filter())
+    tracker = Tracker(Choice())
     tracker.rows(changes(*life("CLOSE -> SYN_SENT -> CLOSE")))
     assert len(spent(tracker.rows(changes(change(11, "SYN_SENT -> CLOSE", again=1))))) == 0

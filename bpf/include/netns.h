@@ -1,4 +1,4 @@
-/* The filter by network namespace, and the functions that find an object's namespace (its inode number). */
+/* The functions that find an object's network namespace (its inode number). */
 #pragma once
 
 #include "include/kernel_read.h"
@@ -31,21 +31,4 @@ static inline u32 netns_of_context(const void *skb)
     kernel_read(&net, dev, FIELD(net_device, nd_net));
     kernel_read(&inum, net, FIELD(net, ns, inum));
     return inum;
-}
-
-/* The network namespaces that the program observes, by inode number. Fewer than 4 are repeated to fill the array. 0 in
- * the first place: the program observes all. */
-struct watched {
-    u32 netns[4];
-};
-
-BPF_ARRAY(watched, struct watched, 1);
-
-static inline bool is_watched(u32 netns)
-{
-    int only = 0;
-    struct watched *watches = watched.lookup(&only);
-
-    return !watches || !watches->netns[0] || netns == watches->netns[0] || netns == watches->netns[1] ||
-           netns == watches->netns[2] || netns == watches->netns[3];
 }

@@ -1,0 +1,30 @@
+"""What a program observes, as plain data: network namespaces, ports, addresses and the IP version."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Limits of what a program observes. An empty field, and version 0, is no limit.
+
+    - `netns`: inode numbers of network namespaces.
+    - `ports`, `addresses`: of either end; the others of the local or the remote end. A packet's local end is its source.
+      Addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d.
+    - `version`: of IP, 4 or 6.
+
+    A program without the map `choice` ignores all of them. One that does not know the ends of what it observes ignores all but
+    `netns` (lab/probes/states/tracker.py).
+    """
+
+    netns: Collection[int] = ()
+    ports: Collection[int] = ()
+    local_ports: Collection[int] = ()
+    remote_ports: Collection[int] = ()
+    addresses: Collection[bytes] = ()
+    local_addresses: Collection[bytes] = ()
+    remote_addresses: Collection[bytes] = ()
+    version: int = 0
+
+
+EVERYTHING = Choice()
