@@ -9,8 +9,10 @@ import os
 import pkgutil
 import re
 import select
+import shutil
 import sys
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
@@ -106,19 +108,37 @@ def _discard_unwritten(stream: TextIO) -> None:
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lab", description="eBPF probes of TCP, judged against known delays.")
+    usage = "lab [-h] [--version] COMMAND ..."
+    parser = argparse.ArgumentParser(
+        prog="lab", usage=usage, description="eBPF probes of TCP, judged against known delays."
+    )
     parser.add_argument("--version", action=_Version)
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     found = _modules()
+    subparsers = parser.add_subparsers(prog="lab", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
     # Before the command there are only options without a value.
     if chosen := next((word for word in words if not word.startswith("-")), None):
         if chosen not in found:
             raise LabError(f"there is no command `{chosen}`{_meant(chosen, found)}: `lab --help` lists them")
         _add(subparsers, chosen, importlib.import_module(found[chosen]))
         return parser
-    for name, module in sorted(found.items()):
-        subparsers.add_parser(name, help=_summary(_docstring(module)))
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "\n".join(_listed(found))
     return parser
+
+
+def _listed(found: Mapping[str, str]) -> Iterator[str]:
+    """Yield the lines that name the commands: the live tools, then the others."""
+    width = min(shutil.get_terminal_size().columns, 100)
+    live = probes.names()
+    for title, names in (("live tools", live), ("the lab", sorted(found.keys() - set(live)))):
+        yield f"{title}:"
+        for name in names:
+            head = f"  {name:<13}"
+            yield textwrap.fill(
+                _summary(_docstring(found[name])), width, initial_indent=head, subsequent_indent=" " * 15
+            )
+        yield ""
+    yield "`lab COMMAND --help` explains one. `lab demo` shows all probes at once, judged."
 
 
 def _modules() -> dict[str, str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lab.live.account import Account
+from lab.output import terminal
 from lab.output.text import cell, printable_row
 from lab.tcp import DEMO_PORT
 from lab.units import positive_seconds
@@ -29,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--netns",
         metavar="NETNS",
         help="observe only this network namespace: its name, the id of a process in it, or a path",
+    )
+    parser.add_argument(
+        "-w", "--wide", action="store_true", help="all columns, wide enough for IPv6, whatever the terminal's width"
     )
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
 
@@ -57,10 +61,14 @@ def tell_default(every: str = "") -> None:
 
 
 class Output:
-    """Prints rows as a table, as JSON Lines or as CSV."""
+    """Prints rows as a table, as JSON Lines or as CSV.
+
+    `width` is the number of columns that the lines of a table may have; None is no limit.
+    """
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
+        self.width = None if args.json or args.csv or args.wide else terminal.columns()
         self._csv: csv.DictWriter[str] | None = None
         self.account = Account()
 
@@ -72,17 +80,26 @@ class Output:
     def heading(self, line: str) -> None:
         """Print the heading of the table, unless the output is JSON or CSV."""
         if not self._args.json and not self._args.csv:
-            print(line, flush=True)
+            print(terminal.bold(terminal.cut(line, self.width)), flush=True)
 
-    def row(self, row: Mapping[str, Any], line: Callable[[Any], str]) -> None:
-        """Print one row. `line` formats it as a line of the table, unless the output is JSON or CSV."""
+    def row(self, row: Mapping[str, Any], line: Callable[[Any], str], *, alarming: bool = False) -> None:
+        """Print one row. `line` formats it as a line of the table, unless the output is JSON or CSV.
+
+        A line that is wider than the terminal is cut. An `alarming` one is red.
+        """
         if self._args.csv:
             if self._csv is None:
                 self._csv = csv.DictWriter(sys.stdout, list(row))
                 self._csv.writeheader()
             self._csv.writerow({name: cell(value) for name, value in row.items()})
-        else:  # in one write: without buffering, print() writes the line's end separately
-            sys.stdout.write(f"{json.dumps(row) if self._args.json else line(printable_row(row))}\n")
+            return
+        text = json.dumps(row) if self._args.json else self._lines(line(printable_row(row)), alarming=alarming)
+        sys.stdout.write(f"{text}\n")  # in one write: without buffering, print() writes the line's end separately
+
+    def _lines(self, text: str, *, alarming: bool) -> str:
+        if self.width is not None:
+            text = "\n".join(terminal.cut(line, self.width) for line in text.split("\n"))
+        return terminal.red(text) if alarming else text
 
     def note(self, text: str) -> None:
         """Say what could not be shown, on standard error; "" says nothing."""

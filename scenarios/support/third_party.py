@@ -35,6 +35,7 @@ http {{
         listen {ipv4}:{port} {listen};
         listen [{ipv6}]:{port} {listen};
         root .;
+        {also}
     }}
 }}
 """
@@ -82,14 +83,14 @@ def server(host, port, *command, folder):
 
 
 @contextmanager
-def nginx(host, port, folder, *, http2=False):
+def nginx(host, port, folder, *, http2=False, also=""):
     """Run nginx with two workers on both addresses of the host. It serves the files of its folder.
 
-    HTTP/2 needs the files of `certify` in the folder.
+    HTTP/2 needs the files of `certify` in the folder. `also`: further lines of the configuration of the site.
     """
     how = {"listen": "ssl http2", "tls": "ssl_certificate cert; ssl_certificate_key key;"}
     how = how if http2 else {"listen": "reuseport", "tls": ""}
-    (folder / "nginx.conf").write_text(NGINX.format(ipv4=host.ipv4, ipv6=host.ipv6, port=port, **how))
+    (folder / "nginx.conf").write_text(NGINX.format(ipv4=host.ipv4, ipv6=host.ipv6, port=port, also=also, **how))
     program = found("nginx")
     with server(host, port, program, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", folder=folder) as processes:
         yield processes

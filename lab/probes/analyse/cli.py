@@ -1,4 +1,4 @@
-"""Each step that the kernel takes for a TCP connection, on one side of it.
+"""Each step that the kernel takes for a TCP connection, and the time of connect().
 
 client: sockets that call connect(). service: listeners and their connections.
 Both show connections that were open before the tool started.
@@ -116,7 +116,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     filters.add_arguments(parser, aliases={"local-port": ("-L", "--localport")})
     filters.add_process_arguments(parser)
-    parser.add_argument("-w", "--wide", action="store_true", help="columns as wide as IPv6 addresses")
     live_output.add_arguments(parser)
 
 
@@ -130,9 +129,9 @@ def run(args: argparse.Namespace) -> int:
         from lab.probes.analyse.text import as_dicts, header, line
         from lab.probes.analyse.tracker import Tracker
 
-        output.heading(header(wide=args.wide))
+        output.heading(header(wide=args.wide, columns=output.width))
         role = Role[args.side.upper()]
-        line_of = partial(line, wide=args.wide)
+        line_of = partial(line, wide=args.wide, columns=output.width)
         tracker = Tracker(role, choice, tgids=args.pid, comms=args.comm, least_ns=args.minimum)
         for batch in batches:
             for row in as_dicts(tracker.rows(batch)):

@@ -127,11 +127,18 @@ def _outcome(kind: Kind, error: int) -> str:
     return f"failed: {name}"
 
 
-def line(row: Step, *, wide: bool = False) -> str:
-    """Return one row of the table."""
+_NARROW = 172
+"""A terminal with fewer columns gets the columns of `_SHORT` only."""
+_SHORT = "{:<7} {:<5} {:<16} {:<11} {}"
+
+
+def line(row: Step, *, wide: bool = False, columns: int | None = None) -> str:
+    """Return one row of the table for a terminal with this number of columns."""
     shown = {name: "-" if value is None else value for name, value in row.items()}
     time_us, connect_ns = f"{row['time_ns'] / 1e3:.3f}", row["connect_time_ns"]
     connect_us = "-" if connect_ns is None else f"{connect_ns / 1e3:.3f}"
+    if columns and columns < _NARROW:
+        return _SHORT.format(shown["pid"], shown["remote_port"], time_us, shown["state"], description(row))
     ends = (shown[name] for name in ("pid", "comm", "ip", "local_address", "remote_address", "remote_port"))
     return _LINE.format(
         *ends, time_us, shown["func"], shown["state"], description(row), connect_us, width=_width(wide=wide)
@@ -149,8 +156,10 @@ def table(observed: "Observed") -> "Iterator[str]":
             yield line(row, wide=wide)
 
 
-def header(*, wide: bool = False) -> str:
-    """Return the head line of the table."""
+def header(*, wide: bool = False, columns: int | None = None) -> str:
+    """Return the head line of the table for a terminal with this number of columns."""
+    if columns and columns < _NARROW:
+        return _SHORT.format("PID", "DPORT", "TIMESTAMP(us)", "TCP_STATE", "TCP_DESCRIPTION")
     return _LINE.format(*_HEADINGS, width=_width(wide=wide))
 
 

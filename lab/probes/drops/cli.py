@@ -1,4 +1,4 @@
-"""TCP packets that the kernel gave up, with its reason and the socket's owner.
+"""Drops: TCP packets that the kernel gave up, with its reason and the socket's owner.
 
 TIME    time of day
 REASON  of the kernel, without SKB_DROP_REASON_: NO_SOCKET, NETFILTER_DROP, ...
@@ -8,6 +8,7 @@ C-PID   process that holds the socket, C-COMM its name; - if there is no
 """
 
 import argparse
+from functools import partial
 
 from lab.arrays import plain
 from lab.ebpf.program import Program
@@ -76,13 +77,14 @@ def run(args: argparse.Namespace) -> int:
         from lab.probes.drops.reasons import NO_LOSS, numbers
         from lab.probes.drops.text import as_dict, header, line
 
-        output.heading(header())
+        output.heading(header(output.width))
+        line_of = partial(line, columns=output.width)
         owners, left_out = SocketOwners(), [] if args.all else numbers(NO_LOSS)
         for batch in batches:
             rows = with_size(batch)
             for row in plain(rows[~np.isin(rows["reason"], left_out)]):
                 shown = as_dict(row, owners.of(row["inode"]))
                 if filters.is_of_process(args, shown):
-                    output.row(shown, line)
+                    output.row(shown, line_of)
     output.end()
     return 0

@@ -14,8 +14,14 @@ if TYPE_CHECKING:
     from lab.observation import Observed
 
 
-def header() -> str:
-    """Return the header line of the table."""
+_NARROW = 110
+"""A terminal with fewer columns gets lines without the bytes, and with the process at the end."""
+
+
+def header(columns: int | None = None) -> str:
+    """Return the header line of the table for a terminal with this number of columns."""
+    if columns and columns < _NARROW:
+        return f"{'TIME':<8} {'REASON':<17} {'FLAGS':<7} SOURCE -> DESTINATION C-PID C-COMM"
     return f"{'TIME':<8} {'REASON':<19} {'FLAGS':<7} {'BYTES':>5} {'C-PID':<7} {'C-COMM':<10} SOURCE -> DESTINATION"
 
 
@@ -40,11 +46,14 @@ def as_dict(row: Any, owner: Owner | None) -> Drop:
     }
 
 
-def line(row: Drop) -> str:
-    """Return one line of the table."""
+def line(row: Drop, columns: int | None = None) -> str:
+    """Return one line of the table for a terminal with this number of columns."""
     source = endpoint(row["source_address"], row["source_port"])
     destination = endpoint(row["destination_address"], row["destination_port"])
     pid, comm = (row[name] or "-" for name in ("pid", "comm"))
+    if columns and columns < _NARROW:
+        when = time_of_day(row["time_ns"])[:8]
+        return f"{when} {row['reason']:<17} {row['flags']:<7} {source} -> {destination} {pid} {comm}"
     return (
         f"{time_of_day(row['time_ns'])[:8]} {row['reason']:<19} {row['flags']:<7} {row['bytes']:>5} {pid:<7} "
         f"{comm:<10.10} {source} -> {destination}"

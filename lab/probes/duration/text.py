@@ -13,11 +13,13 @@ from lab.probes.duration.measure import TIMES, lifetimes
 from lab.probes.duration.rows import Lifetime
 from lab.probes.duration.statistics_file import DurationsFile, Histogram, line
 from lab.probes.duration.tracker import MOST_CONNECTIONS
-from lab.tcp import Ended, Side, address_bytes, address_text
+from lab.tcp import Ended, Side, address_bytes, address_text, endpoint
+from lab.units import SECOND
 
 if TYPE_CHECKING:
     from lab.observation import Observed
 
+_FAILED = ("rst", "refused", "timeout")
 HEAD = f"{'client':>15}:{'port':<5} -> {'server':>15}:{'port':<5} | first SYN to first FIN"
 
 
@@ -27,6 +29,7 @@ class Show:
     def __init__(self, args: argparse.Namespace, ifname: str, output: Output, file: DurationsFile | None) -> None:
         self._args, self._ifname, self._output, self._file = args, ifname, output, file
         self._line = partial(text, verbose=args.verbose)
+        self._shown = partial(self._line, columns=output.width)
         self._histogram = Histogram()
         self._forgotten = 0
 
@@ -37,7 +40,7 @@ class Show:
             self._output.note(self._file.append([self._line(row) for row in wanted]))
         self._histogram.add(row["duration_ns"] for row in wanted if row["duration_ns"] is not None)
         for row in wanted:
-            self._output.row(row, self._line)
+            self._output.row(row, self._shown, alarming=row["ended"] in _FAILED)
 
     def forgotten(self, count: int) -> None:
         """Report that the table is full, the first time."""
@@ -51,7 +54,7 @@ class Show:
         remaining = [row for row in self._as_dicts(still_open) if self._wanted(row)]
         if self._args.open:
             for row in remaining:
-                self._output.row(row, self._line)
+                self._output.row(row, self._shown)
         elif remaining:
             self._output.note(f"connections still open: {len(remaining)} (--open lists them)")
         if self._forgotten:
@@ -126,10 +129,15 @@ def _side(number: int) -> str | None:
     return Side(number).name.lower() if number else None
 
 
-def text(row: Lifetime, *, verbose: bool = False) -> str:
-    """Return one line of the table."""
+def text(row: Lifetime, *, verbose: bool = False, columns: int | None = None) -> str:
+    """Return one line of the table; if it is longer than `columns`, one that begins with the duration."""
     client, server = (row["client_address"], row["client_port"]), (row["server_address"], row["server_port"])
-    return line(client, server, row["duration_ns"], ", ".join(_remarks(row, verbose=verbose)))
+    remarks = ", ".join(_remarks(row, verbose=verbose))
+    whole = line(client, server, row["duration_ns"], remarks)
+    if columns is None or len(whole) <= columns:
+        return whole
+    seconds = "-" if row["duration_ns"] is None else f"{row['duration_ns'] / SECOND:.9f}"
+    return f"{seconds:>13} s {endpoint(*client)} -> {endpoint(*server)}" + (f" | {remarks}" if remarks else "")
 
 
 def _remarks(row: Lifetime, *, verbose: bool) -> Iterator[str]:

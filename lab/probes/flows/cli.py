@@ -1,4 +1,4 @@
-"""Count packets and bytes on a network interface, by address pair or connection.
+"""Traffic of a network interface, by pair of addresses or connection.
 
 PROTOCOL     TCP, UDP, ICMP, ARP, ...; by number if it has no name here
 SOURCE       sender's IP address; its MAC address if the packet is not IP; - if

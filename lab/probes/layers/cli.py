@@ -1,4 +1,4 @@
-"""Time of each request in each layer of both hosts, from write() to read().
+"""Where the time of a request goes: each layer of both hosts, from write() to read().
 
 Two lines for each request: the request, then its reply. Times are of the last
 byte; all layers add up to TOTAL.
@@ -43,8 +43,12 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   lab layers --netns client --peer-netns server   both hosts, port 9999
-  lab layers -P 80 -i eth0                        the layers of this host only
-  lab layers -P 5432 -i lo --summary              percentiles of each layer
+  lab layers --port 80 443 -i eth0                the layers of this host only
+  lab layers --port 80 --min 20ms --netns 4711    slow requests, in the container
+                                                  of process 4711
+  lab layers --port 80 --interval 10 --top 5      every 10 s the 5 slowest, and
+                                                  percentiles by layer and peer
+  lab layers --port 5432 -i lo --summary          percentiles only
   lab layers --netns client --peer-netns server --perfetto trace.json --plot layers.png
   lab layers --recording results/latest/recording-1.npz --waterfall
 """
@@ -84,6 +88,12 @@ details:
              socket: up to its return
     QUEUE    of a reader that was busy, or slept for another socket or a timer
     TOTAL    only as far as it was observed
+
+  On a terminal that is too narrow for the layers, a request is one line with
+  its three slowest layers (--wide: all). With --min and --top the percentiles
+  are still those of all requests. They are of the last 100,000 requests, and
+  those of an interval are of its requests. If both ends of a connection have
+  one of several --port, the server is the one with the lower port.
 
   --json and --csv print the same times in nanoseconds. `request_first_ns` to
   `reply_last_ns` are when the client, or the server if the client was not

@@ -89,7 +89,7 @@ class Show:
     def heading(self) -> None:
         """Print the head line, unless only the percentiles are printed."""
         if not self._args.summary:
-            self._output.heading(layer_text.header(packets=self._args.packets))
+            self._output.heading(layer_text.header(packets=self._args.packets, columns=self._output.width))
 
     def rows(self, rows: Rows) -> None:
         """Print requests, or segments, and keep the requests."""
@@ -109,7 +109,7 @@ class Show:
             self._quick += int((~slow).sum())
             rows = rows[slow]
         for row in rows:
-            self._output.row(layer_text.as_dict(row), layer_text.line)
+            self._output.row(layer_text.as_dict(row), layer_text.line_for(self._output.width))
 
     def keep(self, rows: Rows) -> Rows:
         """Count rows and keep the requests; returns the rows that are chosen."""
@@ -136,7 +136,7 @@ class Show:
         self._report_ns = now_ns + self._interval_ns
         if self._args.top:
             self._requests(rows[np.argsort(-rows["total_ns"], kind="stable")[: self._args.top]])
-        if final and since_ns == self._began_ns:
+        if final and (not self._args.interval or since_ns == self._began_ns):
             return  # the percentiles of the whole time follow
         self._percentiles(rows, since_ns)
 

@@ -4,7 +4,7 @@ What does not live here: pictures (lab/probes/layers/plot.py) and traces (lab/pr
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -107,6 +107,33 @@ def line(row: dict[str, object]) -> str:
     if row["kind"] == "stream":
         name, first = "stream", f" first byte after {_us(_since(row['request_first_ns'], row['reply_first_ns']))}"
     return f"{client:<21} request {lines[0]}\n{'':<21} {name:<7} {lines[1]}{total}{first}"
+
+
+_NARROW = 172
+"""A terminal with fewer columns gets a line of a request with its slowest layers."""
+
+
+def short_line(row: dict[str, object]) -> str:
+    """Return a request as one line: its ends, bytes and total, and the layers that took most of it."""
+    if row["kind"] == "stretch":
+        return line(row)
+    client = endpoint(str(row["client_address"]), str(row["client_port"]))
+    times = {
+        f"{leg} {_dashed(name)}": ns
+        for leg in LEGS
+        for name in LAYERS
+        if isinstance(ns := row[f"{leg}_{name}_ns"], int)
+    }
+    slowest = sorted(times, key=lambda name: -times[name])[:3]
+    total_ns = row["total_ns"]
+    total = duration_text(total_ns) if isinstance(total_ns, int) else "-"
+    sizes = f"{row['request_bytes']:>7} {row['reply_bytes']:>8}"
+    return f"{client:<21} {sizes} {total:>11}  {', '.join(f'{name} {duration_text(times[name])}' for name in slowest)}"
+
+
+def line_for(columns: int | None) -> Callable[[dict[str, object]], str]:
+    """Return the function that formats a request for a terminal of this width."""
+    return short_line if columns and columns < _NARROW else line
 
 
 def _span(row: dict[str, object], leg: str) -> str:
@@ -265,11 +292,13 @@ def _bar(begin_ns: int, end_ns: int, total_ns: int) -> str:
     return f"{' ' * first}{drawn}".ljust(STARS)
 
 
-def header(*, packets: bool = False) -> str:
-    """Return the head line of the table of requests, or of the one of segments."""
+def header(*, packets: bool = False, columns: int | None = None) -> str:
+    """Return the head line of the table of requests, or of the one of segments, for a terminal of this width."""
     if packets:
         layers = "".join(f" {name:>8}" for name in _HEADINGS[1:])
         return f"{'FROM':<21} {'TO':<21} {'SEQ':>10} {'BYTES':>6}{layers} FATE (times in us)"
+    if columns and columns < _NARROW:
+        return f"{'CLIENT':<21} {'REQUEST':>7} {'REPLY':>8} {'TOTAL':>11}  SLOWEST LAYERS"
     layers = "".join(f" {name:>8}" for name in _HEADINGS)
     return f"{'CLIENT':<21} {'(us)':<7} {'BYTES':>8}{layers} {'ELSEWHERE':>10} {'TOTAL':>10}"
 

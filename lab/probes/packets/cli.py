@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
                 output.start()
                 from lab.probes.packets.text import as_dict, line
 
-                line_of = partial(line, wall=args.wall)
+                line_of = partial(line, wall=args.wall, columns=output.width)
                 for batch in batches:
                     if capture and not _written(capture, batch, output):
                         capture = None

@@ -10,7 +10,7 @@ from lab.clock import unix_ns
 from lab.live import fields
 from lab.packet import PROBLEMS, TCP, flags_text, protocol_text
 from lab.probes.packets.rows import Packet
-from lab.tcp import address_text
+from lab.tcp import address_text, endpoint
 
 if TYPE_CHECKING:
     from lab.observation import Observed
@@ -51,8 +51,15 @@ def as_dict(row: Row) -> Packet:
     }
 
 
-def line(row: Packet, *, wall: bool = False) -> str:
-    """Return the line of a row (`as_dict`), with the time since boot or, with `wall`, since 1970."""
+_NARROW = 128
+"""A terminal with fewer columns gets short lines."""
+
+
+def line(row: Packet, *, wall: bool = False, columns: int | None = None) -> str:
+    """Return the line of a row (`as_dict`) for a terminal with this number of columns.
+
+    The time is since boot or, with `wall`, since 1970.
+    """
     source, sport = row["source_address"] or "-", "-" if row["source_port"] is None else row["source_port"]
     target, dport = (
         row["destination_address"] or "-",
@@ -60,6 +67,9 @@ def line(row: Packet, *, wall: bool = False) -> str:
     )
     time_ns = unix_ns(row["time_ns"]) if wall else row["time_ns"]
     why = f"  ({row['problem']})" if row["problem"] else ""
+    if columns and columns < _NARROW:
+        what = f"{row['flags'] or row['protocol'] or row['ethertype']} {row['payload_length'] or 0}{why}"
+        return f"{time_ns // 1000:<16} {endpoint(source, sport)} -> {endpoint(target, dport)} {what}"
     return (
         f"Packet Data - src_ip: {source},  src_port: {sport}, dst_ip: {target},  dst_port: {dport}, "
         f"timestamp(us): {time_ns // 1000}{why}"

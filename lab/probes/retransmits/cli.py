@@ -1,4 +1,4 @@
-"""TCP segments that the kernel sends again: data, SYN, SYN-ACK and FIN.
+"""Retransmissions: TCP segments that the kernel sends again, SYN and SYN-ACK too.
 
 TIME   time of day
 STATE  of the connection; SYN_RECV for a SYN-ACK
@@ -47,9 +47,6 @@ details:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     filters.add_arguments(parser)
-    parser.add_argument(
-        "-w", "--wide", action="store_true", help="also the exact time of day, and the number of segments"
-    )
     live_output.add_arguments(parser)
 
 
@@ -68,6 +65,6 @@ def run(args: argparse.Namespace) -> int:
         counter, line_of = Counter(), partial(line, wide=args.wide)
         for batch in batches:
             for row in plain(counter.rows(batch)):
-                output.row(as_dict(row), line_of)
+                output.row(as_dict(row), line_of, alarming=row["error"] != 0)
     output.end()
     return 0

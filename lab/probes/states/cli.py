@@ -53,6 +53,10 @@ details:
   has no further row if there is no room for another minisock
   (tcp_max_tw_buckets).
 
+  --pid and --comm keep the rows whose C-PID or C-COMM is given, which are the
+  changes that the process itself makes. On a terminal of less than 118 columns
+  SKADDR and LADDR are left out (--wide: all).
+
   The kernel may not run the probe for a change of state. At the end the tool
   says how often a row does not continue from the socket's last one.
 
@@ -65,7 +69,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     filters.add_arguments(parser, aliases={"local-port": ("-L", "--localport"), "remote-port": ("-D", "--remoteport")})
     filters.add_process_arguments(parser)
-    parser.add_argument("-w", "--wide", action="store_true", help="make the columns wide enough for IPv6 addresses")
     parser.add_argument(
         "-T", "--timestamp", action="store_true", help="print the time of day at the start of each line"
     )
@@ -74,8 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print state changes until Ctrl-C or for `--seconds`."""
-    shown = {"wide": args.wide, "timestamp": args.timestamp}
     output = Output(args)
+    shown = {"wide": args.wide, "timestamp": args.timestamp, "columns": output.width}
     choice = filters.chosen(args)
     with drain.events(Program.load("states"), args.seconds, choice=choice, account=output.account) as batches:
         output.start()

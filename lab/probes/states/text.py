@@ -7,7 +7,7 @@ from lab.arrays import UNKNOWN, Row
 from lab.clock import time_of_day
 from lab.live import fields
 from lab.probes.states.rows import Change
-from lab.tcp import State
+from lab.tcp import State, endpoint
 
 if TYPE_CHECKING:
     from lab.observation import Observed
@@ -24,22 +24,31 @@ def table(observed: "Observed") -> Iterator[str]:
             yield line(as_dict(row), wide=wide)
 
 
-def header(*, wide: bool = False, timestamp: bool = False) -> str:
-    """Return the header line of the table."""
+_NARROW = 118
+"""A terminal with fewer columns gets lines without the socket's address and the local address."""
+
+
+def header(*, wide: bool = False, timestamp: bool = False, columns: int | None = None) -> str:
+    """Return the header line of the table for a terminal with this number of columns."""
     width = 39 if wide else 15
     when = f"{'TIME':<15} " if timestamp else ""
+    if columns and columns < _NARROW:
+        return f"{when}{'C-PID':<7} {'C-COMM':<8} {'LPORT':<5} {'MS':>9} {'OLDSTATE':<11} -> {'NEWSTATE':<11} REMOTE"
     return (
         f"{when}{'SKADDR':<16} {'C-PID':<7} {'C-COMM':<10} {'LADDR':<{width}} {'LPORT':<5} "
         f"{'RADDR':<{width}} {'RPORT':<5} {'OLDSTATE':<11} -> {'NEWSTATE':<11} MS"
     )
 
 
-def line(row: Change, *, wide: bool = False, timestamp: bool = False) -> str:
-    """Return one row of the table."""
+def line(row: Change, *, wide: bool = False, timestamp: bool = False, columns: int | None = None) -> str:
+    """Return one row of the table for a terminal with this number of columns."""
     width = 39 if wide else 15
     when = f"{time_of_day(row['time_ns']):<15} " if timestamp else ""
     ms = "-" if row["duration_ns"] is None else f"{row['duration_ns'] / 1e6:.3f}"
     pid, comm, lport, rport = (row[name] or "-" for name in ("pid", "comm", "local_port", "remote_port"))
+    if columns and columns < _NARROW:
+        remote = endpoint(row["remote_address"], rport)
+        return f"{when}{pid:<7} {comm:<8.8} {lport:<5} {ms:>9} {row['oldstate']:<11} -> {row['newstate']:<11} {remote}"
     return (
         f"{when}{row['skaddr']:<16} {pid:<7} {comm:<10.10} {row['local_address']:<{width}} {lport:<5} "
         f"{row['remote_address']:<{width}} {rport:<5} {row['oldstate']:<11} -> {row['newstate']:<11} {ms}"

@@ -8,7 +8,7 @@ from lab.live.output import Output
 
 def output(**options):
     """Return the output of a tool with these options."""
-    return Output(argparse.Namespace(**{"json": False, "csv": False} | options))
+    return Output(argparse.Namespace(**{"json": False, "csv": False, "wide": False} | options))
 
 
 def test_nothing_to_tell(capsys):
