@@ -81,17 +81,23 @@ static inline const void *socket_of(struct bpf_raw_tracepoint_args *ctx)
     return sk;
 }
 
+static inline bool is_full_socket(const void *sk)
+{
+    u8 state = 0;
+
+    if (!sk)
+        return false;
+    kernel_read(&state, sk, FIELD(sock_common, skc_state));
+    return state != TCP_TIME_WAIT && state <= TCP_CLOSING;
+}
+
 /* The inode number of a full socket's file, 0 without a file. Minisocks and requests have none. */
 static inline u64 inode_of(const void *sk)
 {
     const void *socket = NULL;
     unsigned long number = 0;
-    u8 state = 0;
 
-    if (!sk)
-        return 0;
-    kernel_read(&state, sk, FIELD(sock_common, skc_state));
-    if (state == TCP_TIME_WAIT || state > TCP_CLOSING)
+    if (!is_full_socket(sk))
         return 0;
     kernel_read(&socket, sk, FIELD(sock, sk_socket));
     if (socket)
@@ -133,13 +139,15 @@ static inline u32 netns_of_drop(const void *skb, const void *sk)
     return inum;
 }
 
-static inline bool is_observed(const struct drop *found)
+/* `sk`: NULL without a full socket. */
+static inline bool is_observed(const struct drop *found, const void *sk)
 {
     const struct choice *chosen = current_choice();
 
     return !chosen || (is_chosen_netns(chosen, found->netns) &&
                        are_chosen_ends(chosen, (const struct address *)found->saddr, found->sport,
-                                       (const struct address *)found->daddr, found->dport));
+                                       (const struct address *)found->daddr, found->dport) &&
+                       is_in_cgroup(chosen, sk));
 }
 
 static inline int report(struct bpf_raw_tracepoint_args *ctx)
@@ -157,7 +165,7 @@ static inline int report(struct bpf_raw_tracepoint_args *ctx)
     bpf_probe_read_kernel(&tcp, sizeof(tcp), segment);
     found.sport = bpf_ntohs(tcp.source);
     found.dport = bpf_ntohs(tcp.dest);
-    if (!is_observed(&found))
+    if (!is_observed(&found, is_full_socket(sk) ? sk : NULL))
         return 0;
     found.time_ns = time_ns;
     found.inode = inode_of(sk);

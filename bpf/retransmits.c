@@ -31,11 +31,11 @@ enum point { AT_SEGMENT, AT_SYN_ACK };
 #define TCP_NEW_SYN_RECV 12
 
 /* NULL for a connection that is not observed, and without room. */
-static inline struct retransmission *new_event(u64 time_ns, const struct endpoints *ends)
+static inline struct retransmission *new_event(u64 time_ns, const struct endpoints *ends, const void *sk)
 {
     struct retransmission *event;
 
-    if (!is_chosen(ends))
+    if (!is_chosen(ends, sk))
         return NULL;
     event = events.ringbuf_reserve(sizeof(struct retransmission));
     if (!event) {
@@ -69,7 +69,7 @@ static inline int report_segment(struct bpf_raw_tracepoint_args *ctx)
     if (!tcp)
         return 0;
     read_socket_endpoints(&ends, tcp);
-    event = new_event(time_ns, &ends);
+    event = new_event(time_ns, &ends, tcp);
     if (!event)
         return 0;
     of_segment(&event->seq, skb, FIELD(tcp_skb_cb, seq));
@@ -102,7 +102,7 @@ static inline int report_syn_ack(struct bpf_raw_tracepoint_args *ctx)
 
     copy_common(&common, request);
     read_endpoints(&ends, &common);
-    event = new_event(time_ns, &ends);
+    event = new_event(time_ns, &ends, (const void *)ctx->args[0]);
     if (!event)
         return 0;
     kernel_read(&event->seq, request, FIELD(tcp_request_sock, snt_isn));

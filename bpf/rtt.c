@@ -132,7 +132,7 @@ static inline bool read_socket(struct estimate *now, struct key *key, u64 skaddr
     if (!tcp)
         return false;
     read_socket_endpoints(&ends, tcp);
-    if (!is_chosen(&ends))
+    if (!is_chosen(&ends, tcp))
         return false;
     typed_read(&now->srtt_us, tcp, FIELD(tcp_sock, srtt_us));
     typed_read(&now->mdev_us, tcp, FIELD(tcp_sock, mdev_us));

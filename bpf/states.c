@@ -149,7 +149,7 @@ static inline int report_change(struct bpf_raw_tracepoint_args *ctx, bool again)
     if (!tcp)
         return 0;
     read_socket_endpoints(&endpoints, tcp);
-    if (!is_watched(endpoints.netns))
+    if (!is_watched_socket(endpoints.netns, tcp))
         return 0;
     if (oldstate == TCP_LISTEN && ctx->args[2] == TCP_SYN_RECV)
         note_listener(tcp);

@@ -12,6 +12,7 @@ class Choice:
     - `ports`, `addresses`: of either end; the others of the local or the remote end. A packet's local end is its source.
       Addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d.
     - `version`: of IP, 4 or 6.
+    - `cgroup`: inode number of a cgroup of version 2: sockets of it and of those below it.
 
     A program without the map `choice` ignores all of them. One that does not know the ends of what it observes ignores all but
     `netns` (lab/probes/states/tracker.py).
@@ -25,6 +26,7 @@ class Choice:
     local_addresses: Collection[bytes] = ()
     remote_addresses: Collection[bytes] = ()
     version: int = 0
+    cgroup: int = 0
 
 
 EVERYTHING = Choice()

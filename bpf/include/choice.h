@@ -9,6 +9,12 @@
 #define PORT 0
 #endif
 
+/* Since Linux 5.14 (commit 8520e224f547) sockets have a pointer to their cgroup of version 2. */
+#ifdef OFFSET__sock__sk_cgrp_data__cgroup /* FIELD(sock, sk_cgrp_data, cgroup) */
+#define TELLS_CGROUP 1
+#define MOST_CGROUPS 16 /* of a path */
+#endif
+
 /* Of a packet, the local end is the source. */
 enum side { EITHER, LOCAL, REMOTE, SIDES };
 
@@ -20,6 +26,9 @@ struct choice {
     u8 by_port[SIDES];
     u8 by_address[SIDES];
     u64 ports[SIDES][1024]; /* a bit for each port */
+#if TELLS_CGROUP
+    u64 cgroup; /* of version 2, by inode number; 0: all */
+#endif
 };
 
 BPF_ARRAY(choice, struct choice, 1);

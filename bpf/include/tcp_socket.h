@@ -119,13 +119,52 @@ static inline void read_socket_endpoints(struct endpoints *to, const void *tcp)
     to->lport = bpf_ntohs(port);
 }
 
-/* Return true if the program observes sockets with these ends. */
-static inline bool is_chosen(const struct endpoints *ends)
+/* Return true if a full socket belongs to the chosen cgroup or one below it. A socket belongs to the cgroup of the process
+ * that created it; the socket of a passive open, to that of its listener (sk_clone_lock()). */
+static inline bool is_in_cgroup(const struct choice *chosen, const void *sk)
+{
+#if TELLS_CGROUP
+    const void *cgroup = NULL, *node = NULL;
+    u64 id = 0;
+
+    if (!chosen->cgroup)
+        return true;
+    if (!sk)
+        return false;
+    kernel_read(&cgroup, sk, FIELD(sock, sk_cgrp_data, cgroup));
+#pragma unroll
+    for (int level = 0; level < MOST_CGROUPS; level++) {
+        kernel_read(&node, cgroup, FIELD(cgroup, kn));
+        kernel_read(&id, node, FIELD(kernfs_node, id));
+        if (id == chosen->cgroup)
+            return true;
+        kernel_read(&cgroup, cgroup, FIELD(cgroup, self, parent));
+        if (!cgroup)
+            return false;
+        cgroup -= offset_of(FIELD(cgroup, self));
+    }
+    return false;
+#else
+    return true;
+#endif
+}
+
+/* Return true if the program observes this full socket in this namespace. */
+static inline bool is_watched_socket(u32 netns, const void *sk)
 {
     const struct choice *chosen = current_choice();
 
-    return !chosen || (is_chosen_netns(chosen, ends->netns) &&
-                       are_chosen_ends(chosen, &ends->laddr, ends->lport, &ends->raddr, ends->rport));
+    return !chosen || (is_chosen_netns(chosen, netns) && is_in_cgroup(chosen, sk));
+}
+
+/* Return true if the program observes this full socket with these ends. */
+static inline bool is_chosen(const struct endpoints *ends, const void *sk)
+{
+    const struct choice *chosen = current_choice();
+
+    return !chosen ||
+           (is_chosen_netns(chosen, ends->netns) &&
+            are_chosen_ends(chosen, &ends->laddr, ends->lport, &ends->raddr, ends->rport) && is_in_cgroup(chosen, sk));
 }
 
 /* Return the connection's state after a change of its socket. TCP_CLOSE from FIN_WAIT2 or CLOSING mostly means that

@@ -6,7 +6,7 @@ from itertools import cycle, islice
 
 from lab.choice import Choice
 from lab.ebpf.maps import Map
-from lab.errors import LabError
+from lab.errors import LabError, UnsupportedByKernel
 
 _NETNS = 4
 _SIDES = ("", "local_", "remote_")
@@ -27,12 +27,18 @@ def write(choice: Choice, maps: Mapping[str, Map]) -> None:
     hosts = [getattr(choice, f"{side}addresses") for side in _SIDES]
     if sum(map(len, hosts)) > _MOST_ADDRESSES:
         raise LabError(f"a program can be limited to {_MOST_ADDRESSES} addresses: give fewer")
+    tells_cgroup = any(name == "cgroup" for name, *_ in maps["choice"].spec.value)
+    if choice.cgroup and not tells_cgroup:
+        raise UnsupportedByKernel(
+            "this kernel does not tell the cgroup of a socket (Linux 5.14 does): leave --cgroup out"
+        )
     # Repeat the namespaces until the array is full: a 0 would match packets without a device, whose namespace
     # reads as 0.
     netns = islice(cycle(choice.netns or (0,)), _NETNS)
     by_hosts = bool(choice.version or any(hosts))
     head = _HEAD.pack(*netns, any(map(bool, ports)), by_hosts, choice.version, *map(bool, ports), *map(bool, hosts))
-    maps["choice"].write(_padded(head) + b"".join(map(_bitmap, ports)))
+    cgroup = struct.pack("=Q", choice.cgroup) if tells_cgroup else b""
+    maps["choice"].write(_padded(head) + b"".join(map(_bitmap, ports)) + cgroup)
     chosen = maps["chosen_addresses"]
     chosen.clear()
     for address in {it for of_side in hosts for it in of_side}:

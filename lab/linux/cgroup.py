@@ -1,4 +1,4 @@
-"""The root of the cgroup v2 hierarchy, which programs for all sockets are attached to."""
+"""Cgroups of version 2: the root, which programs for all sockets are attached to, and the number of each."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,3 +34,18 @@ def root() -> Iterator[Path]:
         ) from error
     with owned(mount):
         yield Path(f"/proc/self/fd/{mount}")
+
+
+def inode_of(name: str) -> int:
+    """Return the inode number of a cgroup, which is its id in the kernel.
+
+    `name` is the path of its folder, or its path below the root, such as `system.slice/nginx.service`. Raises `LabError` if it
+    is no cgroup of version 2.
+    """
+    with root() as place:
+        for path in (Path(name), place / name.lstrip("/")):
+            if (path / "cgroup.controllers").exists():  # version 1 has no such file
+                return path.stat().st_ino
+        raise LabError(
+            f"there is no cgroup `{name}` of version 2: give the path of its folder (`systemd-cgls` lists them)"
+        )

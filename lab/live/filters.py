@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lab.choice import Choice
 from lab.errors import LabError
+from lab.linux import cgroup
 from lab.linux.netns import inode_of
 from lab.tcp import MAPPED, address_bytes
 from lab.units import port
@@ -25,11 +26,13 @@ def add_arguments(
     sides: Sequence[str] = SOCKETS,
     aliases: Mapping[str, Sequence[str]] = MappingProxyType({}),
     default: str = "all",
+    *,
+    by_cgroup: bool = False,
 ) -> None:
     """Add the options for ports, addresses and the IP version of these sides.
 
     `aliases`: by option, other names for it, which the tool's users know from comparable tools. `default`: what is observed
-    without these options.
+    without these options. `by_cgroup`: the tool's program knows the socket of each event.
     """
     group = parser.add_argument_group(f"connections (default: {default})")
     for what, kind in (("port", port), ("address", address)):
@@ -44,6 +47,12 @@ def add_arguments(
                 metavar=what.upper(),
                 help=f"the {side} {what} is one of these" if side else f"either {what} is one of these",
             )
+    if by_cgroup:
+        group.add_argument(
+            "--cgroup",
+            metavar="PATH",
+            help="sockets of this cgroup (version 2) and those below it, such as system.slice/nginx.service",
+        )
     family = group.add_mutually_exclusive_group()
     for version in (4, 6):
         words = (f"-{version}", f"--ipv{version}")
@@ -90,6 +99,7 @@ def chosen(args: argparse.Namespace) -> Choice:
         local_addresses=given["local_address"],
         remote_addresses=given["remote_address"],
         version=args.version or 0,
+        cgroup=cgroup.inode_of(args.cgroup) if getattr(args, "cgroup", None) else 0,
     )
 
 

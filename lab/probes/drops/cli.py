@@ -58,7 +58,7 @@ details:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    filters.add_arguments(parser, filters.PACKETS)
+    filters.add_arguments(parser, filters.PACKETS, by_cgroup=True)
     filters.add_process_arguments(parser)
     parser.add_argument("--all", action="store_true", help="also packets that have done their work")
     live_output.add_arguments(parser)

@@ -46,7 +46,7 @@ details:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    filters.add_arguments(parser)
+    filters.add_arguments(parser, by_cgroup=True)
     live_output.add_arguments(parser)
 
 

@@ -102,6 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "local-address": ("-a", "--saddr"),
             "remote-address": ("-A", "--daddr"),
         },
+        by_cgroup=True,
     )
     live_output.add_arguments(parser)
 

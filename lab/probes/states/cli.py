@@ -67,7 +67,9 @@ details:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    filters.add_arguments(parser, aliases={"local-port": ("-L", "--localport"), "remote-port": ("-D", "--remoteport")})
+    filters.add_arguments(
+        parser, aliases={"local-port": ("-L", "--localport"), "remote-port": ("-D", "--remoteport")}, by_cgroup=True
+    )
     filters.add_process_arguments(parser)
     parser.add_argument(
         "-T", "--timestamp", action="store_true", help="print the time of day at the start of each line"
