@@ -9,6 +9,8 @@ import pytest
 from support.processes import parsed, refuses, watching
 
 from lab import probes
+from lab.choice import Choice
+from lab.ebpf.program import Program
 from lab.linux import cgroup
 from lab.linux.netns import inside
 
@@ -53,6 +55,8 @@ def started(host, code, *words):
 def test_sockets_of_a_cgroup(net, tool):
     """Of two connections, only the client in the inner cgroup is shown, by the outer cgroup's name."""
     probes.require(tool)
+    with Program.load(tool).attached(choice=Choice(cgroup=1)):
+        pass  # this kernel tells the cgroup of a socket
     words = {"states": [], "rtt": ["--raw", "--by-connection"]}[tool]
     with groups() as (outer, inner):
         with (
