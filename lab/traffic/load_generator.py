@@ -20,6 +20,7 @@ from lab.linux.instance import Instance
 from lab.linux.netns import create, inside, path_of, remove
 from lab.network.topology import Topology
 from lab.paths import PROGRAMS
+from lab.tcp import DEMO_PORT
 
 PORT = 20_997
 """Port of the load. No other traffic uses it: it identifies the load's rows of tools for the whole machine."""
@@ -99,8 +100,8 @@ def loopback(address: str = _LOOPBACK, port: int = PORT) -> Iterator[Place]:
 
 
 def across(net: Topology) -> Place:
-    """Return a place with the client and server of a network."""
-    return Place(net.client.name, net.server.name, net.server.ipv4)
+    """Return a place with the client and server of a network, at the port that the probes observe by default."""
+    return Place(net.client.name, net.server.name, net.server.ipv4, DEMO_PORT)
 
 
 def _set_up(address: str) -> None:

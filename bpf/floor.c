@@ -1,0 +1,59 @@
+/* The least that a probe can do for an event: read the clock, and reserve and submit a record of -DSIZE bytes.
+ *
+ * The bench compares the cost of each probe with it (lab/bench/chapters/floor.py). -DAT_CHANGE=1 and the like choose the event.
+ */
+#include "include/attach_points.h"
+#include "include/lost.h"
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+
+struct record {
+    u64 time_ns;
+    u8 rest[SIZE - 8];
+};
+
+BPF_RINGBUF_OUTPUT(events, 8192);
+
+static __always_inline void report(void)
+{
+    struct record *record = events.ringbuf_reserve(sizeof(struct record));
+
+    if (!record) {
+        count_lost();
+        return;
+    }
+    record->time_ns = bpf_ktime_get_ns();
+    events.ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+}
+
+#if AT_CHANGE
+ON_TP_BTF_UNAUDITED(inet_sock_set_state)
+{
+    report();
+    return 0;
+}
+#elif AT_SEGMENT
+ON_TP_BTF_UNAUDITED(tcp_probe)
+{
+    report();
+    return 0;
+}
+#elif AT_FRAME
+ON_TC(ingress)
+{
+    report();
+    return TC_ACT_UNSPEC;
+}
+
+ON_TC(egress)
+{
+    report();
+    return TC_ACT_UNSPEC;
+}
+#elif AT_ARRIVAL
+ON_XDP(frame)
+{
+    report();
+    return XDP_PASS;
+}
+#endif
