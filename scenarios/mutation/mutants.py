@@ -191,8 +191,8 @@ def judged(
             differs = False
             for program in programs[mutant.file]:
                 status, instructions = copy.compiled(program)
-                if status in (3, 4):
-                    found.verdict = "not compiled" if status == 3 else "refused"
+                if status in (3, 4) or status < 0:  # below 0: the compiler was ended by a signal
+                    found.verdict = "refused" if status == 4 else "not compiled"
                     return found
                 differs |= instructions != original[program]
             if not differs:
