@@ -14,7 +14,8 @@ import msgspec
 
 from lab import probes
 from lab.errors import LabError
-from lab.live.fields import VERSION, Account
+from lab.live.account import SCHEMA_VERSION
+from lab.live.fields import Account
 
 EXAMPLES = """\
 examples:
@@ -41,10 +42,10 @@ def schema_of(tool: str) -> dict[str, Any]:
     schemas, parts = msgspec.json.schema_components(types.values(), ref_template="#/$defs/{name}")
     for name, one in zip(types, schemas, strict=True):
         properties = parts[one["$ref"].removeprefix("#/$defs/")]["properties"]
-        properties["schema"] |= {"const": f"{name}/{VERSION}"}
+        properties["schema"] |= {"const": f"{name}/{SCHEMA_VERSION}"}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"lab {tool} --json, version {VERSION}",
+        "title": f"lab {tool} --json, version {SCHEMA_VERSION}",
         "oneOf": list(schemas),
         "$defs": parts,
     }

@@ -3,8 +3,10 @@
 import sys
 from typing import Any
 
-from lab.live.fields import VERSION
 from lab.output.text import printable
+
+SCHEMA_VERSION = 1
+"""Version of the rows' schemas. It changes when a field is removed, or changes its name, its type or its meaning."""
 
 
 class Account:
@@ -40,7 +42,7 @@ class Account:
         if not (self.without_room or self.withheld or self.notes):
             return None
         return {
-            "schema": f"account/{VERSION}",
+            "schema": f"account/{SCHEMA_VERSION}",
             "kind": "account",
             "events_without_room": self.without_room,
             "events_withheld": self.withheld,

@@ -10,10 +10,8 @@ from msgspec import Meta
 
 from lab.arrays import Row
 from lab.clock import rfc3339
+from lab.live.account import SCHEMA_VERSION
 from lab.tcp import address_text
-
-VERSION = 1
-"""Version of the rows' schemas. It changes when a field is removed, or changes its name, its type or its meaning."""
 
 Address = Annotated[str, Meta(description="IPv4 or IPv6 address; an IPv4-mapped address is shown as IPv4")]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -90,7 +88,7 @@ class Account(TypedDict):
 
 def head(name: str, time_ns: int) -> Head:
     """Return the first fields of a row of the schema `name`; `time_ns` is on `CLOCK_MONOTONIC`."""
-    return {"schema": f"{name}/{VERSION}", "time": rfc3339(time_ns), "time_ns": time_ns}
+    return {"schema": f"{name}/{SCHEMA_VERSION}", "time": rfc3339(time_ns), "time_ns": time_ns}
 
 
 def socket(row: Row) -> OfSocket:

@@ -7,7 +7,7 @@ import pytest
 from support.processes import lab_command, refuses
 
 from lab import probes
-from lab.live.fields import VERSION
+from lab.live.account import SCHEMA_VERSION
 
 
 @pytest.mark.parametrize("tool", probes.names())
@@ -19,8 +19,8 @@ def test_each_tool_has_a_schema(tool):
     jsonschema.Draft202012Validator.check_schema(schema)
     parts = [schema["$defs"][one["$ref"].rpartition("/")[2]] for one in schema["oneOf"]]
     names = [part["properties"]["schema"]["const"] for part in parts]
-    assert names[0] == f"{tool}/{VERSION}"
-    assert names[-1] == f"account/{VERSION}"
+    assert names[0] == f"{tool}/{SCHEMA_VERSION}"
+    assert names[-1] == f"account/{SCHEMA_VERSION}"
     assert all({"schema", "time", "time_ns"} <= set(part["required"]) for part in parts[:-1])
 
 

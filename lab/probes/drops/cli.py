@@ -70,15 +70,16 @@ def run(args: argparse.Namespace) -> int:
     choice = filters.chosen(args)
     with drain.events_by_time(Program.load("drops"), args.seconds, choice=choice, account=output.account) as batches:
         output.start()
+        from lab.probes.drops.text import as_dict, header, line
+
+        output.heading(header(output.width))
+        line_of = partial(line, columns=output.width)
         import numpy as np
 
         from lab.linux.process import SocketOwners
         from lab.probes.drops.measure import with_size
         from lab.probes.drops.reasons import NO_LOSS, numbers
-        from lab.probes.drops.text import as_dict, header, line
 
-        output.heading(header(output.width))
-        line_of = partial(line, columns=output.width)
         owners, left_out = SocketOwners(), [] if args.all else numbers(NO_LOSS)
         for batch in batches:
             rows = with_size(batch)

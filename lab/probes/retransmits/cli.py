@@ -58,10 +58,11 @@ def run(args: argparse.Namespace) -> int:
         Program.load("retransmits"), args.seconds, choice=choice, account=output.account
     ) as batches:
         output.start()
-        from lab.probes.retransmits.measure import Counter
         from lab.probes.retransmits.text import as_dict, header, line
 
         output.heading(header(wide=args.wide))
+        from lab.probes.retransmits.measure import Counter
+
         counter, line_of = Counter(), partial(line, wide=args.wide)
         for batch in batches:
             for row in plain(counter.rows(batch)):

@@ -85,10 +85,10 @@ def run(args: argparse.Namespace) -> int:
     with drain.events(Program.load("states"), args.seconds, choice=choice, account=output.account) as batches:
         output.start()
         from lab.probes.states.text import as_dict, header, line
-        from lab.probes.states.tracker import Tracker
 
         output.heading(header(**shown))
         line_of = partial(line, **shown)
+        from lab.probes.states.tracker import Tracker
 
         tracker = Tracker(choice)
         for batch in batches:
