@@ -29,6 +29,19 @@ def printable_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
+def aligned(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+    """Return a table that is no wider than its texts, which are escaped: the first column to the left, the others to the right."""
+    lines = [[printable(text) for text in line] for line in (headers, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    )
+
+
 def tabulated(rows: Iterable[Sequence[Any]], headers: Sequence[str], **options: Any) -> str:
     """Return a table with its texts escaped. `options`: as for `tabulate`."""
     from tabulate import tabulate

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from lab.output.text import printable, tabulated
+from lab.output.text import aligned, printable
 from lab.results.check_columns import CheckColumns, Group
 from lab.results.check_table import without_number
 from lab.units import amount_text
@@ -135,20 +135,18 @@ def widths(columns: CheckColumns) -> str:
 
 
 def table(columns: CheckColumns) -> str:
-    """Return a table with one line for each probe: its checks, and the widths of the brackets of times and of counts."""
+    """Return a table with one line for each probe: its checks, and the widths of the brackets of times and of counts.
+
+    It fits 80 columns if the names of the probes are short.
+    """
     found = sharpness(columns, lambda group: group.probe)
     none = Sharpness("", 0, 0, 0, np.nan, np.nan)
     lines = []
     for probe in dict.fromkeys(name for name, _ in found):
         times, counts = (found.get((probe, unit), none) for unit in (TIME, COUNT))
-        cells = [cell for one in (times, counts) for cell in (f"{one.sized:,}", *one.texts)]
-        wrong = times.wrong + counts.wrong
-        lines.append(
-            (probe, f"{times.checks + counts.checks:,}", f"{wrong:,}", *cells, f"{times.exact + counts.exact:,}")
-        )
-    sized = ("width p50", "width p90")
-    heads = ("probe", "checks", "wrong", "times", *sized, "counts", *sized, "exact")
-    return tabulated(lines, heads, disable_numparse=True, colalign=("left", *["right"] * (len(heads) - 1)))
+        sums = (times.checks + counts.checks, times.wrong + counts.wrong, times.exact + counts.exact)
+        lines.append((probe, *(f"{number:,}" for number in sums), *times.texts, *counts.texts))
+    return aligned(lines, ("probe", "checks", "wrong", "exact", "times p50", "p90", "counts p50", "p90"))
 
 
 def _numbers(keys: list[Key]) -> dict[Key, int]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lab.arrays import UNKNOWN, Integers, Rows
 from lab.live import fields
-from lab.log2_histogram import SLOTS, STARS, picture
+from lab.log2_histogram import SLOTS, picture
 from lab.probes.layers.requests import LEGS, Kind, requests_of
 from lab.probes.layers.rows import Summary
 from lab.probes.layers.stages import FATES, LAYERS, layers_ns
@@ -28,6 +28,8 @@ PERCENTILES = (50, 90, 99)
 
 MOST_PEERS = 10
 """Peers in the table of an interval."""
+
+_BAR = 38  # characters of the waterfall's time axis: its lines have 80
 
 USUALLY_NOTHING = ("application", "resend")
 """Layers that the waterfall of a request omits if they took no time."""
@@ -278,18 +280,18 @@ def waterfall(row: np.void) -> Iterator[str]:
             if times[layer] == UNKNOWN or (what in USUALLY_NOTHING and not times[layer]):
                 continue
             begin, end = (int(stop) - int(row["time_ns"]) for stop in (stops[layer], stops[layer + 1]))
-            label = f"{name:<8} {host_of(leg, layer):<7} {what.replace('_', '-'):<12}"
-            yield f"{label}{_us(end - begin):>10} us  |{_bar(begin, end, total_ns)}|"
+            label = f"{name:<7} {host_of(leg, layer):<6} {what.replace('_', '-'):<11}"
+            yield f"{label} {_us(end - begin):>9} us |{_bar(begin, end, total_ns)}|"
     if row["elsewhere_ns"]:
-        yield f"{'':<8} {'':<7} {'elsewhere':<12}{_us(int(row['elsewhere_ns'])):>10} us"
+        yield f"{'':<7} {'':<6} {'elsewhere':<11} {_us(int(row['elsewhere_ns'])):>9} us"
 
 
 def _bar(begin_ns: int, end_ns: int, total_ns: int) -> str:
-    """Return a bar on an axis of `STARS` characters; a dot if it is shorter than one character."""
-    first, last = (time_ns * STARS // max(1, total_ns) for time_ns in (begin_ns, end_ns))
-    first = min(first, STARS - 1)
+    """Return a bar on an axis of `_BAR` characters; a dot if it is shorter than one character."""
+    first, last = (time_ns * _BAR // max(1, total_ns) for time_ns in (begin_ns, end_ns))
+    first = min(first, _BAR - 1)
     drawn = "*" * (last - first) or "."
-    return f"{' ' * first}{drawn}".ljust(STARS)
+    return f"{' ' * first}{drawn}".ljust(_BAR)
 
 
 def header(*, packets: bool = False, columns: int | None = None) -> str:

@@ -74,7 +74,7 @@ def test_waterfall():
     bars = [line.split("|")[1] for line in lines]
     begins = [len(bar) - len(bar.lstrip()) for bar in bars]
     assert begins == sorted(begins)
-    assert {len(bar) for bar in bars} == {40}
+    assert {len(line) for line in lines} == {80}
     assert sum(float(line.split()[3]) for line in lines) == pytest.approx(row["total_ns"] / 1000, abs=0.05 * len(lines))
 
 
