@@ -80,6 +80,11 @@ class Check:
         return self.verdict == "inside"
 
     @property
+    def is_time(self) -> bool:
+        """Whether the value is a point in time: `first SYN at`. Those are nanoseconds on `CLOCK_MONOTONIC`."""
+        return self.unit == "ns" and self.quantity.endswith(" at")
+
+    @property
     def passing(self) -> tuple[int, int] | None:
         """The lowest and the highest value that pass; None for a check of equality, which has no interval."""
         low, high = self.low, self.high

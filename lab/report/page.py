@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment
 
 from lab.output.file import replacing
+from lab.probes import names as every_probe
 from lab.report import layers, verdicts
 from lab.report.figures import Bench, Trend
 from lab.report.matrix import matrix
@@ -21,7 +22,8 @@ from lab.report.table import Table
 from lab.report.verdicts import MOST_ROWS, CheckTable, Probe
 from lab.results.corpus import right_if
 from lab.results.reader import RunFolder
-from lab.results.sharpness import widths
+from lab.results.schema import NotJudged
+from lab.results.sharpness import TIME, Sharpness, sharpness
 from lab.results.writer import RUN
 
 _MOST_FAILED = 50  # failed checks listed above the table of all checks
@@ -29,13 +31,17 @@ _MOST_FAILED = 50  # failed checks listed above the table of all checks
 
 @dataclass(frozen=True)
 class Run:
-    """A run as the page shows it. `environment` is the link to its run.json, `sharp` the widths of its brackets."""
+    """A run as the page shows it.
+
+    `environment` is the link to its run.json, `sharp` the widths of its brackets, `not_judged` what it has left out.
+    """
 
     folder: RunFolder
     label: str
     environment: str
     probes: list[Probe]
-    sharp: str
+    sharp: list[Sharpness]
+    not_judged: list[NotJudged]
     bench: Bench
     layers: layers.Layers | None
 
@@ -43,8 +49,34 @@ class Run:
     def of(cls, folder: RunFolder, label: str, raw: Raw) -> "Run":
         """Read a run, and add its raw rows to `raw`."""
         probes = verdicts.probes(folder.checks)
-        environment, sharp = raw.link(folder.path / RUN), widths(folder.checks)
-        return cls(folder, label, environment, probes, sharp, Bench.of(folder, raw), layers.of(folder, raw))
+        sharp = sorted(sharpness(folder.checks, lambda _: None).values(), key=lambda one: one.unit != TIME)
+        return cls(
+            folder,
+            label,
+            raw.link(folder.path / RUN),
+            probes,
+            sharp,
+            _not_judged(folder, probes),
+            Bench.of(folder, raw),
+            layers.of(folder, raw),
+        )
+
+
+def _not_judged(folder: RunFolder, judged: list[Probe]) -> list[NotJudged]:
+    """Return what a run has not judged, as it says itself and as its checks show."""
+    if not judged:
+        return []
+    said = folder.about.not_judged
+    found = [NotJudged("scenarios that were skipped", "this run does not say which")] if said is None else [*said]
+    names = {probe.name for probe in judged} | {one.what.removeprefix("the probe ") for one in found}
+    if missing := [name for name in every_probe() if name not in names]:
+        probes = "the probe " if len(missing) == 1 else "the probes "
+        found.append(NotJudged(probes + ", ".join(missing), "this run has no check of its numbers"))
+    lost = ((probe.lost, probe.name) for probe in judged if probe.lost)
+    found += [NotJudged(f"up to {count:,} events of {name}", "missing from a recording") for count, name in lost]
+    if folder.checks.torn:
+        found.append(NotJudged("the last line of checks.jsonl", "it is incomplete"))
+    return found
 
 
 def write(folders: list[RunFolder], path: Path) -> None:
@@ -52,6 +84,19 @@ def write(folders: list[RunFolder], path: Path) -> None:
     page = _render(folders, Raw(path.parent.resolve()))
     with replacing(path) as file:
         file.write(page)
+
+
+def write_beside(run: Path) -> Path:
+    """Write the report of one run into its folder and return its path; errors as of `write`."""
+    path = run / "report.html"
+    write([RunFolder.open(run)], path)
+    return path
+
+
+def offer(path: Path) -> str:
+    """Return the lines that say how to open a report."""
+    size = f"{path.stat().st_size / 1e6:.1f} MB"
+    return f"\nReport, one file of {size}, for a browser on this machine or on yours:\n  {path.resolve().as_uri()}"
 
 
 def _render(folders: list[RunFolder], raw: Raw) -> str:
@@ -72,8 +117,7 @@ def _render(folders: list[RunFolder], raw: Raw) -> str:
             one=runs[0] if len(runs) == 1 else None,
             wrong=sum(probe.wrong for run in runs for probe in run.probes),
             far=sum(probe.far for run in runs for probe in run.probes),
-            lost=max((probe.lost for run in runs for probe in run.probes), default=0),
-            failed=checks.failed[:_MOST_FAILED],
+            failed=sorted(checks.failed, key=lambda row: row.story is None)[:_MOST_FAILED],
             checks=checks,
             goals=sum(len(run.bench.goals) for run in runs),
             reached=sum(run.bench.reached for run in runs),

@@ -1,17 +1,21 @@
 """The checks of a run for the page: summed up by probe, and by scenario, probe and quantity."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from lab.arrays import Integers, Rows
+from lab.report import story
 from lab.report.chart import Bar, Numbers, Plot, bracket, cumulative, positions, signed
 from lab.report.raw import Raw
+from lab.report.story import Story
 from lab.report.table import Cell, Column, Table, amount, count
 from lab.results import check_table
 from lab.results.check_columns import CheckColumns, Group, decoded
 from lab.results.reader import RunFolder
 from lab.results.sharpness import TIME, Sharpness, quantity_of, sharpness
+from lab.units import amount_text
 from lab.verdict import Check
 
 MOST_ROWS = 40_000
@@ -84,7 +88,10 @@ class Probe:
 
 @dataclass(frozen=True)
 class Shown:
-    """A check shown on its own: its texts, its bracket on a strip, the key of its raw row, and the label of its run."""
+    """A check shown on its own.
+
+    It has its texts, its bracket on a strip, the key of its raw row, the label of its run, and its story if the run has one.
+    """
 
     check: Check
     truth: str
@@ -93,12 +100,24 @@ class Shown:
     strip: tuple[float, float, float] | None
     raw: str
     run: str
+    story: Story | None
+
+    @property
+    def away(self) -> str:
+        """How far the value is outside its bracket: `3.000 ms too large`; empty if it is inside, or no number."""
+        low, high, measured = self.check.low, self.check.high, self.check.measured
+        if not (isinstance(low, int) and isinstance(high, int) and isinstance(measured, int)):
+            return ""
+        if low <= measured <= high:
+            return ""
+        by = amount_text(max(low - measured, measured - high), self.check.unit)
+        return f"{by} too {'small' if measured < low else 'large'}"
 
     @classmethod
-    def of(cls, line: str, raw: str, run: str) -> "Shown":
+    def of(cls, line: str, raw: str, run: str, stories: Mapping[Check, Story]) -> "Shown":
         """Return the check in a line of the file."""
         check = decoded(line)
-        return cls(check, *check_table.texts(check), bracket(check), raw, run)
+        return cls(check, *check_table.texts(check), bracket(check), raw, run, stories.get(check))
 
 
 def probes(columns: CheckColumns) -> list[Probe]:
@@ -161,12 +180,12 @@ class CheckTable:
         columns = run.checks
         self.checks += len(columns.rows)
         wrong = np.bincount(columns.rows["group"][~columns.rows["passed"]], minlength=len(columns.groups))
-        members = columns.members()
+        members, stories = columns.members(), story.read(run.path)
         sharp = sharpness(columns, lambda group: group)
         for number in np.argsort(-wrong, kind="stable").tolist():
             rows = columns.rows[members[number]]
             kept = members[number][_examples(rows)[: MOST_ROWS - self.rows]]
-            key, shown = self._keep(label, columns, kept, of=len(rows))
+            key, shown = self._keep(label, columns, kept, stories, of=len(rows))
             self.failed += [row for row in shown if not row.check.passed]
             group = columns.groups[number]
             cells = self._cells(label, group, sharp[group, group.unit], rows, shown)
@@ -192,7 +211,9 @@ class CheckTable:
             shown[0].measured if shown else "",
         ]
 
-    def _keep(self, label: str, columns: CheckColumns, positions: Integers, of: int) -> tuple[str | None, list[Shown]]:
+    def _keep(
+        self, label: str, columns: CheckColumns, positions: Integers, stories: Mapping[Check, Story], of: int
+    ) -> tuple[str | None, list[Shown]]:
         """Keep the rows of a group at these positions; returns their key, and the checks in them."""
         if not len(positions):
             self.not_kept += 1
@@ -210,7 +231,7 @@ class CheckTable:
             zip((positions + 1).tolist(), lines, strict=True),
             note,
         )
-        return key, [Shown.of(line, key, label) for line in lines]
+        return key, [Shown.of(line, key, label, stories) for line in lines]
 
 
 def _width_cells(sharp: Sharpness) -> list[Cell]:

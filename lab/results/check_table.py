@@ -24,7 +24,7 @@ def table(checks: Iterable[Check]) -> str:
 def texts(check: Check) -> tuple[str, str, str]:
     """Return the texts of the truth, the measured value and the error (empty if the values are not numbers)."""
     # A point in time has up to 19 digits, so it is shown relative to the start of its bracket.
-    origin = check.low if check.quantity.endswith(" at") and isinstance(check.low, int) else 0
+    origin = check.low if check.is_time and isinstance(check.low, int) else 0
     low, high, measured = (_text(value, check.unit, origin) for value in (check.low, check.high, check.measured))
     truth = low if check.low == check.high else f"{low} .. {high}"
     if check.passed and len(measured) > _LONG:

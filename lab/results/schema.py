@@ -25,8 +25,18 @@ class Kernel(msgspec.Struct, frozen=True):
     release: str = "unknown"
 
 
+class NotJudged(msgspec.Struct, frozen=True):
+    """Something of a run that was not compared with the truth (for example `12 scenarios`), and why."""
+
+    what: str
+    why: str
+
+
 class About(msgspec.Struct, frozen=True):
-    """The part of a run.json that the lab uses; the rest is only shown. `status` is None if the run has not ended."""
+    """The part of a run.json that the lab uses; the rest is only shown.
+
+    `status` is None if the run has not ended, `not_judged` if the run does not say what it has left out.
+    """
 
     kernel: Kernel = Kernel()
     started: str = ""
@@ -34,6 +44,7 @@ class About(msgspec.Struct, frozen=True):
     attach: str = attach.BEST
     commit: str | None = None
     status: int | None = None
+    not_judged: list[NotJudged] | None = None
 
 
 def read(path: Path, decode: Callable[[bytes], Decoded], remedy: str) -> Decoded:

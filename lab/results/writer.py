@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Self
 
+import msgspec
+
 from lab import clock
 from lab.clock import CLOCK
 from lab.ebpf import attach, compiler
@@ -110,7 +112,7 @@ class Results:
 
     def _write_run(self, about: dict[str, object]) -> None:
         with replacing(self.path / RUN) as file:
-            file.write(json.dumps(about, indent=2) + "\n")
+            file.write(msgspec.json.format(msgspec.json.encode(about)).decode() + "\n")
 
     def append(self, name: str, lines: str) -> None:
         """Append lines to a file of the folder."""

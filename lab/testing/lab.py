@@ -8,6 +8,7 @@ from typing import Any
 from lab import clock, probes
 from lab.network.topology import Topology
 from lab.observation import Observed, observe
+from lab.report import story
 from lab.results.writer import Results
 from lab.traffic.demo.conversation import Conversation
 from lab.verdict import Bracket, Check, Judge
@@ -38,7 +39,7 @@ class Lab:
 
     def judge(self, probe: str, observed: Observed) -> list[Check]:
         """Judge the recording of one probe. Fail if a value is provably wrong."""
-        return self.check(self._judged(probe, observed))
+        return self.check(self._judged(probe, observed), observed)
 
     def states(self, observed: Observed) -> list[Check]:
         """Judge the recording of the probe `states`. Fail if a value is provably wrong."""
@@ -59,16 +60,22 @@ class Lab:
             [
                 *wrong,
                 judge.count(f"{len(observed.connections)} connections", "complete sockets", bracket, len(complete)),
-            ]
+            ],
+            observed,
         )
 
     def _judged(self, probe: str, observed: Observed) -> list[Check]:
         probes.require(probe)
         return probes.judge(probe, observed, self.scenario)
 
-    def check(self, checks: Iterable[Check]) -> list[Check]:
-        """Add checks to the results. Fail if one of them did not pass, or if there are none."""
+    def check(self, checks: Iterable[Check], observed: Observed | None = None) -> list[Check]:
+        """Add checks to the results. Fail if one of them did not pass, or if there are none.
+
+        With `observed`, the report shows the timestamps around a wrong number.
+        """
         checks = self.run().add(checks)
+        if observed and (lines := story.lines(checks, observed)):
+            self.run().append(story.FILE, lines)
         if not checks:
             raise AssertionError("a scenario needs at least one check")
         if wrong := [check.sentence() for check in checks if not check.passed]:

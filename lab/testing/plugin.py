@@ -19,6 +19,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from lab.judging.judgement import Judgement
     from lab.network.topology import Topology
     from lab.observation import Observed
+    from lab.results.schema import NotJudged
     from lab.results.writer import Results
     from lab.testing.lab import Lab
 
@@ -44,6 +46,12 @@ JUDGES = "judges"
 """The keyword of a test that judges: a run in which none of them has judged a number has failed."""
 
 _INCOMPLETE = "^(EventsWithheld|FramesDropped): "
+_AGAIN = {
+    "EventsWithheld": "the kernel did not run a probe for some events",
+    "FramesDropped": "the kernel dropped frames between the hosts",
+}
+"""Why a recording is made again, by the name of the error."""
+
 _RUN = pytest.StashKey[Path]()
 _RESULTS = pytest.StashKey["Results"]()
 _ORDERLY = pytest.StashKey[bool]()
@@ -133,6 +141,7 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config:
     from lab.results import check_table, sharpness
 
     run = results_of(config)
+    run.note(not_judged=_not_judged(terminalreporter.stats))
     columns = run.finish()
     session: Any = config.pluginmanager.get_plugin("session")
     if judging and not len(columns.rows):
@@ -144,6 +153,29 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config:
     if len(columns.rows):
         terminalreporter.write_line(f"{sharpness.table(columns)}\n")
     terminalreporter.write_line(f"{sharpness.summary(columns, judging)}\nresults: {run.path}")
+
+
+def _not_judged(stats: dict[str, list[Any]]) -> "list[NotJudged]":
+    """Return what the tests that judge have not judged, and why: skipped, deselected, failed, or recorded again."""
+    from lab.results.schema import NotJudged
+
+    reports = {kind: [it for it in some if JUDGES in getattr(it, "keywords", ())] for kind, some in stats.items()}
+    whys = Counter(it.longrepr[2].removeprefix("Skipped: ") for it in reports.get("skipped", []))
+    found = [NotJudged(_number(count, "scenario"), why) for why, count in whys.most_common()]
+    if deselected := reports.get("deselected"):
+        found.append(NotJudged(_number(len(deselected), "scenario"), "deselected on the command line"))
+    if failed := [it for kind in ("failed", "error") for it in reports.get(kind, [])]:
+        what = _number(len({it.nodeid for it in failed}), "scenario")
+        found.append(NotJudged(f"what follows the failure in {what}", "a scenario ends at its first failure"))
+    again = Counter(
+        next((why for name, why in _AGAIN.items() if name in it.longreprtext), "run again by pytest")
+        for it in reports.get("rerun", [])
+    )
+    return found + [NotJudged(f"{_number(count, 'recording')}, made again", why) for why, count in again.items()]
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def results_of(config: pytest.Config) -> "Results":

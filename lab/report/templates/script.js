@@ -110,10 +110,10 @@ class Table {
     this.next.hidden = found.length <= this.shown;
   }
 
-  // The class of a cell; the few values of a column with a filter are short.
+  // The classes of a cell; the few values of a column with a filter are short.
   kind(column) {
-    const { kind, choose } = this.columns[column];
-    return choose ? `${kind} short` : kind;
+    const { name, kind, choose } = this.columns[column];
+    return `${kind} is-${name.replaceAll(" ", "-")}${choose ? " short" : ""}`;
   }
 
   // The column "run" is hidden if there is only one run.

@@ -3,9 +3,13 @@
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from lab.recording.recording import Recording
+from lab.report import story
+from lab.report.request_timeline import Stamp
+from lab.report.story import Story
 from lab.results.measurement import FILE, Goal, Measurement
 from lab.results.writer import RUN
 from lab.traffic.demo import conversation
@@ -37,13 +41,15 @@ ATTACHED = {
 PEERS = ("libbpf-tools tcpstates", "BCC tcpstates", "bpftrace")
 
 
-def folder(path: Path, *, checks=(), measurements=(), recorded=False, **about) -> Path:
+def folder(path: Path, *, checks=(), measurements=(), recorded=False, stories=(), **about) -> Path:
     """Make a run's folder."""
     path.mkdir(parents=True)
     (path / RUN).write_text(json.dumps(ABOUT | about))
     (path / "checks.jsonl").write_text("".join(check.to_json() + "\n" for check in checks))
     if measurements:
         (path / FILE).write_text("".join(row.to_json() + "\n" for row in measurements))
+    if stories:
+        (path / story.FILE).write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in stories))
     if recorded:
         recording().save(path / "recording-1.npz")
     return path
@@ -81,6 +87,24 @@ def checks(seed: int = 1, wrong: int = 3, count: int = 40, slow: float = 1) -> l
     if wrong:
         found.append(judge.equal("192.0.2.1:40000", "owner", "client", HOSTILE))
     return found
+
+
+def stories(checks) -> list[Story]:
+    """Return the story of each wrong check: calls of both sides, a frame, an event of the probe, a name that means harm."""
+    return [
+        Story(
+            check,
+            [
+                Stamp(9_000_000, "client", "application", "connect() called"),
+                Stamp(9_000_500, "wire", "wire", "SYN, 0 bytes, seq 1, to the server: lost"),
+                Stamp(9_000_700, "client", f"lab {check.probe}", "egress, SYN, 0 bytes"),
+                Stamp(9_001_000, "server", "application", HOSTILE),
+            ],
+            left_out=1234,
+        )
+        for check in checks
+        if not check.passed
+    ]
 
 
 def measurements(seed: int = 2, slow: float = 1) -> list[Measurement]:

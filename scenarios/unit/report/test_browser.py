@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.browser import contrast, luminance
-from support.made.run_folder import HOSTILE, checks, folder, measurements
+from support.made.run_folder import HOSTILE, checks, folder, measurements, stories
 
 from lab.cli import main
 
@@ -29,7 +29,9 @@ FOLLOW = """link => new Promise((done) => {
 def reports(tmp_path_factory):
     """Write two reports: of one run with all kinds of results, and of two runs."""
     folders = tmp_path_factory.mktemp("results")
-    full = folder(folders / "full", checks=checks(), measurements=measurements(), recorded=True)
+    full = folder(
+        folders / "full", checks=checks(), measurements=measurements(), recorded=True, stories=stories(checks())
+    )
     other = folder(folders / "other", checks=checks(3, wrong=0), kernel={"release": "5.10.0-33-amd64"}, attach="kprobe")
     assert main(["report", str(full)]) == 0
     assert main(["report", str(full), str(other), "-o", str(folders / "both.html")]) == 0
@@ -89,6 +91,7 @@ def opened(browser, reports, request):
 def test_opens(opened):
     """The page gives no message, requests nothing, has no horizontal scroll bar, and shows process names as text."""
     page = opened.page
+    page.evaluate("document.querySelectorAll('details').forEach((it) => { it.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
     assert "3 of " in page.locator("h1").inner_text()
     assert page.locator("td", has_text=HOSTILE[:20]).count() > 0
@@ -118,6 +121,25 @@ def nanoseconds(text):
     """Return a time of the table in nanoseconds."""
     number, unit = text.split()
     return float(number) * {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9}[unit]
+
+
+def test_a_wrong_number_opens(opened):
+    """The first story is open; a click opens another, in which client, wire and server have a column each."""
+    stories = opened.page.locator(".story")
+    assert [story.get_attribute("open") for story in stories.all()] == ["", None, None]
+    timeline = stories.nth(1).locator(".timeline")
+    assert not timeline.is_visible()
+    stories.nth(1).locator("summary").click()
+    assert timeline.locator("th").all_inner_texts() == ["ms", "client", "wire", "server"]
+    assert timeline.get_by_text("connect() called").is_visible()
+
+
+def test_long_names_of_scenarios(opened):
+    """A name of 110 characters, the longest of the suite, has at most five lines."""
+    cell = opened.page.locator("[data-table=checks] tbody td").first
+    cell.evaluate("(cell) => { cell.textContent = 'test_every_number[4 ms both ways, '.padEnd(110, 'loss 0.03, '); }")
+    height = cell.evaluate("(cell) => cell.clientHeight / parseFloat(getComputedStyle(cell).lineHeight)")
+    assert height < 6.5  # five lines and the padding
 
 
 def test_sorting(opened):

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.made.run_folder import HOSTILE, checks, folder, measurements
+from markupsafe import escape
+from support.made.run_folder import HOSTILE, checks, folder, measurements, stories
 
 from lab.cli import main
 from lab.report import verdicts
@@ -75,11 +76,15 @@ def test_the_verdict_comes_first(tmp_path, what, headline):
 
 
 def test_the_verdict_has_the_widths(tmp_path):
-    """The widths of the brackets stand below the headline, beside each probe and each quantity, and in the table."""
+    """The widths of the brackets stand beside the headline, beside each probe and each quantity, and in the table."""
     rows = [JUDGE.duration("a", "first SYN at", Bracket.early(0, width), 0) for width in (43_000, 43_000, 200 * MS)]
     rows += [JUDGE.equal("a", "port", 80, 80)]
     text, data = page(folder(tmp_path / "run", checks=rows))
-    assert "<p>Width of the brackets: of 3 times p50 43.000 us, p90 200.000 ms. 1 check is exact.</p>" in text
+    times, exact = re.findall("<li><b>(.*?)</li>", text[: text.index("<main>")])
+    assert times == (
+        "43.000 us</b>Half of the 3 times had to lie in an interval this narrow.<small>nine tenths: 200.000 ms</small>"
+    )
+    assert exact.startswith("1</b>value had to be equal to the truth.")
     probe, quantity, port = re.findall(r"<tr(?: hidden)?>\s*<th scope=\"row\".*?</tr>", text, re.DOTALL)[:3]
     for line, cells in (
         (probe, ["43.000 us", "200.000 ms", "1"]),
@@ -90,6 +95,70 @@ def test_the_verdict_has_the_widths(tmp_path):
     heads = [column["name"] for column in data["tables"]["checks"]["columns"]]
     lines = {cells[3]: dict(zip(heads, cells, strict=True)) for _, _, cells in data["tables"]["checks"]["rows"]}
     assert (lines["first SYN at"]["width p50"], lines["port"]["width p90"]) == ([43_000, "43.000 us"], [None, "-"])
+
+
+def test_what_was_not_judged(tmp_path):
+    """The page opens with what the run left out, the probes without a check, and the events that are missing."""
+    rows = [replace(check, lost=7) for check in checks(wrong=0)]
+    left_out = [
+        {"what": "2 scenarios", "why": f"needs {HOSTILE}"},
+        {"what": "the probe layers", "why": "no sk_data_ready"},
+    ]
+    text, _ = page(folder(tmp_path / "said", checks=rows, not_judged=left_out))
+    gaps = re.search(r'<div class="gaps">.*?</div>', text, re.DOTALL)[0]
+    assert text.index("</h1>") < text.index(gaps) < text.index("<main>")
+    found = [re.sub("<.*?>", "", item) for item in re.findall("<li>(.*?)</li>", gaps)]
+    assert found[0].startswith("2 scenarios: needs &lt;/script")
+    assert found[1] == "the probe layers: no sk_data_ready"
+    assert found[2] == "the probes analyse, drops, flows, retransmits: this run has no check of its numbers"
+    assert "up to 7 events of states: missing from a recording" in found
+    assert "<summary>3 more</summary>" in gaps
+    unsaid, _ = page(folder(tmp_path / "unsaid", checks=rows))
+    assert 'scenarios that were skipped: <span class="muted">this run does not say which' in unsaid
+
+
+def test_nothing_was_left_out(tmp_path, monkeypatch):
+    """A run that has judged every probe, and says that it skipped nothing."""
+    monkeypatch.setattr("lab.report.page.every_probe", lambda: ["states"])
+    text, _ = page(folder(tmp_path / "run", checks=[JUDGE.equal("a", "q", 1, 1)], not_judged=[]))
+    assert "Nothing that the run knows of" in text
+
+
+def test_a_wrong_number_opens_to_its_story(tmp_path):
+    """The interval, the value and the distance; then both timelines, the wire's frames, and the probe's own events."""
+    rows = [JUDGE.duration("a", "first SYN at", Bracket.early(9_000_000, 9_000_600), 9_900_000)]
+    text, _ = page(folder(tmp_path / "run", checks=rows, stories=stories(rows)))
+    story = re.search(r'<details class="story" open>.*?</details>', text, re.DOTALL)[0]
+    summary = re.sub(r"<.*?>|\s+", " ", re.search("<summary>.*</summary>", story, re.DOTALL)[0]).split()
+    assert " ".join(summary) == "states first SYN at a 900.000 us 899.400 us too large"
+    assert re.findall("<th [^>]*>(.*?)</th>", story) == ["ms", "client", "wire", "server"]
+    lines = [re.sub("<.*?>", "", line) for line in re.findall("<tr.*?</tr>", story)]
+    assert lines[1:] == [
+        "0.000the truth is not earlier",
+        "0.000application connect() called",
+        "0.001wire SYN, 0 bytes, seq 1, to the server: lost",
+        "0.001the truth is not later",
+        "0.001lab states egress, SYN, 0 bytes",
+        f"0.001application {escape(HOSTILE)}",
+        "0.900measured: first SYN at",
+    ]
+    assert "1,234 timestamps further away are left out." in story
+
+
+def test_a_wrong_number_without_a_story(tmp_path):
+    """The page says that the run kept none; those with a story come first."""
+    rows = checks(wrong=3)
+    text, _ = page(folder(tmp_path / "run", checks=rows, stories=stories(rows)[2:]))
+    told = re.findall(r'<details class="story".*?</details>', text, re.DOTALL)
+    assert ["The run kept no timestamps" in story for story in told] == [False, True, True]
+
+
+def test_stories_of_another_form(tmp_path, capsys):
+    """The error names the file and says what to do; exit status 2."""
+    run = folder(tmp_path / "run", checks=checks())
+    (run / "stories.jsonl").write_text('{"check": 1}\n')
+    assert main(["report", str(run)]) == 2
+    assert "stories.jsonl cannot be read, or is not of this version" in capsys.readouterr().err
 
 
 def test_runs_side_by_side_have_their_widths(tmp_path):
