@@ -1,5 +1,6 @@
 """The pytest plugin in suites of other projects that do not use it, and its rules, without root."""
 
+import json
 import re
 
 import pytest
@@ -118,6 +119,51 @@ def test_other_plugins_may_be_missing(run, missing):
     done = run(RERUN, "-p", f"no:{missing}", "--strict-markers")
     assert done.parseoutcomes() == ({"failed": 1} if missing == "rerunfailures" else {"passed": 1, "rerun": 2})
     done.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
+LEFT_OUT = """
+    import pytest
+    from lab.errors import EventsWithheld, UnsupportedByKernel
+    from lab.verdict import Judge
+
+    tries = []
+
+    @pytest.fixture
+    def net():
+        '''No network.'''
+
+    def test_judged(lab): lab.check([Judge("s", "states", "").equal("a", "q", 1, 1)])
+    @pytest.mark.parametrize("number", range(2))
+    def test_skipped(lab, number): raise UnsupportedByKernel("this kernel has no such hook")
+    def test_again(lab):
+        tries.append(None)
+        if len(tries) == 1:
+            raise EventsWithheld({"states": 1})
+    def test_failed(lab): raise AssertionError
+    def test_not_chosen(lab): ...
+    def test_without_numbers(): pytest.skip("of no interest here")
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_says_what_it_has_not_judged(run, pytester, monkeypatch, workers):
+    """Tests that judge and were skipped, deselected or failed, and recordings made again; none of the other tests."""
+    monkeypatch.setenv("LAB_RESULTS", str(pytester.path / "here"))
+    run(
+        LEFT_OUT,
+        "--numprocesses",
+        str(workers),
+        "--deselect",
+        "test_a_run_says_what_it_has_not_judged.py::test_not_chosen",
+    )
+    about = json.loads((pytester.path / "here" / "latest" / "run.json").read_text())
+    found = {one["what"]: one["why"] for one in about["not_judged"]}
+    assert found.pop("1 scenario", None) == (None if workers else "deselected on the command line")
+    assert found == {
+        "2 scenarios": "this kernel has no such hook",
+        "what follows the failure in 1 scenario": "a scenario ends at its first failure",
+        "1 recording, made again": "the kernel did not run a probe for some events",
+    }
 
 
 CHECK = """
