@@ -102,11 +102,11 @@ def _wire(observed: Observed, connection: Connection) -> Iterator[Stamp]:
             frame = f"{_segment(row)}, to the {receiver}"
             marks = "".join(f", {mark.name.lower()}" for mark in Mark(int(row["marks"])) if mark.name)
             if row["fate"] == Fate.FORWARDED:
-                yield Stamp(int(row["arrived_low_ns"]), WIRE, "wire", f"{frame}: comes{marks}")
-                yield Stamp(int(row["sent_low_ns"]), WIRE, "wire", f"{frame}: leaves{marks}")
+                yield Stamp(int(row["arrived_low_ns"]), WIRE, "frame", f"{frame}: comes{marks}")
+                yield Stamp(int(row["sent_low_ns"]), WIRE, "frame", f"{frame}: leaves{marks}")
             else:
                 fate = Fate(row["fate"]).name.lower()
-                yield Stamp(int(row["arrived_low_ns"]), WIRE, "wire", f"{frame}: {fate}{marks}")
+                yield Stamp(int(row["arrived_low_ns"]), WIRE, "frame", f"{frame}: {fate}{marks}")
 
 
 def _interfaces(observed: Observed, connection: Connection) -> Iterator[Stamp]:
@@ -119,7 +119,8 @@ def _interfaces(observed: Observed, connection: Connection) -> Iterator[Stamp]:
 
 
 def _segment(row: np.void) -> str:
-    return f"{flags_text(int(row['flags']))}, {row['payload']} bytes, seq {row['seq']}"
+    size = f", {row['payload']} bytes" if row["payload"] else ""
+    return f"{flags_text(int(row['flags']))}{size}, seq {row['seq']}"
 
 
 def _packets(observed: Observed, connection: Connection, hosts: _Hosts, _: str, events: Rows) -> Iterator[Stamp]:

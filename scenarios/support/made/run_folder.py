@@ -96,7 +96,7 @@ def stories(checks) -> list[Story]:
             check,
             [
                 Stamp(9_000_000, "client", "application", "connect() called"),
-                Stamp(9_000_500, "wire", "wire", "SYN, 0 bytes, seq 1, to the server: lost"),
+                Stamp(9_000_500, "wire", "frame", "SYN, seq 1, to the server: lost"),
                 Stamp(9_000_700, "client", f"lab {check.probe}", "egress, SYN, 0 bytes"),
                 Stamp(9_001_000, "server", "application", HOSTILE),
             ],

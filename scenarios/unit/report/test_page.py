@@ -136,7 +136,7 @@ def test_a_wrong_number_opens_to_its_story(tmp_path):
     assert lines[1:] == [
         "0.000the truth is not earlier",
         "0.000application connect() called",
-        "0.001wire SYN, 0 bytes, seq 1, to the server: lost",
+        "0.001frame SYN, seq 1, to the server: lost",
         "0.001the truth is not later",
         "0.001lab states egress, SYN, 0 bytes",
         f"0.001application {escape(HOSTILE)}",
