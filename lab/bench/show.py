@@ -16,18 +16,18 @@ _VERDICTS = {1.0: "right", 0.0: "WRONG"}
 
 
 def summary(rows: Iterable[Measurement]) -> Iterator[str]:
-    """Yield how many goals are met, the missed ones, the chapters, and the known mistakes; at most 48 lines of 80 columns."""
+    """Yield how many goals are reached, the missed ones, the chapters, and the known mistakes; at most 48 lines of 80 columns."""
     rows = list(rows)
     goals = [row for row in rows if row.met is not None]
     missed = sorted((row for row in goals if not row.met), key=_distance, reverse=True)
     if goals:
-        yield f"{len(goals) - len(missed)} of {len(goals)} goals are met.{' Those missed by most:' * bool(missed)}"
+        yield f"{len(goals) - len(missed)} of {len(goals)} goals are reached.{' Missed by most:' * bool(missed)}"
     for row in missed[:_MOST_MISSED]:
         found = f"{_value(row)[0]}, the goal is {_goal(row)}: {row.tool}, {row.figure}, {_what(row)}"
         yield textwrap.shorten(f"  {printable(found)}", _SCREEN, initial_indent="  ", placeholder=" ...")
     if len(missed) > _MOST_MISSED:
         yield f"  ... and {len(missed) - _MOST_MISSED} more"
-    yield f"\n{'chapter':<16}  {'tools':>5}  {'numbers':>7}  goals met"
+    yield f"\n{'chapter':<16}  {'tools':>5}  {'numbers':>7}  goals reached"
     for figure in dict.fromkeys(row.figure for row in rows):
         mine = [row for row in rows if row.figure == figure and not row.refused]
         aims = [row.met for row in mine if row.met is not None]

@@ -31,7 +31,7 @@ def test_one_screen():
 def test_what_it_says():
     """The goals, those missed by most first; a line for each chapter; known mistakes by tool; tools that cannot run."""
     head, *lines = "\n".join(summary(many())).splitlines()
-    assert head == "132 of 480 goals are met. Those missed by most:"
+    assert head == "132 of 480 goals are reached. Missed by most:"
     assert lines[0].startswith("  390 ns, the goal is at most 100 ns: a tool with a long name, 39, chapter")
     assert "  ... and " in lines[10]
     assert "chapter 3            40       40  11 of 40" in lines
@@ -41,8 +41,8 @@ def test_what_it_says():
     assert text.endswith("Cannot run here: bpftrace")
 
 
-def test_all_goals_met():
+def test_all_goals_reached():
     """Without a missed goal, no goal is listed; without goals, none is counted."""
     row = Measurement("start", "lab rtt", "cold", "ms", [1.0], goal=Goal(least=False, value=2))
-    assert next(summary([row])) == "1 of 1 goals are met."
-    assert "goals are met" not in next(summary([]))
+    assert next(summary([row])) == "1 of 1 goals are reached."
+    assert "goals are reached" not in next(summary([]))
