@@ -166,6 +166,8 @@ def curves(found: list[Probe]) -> Plot | None:
 class CheckTable:
     """The table of checks of several runs: one line for each run, scenario, probe and quantity, with raw rows.
 
+    Quantities with a running number, such as those of each call of recv(), share a line.
+
     `failed` lists the failed checks, `rows` counts the raw rows, `not_kept` the lines without a raw row.
     """
 
@@ -177,7 +179,7 @@ class CheckTable:
 
     def add(self, run: RunFolder, label: str) -> None:
         """Add the checks of a run, lines with the most failed checks first."""
-        columns = run.checks
+        columns = run.checks.without_numbers()
         self.checks += len(columns.rows)
         wrong = np.bincount(columns.rows["group"][~columns.rows["passed"]], minlength=len(columns.groups))
         members, stories = columns.members(), story.read(run.path)

@@ -4,7 +4,7 @@ What lives here: reading the file, and finding the line of a row. What does not:
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from lab.arrays import Integers, Rows
 from lab.errors import LabError
+from lab.results.check_table import without_number
 from lab.results.schema import LONGEST
 from lab.verdict import Check
 
@@ -96,6 +97,15 @@ class CheckColumns:
         """Return for each group the indexes of its rows, in the order of the file."""
         ends = np.cumsum(np.bincount(self.rows["group"], minlength=len(self.groups)))
         return np.split(np.argsort(self.rows["group"], kind="stable"), ends[:-1]) if self.groups else []
+
+    def without_numbers(self) -> "CheckColumns":
+        """Return the same checks, with quantities that differ by their running number only in one group."""
+        groups: dict[Group, int] = {}
+        merged = (group._replace(quantity=without_number(group.quantity)) for group in self.groups)
+        of = np.array([groups.setdefault(group, len(groups)) for group in merged], "i4")
+        rows = self.rows.copy()
+        rows["group"] = of[rows["group"]]
+        return replace(self, groups=list(groups), rows=rows)
 
     def failed(self) -> Iterator[Check]:
         """Yield the failed checks."""

@@ -32,13 +32,18 @@ function bracket([low, high, measured], wrong) {
   return svg;
 }
 
+// The texts of a row, for the search. A long table takes a moment, so this is done when somebody searches.
+function searched([, , cells]) {
+  return cells.filter((cell) => typeof cell === "string").join("\n").toLowerCase();
+}
+
 class Table {
   constructor(place, { columns, rows }) {
     this.columns = columns;
     this.rows = rows;
     this.shown = STEP;
     this.sorted = null;
-    this.texts = rows.map(([, , cells]) => cells.filter((cell) => typeof cell === "string").join("\n").toLowerCase());
+    this.texts = null;
     this.words = element("input", { type: "search", placeholder: "words", "aria-label": "search" });
     this.choices = new Map();
     this.count = element("output", { "aria-live": "polite" });
@@ -87,14 +92,12 @@ class Table {
     const collator = new Intl.Collator("en", { numeric: true });
     const before = numbers ? (a, b) => a - b : (a, b) => collator.compare(a, b);
     const value = ([, , cells]) => (numbers ? cells[column][0] : cells[column]);
-    const order = this.rows.map((row, number) => [row, this.texts[number]]);
-    order.sort(([a], [b]) => {
+    this.rows.sort((a, b) => {
       const [one, other] = [value(a), value(b)];
       if (one === null || other === null) return (one === null) - (other === null);  // unknown values come last
       return up ? before(one, other) : before(other, one);
     });
-    this.rows = order.map(([row]) => row);
-    this.texts = order.map(([, text]) => text);
+    this.texts = null;
     this.draw(true);
   }
 
@@ -102,6 +105,7 @@ class Table {
     if (again) this.shown = STEP;
     const words = this.words.value.toLowerCase().split(/\s+/).filter(Boolean);
     const chosen = [...this.choices.values()].filter(([, select]) => select.value).map(([number, select]) => [number, select.value]);
+    if (words.length) this.texts ??= this.rows.map(searched);
     const found = this.rows.filter(([, , cells], number) =>
       chosen.every(([column, value]) => cells[column] === value) && words.every((word) => this.texts[number].includes(word)));
     this.body.replaceChildren(...found.slice(0, this.shown).map((row) => this.row(row)));

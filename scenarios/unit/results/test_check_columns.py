@@ -32,6 +32,19 @@ def test_columns_and_rows_agree(tmp_path, monkeypatch, chunk):
     assert all((columns.rows["group"][some] == number).all() for number, some in enumerate(members))
 
 
+def test_without_numbers(tmp_path):
+    """The calls of one kind share a group; scenarios, units and other quantities do not."""
+    names = ("wait in recv() 2", "wait in send() 2", "wait in recv() 13", "port 80", "wait in recv()")
+    rows = [JUDGE.count("a", name, Bracket.exactly(0), number) for number, name in enumerate(names)]
+    rows.append(JUDGE.duration("a", names[0], Bracket.exactly(0), 5))
+    whole = CheckColumns.read(folder(tmp_path / "run", checks=rows) / "checks.jsonl")
+    columns = whole.without_numbers()
+    assert columns.rows["group"].tolist() == [0, 1, 0, 2, 0, 3]
+    assert [group.quantity for group in columns.groups] == [names[4], "wait in send()", "port 80", names[4]]
+    assert columns.rows["error"].tolist() == whole.rows["error"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert len(CheckColumns.read(tmp_path / "missing").without_numbers().rows) == 0
+
+
 def test_where_in_the_bracket():
     """0 and 1 are the ends of the bracket; a value that is not a number, or a bracket of one point, gives NaN."""
     bracket = Bracket.early(9_100_000_000_000_000, 9_100_000_000_000_004)
