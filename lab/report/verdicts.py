@@ -21,6 +21,8 @@ from lab.verdict import Check
 MOST_ROWS = 40_000
 """Limit of raw rows in the page: all failed rows, then the worst and a typical row of each line of the table."""
 
+_LONGEST = 48  # characters of a value in the table
+
 COLUMNS = (
     Column("run", hint="where it ran", choose=True),
     Column("scenario"),
@@ -209,8 +211,8 @@ class CheckTable:
             amount(median, group.unit),
             amount(largest, group.unit),
             shown[0].strip if shown else None,
-            shown[0].truth if shown else "",
-            shown[0].measured if shown else "",
+            _short(shown[0].truth) if shown else "",
+            _short(shown[0].measured) if shown else "",
         ]
 
     def _keep(
@@ -234,6 +236,11 @@ class CheckTable:
             note,
         )
         return key, [Shown.of(line, key, label, stories) for line in lines]
+
+
+def _short(text: str) -> str:
+    """Return the beginning of a long text; the raw row has all of it."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def _width_cells(sharp: Sharpness) -> list[Cell]:

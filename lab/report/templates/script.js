@@ -136,7 +136,7 @@ class Table {
       place.hidden = this.constant(column);
       line.append(place);
     });
-    line.append(element("td", {}, ...(key === null ? [] : [element("a", { href: `#raw:${key}`, class: "raw" }, "raw rows")])));
+    line.append(element("td", {}, ...(key === null ? [] : [element("a", { href: `#raw:${key}`, class: "raw" }, "raw")])));
     return line;
   }
 }
