@@ -1,4 +1,4 @@
-"""Writing the results of a run to `results/<run>/`: run.json, checks.jsonl, bench.jsonl and junit.xml.
+"""Writing the results of a run to `results/<run>/`: run.json, checks.jsonl, stories.jsonl, bench.jsonl and junit.xml.
 
 `results/latest` links to the newest run that has ended by itself.
 """

@@ -69,7 +69,7 @@ def test_table(net):
     assert lines[0].split()[:2] == ["CLIENT", "(us)"]
     assert [line.split()[0] for line in lines[2:7:2]] == ["reply"] * 3
     assert "3 requests, microseconds:" in text
-    assert "request  server  wake-up" in text
+    assert "request server wake-up" in text
     assert "reply, application (server)" in text
 
 
