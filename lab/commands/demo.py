@@ -163,9 +163,11 @@ def _summary(
         yield ""
     yield from _verdict(columns)
     for one in left_out:
-        yield textwrap.shorten(f"Not judged: {one.what}: {one.why}", _WIDTH, placeholder=" ...")
+        left = printable(f"Not judged: {one.what}: {one.why}")
+        yield textwrap.fill(left, _WIDTH, subsequent_indent="  ", max_lines=2, placeholder=" ...")
     yield page.offer(report)
-    yield f"Beside it: checks, recordings, {_PICTURE}, and {TRACE} for ui.perfetto.dev."
+    pictures = f", {_PICTURE}, and {TRACE} for ui.perfetto.dev" if rows else ""
+    yield f"Beside it: checks, recordings{pictures}."
     yield "`lab demo --all` also shows what each tool printed, and each check."
 
 

@@ -23,6 +23,7 @@ FILE = "stories.jsonl"
 
 _MOST = 5  # of the wrong numbers of one probe in one recording
 _MOST_STAMPS = 200
+_FIRST = 3  # connections that are told of a number of all connections
 
 
 class Row(NamedTuple):
@@ -63,9 +64,9 @@ class Story(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, check: Check, observed: Observed) -> "Story":
-        """Return the story of a check, from the connections that its subject names, or from all if it names none."""
+        """Return the story of a check, from the connections that its subject names, or from the first if it names none."""
         every = observed.connections
-        mine = [connection for connection in every if _is_named(connection, check.subject)] or every
+        mine = [connection for connection in every if _is_named(connection, check.subject)] or every[:_FIRST]
         found = sorted({stamp for connection in mine for stamp in stamps(observed, connection, check.probe)})
         nearest = sorted(found, key=lambda stamp: abs(stamp.time_ns - _middle_ns(check, found)))[:_MOST_STAMPS]
         return cls(check, sorted(nearest), len(found) - len(nearest))

@@ -8,7 +8,9 @@ from lab.observation import Observed
 from lab.recording.recording import Recording
 from lab.report import story
 from lab.report.story import Story
+from lab.results.writer import Results
 from lab.tcp import address_bytes
+from lab.testing.lab import Lab
 from lab.timeline import Connection, Timeline
 from lab.verdict import Bracket, Judge
 
@@ -38,7 +40,7 @@ def wrong(subject, quantity="first SYN to first FIN"):
     ],
 )
 def test_the_connection_that_the_subject_names(subject, calls):
-    """Its calls, each when it was called and when it was over; all connections if the subject names none."""
+    """Its calls, each when it was called and when it was over; the first ones if the subject names none."""
     told = Story.of(wrong(subject), observed())
     assert len(told.stamps) == 2 * calls
     assert told.stamps == sorted(told.stamps)
@@ -83,3 +85,11 @@ def test_the_first_wrong_numbers_are_kept(tmp_path):
     assert kept[checks[1]] == Story.of(checks[1], observed())
     assert story.lines(checks[:1], observed()) == ""
     assert story.read(tmp_path / "elsewhere") == {}
+
+
+def test_a_scenario_keeps_the_stories(tmp_path):
+    """The verdict on an observed conversation fails the scenario, and writes the story beside the check."""
+    check = wrong(str(FLOW))
+    with pytest.raises(AssertionError, match="1 of 1 checks are provably wrong"):
+        Lab(None, lambda: Results(tmp_path), "s").check([check], observed())
+    assert story.read(tmp_path) == {check: Story.of(check, observed())}
