@@ -7,8 +7,9 @@ described by their fields. What does not live here: measuring; the probes do tha
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+import msgspec
 import numpy as np
 
 from lab.arrays import Rows
@@ -54,7 +55,7 @@ _FIELDS: Mapping[str, Callable[[int], str]] = {
 class Stamp(NamedTuple):
     """A timestamped event: `host` is client, server or wire, `who` the source of the timestamp, `what` the event."""
 
-    time_ns: int
+    time_ns: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
     host: str
     who: str
     what: str

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.made.run_folder import checks, folder, measurements, recording
+from support.made.run_folder import checks, folder, measurements, recording, stories
 
 from lab.cli import main
 from lab.errors import LabError
@@ -18,7 +18,7 @@ from lab.recording.recording import Recording
 from lab.results.export import FORMATS
 from lab.results.schema import LONGEST
 
-FILES = ("run.json", "checks.jsonl", "bench.jsonl", "recording-1.npz")
+FILES = ("run.json", "checks.jsonl", "stories.jsonl", "bench.jsonl", "recording-1.npz")
 COMMANDS = (
     ["report", "RUN", "-o", "OUT"],
     ["compare", "RUN", "RUN"],
@@ -48,7 +48,10 @@ def replaced(value, place, by):
 def contents():
     """Return the content of each file of a run."""
     with tempfile.TemporaryDirectory() as place:
-        path = folder(Path(place) / "run", checks=checks(count=2), measurements=measurements(), recorded=True)
+        rows = checks(count=2)
+        path = folder(
+            Path(place) / "run", checks=rows, measurements=measurements(), recorded=True, stories=stories(rows)
+        )
         return {name: (path / name).read_bytes() for name in FILES}
 
 
