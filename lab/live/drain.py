@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # million state changes per second.
 _SHOW_INTERVAL_S = 0.05
 _PRESENCE_INTERVAL_S = 0.2  # between two checks that the devices exist
+_AUDIT_INTERVAL_S = 10.0  # between two counts of the events that the kernel withheld
 
 
 @contextmanager
@@ -125,8 +126,8 @@ def ticks(
     """Attach a program and yield once per interval, until SIGINT, SIGTERM or SIGHUP, or until `seconds` have passed.
 
     - The last yield comes after a grace period: events under way are in the ring.
-    - After each yield standard output is flushed, and `account` is told of events for which no room was left; at the end, of
-      events that the kernel withheld.
+    - After each yield standard output is flushed, and `account` is told of events for which no room was left; every ten
+      seconds and at the end, of events that the kernel withheld.
     - When a device has gone, the loop ends with `LabError` after one more yield.
     - `choice` limits what the program observes.
     """
@@ -145,6 +146,7 @@ def _ticks(
     deadline = float("inf") if seconds is None else time.monotonic() + seconds
     without_room, recursion = program.without_room(), program.withheld_by_recursion()
     next_check = time.monotonic()
+    next_audit, told = next_check + _AUDIT_INTERVAL_S, 0
     gone: LabError | None = None
     stopped = False
     with ExitStack() as opened:
@@ -167,8 +169,12 @@ def _ticks(
             if (now := program.without_room()) != without_room:
                 account.add_without_room(now - without_room)
                 without_room = now
-        if count := max(0, program.withheld_by_recursion() - recursion) + (withheld() if withheld else 0):
-            account.add_withheld(count)
+            if stopped or time.monotonic() >= next_audit:
+                next_audit += _AUDIT_INTERVAL_S
+                now = max(0, program.withheld_by_recursion() - recursion) + (withheld() if withheld else 0)
+                if now > told:
+                    account.add_withheld(now - told)
+                    told = now
     if gone:
         raise gone
 

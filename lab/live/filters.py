@@ -71,6 +71,18 @@ def is_of_process(args: argparse.Namespace, row: "OfProcess") -> bool:
     return (not args.pid or row["pid"] in args.pid) and (not args.comm or row["comm"] in args.comm)
 
 
+def of_process(args: argparse.Namespace, rows: "Rows") -> "Mask":
+    """Mark the rows of the chosen processes, by the fields `tgid` (0: unknown) and `comm`."""
+    import numpy as np
+
+    found = np.ones(len(rows), bool)
+    if args.pid:
+        found &= np.isin(rows["tgid"], args.pid)
+    if args.comm:
+        found &= np.isin(rows["comm"], [name.encode() for name in args.comm]) & (rows["tgid"] > 0)
+    return found
+
+
 def address(text: str) -> bytes:
     """Parse an IP address (argparse type) into 16 bytes in network order."""
     try:

@@ -2,20 +2,25 @@
 
 import argparse
 import csv
+import importlib
+import ipaddress
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from lab.errors import LabError
 from lab.live.account import Account
 from lab.output import terminal
 from lab.output.text import cell, printable_row
 from lab.tcp import DEMO_PORT
-from lab.units import positive_seconds
+from lab.units import port, positive_seconds
 
 if TYPE_CHECKING:
+    from lab.arrays import Rows
     from lab.ebpf.interface import Device
+    from lab.live.metrics import Exporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON Lines")
     form.add_argument("--csv", action="store_true", help="print comma-separated values")
+    form.add_argument(
+        "--metrics",
+        type=_serving_address,
+        metavar="ADDR:PORT",
+        help="print nothing; serve the numbers to a Prometheus server at this address; without ADDR at 127.0.0.1",
+    )
     parser.add_argument(
         "--seconds", type=positive_seconds, metavar="N", help="stop after this time (default: at Ctrl-C)"
     )
@@ -60,8 +71,23 @@ def tell_default(every: str = "") -> None:
         print(f"lab: watching port {DEMO_PORT}: `--port N` watches another{every}", file=sys.stderr)
 
 
+def _serving_address(text: str) -> tuple[str, int]:
+    """Parse the address and the port of a server (argparse type): `127.0.0.1:9435`, `[::1]:9435`, `:9435`."""
+    address, colon, number = text.rpartition(":")
+    in_brackets = address.startswith("[") and address.endswith("]")
+    try:
+        parsed = ipaddress.ip_address(address.strip("[]") or "127.0.0.1")
+        if colon and in_brackets == (parsed.version == 6):
+            return str(parsed), 0 if number == "0" else port(number)
+    except (ValueError, argparse.ArgumentTypeError):
+        pass
+    raise argparse.ArgumentTypeError(
+        f"`{text}` is not an address with a port: write it like 192.0.2.1:9435, [2001:db8::1]:9435, or :9435 for 127.0.0.1"
+    )
+
+
 class Output:
-    """Prints rows as a table, as JSON Lines or as CSV.
+    """Prints rows as a table, as JSON Lines or as CSV; with `--metrics` it counts them and prints nothing.
 
     `width` is the number of columns that the lines of a table may have; None is no limit.
     """
@@ -70,23 +96,35 @@ class Output:
         self._args = args
         self.width = None if args.json or args.csv or args.wide else terminal.columns()
         self._csv: csv.DictWriter[str] | None = None
+        self._exporter: Exporter | None = None
         self.account = Account()
 
     def start(self) -> None:
-        """Write "ready" to `--ready-fd`: the probe is attached. Call this before slow imports."""
+        """Serve the `--metrics`, and write "ready" to `--ready-fd`: the probe is attached. Call this before slow imports."""
+        if self._args.metrics is not None:
+            self._exporter = self._export(*self._args.metrics)
         if self._args.ready_fd is not None:
             os.write(self._args.ready_fd, b"ready\n")
 
     def heading(self, line: str) -> None:
-        """Print the heading of the table, unless the output is JSON or CSV."""
-        if not self._args.json and not self._args.csv:
+        """Print the heading, if a table is printed."""
+        if not (self._args.json or self._args.csv or self._exporter):
             print(terminal.bold(terminal.cut(line, self.width)), flush=True)
+
+    def shown(self, rows: "Rows") -> "Rows":
+        """Return the rows to print: with `--metrics` they are counted, and none is left."""
+        if self._exporter is None:
+            return rows
+        self._exporter.add(rows)
+        return rows[:0]
 
     def row(self, row: Mapping[str, Any], line: Callable[[Any], str], *, alarming: bool = False) -> None:
         """Print one row. `line` formats it as a line of the table, unless the output is JSON or CSV.
 
         A line that is wider than the terminal is cut. An `alarming` one is red.
         """
+        if self._exporter:
+            return
         if self._args.csv:
             if self._csv is None:
                 self._csv = csv.DictWriter(sys.stdout, list(row))
@@ -106,6 +144,25 @@ class Output:
         self.account.note(text)
 
     def end(self) -> None:
-        """With `--json`, print the account as the last object, unless there is nothing to tell."""
+        """Stop serving. With `--json`, print the account as the last object, unless there is nothing to tell."""
+        if self._exporter:
+            self._exporter.stop()
         if self._args.json and (account := self.account.as_dict()):
             sys.stdout.write(f"{json.dumps(account)}\n")
+
+    def _export(self, address: str, number: int) -> "Exporter":
+        """Serve the metrics of the tool, which the module `metrics` beside its `cli` describes."""
+        from lab.live.metrics import Exporter  # noqa: PLC0415 (with NumPy and prometheus_client, slow)
+
+        package = self._args.run.__module__.rpartition(".")[0]
+        tool = package.rpartition(".")[2]
+        name = f"{package}.metrics"
+        try:
+            described = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+            raise LabError(f"`lab {tool}` has no metrics: leave --metrics out, or write {name}") from error
+        exporter = Exporter(tool, described.families(self._args), self.account)
+        print(f"lab: metrics at {exporter.serve(address, number)}", file=sys.stderr, flush=True)
+        return exporter

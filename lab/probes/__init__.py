@@ -6,6 +6,7 @@ A probe is `bpf/<name>.c` and the package `lab/probes/<name>/` with the modules
   strings `EXAMPLES` and `DETAILS` are optional; `--help` prints them after the options.
 - `text`: `table(observed)` yields the lines that the live tool would have printed for a recording.
 - `judge`: `checks(observed, scenario)` yields every comparison of the probe's numbers with the truth.
+- `metrics`, optional: `families(args)` returns the metrics that the live tool serves with `--metrics`.
 
 By convention, pure functions from events to rows are in `measure`, and the batch-by-batch version of them in `tracker`.
 """

@@ -83,9 +83,11 @@ def run(args: argparse.Namespace) -> int:
         owners, left_out = SocketOwners(), [] if args.all else numbers(NO_LOSS)
         for batch in batches:
             rows = with_size(batch)
-            for row in plain(rows[~np.isin(rows["reason"], left_out)]):
-                shown = as_dict(row, owners.of(row["inode"]))
-                if filters.is_of_process(args, shown):
-                    output.row(shown, line_of)
+            rows = rows[~np.isin(rows["reason"], left_out)]
+            if args.pid or args.comm:
+                named = (as_dict(row, owners.of(row["inode"])) for row in plain(rows))
+                rows = rows[[filters.is_of_process(args, row) for row in named]]
+            for row in plain(output.shown(rows)):
+                output.row(as_dict(row, owners.of(row["inode"])), line_of)
     output.end()
     return 0

@@ -2,18 +2,20 @@
 
 import argparse
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 from lab.arrays import UNKNOWN, Row, Rows, plain
+from lab.choice import Choice
 from lab.live import fields
+from lab.live.filters import wanted
 from lab.live.output import Output
 from lab.probes.duration.measure import TIMES, lifetimes
 from lab.probes.duration.rows import Lifetime
 from lab.probes.duration.statistics_file import DurationsFile, Histogram, line
 from lab.probes.duration.tracker import MOST_CONNECTIONS
-from lab.tcp import Ended, Side, address_bytes, address_text, endpoint
+from lab.tcp import Ended, Side, address_text, endpoint
 from lab.units import SECOND
 
 if TYPE_CHECKING:
@@ -35,11 +37,13 @@ class Show:
 
     def rows(self, rows: "Rows | None") -> None:
         """Print connections that have ended, and add them to the file and the histogram."""
-        wanted = [row for row in self._as_dicts(rows) if self._wanted(row)]
-        if self._file and wanted:
-            self._output.note(self._file.append([self._line(row) for row in wanted]))
-        self._histogram.add(row["duration_ns"] for row in wanted if row["duration_ns"] is not None)
-        for row in wanted:
+        if rows is None:
+            return
+        rows = self._wanted(rows)
+        if self._file and len(rows):
+            self._output.note(self._file.append([self._line(row) for row in self._as_dicts(rows)]))
+        self._histogram.add(rows["duration_ns"][rows["duration_ns"] != UNKNOWN])
+        for row in self._as_dicts(self._output.shown(rows)):
             self._output.row(row, self._shown, alarming=row["ended"] in _FAILED)
 
     def forgotten(self, count: int) -> None:
@@ -51,12 +55,13 @@ class Show:
     def end(self, ended: "Rows | None", still_open: "Rows | None") -> None:
         """Print the last rows and the closing notes, close the file, and draw the histogram."""
         self.rows(ended)
-        remaining = [row for row in self._as_dicts(still_open) if self._wanted(row)]
-        if self._args.open:
-            for row in remaining:
-                self._output.row(row, self._shown)
-        elif remaining:
-            self._output.note(f"connections still open: {len(remaining)} (--open lists them)")
+        if still_open is not None:
+            remaining = self._wanted(still_open)
+            if self._args.open:
+                for row in self._as_dicts(remaining):
+                    self._output.row(row, self._shown)
+            elif len(remaining):
+                self._output.note(f"connections still open: {len(remaining)} (--open lists them)")
         if self._forgotten:
             self._output.note(f"connections forgotten: {self._forgotten}")
         if self._file:
@@ -70,24 +75,22 @@ class Show:
         if self._args.plot is not None:
             self._histogram.draw(self._args.plot)
 
-    def _as_dicts(self, rows: "Rows | None") -> Iterator[Lifetime]:
-        if rows is not None:
-            yield from (as_dict(row, self._ifname) for row in plain(rows))
+    def _as_dicts(self, rows: Rows) -> Iterator[Lifetime]:
+        return (as_dict(row, self._ifname) for row in plain(rows))
 
-    def _wanted(self, row: Lifetime) -> bool:
-        """Return true if client and server are chosen. If the roles are unknown, either end may be the client."""
+    def _wanted(self, rows: Rows) -> Rows:
+        """Return the rows whose client and server are chosen. If the roles are unknown, either end may be the client."""
         args = self._args
-        client = row["client_port"], address_bytes(row["client_address"])
-        server = row["server_port"], address_bytes(row["server_address"])
-        either = (client, server), (server, client)
-        ports, hosts = zip(client, server, strict=True)
-        if (args.port and not set(args.port) & set(ports)) or (args.address and not set(args.address) & set(hosts)):
-            return False
-        return any(
-            _is_chosen(one, args.client_port, args.client_address)
-            and _is_chosen(other, args.server_port, args.server_address)
-            for one, other in either[: 1 if row["roles_known"] else 2]
+        choice = Choice(
+            ports=args.port,
+            addresses=args.address,
+            local_ports=args.client_port,
+            local_addresses=args.client_address,
+            remote_ports=args.server_port,
+            remote_addresses=args.server_address,
         )
+        swapped = (rows["roles_known"] == 0) & wanted(choice, rows, "d", "s")
+        return rows[wanted(choice, rows, "s", "d") | swapped]
 
 
 def as_dict(row: Row, ifname: str) -> Lifetime:
@@ -118,11 +121,6 @@ def as_dict(row: Row, ifname: str) -> Lifetime:
         "syn_retransmissions": int(row["syn_retransmissions"]) if syn_seen else None,
         "fin_retransmissions": int(row["fin_retransmissions"]),
     }
-
-
-def _is_chosen(end: tuple[int, bytes], ports: Collection[int], hosts: Collection[bytes]) -> bool:
-    port, host = end
-    return (not ports or port in ports) and (not hosts or host in hosts)
 
 
 def _side(number: int) -> str | None:

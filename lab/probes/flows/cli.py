@@ -125,6 +125,9 @@ def run(args: argparse.Namespace) -> int:
         names = {device.ifindex: device.ifname}
         for number, batch in enumerate(batches):
             added = group(batch, macs=args.mac)
+            if args.metrics:
+                output.shown(measure.largest_first(added))
+                continue
             rows = measure.largest_first(added if args.delta else so_far.add(added))
             if args.connections:
                 rows = measure.from_first_sender(rows)

@@ -108,7 +108,7 @@ class Show:
             slow = rows["total_ns"] >= self._args.min
             self._quick += int((~slow).sum())
             rows = rows[slow]
-        for row in rows:
+        for row in self._output.shown(rows):
             self._output.row(layer_text.as_dict(row), layer_text.line_for(self._output.width))
 
     def keep(self, rows: Rows) -> Rows:
@@ -119,7 +119,7 @@ class Show:
             rows = self._wanted(rows)
         self._shown += len(rows)
         self._contradictory += int(rows["contradictory"].sum())
-        if not self._args.packets and len(rows):
+        if not self._args.packets and not self._args.metrics and len(rows):
             self._kinds += np.bincount(rows["kind"], minlength=len(Kind))
             requests = rows[are_requests(rows)]
             self._kept.add(requests)
@@ -205,6 +205,8 @@ class Show:
     def _percentiles(self, rows: Rows, since_ns: int | None) -> None:
         """Print percentiles of these requests: of each layer, and with --interval also of each peer."""
         args = self._args
+        if args.metrics:
+            return
         if args.json or args.csv:
             if args.summary or args.interval:
                 for row in layer_text.summaries(rows, since_ns):

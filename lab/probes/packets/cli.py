@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
                 for batch in batches:
                     if capture and not _written(capture, batch, output):
                         capture = None
-                    for row in plain(batch):
+                    for row in plain(output.shown(batch)):
                         output.row(as_dict(row), line_of)
         finally:
             from lab.probes.packets.text import unreadable

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
         counter, line_of = Counter(), partial(line, wide=args.wide)
         for batch in batches:
-            for row in plain(counter.rows(batch)):
+            for row in plain(output.shown(counter.rows(batch))):
                 output.row(as_dict(row), line_of, alarming=row["error"] != 0)
     output.end()
     return 0

@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
             return "\n".join(block(values, unit_us, show_ext=args.show_ext, timestamp=args.timestamp))
 
         for totals in intervals:
-            for row in folded(totals):
+            for row in output.shown(folded(totals)):
                 values = as_dict(row, unit_us)
                 output.row(csv_row(values, unit_us) if args.csv else values, lines)
     output.end()

@@ -92,10 +92,9 @@ def run(args: argparse.Namespace) -> int:
 
         tracker = Tracker(choice)
         for batch in batches:
-            for row in plain(tracker.rows(batch)):
-                change = as_dict(row)
-                if filters.is_of_process(args, change):
-                    output.row(change, line_of)
+            rows = tracker.rows(batch)
+            for row in plain(output.shown(rows[filters.of_process(args, rows)])):
+                output.row(as_dict(row), line_of)
     output.note(tracker.end())
     output.end()
     return 0
