@@ -129,17 +129,17 @@ $(BIN)/lab-load: wire/load.c wire/clock.h | $(VENV)/ready
 # - iperf3's package asks before it installs a service. Without an answer the default is no.
 # - redis-tools has no service, and contains the server: redis-check-rdb is redis-server under another name.
 # - The packages of the others are extracted and not installed; only the libraries that they need are. Those of PostgreSQL's
-#   compiler (LLVM) are not needed.
+#   compiler (LLVM) and of Prometheus' old web pages (libjs) are not needed.
 $(VENV)/servers: | $(VENV)/ready
 	@rm -rf $@ $@.new && mkdir -p $@.new && cd $@.new && { apt-cache show postgresql >/dev/null 2>&1 || apt-get -q update; } && \
 		database=$$(apt-cache depends --important postgresql | sed -n 's/.*Depends: //p') && \
-		packages="nginx haproxy memcached rsync $$database $$(echo $$database | sed s/-/-client-/)" && \
+		packages="nginx haproxy memcached rsync prometheus $$database $$(echo $$database | sed s/-/-client-/)" && \
 		{ $(DOWNLOAD) $$packages || { apt-get -q update && $(DOWNLOAD) $$packages; }; } && \
-		libraries=$$(for it in *.deb; do dpkg-deb --field $$it Depends | tr ',' '\n'; done | sed -n '/llvm/d; s/^ *\(lib.*\)/\1,/p') && \
+		libraries=$$(for it in *.deb; do dpkg-deb --field $$it Depends | tr ',' '\n'; done | sed -n '/llvm\|libjs/d; s/^ *\(lib.*\)/\1,/p') && \
 		DEBIAN_FRONTEND=noninteractive apt-get -q satisfy -y --no-install-recommends "$${libraries%,}" >/dev/null && \
 		for it in *.deb; do dpkg-deb --extract $$it .; done && \
 		rm -r *.deb usr/share/doc usr/share/locale usr/share/man && mkdir bin && cd bin && \
-		ln -s ../usr/sbin/nginx ../usr/sbin/haproxy ../usr/bin/memcached ../usr/bin/rsync ../usr/lib/postgresql/*/bin/* . && \
+		ln -s ../usr/sbin/nginx ../usr/sbin/haproxy ../usr/bin/memcached ../usr/bin/rsync ../usr/bin/prometheus ../usr/lib/postgresql/*/bin/* . && \
 		mv "$(CURDIR)/$@.new" "$(CURDIR)/$@" || \
 		{ echo "make: cannot download servers from the distribution: check the network and apt's sources" >&2; exit 2; }
 
