@@ -128,6 +128,25 @@ def test_states(net):
     assert shortest <= established_ns <= longest
 
 
+def test_the_chosen_connections_are_counted(net):
+    """Those of the other IP version came before, and are not counted."""
+    with exporting("states", "--netns", net.client.name, "-6") as exporter:
+        talk(net, version=4)
+        talk(net, version=6)
+        samples = exporter.scrape_until(3, "tcp_state_transitions_total", newstate="TIME_WAIT")
+    assert samples.total("tcp_state_transitions_total") == 3 * 5
+
+
+def test_the_changes_of_the_chosen_process_are_counted(net):
+    """A segment makes each connection ESTABLISHED, and no process: that change is not among them."""
+    comm = talk(net)[0].client.comm
+    with exporting("states", "--netns", net.client.name, "--comm", "none", comm) as exporter:
+        talk(net)
+        samples = exporter.scrape_until(3, "tcp_state_transitions_total", newstate="TIME_WAIT")
+    assert samples.total("tcp_state_transitions_total") == 3 * 4
+    assert samples.total("tcp_state_transitions_total", newstate="ESTABLISHED") == 0
+
+
 def test_retransmits():
     """As many segments and bytes as were sent again on the wire, by its log."""
     with topology(Relay()) as net, exporting("retransmits", "--netns", net.client.name) as exporter:

@@ -20,6 +20,7 @@ LAB = str(Path(sys.executable).with_name("lab"))
 COMMANDS = {
     "wire": (["wire", "--seconds", "1"], 1.2),
     "states": (["states", "--seconds", "0.5"], 0.7),
+    "metrics": (["states", "--metrics", ":0", "--seconds", "0.5"], 1.0),
     "layers": (["layers", "-i", "lo", "--seconds", "0.5"], 1.0),
     "packets": (["packets", "-i", "lo", "--seconds", "0.5"], 1.0),
     "demo": (["demo"], 4.0),

@@ -65,3 +65,18 @@ def test_roles_of_a_connection_are_either_end_to_the_kernel():
     """The kernel does not know which end is the client: the program reports more, and the tool chooses."""
     found = choice("--client-port 2000 --server-address 192.0.2.2", filters.CONNECTIONS)
     assert found == Choice(ports=(2000,), addresses=(SECOND,))
+
+
+@pytest.mark.parametrize(
+    ("words", "chosen"),
+    [("", [0, 1, 2]), ("--pid 7", [0]), ("--pid 7 8", [0, 1]), ("--comm web", [0]), ("--comm web db --pid 8", [1])],
+)
+def test_processes(words, chosen):
+    """Rows as arrays and rows of JSON are chosen alike; a row whose process is unknown has no name."""
+    parser = argparse.ArgumentParser()
+    filters.add_process_arguments(parser)
+    args = parser.parse_args(words.split())
+    found = np.array([(7, b"web"), (8, b"db"), (0, b"web")], [("tgid", "u4"), ("comm", "S16")])
+    assert np.flatnonzero(filters.of_process(args, found)).tolist() == chosen
+    named = [{"pid": 7, "comm": "web"}, {"pid": 8, "comm": "db"}, {"pid": None, "comm": None}]
+    assert [number for number, row in enumerate(named) if filters.is_of_process(args, row)] == chosen

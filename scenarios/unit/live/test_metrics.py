@@ -95,7 +95,9 @@ def test_losses():
 
 def test_a_tool_without_metrics():
     """One sentence."""
-    args = argparse.Namespace(json=False, csv=False, metrics=("127.0.0.1", 0), ready_fd=None, run=doctor.run)
+    args = argparse.Namespace(
+        json=False, csv=False, wide=False, metrics=("127.0.0.1", 0), ready_fd=None, run=doctor.run
+    )
     with pytest.raises(LabError, match="has no metrics: leave --metrics out"):
         Output(args).start()
 
