@@ -1,10 +1,15 @@
-# The targets that users call. Each installs its prerequisites on the first call.
+# The targets that users call. Each installs what it uses, and nothing else, on the first call.
 
 PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev stress-ng iproute2 tshark libbpf-tools \
-	curl iperf3 openssl redis-tools tcpdump bpftrace nftables
+# `make install` writes $(PREFIX)/lib/tcp-truth-lab, $(PREFIX)/bin/lab and the shells' completions.
+PREFIX := /usr/local
+# Packages of the distribution: for every command, for the suite, for `lab bench`, for guests.
+PACKAGES := python3-bpfcc python3-venv linux-libc-dev gcc libc6-dev
+TEST_PACKAGES := bpftrace curl iperf3 iproute2 libbpf-tools nftables openssl redis-tools stress-ng tcpdump tshark
+BENCH_PACKAGES := bpfcc-tools bpftrace libbpf-tools tcpdump tshark
+VM_PACKAGES := qemu-system-x86 busybox-static kmod
 # The suite starts thousands of Python processes. Without compiled modules each of them compiles the lab again.
 unexport PYTHONDONTWRITEBYTECODE
 # Scenarios run in parallel, since each has its own hosts. The scenarios of one file share a process and its fixtures.
@@ -19,28 +24,53 @@ SAMPLE := 30
 SINCE :=
 # Chapters and options for `make bench`: BENCH="--quick events".
 BENCH :=
-PEERS := bpfcc-tools
-VM_PACKAGES := qemu-system-x86 busybox-static kmod
 KERNEL := 6.1
 KERNELS := 5.10 6.1 6.12 newest
 ATTACH := fentry kprobe tracepoint
 CLOCK := real
+HOME_OF_LAB := $(PREFIX)/lib/tcp-truth-lab
+INSTALLED := $(PREFIX)/bin/lab
 C_FILES = $(shell git ls-files "bpf/*.[ch]" "wire/*.[ch]")
 
-.PHONY: demo test rootless check soak torture mutants bench bench-setup bench-gate setup format clean vm vm-matrix vm-setup
+# Install the packages of the distribution that are missing.
+define APT
+dpkg -s $(1) >/dev/null 2>&1 || { \
+	command -v apt-get >/dev/null || { echo "make: set-up supports Debian and Ubuntu only: install BCC's Python package yourself" >&2; exit 2; }; \
+	[ "$$(id -u)" -eq 0 ] || { echo "make: some of the packages $(1) are missing: run as root (sudo make $(MAKECMDGOALS)) once" >&2; exit 2; }; \
+	apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $(1); }
+endef
+# Install the lab in the environment of the checkout, with the packages of some extras (pyproject.toml).
+PIP_INSTALL = $(BIN)/pip install --quiet --quiet --editable
+
+.PHONY: install uninstall demo test rootless check soak torture mutants bench bench-gate format clean vm vm-matrix \
+	setup test-setup check-setup bench-setup vm-setup
+.NOTPARALLEL: # apt and pip have one lock each
+
+# The command `lab` for every user of this machine, in an environment of its own.
+install:
+	@$(call APT,$(PACKAGES))
+	@# BCC's module is installed for the distribution's Python: create the environment with it, and with its packages.
+	@test -x $(HOME_OF_LAB)/bin/python || $(PYTHON) -m venv --system-site-packages $(HOME_OF_LAB)
+	@$(HOME_OF_LAB)/bin/pip install --quiet --quiet . && rm -rf build
+	@mkdir -p $(dir $(INSTALLED)) && ln -sfn ../lib/tcp-truth-lab/bin/lab $(PREFIX)/bin/lab
+	@$(PREFIX)/bin/lab --version
+
+uninstall:
+	@rm -rf $(HOME_OF_LAB)
+	@rm -f $(INSTALLED)
 
 demo: setup
 	@$(BIN)/lab demo
 
-test: setup
+test: test-setup
 	@$(BIN)/pytest scenarios $(PARALLEL)
 
 # Tests that need no privileges and no particular kernel; they take seconds.
-rootless: setup
+rootless: test-setup
 	@$(BIN)/pytest scenarios $(PARALLEL) -m rootless
 
 # The same checks as in pre-commit.
-check: setup
+check: check-setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -50,13 +80,13 @@ check: setup
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-actions action.yml
 	@$(BIN)/zizmor --quiet --offline --config .github/zizmor.yml .github action.yml
 
-format: setup
+format: check-setup
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 	@$(BIN)/clang-format -i $(C_FILES)
 
 # Search for tests that fail falsely: every second run shares all processors with stress-ng.
-soak: setup
+soak: test-setup
 	@trap 'test -z "$$load" || kill $$load' EXIT; trap 'exit 130' INT TERM; for run in $$(seq $(SOAK_RUNS)); do \
 		load=""; \
 		if [ $$((run % 2)) -eq 0 ]; then stress-ng --quiet --cpu 0 --timeout 1h & load=$$!; fi; \
@@ -67,24 +97,20 @@ soak: setup
 	done; echo "$(SOAK_RUNS) runs without a failure"
 
 # Signals and kills at random moments.
-torture: setup
+torture: test-setup
 	@$(BIN)/pytest scenarios/robustness --rounds $(ROUNDS)
 
 # Changes of the probes, or with OF=python of what judges them: how many do the scenarios notice? With SINCE=<commit>, five
 # minutes with those of the files that have changed since.
-mutants: setup
+mutants: test-setup
 	@$(BIN)/python scenarios/mutation/mutants.py --of $(OF) --sample $(SAMPLE) $(if $(SINCE),--since $(SINCE) --minutes 5)
 
 # Cost and accuracy of the probes and of comparable tools. Use an idle machine.
 bench: bench-setup
 	@$(BIN)/lab bench $(BENCH)
 
-bench-setup: setup
-	@dpkg -s $(PEERS) >/dev/null 2>&1 || { apt-get -q update && \
-		DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $(PEERS); }
-
 # Compare each program's executed instructions with the baseline. The numbers are the same on every machine.
-bench-gate: vm-setup
+bench-gate: setup $(VENV)/vm-ready
 	@$(BIN)/lab gate
 
 # Run the suite on another kernel in a virtual machine. KERNEL is a version or the path of a vmlinuz. vm-matrix runs
@@ -95,19 +121,45 @@ vm: vm-setup
 vm-matrix: vm-setup
 	@$(BIN)/lab vm --kernel $(KERNELS) --attach $(ATTACH) --clock $(CLOCK)
 
-vm-setup: setup $(VENV)/vm-ready
+# What each group of targets needs. `setup` is what every command of the lab needs in a checkout.
+setup: $(VENV)/ready $(BIN)/lab-relay $(BIN)/lab-tap $(BIN)/lab-load
+test-setup: setup $(VENV)/test-ready $(VENV)/servers $(VENV)/browser
+check-setup: $(VENV)/check-ready
+bench-setup: setup $(VENV)/bench-ready
+# Guests run the suite over this machine's own root file system.
+vm-setup: test-setup $(VENV)/vm-ready
 
-$(VENV)/vm-ready: pyproject.toml | $(VENV)/ready
-	@dpkg -s $(VM_PACKAGES) >/dev/null 2>&1 || { apt-get -q update && \
-		DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $(VM_PACKAGES); }
-	@$(BIN)/pip install --quiet --quiet --editable '.[vm]'
+$(VENV)/ready: pyproject.toml Makefile
+	@$(call APT,$(PACKAGES))
+	@# BCC's module is installed for the distribution's Python: create the environment with it, and with its packages.
+	@test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
+	@$(PIP_INSTALL) .
 	@touch $@
 
-setup: $(VENV)/ready $(BIN)/lab-relay $(BIN)/lab-tap $(BIN)/lab-load $(VENV)/servers $(VENV)/browser
+$(VENV)/test-ready: pyproject.toml Makefile | $(VENV)/ready
+	@$(call APT,$(TEST_PACKAGES))
+	@# Debian has a package bpftool. On Ubuntu it is part of the kernel's tools.
+	@command -v bpftool >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends bpftool || \
+		DEBIAN_FRONTEND=noninteractive apt-get -q install -y linux-tools-common linux-tools-$$(uname -r)
+	@$(PIP_INSTALL) '.[test]'
+	@touch $@
+
+$(VENV)/check-ready: pyproject.toml Makefile | $(VENV)/ready
+	@$(PIP_INSTALL) '.[check]'
+	@touch $@
+
+$(VENV)/bench-ready: pyproject.toml Makefile | $(VENV)/ready
+	@$(call APT,$(BENCH_PACKAGES))
+	@touch $@
+
+$(VENV)/vm-ready: pyproject.toml Makefile | $(VENV)/ready
+	@$(call APT,$(VM_PACKAGES))
+	@$(PIP_INSTALL) '.[vm]'
+	@touch $@
 
 # The suite opens the report in a browser. Ubuntu's Chromium is a snap, which cannot read root's files; there Playwright
 # installs one.
-$(VENV)/browser: | $(VENV)/ready
+$(VENV)/browser: | $(VENV)/test-ready
 	@{ command -v chromium || command -v google-chrome; } >/dev/null || { apt-get -q update && \
 		DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends chromium fonts-dejavu-core; } || \
 		$(BIN)/playwright install --with-deps chromium
@@ -142,20 +194,6 @@ $(VENV)/servers: | $(VENV)/ready
 		ln -s ../usr/sbin/nginx ../usr/sbin/haproxy ../usr/bin/memcached ../usr/bin/rsync ../usr/bin/prometheus ../usr/lib/postgresql/*/bin/* . && \
 		mv "$(CURDIR)/$@.new" "$(CURDIR)/$@" || \
 		{ echo "make: cannot download servers from the distribution: check the network and apt's sources" >&2; exit 2; }
-
-$(VENV)/ready: pyproject.toml Makefile
-	@if [ "$$(id -u)" -ne 0 ] && ! dpkg -s $(PACKAGES) >/dev/null 2>&1; then \
-		echo "make: the packages $(PACKAGES) are missing: run as root (sudo make $(MAKECMDGOALS)) once" >&2; exit 2; fi
-	@command -v apt-get >/dev/null || { echo "make: setup supports Debian and Ubuntu only: install BCC's Python package yourself" >&2; exit 2; }
-	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || { apt-get -q update && \
-		DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $(PACKAGES); }
-	@# Debian has a package bpftool. On Ubuntu it is part of the kernel's tools.
-	@command -v bpftool >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends bpftool || \
-		DEBIAN_FRONTEND=noninteractive apt-get -q install -y linux-tools-common linux-tools-$$(uname -r)
-	@# BCC's module is installed for the distribution's Python: create the environment with it, and with its packages.
-	@test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
-	@$(BIN)/pip install --quiet --quiet --editable '.[test,check]'
-	@touch $@
 
 clean:
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
 """Errors that are shown to the user as one sentence, without a traceback, with exit status 2."""
 
 import errno
+import sys
 from pathlib import Path
 from typing import Self
 
@@ -87,6 +88,8 @@ def remedy(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, FileNotFoundError):
         return _not_mounted(str(error.filename))
+    if isinstance(error, ModuleNotFoundError):
+        return _not_installed(str(error.name))
     number = error.errno if isinstance(error, OSError) else None
     text = _said(error) if isinstance(error, OSError) else str(error)
     if isinstance(error, MemoryError):
@@ -97,6 +100,19 @@ def remedy(error: BaseException) -> str | None:
     elif isinstance(error, RuntimeError) and "can't start new thread" in text:
         number = errno.EAGAIN
     return _REMEDIES[number].format(text) if number in _REMEDIES else None
+
+
+def _not_installed(module: str) -> str | None:
+    """Return how to install a package that this one declares, as a dependency or in an extra; None for any other module."""
+    from importlib.metadata import PackageNotFoundError, requires  # noqa: PLC0415 (the metadata slow down a start)
+
+    try:
+        declared = requires("tcp-truth-lab") or ()
+    except PackageNotFoundError:
+        return None
+    pins = (line.partition(";")[0].strip() for line in declared)
+    pin = next((pin for pin in pins if pin.startswith(f"{module}==")), None)
+    return pin and f"this command needs {module}, which is not installed: run `{sys.executable} -m pip install {pin}`"
 
 
 def _said(error: OSError) -> str:

@@ -30,7 +30,6 @@ from lab.output.text import printable
 from lab.plain_view import as_plain
 from lab.probes.layers import text
 from lab.probes.layers.perfetto import TRACE, write_trace
-from lab.probes.layers.plot import draw
 from lab.probes.layers.requests import requests_of
 from lab.report import page, request_timeline, story
 from lab.results import check_table, sharpness
@@ -56,7 +55,6 @@ _CONVERSATIONS = {
     "the server closes 200 ms after the client's half-close": (4, Conversation(how="shutdown", linger_ns=200 * MS)),
 }
 
-_PICTURE = "layers.png"
 _ATTEMPTS = 6  # of a recording from which the kernel withholds events, which a busy machine makes likely
 _WIDTH = 80
 _MOST_WRONG = 2  # wrong numbers that the summary shows; the report has all
@@ -98,7 +96,6 @@ def run(args: argparse.Namespace) -> int:
                 results.append(story.FILE, story.lines(checks, plain[scenario]))
         rows = [requests_of(observed) for observed in conversations.values()] if "layers" in every else []
         if rows:
-            draw(results.path / _PICTURE, np.concatenate(rows))
             write_trace(results.path / TRACE, np.concatenate(rows))
         results.write_junit()
         results.note(not_judged=left_out)
@@ -166,8 +163,8 @@ def _summary(
         left = printable(f"Not judged: {one.what}: {one.why}")
         yield textwrap.fill(left, _WIDTH, subsequent_indent="  ", max_lines=2, placeholder=" ...")
     yield page.offer(report)
-    pictures = f", {_PICTURE}, and {TRACE} for ui.perfetto.dev" if rows else ""
-    yield f"Beside it: checks, recordings{pictures}."
+    trace = f", and {TRACE} for ui.perfetto.dev" if rows else ""
+    yield f"Beside it: checks, recordings{trace}."
     yield "`lab demo --all` also shows what each tool printed, and each check."
 
 

@@ -1,5 +1,6 @@
 """Draw pictures into files, and check beforehand that this will work."""
 
+import importlib.util
 import io
 import os
 from pathlib import Path
@@ -15,10 +16,12 @@ _PIXELS_PER_INCH = 150
 
 
 def require_drawable(path: Path) -> None:
-    """Raise `LabError` if no picture can be written to this path. Call it before recording."""
+    """Raise an error if no picture can be drawn, or none be written to this path. Call it before recording."""
     if path.suffix not in {".png", ".svg", ".pdf"}:
         raise LabError(f"{path} is not the name of a picture: use a name that ends in .png, .svg or .pdf")
     require_writable(path)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError(name="matplotlib")
     import logging  # noqa: PLC0415 (a tenth of a live tool's start)
 
     # Matplotlib builds its font cache at the first picture on a machine and logs that between the tool's lines.

@@ -136,6 +136,15 @@ def test_commands(run, tmp_path, words):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_package_of_an_extra(run, environment, tmp_path):
+    """The option that needs it says how to install it, before anything is observed."""
+    done = run("lab", "layers", "--plot", "requests.svg")
+    pip = f"{environment / 'bin' / 'python'} -m pip install"
+    sentence = f"lab: this command needs matplotlib, which is not installed: run `{pip} matplotlib=="
+    assert (done.returncode, done.stderr[: len(sentence)]) == (2, sentence)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_judging(run, tmp_path):
     """A tool of the wheel and one described in the current folder are judged, and a site is written."""
     (tmp_path / "mine.toml").write_text(
