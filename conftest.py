@@ -12,8 +12,9 @@ from lab import clock
 from lab.doctor import capabilities
 from lab.ebpf import attach
 from lab.errors import LabError
-from lab.linux.instance import Instance, require_root
+from lab.linux.instance import Instance
 from lab.linux.netns import NAMED
+from lab.linux.privileges import require_root
 from lab.results import allowed_skips
 from lab.testing import plugin
 

@@ -11,7 +11,7 @@ from lab.bench import chapters, tools
 from lab.bench.context import Bench
 from lab.bench.show import summary, tables
 from lab.errors import LabError
-from lab.linux.instance import require_root
+from lab.linux.privileges import require_root
 from lab.output.terminal import progress
 from lab.report import page
 from lab.results.writer import Results

@@ -21,7 +21,7 @@ import numpy as np
 from lab import probes
 from lab.arrays import Rows
 from lab.errors import EventsWithheld
-from lab.linux.instance import require_root
+from lab.linux.privileges import require_root
 from lab.network.description import NETWORKS
 from lab.network.topology import Topology, topology
 from lab.observation import Observed, observe

@@ -17,7 +17,7 @@ from lab import probes
 from lab.errors import LabError
 from lab.hunt.experiment import Experiment, Grounds, grounds
 from lab.hunt.finder import Contradiction, Hunt, judged, search
-from lab.linux.instance import require_root
+from lab.linux.privileges import require_root
 from lab.output.terminal import progress
 from lab.output.text import printable
 from lab.results.writer import parent

@@ -22,7 +22,7 @@ from lab.judging.description import Description
 from lab.judging.finding import FAILING, Verdict
 from lab.judging.judgement import Judgement
 from lab.judging.kinds import KINDS
-from lab.linux.instance import require_root
+from lab.linux.privileges import require_root
 from lab.output.file import replacing, require_writable
 from lab.output.terminal import progress
 from lab.results.reader import RunFolder

@@ -11,7 +11,6 @@ import errno
 import mmap
 import os
 import platform
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from lab.doctor import network_trials
 from lab.ebpf import attach, cache, compiler
 from lab.ebpf.audit import Hits
 from lab.errors import LabError, require_resources
-from lab.linux import bpf, cgroup, tracefs
+from lab.linux import bpf, cgroup, privileges, tracefs
 from lab.linux.bpf import RETURN_ZERO, AttachType, ProgType, instruction, returning
 from lab.linux.btf import Btf
 from lab.linux.grace_period import await_grace_period
@@ -84,7 +83,7 @@ INDISPENSABLE = {
 }
 
 # SYS_RESOURCE is optional. Before Linux 5.11 the memory of maps counts against RLIMIT_MEMLOCK, which it can raise.
-_CAPABILITIES = {"SYS_ADMIN": 21, "NET_ADMIN": 12, "PERFMON": 38, "BPF": 39, "SYS_RESOURCE": 24}
+_OPTIONAL = "SYS_RESOURCE"
 _NEW_MOUNTS = 0x20000  # CLONE_NEWNS
 _PRIVATE = 0x44000  # MS_REC | MS_PRIVATE
 _ENOTSUPP = 524  # internal to the kernel (include/linux/errno.h), but BPF calls return it to user space
@@ -197,11 +196,9 @@ def _network() -> list[Capability]:
 
 
 def _root() -> str:
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    effective = int(re.findall(r"^CapEff:\s*(\w+)", status, re.MULTILINE)[0], 16)
-    missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+    missing = privileges.missing(*privileges.OF_NETWORKS, _OPTIONAL)
     found = "missing " + ", ".join(f"CAP_{name}" for name in missing) if missing else "all capabilities"
-    if os.geteuid() != 0 or set(missing) - {"SYS_RESOURCE"}:
+    if os.geteuid() != 0 or set(missing) - {_OPTIONAL}:
         raise LabError(f"user {os.geteuid()}, {found}")
     return f"user 0, {found}"
 

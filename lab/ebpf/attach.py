@@ -7,7 +7,7 @@ does not: compiling (`compiler.py`), and network interfaces (`interface_attach.p
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
@@ -52,6 +52,7 @@ _TRACING = {
 }
 _CGROUP = {"ingress": AttachType.CGROUP_INET_INGRESS, "egress": AttachType.CGROUP_INET_EGRESS}
 _ON_DEVICES = ("tc", "xdp")
+_OF_NETWORK = (*_ON_DEVICES, "cgroup_skb")
 # Both are the same attach point. With tp_btf the verifier knows the types of the arguments.
 _AT_TRACEPOINTS = ("raw_tracepoint", "tp_btf")
 # The kernel runs the program that was attached last first: bpf_trampoline_link_prog(), add_new_kprobe().
@@ -105,6 +106,15 @@ class Function(NamedTuple):
     def on_device(self) -> bool:
         """True if the function is attached to network interfaces."""
         return self.kind in _ON_DEVICES
+
+
+def capabilities(kinds: Iterable[str]) -> list[str]:
+    """Return the capabilities that loading and attaching programs of these kinds takes: bpf_prog_load().
+
+    The verifier may want `PERFMON` for programs at network interfaces too (`allow_ptr_leaks`).
+    """
+    of_network = {kind in _OF_NETWORK for kind in kinds}
+    return ["BPF", *(name for name, needs in (("NET_ADMIN", True), ("PERFMON", False)) if needs in of_network)]
 
 
 def place(kind: str, event: str) -> str:

@@ -5,6 +5,7 @@ functions) and the layout of an event (the struct that it submits to the ring `e
 compiling (`compiler.py`), and the kinds of attach points (`attach.py`).
 """
 
+import errno
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +23,10 @@ from lab.ebpf.choice import write
 from lab.ebpf.compiler import compile_source
 from lab.ebpf.maps import Map
 from lab.ebpf.ringbuf import Ring
-from lab.ebpf.spec import ProgramSpec, dtype_of
+from lab.ebpf.source import kinds, text_of
+from lab.ebpf.spec import CollectionSpec, ProgramSpec, dtype_of
 from lab.errors import LabError, UnsupportedByKernel
+from lab.linux import privileges
 from lab.linux.bpf import raw_tracepoint_test_run, recursion_misses
 from lab.linux.grace_period import await_grace_period
 from lab.linux.instance import Instance
@@ -51,11 +54,10 @@ class Program:
         `defines` are additional `-D` definitions; `maps` (by name) of another program replace the program's own.
 
         Raises `UnsupportedByKernel` when the kernel lacks a member that the program reads or refuses the program, and
-        `LabError` when the file does not compile.
+        `LabError` when the file does not compile, and without the capabilities that the program takes.
         """
-        Instance.current()
         self._name = source.name
-        compiled = compile_source(source, defines)
+        compiled = _compiled(source, defines)
         self._numbers = {event: number for number, event in enumerate(compiled.events)}
         try:
             self.maps = {spec.name: Map(spec) for spec in compiled.tables} | dict(maps or {})
@@ -185,16 +187,34 @@ class Program:
         return cls(SOURCES / f"{name}.c", defines)
 
 
+def _compiled(source: Path, defines: Sequence[str]) -> CollectionSpec:
+    what = f"the probe {source.stem}"
+    if privileges.missing("BPF"):  # the compiler creates the maps
+        privileges.require(what, *attach.capabilities(kinds(text_of(source))))
+    Instance.current()
+    compiled = compile_source(source, defines)
+    privileges.require(what, *attach.capabilities(_point(code)[0] for code in compiled.functions))
+    return compiled
+
+
+def _point(code: ProgramSpec) -> tuple[str, str, str]:
+    """Return kind, event and role of a function's attach point, which its name says."""
+    kind, _, event = code.name.removeprefix("on_").partition("__")
+    # The name of a kernel function may contain two underscores, but not at its end.
+    event, _, role = event.rpartition("__") if event.endswith(_ROLES) else (event, "", "")
+    return kind, event, role
+
+
 def _load(code: ProgramSpec, maps: dict[str, Map], source: str) -> Function:
-    """Load one function of a program; its name is its attach point."""
+    """Load one function of a program."""
     instructions = bytearray(code.instructions)
     for position, name in code.maps:
         struct.pack_into("=i", instructions, position * 8 + 4, maps[name].fd)
-    # The name of a kernel function may contain two underscores, but not at its end.
-    kind, _, event = code.name.removeprefix("on_").partition("__")
-    event, _, role = event.rpartition("__") if event.endswith(_ROLES) else (event, "", "")
+    kind, event, role = _point(code)
     try:
         fd = attach.load(kind, event, bytes(instructions))
     except OSError as error:
+        if error.errno in (errno.EPERM, errno.EACCES):  # EACCES: the verifier
+            privileges.require(f"the {attach.place(kind, event)} of {source}", "PERFMON")
         raise UnsupportedByKernel.refusal(f"the {attach.place(kind, event)} of {source}", error) from error
     return Function(kind, event, fd, role)

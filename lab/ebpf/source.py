@@ -25,6 +25,7 @@ _TRACEPOINT_ARGS = re.compile(r"\bTRACEPOINT_ARGS\((\w+)\)")
 _FUNCTION_ARGS = re.compile(r"\b(?:FUNCTION_ARGS|RETURNED)\((\w+)\)")
 _ARGUMENT_OF = re.compile(r"\bARGUMENT_OF\((\w+), (\w+)\)")
 _KFUNC = re.compile(r"\bKFUNC\((\w+)\)")
+_ON = re.compile(r"\bON_([A-Z_]+)\(")
 _EVENT = re.compile(r"\bEVENT\((\w+)\)")
 
 
@@ -69,6 +70,11 @@ def mentions(text: str) -> Mentions:
     used = _MACRO.sub("", text)
     patterns = (_FIELD, _ENUM, _TRACEPOINT_ARGS, _FUNCTION_ARGS, _ARGUMENT_OF, _KFUNC, _EVENT)
     return Mentions(*(sorted(set(pattern.findall(used))) for pattern in patterns))
+
+
+def kinds(text: str) -> set[str]:
+    """Return the kinds of attach points that a text mentions, in any branch of the preprocessor (`lab/ebpf/attach.py`)."""
+    return {kind.lower() for kind in _ON.findall(_MACRO.sub("", text))}
 
 
 def differs_by_mechanism(text: str) -> bool:

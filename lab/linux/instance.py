@@ -5,7 +5,9 @@ kernel releases the lock at the end of the process, whatever ended it. So a fold
 and the next instance removes everything of that name. The objects of a live instance are safe: its file is locked. The folder is
 the record that a sweep needs, so it is removed last, and only when nothing else of the instance is left.
 
-`/run/lab` belongs to root alone: a lock that another user could take would stop every command.
+`/run/lab` belongs to root alone: a lock that another user could take would stop every command. Instances of other users, who may
+have the capabilities that a live tool needs, are in a folder of their own: `XDG_RUNTIME_DIR`, which belongs to the user alone, or
+`/tmp`. They build no namespaces, and their sweeps do not touch those of others.
 """
 
 import atexit
@@ -24,9 +26,14 @@ from pathlib import Path
 from lab.errors import LabError
 from lab.linux import tracefs
 from lab.linux.netns import NAMED, remove
+from lab.linux.privileges import require_root
 from lab.signals import defer_signals
 
-INSTANCES = Path("/run/lab")
+_RUNTIME_DIR = "XDG_RUNTIME_DIR"
+INSTANCES = (
+    Path("/run/lab") if os.geteuid() == 0 else Path(os.environ.get(_RUNTIME_DIR) or "/tmp", f"lab-{os.geteuid()}")  # noqa: S108 (its owner and mode are checked)
+)
+_ELSEWHERE = "" if os.geteuid() == 0 else f", or set {_RUNTIME_DIR} to a folder of this user"
 _GATE_LIMIT_S = 20.0
 _NAMESPACE = re.compile(r"lab-([0-9a-f]{6})-.*")
 
@@ -35,7 +42,6 @@ class Instance:
     """The instance of this process: `name` is unique on the machine, `path` is a folder for its temporary files."""
 
     def __init__(self) -> None:
-        require_root()
         # The gate keeps a sweep from finding the folder before its file is locked.
         with defer_signals(), _gate():
             self.name = os.urandom(3).hex()
@@ -53,6 +59,11 @@ class Instance:
         instance = cls()
         sweep()
         return instance
+
+    def namespaces(self) -> str:
+        """Return the beginning of the names of this instance's namespaces. Raises `LabError` unless this process is root."""
+        require_root()
+        return f"lab-{self.name}-"
 
     def close(self) -> None:
         """Remove what is left of the instance and then its folder, unless this is a forked child: the parent does it."""
@@ -76,6 +87,8 @@ def sweep() -> list[str]:
             if path.is_dir() and _is_dead(path) and _removed(path.name):
                 shutil.rmtree(path)
                 swept.append(path.name)
+        if os.geteuid() != 0:
+            return swept
         # Namespaces without a record: the folder exists before an instance's first namespace and is removed after its last.
         recorded = {path.name for path in INSTANCES.iterdir()}
         for namespace in NAMED.glob("lab-*"):
@@ -88,12 +101,6 @@ def sweep() -> list[str]:
 def event_group(instance: str) -> str:
     """Return the tracefs group of the kprobe events of the instance with this name."""
     return f"lab_{instance}"
-
-
-def require_root() -> None:
-    """Raise `LabError` unless the process is root."""
-    if os.geteuid() != 0:
-        raise LabError("the lab builds network namespaces and loads BPF programs: run it as root (sudo)")
 
 
 def _removed(name: str) -> bool:
@@ -142,18 +149,18 @@ def _gate() -> Iterator[None]:
 
 
 def _require_own_folder() -> None:
-    """Create `/run/lab` for root alone, or check that it is. Raises `LabError` when it cannot be had."""
+    """Create the folder for this user alone, or check that it is. Raises `LabError` when it cannot be had."""
     try:
         with suppress(FileExistsError):
             INSTANCES.mkdir(mode=0o700)
         found = INSTANCES.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise LabError(f"{INSTANCES} is not a folder of root's own: remove it")
+            raise LabError(f"{INSTANCES} is not a folder of this user alone: remove it{_ELSEWHERE}")
         if stat.S_IMODE(found.st_mode) != 0o700:
             INSTANCES.chmod(0o700)
     except OSError as error:
         raise LabError(
-            f"{INSTANCES} cannot be used ({error.strerror}), where the lab keeps its locks: mount a writable /run"
+            f"{INSTANCES} cannot be used ({error.strerror}), where the lab keeps its locks: mount a writable /run{_ELSEWHERE}"
         ) from error
 
 

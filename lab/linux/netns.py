@@ -1,6 +1,7 @@
 """Named network namespaces: creating, entering and removing them, and listing their TCP sockets. No netlink here."""
 
 import ctypes
+import errno
 import fcntl
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from lab.errors import LabError
+from lab.linux.privileges import lack, missing
 from lab.linux.syscalls import syscall
 from lab.tcp import State
 
@@ -32,7 +34,7 @@ def path_of(name: str) -> Path:
         return path
     if _PROCESS.fullmatch(name):
         path = Path("/proc", name, "ns/net")
-        if not path.exists():
+        if not path.parent.exists():
             raise LabError(f"there is neither a network namespace nor a process `{name}`: `ip netns list` lists names")
         return path
     if "/" not in name:
@@ -54,29 +56,49 @@ def path_of(name: str) -> Path:
 
 def inode_of(name: str) -> int:
     """Return the namespace's inode number, by which kernel events name it; see `path_of` for the forms of `name`."""
-    return path_of(name).stat().st_ino
+    try:
+        return path_of(name).stat().st_ino
+    except PermissionError:
+        raise _hidden(name) from None
+
+
+def _hidden(name: str) -> LabError:
+    """Return the error for a process whose namespaces the kernel hides from this one (ptrace(2), access mode checking)."""
+    if missing("SYS_PTRACE"):
+        return lack(f"finding the network namespace of `{name}`, a process of another user,", "SYS_PTRACE")
+    return LabError(f"the kernel hides the network namespace of `{name}`: give the id of another process in it")
 
 
 def enter(name: str) -> None:
     """Move the calling thread into a namespace (`path_of`). Raises `LabError` if it does not exist, or without privileges."""
-    with path_of(name).open("rb") as file:
-        _setns(file.fileno(), name)
+    try:
+        with path_of(name).open("rb") as file:
+            _setns(file.fileno(), name)
+    except PermissionError:
+        raise _hidden(name) from None
 
 
 def _setns(fd: int, name: str) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(fd, _CLONE_NEWNET) != 0:
-        raise LabError(f"cannot enter the network namespace `{name}` ({os.strerror(ctypes.get_errno())}): run as root")
+        error = ctypes.get_errno()
+        if error == errno.EPERM:
+            raise lack(f"entering the network namespace `{name}`", "SYS_ADMIN")
+        raise LabError(f"cannot enter the network namespace `{name}` ({os.strerror(error)}): see lab doctor")
 
 
 @contextmanager
 def _returning() -> Iterator[None]:
     """Move the calling thread back to its namespace after the block; setns(2) and unshare(2) move one thread only."""
-    with Path("/proc/thread-self/ns/net").open("rb") as before:
+    own = Path("/proc/thread-self/ns/net")
+    with own.open("rb") as before:
         try:
             yield
         finally:
-            _setns(before.fileno(), "of the caller")
+            if not os.path.samestat(
+                os.fstat(before.fileno()), own.stat()
+            ):  # without privileges the thread has not moved
+                _setns(before.fileno(), "of the caller")
 
 
 def inside(name: str, function: Callable[[], T]) -> T:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lab.errors import LabError
+from lab.linux.privileges import lack, missing
 from lab.linux.syscalls import owned, syscall
 
 _USUAL = Path("/sys/kernel/tracing")
@@ -31,8 +32,16 @@ def root() -> Path:
 
 
 def event_id(event: str) -> int:
-    """Return the perf id of a tracepoint. Raises `LabError` when this kernel has no tracepoint of that name."""
-    for path in root().glob(f"events/*/{event}/id"):
+    """Return the perf id of a tracepoint.
+
+    Raises `LabError` when this kernel has no tracepoint of that name, and when only root may read tracefs (its default mode).
+    """
+    place = root()
+    try:
+        next(place.iterdir(), None)  # glob() takes a folder that it may not read for an empty one
+    except PermissionError:
+        raise lack(f"reading {place}", "DAC_READ_SEARCH") from None
+    for path in place.glob(f"events/*/{event}/id"):
         return int(path.read_text(encoding="utf-8"))
     raise LabError(f"this kernel has no tracepoint `{event}`: see lab doctor")
 
@@ -64,12 +73,14 @@ def events(group: str) -> list[Path]:
 def write_kprobe_event(line: str) -> None:
     """Write one line (syntax: kprobetrace.rst) to `kprobe_events`, which adds or removes an event.
 
-    Raises `OSError` when the kernel refuses the line or has no kprobe events.
+    Raises `OSError` when the kernel refuses the line or has no kprobe events, and `LabError` when this user may not write it.
     """
     place = root() / "kprobe_events"
     if not place.exists():
         raise OSError(errno.ENOENT, "this kernel has no kprobe events")
     # open("a") seeks to the file's end, which older kernels refuse here. open("w") would remove the events of all
     # processes.
+    if missing("DAC_OVERRIDE") and not os.access(place, os.W_OK, effective_ids=True):
+        raise lack(f"writing {place}", "DAC_OVERRIDE")
     with owned(os.open(place, os.O_WRONLY | os.O_APPEND)) as fd:
         os.write(fd, line.encode() + b"\n")

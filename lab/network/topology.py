@@ -177,7 +177,7 @@ class _Builder:
 
     def __init__(self, network: Network, link: Link | None, undo: ExitStack) -> None:
         self._network, self._undo = network, undo
-        self._prefix = f"lab-{Instance.current().name}-{next(_topologies)}"
+        self._prefix = f"{Instance.current().namespaces()}{next(_topologies)}"
         kinds = [subnet.kind for subnet in network.subnets]
         self._hubs = [kind for kind in ("wire", "switch") if kind in kinds]
         if link and not network.has_wire:

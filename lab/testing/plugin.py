@@ -227,7 +227,7 @@ def _from_controller(config: pytest.Config) -> dict[str, Any]:
 
 def _begin(config: pytest.Config) -> None:
     """Prepare this process for networks and programs. Fails the test, with one sentence, without root."""
-    from lab.linux.instance import require_root
+    from lab.linux.privileges import require_root
 
     try:
         require_root()

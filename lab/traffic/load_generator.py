@@ -91,7 +91,7 @@ def loopback(address: str = _LOOPBACK, port: int = PORT) -> Iterator[Place]:
     Create one per load: the kernel keeps state of closed connections, which would slow down the next load. Both ends of
     each connection have `address`. It is added to the loopback interface unless it is 127.0.0.1.
     """
-    name = f"lab-{Instance.current().name}-load-{next(_places)}"
+    name = f"{Instance.current().namespaces()}load-{next(_places)}"
     with ExitStack() as undo:
         undo.callback(remove, name)
         create(name)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from lab.clock import REAL, VIRTUAL
 from lab.errors import LabError
-from lab.linux.instance import require_root
+from lab.linux.privileges import require_root
 from lab.paths import CHECKOUT
 
 CLOCKS = (REAL, VIRTUAL)

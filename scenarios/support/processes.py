@@ -85,8 +85,8 @@ def started(*command, ready, **options):
 
 
 @contextmanager
-def watching(command, *arguments):
-    """Run a live tool, `lab <command>`, while the block runs.
+def watching(command, *arguments, python=(sys.executable,)):
+    """Run a live tool, `lab <command>`, by a Python interpreter (a command) while the block runs.
 
     Afterwards the yielded list holds standard error and output.
 
@@ -96,7 +96,7 @@ def watching(command, *arguments):
     probes.require(command)
     read, write = os.pipe()
     # The kernel kills the tool when the suite is killed.
-    words = ["/usr/bin/setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "lab", command, "--ready-fd", str(write)]
+    words = ["/usr/bin/setpriv", "--pdeathsig", "KILL", *python, "-m", "lab", command, "--ready-fd", str(write)]
     words += arguments
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(write,), text=True, start_new_session=True

@@ -1,0 +1,169 @@
+"""Live tools run as another user with the capabilities of docs/security.md, and say which one is missing."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import other_user
+from support.processes import HUNG_S, rows_in, watching
+
+from lab import probes
+from lab.ebpf import attach
+from lab.linux.netns import NAMED
+from lab.network.topology import topology
+from lab.paths import DOCS
+
+_ROW = re.compile(r"^\| `lab (\w+)` \| (`CAP_.*) \|$", re.MULTILINE)
+NEEDS = {tool: re.findall(r"CAP_(\w+)", names) for tool, names in _ROW.findall((DOCS / "security.md").read_text())}
+LOOPBACK = ("-i", "lo")
+OPTIONS = {
+    "analyse": ["client"],
+    "duration": LOOPBACK,
+    "flows": [*LOOPBACK, "--connections"],
+    "layers": LOOPBACK,
+    "packets": LOOPBACK,
+}
+NOT_COUNTED = "reading /sys/kernel/tracing needs CAP_DAC_READ_SEARCH, which this process lacks"
+NOT_OBSERVED = "were made by calls that are not observed"  # calls of other programs, in progress when `analyse` started
+ONLY_AT_TRACEPOINTS = ("analyse", "NET_ADMIN")
+FOLDER = Path(f"/tmp/lab-{other_user.UID}")  # noqa: S108 (the name is the promise)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """Fail if the user's folder holds an instance after a test."""
+    yield
+    if FOLDER.exists():
+        assert [it.name for it in FOLDER.iterdir()] in ([], ["gate"])
+        shutil.rmtree(FOLDER)
+
+
+def capabilities_of(tool):
+    """Return the capabilities of a tool on this lane."""
+    here = attach.mechanism()
+    names = [it for it in NEEDS[tool] if (tool, it) != ONLY_AT_TRACEPOINTS or here == "tracepoint"]
+    # For returns of functions, kprobes are events of tracefs, which only root may write.
+    return [*names, "DAC_OVERRIDE"] if here == "kprobe" and tool in {"analyse", "layers"} else names
+
+
+def ends(*words, capabilities=(), **variables):
+    """Run a command as the user to its end."""
+    command = [*other_user.python(*capabilities, **variables), "-m", "lab", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S, check=False)
+
+
+def talk(listener):
+    """Hold a connection on the loopback of this machine, and ask for another when the port is closed."""
+    address = listener.getsockname()
+    with socket.create_connection(address) as client, listener.accept()[0] as server:
+        client.sendall(b"request")
+        server.sendall(server.recv(100))
+        client.recv(100)
+    listener.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+
+
+def test_every_live_tool_is_in_the_table():
+    """The documentation says what each one needs."""
+    assert sorted(NEEDS) == sorted(probes.names())
+
+
+@pytest.mark.parametrize("tool", sorted(NEEDS))
+def test_with_what_it_needs(tool):
+    """The tool observes. It says what it does not count, and nothing else."""
+    probes.require(tool)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        options = [*OPTIONS.get(tool, []), *(["--port", str(port)] if tool in {"layers", "packets"} else []), "--json"]
+        with watching(tool, *options, python=other_user.python(*capabilities_of(tool))) as output:
+            talk(listener)
+    errors, text = output
+    assert all(NOT_COUNTED in line or NOT_OBSERVED in line for line in errors.splitlines()), errors
+    rows = rows_in(text)
+    if tool == "rtt":  # it has one histogram for all connections
+        assert rows
+    elif tool != "retransmits":  # nothing is lost on the loopback
+        assert [row for row in rows if port in row.values()], rows[:3]
+
+
+@pytest.mark.parametrize(("tool", "lacking"), [(tool, it) for tool, names in NEEDS.items() for it in names])
+def test_without_one(tool, lacking):
+    """One sentence says which capability is missing."""
+    probes.require(tool)
+    needs = capabilities_of(tool)
+    done = ends(tool, *OPTIONS.get(tool, []), "--seconds", "0.1", capabilities=[it for it in needs if it != lacking])
+    if lacking in needs:
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        assert f"needs CAP_{lacking}, which this process lacks: run it as root (sudo)" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_without_any():
+    """The sentence names all that the probe needs."""
+    done = ends("states", "--seconds", "0.1")
+    assert done.returncode == 2
+    assert done.stderr.startswith("lab: the probe states needs CAP_BPF and CAP_PERFMON, which this process lacks")
+
+
+def test_the_count_of_withheld_events():
+    """With the capability to read tracefs there is nothing to say."""
+    done = ends("states", "--seconds", "0.3", capabilities=["BPF", "PERFMON", "DAC_READ_SEARCH"])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [(["states", "--netns", str(os.getpid())], "SYS_PTRACE"), (["flows", "-i", "lo", "--netns", "{}"], "SYS_ADMIN")],
+    ids=["process", "interface"],
+)
+def test_a_namespace(words, needed):
+    """Entering one, and finding that of another user's process, need more than observing it."""
+    with topology() as net:
+        words = [it.format(net.client.name) for it in words]
+        needs = capabilities_of(words[0])
+        refused = ends(*words, "--seconds", "0.1", capabilities=needs)
+        assert refused.returncode == 2
+        assert f"needs CAP_{needed}, which this process lacks" in refused.stderr
+        done = ends(*words, "--seconds", "0.1", capabilities=[*needs, needed])
+        assert done.returncode == 0, done.stderr
+
+
+def test_namespaces_of_root_stay():
+    """The user's sweep leaves those of a live instance of root, even if the user may remove them."""
+    with topology() as net:
+        done = ends("states", "--seconds", "0.1", capabilities=["BPF", "PERFMON", "SYS_ADMIN", "DAC_OVERRIDE"])
+        assert done.returncode == 0, done.stderr
+        assert (NAMED / net.client.name).exists()
+
+
+def test_building_a_network_needs_root():
+    """Capabilities are not enough: names of namespaces and locks belong to root."""
+    done = ends("wire", capabilities=["BPF", "PERFMON", "NET_ADMIN", "NET_RAW", "SYS_ADMIN", "DAC_OVERRIDE"])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "builds network namespaces and loads BPF programs: run it as root (sudo)" in done.stderr
+
+
+def test_a_folder_that_somebody_else_made():
+    """The user is told of it, and can use another one."""
+    needs = capabilities_of("states")
+    FOLDER.mkdir()
+    refused = ends("states", "--seconds", "0.1", capabilities=needs)
+    assert refused.returncode == 2
+    assert f"{FOLDER} is not a folder of this user alone: remove it, or set XDG_RUNTIME_DIR" in refused.stderr
+    done = ends("states", "--seconds", "0.1", capabilities=needs, XDG_RUNTIME_DIR=other_user.PLACE / "home")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_root_without_all_capabilities():
+    """It is told which one a network needs."""
+    words = ["/usr/bin/setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw", sys.executable, "-m", "lab", "wire"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=HUNG_S, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "BPF programs needs CAP_NET_RAW, which this process lacks" in done.stderr
