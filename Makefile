@@ -29,7 +29,7 @@ KERNELS := 5.10 6.1 6.12 newest
 ATTACH := fentry kprobe tracepoint
 CLOCK := real
 HOME_OF_LAB := $(PREFIX)/lib/tcp-truth-lab
-INSTALLED := $(PREFIX)/bin/lab
+INSTALLED := $(addprefix $(PREFIX)/,bin/lab share/bash-completion/completions/lab share/zsh/site-functions/_lab)
 C_FILES = $(shell git ls-files "bpf/*.[ch]" "wire/*.[ch]")
 
 # Install the packages of the distribution that are missing.
@@ -53,6 +53,8 @@ install:
 	@test -x $(HOME_OF_LAB)/bin/python || $(PYTHON) -m venv --system-site-packages $(HOME_OF_LAB)
 	@$(HOME_OF_LAB)/bin/pip install --quiet --quiet . && rm -rf build
 	@mkdir -p $(dir $(INSTALLED)) && ln -sfn ../lib/tcp-truth-lab/bin/lab $(PREFIX)/bin/lab
+	@$(PREFIX)/bin/lab completion bash >$(word 2,$(INSTALLED))
+	@$(PREFIX)/bin/lab completion zsh >$(word 3,$(INSTALLED))
 	@$(PREFIX)/bin/lab --version
 
 uninstall:

@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = _with_negative_values(sys.argv[1:] if arguments is None else arguments)
     try:
         _require_streams()
+        if "_ARGCOMPLETE" in os.environ:
+            _complete(os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])])
         with ending(last=arguments is None):
             return _ran(words)
     except LabError as error:
@@ -86,6 +88,14 @@ def _ran(words: Sequence[str]) -> int:
             raise
     sys.stdout.flush()
     return status
+
+
+def _complete(line: str) -> None:
+    """Print what can follow at the end of a command line, to the shell that asks (`lab completion`), and end the process."""
+    import argcomplete  # noqa: PLC0415 (for this only)
+
+    words = [word for word in line.split(" ")[1:-1] if word in _modules()]
+    argcomplete.autocomplete(_parser(words[:1]), always_complete_options="long")
 
 
 def _abandoned(stream: TextIO) -> bool:

@@ -179,10 +179,10 @@ def certify(folder):
 
 
 def found(name):
-    """Return the path of a program that `make setup` installs. Raises `LabError` if it is missing."""
+    """Return the path of a program that `make test-setup` installs. Raises `LabError` if it is missing."""
     path = shutil.which(name, path=f"{Path(sys.prefix) / 'servers/bin'}:{os.environ['PATH']}:/usr/sbin:/sbin")
     if path is None:
-        raise LabError(f"{name} is missing: run `make setup` as root")
+        raise LabError(f"{name} is missing: run `make test-setup` as root")
     return path
 
 

@@ -284,9 +284,9 @@ class Dump:
 
 @pytest.fixture(scope="session")
 def dump():
-    """Read the running kernel's types with bpftool, which `make setup` installs."""
+    """Read the running kernel's types with bpftool, which `make test-setup` installs."""
     bpftool = shutil.which("bpftool", path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-    assert bpftool, "bpftool is missing: make setup installs it"
+    assert bpftool, "bpftool is missing: make test-setup installs it"
     words = [bpftool, "btf", "dump", "file", str(VMLINUX), "format", "raw"]
     return Dump(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
 
