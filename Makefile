@@ -50,12 +50,12 @@ PIP_INSTALL = $(BIN)/pip install --quiet --quiet --editable
 install:
 	@$(call APT,$(PACKAGES))
 	@# BCC's module is installed for the distribution's Python: create the environment with it, and with its packages.
-	@test -x $(HOME_OF_LAB)/bin/python || $(PYTHON) -m venv --system-site-packages $(HOME_OF_LAB)
-	@$(HOME_OF_LAB)/bin/pip install --quiet --quiet . && rm -rf build
-	@mkdir -p $(dir $(INSTALLED)) && ln -sfn ../lib/tcp-truth-lab/bin/lab $(PREFIX)/bin/lab
-	@$(PREFIX)/bin/lab completion bash >$(word 2,$(INSTALLED))
-	@$(PREFIX)/bin/lab completion zsh >$(word 3,$(INSTALLED))
-	@$(PREFIX)/bin/lab --version
+	@umask 022 && { test -x $(HOME_OF_LAB)/bin/python || $(PYTHON) -m venv --system-site-packages $(HOME_OF_LAB); } && \
+		$(HOME_OF_LAB)/bin/pip install --quiet --quiet . && rm -rf build && \
+		mkdir -p $(dir $(INSTALLED)) && ln -sfn ../lib/tcp-truth-lab/bin/lab $(PREFIX)/bin/lab && \
+		$(PREFIX)/bin/lab completion bash >$(word 2,$(INSTALLED)) && \
+		$(PREFIX)/bin/lab completion zsh >$(word 3,$(INSTALLED))
+	@echo "installed $$($(PREFIX)/bin/lab --version) as $(PREFIX)/bin/lab"
 
 uninstall:
 	@rm -rf $(HOME_OF_LAB)

@@ -44,8 +44,7 @@ def environment(source, tmp_path_factory):
     assert "-py3-none-linux_" in wheel.name
     fresh = create(folder / "env", "--system-site-packages")
     built(*PIP, "--python", fresh / "bin" / "python", "install", *NO_DOWNLOAD, wheel)
-    (installed,) = distributions(name="tcp-truth-lab", path=[str(site(fresh))])
-    for needed in dependencies(installed, {"pytest"}):
+    for needed in dependencies(lab_in(fresh), {"pytest"}):
         link(needed, site(fresh))
     return fresh
 
@@ -63,6 +62,12 @@ def create(folder, *options):
 def site(environment):
     """Return the folder of an environment's packages."""
     return next((environment / "lib").glob("python3*")) / "site-packages"
+
+
+def lab_in(environment):
+    """Return the lab's distribution in an environment."""
+    (installed,) = distributions(name="tcp-truth-lab", path=[str(site(environment))])
+    return installed
 
 
 def dependencies(root, extras):
@@ -183,6 +188,45 @@ def test_an_environment_without_bcc(environment, tmp_path):
     assert done.returncode == 2
     assert sentence.startswith("lab: BCC cannot be loaded (No module named 'bcc'): install the package python3-bpfcc")
     assert "--system-site-packages" in sentence
+
+
+@pytest.fixture
+def make(source, environment, tmp_path):
+    """Return a function that makes a target for a prefix in which the packages are there already. It is run with the prefix."""
+    shutil.copy(CHECKOUT / "Makefile", source)
+    prefix = tmp_path / "prefix"
+    home = prefix / "lib" / "tcp-truth-lab"
+    built(Path(sys.base_prefix, "bin", "python3"), "-m", "venv", "--system-site-packages", home)
+    shutil.rmtree(site(home) / "setuptools")
+    for needed in (*dependencies(lab_in(environment), ()), distribution("setuptools")):
+        link(needed, site(home))
+    variables = {f"PIP_{name}": "1" for name in ("NO_INDEX", "NO_DEPS")} | {"PIP_NO_BUILD_ISOLATION": "0"}
+
+    def run(target):
+        command = ["make", "--no-print-directory", target, f"PREFIX={prefix}"]
+        done = subprocess.run(
+            command, cwd=source, env=os.environ | variables, capture_output=True, text=True, timeout=HUNG_S, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout, prefix
+
+    return run
+
+
+def test_make_install(make, source):
+    """The command is a link into an environment of its own, and uninstalling it leaves no file."""
+    said, prefix = make("install")
+    command = prefix / "bin" / "lab"
+    assert said == f"installed lab {lab_in(prefix / 'lib' / 'tcp-truth-lab').version} as {command}\n"
+    assert not (source / "build").exists()
+    assert (
+        "usage: lab states"
+        in subprocess.run([command, "states", "-h"], capture_output=True, text=True, check=True).stdout
+    )
+    for code in ("bash-completion/completions/lab", "zsh/site-functions/_lab"):
+        assert "_python_argcomplete lab" in (prefix / "share" / code).read_text()
+    make("uninstall")
+    assert [it for it in prefix.rglob("*") if not it.is_dir()] == []
 
 
 def test_a_source_distribution(source, tmp_path):
