@@ -7,7 +7,7 @@ the shell evaluates it at its start.
 import argparse
 import sys
 
-import argcomplete
+from argcomplete.shell_integration import shellcode
 
 EXAMPLES = """\
 examples:
@@ -23,5 +23,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the code."""
-    sys.stdout.write(argcomplete.shellcode(["lab"], shell=args.shell))
+    sys.stdout.write(shellcode(["lab"], shell=args.shell))
     return 0
