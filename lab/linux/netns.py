@@ -50,6 +50,8 @@ def path_of(name: str) -> Path:
                 if fcntl.ioctl(file, _NS_GET_NSTYPE) == _CLONE_NEWNET:
                     return path
     except OSError as error:
+        if isinstance(error, PermissionError) and path.is_relative_to("/proc"):
+            raise _hidden(name) from None
         raise LabError(f"`{name}` is no network namespace ({error.strerror}): give its name or a process id") from error
     raise LabError(f"`{name}` is not the file of a network namespace: give one like /proc/PID/ns/net")
 

@@ -123,8 +123,12 @@ def test_the_count_of_withheld_events():
 
 @pytest.mark.parametrize(
     ("words", "needed"),
-    [(["states", "--netns", str(os.getpid())], "SYS_PTRACE"), (["flows", "-i", "lo", "--netns", "{}"], "SYS_ADMIN")],
-    ids=["process", "interface"],
+    [
+        (["states", "--netns", str(os.getpid())], "SYS_PTRACE"),
+        (["states", "--netns", f"/proc/{os.getpid()}/ns/net"], "SYS_PTRACE"),
+        (["flows", "-i", "lo", "--netns", "{}"], "SYS_ADMIN"),
+    ],
+    ids=["process", "path", "interface"],
 )
 def test_a_namespace(words, needed):
     """Entering one, and finding that of another user's process, need more than observing it."""
