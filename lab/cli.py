@@ -94,8 +94,14 @@ def _complete(line: str) -> None:
     """Print what can follow at the end of a command line, to the shell that asks (`lab completion`), and end the process."""
     import argcomplete  # noqa: PLC0415 (for this only)
 
-    words = [word for word in line.split(" ")[1:-1] if word in _modules()]
-    argcomplete.autocomplete(_parser(words[:1]), always_complete_options="long")
+    found = _modules()
+    parser, subparsers = _empty_parser()
+    if chosen := next((word for word in line.split(" ")[1:-1] if word in found), None):
+        _add(subparsers, chosen, importlib.import_module(found[chosen]))
+    else:
+        for name, module in sorted(found.items()):
+            subparsers.add_parser(name, help=_summary(_docstring(module)))
+    argcomplete.autocomplete(parser, always_complete_options="long")
 
 
 def _abandoned(stream: TextIO) -> bool:
@@ -117,14 +123,19 @@ def _discard_unwritten(stream: TextIO) -> None:
             os.dup2(null.fileno(), stream.fileno())
 
 
-def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+def _empty_parser() -> tuple[argparse.ArgumentParser, Any]:
+    """Return the parser of `lab` without commands, and the action that they are added to."""
     usage = "lab [-h] [--version] COMMAND ..."
     parser = argparse.ArgumentParser(
         prog="lab", usage=usage, description="eBPF probes of TCP, judged against known delays."
     )
     parser.add_argument("--version", action=_Version)
+    return parser, parser.add_subparsers(prog="lab", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    parser, subparsers = _empty_parser()
     found = _modules()
-    subparsers = parser.add_subparsers(prog="lab", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
     # Before the command there are only options without a value.
     if chosen := next((word for word in words if not word.startswith("-")), None):
         if chosen not in found:

@@ -1,5 +1,6 @@
 """A shell completes commands and options of `lab`, and a live tool does not pay for it."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,9 +48,10 @@ def test_the_end_of_a_line(line, offered):
 
 def test_all_commands_and_all_options():
     """Those of the help."""
-    helped = lab_command("--help").stdout
+    helped = re.findall(r"^  (\w+)", lab_command("--help").stdout, re.MULTILINE)
     commands = [word for word in completed("lab ") if not word.startswith("-")]
-    assert commands == [line.split()[0] for line in helped.partition("COMMAND\n")[2].splitlines() if line[4:5].strip()]
+    assert commands == sorted(helped)
+    assert {"completion", "demo", "states"} <= set(commands)
     options = completed("lab rtt --")
     assert {"--help", "--json", "--raw", "--seconds"} <= set(options)
 
