@@ -9,6 +9,7 @@ import pytest
 from support.crowd import PORT, client_of, crowd, listening
 from support.processes import HUNG_S
 
+from lab.linux.netns import inside
 from lab.linux.tcp_counters import counters
 from lab.network.conditions import Conditions
 from lab.network.relay import Relay
@@ -54,6 +55,19 @@ def test_no_socket(lab, version):
     lab.judge("drops", observed)
     (row,) = rows_of(observed.recording, lab.net.server, "NO_SOCKET")
     assert (row["flags"], row["size"], row["dport"]) == (SYN, 0, PORT)
+
+
+@both_versions
+def test_only_tcp(net, version):
+    """A datagram to a closed port is given up for the same reason as a SYN, and is not reported."""
+    family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
+    with recorded(net) as recorder, inside(net.client.name, lambda: socket.socket(family, socket.SOCK_DGRAM)) as client:
+        client.settimeout(HUNG_S)
+        client.connect((net.server.address(version), PORT))
+        client.send(bytes(64))
+        with pytest.raises(ConnectionRefusedError):  # the server's ICMP message: no socket has the port
+            client.recv(1)
+    assert not len(recorder.recording.events["drops"])
 
 
 @both_versions

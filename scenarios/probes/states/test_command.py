@@ -3,12 +3,14 @@
 import csv
 import io
 import os
+import socket
 import subprocess
 import sys
 
 import pytest
-from support.processes import HUNG_S, ends, parsed, watching
+from support.processes import HUNG_S, end, ends, parsed, started, watching
 
+from lab.linux.netns import inside
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 from lab.units import MS
@@ -125,3 +127,21 @@ def test_broken_pipe_is_no_error():
     process = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=HUNG_S, check=False)
     os.close(write)
     assert process.stderr == ""
+
+
+def test_a_bound_port_is_in_the_first_row(net):
+    """A socket that was bound before connect() has its port in the row of SYN_SENT, while nothing else is known of it."""
+
+    def attempt():
+        sock = socket.socket()
+        sock.bind((net.client.ipv4, 45999))
+        sock.setblocking(False)  # noqa: FBT003 (it takes no keyword)
+        sock.connect_ex((nobody, 9999))
+        return sock
+
+    nobody = net.server.ipv4.rpartition(".")[0] + ".99"
+    words = (sys.executable, "-m", "lab", "states", "--netns", net.client.name)
+    with started(*words, ready="SKADDR") as process, inside(net.client.name, attempt):
+        row = process.stdout.readline().split()
+        assert end(process) == 0
+    assert row[3:10] == [net.client.ipv4, "45999", nobody, "9999", "CLOSE", "->", "SYN_SENT"]
