@@ -81,6 +81,7 @@ check: check-setup
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-actions action.yml
 	@$(BIN)/zizmor --quiet --offline --config .github/zizmor.yml .github action.yml
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: check-setup
 	@$(BIN)/ruff check --fix-only .

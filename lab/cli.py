@@ -151,9 +151,9 @@ def _listed(found: Mapping[str, str]) -> Iterator[str]:
     """Yield the lines that name the commands: the live tools, then the others."""
     width = min(shutil.get_terminal_size().columns, 100)
     live = probes.names()
-    for title, names in (("live tools", live), ("the lab", sorted(found.keys() - set(live)))):
+    for title, group in (("live tools", live), ("the lab", sorted(found.keys() - set(live)))):
         yield f"{title}:"
-        for name in names:
+        for name in group:
             head = f"  {name:<13}"
             yield textwrap.fill(
                 _summary(_docstring(found[name])), width, initial_indent=head, subsequent_indent=" " * 15
@@ -162,10 +162,20 @@ def _listed(found: Mapping[str, str]) -> Iterator[str]:
     yield "`lab COMMAND --help` explains one. `lab demo` shows all probes at once, judged."
 
 
+def names() -> list[str]:
+    """Return the names of all commands."""
+    return sorted(_modules())
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """Return the parser of one command, with its help as the description and the epilog."""
+    return _add(argparse.ArgumentParser(prog="lab").add_subparsers(), name, importlib.import_module(_modules()[name]))
+
+
 def _modules() -> dict[str, str]:
     """Return the module of each command."""
-    names = (info.name for info in pkgutil.iter_modules(commands.__path__))
-    return {name: f"lab.commands.{name}" for name in names} | {
+    found = (info.name for info in pkgutil.iter_modules(commands.__path__))
+    return {name: f"lab.commands.{name}" for name in found} | {
         name: f"lab.probes.{name}.cli" for name in probes.names()
     }
 
@@ -193,9 +203,9 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _add(subparsers: Any, name: str, module: ModuleType) -> None:
+def _add(subparsers: Any, name: str, module: ModuleType) -> argparse.ArgumentParser:
     text = (module.__doc__ or "").strip()
-    parser = subparsers.add_parser(
+    parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
         help=_summary(text),
         description=text,
@@ -206,6 +216,7 @@ def _add(subparsers: Any, name: str, module: ModuleType) -> None:
     )
     module.add_arguments(parser)
     parser.set_defaults(run=module.run, parser=parser)
+    return parser
 
 
 def _unknown(words: Sequence[str], parser: argparse.ArgumentParser) -> str:

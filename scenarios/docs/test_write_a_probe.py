@@ -1,17 +1,16 @@
-"""CONTRIBUTING.md: the probe that it walks through is written into a copy of the checkout, and runs."""
+"""The page `docs/write-a-probe.md`: the probe that it walks through is written into a copy of the checkout, and runs."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 
 import pytest
+from support.pages import files_of
 from support.processes import HUNG_S
 
 from lab.paths import CHECKOUT
 
-FILE = re.compile(r"^`([\w./]+)`\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COPIED = ("bpf", "lab", "scenarios", "conftest.py", "pyproject.toml")
 
 
@@ -22,7 +21,7 @@ def walk(tmp_path):
         source = CHECKOUT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, tmp_path / name)
-    files = dict(FILE.findall((CHECKOUT / "CONTRIBUTING.md").read_text()))
+    files = files_of(CHECKOUT / "docs/write-a-probe.md")
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
