@@ -1,7 +1,7 @@
 """Hooks of `mkdocs build`: pages made from code, and links to pages outside of docs/.
 
 - `index.md`, `architecture.md` and `contributing.md` are the files at the root of the checkout.
-- `reference/COMMAND.md` is what `lab COMMAND --help` says, for each command.
+- `reference/COMMAND.md` is what `lab COMMAND --help` says, and for a live tool what `lab schema COMMAND` says.
 """
 
 import argparse
@@ -14,7 +14,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
-from lab import cli
+from lab import cli, probes
+from lab.commands.schema import schema_of
 
 ROOT = Path(__file__).parents[1]
 ROOT_PAGES = {"README.md": "index.md", "ARCHITECTURE.md": "architecture.md", "CONTRIBUTING.md": "contributing.md"}
@@ -76,6 +77,31 @@ def _reference(name: str) -> Iterator[str]:
         yield f"## {head.rstrip(':').capitalize()}" if text else head
         if text:
             yield _text(text)
+    if name in probes.names():
+        yield "## Rows of --json"
+        yield "[`lab schema`](schema.md) prints the same as JSON Schema, and says what stays as it is."
+        for title, part in schema_of(name)["$defs"].items():
+            yield f"### {title}"
+            yield part.get("description", "")
+            fields = (f"| `{field}` | {_type(it)} | {_meaning(it)} |" for field, it in part["properties"].items())
+            yield "\n".join(["| field | type | meaning |", "|---|---|---|", *fields])
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """Return the type of a field in words: `integer or null`, `array of Bucket`."""
+    if "anyOf" in schema:
+        return " or ".join(map(_type, schema["anyOf"]))
+    if "$ref" in schema:
+        return schema["$ref"].rpartition("/")[2]
+    return f"{schema['type']} of {_type(schema['items'])}" if "items" in schema else schema.get("type", "any")
+
+
+def _meaning(schema: dict[str, Any]) -> str:
+    """Return the descriptions of a field: its own, then those of its type."""
+    found = [schema.get("description"), *(part.get("description") for part in schema.get("anyOf", ()))]
+    if pattern := re.fullmatch(r"\^\(([\w|-]+)\)\$", schema.get("pattern", "")):
+        found.append(", ".join(f"`{word}`" for word in pattern[1].split("|")))
+    return "; ".join(filter(None, [*found, f"`{schema['const']}`" if "const" in schema else None]))
 
 
 def _row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:

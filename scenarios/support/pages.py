@@ -241,9 +241,11 @@ class Page:
         )
 
     def _started(self, command):
-        running = self._running(command, live=says_ready(command.line.split()))
+        live = says_ready(command.line.split())
+        running = self._running(command, live=live)
         self._background.append(running)
-        running.await_shown()
+        if not live:
+            running.await_shown()
         if found := INSTANCE.search(running.printed()):
             self._instance = found[0]
         return running
