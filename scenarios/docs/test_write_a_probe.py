@@ -42,7 +42,7 @@ def walk(tmp_path):
             check=False,
         )
 
-    assert len(files) == 6
+    assert len(files) == 7
     return run
 
 
@@ -59,6 +59,7 @@ def test_the_walk(walk):
     assert (tool.returncode, tool.stderr) == (0, "")
     assert tool.stdout.startswith("TIME")
     assert "resets" in walk("lab", "--help").stdout
+    assert '"const": "resets/1"' in walk("lab", "schema", "resets").stdout
 
 
 def test_a_c_error_is_an_error(walk):
