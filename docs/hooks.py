@@ -71,7 +71,7 @@ def _reference(name: str) -> Iterator[str]:
         shown = [action for action in group._group_actions if action.help != argparse.SUPPRESS]  # noqa: SLF001
         if shown:
             yield f"## {(group.title or '').capitalize()}"
-            yield "\n".join(["| | |", "|---|---|", *(_row(parser, action) for action in shown)])
+            yield "\n".join(["| option | meaning |", "|---|---|", *(_row(parser, action) for action in shown)])
     for part in re.split(r"\n\n(?=\S)", (parser.epilog or "").strip()):
         head, _, text = part.partition("\n")
         yield f"## {head.rstrip(':').capitalize()}" if text else head
