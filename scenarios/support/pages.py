@@ -53,7 +53,7 @@ PROGRAMS = {
 }
 # In a shown output, a number stands for any number, and a unit for any unit. Addresses stand for themselves.
 TOKENS = re.compile(
-    r"""(?P<dots>\.\.\.|…)
+    r"""(?P<dots>\s*(?:\.\.\.|…)\s*)
     |(?P<bar>\|[ *.]+\|)
     |(?P<instance>lab-[0-9a-f]{6}-\d+)
     |(?P<address>\d+\.\d+\.\d+\.\d+|[0-9a-f]*:[0-9a-f]*::[0-9a-f]*|(?:[0-9a-f]{2}:){5}[0-9a-f]{2})
@@ -164,10 +164,19 @@ class Page:
             "PYTHONPATH": str(CHECKOUT),
             "PYTHONUNBUFFERED": "1",
         }
-        # The names of namespaces, and ports of servers, are the page's own: other scenarios run at the same time. The servers are
-        # extracted and not installed: their folders are made here. scapy warns of a host without a route.
-        setup = """mkdir -p /run/netns && for it in /run/netns /var/lib /var/log; do mount -t tmpfs none $it; done &&
-            mkdir /var/lib/nginx /var/log/nginx && ip link set lo up && ip route add default dev lo && echo ready && exec sleep 1h"""
+        # The names of namespaces, and ports of servers, are the page's own: other scenarios run at the same time.
+        # nginx is extracted and not installed: the folders that it needs are made here, in the mount namespace.
+        # scapy warns of a host without a route.
+        setup = """set -e
+            mkdir -p /run/netns
+            mount -t tmpfs none /run/netns
+            for it in lib log; do
+                [ -d /var/$it/nginx ] || { mount -t tmpfs none /var/$it; mkdir /var/$it/nginx; }
+            done
+            ip link set lo up
+            ip route add default dev lo
+            echo ready
+            exec sleep 1h"""
         self._holder = subprocess.Popen(
             ["/usr/bin/setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--net", "sh", "-c", setup],
             stdout=subprocess.PIPE,
