@@ -18,7 +18,7 @@ from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
 from lab.errors import LabError
 from lab.linux.grace_period import await_backlogs
-from lab.live.output import Output
+from lab.live.account import Account
 from lab.network.relay import Relay
 from lab.network.topology import ETHERNET_MTU, Topology, topology
 from lab.observation import Observed
@@ -128,7 +128,7 @@ class Progress:
 
 def _replay(args: argparse.Namespace, device: Device, progress: Progress) -> int:
     """Send the file's frames from an interface; print a summary in any case. Returns the exit status."""
-    note = Output(args).note
+    note = Account().note
     with Sender(device.netns, device.ifname) as sender, stopping() as stop:
         note(f"sending {args.file} from {device.ifname}" + (f" in {device.netns}" if device.netns else ""))
 
