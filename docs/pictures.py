@@ -1,6 +1,6 @@
 """Write docs/report.png, the picture of the README: the head of the report of a demo, as a browser shows it.
 
-Run it as root: `.venv/bin/python docs/pictures.py`. Write `--of REPORT` to take the picture of a report that is there.
+Run it as root: `.venv/bin/python docs/pictures.py`; with `--of REPORT` it takes the picture of a report that is there.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 DOCS = Path(__file__).parent
-WIDTH, HEIGHT = 1100, 620
+WIDTH, HEIGHT = 1100, 870
 BROWSERS = ("/usr/bin/chromium", "/usr/bin/google-chrome")
 
 
@@ -29,11 +29,8 @@ def main() -> None:
 def demo(folder: Path) -> Path:
     """Return the report of a demo."""
     environment = os.environ | {"LAB_RESULTS": str(folder)}
-    for words in (["demo"], ["report", "-o", str(folder / "report.html")]):
-        subprocess.run(
-            [sys.executable, "-P", "-m", "lab", *words], check=True, stdout=subprocess.DEVNULL, env=environment
-        )
-    return folder / "report.html"
+    subprocess.run([sys.executable, "-P", "-m", "lab", "demo"], check=True, stdout=subprocess.DEVNULL, env=environment)
+    return folder / "latest" / "report.html"
 
 
 def take(page: Path, picture: Path) -> None:
