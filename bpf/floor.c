@@ -1,11 +1,16 @@
 /* The least that a probe can do for an event: read the clock, and reserve and submit a record of -DSIZE bytes.
  *
- * The bench compares the cost of each probe with it (lab/bench/chapters/floor.py). -DAT_CHANGE=1 and the like choose the event.
+ * The bench compares the cost of each probe with it (lab/bench/chapters/floor.py). -DAT_SEGMENT=1 and the like choose the event; by default it is a
+ * change of state.
  */
 #include "include/attach_points.h"
 #include "include/lost.h"
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
+
+#ifndef SIZE
+#define SIZE 64
+#endif
 
 struct record {
     u64 time_ns;
@@ -26,13 +31,7 @@ static __always_inline void report(void)
     events.ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 }
 
-#if AT_CHANGE
-ON_TP_BTF_UNAUDITED(inet_sock_set_state)
-{
-    report();
-    return 0;
-}
-#elif AT_SEGMENT
+#if AT_SEGMENT
 ON_TP_BTF_UNAUDITED(tcp_probe)
 {
     report();
@@ -55,5 +54,11 @@ ON_XDP(frame)
 {
     report();
     return XDP_PASS;
+}
+#else
+ON_TP_BTF_UNAUDITED(inet_sock_set_state)
+{
+    report();
+    return 0;
 }
 #endif

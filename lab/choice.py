@@ -14,8 +14,8 @@ class Choice:
     - `version`: of IP, 4 or 6.
     - `cgroup`: inode number of a cgroup of version 2: sockets of it and of those below it.
 
-    A program without the map `choice` ignores all of them. One that does not know the ends of what it observes ignores all but
-    `netns` (lab/probes/states/tracker.py).
+    A program at interfaces ignores `netns` and `cgroup`. One that does not know the ends of what it observes ignores all but these
+    two (lab/probes/states/tracker.py).
     """
 
     netns: Collection[int] = ()

@@ -5,6 +5,10 @@
 
 #include "include/address.h"
 
+/* Without BY_NETNS the program is at interfaces, each of which is in one namespace. */
+#ifndef BY_NETNS
+#define BY_NETNS 0
+#endif
 #ifndef PORT
 #define PORT 0
 #endif
@@ -19,10 +23,12 @@
 enum side { EITHER, LOCAL, REMOTE, SIDES };
 
 struct choice {
+#if BY_NETNS
     u32 netns[4]; /* by inode number; fewer than 4 are repeated to fill the array; 0 in the first place: all */
-    u8 by_ports;  /* 0: no limit by port, or the one of PORT */
-    u8 by_hosts;  /* 0: no limit by address and version */
-    u8 version;   /* of IP; 0: both */
+#endif
+    u8 by_ports; /* 0: no limit by port, or the one of PORT */
+    u8 by_hosts; /* 0: no limit by address and version */
+    u8 version;  /* of IP; 0: both */
     u8 by_port[SIDES];
     u8 by_address[SIDES];
     u64 ports[SIDES][1024]; /* a bit for each port */
@@ -41,6 +47,7 @@ static inline struct choice *current_choice(void)
     return choice.lookup(&only);
 }
 
+#if BY_NETNS
 static inline bool is_chosen_netns(const struct choice *chosen, u32 netns)
 {
     return !chosen->netns[0] || netns == chosen->netns[0] || netns == chosen->netns[1] || netns == chosen->netns[2] ||
@@ -53,6 +60,7 @@ static inline bool is_watched(u32 netns)
 
     return !chosen || is_chosen_netns(chosen, netns);
 }
+#endif
 
 static __always_inline bool in(const u64 *ports, u16 port)
 {

@@ -3,6 +3,7 @@
 
 #include "include/address.h"
 #include "include/kernel_read.h"
+#define BY_NETNS 1
 #include "include/choice.h"
 #include "include/netns.h"
 #include <linux/if_ether.h>

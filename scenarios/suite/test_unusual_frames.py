@@ -98,8 +98,8 @@ def test_packets(net, seen):
         row = text.as_dict(rows.pop(beginning(frame.data)))
         is_tcp = not frame.problem and frame.protocol == "TCP"
         expected = {
-            "sport": None if frame.problem else frame.sport,
-            "dport": None if frame.problem else frame.dport,
+            "source_port": None if frame.problem else frame.sport,
+            "destination_port": None if frame.problem else frame.dport,
             "problem": PROBLEMS[frame.problem] or None,
             "vlan": (*frame.vlans, None)[0],
             "inner_vlan": (*frame.vlans, None, None)[1],
@@ -110,7 +110,7 @@ def test_packets(net, seen):
             "fragment": frame.fragment,
         }
         if ":" not in frame.source or frame.source.startswith("2001:"):
-            expected |= {"saddr": frame.source, "daddr": frame.destination}
+            expected |= {"source_address": frame.source, "destination_address": frame.destination}
         assert {name: row[name] for name in expected} == expected, frame.name
     assert not rows
 
@@ -142,7 +142,8 @@ def test_flows(net, seen, side):
     reported = Counter()
     for row in measure.from_first_sender(measure.connections(totals)):
         fields = as_dict(row, {})
-        names = ("protocol", "source", "destination", "sport", "dport", "problem", "vlan", "inner_vlan")
+        ends = ("source_address", "destination_address", "source_port", "destination_port")
+        names = ("protocol", *ends, "problem", "vlan", "inner_vlan")
         for what in ("packets", "bytes", "payload_bytes"):
             reported[*(fields[name] for name in names), what] += fields[what]
     assert +reported == +expected

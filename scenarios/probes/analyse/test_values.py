@@ -80,7 +80,11 @@ def test_an_active_open_names_its_destination(lab, version):
     """A4: the step that opens a connection has the remote address and port, even if the connection is refused."""
     rows, _ = watch(lab, Conversation(), version=version, serve=False, source_port=40404)
     (opened,) = text.as_dicts(of(rows, Kind.OPENED))
-    assert (opened["daddr"], opened["dport"], opened["sport"]) == (lab.net.server.address(version), 9999, 40404)
+    assert (opened["remote_address"], opened["remote_port"], opened["local_port"]) == (
+        lab.net.server.address(version),
+        9999,
+        40404,
+    )
     (failed,) = [row for row in text.as_dicts(of(rows, Kind.CONNECT)) if row["returns"]]
     assert failed["result"] == -111
     assert "ECONNREFUSED" in text.description(failed)

@@ -223,7 +223,7 @@ def test_a_descriptor_that_changes_during_a_call(net, version):
                 client.send(b"a")
                 thread.join()
     (returned,) = [row for row in rows if row["func"] == "read" and row["returns"]]
-    assert (returned["sport"], returned["dport"], returned["result"]) == (PORT, port, 1)
+    assert (returned["local_port"], returned["remote_port"], returned["result"]) == (PORT, port, 1)
 
 
 @both_versions

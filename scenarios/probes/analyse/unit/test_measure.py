@@ -10,6 +10,7 @@ from support.made.analyse import UNBOUND, change, client, step, steps
 from support.made.states import CLIENT, SERVER
 
 from lab.arrays import UNKNOWN
+from lab.choice import Choice
 from lab.paths import SOURCES
 from lab.probes.analyse.measure import Kind, Role, Takes, joined, kept, latency_ns, points, stillborn
 from lab.probes.analyse.tracker import Tracker
@@ -378,12 +379,13 @@ def test_a_filter_loses_no_row_in_any_batch(data):
     """S4: rows with an unknown owner or port wait for it: a filter by process or port shows every row once."""
     events = steps(*client(100), *client(1000, 8), *service(150), *client(500, 7, skaddr=0xD0))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=4)))
-    for how, count in (({"tgid": 7}, 20), ({"tgid": 8}, 10), ({"lports": [40000]}, 30), ({"lports": [1]}, 0)):
+    by_port = {port: {"choice": Choice(local_ports=[port])} for port in (40000, 1)}
+    for how, count in (({"tgids": [7]}, 20), ({"tgids": [8, 9]}, 10), (by_port[40000], 30), (by_port[1], 0)):
         tracker = Tracker(Role.CLIENT, **how)
         shown = np.concatenate([tracker.rows(batch) for batch in np.split(events, cuts)])
         assert len(shown) == count
         assert tracker.end() == ""
-    tracker = Tracker(Role.SERVICE, tgid=9)
+    tracker = Tracker(Role.SERVICE, tgids=[9])
     assert sum(len(tracker.rows(batch)) for batch in np.split(events, cuts)) == 6
 
 
@@ -410,7 +412,7 @@ def test_destroyed_sockets_are_forgotten():
 
 def test_waiting_rows_keep_one_row_of_their_socket():
     """A socket with waiting rows is kept once, however many batches of other sockets follow."""
-    tracker = Tracker(Role.CLIENT, tgid=7)
+    tracker = Tracker(Role.CLIENT, tgids=[7])
     tracker.rows(steps(step(100, Kind.ARRIVED, skaddr=0x1)))
     for number in range(20):
         tracker.rows(steps(step(200 + number, Kind.ARRIVED, CLIENT._replace(lport=2), 0x2)))
@@ -421,7 +423,7 @@ def test_limits_are_reported(monkeypatch):
     """Beyond the limits of sockets and waiting rows the oldest are dropped, and the closing note counts them."""
     monkeypatch.setattr("lab.probes.analyse.tracker.MOST_OPEN", 3)
     monkeypatch.setattr("lab.probes.analyse.tracker.MOST_WAITING", 2)
-    for how, note in (({}, "5 were forgotten"), ({"tgid": 7}, "8 steps are not shown")):
+    for how, note in (({}, "5 were forgotten"), ({"tgids": [7]}, "8 steps are not shown")):
         tracker = Tracker(Role.CLIENT, **how)
         for number in range(8):
             tracker.rows(steps(step(100 + number, Kind.ARRIVED, CLIENT._replace(lport=1 + number), 0x100 + number)))
