@@ -1,7 +1,7 @@
 /* The least that a probe can do for an event: read the clock, and reserve and submit a record of -DSIZE bytes.
  *
- * The bench compares the cost of each probe with it (lab/bench/chapters/floor.py). -DAT_SEGMENT=1 and the like choose the event; by default it is a
- * change of state.
+ * The bench compares the cost of each probe with it (lab/bench/chapters/floor.py). -DAT_SEGMENT=1 and the like choose the
+ * event; by default it is a change of state.
  */
 #include "include/attach_points.h"
 #include "include/lost.h"
