@@ -5,7 +5,6 @@ Exit status: 1 if a program takes over 3 % more instructions than the baseline.
 """
 
 import argparse
-import re
 from pathlib import Path
 
 from lab.bench import gate
@@ -13,13 +12,13 @@ from lab.bench.gate import Baseline
 from lab.clock import VIRTUAL
 from lab.errors import LabError
 from lab.paths import CHECKOUT
+from lab.report import page
 from lab.results import measurement
 from lab.results.reader import RunFolder
 from lab.vm import lane
 from lab.vm.machine import Machine, require_guests
 
 BASELINE = (CHECKOUT or Path()) / "results" / "baseline.json"
-_RESULTS = re.compile(r"^Every row is in (\S+)$", re.MULTILINE)  # printed by lab bench
 _LIMIT_S = 1800
 EXAMPLES = """\
 examples:
@@ -57,7 +56,7 @@ def _counted(kernel: str) -> Path:
     """Run the chapter `instructions` in a guest. Return its results folder."""
     command = lane.python(VIRTUAL, "-m", "lab", "bench", "instructions")
     status, printed = lane.in_guest(lane.kernel(kernel), Machine(VIRTUAL), command, limit_s=_LIMIT_S)
-    found = _RESULTS.search(printed)
-    if status or not found:
+    report = page.offered(printed)
+    if status or not report:
         raise LabError(f"the bench in the guest ended with status {status}: see its output above")
-    return Path(found[1])
+    return report.parent

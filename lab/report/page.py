@@ -3,10 +3,12 @@
 import base64
 import gzip
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from jinja2 import Environment
 
@@ -97,6 +99,12 @@ def offer(path: Path) -> str:
     """Return the lines that say how to open a report."""
     size = f"{path.stat().st_size / 1e6:.1f} MB"
     return f"\nReport, one file of {size}, for a browser on this machine or on yours:\n  {path.resolve().as_uri()}"
+
+
+def offered(printed: str) -> Path | None:
+    """Return the report whose `offer` is in what a command printed, None if there is none."""
+    found = re.search(r"^  file://(\S+)$", printed, re.MULTILINE)
+    return Path(unquote(found[1])) if found else None
 
 
 def _render(folders: list[RunFolder], raw: Raw) -> str:

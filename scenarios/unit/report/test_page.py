@@ -12,6 +12,7 @@ from markupsafe import escape
 from support.made.run_folder import HOSTILE, checks, folder, measurements, stories
 
 from lab.cli import main
+from lab.report import page as report_page
 from lab.report import verdicts
 from lab.report.chart import bracket, cumulative, positions, series, share_scale, signed
 from lab.report.figures import Bench
@@ -325,3 +326,11 @@ def test_scales_hold_everything():
         assert all(0 <= place <= 100 for place in places)
     plot = series({"a": [(10, 90.0), (1000, 9000.0)]}, {"a": 0})
     assert [tick.text for tick in plot.y] == ["10", "100", "1,000", "10 k"]
+
+
+def test_the_offer_of_a_report_names_its_file(tmp_path):
+    """`lab gate` finds the results of the bench in a guest by what it prints; the name of a folder may have any character."""
+    (place := tmp_path / "a folder, 100 % µ").mkdir()
+    (report := place / "report.html").write_text("")
+    assert report_page.offered(f"36 goals\n{report_page.offer(report)}\n") == report
+    assert report_page.offered("36 goals\n") is None
