@@ -36,14 +36,18 @@ def quantile_slot(counts: Sequence[int], share: float) -> int:
     raise AssertionError("the rank is at most the total")
 
 
-def picture(counts: Sequence[int], unit: str) -> Iterator[str]:
-    """Yield the lines of a histogram, up to the last slot with a value; no line for an empty histogram."""
+def picture(counts: Sequence[int], unit: str, *, whole: bool = True) -> Iterator[str]:
+    """Yield the lines of a histogram, up to the last slot with a value; no line for an empty histogram.
+
+    Unless `whole`, they begin with the first slot that has a value.
+    """
     last = max((slot for slot, count in enumerate(counts) if count), default=-1)
     if last < 0:
         return
     longest = max(counts)
     yield f"     {unit:<19} : count     distribution"
-    for slot, count in enumerate(counts[: last + 1]):
+    first = 0 if whole else next(slot for slot, count in enumerate(counts) if count)
+    for slot, count in enumerate(counts[first : last + 1], first):
         low, high = bounds(slot)
         bar = "*" * (count * STARS // longest)
         yield f"{low:>10} -> {high:<10} : {count:<8} |{bar:<{STARS}}|"

@@ -231,8 +231,8 @@ def _check(path: Path, place: str, quantity: Quantity) -> None:
             require(f"point `{name}` =", point, points.POINTS)
         require("unit", quantity.unit, NS_OF_UNIT)
     fields = kinds.KINDS[quantity.kind].fields
-    if quantity.unit and "bytes" in fields:
-        require("unit", quantity.unit, BYTES_OF_UNIT)
+    if quantity.unit:
+        require("unit", quantity.unit, BYTES_OF_UNIT if "bytes" in fields else NS_OF_UNIT)
     for name in quantity.fields:
         require("field", name, fields)
 

@@ -7,6 +7,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 from lab.errors import LabError
@@ -14,7 +15,7 @@ from lab.judging.description import Description
 from lab.judging.kinds import KINDS
 from lab.judging.quantity import Quantity, Row, Told
 from lab.tcp import State, byte_swapped
-from lab.units import BYTES_OF_UNIT, NS_OF_UNIT
+from lab.units import BYTES_OF_UNIT, NS_OF_UNIT, SECOND
 
 Record = dict[str, Any]
 
@@ -26,6 +27,9 @@ _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _STATES = {state.name.replace("_", ""): state.name for state in State} | {
     "ESTAB": "ESTABLISHED", "CLOSED": "CLOSE", "UNCONN": "CLOSE", "TIMEWAIT": "TIME_WAIT",
 }  # fmt: skip
+_VALUES = frozenset({"value", "mean", "low"})
+"""The fields of which a row must have one, if its kind has them."""
+_DATE = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 _OCTETS = re.compile(r"(\d+(?:, ?\d+)+)")
 
 
@@ -38,8 +42,14 @@ def told(tool: Description, quantity: Quantity, output: str, stderr: str) -> Tol
             rows.append(
                 Row(dict(_fields(tool, quantity, record, raw)), raw if len(raw) <= _LONGEST else f"{raw[:_LONGEST]}…")
             )
-    if quantity.start and rows and not any("value" in row.fields for row in rows):
-        raise LabError(f"{tool.name}: no record has the field `value`, such as `{rows[0].raw}`: name it in `fields`")
+    fields = KINDS[quantity.kind].fields
+    values = (
+        _VALUES & fields.keys() if "newstate" not in fields else frozenset()
+    )  # a change of state is told without a time, too
+    if rows and values and not any(values & row.fields.keys() for row in rows):
+        raise LabError(
+            f"{tool.name}: no record has the field `{'` or `'.join(sorted(values))}`, such as `{rows[0].raw}`: name it in `fields`"
+        )
     lost = sum(_number(found) for found in re.finditer(tool.lost, stderr, re.IGNORECASE))
     return Told(rows, lost)
 
@@ -179,7 +189,7 @@ def _fields(tool: Description, quantity: Quantity, record: Record, raw: str) -> 
     own = {there: here for here, there in quantity.fields.items()}
     for there, value in record.items():
         name = own.get(there, there if there not in quantity.fields else None)
-        if name is None:
+        if name is None or (name == "time" and not quantity.clock):  # nothing to compare a time without a clock with
             continue
         if _text(value).strip() in quantity.unknown:
             yield name, None
@@ -216,6 +226,14 @@ def _time(text: str, unit: str) -> int | float:
     return -value if whole.startswith("-") else value
 
 
+def _instant(text: str, unit: str) -> int | float:
+    """Return a time of a row in nanoseconds: a number, or a date with a time of day (RFC 3339) as Unix time."""
+    if not (date := _DATE.fullmatch(text)):
+        return _time(text, unit)
+    whole = datetime.fromisoformat(f"{date[1]}{date[3].replace('Z', '+00:00')}")
+    return int(whole.timestamp()) * SECOND + int((date[2] or "").ljust(9, "0")[:9])
+
+
 def _size(text: str, unit: str) -> int:
     return round(float(text) * BYTES_OF_UNIT.get(unit, 1))
 
@@ -226,7 +244,7 @@ def _prefixed(text: str, _: str = "") -> int:
 
 
 _NUMBERS: dict[str, Callable[[str, str], Any]] = {
-    "value": _time, "mean": _time, "sum": _time, "time": _time, "bytes": _size,
+    "value": _time, "mean": _time, "sum": _time, "time": _instant, "bytes": _size,
     "low": _prefixed, "lport": _integer, "rport": _integer, "sport": _integer, "dport": _integer,
     "pid": _integer, "count": _integer, "number": _integer, "packets": _integer,
 }  # fmt: skip

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from ruamel.yaml import YAML
 
+from lab.judging.finding import FAILING
 from lab.paths import CHECKOUT
 
 ACTION = YAML(typ="safe").load((CHECKOUT / "action.yml").read_text())
@@ -91,7 +92,7 @@ def test_the_kernel_of_the_runner(tmp_path):
     assert run.status == 0
     assert run.of("pip") == ["install", "--quiet", "/the/action"]
     files = ["--junit", f"{folder}/junit.xml", "--badge", f"{folder}/badge.svg", "--output", f"{folder}/pages"]
-    assert run.of("lab") == ["judge", "--fail-on", "wrong,missing", *files, "--", "tool.toml"]
+    assert run.of("lab") == ["judge", "--fail-on", ",".join(FAILING), *files, "--", "tool.toml"]
     assert not any("sudo" in words or "qemu-system-x86" in words for words in run.calls)
 
 

@@ -136,10 +136,10 @@ def run(args: argparse.Namespace) -> int:
     gone: LabError | None = None
     with drain.ticks(program, _INTERVAL_S, args.seconds, [device], choice, output.account) as ticks:
         output.start()
-        from lab.probes.duration.text import HEAD, Show
+        from lab.probes.duration.text import Show, head
         from lab.probes.duration.tracker import Tracker
 
-        output.heading(HEAD)
+        output.heading(head(output.width))
         show, table = Show(args, device.ifname, output, file), Tracker(args.syn_timeout)
         try:
             for _ in ticks:

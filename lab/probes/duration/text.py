@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from lab.observation import Observed
 
 _FAILED = ("rst", "refused", "timeout")
+_NARROW = 100
+"""A terminal with fewer columns gets lines that begin with the duration."""
+SHORT_HEAD = f"{'DURATION':>13}   CLIENT -> SERVER | first SYN to first FIN"
 HEAD = f"{'client':>15}:{'port':<5} -> {'server':>15}:{'port':<5} | first SYN to first FIN"
 
 
@@ -93,6 +96,11 @@ class Show:
         return rows[wanted(choice, rows, "s", "d") | swapped]
 
 
+def head(columns: int | None) -> str:
+    """Return the head of the table for a terminal with this number of columns."""
+    return SHORT_HEAD if columns and columns < _NARROW else HEAD
+
+
 def as_dict(row: Row, ifname: str) -> Lifetime:
     """Return one row under the names that `--json` and `--csv` use; None means unknown."""
     known = {name: None if row[name] == UNKNOWN else int(row[name]) for name in TIMES}
@@ -128,12 +136,11 @@ def _side(number: int) -> str | None:
 
 
 def text(row: Lifetime, *, verbose: bool = False, columns: int | None = None) -> str:
-    """Return one line of the table; if it is longer than `columns`, one that begins with the duration."""
+    """Return one line of the table for a terminal with this number of columns."""
     client, server = (row["client_address"], row["client_port"]), (row["server_address"], row["server_port"])
     remarks = ", ".join(_remarks(row, verbose=verbose))
-    whole = line(client, server, row["duration_ns"], remarks)
-    if columns is None or len(whole) <= columns:
-        return whole
+    if columns is None or columns >= _NARROW:
+        return line(client, server, row["duration_ns"], remarks)
     seconds = "-" if row["duration_ns"] is None else f"{row['duration_ns'] / SECOND:.9f}"
     return f"{seconds:>13} s {endpoint(*client)} -> {endpoint(*server)}" + (f" | {remarks}" if remarks else "")
 

@@ -32,7 +32,6 @@ from lab.linux.qdisc_statistics import Discipline, root_discipline
 from lab.live import drain, filters
 from lab.live import output as live_output
 from lab.live.output import Output
-from lab.output import terminal
 from lab.units import count, interval_s
 
 if TYPE_CHECKING:
@@ -149,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
                     output.row(row, str)
             else:
                 print(_separator(number), end="")
-                _print_report(shown, len(rows), args)
+                _print_report(shown, len(rows), args, output.width)
                 if dropped:
                     print(f"{dropped} of them dropped at egress by {device.ifname}'s queueing discipline")
     output.end()
@@ -164,13 +163,12 @@ def _discipline(device: Device) -> Discipline | None:
         return None
 
 
-def _print_report(shown: "list[Record]", count: int, args: argparse.Namespace) -> None:
-    """Print the table; `count` is the number of rows before the limit of lines."""
+def _print_report(shown: "list[Record]", count: int, args: argparse.Namespace, width: int | None) -> None:
+    """Print the table, at most `width` columns wide; `count` is the number of rows before the limit of lines."""
     from lab.probes.flows import text
 
-    width = terminal.columns()  # cut lines: a wrapped one takes two rows of the terminal
-    for line in text.lines(shown, connections=args.connections, macs=args.mac):
-        print(line[:width])
+    for line in text.lines(shown, connections=args.connections, macs=args.mac, width=width):
+        print(line)
     listed = sum(row["protocol"] != text.OLDER for row in shown)
     if count > listed:
         print(f"... and {count - listed} more")

@@ -7,6 +7,7 @@ import numpy as np
 
 from lab.clock import time_of_day
 from lab.live import fields
+from lab.output.terminal import cut
 from lab.packet import Problem
 from lab.probes.flows.measure import NEVER_NS, Direction, largest_first, pairs, protocol_name
 from lab.tcp import address_text, endpoint
@@ -22,6 +23,7 @@ OLDER = "older"
 
 _SUMS = ("packets", "bytes", "payload_bytes", "syns", "fins", "rsts")
 _NUMBERS = ("DURATION", "PACKETS", "BYTES", "REPLIES", "REPLY BYTES")
+_LEFT_OUT_FIRST = ("START", "INTERFACE", "PROTOCOL", "REPLIES", "PACKETS", "DIRECTION", "DURATION")
 _LEAST_WIDTHS = {"PROTOCOL": 8, "SOURCE": 15, "DESTINATION": 15, "PACKETS": 9, "BYTES": 9}
 
 
@@ -75,14 +77,22 @@ def older(sums: Mapping[str, int], time_ns: int = 0) -> Record:
     return {**head, "protocol": OLDER, "packets": sums["packets"], "bytes": sums["bytes"]}
 
 
-def lines(rows: Sequence[Record], *, connections: bool = False, macs: bool = False) -> Iterator[str]:
-    """Yield the lines of a table, the head first. A column is as wide as its widest cell."""
+def lines(
+    rows: Sequence[Record], *, connections: bool = False, macs: bool = False, width: int | None = None
+) -> Iterator[str]:
+    """Yield the lines of a table, the head first. A column is as wide as its widest cell.
+
+    If they are wider than `width`, the less important columns are left out.
+    """
     cells = [_cells(row, connections=connections, macs=macs) for row in rows]
     columns = list(_cells({}, connections=connections, macs=macs))
     widths = {name: max(_LEAST_WIDTHS.get(name, 0), len(name), *(len(it[name]) for it in cells), 0) for name in columns}
+    for name in _LEFT_OUT_FIRST:
+        if width is not None and name in columns and sum(widths[it] + 1 for it in columns) - 1 > width:
+            columns.remove(name)
     for line in ({name: name for name in columns}, *cells):
         aligned = (f"{line[name]:{'>' if name in _NUMBERS else '<'}{widths[name]}}" for name in columns)
-        yield " ".join(aligned).rstrip()
+        yield cut(" ".join(aligned).rstrip(), width)
 
 
 def address(packed: np.ndarray, version: int) -> str:

@@ -77,7 +77,8 @@ details:
              reply: from the return of the read() with the last byte of the
              request to the entry of the write() of the last byte of the reply
     WRITE    also waiting for the peer's window, the congestion window, Nagle
-    RESEND   0 when nothing was lost
+    RESEND   0 when the last byte was not lost. If an earlier segment was lost,
+             the time is in WRITE (Nagle, a full window) or TCP
     WIRE     also native XDP, and the backlog of the receiver before its stack
              takes the packet
     RECEIVE  generic XDP, packet sockets

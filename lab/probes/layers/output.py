@@ -20,7 +20,7 @@ from lab.probes.layers import text as layer_text
 from lab.probes.layers.perfetto import MOST_REQUESTS, write_trace
 from lab.probes.layers.plot import draw
 from lab.probes.layers.requests import REQUEST, Kind, are_requests, unseen_bytes
-from lab.probes.layers.stages import BY_MPTCP
+from lab.probes.layers.stages import BY_MPTCP, OLD_DATA, At
 from lab.tcp import address_text, endpoint
 from lab.units import SECOND
 
@@ -66,6 +66,7 @@ class Show:
         self._kinds = np.zeros(len(Kind), int)
         self._unseen = np.zeros(2, np.int64)
         self._mptcp = False
+        self._resent = 0
         self._began_ns = self._since_ns = time.monotonic_ns()
         self._interval_ns = args.interval or (_DEFAULT_INTERVAL_NS if args.summary or args.top else 0)
         self._report_ns = self._since_ns + (
@@ -143,6 +144,9 @@ class Show:
     def points(self, events: Events) -> None:
         """Take note of the bytes of a batch of points: which of them had no observed system call."""
         self._unseen += unseen_bytes(events)
+        self._resent += int(
+            ((events["at"] == At.TC_OUT) & (events["of_socket"] == OLD_DATA) & (events["length"] > 0)).sum()
+        )
         self._mptcp |= bool((events["multiplexed"] == BY_MPTCP).any())
 
     def end(self) -> None:
@@ -185,6 +189,8 @@ class Show:
                 self._output.note(f"{meaning}: {self._kinds[kind]}")
         if self._contradictory:
             self._output.note(f"rows with unknown times, because stages contradicted each other: {self._contradictory}")
+        if self._resent:
+            self._output.note(f"segments that were sent again: {self._resent} (`lab retransmits` shows them)")
         if self._kept.dropped:
             self._output.note(
                 f"percentiles and files cover the last {len(self._kept.rows())} requests, without {self._kept.dropped} "

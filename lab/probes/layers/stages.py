@@ -32,6 +32,9 @@ class At(IntEnum):
     READ = 7
 
 
+OLD_DATA = 1
+"""Value of `of_socket` of a segment whose data its socket has sent or received before, and of one without data."""
+
 NEW_DATA = 2
 """Value of `of_socket` of a segment with data that its socket has not sent or received before (bpf/layers/event.h)."""
 

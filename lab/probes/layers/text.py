@@ -17,7 +17,7 @@ from lab.probes.layers.requests import LEGS, Kind, requests_of
 from lab.probes.layers.rows import Summary
 from lab.probes.layers.stages import FATES, LAYERS, layers_ns
 from lab.tcp import address_text, endpoint
-from lab.units import SECOND, duration_text
+from lab.units import MS, SECOND, duration_text
 
 if TYPE_CHECKING:
     from lab.observation import Observed
@@ -116,21 +116,26 @@ _NARROW = 172
 
 
 def short_line(row: dict[str, object]) -> str:
-    """Return a request as one line: its ends, bytes and total, and the layers that took most of it."""
+    """Return a request as one line: its client, bytes and total, and the layers that took most of it."""
     if row["kind"] == "stretch":
         return line(row)
     client = endpoint(str(row["client_address"]), str(row["client_port"]))
+    names = {f"{leg}_{name}_ns": f"{leg} {_dashed(name)}" for leg in LEGS for name in LAYERS}
     times = {
-        f"{leg} {_dashed(name)}": ns
-        for leg in LEGS
-        for name in LAYERS
-        if isinstance(ns := row[f"{leg}_{name}_ns"], int)
+        name: ns for key, name in (names | {"elsewhere_ns": "elsewhere"}).items() if isinstance(ns := row[key], int)
     }
     slowest = sorted(times, key=lambda name: -times[name])[:3]
-    total_ns = row["total_ns"]
-    total = duration_text(total_ns) if isinstance(total_ns, int) else "-"
     sizes = f"{row['request_bytes']:>7} {row['reply_bytes']:>8}"
-    return f"{client:<21} {sizes} {total:>11}  {', '.join(f'{name} {duration_text(times[name])}' for name in slowest)}"
+    kind = "" if row["kind"] == "request" else f"{row['kind']}: "
+    layers = ", ".join(f"{name} {_ms(times[name])}" for name in slowest)
+    return f"{client:<21} {sizes} {_ms(row['total_ns']):>9}  {kind}{layers}"
+
+
+def _ms(ns: object) -> str:
+    """Return a time in milliseconds with three digits, or all before the point."""
+    if not isinstance(ns, int):
+        return "-"
+    return f"{ns / MS:.3g}ms" if ns < 100 * MS else f"{ns / MS:.0f}ms"
 
 
 def line_for(columns: int | None) -> Callable[[dict[str, object]], str]:
@@ -251,7 +256,7 @@ def histograms(rows: Rows) -> Iterator[str]:
             times = times[times != UNKNOWN]
             if times.any():
                 yield f"\n{name}, {what.replace('_', '-')} ({host_of(leg, layer)})"
-                yield from picture(counts(times).tolist(), "nsecs")
+                yield from picture(counts(times).tolist(), "nsecs", whole=False)
 
 
 def counts(times: Integers) -> Integers:
@@ -300,7 +305,7 @@ def header(*, packets: bool = False, columns: int | None = None) -> str:
         layers = "".join(f" {name:>8}" for name in _HEADINGS[1:])
         return f"{'FROM':<21} {'TO':<21} {'SEQ':>10} {'BYTES':>6}{layers} FATE (times in us)"
     if columns and columns < _NARROW:
-        return f"{'CLIENT':<21} {'REQUEST':>7} {'REPLY':>8} {'TOTAL':>11}  SLOWEST LAYERS"
+        return f"{'CLIENT':<21} {'REQUEST':>7} {'REPLY':>8} {'TOTAL':>9}  SLOWEST LAYERS"
     layers = "".join(f" {name:>8}" for name in _HEADINGS)
     return f"{'CLIENT':<21} {'(us)':<7} {'BYTES':>8}{layers} {'ELSEWHERE':>10} {'TOTAL':>10}"
 

@@ -59,6 +59,9 @@ details:
     and the sample is up to 64 ms too long,
   - an MPTCP subflow joins: the sample is in steps of 1 ms,
   - the SYNs of both sides crossed: the sample is half a round trip.
+  On the side that connects, a SYN-ACK that answers a repeated SYN can echo the
+  time stamp of the first SYN. The kernel's sample then includes the time-out of
+  the SYN, a second or more (`lab retransmits` shows the repetition).
   Where the probe cannot tell (a listener that has sent cookies or has
   SO_REUSEPORT, MPTCP), samples of whole milliseconds count as distorted. With
   TCP_DEFER_ACCEPT, a client that closes without sending data has a sample that

@@ -242,3 +242,27 @@ def test_a_struct_with_given_offsets():
         "struct tcp_sock { union { struct sock sk; "
         "struct __attribute__((packed)) { char before_0[1460]; u32 srtt_us; }; }; };"
     )
+
+
+def mine(output):
+    """Return a tool that prints RTT samples."""
+    return Description(name="mine", command=["x"], quantities=[Quantity("rtt", unit="ms")], output=output)
+
+
+def test_a_time_of_day_is_not_read_without_a_clock():
+    """An ISO time among the fields of JSON is left out; with a clock it is Unix time to the nanosecond (RFC 3339)."""
+    line = '{"time": "2026-11-30T19:56:24.000000015+00:00", "raddr": "192.0.2.2", "value": 5}\n'
+    tool = mine(Output(format="json"))
+    (row,) = reading.told(tool, tool.quantities[0], line, "").rows
+    assert row.fields == {"raddr": "192.0.2.2", "value": 5_000_000}
+    (row,) = reading.told(tool, Quantity("duration", unit="ms", clock="wall"), line, "").rows
+    assert row.get("time") == 1_796_068_584_000_000_015
+
+
+def test_samples_without_a_value_are_a_mistake_of_the_description():
+    """A misspelt group of a pattern does not make every number unknown: the error names the field that is missing."""
+    tool = mine(Output(format="table", row=r"(?P<raddr>\S+) (?P<val>\S+)"))
+    with pytest.raises(
+        LabError, match=r"no record has the field `value`, such as `192.0.2.2 40.1`: name it in `fields`"
+    ):
+        reading.told(tool, tool.quantities[0], "192.0.2.2 40.1\n", "")
