@@ -122,8 +122,7 @@ static inline void fill_owner(struct state_change *change, const void *tcp)
     const void *task = current_task(), *leader = NULL;
 
     task_read(&leader, task, FIELD(task_struct, group_leader));
-    change->tgid = viewed_pid(leader);
-    change->tid = viewed_pid(task);
+    view_pids(task, leader, &change->tgid, &change->tid);
     change->closed = is_closing(tcp);
     read_name(change->comm, leader);
     bpf_get_current_comm(change->thread, sizeof(change->thread));

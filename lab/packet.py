@@ -1,11 +1,13 @@
 """Names for numbers in packets (as in bpf/include/packet_parser.inc.h), and sums over a flow's segments."""
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-from lab.arrays import Integers
+    from lab.arrays import Integers
 
 
 class Problem(IntEnum):
@@ -75,12 +77,14 @@ def protocol_text(protocol: int) -> str:
     return PROTOCOLS.get(protocol, str(protocol))
 
 
-def distinct_bytes(seq: npt.NDArray[np.uint32], length: npt.NDArray[np.uint32]) -> int:
+def distinct_bytes(seq: "npt.NDArray[np.uint32]", length: "npt.NDArray[np.uint32]") -> int:
     """Return how many different bytes of a stream some segments carried; retransmitted bytes count once.
 
     `seq` are the sequence numbers of one direction of a connection in order of arrival, `length` the bytes of payload.
     Sequence numbers may wrap; two segments in succession differ by less than 2 GiB (RFC 9293, 3.4).
     """
+    import numpy as np
+
     has_data = length > 0
     start = unwrapped(seq)[has_data]
     order = np.argsort(start, kind="stable")
@@ -91,7 +95,9 @@ def distinct_bytes(seq: npt.NDArray[np.uint32], length: npt.NDArray[np.uint32]) 
     return int(np.maximum(0, end - np.maximum(start, before)).sum())
 
 
-def unwrapped(seq: npt.NDArray[np.uint32]) -> Integers:
+def unwrapped(seq: "npt.NDArray[np.uint32]") -> "Integers":
     """Return sequence numbers as distances from the first one."""
+    import numpy as np
+
     steps = np.diff(seq).view(np.int32).astype(np.int64)
     return np.concatenate([np.zeros(min(1, len(seq)), np.int64), np.cumsum(steps)])

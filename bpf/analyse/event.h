@@ -142,8 +142,7 @@ static inline void fill_owner(struct step *step)
     if (is_kernel_thread(task))
         return;
     task_read(&leader, task, FIELD(task_struct, group_leader));
-    step->tgid = viewed_pid(leader);
-    step->tid = viewed_pid(task);
+    view_pids(task, leader, &step->tgid, &step->tid);
     bpf_get_current_comm(step->thread, sizeof(step->thread));
     read_name(step->comm, leader);
 }

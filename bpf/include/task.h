@@ -38,30 +38,38 @@ BPF_ARRAY(pid_viewer, u32, 1);
 #define UPID_SIZE 16             /* sizeof(struct upid): an int and a pointer */
 #define DEEPEST_PID_NAMESPACE 32 /* MAX_PID_NS_LEVEL in include/linux/pid_namespace.h */
 
-/* Return the number of a task in that namespace; 0: it has none, because it runs outside. The number of a thread group's
- * leader is that of the process. */
-static inline u32 viewed_pid(const void *task)
+/* The numbers of the current task and of its process in that namespace; 0: they have none, because they run outside. The
+ * number of a thread group's leader is that of the process. Threads share their PID namespaces, so the place of the number
+ * is found once: the verifier follows each turn of the loop. */
+static inline void view_pids(const void *task, const void *leader, u32 *tgid, u32 *tid)
 {
+    const void *of_task = NULL, *of_leader = NULL;
+    u32 *viewer, level = 0;
     int only = 0, number = 0;
-    u32 *viewer = pid_viewer.lookup(&only), level = 0;
-    const void *pid = NULL;
 
+    viewer = pid_viewer.lookup(&only);
     if (!viewer || !*viewer) {
+        kernel_read(&number, leader, FIELD(task_struct, pid));
+        *tgid = number;
         kernel_read(&number, task, FIELD(task_struct, pid));
-        return number;
+        *tid = number;
+        return;
     }
-    kernel_read(&pid, task, FIELD(task_struct, thread_pid));
-    kernel_read(&level, pid, FIELD(pid, level));
+    kernel_read(&of_task, task, FIELD(task_struct, thread_pid));
+    kernel_read(&of_leader, leader, FIELD(task_struct, thread_pid));
+    kernel_read(&level, of_task, FIELD(pid, level));
     for (u32 at = 0; at <= DEEPEST_PID_NAMESPACE && at <= level; at++) {
-        const void *upid = pid + offset_of(FIELD(pid, numbers)) + at * UPID_SIZE, *namespace = NULL;
+        const void *upid = of_task + offset_of(FIELD(pid, numbers)) + at * UPID_SIZE, *namespace = NULL;
         u32 inum = 0;
 
         kernel_read(&namespace, upid, FIELD(upid, ns));
         kernel_read(&inum, namespace, FIELD(pid_namespace, ns, inum));
         if (inum == *viewer) {
             kernel_read(&number, upid, FIELD(upid, nr));
-            return number;
+            *tid = number;
+            kernel_read(&number, of_leader + offset_of(FIELD(pid, numbers)) + at * UPID_SIZE, FIELD(upid, nr));
+            *tgid = number;
+            return;
         }
     }
-    return 0;
 }

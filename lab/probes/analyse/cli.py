@@ -24,6 +24,7 @@ from lab.ebpf.program import Program
 from lab.live import drain, filters
 from lab.live import output as live_output
 from lab.live.output import Output
+from lab.probes.analyse.head import header
 from lab.units import duration_ns
 
 EXAMPLES = """\
@@ -125,11 +126,11 @@ def run(args: argparse.Namespace) -> int:
     choice = filters.chosen(args)
     with drain.events_by_time(Program.load("analyse"), args.seconds, choice=choice, account=output.account) as batches:
         output.start()
+        output.heading(header(wide=args.wide, columns=output.width))
         from lab.probes.analyse.measure import Role
-        from lab.probes.analyse.text import as_dicts, header, line
+        from lab.probes.analyse.text import as_dicts, line
         from lab.probes.analyse.tracker import Tracker
 
-        output.heading(header(wide=args.wide, columns=output.width))
         role = Role[args.side.upper()]
         line_of = partial(line, wide=args.wide, columns=output.width)
         tracker = Tracker(role, choice, tgids=args.pid, comms=args.comm, least_ns=args.minimum)

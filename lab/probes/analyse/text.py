@@ -8,6 +8,7 @@ import numpy as np
 
 from lab.arrays import UNKNOWN, plain
 from lab.live import fields
+from lab.probes.analyse.head import LINE, NARROW, SHORT, header, width_of
 from lab.probes.analyse.measure import Kind, Role, Takes, joined, latency_ns, points, uncalled
 from lab.probes.analyse.rows import Step
 from lab.tcp import UNSPECIFIED, State, address_text
@@ -15,11 +16,6 @@ from lab.tcp import UNSPECIFIED, State, address_text
 if TYPE_CHECKING:
     from lab.observation import Observed
 
-_HEADINGS = (
-    *("PID", "COMM", "IP", "SADDR", "DADDR", "DPORT", "TIMESTAMP(us)"),
-    *("FUNC", "TCP_STATE", "TCP_DESCRIPTION", "TCP_CONNECT_TIME(us)"),
-)
-_LINE = "{:<7} {:<12.12} {:<2} {:<{width}} {:<{width}} {:<5} {:<16} {:<19} {:<11} {:<72} {}"  # width: of an address
 _FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293, 3.1
 
 
@@ -127,21 +123,16 @@ def _outcome(kind: Kind, error: int) -> str:
     return f"failed: {name}"
 
 
-_NARROW = 172
-"""A terminal with fewer columns gets the columns of `_SHORT` only."""
-_SHORT = "{:<7} {:<5} {:<16} {:<11} {}"
-
-
 def line(row: Step, *, wide: bool = False, columns: int | None = None) -> str:
     """Return one row of the table for a terminal with this number of columns."""
     shown = {name: "-" if value is None else value for name, value in row.items()}
     time_us, connect_ns = f"{row['time_ns'] / 1e3:.3f}", row["connect_time_ns"]
     connect_us = "-" if connect_ns is None else f"{connect_ns / 1e3:.3f}"
-    if columns and columns < _NARROW:
-        return _SHORT.format(shown["pid"], shown["remote_port"], time_us, shown["state"], description(row))
+    if columns and columns < NARROW:
+        return SHORT.format(shown["pid"], shown["remote_port"], time_us, shown["state"], description(row))
     ends = (shown[name] for name in ("pid", "comm", "ip", "local_address", "remote_address", "remote_port"))
-    return _LINE.format(
-        *ends, time_us, shown["func"], shown["state"], description(row), connect_us, width=_width(wide=wide)
+    return LINE.format(
+        *ends, time_us, shown["func"], shown["state"], description(row), connect_us, width=width_of(wide=wide)
     )
 
 
@@ -154,14 +145,3 @@ def table(observed: "Observed") -> "Iterator[str]":
         yield header(wide=wide)
         for row in as_dicts(rows[(rows["netns"] == inode) & (rows["role"] == role)]):
             yield line(row, wide=wide)
-
-
-def header(*, wide: bool = False, columns: int | None = None) -> str:
-    """Return the head line of the table for a terminal with this number of columns."""
-    if columns and columns < _NARROW:
-        return _SHORT.format("PID", "DPORT", "TIMESTAMP(us)", "TCP_STATE", "TCP_DESCRIPTION")
-    return _LINE.format(*_HEADINGS, width=_width(wide=wide))
-
-
-def _width(*, wide: bool) -> int:
-    return 39 if wide else 15

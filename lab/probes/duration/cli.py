@@ -33,6 +33,7 @@ from lab.live import drain, filters
 from lab.live import output as live_output
 from lab.live.output import Output
 from lab.output.pictures import require_drawable
+from lab.probes.duration.head import head
 from lab.tcp import SYN_TIMEOUT_NS
 from lab.units import duration_ns
 
@@ -136,10 +137,10 @@ def run(args: argparse.Namespace) -> int:
     gone: LabError | None = None
     with drain.ticks(program, _INTERVAL_S, args.seconds, [device], choice, output.account) as ticks:
         output.start()
-        from lab.probes.duration.text import Show, head
+        output.heading(head(output.width))
+        from lab.probes.duration.text import Show
         from lab.probes.duration.tracker import Tracker
 
-        output.heading(head(output.width))
         show, table = Show(args, device.ifname, output, file), Tracker(args.syn_timeout)
         try:
             for _ in ticks:

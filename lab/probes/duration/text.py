@@ -11,6 +11,7 @@ from lab.choice import Choice
 from lab.live import fields
 from lab.live.filters import wanted
 from lab.live.output import Output
+from lab.probes.duration.head import HEAD, NARROW
 from lab.probes.duration.measure import TIMES, lifetimes
 from lab.probes.duration.rows import Lifetime
 from lab.probes.duration.statistics_file import DurationsFile, Histogram, line
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
     from lab.observation import Observed
 
 _FAILED = ("rst", "refused", "timeout")
-_NARROW = 100
-"""A terminal with fewer columns gets lines that begin with the duration."""
-SHORT_HEAD = f"{'DURATION':>13}   CLIENT -> SERVER | first SYN to first FIN"
-HEAD = f"{'client':>15}:{'port':<5} -> {'server':>15}:{'port':<5} | first SYN to first FIN"
 
 
 class Show:
@@ -96,11 +93,6 @@ class Show:
         return rows[wanted(choice, rows, "s", "d") | swapped]
 
 
-def head(columns: int | None) -> str:
-    """Return the head of the table for a terminal with this number of columns."""
-    return SHORT_HEAD if columns and columns < _NARROW else HEAD
-
-
 def as_dict(row: Row, ifname: str) -> Lifetime:
     """Return one row under the names that `--json` and `--csv` use; None means unknown."""
     known = {name: None if row[name] == UNKNOWN else int(row[name]) for name in TIMES}
@@ -139,7 +131,7 @@ def text(row: Lifetime, *, verbose: bool = False, columns: int | None = None) ->
     """Return one line of the table for a terminal with this number of columns."""
     client, server = (row["client_address"], row["client_port"]), (row["server_address"], row["server_port"])
     remarks = ", ".join(_remarks(row, verbose=verbose))
-    if columns is None or columns >= _NARROW:
+    if columns is None or columns >= NARROW:
         return line(client, server, row["duration_ns"], remarks)
     seconds = "-" if row["duration_ns"] is None else f"{row['duration_ns'] / SECOND:.9f}"
     return f"{seconds:>13} s {endpoint(*client)} -> {endpoint(*server)}" + (f" | {remarks}" if remarks else "")

@@ -34,6 +34,7 @@ from lab.live.drain import ring_of
 from lab.live.output import Output
 from lab.output.file import require_writable
 from lab.output.pictures import require_drawable
+from lab.probes.layers.head import header
 from lab.tcp import DEMO_PORT
 from lab.units import count, duration_ns, interval_ns
 
@@ -195,10 +196,16 @@ def _read(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
     show.points(stages.events)
     rows = show.keep(stages.packets() if args.packets else requests(stages, args.port, args.gap).every)
     with show.printing():
-        show.heading()
+        _heading(args, output)
         show.lines(rows)
         show.report(0, final=True)
     show.end()
+
+
+def _heading(args: argparse.Namespace, output: Output) -> None:
+    """Print the head line, unless only percentiles are printed."""
+    if not args.summary:
+        output.heading(header(packets=args.packets, columns=output.width))
 
 
 def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
@@ -217,6 +224,7 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
     program = Program.load("layers", defines_of(devices))
     with collected(program, _INTERVAL_S, args.seconds, devices, choice, output.account) as batches:
         output.start()
+        _heading(args, output)
         import numpy as np
 
         from lab.probes.layers.output import Show
@@ -230,7 +238,6 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
             return tracker.rows(np.zeros(0, ring_of(program).dtype), complete_ns, final=True)
 
         with show.printing(rest):
-            show.heading()
             for batch, complete_ns in batches:
                 show.points(batch[np.isin(batch["netns"], inodes)])
                 show.rows(tracker.rows(batch, complete_ns))

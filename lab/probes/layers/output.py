@@ -87,11 +87,6 @@ class Show:
             self._files()
             raise
 
-    def heading(self) -> None:
-        """Print the head line, unless only the percentiles are printed."""
-        if not self._args.summary:
-            self._output.heading(layer_text.header(packets=self._args.packets, columns=self._output.width))
-
     def rows(self, rows: Rows) -> None:
         """Print requests, or segments, and keep the requests."""
         self.lines(self.keep(rows))

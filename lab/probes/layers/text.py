@@ -13,6 +13,7 @@ import numpy as np
 from lab.arrays import UNKNOWN, Integers, Rows
 from lab.live import fields
 from lab.log2_histogram import SLOTS, picture
+from lab.probes.layers.head import NARROW, header
 from lab.probes.layers.requests import LEGS, Kind, requests_of
 from lab.probes.layers.rows import Summary
 from lab.probes.layers.stages import FATES, LAYERS, layers_ns
@@ -21,8 +22,6 @@ from lab.units import MS, SECOND, duration_text
 
 if TYPE_CHECKING:
     from lab.observation import Observed
-
-_HEADINGS = ("APP", "WRITE", "RESEND", "QDISC", "WIRE", "RECEIVE", "IP", "TCP", "WAKE-UP", "QUEUE", "READ")
 
 PERCENTILES = (50, 90, 99)
 
@@ -111,10 +110,6 @@ def line(row: dict[str, object]) -> str:
     return f"{client:<21} request {lines[0]}\n{'':<21} {name:<7} {lines[1]}{total}{first}"
 
 
-_NARROW = 172
-"""A terminal with fewer columns gets a line of a request with its slowest layers."""
-
-
 def short_line(row: dict[str, object]) -> str:
     """Return a request as one line: its client, bytes and total, and the layers that took most of it."""
     if row["kind"] == "stretch":
@@ -140,7 +135,7 @@ def _ms(ns: object) -> str:
 
 def line_for(columns: int | None) -> Callable[[dict[str, object]], str]:
     """Return the function that formats a request for a terminal of this width."""
-    return short_line if columns and columns < _NARROW else line
+    return short_line if columns and columns < NARROW else line
 
 
 def _span(row: dict[str, object], leg: str) -> str:
@@ -297,17 +292,6 @@ def _bar(begin_ns: int, end_ns: int, total_ns: int) -> str:
     first = min(first, _BAR - 1)
     drawn = "*" * (last - first) or "."
     return f"{' ' * first}{drawn}".ljust(_BAR)
-
-
-def header(*, packets: bool = False, columns: int | None = None) -> str:
-    """Return the head line of the table of requests, or of the one of segments, for a terminal of this width."""
-    if packets:
-        layers = "".join(f" {name:>8}" for name in _HEADINGS[1:])
-        return f"{'FROM':<21} {'TO':<21} {'SEQ':>10} {'BYTES':>6}{layers} FATE (times in us)"
-    if columns and columns < _NARROW:
-        return f"{'CLIENT':<21} {'REQUEST':>7} {'REPLY':>8} {'TOTAL':>9}  SLOWEST LAYERS"
-    layers = "".join(f" {name:>8}" for name in _HEADINGS)
-    return f"{'CLIENT':<21} {'(us)':<7} {'BYTES':>8}{layers} {'ELSEWHERE':>10} {'TOTAL':>10}"
 
 
 def table(observed: "Observed") -> Iterator[str]:
