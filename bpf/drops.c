@@ -139,17 +139,6 @@ static inline u32 netns_of_drop(const void *skb, const void *sk)
     return inum;
 }
 
-/* `sk`: NULL without a full socket. */
-static inline bool is_observed(const struct drop *found, const void *sk)
-{
-    const struct choice *chosen = current_choice();
-
-    return !chosen || (is_chosen_netns(chosen, found->netns) &&
-                       are_chosen_ends(chosen, (const struct address *)found->saddr, found->sport,
-                                       (const struct address *)found->daddr, found->dport) &&
-                       is_in_cgroup(chosen, sk));
-}
-
 static inline int report(struct bpf_raw_tracepoint_args *ctx)
 {
     u64 time_ns = bpf_ktime_get_ns();
@@ -165,7 +154,8 @@ static inline int report(struct bpf_raw_tracepoint_args *ctx)
     bpf_probe_read_kernel(&tcp, sizeof(tcp), segment);
     found.sport = bpf_ntohs(tcp.source);
     found.dport = bpf_ntohs(tcp.dest);
-    if (!is_observed(&found, is_full_socket(sk) ? sk : NULL))
+    if (!is_chosen_flow(found.netns, (const struct address *)found.saddr, found.sport,
+                        (const struct address *)found.daddr, found.dport, is_full_socket(sk) ? sk : NULL))
         return 0;
     found.time_ns = time_ns;
     found.inode = inode_of(sk);

@@ -158,14 +158,20 @@ static inline bool is_watched_socket(u32 netns, const void *sk)
     return !chosen || (is_chosen_netns(chosen, netns) && is_in_cgroup(chosen, sk));
 }
 
-/* Return true if the program observes this full socket with these ends. */
-static inline bool is_chosen(const struct endpoints *ends, const void *sk)
+/* Return true if the program observes what has these ends, in this namespace. `sk`: its full socket, NULL without one. */
+static inline bool is_chosen_flow(u32 netns, const struct address *local, u16 lport, const struct address *remote,
+                                  u16 rport, const void *sk)
 {
     const struct choice *chosen = current_choice();
 
-    return !chosen ||
-           (is_chosen_netns(chosen, ends->netns) &&
-            are_chosen_ends(chosen, &ends->laddr, ends->lport, &ends->raddr, ends->rport) && is_in_cgroup(chosen, sk));
+    return !chosen || (is_chosen_netns(chosen, netns) && are_chosen_ends(chosen, local, lport, remote, rport) &&
+                       is_in_cgroup(chosen, sk));
+}
+
+/* Return true if the program observes this full socket with these ends. */
+static inline bool is_chosen(const struct endpoints *ends, const void *sk)
+{
+    return is_chosen_flow(ends->netns, &ends->laddr, ends->lport, &ends->raddr, ends->rport, sk);
 }
 
 /* Return the connection's state after a change of its socket. TCP_CLOSE from FIN_WAIT2 or CLOSING mostly means that

@@ -1,7 +1,7 @@
 """Run time of a process's BPF programs by the kernel's statistics (BPF_ENABLE_STATS), and the statistics' own cost."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -73,6 +73,11 @@ def counted(event: str) -> Iterator[int]:
             yield empty
         finally:
             os.close(link)
+
+
+def read_runs(fds: Iterable[int]) -> list[Runs]:
+    """Return the runs so far of some programs."""
+    return [bpf.prog_runs(fd) for fd in fds]
 
 
 def since(now: Runs, before: Runs) -> Runs:

@@ -15,7 +15,7 @@ from lab.units import port
 
 if TYPE_CHECKING:
     from lab.arrays import Mask, Rows
-    from lab.live.fields import OfProcess
+    from lab.linux.process import Owner
 
 SOCKETS, CONNECTIONS, PACKETS = ("local", "remote"), ("client", "server"), ()
 """The sides of what a row is about: of a packet either end may be the one that the user means."""
@@ -66,20 +66,22 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--comm", nargs="+", default=[], metavar="NAME", help="C-COMM is one of these names")
 
 
-def is_of_process(args: argparse.Namespace, row: "OfProcess") -> bool:
-    """Return whether a row names one of the chosen processes, if any are chosen."""
-    return (not args.pid or row["pid"] in args.pid) and (not args.comm or row["comm"] in args.comm)
+def is_of_process(owner: "Owner | None", pids: Collection[int], comms: Collection[str]) -> bool:
+    """Return whether a process is one of the chosen ones, if any are chosen."""
+    if owner is None:
+        return not pids and not comms
+    return (not pids or owner.pid in pids) and (not comms or owner.comm in comms)
 
 
-def of_process(args: argparse.Namespace, rows: "Rows") -> "Mask":
+def of_process(rows: "Rows", pids: Collection[int], comms: Collection[bytes]) -> "Mask":
     """Mark the rows of the chosen processes, by the fields `tgid` (0: unknown) and `comm`."""
     import numpy as np
 
     found = np.ones(len(rows), bool)
-    if args.pid:
-        found &= np.isin(rows["tgid"], args.pid)
-    if args.comm:
-        found &= np.isin(rows["comm"], [name.encode() for name in args.comm]) & (rows["tgid"] > 0)
+    if pids:
+        found &= np.isin(rows["tgid"], list(pids))
+    if comms:
+        found &= np.isin(rows["comm"], list(comms)) & (rows["tgid"] > 0)
     return found
 
 

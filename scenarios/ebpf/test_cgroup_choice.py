@@ -1,4 +1,4 @@
-"""`--cgroup`: sockets of a cgroup and of those below it, and no others, whoever runs when the kernel reports them."""
+"""`--cgroup`: sockets of a cgroup and of those below it, and no others, also if another process runs at the event."""
 
 import subprocess
 import sys

@@ -1,7 +1,6 @@
 """Live tools that serve metrics, read as a Prometheus server reads them."""
 
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -16,11 +15,10 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, genera
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from lab import probes
-from lab.errors import EventsWithheld
 from lab.linux.netns import inside
 from lab.live import metrics
 from lab.live.account import Account
-from support.processes import HUNG_S
+from support.processes import HUNG_S, interrupted, require_events
 
 SERVED = re.compile(r"lab: metrics at (http://\S+)\n")
 
@@ -98,16 +96,11 @@ def exporting(command, *arguments, address=":0", host=None, lossy=False):
         exporter = Exporter(where[1])
         yield exporter
     finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            out, errors = process.communicate(timeout=HUNG_S)
-        finally:
-            process.kill()
+        out, errors = interrupted(process)
     exporter.errors = errors
     assert (process.returncode, out) == (0, ""), errors
-    withheld = re.search(r"^lab: (\d+) events lost: the kernel did not run", errors, re.MULTILINE)
-    if withheld and not lossy:
-        raise EventsWithheld({command: int(withheld[1])})
+    if not lossy:
+        require_events(command, errors)
     if host is None:
         with pytest.raises(OSError, match="refused"):
             exporter.scrape()

@@ -109,14 +109,24 @@ def watching(command, *arguments, python=(sys.executable,)):
     try:
         yield output
     finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            out, err = process.communicate(timeout=HUNG_S)
-        finally:
-            process.kill()
+        out, err = interrupted(process)
         output += [err, out]
     assert process.returncode == 0, err
-    if withheld := re.search(r"^lab: (\d+) events lost: the kernel did not run the program", err, re.MULTILINE):
+    require_events(command, err)
+
+
+def interrupted(process):
+    """End a process by Ctrl-C and return what it has printed and its errors; kill it if it hangs."""
+    process.send_signal(signal.SIGINT)
+    try:
+        return process.communicate(timeout=HUNG_S)
+    finally:
+        process.kill()
+
+
+def require_events(command, errors):
+    """Raise `EventsWithheld` if a live tool says that the kernel did not run its program for some events."""
+    if withheld := re.search(r"^lab: (\d+) events lost: the kernel did not run the program", errors, re.MULTILINE):
         raise EventsWithheld({command: int(withheld[1])})
 
 

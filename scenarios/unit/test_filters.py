@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lab.choice import Choice
+from lab.linux.process import Owner
 from lab.live import filters
 
 MAPPED = bytes.fromhex("00000000000000000000ffff")
@@ -72,11 +73,12 @@ def test_roles_of_a_connection_are_either_end_to_the_kernel():
     [("", [0, 1, 2]), ("--pid 7", [0]), ("--pid 7 8", [0, 1]), ("--comm web", [0]), ("--comm web db --pid 8", [1])],
 )
 def test_processes(words, chosen):
-    """Rows as arrays and rows of JSON are chosen alike; a row whose process is unknown has no name."""
+    """Rows with a process, and processes that are looked up for a row, are chosen alike; an unknown process has no name."""
     parser = argparse.ArgumentParser()
     filters.add_process_arguments(parser)
     args = parser.parse_args(words.split())
     found = np.array([(7, b"web"), (8, b"db"), (0, b"web")], [("tgid", "u4"), ("comm", "S16")])
-    assert np.flatnonzero(filters.of_process(args, found)).tolist() == chosen
-    named = [{"pid": 7, "comm": "web"}, {"pid": 8, "comm": "db"}, {"pid": None, "comm": None}]
-    assert [number for number, row in enumerate(named) if filters.is_of_process(args, row)] == chosen
+    comms = [name.encode() for name in args.comm]
+    assert np.flatnonzero(filters.of_process(found, args.pid, comms)).tolist() == chosen
+    owners = [Owner(7, "web"), Owner(8, "db"), None]
+    assert [number for number, it in enumerate(owners) if filters.is_of_process(it, args.pid, args.comm)] == chosen

@@ -8,21 +8,19 @@
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
-
-import numpy as np
 
 from lab import probes
 from lab.bench.context import Bench, explained
 from lab.bench.interleave import interleaved, ratios
-from lab.bench.run_time import counted, since
+from lab.bench.run_time import Cost, counted, read_runs, since
 from lab.bench.tools import CHANGES
 from lab.choice import Choice
 from lab.ebpf.program import Program
-from lab.linux import bpf
+from lab.live.collector import Collector
 from lab.network.topology import topology
-from lab.recording.drain_thread import DrainThread
 from lab.results.measurement import Goal, Measurement
 from lab.traffic.load_generator import Place, across
 
@@ -96,14 +94,14 @@ def _of(subject: Subject, bench: Bench) -> Iterator[Measurement]:
 def _taken(program: Program, subject: Subject, scale: int) -> Taken:
     """Apply the load and return what the program took of it."""
     with topology() as net, counted(CHANGES) as empty, program.attached(net.devices, Choice(net.inodes)):
-        records = _Records(program, subject.counts)
-        before = [bpf.prog_runs(fd) for fd in (*program.fds, empty)]
-        with records:
+        collector = Collector(program.ring) if program.ring else None
+        before = read_runs([*program.fds, empty])
+        with collector or nullcontext():
             _load(across(net), subject, scale)
             net.quiesce()
-        *functions, of_empty = map(since, [bpf.prog_runs(fd) for fd in (*program.fds, empty)], before)
-    each_ns = of_empty.time_ns / of_empty.number
-    return Taken(sum(it.time_ns - it.number * each_ns for it in functions), records.number)
+        *functions, of_empty = map(since, read_runs([*program.fds, empty]), before)
+        records = len(collector.take()) if collector else int(program.take_totals()[subject.counts].sum())
+    return Taken(Cost(functions, of_empty).net_ns, records)
 
 
 def _load(place: Place, subject: Subject, scale: int) -> None:
@@ -111,25 +109,3 @@ def _load(place: Place, subject: Subject, scale: int) -> None:
         place.connections(scale * subject.connections)
     if subject.requests:
         place.requests(scale * subject.requests)
-
-
-class _Records:
-    """Counts the records of a program: drains its ring during the block, or takes its totals at the end."""
-
-    def __init__(self, program: Program, counts: str) -> None:
-        self.number = 0
-        self._program, self._counts = program, counts
-        self._thread = DrainThread(self._drain)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.stop()
-        self._drain()
-        if self._program.has_totals and not self.number:
-            self.number = int(np.sum(self._program.take_totals()[self._counts]))
-
-    def _drain(self) -> None:
-        if self._program.ring:
-            self.number += len(self._program.ring.drain())

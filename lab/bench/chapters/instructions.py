@@ -9,11 +9,10 @@ from collections.abc import Iterator
 
 from lab import clock, probes
 from lab.bench.context import Bench
-from lab.bench.run_time import counted, since
+from lab.bench.run_time import counted, read_runs, since
 from lab.bench.tools import CHANGES
 from lab.choice import Choice
 from lab.ebpf.program import Program
-from lab.linux import bpf
 from lab.linux.bpf import Runs
 from lab.network.topology import topology
 from lab.results.measurement import Measurement
@@ -41,20 +40,16 @@ def _taken(program: Program, repetitions: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for _ in range(repetitions):
         with topology() as net, counted(CHANGES) as empty, program.attached(net.devices, Choice(net.inodes)):
-            before = _read([*program.fds, empty])
+            before = read_runs([*program.fds, empty])
             place = across(net)
             place.connections(_CONNECTIONS)
             place.requests(_REQUESTS)
             net.quiesce()
-            *means, of_empty = map(_mean, map(since, _read([*program.fds, empty]), before))
+            *means, of_empty = map(_mean, map(since, read_runs([*program.fds, empty]), before))
         for function, mean in zip(program.functions, means, strict=True):
             if mean is not None and of_empty is not None:
                 found.setdefault(function, []).append(mean - of_empty)
     return found
-
-
-def _read(fds: list[int]) -> list[Runs]:
-    return [bpf.prog_runs(fd) for fd in fds]
 
 
 def _mean(runs: Runs) -> float | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lab.arrays import UNKNOWN, Events, Mask, Rows
 from lab.choice import EVERYTHING, Choice
-from lab.live.filters import wanted
+from lab.live.filters import of_process, wanted
 from lab.probes.analyse.measure import Kind, Role, joined, kept, latency_ns, uncalled
 from lab.units import SECOND
 
@@ -120,12 +120,7 @@ class Tracker:
 
     def _wanted(self, rows: Rows) -> Mask:
         """Return which rows pass all filters."""
-        found = self._candidates(rows) & wanted(self._choice, rows)
-        if self._tgids:
-            found &= np.isin(rows["tgid"], self._tgids)
-        if self._comms:
-            found &= np.isin(rows["comm"], self._comms)
-        return found
+        return self._candidates(rows) & wanted(self._choice, rows) & of_process(rows, self._tgids, self._comms)
 
     def _remember(self, rows: Rows) -> None:
         """Keep what is known of the sockets, up to `MOST_OPEN` of them, and for a second after they were destroyed.

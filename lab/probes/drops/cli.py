@@ -85,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
             rows = with_size(batch)
             rows = rows[~np.isin(rows["reason"], left_out)]
             if args.pid or args.comm:
-                named = (as_dict(row, owners.of(row["inode"])) for row in plain(rows))
-                rows = rows[[filters.is_of_process(args, row) for row in named]]
+                holders = map(owners.of, rows["inode"].tolist())
+                rows = rows[[filters.is_of_process(holder, args.pid, args.comm) for holder in holders]]
             for row in plain(output.shown(rows)):
                 output.row(as_dict(row, owners.of(row["inode"])), line_of)
     output.end()

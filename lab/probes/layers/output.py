@@ -40,14 +40,22 @@ class Kept:
 
     def __init__(self) -> None:
         self._batches: deque[Rows] = deque()
-        self.dropped = 0
+        self._count = self.dropped = 0
+
+    def __len__(self) -> int:
+        return self._count
 
     def add(self, rows: Rows) -> None:
         """Add requests; the oldest ones beyond the limit are dropped."""
+        if not len(rows):
+            return
         self._batches.append(rows[-_MOST_KEPT:])
         self.dropped += len(rows) - len(self._batches[-1])
-        while sum(map(len, self._batches)) - len(self._batches[0]) >= _MOST_KEPT:
-            self.dropped += len(self._batches.popleft())
+        self._count += len(self._batches[-1])
+        while self._count - len(self._batches[0]) >= _MOST_KEPT:
+            gone = len(self._batches.popleft())
+            self._count -= gone
+            self.dropped += gone
 
     def rows(self) -> Rows:
         """Return the requests in the order in which they were added."""
@@ -188,7 +196,7 @@ class Show:
             self._output.note(f"segments that were sent again: {self._resent} (`lab retransmits` shows them)")
         if self._kept.dropped:
             self._output.note(
-                f"percentiles and files cover the last {len(self._kept.rows())} requests, without {self._kept.dropped} "
+                f"percentiles and files cover the last {len(self._kept)} requests, without {self._kept.dropped} "
                 "earlier ones"
             )
         if self._quick:

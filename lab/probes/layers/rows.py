@@ -9,7 +9,6 @@ from lab.probes.layers.requests import LEGS
 from lab.probes.layers.stages import LAYERS
 
 _of: Any = TypedDict  # its fields are built below, which type checkers do not follow
-_FIELDS = {f"{layer}_ns": Span | None for layer in LAYERS}
 
 
 class _Request(Head, OfConnection):
@@ -50,8 +49,8 @@ for _leg in LEGS:
         f"{_leg}_first_ns": Annotated[Moment | None, Meta(description="the first byte was written, or was read")],
         f"{_leg}_last_ns": Annotated[Moment | None, Meta(description="the last byte was written, or was read")],
     }
-    _LEGS |= {f"{_leg}_{name}": kind for name, kind in _FIELDS.items()}
+    _LEGS |= {f"{_leg}_{layer}_ns": Span | None for layer in LAYERS}
 Request = _of("Request", _Request.__annotations__ | _LEGS)
-Segment = _of("Segment", _Segment.__annotations__ | {name: kind for name, kind in _FIELDS.items() if "app" not in name})
+Segment = _of("Segment", _Segment.__annotations__ | {f"{layer}_ns": Span | None for layer in LAYERS[1:]})
 
 SCHEMAS = {"layers": Request, "layers.segments": Segment, "layers.summary": Summary}

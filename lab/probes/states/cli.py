@@ -90,10 +90,10 @@ def run(args: argparse.Namespace) -> int:
         line_of = partial(line, **shown)
         from lab.probes.states.tracker import Tracker
 
-        tracker = Tracker(choice)
+        tracker, comms = Tracker(choice), [name.encode() for name in args.comm]
         for batch in batches:
             rows = tracker.rows(batch)
-            for row in plain(output.shown(rows[filters.of_process(args, rows)])):
+            for row in plain(output.shown(rows[filters.of_process(rows, args.pid, comms)])):
                 output.row(as_dict(row), line_of)
     output.note(tracker.end())
     output.end()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 from pyroute2 import IPRoute
-from support.processes import HUNG_S, lab_command, parsed, refuses, watching
+from support.processes import HUNG_S, ends, lab_command, parsed, refuses, watching
 
 from lab.linux.netns import inside
 from lab.probes.duration.statistics_file import read_durations
@@ -89,12 +89,7 @@ def test_json_matches_the_logs_of_the_applications(net):
         (connection,) = talk(net, how="shutdown")
         (reset,) = talk(net, how="rst", closer="server")
     first, second = parsed(output)
-    assert (
-        first["client_address"],
-        first["client_port"],
-        first["server_address"],
-        first["server_port"],
-    ) == connection.client.flow
+    assert ends(first, "client", "server") == connection.client.flow
     assert (first["ended"], first["closed_first"], first["interface"]) == ("fin", "client", "eth0")
     assert connection.client.find("connect").enter_ns <= first["start_ns"] <= connection.client.find("connect").exit_ns
     assert first["second_fin_ns"] - first["duration_ns"] >= 10 * MS

@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from support.processes import parsed, refuses, watching
+from support.processes import ends, parsed, refuses, watching
 
 from lab.network.conditions import Conditions
 from lab.network.relay import Relay
@@ -35,12 +35,7 @@ def test_json(net, version):
     """Each field of the row."""
     output, connection = watched(net, "--json", version=version)
     row = parsed(output)[0]
-    assert (
-        row["local_address"],
-        row["local_port"],
-        row["remote_address"],
-        row["remote_port"],
-    ) == connection.client.flow
+    assert ends(row) == connection.client.flow
     send = connection.client.find("send")
     assert send.enter_ns <= row["time_ns"] <= connection.client.find("recv").exit_ns
     shown = {name: row[name] for name in ("state", "what", "bytes", "segments", "times", "error")}

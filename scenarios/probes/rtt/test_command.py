@@ -15,7 +15,7 @@ import pytest
 from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
 from support.lockstep import conversing
-from support.processes import HUNG_S, lab_command, parsed, refuses, started, watching
+from support.processes import HUNG_S, ends, lab_command, parsed, refuses, started, watching
 
 from lab.ebpf.program import Program
 from lab.linux.netns import inside
@@ -137,12 +137,7 @@ def test_json_of_a_connection(net):
     with seeing("--json", "--raw", "--by-connection", "--netns", net.client.name) as output:
         connection = talk(net)
     (row,) = parsed(output)
-    assert (
-        row["local_address"],
-        row["local_port"],
-        row["remote_address"],
-        row["remote_port"],
-    ) == connection.client.flow
+    assert ends(row) == connection.client.flow
     assert (row["kind"], row["netns"]) == ("rtt", net.client.inode)
     assert row["count"] == 5 == sum(bucket["count"] for bucket in row["buckets"])
     assert row["unclear"] == 0
