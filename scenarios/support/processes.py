@@ -53,7 +53,7 @@ def refuses(words, message, **options):
     """
     process = lab_command(*words, **options)
     assert process.returncode == 2, process.stderr
-    assert message in process.stderr
+    assert message in process.stderr, process.stderr
     assert "Traceback" not in process.stderr
     assert process.stdout == ""
     return process
