@@ -1,11 +1,10 @@
 """What a program observes, as plain data: network namespaces, ports, addresses and the IP version."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """Limits of what a program observes. An empty field, and version 0, is no limit.
 
     - `netns`: inode numbers of network namespaces.

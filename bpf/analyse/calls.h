@@ -115,37 +115,50 @@ static inline void fill_attempt(struct step *step, const struct call *call, cons
     step->rport = call->rport;
 }
 
+/* The call that the current thread enters, here and not on the stack: the verifier would follow the rest of the program
+ * for each call of SYSTEM_CALLS. */
+BPF_PERCPU_ARRAY(entered, struct call, 1);
+
 static inline int enters_call(const void *arguments, u8 kind, u8 point)
 {
-    struct call call = {.kind = kind, .point = point, .fd = argument(arguments, 0)};
-    u32 third = argument(arguments, 2);
+    u32 first = argument(arguments, 0), third = argument(arguments, 2);
     u64 thread = bpf_get_current_pid_tgid();
+    struct call *call;
     struct common common;
     struct step *step;
     const void *sk;
+    int only = 0;
 
-    sk = socket_of(call.fd, &common);
-    if (!sk && point == AT_splice) {
-        call.kind = KIND_SEND;
-        call.fd = third;
-        sk = socket_of(call.fd, &common);
+    call = entered.lookup(&only);
+    if (!call)
+        return 0;
+    __builtin_memset(call, 0, sizeof(*call));
+    call->kind = kind;
+    call->point = point;
+    call->fd = first;
+    asm volatile("" ::: "memory");
+    sk = socket_of(call->fd, &common);
+    if (!sk && call->point == AT_splice) {
+        call->kind = KIND_SEND;
+        call->fd = third;
+        sk = socket_of(call->fd, &common);
     }
     if (!sk || !is_64_bit())
         return 0;
-    call.skaddr = (u64)sk;
-    read_arguments(&call, arguments);
-    call.held = kind == KIND_CLOSE && is_held_elsewhere(call.fd);
-    step = new_step(call.kind, point);
+    call->skaddr = (u64)sk;
+    read_arguments(call, arguments);
+    call->held = call->kind == KIND_CLOSE && is_held_elsewhere(call->fd);
+    step = new_step(call->kind, call->point);
     if (step) {
-        call.enter_ns = step->time_ns;
+        call->enter_ns = step->time_ns;
         fill_owner(step);
         fill_socket(step, sk);
-        fill_attempt(step, &call, sk);
+        fill_attempt(step, call, sk);
         events.ringbuf_submit(step, BPF_RB_NO_WAKEUP);
     } else {
-        call.enter_ns = bpf_ktime_get_ns();
+        call->enter_ns = bpf_ktime_get_ns();
     }
-    if (under_way.update(&thread, &call))
+    if (under_way.update(&thread, call))
         count_lost();
     return 0;
 }

@@ -31,24 +31,30 @@ static inline void read_name(char *name, const void *task)
     bpf_probe_read_kernel_str(name, NAME_LENGTH, task + offset_of(FIELD(task_struct, comm)));
 }
 
-/* The PID namespace whose numbers the program reports, by inode number: that of the process that loads the program
- * (lab/ebpf/program.py). 0: the initial one. */
-BPF_ARRAY(pid_viewer, u32, 1);
+/* The PID namespace whose numbers the program reports: that of the process that loads the program
+ * (lab/ebpf/program.py). */
+struct pid_viewer {
+    u32 inum;  /* 0: the initial one */
+    u32 level; /* its depth below the initial one */
+};
+
+BPF_ARRAY(pid_viewer, struct pid_viewer, 1);
 
 #define UPID_SIZE 16             /* sizeof(struct upid): an int and a pointer */
 #define DEEPEST_PID_NAMESPACE 32 /* MAX_PID_NS_LEVEL in include/linux/pid_namespace.h */
 
-/* The numbers of the current task and of its process in that namespace; 0: they have none, because they run outside. The
- * number of a thread group's leader is that of the process. Threads share their PID namespaces, so the place of the number
- * is found once: the verifier follows each turn of the loop. */
+/* The numbers of the current task and of its process in that namespace; 0: they have none, because they run outside. A
+ * task has a number in its own PID namespace and in each one above (struct pid). The number of a thread group's leader is
+ * that of the process. Threads share their PID namespaces. */
 static inline void view_pids(const void *task, const void *leader, u32 *tgid, u32 *tid)
 {
-    const void *of_task = NULL, *of_leader = NULL;
-    u32 *viewer, level = 0;
+    const void *of_task = NULL, *of_leader = NULL, *namespace = NULL;
+    struct pid_viewer *viewer;
+    u32 level = 0, inum = 0, place;
     int only = 0, number = 0;
 
     viewer = pid_viewer.lookup(&only);
-    if (!viewer || !*viewer) {
+    if (!viewer || !viewer->inum) {
         kernel_read(&number, leader, FIELD(task_struct, pid));
         *tgid = number;
         kernel_read(&number, task, FIELD(task_struct, pid));
@@ -58,18 +64,16 @@ static inline void view_pids(const void *task, const void *leader, u32 *tgid, u3
     kernel_read(&of_task, task, FIELD(task_struct, thread_pid));
     kernel_read(&of_leader, leader, FIELD(task_struct, thread_pid));
     kernel_read(&level, of_task, FIELD(pid, level));
-    for (u32 at = 0; at <= DEEPEST_PID_NAMESPACE && at <= level; at++) {
-        const void *upid = of_task + offset_of(FIELD(pid, numbers)) + at * UPID_SIZE, *namespace = NULL;
-        u32 inum = 0;
-
-        kernel_read(&namespace, upid, FIELD(upid, ns));
-        kernel_read(&inum, namespace, FIELD(pid_namespace, ns, inum));
-        if (inum == *viewer) {
-            kernel_read(&number, upid, FIELD(upid, nr));
-            *tid = number;
-            kernel_read(&number, of_leader + offset_of(FIELD(pid, numbers)) + at * UPID_SIZE, FIELD(upid, nr));
-            *tgid = number;
-            return;
-        }
-    }
+    place = viewer->level;
+    if (place > level || place > DEEPEST_PID_NAMESPACE)
+        return;
+    place *= UPID_SIZE;
+    kernel_read(&namespace, of_task + offset_of(FIELD(pid, numbers)) + place, FIELD(upid, ns));
+    kernel_read(&inum, namespace, FIELD(pid_namespace, ns, inum));
+    if (inum != viewer->inum)
+        return;
+    kernel_read(&number, of_task + offset_of(FIELD(pid, numbers)) + place, FIELD(upid, nr));
+    *tid = number;
+    kernel_read(&number, of_leader + offset_of(FIELD(pid, numbers)) + place, FIELD(upid, nr));
+    *tgid = number;
 }

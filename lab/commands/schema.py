@@ -15,7 +15,7 @@ import msgspec
 from lab import probes
 from lab.errors import LabError
 from lab.live.account import SCHEMA_VERSION
-from lab.live.fields import Account
+from lab.live.row_types import Account
 
 EXAMPLES = """\
 examples:

@@ -9,10 +9,9 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from lab.errors import LabError
 from lab.linux import netns as namespaces
@@ -36,8 +35,7 @@ _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x1, 0x8, 0x40
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Device:
+class Device(NamedTuple):
     """An interface of a named network namespace; `netns` None is the namespace of this process.
 
     `inode` is the namespace's inode number, which events of sockets carry too. An ifindex is unique within its

@@ -8,6 +8,7 @@ compiling (`compiler.py`), and the kinds of attach points (`attach.py`).
 import errno
 import os
 import struct
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, cached_property, partial
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import finalize
 
+from lab import parallel
 from lab.arrays import Events
 from lab.choice import EVERYTHING, Choice
 from lab.ebpf import attach
@@ -24,16 +26,19 @@ from lab.ebpf.compiler import compile_source
 from lab.ebpf.maps import Map
 from lab.ebpf.ringbuf import Ring
 from lab.ebpf.source import kinds, text_of
-from lab.ebpf.spec import CollectionSpec, ProgramSpec, dtype_of
+from lab.ebpf.spec import CollectionSpec, MapSpec, ProgramSpec, dtype_of
 from lab.errors import LabError, UnsupportedByKernel
 from lab.linux import privileges
-from lab.linux.bpf import raw_tracepoint_test_run, recursion_misses
+from lab.linux.bpf import RINGBUF, raw_tracepoint_test_run, recursion_misses
 from lab.linux.grace_period import await_grace_period
 from lab.linux.instance import Instance
 from lab.paths import SOURCES
 
 if TYPE_CHECKING:
     from lab.ebpf.interface import Device
+
+LIVE_RING = 32 << 20
+"""Largest ring of a live tool in bytes. Each MiB takes 0.4 ms of its start; recordings under load need more."""
 
 _ROLES = ("__again", "__unaudited")  # bpf/include/attach_points.h
 _EVENTS, _TOTALS, _UNDER_WAY = "events", "totals", "under_way"  # maps that not every program has
@@ -48,10 +53,17 @@ class Program:
     `attached`.
     """
 
-    def __init__(self, source: Path, defines: Sequence[str] = (), maps: Mapping[str, Map] | None = None) -> None:
+    def __init__(
+        self,
+        source: Path,
+        defines: Sequence[str] = (),
+        maps: Mapping[str, Map] | None = None,
+        most_ring: int = sys.maxsize,
+    ) -> None:
         """Compile and load a C file.
 
-        `defines` are additional `-D` definitions; `maps` (by name) of another program replace the program's own.
+        `defines` are additional `-D` definitions; `maps` (by name) of another program replace the program's own. The ring
+        has at most `most_ring` bytes.
 
         Raises `UnsupportedByKernel` when the kernel lacks a member that the program reads or refuses the program, and
         `LabError` when the file does not compile, and without the capabilities that the program takes.
@@ -60,21 +72,36 @@ class Program:
         compiled = _compiled(source, defines)
         self._numbers = {event: number for number, event in enumerate(compiled.events)}
         try:
-            self.maps = {spec.name: Map(spec) for spec in compiled.tables} | dict(maps or {})
+            tables = parallel.each(Map, [_limited(spec, most_ring) for spec in compiled.tables])
         except OSError as error:
             raise UnsupportedByKernel.refusal(f"a map of {source.name}", error) from error
+        self.maps = {table.spec.name: table for table in tables} | dict(maps or {})
         if viewer := self.maps.get(_PID_VIEWER):
-            inode = Path("/proc/self/ns/pid").stat().st_ino
-            viewer.write(struct.pack("=I", 0 if inode == _INITIAL_PID_NAMESPACE else inode))
-        self._loaded = [_load(code, self.maps, source.name) for code in compiled.functions]
-        for function in self._loaded:
-            finalize(self, os.close, function.fd)
+            viewer.write(struct.pack("=II", *_pid_namespace()))
+        # The verifier takes most of the time of a start, and each program can have a processor of its own.
+        self._loaded = parallel.each(self._load, compiled.functions)
         self.attach_points = list(dict.fromkeys(function.place for function in self._loaded))
         self.ring: Ring | None = None
         if events := self.maps.get(_EVENTS):
             self.ring = Ring(events.fd, events.spec.max_entries, partial(dtype_of, events.spec.value))
         self.has_totals = _TOTALS in self.maps
         self._under_way = [it for name, it in self.maps.items() if name.startswith(_UNDER_WAY)]
+
+    def _load(self, code: ProgramSpec) -> Function:
+        """Load one function of the program."""
+        instructions = bytearray(code.instructions)
+        for position, name in code.maps:
+            struct.pack_into("=i", instructions, position * 8 + 4, self.maps[name].fd)
+        kind, event, role = _point(code)
+        try:
+            fd = attach.load(kind, event, bytes(instructions))
+        except OSError as error:
+            what = f"the {attach.place(kind, event)} of {self._name}"
+            if error.errno in (errno.EPERM, errno.EACCES):  # EACCES: the verifier
+                privileges.require(what, "PERFMON")
+            raise UnsupportedByKernel.refusal(what, error) from error
+        finalize(self, os.close, fd)
+        return Function(kind, event, fd, role)
 
     def lost(self) -> int:
         """Events without room, and those withheld by recursion, since the program was loaded."""
@@ -186,6 +213,11 @@ class Program:
         """Return the program `bpf/<name>.c`, loaded once per process and set of `defines`."""
         return cls(SOURCES / f"{name}.c", defines)
 
+    @classmethod
+    def live(cls, name: str, defines: tuple[str, ...] = ()) -> "Program":
+        """Return the program `bpf/<name>.c` for a live tool, whose ring is smaller (`LIVE_RING`)."""
+        return cls(SOURCES / f"{name}.c", defines, most_ring=LIVE_RING)
+
 
 def _compiled(source: Path, defines: Sequence[str]) -> CollectionSpec:
     what = f"the probe {source.stem}"
@@ -197,24 +229,20 @@ def _compiled(source: Path, defines: Sequence[str]) -> CollectionSpec:
     return compiled
 
 
+def _limited(spec: MapSpec, most_ring: int) -> MapSpec:
+    return spec._replace(max_entries=min(spec.max_entries, most_ring)) if spec.map_type == RINGBUF else spec
+
+
+def _pid_namespace() -> tuple[int, int]:
+    """Return inode number and depth of this process's PID namespace; 0 and 0 for the initial one."""
+    inode = Path("/proc/self/ns/pid").stat().st_ino
+    name = "pid_namespace"
+    return (0, 0) if inode == _INITIAL_PID_NAMESPACE else (inode, Program.load(name).fire(name))
+
+
 def _point(code: ProgramSpec) -> tuple[str, str, str]:
     """Return kind, event and role of a function's attach point, which its name says."""
     kind, _, event = code.name.removeprefix("on_").partition("__")
     # The name of a kernel function may contain two underscores, but not at its end.
     event, _, role = event.rpartition("__") if event.endswith(_ROLES) else (event, "", "")
     return kind, event, role
-
-
-def _load(code: ProgramSpec, maps: dict[str, Map], source: str) -> Function:
-    """Load one function of a program."""
-    instructions = bytearray(code.instructions)
-    for position, name in code.maps:
-        struct.pack_into("=i", instructions, position * 8 + 4, maps[name].fd)
-    kind, event, role = _point(code)
-    try:
-        fd = attach.load(kind, event, bytes(instructions))
-    except OSError as error:
-        if error.errno in (errno.EPERM, errno.EACCES):  # EACCES: the verifier
-            privileges.require(f"the {attach.place(kind, event)} of {source}", "PERFMON")
-        raise UnsupportedByKernel.refusal(f"the {attach.place(kind, event)} of {source}", error) from error
-    return Function(kind, event, fd, role)

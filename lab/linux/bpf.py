@@ -23,6 +23,7 @@ _SET_BPF = 0x40042408  # PERF_EVENT_IOC_SET_BPF
 _OBJ_GET_INFO_BY_FD = 15
 # struct bpf_prog_info: name, run_time_ns, run_cnt and recursion_misses (always 0 before Linux 5.12).
 _RUNS_IN_INFO = struct.Struct("=64x16s112x3Q")
+_VERIFIED_IN_INFO = struct.Struct("=216xI")  # verified_insns, the member after them (0 before Linux 5.16)
 _XDP_LINK_INFO = struct.Struct("=III4xI4x")  # struct bpf_link_info: type, id, prog_id, xdp.ifindex
 _LINK_TYPE_XDP = 6
 _ENABLE_STATS = 32
@@ -94,19 +95,19 @@ def prog_load(
     """Load a program and return its fd. The text of the `OSError` is the last line of the verifier's log."""
     code = ctypes.create_string_buffer(insns, len(insns))
     licence = ctypes.create_string_buffer(license.encode())
-    log = ctypes.create_string_buffer(_LOG_SIZE)
 
-    def load(log_level: int) -> int:
-        log_size, log_address = (len(log), ctypes.addressof(log)) if log_level else (0, 0)
+    def load(log: "ctypes.Array[ctypes.c_char] | None" = None) -> int:
+        log_level, log_size, log_address = (1, len(log), ctypes.addressof(log)) if log else (0, 0, 0)
         program = (prog_type, len(insns) // 8, ctypes.addressof(code), ctypes.addressof(licence))
         target = (name.encode(), 0, expected_attach_type, 0, 0, 0, 0, 0, 0, 0, attach_btf_id)
         return _bpf(5, "IIQQIIQII16sIIIIQIIQII", *program, log_level, log_size, log_address, 0, 0, *target)[0]
 
     try:
-        return load(log_level=0)
+        return load()
     except OSError as refusal:
+        log = ctypes.create_string_buffer(_LOG_SIZE)
         with suppress(OSError):
-            return load(log_level=1)  # again, for the reason: a log at the first attempt would slow down every load
+            return load(log)  # again, for the reason: a log at the first attempt would slow down every load
         # The log ends with statistics ("processed 2 insns ..."), which are not the reason.
         lines = [line for line in log.value.decode(errors="replace").splitlines() if line[:10] != "processed "]
         raise OSError(refusal.errno, lines[-1] if lines else refusal.strerror) from None
@@ -231,6 +232,13 @@ def prog_runs(prog_fd: int) -> Runs:
     _bpf(_OBJ_GET_INFO_BY_FD, "=IIQ", prog_fd, len(info), ctypes.addressof(info))
     name, *counts = _RUNS_IN_INFO.unpack(info.raw)
     return Runs(name.rstrip(b"\0").decode(), *counts)
+
+
+def verified_instructions(prog_fd: int) -> int:
+    """Return how many instructions the verifier followed when it loaded a program, 0 before Linux 5.16."""
+    info = ctypes.create_string_buffer(_VERIFIED_IN_INFO.size)
+    _bpf(_OBJ_GET_INFO_BY_FD, "=IIQ", prog_fd, len(info), ctypes.addressof(info))
+    return int(_VERIFIED_IN_INFO.unpack(info.raw)[0])
 
 
 def recursion_misses(prog_fd: int) -> int:

@@ -193,7 +193,7 @@ class _Builder:
             inside(self._namespace(node), self._prepare)
         for name, port in self._network.ports.items():
             device = self._device(port.node, port.ifname, port.ifindex)
-            self._interfaces[name] = replace(device, ethernet=self._network.subnets[port.subnet].has_ethernet)
+            self._interfaces[name] = device._replace(ethernet=self._network.subnets[port.subnet].has_ethernet)
         for number, subnet in enumerate(self._network.subnets):
             ports = [port for port in self._network.ports.values() if port.subnet == number]
             self._join(subnet, ports)

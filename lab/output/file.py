@@ -7,7 +7,6 @@ Character devices and pipes, such as /dev/null, are written as they are.
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,7 +112,7 @@ def require_unchangeable(folder: Path, remedy: str) -> None:
 
 def point(link: Path, target: str) -> None:
     """Make `link` a symbolic link to `target`, in place of what stands there, at once."""
-    temporary = link.with_name(f".{link.name}.{secrets.token_hex(8)}")
+    temporary = link.with_name(f".{link.name}.{os.urandom(8).hex()}")
     temporary.symlink_to(target)
     temporary.replace(link)
 
@@ -137,7 +136,7 @@ def _temporary(path: Path, *, private: bool) -> Iterator[_Temporary]:
     """Create a file beside `path`, and remove it if the block raises. The block closes it."""
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        name = f".{path.name[:200]}.{secrets.token_hex(8)}"
+        name = f".{path.name[:200]}.{os.urandom(8).hex()}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         new = _Temporary(folder, name, os.open(name, flags, 0o600 if private else 0o666, dir_fd=folder))
         try:

@@ -12,9 +12,9 @@ By convention, pure functions from events to rows are in `measure`, and the batc
 """
 
 import importlib
-import pkgutil
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def names() -> list[str]:
     """Return the names of all probes, sorted."""
-    return sorted(info.name for info in pkgutil.iter_modules(__path__))
+    return sorted(module.parent.name for place in __path__ for module in Path(place).glob("*/__init__.py"))
 
 
 def part(probe: str, module: str) -> ModuleType:

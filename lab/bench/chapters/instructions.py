@@ -1,8 +1,10 @@
-"""Executed instructions per program run, the same on every machine.
+"""Instructions of each program, executed per run and followed by the verifier: the same on every machine.
 
 On the virtual clock of `lab gate` one instruction takes one nanosecond, so the kernel's run time of a program is its
 number of instructions, independent of the host and its load. The cost of the kernel's statistics is measured with an
 empty program and subtracted. The load goes over the lab's own wire: connections one after the other, then requests.
+
+The verifier's work is most of the time that a program takes to load. It grows with the paths through the program.
 """
 
 from collections.abc import Iterator
@@ -13,13 +15,14 @@ from lab.bench.run_time import counted, read_runs, since
 from lab.bench.tools import CHANGES
 from lab.choice import Choice
 from lab.ebpf.program import Program
-from lab.linux.bpf import Runs
+from lab.linux.bpf import Runs, verified_instructions
 from lab.network.topology import topology
 from lab.results.measurement import Measurement
 from lab.traffic.load_generator import across
 
 FIGURE = "instructions"
 UNIT = "instructions"
+VERIFIED = "verified to load"
 _REAL = "the clock is real here: make bench-gate counts instructions, in a virtual machine"
 _CONNECTIONS, _REQUESTS = 20, 50
 
@@ -31,7 +34,11 @@ def measure(bench: Bench) -> Iterator[Measurement]:
             yield Measurement(FIGURE, f"lab {name}", "per run", UNIT, refused=_REAL)
             continue
         bench.step(f"instructions: lab {name}")
-        for function, samples in _taken(Program.load(name), bench.times(3, 1)).items():
+        program = Program.load(name)
+        for function, fd in zip(program.functions, program.fds, strict=True):
+            if number := verified_instructions(fd):
+                yield Measurement(FIGURE, f"lab {name}", f"{VERIFIED} {function}", UNIT, [number])
+        for function, samples in _taken(program, bench.times(3, 1)).items():
             yield Measurement(FIGURE, f"lab {name}", f"per run of {function}", UNIT, samples)
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from lab.live.fields import Head, OfSocket, OfThread, Sequence, SocketAddress, Span
+from lab.live.row_types import Head, OfSocket, OfThread, Sequence, SocketAddress, Span
 
 
 class Step(Head, OfSocket, OfThread):

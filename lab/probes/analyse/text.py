@@ -1,7 +1,6 @@
 """Steps of connections as text: dictionaries for `--json` and `--csv`, descriptions in words, and the table."""
 
 import errno
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,16 +9,18 @@ from lab.arrays import UNKNOWN, plain
 from lab.live import fields
 from lab.probes.analyse.head import LINE, NARROW, SHORT, header, width_of
 from lab.probes.analyse.measure import Kind, Role, Takes, joined, latency_ns, points, uncalled
-from lab.probes.analyse.rows import Step
 from lab.tcp import UNSPECIFIED, State, address_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lab.observation import Observed
+    from lab.probes.analyse.rows import Step
 
 _FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293, 3.1
 
 
-def as_dicts(rows: np.ndarray) -> Iterator[Step]:
+def as_dicts(rows: np.ndarray) -> "Iterator[Step]":
     """Yield rows with the keys of `--json` and `--csv`; None is unknown."""
     columns = (plain(rows), latency_ns(rows).tolist(), uncalled(rows).tolist())
     for row, latency, alone in zip(*columns, strict=True):
@@ -58,13 +59,13 @@ def as_dicts(rows: np.ndarray) -> Iterator[Step]:
         }
 
 
-def description(row: Step) -> str:
+def description(row: "Step") -> str:
     """Return the step in words."""
     of_mptcp = row["mptcp"] is not None and row["mptcp"] == row["skaddr"]
     return f"{_step(row)} (MPTCP)" if of_mptcp else _step(row)
 
 
-def _step(row: Step) -> str:
+def _step(row: "Step") -> str:
     kind = Kind[row["step"].upper()]
     latency, result = row["latency_ns"], row["result"]
     after = f", after {latency / 1e3:.1f} us" if latency is not None else ""
@@ -123,7 +124,7 @@ def _outcome(kind: Kind, error: int) -> str:
     return f"failed: {name}"
 
 
-def line(row: Step, *, wide: bool = False, columns: int | None = None) -> str:
+def line(row: "Step", *, wide: bool = False, columns: int | None = None) -> str:
     """Return one row of the table for a terminal with this number of columns."""
     shown = {name: "-" if value is None else value for name, value in row.items()}
     time_us, connect_ns = f"{row['time_ns'] / 1e3:.3f}", row["connect_time_ns"]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from lab.live.fields import Count, Head, Netns, OfPacket, OfProcess, Sequence
+from lab.live.row_types import Count, Head, Netns, OfPacket, OfProcess, Sequence
 
 
 class Drop(Head, OfPacket, OfProcess):

@@ -7,11 +7,11 @@ from lab.clock import time_of_day
 from lab.linux.process import Owner
 from lab.live import fields
 from lab.packet import flags_text
-from lab.probes.drops.rows import Drop
 from lab.tcp import address_text, endpoint
 
 if TYPE_CHECKING:
     from lab.observation import Observed
+    from lab.probes.drops.rows import Drop
 
 
 _NARROW = 110
@@ -25,7 +25,7 @@ def header(columns: int | None = None) -> str:
     return f"{'TIME':<8} {'REASON':<19} {'FLAGS':<7} {'BYTES':>5} {'C-PID':<7} {'C-COMM':<10} SOURCE -> DESTINATION"
 
 
-def as_dict(row: Any, owner: Owner | None) -> Drop:
+def as_dict(row: Any, owner: Owner | None) -> "Drop":
     """Return one row under the names that `--json` and `--csv` use; None means unknown."""
     from lab.probes.drops.reasons import reason_of, reason_text  # noqa: PLC0415 (reads the kernel's types)
 
@@ -46,7 +46,7 @@ def as_dict(row: Any, owner: Owner | None) -> Drop:
     }
 
 
-def line(row: Drop, columns: int | None = None) -> str:
+def line(row: "Drop", columns: int | None = None) -> str:
     """Return one line of the table for a terminal with this number of columns."""
     source = endpoint(row["source_address"], row["source_port"])
     destination = endpoint(row["destination_address"], row["destination_port"])

@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
         return _draw_from(args.source, args.plot)
     device = live_output.device_of(args)
     file = _file(args.output)
-    program = Program.load("duration", defines_of([device]))
+    program = Program.live("duration", defines_of([device]))
     ring = program.ring
     if ring is None:
         raise TypeError("bpf/duration.c defines no ring buffer")

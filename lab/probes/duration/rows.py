@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from lab.live.fields import Count, Head, InnerVlan, Moment, OfConnection, Span, Vlan
+from lab.live.row_types import Count, Head, InnerVlan, Moment, OfConnection, Span, Vlan
 
 Side = Annotated[str, Meta(pattern="^(client|server)$")]
 

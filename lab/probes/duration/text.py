@@ -13,7 +13,6 @@ from lab.live.filters import wanted
 from lab.live.output import Output
 from lab.probes.duration.head import HEAD, NARROW
 from lab.probes.duration.measure import TIMES, lifetimes
-from lab.probes.duration.rows import Lifetime
 from lab.probes.duration.statistics_file import DurationsFile, Histogram, line
 from lab.probes.duration.tracker import MOST_CONNECTIONS
 from lab.tcp import Ended, Side, address_text, endpoint
@@ -21,6 +20,7 @@ from lab.units import SECOND
 
 if TYPE_CHECKING:
     from lab.observation import Observed
+    from lab.probes.duration.rows import Lifetime
 
 _FAILED = ("rst", "refused", "timeout")
 
@@ -75,7 +75,7 @@ class Show:
         if self._args.plot is not None:
             self._histogram.draw(self._args.plot)
 
-    def _as_dicts(self, rows: Rows) -> Iterator[Lifetime]:
+    def _as_dicts(self, rows: Rows) -> "Iterator[Lifetime]":
         return (as_dict(row, self._ifname) for row in plain(rows))
 
     def _wanted(self, rows: Rows) -> Rows:
@@ -93,7 +93,7 @@ class Show:
         return rows[wanted(choice, rows, "s", "d") | swapped]
 
 
-def as_dict(row: Row, ifname: str) -> Lifetime:
+def as_dict(row: Row, ifname: str) -> "Lifetime":
     """Return one row under the names that `--json` and `--csv` use; None means unknown."""
     known = {name: None if row[name] == UNKNOWN else int(row[name]) for name in TIMES}
     only_from = _side(row["only_from"])
@@ -127,7 +127,7 @@ def _side(number: int) -> str | None:
     return Side(number).name.lower() if number else None
 
 
-def text(row: Lifetime, *, verbose: bool = False, columns: int | None = None) -> str:
+def text(row: "Lifetime", *, verbose: bool = False, columns: int | None = None) -> str:
     """Return one line of the table for a terminal with this number of columns."""
     client, server = (row["client_address"], row["client_port"]), (row["server_address"], row["server_port"])
     remarks = ", ".join(_remarks(row, verbose=verbose))
@@ -137,7 +137,7 @@ def text(row: Lifetime, *, verbose: bool = False, columns: int | None = None) ->
     return f"{seconds:>13} s {endpoint(*client)} -> {endpoint(*server)}" + (f" | {remarks}" if remarks else "")
 
 
-def _remarks(row: Lifetime, *, verbose: bool) -> Iterator[str]:
+def _remarks(row: "Lifetime", *, verbose: bool) -> Iterator[str]:
     ended, by, second = row["ended"], row["closed_first"], row["second_fin_ns"]
     if ended == "rst" and row["over_ns"] != row["end_ns"]:
         yield "fin" + (f" by {by}" if by else "") + ", then rst"

@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     """Print a report each interval until Ctrl-C, or for `--seconds`."""
     device = live_output.device_of(args)
     output = Output(args)
-    program = Program.load("flows", defines_of([device]))
+    program = Program.live("flows", defines_of([device]))
     discipline = _discipline(device)
     dropped = 0
     with drain.totals(program, args.interval, args.seconds, [device], filters.chosen(args), output.account) as batches:

@@ -4,7 +4,7 @@ from typing import Annotated, NotRequired
 
 from msgspec import Meta
 
-from lab.live.fields import AnyPort, Count, Head, InnerVlan, Moment, Vlan
+from lab.live.row_types import AnyPort, Count, Head, InnerVlan, Moment, Vlan
 
 End = Annotated[str, Meta(description="IP address, or MAC address of a packet that is not IP")]
 Segments = Annotated[Count, Meta(description="number of TCP segments with this flag")]

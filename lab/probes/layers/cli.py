@@ -20,7 +20,6 @@ TOTAL      from the entry of the first write() to the return of the last read()
 
 import argparse
 import ipaddress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -220,8 +219,8 @@ def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
     elif args.peer_interface is not None:
         raise LabError("--peer-interface is an interface of the other host: give --peer-netns as well")
     inodes = tuple(device.inode for device in devices)
-    output, choice = Output(args), replace(filters.chosen(args), netns=inodes)
-    program = Program.load("layers", defines_of(devices))
+    output, choice = Output(args), filters.chosen(args)._replace(netns=inodes)
+    program = Program.live("layers", defines_of(devices))
     with collected(program, _INTERVAL_S, args.seconds, devices, choice, output.account) as batches:
         output.start()
         _heading(args, output)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
 
-from lab.live.fields import Address, Count, Head, Moment, Netns, OfConnection, OfPacket, Sequence, Span
+from lab.live.row_types import Address, Count, Head, Moment, Netns, OfConnection, OfPacket, Sequence, Span
 from lab.probes.layers.requests import LEGS
 from lab.probes.layers.stages import LAYERS
 

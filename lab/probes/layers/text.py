@@ -15,13 +15,13 @@ from lab.live import fields
 from lab.log2_histogram import SLOTS, picture
 from lab.probes.layers.head import NARROW, header
 from lab.probes.layers.requests import LEGS, Kind, requests_of
-from lab.probes.layers.rows import Summary
 from lab.probes.layers.stages import FATES, LAYERS, layers_ns
 from lab.tcp import address_text, endpoint
 from lab.units import MS, SECOND, duration_text
 
 if TYPE_CHECKING:
     from lab.observation import Observed
+    from lab.probes.layers.rows import Summary
 
 PERCENTILES = (50, 90, 99)
 
@@ -159,7 +159,7 @@ def _us(ns: object) -> str:
     return f"{ns / 1000:.1f}" if isinstance(ns, int) else "-"
 
 
-def summaries(rows: Rows, since_ns: int | None) -> Iterator[Summary]:
+def summaries(rows: Rows, since_ns: int | None) -> "Iterator[Summary]":
     """Yield for each layer, in the order of the path, its percentiles and its share of the total: of all, then by peer.
 
     The rows are the requests since `since_ns`; None is the start of the tool. The peer is the other host, as seen from
@@ -183,7 +183,7 @@ def by_peer(rows: Rows) -> Iterator[tuple[str, Rows]]:
         yield address_text(names[number].tobytes()), rows[group.reshape(-1) == number]
 
 
-def summary(rows: Rows, since_ns: int | None = None, peer: str | None = None) -> Iterator[Summary]:
+def summary(rows: Rows, since_ns: int | None = None, peer: str | None = None) -> "Iterator[Summary]":
     """Yield for each layer, in the order of the path, its percentiles and its share of the total."""
     whole = int(rows["total_ns"].sum()) or 1
     columns = [
@@ -235,7 +235,7 @@ def summary_lines(rows: Rows, since_ns: int | None = None, *, peers: bool = Fals
             yield f"... and {more} more peers (--json has all)"
 
 
-def _figures(row: Summary) -> str:
+def _figures(row: "Summary") -> str:
     return "".join(f" {_us(ns):>10}" for ns in (row["p50_ns"], row["p90_ns"], row["p99_ns"], row["max_ns"]))
 
 

@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         if args.pcap:
             capture = open_files.enter_context(Capture(args.pcap, device.ifname, _SNAPLEN, ethernet=device.ethernet))
             defines.append(f"SNAPLEN={_SNAPLEN}")
-        program = Program.load("packets", tuple(defines))
+        program = Program.live("packets", tuple(defines))
         try:
             with drain.events_by_time(program, args.seconds, [device], choice, output.account) as batches:
                 output.start()

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from lab.live.fields import Count, Head, InnerVlan, OfPacket, Sequence, Vlan
+from lab.live.row_types import Count, Head, InnerVlan, OfPacket, Sequence, Vlan
 
 
 class Packet(Head, OfPacket):

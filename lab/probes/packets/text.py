@@ -9,11 +9,11 @@ from lab.arrays import Events, Row
 from lab.clock import unix_ns
 from lab.live import fields
 from lab.packet import PROBLEMS, TCP, flags_text, protocol_text
-from lab.probes.packets.rows import Packet
 from lab.tcp import address_text, endpoint
 
 if TYPE_CHECKING:
     from lab.observation import Observed
+    from lab.probes.packets.rows import Packet
 
 _NO_IP = 0
 
@@ -24,7 +24,7 @@ def unreadable(totals: Events) -> str:
     return f"packets not shown because their ports cannot be read: {reasons} (--all shows them)" if reasons else ""
 
 
-def as_dict(row: Row) -> Packet:
+def as_dict(row: Row) -> "Packet":
     """Return a row under the names of `--json` and `--csv`; None marks a field that the packet does not have."""
     version, protocol, problem = int(row["version"]), int(row["protocol"]), int(row["problem"])
     is_ip, has_ports = version != _NO_IP, problem == 0
@@ -55,7 +55,7 @@ _NARROW = 128
 """A terminal with fewer columns gets short lines."""
 
 
-def line(row: Packet, *, wall: bool = False, columns: int | None = None) -> str:
+def line(row: "Packet", *, wall: bool = False, columns: int | None = None) -> str:
     """Return the line of a row (`as_dict`) for a terminal with this number of columns.
 
     The time is since boot or, with `wall`, since 1970.

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     output = Output(args)
     choice = filters.chosen(args)
     with drain.events_by_time(
-        Program.load("retransmits"), args.seconds, choice=choice, account=output.account
+        Program.live("retransmits"), args.seconds, choice=choice, account=output.account
     ) as batches:
         output.start()
         from lab.probes.retransmits.text import as_dict, header, line

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from lab.live.fields import Count, Head, OfSocket, Sequence
+from lab.live.row_types import Count, Head, OfSocket, Sequence
 
 
 class Retransmission(Head, OfSocket):

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from lab.clock import time_of_day
 from lab.live import fields
-from lab.probes.retransmits.rows import Retransmission
 from lab.tcp import State, endpoint
 
 if TYPE_CHECKING:
     from lab.observation import Observed
+    from lab.probes.retransmits.rows import Retransmission
 
 _TIME = {False: 8, True: 15}  # length of the time of day
 
@@ -21,7 +21,7 @@ def header(*, wide: bool = False) -> str:
     return f"{'TIME':<{_TIME[wide]}} {'STATE':<11} {'WHAT':<8} {'BYTES':>6} {segments}{'N':>2} LOCAL -> REMOTE"
 
 
-def as_dict(row: Any) -> Retransmission:
+def as_dict(row: Any) -> "Retransmission":
     """Return one row under the names that `--json` and `--csv` use; None means unknown."""
     from lab.probes.retransmits.measure import kind_of  # noqa: PLC0415 (NumPy)
 
@@ -39,7 +39,7 @@ def as_dict(row: Any) -> Retransmission:
     }
 
 
-def line(row: Retransmission, *, wide: bool = False) -> str:
+def line(row: "Retransmission", *, wide: bool = False) -> str:
     """Return one line of the table."""
     ends = (
         f"{endpoint(row['local_address'], row['local_port'])} -> {endpoint(row['remote_address'], row['remote_port'])}"

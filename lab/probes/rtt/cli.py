@@ -112,7 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print histograms until Ctrl-C or for `--seconds`."""
-    program = Program.load("rtt", defines(args))
+    program = Program.live("rtt", defines(args))
     unit_us = 1000 if args.ms else 1
     what = "RTT, not smoothed" if args.raw else "smoothed RTT"
     output = Output(args)

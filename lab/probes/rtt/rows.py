@@ -4,7 +4,7 @@ from typing import Annotated, TypedDict
 
 from msgspec import Meta
 
-from lab.live.fields import Count, Head, OfSocket
+from lab.live.row_types import Count, Head, OfSocket
 
 Microseconds = Annotated[int, Meta(ge=0, description="microseconds")]
 

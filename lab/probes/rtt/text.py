@@ -11,14 +11,14 @@ from lab.live import fields
 from lab.log2_histogram import picture
 from lab.probes.rtt import measure
 from lab.probes.rtt.measure import Kind, all_together, bucket_us, of_hosts, quantile_us, slots_of
-from lab.probes.rtt.rows import Bucket, Histogram
 from lab.tcp import address_text, endpoint
 
 if TYPE_CHECKING:
     from lab.observation import Observed  # imports the topology, which a live tool does not need
+    from lab.probes.rtt.rows import Bucket, Histogram
 
 
-def as_dict(row: np.void, unit_us: int = 1) -> Histogram:
+def as_dict(row: np.void, unit_us: int = 1) -> "Histogram":
     """Return one row under the names that `--json` uses, with the time of this call.
 
     None stands for a field of which the group has several values, and for the statistics of an empty row.
@@ -49,7 +49,7 @@ def as_dict(row: np.void, unit_us: int = 1) -> Histogram:
     }
 
 
-def _bucket(slot: int, count: int, unit_us: int) -> Bucket:
+def _bucket(slot: int, count: int, unit_us: int) -> "Bucket":
     low_us, high_us = bucket_us(slot, unit_us)
     return {"low_us": low_us, "high_us": high_us, "count": count}
 
@@ -58,14 +58,14 @@ def _address(octets: np.ndarray) -> str | None:
     return address_text(octets.tobytes()) if octets.any() else None
 
 
-def csv_row(values: Histogram, unit_us: int) -> dict[str, object]:
+def csv_row(values: "Histogram", unit_us: int) -> dict[str, object]:
     """Return a row with one column per bucket, named by the bounds of the bucket."""
     counts = enumerate(slots_of(values["buckets"], unit_us))
     columns = {"{}-{}_us".format(*bucket_us(slot, unit_us)): count for slot, count in counts}
     return {name: value for name, value in values.items() if name != "buckets"} | columns
 
 
-def block(values: Histogram, unit_us: int = 1, *, show_ext: bool = False, timestamp: bool = False) -> Iterator[str]:
+def block(values: "Histogram", unit_us: int = 1, *, show_ext: bool = False, timestamp: bool = False) -> Iterator[str]:
     """Yield the lines of one histogram."""
     unit = "msecs" if unit_us > 1 else "usecs"
     if timestamp:
@@ -92,7 +92,7 @@ def _time(value_us: int, unit_us: int) -> str:
     return f"{value_us / unit_us:.3f}" if unit_us > 1 else str(value_us)
 
 
-def _key(values: Histogram) -> str:
+def _key(values: "Histogram") -> str:
     """Return the connections of a histogram as text."""
     netns_text = f" in netns {values['netns']}"
     local, remote = values["local_address"], values["remote_address"]

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     output = Output(args)
     shown = {"wide": args.wide, "timestamp": args.timestamp, "columns": output.width}
     choice = filters.chosen(args)
-    with drain.events(Program.load("states"), args.seconds, choice=choice, account=output.account) as batches:
+    with drain.events(Program.live("states"), args.seconds, choice=choice, account=output.account) as batches:
         output.start()
         from lab.probes.states.text import as_dict, header, line
 

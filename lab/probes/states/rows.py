@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from lab.live.fields import Head, OfSocket, OfThread, SocketAddress, Span
+from lab.live.row_types import Head, OfSocket, OfThread, SocketAddress, Span
 
 StateName = Annotated[str, Meta(description="TCP state, spelt as in the kernel")]
 

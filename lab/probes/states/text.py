@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 from lab.arrays import UNKNOWN, Row
 from lab.clock import time_of_day
 from lab.live import fields
-from lab.probes.states.rows import Change
 from lab.tcp import State, endpoint
 
 if TYPE_CHECKING:
     from lab.observation import Observed
+    from lab.probes.states.rows import Change
 
 
 def table(observed: "Observed") -> Iterator[str]:
@@ -40,7 +40,7 @@ def header(*, wide: bool = False, timestamp: bool = False, columns: int | None =
     )
 
 
-def line(row: Change, *, wide: bool = False, timestamp: bool = False, columns: int | None = None) -> str:
+def line(row: "Change", *, wide: bool = False, timestamp: bool = False, columns: int | None = None) -> str:
     """Return one row of the table for a terminal with this number of columns."""
     width = 39 if wide else 15
     when = f"{time_of_day(row['time_ns']):<15} " if timestamp else ""
@@ -55,7 +55,7 @@ def line(row: Change, *, wide: bool = False, timestamp: bool = False, columns: i
     )
 
 
-def as_dict(row: Row) -> Change:
+def as_dict(row: Row) -> "Change":
     """Return one row under the names that `--json` and `--csv` use; None means unknown."""
     known = int(row["tgid"]) != 0
     duration_ns = int(row["duration_ns"])

@@ -5,7 +5,6 @@ X1, F3, L1, L3 and S6 are rows of the table in docs/truth.md.
 
 import re
 import socket
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -102,7 +101,7 @@ def test_a_reused_flow(lab):
 @pytest.mark.parametrize("mode", ["generic", "native"])
 def test_modes(lab, watched, mode, version):
     """Payload of 2 MB is exact in both modes. Generic XDP receives super-frames, native XDP none above the MTU."""
-    devices = [replace(device, mode=mode) for device in lab.net.devices]
+    devices = [device._replace(mode=mode) for device in lab.net.devices]
     conversation = Conversation(size_bits=16_000_000)
     observed = watched(Program.load("packets"), conversation, devices=devices, version=version)
     checks = lab.check(probes.judge("packets", observed, lab.scenario))

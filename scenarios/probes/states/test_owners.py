@@ -151,15 +151,23 @@ def test_process_and_thread_have_their_own_names(net):
 
 
 def test_inside_a_pid_namespace(net):
-    """V5: PIDs are those of the namespace in which the tool runs; a process outside of it has none there."""
+    """V5: PIDs are those of the namespace in which the tool runs, also of a process in a namespace below it.
+
+    A process outside of it has none there.
+    """
     code = """if True:
-        import os, socket, subprocess, sys
+        import ctypes, os, socket, subprocess, sys
         read, write = os.pipe()
         words = [sys.executable, "-m", "lab", "states", "--json", "-D", sys.argv[2], "--ready-fd", str(write)]
         tool = subprocess.Popen(words, pass_fds=[write], stdout=subprocess.PIPE)
         assert os.read(read, 6) == b"ready\\n"
         socket.create_connection((sys.argv[1], int(sys.argv[2]))).close()
-        print(os.getpid(), flush=True)
+        ctypes.CDLL(None).unshare(0x20000000)  # CLONE_NEWPID
+        if not (below := os.fork()):
+            socket.create_connection((sys.argv[1], int(sys.argv[2]))).close()
+            os._exit(0)
+        os.waitpid(below, 0)
+        print(os.getpid(), below, flush=True)
         sys.stdin.readline()
         tool.send_signal(2)
         print(tool.communicate(timeout=60)[0].decode(), end="")
@@ -169,12 +177,13 @@ def test_inside_a_pid_namespace(net):
     with listener:
         command += ["/usr/bin/env", "--default-signal=INT", sys.executable, "-c", code, net.server.ipv4, str(PORT)]
         inner = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        pid = int(inner.stdout.readline())
+        pid, below = map(int, inner.stdout.readline().split())
         outside = inside(net.client.name, lambda: socket.create_connection((net.server.ipv4, PORT)))
         outside.close()
         out, _ = inner.communicate("\n", timeout=HUNG_S)
-        for _ in range(2):
+        for _ in range(3):
             listener.accept()[0].close()
     rows = [row for row in map(json.loads, out.splitlines()) if row.get("netns") == net.client.inode]
-    assert [row["pid"] for row in rows if row["newstate"] in ("SYN_SENT", "FIN_WAIT1")] == [pid, pid, None, None]
-    assert pid < 10
+    own, nested, foreign = [pid] * 2, [below] * 2, [None] * 2
+    assert [row["pid"] for row in rows if row["newstate"] in ("SYN_SENT", "FIN_WAIT1")] == own + nested + foreign
+    assert pid < below < 10

@@ -42,6 +42,13 @@ def test_three_percent_more_is_too_much(taken, worse):
     assert "gone" in table
 
 
+@pytest.mark.parametrize(("verified", "worse"), [(gate.MOST_VERIFIED, 0), (gate.MOST_VERIFIED + 1, 1)])
+def test_the_verifier_has_a_limit(verified, worse):
+    """It holds for a new program, too, which has no baseline."""
+    now = Baseline("6.1.0", {"lab rtt, verified to load a": float(verified)})
+    assert len(gate.regressions(now, BEFORE)) == worse
+
+
 def test_another_kernel_is_not_compared():
     """The error names both kernels."""
     with pytest.raises(LabError, match=r"for kernel 6.1.0 and this is 6.12.0"):
