@@ -13,7 +13,7 @@ VM_PACKAGES := qemu-system-x86 busybox-static kmod
 # The suite starts thousands of Python processes. Without compiled modules each of them compiles the lab again.
 unexport PYTHONDONTWRITEBYTECODE
 # Scenarios run in parallel, since each has its own hosts. The scenarios of one file share a process and its fixtures.
-PARALLEL := --numprocesses 5 --dist loadfile --no-loadscope-reorder
+PARALLEL := --numprocesses 6 --dist loadfile --no-loadscope-reorder
 # Download as root: apt's own user may have no access to the folder.
 DOWNLOAD := apt-get -qq -o APT::Sandbox::User=root download
 SOAK_RUNS := 20

@@ -30,10 +30,12 @@ def each(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
             except Exception as error:  # noqa: BLE001 (raised below)
                 errors.append(error)
 
-    threads = [threading.Thread(target=run) for _ in range(min(len(waiting), os.cpu_count() or 1) - 1)]
-    for thread in threads:
-        thread.start()
+    threads: list[threading.Thread] = []
     try:
+        for _ in range(min(len(waiting), os.cpu_count() or 1) - 1):
+            thread = threading.Thread(target=run)
+            thread.start()
+            threads.append(thread)
         run()
     finally:
         waiting.clear()

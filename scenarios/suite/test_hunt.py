@@ -19,8 +19,8 @@ def hunt(*words):
 
 
 def test_hunt():
-    """A minute of it: no probe tells a wrong number."""
-    status, said = hunt("--minutes", "1", "--seed", "7")
+    """Half a minute of it: no probe tells a wrong number."""
+    status, said = hunt("--minutes", "0.5", "--seed", "7")
     assert status == 0, said
     assert "no contradiction was found" in said
 
