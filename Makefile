@@ -42,7 +42,7 @@ endef
 # Install the lab in the environment of the checkout, with the packages of some extras (pyproject.toml).
 PIP_INSTALL = $(BIN)/pip install --quiet --quiet --editable
 
-.PHONY: install uninstall demo test rootless check soak torture mutants bench bench-gate format clean vm vm-matrix \
+.PHONY: install uninstall demo test rootless check soak torture mutants bench bench-gate sharpness-gate format clean vm vm-matrix \
 	setup test-setup check-setup bench-setup vm-setup
 .NOTPARALLEL: # apt and pip have one lock each
 
@@ -115,6 +115,11 @@ bench: bench-setup
 # Compare each program's executed instructions with the baseline. The numbers are the same on every machine.
 bench-gate: setup $(VENV)/vm-ready
 	@$(BIN)/lab gate
+
+# Compare the widths of the brackets in the last run of `make vm CLOCK=virtual` with the baseline. They are the same on every
+# machine.
+sharpness-gate: setup
+	@$(BIN)/lab sharpness latest --baseline results/sharpness.json
 
 # Run the suite on another kernel in a virtual machine. KERNEL is a version or the path of a vmlinuz. vm-matrix runs
 # several kernels. ATTACH lists the mechanisms, one run each.

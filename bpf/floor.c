@@ -1,7 +1,7 @@
 /* The least that a probe can do for an event: read the clock, and reserve and submit a record of -DSIZE bytes.
  *
  * The bench compares the cost of each probe with it (lab/bench/chapters/floor.py). -DAT_SEGMENT=1 and the like choose the
- * event; by default it is a change of state.
+ * event; by default it is a change of state. -DEMPTY=1 leaves out even that.
  */
 #include "include/attach_points.h"
 #include "include/lost.h"
@@ -21,6 +21,7 @@ BPF_RINGBUF_OUTPUT(events, 8192);
 
 static __always_inline void report(void)
 {
+#if !EMPTY
     struct record *record = events.ringbuf_reserve(sizeof(struct record));
 
     if (!record) {
@@ -29,6 +30,7 @@ static __always_inline void report(void)
     }
     record->time_ns = bpf_ktime_get_ns();
     events.ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+#endif
 }
 
 #if AT_SEGMENT

@@ -27,6 +27,8 @@ _NEWLINE = "\n"  # between an error and the compiler's messages
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line. Return the exit status: 0, 1 for a failed verdict, 2 for a user's error, 130 for Ctrl-C."""
     words = _with_negative_values(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:  # The lab does no linear algebra. Threads for it would take 40 ms and 40 MB with NumPy.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         _require_streams()
         if "_ARGCOMPLETE" in os.environ:

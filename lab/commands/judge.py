@@ -132,16 +132,26 @@ def run(args: argparse.Namespace) -> int:
         require_guests()
     found: list[Judgement] = []
     folders: list[Path] = []
-    for kernel in args.kernel:
-        folder, judged = _here(tools, wanted, args) if kernel == _THIS else _in_guest(kernel, args)
-        folders.append(folder)
-        found += judged
+    try:
+        for kernel in args.kernel:
+            if kernel == _THIS:
+                _here(tools, wanted, args, folders, found)
+            else:
+                _in_guest(kernel, args, folders, found)
+    except (LabError, KeyboardInterrupt):
+        if found:  # verdicts that are there are shown, whatever came after them
+            _show(found, folders, args)
+        raise
     _write(found, folders, args)
+    _show(found, folders, args)
+    return _status(found, args)
+
+
+def _show(found: Sequence[Judgement], folders: Sequence[Path], args: argparse.Namespace) -> None:
     if not args.json:
         print(show.report(found, everything=args.all))
         print("".join(f"{_costs(folder)}\n" for folder in folders if args.cost), end="")
     print("\n".join(f"{_EVIDENCE}{folder}" for folder in folders), file=sys.stderr if args.json else sys.stdout)
-    return _status(found, args)
 
 
 def _status(found: Sequence[Judgement], args: argparse.Namespace) -> int:
@@ -165,10 +175,15 @@ def _write(found: Sequence[Judgement], folders: Sequence[Path], args: argparse.N
 
 
 def _here(
-    tools: Sequence[Description], wanted: Sequence[Case], args: argparse.Namespace
-) -> tuple[Path, list[Judgement]]:
-    """Judge the tools on this kernel; returns the run's folder and the judgements."""
-    results, found = Results.create(), []
+    tools: Sequence[Description],
+    wanted: Sequence[Case],
+    args: argparse.Namespace,
+    folders: list[Path],
+    found: list[Judgement],
+) -> None:
+    """Judge the tools on this kernel; adds the run's folder and each judgement."""
+    results = Results.create()
+    folders.append(results.path)
     with progress() as step:
         for one in suite.judge(tools, wanted, results, quick=args.quick, step=step):
             found.append(one)
@@ -179,7 +194,6 @@ def _here(
         results.measured(row)
     results.note(status=_status(found, args))
     results.finish()
-    return results.path, found
 
 
 def _costs(folder: Path) -> str:
@@ -188,7 +202,7 @@ def _costs(folder: Path) -> str:
     return "\n".join(tables(row for row in rows if row.figure != corpus.FIGURE))
 
 
-def _in_guest(name: str, args: argparse.Namespace) -> tuple[Path, list[Judgement]]:
+def _in_guest(name: str, args: argparse.Namespace, folders: list[Path], found: list[Judgement]) -> None:
     """Judge the tools on another kernel, in a virtual machine; as `_here`."""
     kernel = lane.kernel(name)
     guest = Machine(REAL, _CPUS, _MEMORY, kvm=kvm_works(kernel))
@@ -197,10 +211,11 @@ def _in_guest(name: str, args: argparse.Namespace) -> tuple[Path, list[Judgement
     options += [f"--{name}" for name in ("quick", "cost") if getattr(args, name)]
     command = lane.python(REAL, "-P", "-m", "lab", "judge", *options, "--fail-on", "never", "--", *tools)
     _, printed = lane.in_guest(kernel, guest, command, limit_s=args.limit / 1e9)
-    folders = [line.removeprefix(_EVIDENCE).strip() for line in printed.splitlines() if line.startswith(_EVIDENCE)]
-    if not folders:
+    lines = [line.removeprefix(_EVIDENCE).strip() for line in printed.splitlines() if line.startswith(_EVIDENCE)]
+    if not lines:
         raise LabError(f"`lab judge` did not finish on {kernel.name}: its output is above")
-    return Path(folders[0]), judgement.read(Path(folders[0]))
+    folders.append(Path(lines[0]))
+    found += judgement.read(folders[-1])
 
 
 def _replay(args: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """The loop of every live tool: read a program's events or totals at intervals, until a signal or a time limit."""
 
+import mmap
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # Fast enough for a reader, and each drain costs half a millisecond of CPU time. A ring of 16 MiB holds 50 ms of 4
 # million state changes per second.
 _SHOW_INTERVAL_S = 0.05
+_NUMPY_BYTES = 100 << 20  # of address space that it takes
 _PRESENCE_INTERVAL_S = 0.2  # between two checks that the devices exist
 _AUDIT_INTERVAL_S = 10.0  # between two counts of the events that the kernel withheld
 
@@ -131,6 +133,8 @@ def ticks(
     - When a device has gone, the loop ends with `LabError` after one more yield.
     - `choice` limits what the program observes.
     """
+    # OpenBLAS, which comes with NumPy, would end the process with a message and a status of its own.
+    mmap.mmap(-1, _NUMPY_BYTES, flags=mmap.MAP_PRIVATE, prot=0).close()
     with stopping() as stop, program.attached(devices, choice):
         yield _ticks(program, interval_s, stop, seconds, devices, account or Account())
 

@@ -58,17 +58,24 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def device_of(args: argparse.Namespace) -> "Device":
-    """Return the interface that the user named. Raises `LabError` when it cannot be observed."""
+def device_of(args: argparse.Namespace, mode: str = "auto") -> "Device":
+    """Return the interface that the user named, or the only one. Raises `LabError` when it cannot be observed."""
     from lab.ebpf.interface import Device  # noqa: PLC0415 (not every tool observes one)
 
-    return Device.find(args.interface, args.netns)
+    device = Device.find(args.interface, args.netns, mode)
+    if args.interface is None:
+        _tell(f"watching the interface {device.ifname}: `-i NAME` watches another")
+    return device
 
 
-def tell_default(every: str = "") -> None:
+def tell_port(every: str = "") -> None:
     """Tell somebody at a terminal that the demo's port is observed, and how to observe others."""
+    _tell(f"watching port {DEMO_PORT}: `--port N` watches another{every}")
+
+
+def _tell(default: str) -> None:
     if sys.stderr.isatty():
-        print(f"lab: watching port {DEMO_PORT}: `--port N` watches another{every}", file=sys.stderr)
+        print(f"lab: {default}", file=sys.stderr)
 
 
 def _serving_address(text: str) -> tuple[str, int]:

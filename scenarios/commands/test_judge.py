@@ -123,6 +123,15 @@ def test_a_crash_is_not_called_wrong(described):
     assert found["N1"]["why"] == "it ended by itself with status 3: giving up"
 
 
+def test_verdicts_before_an_error_are_shown(described):
+    """A mistake in the second description takes nothing of the first tool away."""
+    broken = described("echo ready; echo 192.0.2.1 1 192.0.2.2 2 soon; exec sleep 60")
+    done = lab_command("judge", "lab-duration", broken, "--case", "N1", "--quick")
+    assert (done.returncode, "is no value" in done.stderr) == (USER_ERROR, True), done.stderr
+    assert "lab-duration" in done.stdout
+    assert "evidence" in done.stdout
+
+
 def test_a_tool_that_changes_the_traffic(described):
     """With it segments are sent again, and without it not."""
     rules = (

@@ -4,6 +4,7 @@
 - Floor and probe take turns under the same load. Both are cleared of the cost of the kernel's statistics.
 - The time of a probe is that of all its programs, divided by the number of its records. A probe that adds up in the
   kernel has one record for each value that it adds.
+- Most frames carry nothing for `lab duration`, which reports SYN and FIN. For those it is compared with an empty program.
 - A program that is measured for twice the events must take twice the time: otherwise the measurement is wrong.
 """
 
@@ -54,10 +55,11 @@ SUBJECTS = (
 
 
 class Taken(NamedTuple):
-    """The net time of a program's functions, and the number of its records."""
+    """The net time of a program's functions, the number of its records, and of its runs."""
 
     net_ns: float
     records: int
+    runs: int
 
 
 def measure(bench: Bench) -> Iterator[Measurement]:
@@ -68,6 +70,8 @@ def measure(bench: Bench) -> Iterator[Measurement]:
         else:
             bench.step(f"floor: lab {subject.probe}")
             yield from _of(subject, bench)
+    bench.step("floor: lab duration, frames in between")
+    yield _in_between(bench)
 
 
 def _of(subject: Subject, bench: Bench) -> Iterator[Measurement]:
@@ -91,6 +95,21 @@ def _of(subject: Subject, bench: Bench) -> Iterator[Measurement]:
     yield Measurement(FIGURE, name, "time for twice the events", "ratio", ratios(twice_ns, once_ns))
 
 
+def _in_between(bench: Bench) -> Measurement:
+    """Return the time of `lab duration` for a frame that is neither SYN nor FIN, over that of an empty program."""
+    subject = Subject("duration", "AT_FRAME", 0, 3000, 5)
+    programs = {"probe": Program.load("duration"), "empty": Program.load("floor", ("EMPTY=1", "AT_FRAME=1"))}
+
+    def per_run(turn: str) -> float:
+        taken = _taken(programs[turn], subject, bench.times(3, 1))
+        return taken.net_ns / taken.runs
+
+    found = interleaved(list(programs), bench.times(7, 3), per_run)
+    over = [one - other for one, other in zip(found["probe"], found["empty"], strict=True)]
+    goal = Goal(least=False, value=subject.goal)
+    return Measurement(FIGURE, "lab duration", "per frame in between, over an empty program", "ns", over, goal=goal)
+
+
 def _taken(program: Program, subject: Subject, scale: int) -> Taken:
     """Apply the load and return what the program took of it."""
     with topology() as net, counted(CHANGES) as empty, program.attached(net.devices, Choice(net.inodes)):
@@ -101,7 +120,7 @@ def _taken(program: Program, subject: Subject, scale: int) -> Taken:
             net.quiesce()
         *functions, of_empty = map(since, read_runs([*program.fds, empty]), before)
         records = len(collector.take()) if collector else int(program.take_totals()[subject.counts].sum())
-    return Taken(Cost(functions, of_empty).net_ns, records)
+    return Taken(Cost(functions, of_empty).net_ns, records, sum(it.number for it in functions))
 
 
 def _load(place: Place, subject: Subject, scale: int) -> None:

@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
         require_writable(args.perfetto)
     flow = None if args.flow is None else _flow(args.flow)
     if not args.port:
-        live_output.tell_default()
+        live_output.tell_port()
         args.port = [DEMO_PORT]
     if args.recording is not None:
         _read(args, flow)
@@ -208,7 +208,7 @@ def _heading(args: argparse.Namespace, output: Output) -> None:
 
 
 def _watch(args: argparse.Namespace, flow: tuple[str, int] | None) -> None:
-    devices = [Device.find(args.interface, args.netns)]
+    devices = [live_output.device_of(args)]
     if args.peer_netns is not None:
         devices.append(Device.find(args.peer_interface, args.peer_netns))
         if (devices[0].inode, devices[0].ifindex) == (devices[1].inode, devices[1].ifindex):

@@ -220,7 +220,7 @@ def summary_lines(rows: Rows, since_ns: int | None = None, *, peers: bool = Fals
         if since_ns:
             yield f"no requests{when}"
         return
-    yield f"{len(rows)} requests{when}, microseconds:"
+    yield f"{len(rows)} request{'s' * (len(rows) != 1)}{when}, microseconds:"
     yield f"{'leg':<8} {'layer':<12} {'host':<7} {'p50':>10} {'p90':>10} {'p99':>10} {'max':>10} {'share':>7}"
     for row in summary(rows, since_ns):
         yield f"{row['leg']:<8} {_dashed(row['layer']):<12} {row['host']:<7}{_figures(row)} {row['share']:>7.1%}"

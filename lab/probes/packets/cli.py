@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from lab.arrays import plain
 from lab.clock import unix_ns
-from lab.ebpf.interface import MODES, Device, defines_of
+from lab.ebpf.interface import MODES, defines_of
 from lab.ebpf.program import Program
 from lab.errors import LabError
 from lab.live import drain, filters
@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print packets until Ctrl-C, or for `--seconds`."""
-    device = Device.find(args.interface, args.netns, "auto" if args.mode == _TC else args.mode)
+    device = live_output.device_of(args, "auto" if args.mode == _TC else args.mode)
     if not device.ethernet and args.mode in ("generic", "native"):
         raise LabError(f"`{device.ifname}` has no Ethernet headers, it is observed at TC: leave --mode out")
     choice = filters.chosen(args)
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     if args.all or args.address or args.version:
         defines.append("PORT=0")
     elif not args.port:
-        live_output.tell_default(", --all every packet")
+        live_output.tell_port(", --all every packet")
     if args.mode == _TC:
         defines.append("AT_TC=1")
     output = Output(args)
