@@ -20,6 +20,9 @@ from lab.errors import LabError, remedy
 from lab.output.text import printable
 from lab.signals import ending
 
+# English like the lab's own words. Looking for translations takes 3 ms.
+argparse._ = str  # type: ignore[attr-defined]
+
 _NEGATIVE = re.compile(r"-\d+(\.\d*)?[a-z%µ]+|-\d{2,}|-\d*\.\d+")  # but not the options -4 and -6
 _NEWLINE = "\n"  # between an error and the compiler's messages
 

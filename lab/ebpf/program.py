@@ -37,7 +37,7 @@ from lab.paths import SOURCES
 if TYPE_CHECKING:
     from lab.ebpf.interface import Device
 
-LIVE_RING = 32 << 20
+LIVE_RING = 16 << 20
 """Largest ring of a live tool in bytes. Each MiB takes 0.4 ms of its start; recordings under load need more."""
 
 _ROLES = ("__again", "__unaudited")  # bpf/include/attach_points.h

@@ -128,7 +128,7 @@ def test_verdicts_before_an_error_are_shown(described):
     broken = described("echo ready; echo 192.0.2.1 1 192.0.2.2 2 soon; exec sleep 60")
     done = lab_command("judge", "lab-duration", broken, "--case", "N1", "--quick")
     assert (done.returncode, "is no value" in done.stderr) == (USER_ERROR, True), done.stderr
-    assert "lab-duration" in done.stdout
+    assert "lab duration" in done.stdout
     assert "evidence" in done.stdout
 
 

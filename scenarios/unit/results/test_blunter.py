@@ -37,7 +37,7 @@ def test_medians_by_quantity(tmp_path):
     ("widths", "sentences"),
     [
         ({"rtt, wait": 200, "states, time in LISTEN": 0, "rtt, new": 10**9}, []),
-        ({"rtt, wait": 201, "states, time in LISTEN": 0}, ["rtt, wait in send(): the brackets are 201 ns wide"]),
+        ({"rtt, wait": 201, "states, time in LISTEN": 0}, ["rtt, wait: the brackets are 201 ns wide"]),
         ({"rtt, wait": 100, "states, time in LISTEN": 1}, ["states, time in LISTEN: the brackets"]),
         ({"rtt, wait": 100}, ["states, time in LISTEN is not judged any more"]),
     ],
