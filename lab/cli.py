@@ -1,7 +1,6 @@
 """The command `lab`: find the subcommands, parse the arguments, run one, print errors as one sentence."""
 
 import argparse
-import ast
 import importlib
 import io
 import os
@@ -9,7 +8,6 @@ import re
 import select
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -152,6 +150,8 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
 
 def _listed(found: Mapping[str, str]) -> Iterator[str]:
     """Yield the lines that name the commands: the live tools, then the others."""
+    import textwrap  # noqa: PLC0415 (for the help only)
+
     width = min(shutil.get_terminal_size().columns, 100)
     live = probes.names()
     for title, group in (("live tools", live), ("the lab", sorted(found.keys() - set(live)))):
@@ -186,6 +186,8 @@ def _modules() -> dict[str, str]:
 
 def _docstring(module: str) -> str:
     """Return the docstring of a module, without importing it: that keeps the start short."""
+    import ast  # noqa: PLC0415 (for the help only)
+
     path = Path(commands.__path__[0]).parents[1].joinpath(*module.split(".")).with_suffix(".py")
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
