@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab.errors import LabError
@@ -40,14 +41,21 @@ def require(what: str, *names: str) -> None:
 
 def lack(what: str, *names: str) -> LabError:
     """Return the error for something that fails for lack of these capabilities."""
-    capabilities = " and ".join(", ".join(f"CAP_{name}" for name in names).rsplit(", ", 1))
     return LabError(
-        f"{what} needs {capabilities}, which this process lacks: run it as root (sudo), or with what it needs (docs/security.md)"
+        f"{what} needs {_listed(names)}, which this process lacks: run it as root (sudo), or with what it needs (docs/security.md)"
     )
 
 
 def require_root() -> None:
     """Raise `LabError` unless the process is root, with the capabilities to build networks and to observe them."""
+    what = "building network namespaces and loading BPF programs"
     if os.geteuid() != 0:
-        raise LabError("the lab builds network namespaces and loads BPF programs: run it as root (sudo)")
-    require("building network namespaces and loading BPF programs", *OF_NETWORKS)
+        raise LabError(
+            f"{what} needs {_listed(OF_NETWORKS)}, and the folders /run/netns and /run/lab, which are root's: "
+            "run it as root (sudo)"
+        )
+    require(what, *OF_NETWORKS)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(", ".join(f"CAP_{name}" for name in names).rsplit(", ", 1))

@@ -143,7 +143,7 @@ def test_building_a_network_needs_root():
     """Capabilities are not enough: names of namespaces and locks belong to root."""
     done = ends("wire", capabilities=["BPF", "PERFMON", "NET_ADMIN", "NET_RAW", "SYS_ADMIN", "DAC_OVERRIDE"])
     assert (done.returncode, done.stdout) == (2, "")
-    assert "builds network namespaces and loads BPF programs: run it as root (sudo)" in done.stderr
+    assert "and the folders /run/netns and /run/lab, which are root's: run it as root (sudo)" in done.stderr
 
 
 def test_the_folder_of_the_user(tmp_path):
