@@ -17,7 +17,9 @@ struct record {
     u8 rest[SIZE - 8];
 };
 
+#if !EMPTY
 BPF_RINGBUF_OUTPUT(events, 8192);
+#endif
 
 static __always_inline void report(void)
 {

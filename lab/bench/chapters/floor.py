@@ -55,11 +55,20 @@ SUBJECTS = (
 
 
 class Taken(NamedTuple):
-    """The net time of a program's functions, the number of its records, and of its runs."""
+    """What a program's functions took, and the number of its records."""
 
-    net_ns: float
+    cost: Cost
     records: int
-    runs: int
+
+    @property
+    def per_record_ns(self) -> float:
+        """Time for one record, without the cost of the statistics."""
+        return self.cost.net_ns / self.records
+
+    @property
+    def per_run_ns(self) -> float:
+        """Time of one run, with the cost of the statistics: the empty program takes it as well."""
+        return sum(it.time_ns for it in self.cost.programs) / sum(it.number for it in self.cost.programs)
 
 
 def measure(bench: Bench) -> Iterator[Measurement]:
@@ -85,13 +94,13 @@ def _of(subject: Subject, bench: Bench) -> Iterator[Measurement]:
         return _taken(turns[turn][0], subject, turns[turn][1])
 
     found = interleaved(list(turns), bench.times(7, 3), taken)
-    of_floor, of_probe = ([it.net_ns / it.records for it in found[turn]] for turn in ("floor", "probe"))
+    of_floor, of_probe = ([it.per_record_ns for it in found[turn]] for turn in ("floor", "probe"))
     yield Measurement(FIGURE, name, "per record of the floor", "ns", of_floor)
     yield Measurement(FIGURE, name, "per record", "ns", of_probe)
     goal = Goal(least=False, value=subject.goal)
     row = Measurement(FIGURE, name, RATIO, "ratio", ratios(of_probe, of_floor), goal=goal)
     yield explained(row, f"records of {size} bytes")
-    once_ns, twice_ns = ([it.net_ns for it in found[turn]] for turn in ("probe", "twice"))
+    once_ns, twice_ns = ([it.cost.net_ns for it in found[turn]] for turn in ("probe", "twice"))
     yield Measurement(FIGURE, name, "time for twice the events", "ratio", ratios(twice_ns, once_ns))
 
 
@@ -101,8 +110,7 @@ def _in_between(bench: Bench) -> Measurement:
     programs = {"probe": Program.load("duration"), "empty": Program.load("floor", ("EMPTY=1", "AT_FRAME=1"))}
 
     def per_run(turn: str) -> float:
-        taken = _taken(programs[turn], subject, bench.times(3, 1))
-        return taken.net_ns / taken.runs
+        return _taken(programs[turn], subject, bench.times(3, 1)).per_run_ns
 
     found = interleaved(list(programs), bench.times(7, 3), per_run)
     over = [one - other for one, other in zip(found["probe"], found["empty"], strict=True)]
@@ -119,8 +127,13 @@ def _taken(program: Program, subject: Subject, scale: int) -> Taken:
             _load(across(net), subject, scale)
             net.quiesce()
         *functions, of_empty = map(since, read_runs([*program.fds, empty]), before)
-        records = len(collector.take()) if collector else int(program.take_totals()[subject.counts].sum())
-    return Taken(Cost(functions, of_empty).net_ns, records, sum(it.number for it in functions))
+        records = len(collector.take()) if collector else _values(program, subject)
+    return Taken(Cost(functions, of_empty), records)
+
+
+def _values(program: Program, subject: Subject) -> int:
+    """Return the number of values that a program without a ring has added up, 0 of a program that counts nothing."""
+    return int(program.take_totals()[subject.counts].sum()) if program.has_totals else 0
 
 
 def _load(place: Place, subject: Subject, scale: int) -> None:
