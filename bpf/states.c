@@ -125,7 +125,7 @@ static inline void fill_owner(struct state_change *change, const void *tcp)
     view_pids(task, leader, &change->tgid, &change->tid);
     change->closed = is_closing(tcp);
     read_name(change->comm, leader);
-    bpf_get_current_comm(change->thread, sizeof(change->thread));
+    read_name(change->thread, task);
 }
 
 /* Return the local port that the socket has bound, 0 if none. */
@@ -285,7 +285,7 @@ ON_TP_BTF_AGAIN(kfree_skb)
  * (lock_timer_base(), expire_timers()), so the program does not interrupt itself. */
 ON_RAW_TRACEPOINT_UNAUDITED(timer_cancel)
 {
-    u64 time_ns = bpf_ktime_get_ns();
+    u64 time_ns;
     const void *sk = (const void *)ctx->args[0] - offset_of(FIELD(inet_timewait_sock, tw_timer));
     struct common common;
     struct endpoints endpoints = {};
@@ -296,6 +296,7 @@ ON_RAW_TRACEPOINT_UNAUDITED(timer_cancel)
     kernel_read(&state, sk, FIELD(sock_common, skc_state));
     if (state != TCP_TIME_WAIT)
         return 0;
+    time_ns = bpf_ktime_get_ns();
     kernel_read(&substate, sk, FIELD(inet_timewait_sock, tw_substate));
     copy_common(&common, sk);
     common_read(&family, &common, FIELD(sock_common, skc_family));

@@ -106,9 +106,27 @@ struct udp_ports {
     u16 checksum;
 };
 
-/* Copy `size` bytes of the frame, paged data included. Return 0, another value if the frame is too short. */
+/* Copy `size` bytes from between `data` and `end`. Return 0, another value if there are fewer. */
+static __always_inline int load_linear(void *data, void *end, u32 offset, void *to, u32 size)
+{
+    u64 at = offset;
+
+    asm volatile("" : "+r"(at)); /* the offset that is compared and the one that is added are one register */
+    if (at > MOST_HEADERS)       /* the verifier requires a bound */
+        return -1;
+    data += at;
+    if (data + size > end)
+        return -1;
+    __builtin_memcpy(to, data, size);
+    return 0;
+}
+
+/* Copy `size` bytes of the frame, paged data included. Return 0, another value if the frame is too short. The helper takes
+ * 10 to 20 ns, direct access 2. */
 static __always_inline int load_skb(struct __sk_buff *ctx, u32 offset, void *to, u32 size)
 {
+    if (!load_linear((void *)(long)ctx->data, (void *)(long)ctx->data_end, offset, to, size))
+        return 0;
     return bpf_skb_load_bytes(ctx, offset, to, size);
 }
 
@@ -117,19 +135,10 @@ static __always_inline u32 load_skb_length(struct __sk_buff *ctx)
     return ctx->len;
 }
 
-/* load_skb() for XDP. By direct access: bpf_xdp_load_bytes() exists since Linux 5.18, and the lab supports 5.10. */
+/* load_skb() for XDP. By direct access only: bpf_xdp_load_bytes() exists since Linux 5.18, and the lab supports 5.10. */
 static __always_inline int load_xdp(struct xdp_md *ctx, u32 offset, void *to, u32 size)
 {
-    void *data = (void *)(long)ctx->data;
-    void *end = (void *)(long)ctx->data_end;
-
-    if (offset > MOST_HEADERS) /* the verifier requires a bound */
-        return -1;
-    data += offset;
-    if (data + size > end)
-        return -1;
-    __builtin_memcpy(to, data, size);
-    return 0;
+    return load_linear((void *)(long)ctx->data, (void *)(long)ctx->data_end, offset, to, size);
 }
 
 static __always_inline u32 load_xdp_length(struct xdp_md *ctx)
