@@ -1,16 +1,25 @@
-"""Brackets for the parts of a request's time, from the calls of both applications.
+"""Brackets for the parts of a request's time, from the calls of both applications and from the taps at their hosts.
 
 The kernel's work for a call lies between the call's two timestamps, and no byte is read before it was written. So each
 stop that an application takes part in has an earliest and a latest time, and each span between two stops a shortest and
-a longest duration.
+a longest duration. A byte was written before the first segment with it passed the tap at the sender's host, and is read after
+one has passed the tap at the reader's.
 """
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Self
 
+import numpy as np
+
+from lab.arrays import Rows
+from lab.network import segment_parser
+from lab.network.conditions import FOREVER_NS
+from lab.packet import SYN
 from lab.timeline import Call, Connection
+from lab.truth.taps import Seen
 from lab.verdict import Bracket
 
 
@@ -22,6 +31,8 @@ class Leg:
     - `first`, `last`: the calls that sent its first and its last byte.
     - `read`: the call of the other side that returned the last byte.
     - `wait`: the call in which the other side can have slept until that byte came: `read`, or a poll() or a peek before it.
+    - `begun_by_ns`, `left_by_ns`: times by which the first and the last byte had left the sender's host.
+    - `came_ns`: the earliest time at which the last byte can have come to the reader's host.
     """
 
     size: int
@@ -30,6 +41,9 @@ class Leg:
     last: Call
     read: Call
     wait: Call
+    begun_by_ns: int = FOREVER_NS
+    left_by_ns: int = FOREVER_NS
+    came_ns: int = 0
 
     # The best estimate of each of these times is the upper end: the probe's timestamp is close to the return of the
     # call.
@@ -37,12 +51,12 @@ class Leg:
     @property
     def written(self) -> Bracket:
         """When the sender wrote the last byte."""
-        return Bracket.late(self.last.enter_ns, self.last.exit_ns)
+        return Bracket.late(self.last.enter_ns, min(self.last.exit_ns, self.left_by_ns))
 
     @property
     def returned(self) -> Bracket:
         """When the reader got the last byte."""
-        return Bracket.late(max(self.read.enter_ns, self.last.enter_ns), self.read.exit_ns)
+        return Bracket.late(max(self.read.enter_ns, self.last.enter_ns, self.came_ns), self.read.exit_ns)
 
     @property
     def travel(self) -> Bracket:
@@ -52,7 +66,7 @@ class Leg:
     @property
     def waking(self) -> Bracket:
         """Time that the reader can have taken to wake up after the data was there."""
-        return Bracket.late(0, self.read.exit_ns - max(self.wait.enter_ns, self.last.enter_ns))
+        return Bracket.late(0, self.read.exit_ns - max(self.wait.enter_ns, self.last.enter_ns, self.came_ns))
 
     @property
     def reading(self) -> Bracket:
@@ -62,7 +76,21 @@ class Leg:
     @property
     def begun(self) -> Bracket:
         """When the sender wrote the first byte."""
-        return Bracket.late(self.first.enter_ns, self.first.exit_ns)
+        return Bracket.late(self.first.enter_ns, min(self.first.exit_ns, self.begun_by_ns))
+
+    def seen(self, sender: Seen | None, reader: Seen | None) -> Self:
+        """Return the leg with what the taps at both hosts saw of it."""
+        known = self
+        if sender:
+            begun, left = (with_byte(sender.left, byte) for byte in (self.end - self.size, self.end - 1))
+            known = replace(
+                known,
+                begun_by_ns=int(begun["high_ns"].min(initial=FOREVER_NS)),
+                left_by_ns=int(left["high_ns"].min(initial=FOREVER_NS)),
+            )
+        if reader and len(came := with_byte(reader.came, self.end - 1)):
+            known = replace(known, came_ns=int(came["low_ns"].min()))
+        return known
 
 
 @dataclass(frozen=True)
@@ -89,9 +117,26 @@ class Exchange:
         """Time from the client's first write() to the return of its read()."""
         return between(self.request.begun, self.reply.returned)
 
+    def seen(self, client: Seen | None, server: Seen | None) -> Self:
+        """Return the exchange with what the taps at both hosts saw of it."""
+        return replace(self, request=self.request.seen(client, server), reply=self.reply.seen(server, client))
+
     def others(self, layer: Bracket) -> Bracket:
         """Return the time of all layers but one: at most the longest round trip minus the layer's shortest time."""
         return Bracket.early(0, self.round_trip.high - layer.low)
+
+
+def with_byte(segments: Rows, byte: int, isn: int | None = None) -> Rows:
+    """Return the segments of one direction that carry a byte of its stream, counted from 0.
+
+    `isn` is the sequence number of the SYN. By default that of these segments; without one, none is known to carry it.
+    """
+    if isn is None:
+        isn = next(iter(segments["seq"][segment_parser.has(segments, SYN)].tolist()), None)
+    if isn is None:
+        return segments[:0]
+    behind = (isn + 1 + byte - segments["seq"].astype(np.int64) - segment_parser.has(segments, SYN)) % 2**32
+    return segments[behind < segments["payload"]]
 
 
 def between(start: Bracket, end: Bracket) -> Bracket:

@@ -13,7 +13,8 @@ from lab.probes.layers.requests import LEGS, requests_of
 from lab.probes.layers.stages import LAYERS, Stop
 from lab.tcp import Flow, address_text
 from lab.truth.directions import connections_in_time
-from lab.truth.requests import Exchange, Leg, exchanges
+from lab.truth.requests import Exchange, Leg, exchanges, with_byte
+from lab.truth.taps import Seen
 from lab.truth.wire import WireStream
 from lab.verdict import Bracket, Check, Judge
 
@@ -26,21 +27,25 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     judge = observed.judge(scenario, "layers")
     rows = requests_of(observed)
     by_flow = requests_by_flow(rows)
+    ifindexes = {inode: ifindex for ifindex, (_, inode) in observed.recording.devices.items()}
     matched = 0
     for connection, since_ns, until_ns in connections_in_time(observed.connections):
         flow = connection.client.flow
         mine = by_flow.get(flow, rows[:0])
         mine = mine[(mine["time_ns"] >= since_ns) & (mine["time_ns"] < until_ns)]
         matched += len(mine)
-        expected = exchanges(connection)
+        seen = observed.seen(connection)
+        expected = [exchange.seen(*seen) for exchange in exchanges(connection)]
         yield judge.equal(str(flow), "requests with a reply", len(expected), len(mine))
-        streams = []
+        streams, tapped = [], []
         if observed.wire:
+            client, server = (observed.seen_at(connection, ifindexes[inode]) for inode in observed.inodes)
+            tapped = [(client, server), (server, client)]
             streams = [observed.wire.stream(it, since_ns=since_ns, until_ns=until_ns) for it in (flow, flow.reversed())]
         for exchange, row in zip(expected, mine, strict=False):
             yield from judge_request(judge, exchange, row)
             for number, stream in enumerate(streams):
-                yield from _judge_on_wire(judge, number, exchange, row, stream)
+                yield from _judge_on_wire(judge, number, exchange, row, stream, tapped[number])
     yield judge.equal("all connections", "requests of no connection", 0, len(rows) - matched)
 
 
@@ -95,33 +100,43 @@ def _judge_leg(
         yield judge.duration(subject, f"{name} {layer.replace('_', '-')}", truth, int(layers[LAYERS.index(layer)]))
 
 
-def _judge_on_wire(judge: Judge, number: int, exchange: Exchange, row: np.void, stream: WireStream) -> Iterator[Check]:
+def _judge_on_wire(
+    judge: Judge,
+    number: int,
+    exchange: Exchange,
+    row: np.void,
+    stream: WireStream,
+    tapped: tuple[Seen | None, Seen | None],
+) -> Iterator[Check]:
     """Yield the checks of the last byte against the log of the wire: its transmissions, and the layers around the wire.
 
     The log does not show which of several transmissions reached TCP first. It is one of those that arrived, so
-    brackets cover all of them.
+    brackets cover all of them. The taps at the sender's and at the receiver's interface stamp a frame before
+    net_dev_start_xmit (xmit_one()) and after netif_receive_skb (__netif_receive_skb_core()).
     """
     subject, name, leg = _subject(row), LEGS[number], (exchange.request, exchange.reply)[number]
-    isn = stream.left["seq"][has(stream.left, SYN)][:1].astype(np.int64)
+    isn = stream.left["seq"][has(stream.left, SYN)][:1]
     if not len(isn):
         return
-    last = (isn[0] + leg.end) % 2**32
-    left, arrived = (
-        some[(last - some["seq"].astype(np.int64) - has(some, SYN)) % 2**32 < some["payload"]]
-        for some in (stream.left, stream.arrived)
-    )
+    left, arrived = (with_byte(some, leg.end - 1, int(isn[0])) for some in (stream.left, stream.arrived))
     yield judge.equal(subject, f"{name} times sent", len(left), int(row["sent"][number]))
     if not len(left) or not len(arrived):
         return
     stops, layers = row["stops"][number], dict(zip(LAYERS, row["layers_ns"][number].tolist(), strict=True))
     sent_ns, came_ns = int(left["arrived_high_ns"].min()), int(arrived["sent_low_ns"].min())
+    given_ns, taken_ns = leg.last.enter_ns, leg.returned.high
+    sender, receiver = tapped
+    if sender and len(out := with_byte(sender.left, leg.end - 1)):
+        given_ns, sent_ns = max(given_ns, int(out["low_ns"].min())), min(sent_ns, int(out["high_ns"].min()))
+    if receiver and len(into := with_byte(receiver.came, leg.end - 1)) and not into["early"].any():
+        taken_ns = min(taken_ns, int(into["high_ns"].max()))
     yield judge.duration(
         subject, f"{name} write", Bracket.early(0, max(0, sent_ns - leg.last.enter_ns)), layers["write"]
     )
     held_ns = max(0, int((arrived["sent_low_ns"] - arrived["arrived_high_ns"]).min()))
-    longest_ns = leg.returned.high - leg.last.enter_ns
+    longest_ns = taken_ns - given_ns
     yield judge.duration(subject, f"{name} wire", Bracket.early(held_ns, longest_ns), layers["wire"])
-    given = Bracket(leg.last.enter_ns, int(arrived["arrived_high_ns"].max()), sent_ns)
+    given = Bracket(given_ns, int(arrived["arrived_high_ns"].max()), sent_ns)
     yield judge.duration(subject, f"{name} given to the driver at", given, int(stops[Stop.DEVICE_OUT]))
-    taken = Bracket.early(came_ns, leg.returned.high)
+    taken = Bracket.early(came_ns, taken_ns)
     yield judge.duration(subject, f"{name} taken from the driver at", taken, int(stops[Stop.DEVICE_IN]))

@@ -11,6 +11,7 @@ from lab.observation import Observed
 from lab.packet import ACK, FIN, RST, SYN, distinct_bytes, flags_text
 from lab.probes.packets.measure import arrival_of_byte, by_flow, packets_of
 from lab.truth.directions import OneDirection, both_directions, connections_in_time
+from lab.truth.requests import with_byte
 from lab.truth.taps import Seen, by
 from lab.verdict import Bracket, Check, Judge
 
@@ -37,10 +38,12 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
             rows = rows[(rows["time_ns"] >= since_ns) & (rows["time_ns"] < until_ns)]
             # Native XDP comes before the stamps of a tap, whichever they are.
             receiver = observed.seen_at(connection, ifindex) if "generic" in judge.attach_point else None
-            yield from _judge_journey(judge, direction, rows, opening, receiver)
+            left_wire = None
             if observed.wire:
-                stream = observed.wire.stream(direction.flow, since_ns=since_ns, until_ns=until_ns)
-                yield from _judge_arrivals(judge, str(direction.flow), rows, stream.arrived)
+                left_wire = observed.wire.stream(direction.flow, since_ns=since_ns, until_ns=until_ns).arrived
+            yield from _judge_journey(judge, direction, rows, opening, receiver, left_wire)
+            if left_wire is not None:
+                yield from _judge_arrivals(judge, str(direction.flow), rows, left_wire)
             else:
                 # A host may answer a segment that came after the end of the connection.
                 late = [",".join(filter(None, (end, "RST"))) for end in direction.ends if end != "RST"]
@@ -65,13 +68,26 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
 
 
 def _judge_journey(
-    judge: Judge, direction: OneDirection, rows: Events, opening: int, receiver: Seen | None
+    judge: Judge,
+    direction: OneDirection,
+    rows: Events,
+    opening: int,
+    receiver: Seen | None,
+    left_wire: "Rows | None",
 ) -> Iterator[Check]:
-    """Yield the checks of the segments of one direction that arrived, at a host where a tap saw them."""
+    """Yield the checks of the segments of one direction that arrived: after they left the wire, where it has a log.
+
+    `receiver`: what a tap at the interface saw.
+    """
     came = receiver.came[receiver.came["flags"] & RST == 0] if receiver else np.zeros(0, rows.dtype)
 
-    def at(known: Bracket, found: np.void | None) -> Bracket:
-        """Return when a segment passed XDP. The tap's stamp is from before XDP if it is an early one."""
+    def at(known: Bracket, found: np.void | None, carried: "Rows | None") -> Bracket:
+        """Return when the first of some segments passed XDP, of which the wire carried `carried`.
+
+        The tap's stamp is from before XDP if it is an early one.
+        """
+        if carried is not None and len(carried):
+            known = Bracket.early(max(known.low, int(carried["sent_low_ns"].min())), known.high)
         if receiver is None or found is None:
             return known
         tapped = receiver.coming(found) if found["early"] else Bracket.late(0, by(found))
@@ -83,7 +99,9 @@ def _judge_journey(
     expected = int(direction.opening is not None)
     yield judge.count(subject, f"{name} numbers", Bracket.exactly(expected), len(np.unique(opened["seq"])))
     if direction.opening and len(opened):
-        opened_at = at(direction.opening, first(came, came["flags"] & (SYN | ACK) == opening) if receiver else None)
+        opens = None if left_wire is None else left_wire[left_wire["flags"] & (SYN | ACK | RST) == opening]
+        found = first(came, came["flags"] & (SYN | ACK) == opening) if receiver else None
+        opened_at = at(direction.opening, found, opens)
         yield judge.duration(subject, f"{name} arrives at", opened_at, int(opened["time_ns"][0]))
     stream, came = _from_syn(rows[(flags & RST) == 0]), _from_syn(came)
     yield judge.count(
@@ -94,13 +112,15 @@ def _judge_journey(
             index = arrival_of_byte(stream["seq"], stream["payload_length"], byte)
             arrived_ns = UNKNOWN if index is None else int(stream["time_ns"][index])
             tapped = arrival_of_byte(came["seq"], came["payload"], byte) if receiver else None
-            arrives = at(bracket, None if tapped is None else came[tapped])
+            carried = None if left_wire is None else with_byte(left_wire, byte)
+            arrives = at(bracket, None if tapped is None else came[tapped], carried)
             yield judge.duration(subject, f"{what} data arrives at", arrives, arrived_ns)
     # Any other FIN or RST answers a stray segment and is not part of the connection.
     for end in set(_ends(flags)) & set(direction.ends):
         flag = {"FIN": FIN, "RST": RST}[end]
         ended_ns = int(rows["time_ns"][flags & flag > 0][0])
-        ends_at = at(direction.end, first(receiver.came, receiver.came["flags"] & flag > 0) if receiver else None)
+        ending = first(receiver.came, receiver.came["flags"] & flag > 0) if receiver else None
+        ends_at = at(direction.end, ending, None if left_wire is None else left_wire[left_wire["flags"] & flag > 0])
         yield judge.duration(subject, f"{end} arrives at", ends_at, ended_ns)
 
 
