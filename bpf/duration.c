@@ -37,8 +37,8 @@ static __always_inline bool is_plain_mid_segment(struct __sk_buff *ctx)
  * no header between those of Ethernet, IP and TCP, all in the skb's linear data. */
 static __always_inline bool is_plain_mid_segment(struct __sk_buff *ctx)
 {
-    const struct ethhdr *ethernet = (const void *)(long)ctx->data;
-    const void *end = (const void *)(long)ctx->data_end;
+    const struct ethhdr *ethernet = DATA(ctx);
+    const void *end = END_OF_DATA(ctx);
     const struct iphdr *ipv4 = (const void *)(ethernet + 1);
     const struct ipv6hdr *ipv6 = (const void *)(ethernet + 1);
     const u8 *tcp;

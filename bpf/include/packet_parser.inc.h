@@ -106,6 +106,19 @@ struct udp_ports {
     u16 checksum;
 };
 
+/* Where the linear data of an skb or an XDP frame begins and ends. In assembler: the compiler can add the offset of a member
+ * to the context before the load, which the verifier refuses. */
+#define DATA(ctx) MEMBER_OF_CONTEXT(ctx, data)
+#define END_OF_DATA(ctx) MEMBER_OF_CONTEXT(ctx, data_end)
+#define MEMBER_OF_CONTEXT(ctx, member)                                                                                 \
+    ({                                                                                                                 \
+        void *loaded;                                                                                                  \
+        asm volatile("%0 = *(u32 *)(%1 + %2)"                                                                          \
+                     : "=r"(loaded)                                                                                    \
+                     : "r"(ctx), "i"(__builtin_offsetof(typeof(*(ctx)), member)));                                     \
+        loaded;                                                                                                        \
+    })
+
 /* Copy `size` bytes from between `data` and `end`. Return 0, another value if there are fewer. */
 static __always_inline int load_linear(void *data, void *end, u32 offset, void *to, u32 size)
 {
@@ -125,7 +138,7 @@ static __always_inline int load_linear(void *data, void *end, u32 offset, void *
  * 10 to 20 ns, direct access 2. */
 static __always_inline int load_skb(struct __sk_buff *ctx, u32 offset, void *to, u32 size)
 {
-    if (!load_linear((void *)(long)ctx->data, (void *)(long)ctx->data_end, offset, to, size))
+    if (!load_linear(DATA(ctx), END_OF_DATA(ctx), offset, to, size))
         return 0;
     return bpf_skb_load_bytes(ctx, offset, to, size);
 }
@@ -138,7 +151,7 @@ static __always_inline u32 load_skb_length(struct __sk_buff *ctx)
 /* load_skb() for XDP. By direct access only: bpf_xdp_load_bytes() exists since Linux 5.18, and the lab supports 5.10. */
 static __always_inline int load_xdp(struct xdp_md *ctx, u32 offset, void *to, u32 size)
 {
-    return load_linear((void *)(long)ctx->data, (void *)(long)ctx->data_end, offset, to, size);
+    return load_linear(DATA(ctx), END_OF_DATA(ctx), offset, to, size);
 }
 
 static __always_inline u32 load_xdp_length(struct xdp_md *ctx)
