@@ -63,7 +63,12 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose rows by the process that they name."""
     group = parser.add_argument_group("processes (default: all, also unknown ones)")
     group.add_argument("-p", "--pid", type=int, nargs="+", default=[], metavar="PID", help="C-PID is one of these")
-    group.add_argument("--comm", nargs="+", default=[], metavar="NAME", help="C-COMM is one of these names")
+    group.add_argument("--comm", nargs="+", type=_comm, default=[], metavar="NAME", help="C-COMM is one of these names")
+
+
+def _comm(name: str) -> str:
+    """Return a name as the kernel has it: at most 15 bytes (TASK_COMM_LEN)."""
+    return name.encode()[:15].decode(errors="ignore")
 
 
 def is_of_process(owner: "Owner | None", pids: Collection[int], comms: Collection[str]) -> bool:

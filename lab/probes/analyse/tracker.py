@@ -20,7 +20,6 @@ MOST_OPEN = 100_000
 MOST_WAITING = 100_000
 """Limit of rows that wait for their owner or port. The oldest beyond it are dropped and counted."""
 
-_COMM_LENGTH = 15  # TASK_COMM_LEN without the zero at the end
 _NO_ROWS: Rows = np.zeros(0, [("time_ns", "u8")])
 
 
@@ -42,7 +41,7 @@ class Tracker:
         least_ns: int | None = None,
     ) -> None:
         self._role, self._choice, self._least_ns = role, choice, least_ns
-        self._tgids, self._comms = tgids, [name.encode()[:_COMM_LENGTH] for name in comms]
+        self._tgids, self._comms = tgids, [name.encode() for name in comms]
         self._known = self._waiting = _NO_ROWS
         self._all_taken_ns = 0
         self._forgotten = 0
