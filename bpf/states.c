@@ -125,7 +125,7 @@ static inline void fill_owner(struct state_change *change, const void *tcp)
     view_pids(task, leader, &change->tgid, &change->tid);
     change->closed = is_closing(tcp);
     read_name(change->comm, leader);
-    read_name(change->thread, task);
+    read_own_name(change->thread, task);
 }
 
 /* Return the local port that the socket has bound, 0 if none. */

@@ -3,9 +3,12 @@
 What lives here: type names, the marker of an unknown value, conversion of rows to Python values. What does not: code
 that depends on the meaning of a row. NumPy is imported inside the functions, so that a live tool can attach its program
 before NumPy is loaded.
+
+Of large structured arrays `rows.take(index)` and `rows.compress(mask)` copy whole rows. `rows[index]` copies field by field,
+which takes up to thirty times as long.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -50,12 +53,22 @@ def extended(rows: Rows, **types: str) -> Rows:
     """Return a copy of rows with further fields of these types, which are 0; those that the rows have stay as they are."""
     import numpy as np
 
-    known = {name: rows.dtype[name] for name in rows.dtype.names or ()}
-    result = np.zeros(
-        len(rows), list((known | {name: kind for name, kind in types.items() if name not in known}).items())
+    known: Mapping[str, Any] = rows.dtype.fields or {}
+    size = rows.dtype.itemsize
+    new = {name: np.dtype(kind) for name, kind in types.items() if name not in known}
+    ends = np.cumsum([size, *(kind.itemsize for kind in new.values())]).tolist()
+    kind = np.dtype(
+        {
+            "names": [*known, *new],
+            "formats": [*(field[0] for field in known.values()), *new.values()],
+            "offsets": [*(field[1] for field in known.values()), *ends[:-1]],
+            "itemsize": ends[-1],
+        }
     )
-    for name in known:
-        result[name] = rows[name]
+    result = np.zeros(len(rows), kind)
+    # Whole rows at once: copying them field by field takes thirty times as long.
+    whole = np.ascontiguousarray(rows).view("u1").reshape(len(rows), size)
+    result.view("u1").reshape(len(rows), ends[-1])[:, :size] = whole
     return result
 
 

@@ -143,7 +143,7 @@ static inline void fill_owner(struct step *step)
         return;
     task_read(&leader, task, FIELD(task_struct, group_leader));
     view_pids(task, leader, &step->tgid, &step->tid);
-    read_name(step->thread, task);
+    read_own_name(step->thread, task);
     read_name(step->comm, leader);
 }
 

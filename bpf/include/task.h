@@ -39,6 +39,16 @@ static inline void read_name(char *name, const void *task)
 #endif
 }
 
+/* Read the name of the current task. */
+static inline void read_own_name(char *name, const void *task)
+{
+#if LOADS
+    read_name(name, task);
+#else
+    bpf_get_current_comm(name, NAME_LENGTH);
+#endif
+}
+
 /* The PID namespace whose numbers the program reports: that of the process that loads the program
  * (lab/ebpf/program.py). */
 struct pid_viewer {

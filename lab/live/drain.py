@@ -97,7 +97,7 @@ def by_time(waiting: Events, drain: Callable[[], Events]) -> tuple[Events, Event
     await_grace_period()  # programs that read the clock before that time have reserved their records
     await_grace_period()  # records reserved before those are finished: `drain` stops at a busy record
     events = np.concatenate([waiting, drain()])
-    events = events[np.argsort(events["time_ns"], kind="stable")]
+    events = events.take(np.argsort(events["time_ns"], kind="stable"))
     complete = int(np.searchsorted(events["time_ns"], np.uint64(complete_ns), side="right"))
     return events[:complete], events[complete:], complete_ns
 

@@ -92,14 +92,14 @@ class WireLog:
     def going(self, direction: Direction) -> Rows:
         """Return the records of one direction in the order of arrival."""
         frames = self.frames[self.frames["direction"] == direction]
-        return frames[np.argsort(frames["ordinal"], kind="stable")]
+        return frames.take(np.argsort(frames["ordinal"], kind="stable"))
 
     def tcp(self, flow: Flow | None = None) -> Rows:
         """Return the TCP segments (`segment_parser.SEGMENT`) of all flows, or of one `flow`, in order of arrival."""
         found = segment_parser.parse(self.frames["head"], self.frames["length"])
         if flow:
             found = found[segment_parser.belongs(found, flow) | segment_parser.belongs(found, flow.reversed())]
-        return found[np.argsort(self.frames["arrived_low_ns"][found["frame"]], kind="stable")]
+        return found.take(np.argsort(self.frames["arrived_low_ns"][found["frame"]], kind="stable"))
 
 
 def hold_ns(frames: Rows) -> tuple[Integers, Integers]:

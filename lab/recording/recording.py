@@ -88,7 +88,7 @@ class Recording:
             part["time_ns"], part["probe"], part["row"] = events["time_ns"], number, np.arange(len(events))
             parts.append(part)
         everything = np.concatenate(parts) if parts else np.empty(0, index)
-        return everything[np.argsort(everything["time_ns"], kind="stable")]
+        return everything.take(np.argsort(everything["time_ns"], kind="stable"))
 
     def save(self, path: Path) -> None:
         """Write the recording to one `.npz` file that only its owner may read. Raises `LabError` when the file cannot be written."""

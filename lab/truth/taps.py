@@ -140,7 +140,7 @@ class TapTruth:
         for place in np.unique(inode):
             for outgoing in (0, 1):
                 here = seen[(inode == place) & (seen["outgoing"] == outgoing)]
-                here = here[np.argsort(here["low_ns"], kind="stable")]
+                here = here.take(np.argsort(here["low_ns"], kind="stable"))
                 for key, rows in segment_parser.by_flow(here).items():
                     self._by_place[int(place), key, outgoing] = rows
 

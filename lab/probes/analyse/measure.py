@@ -124,7 +124,7 @@ def joined(steps: Events) -> Rows:
     _find_roles(rows)
     _measure_connecting(rows)
     _fill_owners(rows)
-    return rows[np.argsort(rows["time_ns"], kind="stable")]
+    return rows.take(np.argsort(rows["time_ns"], kind="stable"))
 
 
 def latency_ns(rows: Rows) -> Integers:
@@ -213,7 +213,7 @@ def _by_socket(steps: Events) -> Rows:
     arrived = rows["kind"] == Kind.ARRIVED
     rows["skaddr"][arrived & np.isin(rows["state"], (State.NEW_SYN_RECV, State.TIME_WAIT))] = 0
     rows["state"][arrived & (rows["state"] == State.NEW_SYN_RECV)] = 0
-    rows = rows[np.lexsort((rows["time_ns"], -rows["kept"].astype(np.int8), _since(rows), rows["skaddr"]))]
+    rows = rows.take(np.lexsort((rows["time_ns"], -rows["kept"].astype(np.int8), _since(rows), rows["skaddr"])))
     return np.delete(rows, _repeats(rows))
 
 
@@ -236,7 +236,7 @@ def _repeats(rows: Rows) -> Index:
 
 def _sorted(rows: Rows) -> Rows:
     """Return rows sorted by socket and time; of the same time, kept rows first."""
-    return rows[np.lexsort((-rows["kept"].astype(np.int8), rows["time_ns"], rows["socket"]))]
+    return rows.take(np.lexsort((-rows["kept"].astype(np.int8), rows["time_ns"], rows["socket"])))
 
 
 def _adopt_packets(rows: Rows) -> None:
@@ -329,7 +329,7 @@ def _fill_owners(rows: Rows) -> None:
         part = (rows["mptcp"] > 0) & whole[parent[last]]
         owner[part] = rows["socket"][parent[last]][part]
     order = np.lexsort((rows["time_ns"], owner))
-    sorted_rows, groups, index = rows[order], owner[order], np.arange(len(rows))
+    sorted_rows, groups, index = rows.take(order), owner[order], np.arange(len(rows))
     tgid = sorted_rows["tgid"]
     named = tgid > 0
     calls = named & (sorted_rows["kind"] != Kind.CLOSE)

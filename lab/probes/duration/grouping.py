@@ -104,7 +104,7 @@ def _by_flow(segments: Events) -> tuple[Events, Index, Mask]:
     changes = np.zeros(len(segments), bool)
     for key in keys:
         changes[1:] |= key[order][1:] != key[order][:-1]
-    return segments[order], np.cumsum(changes), from_low[order]
+    return segments.take(order), np.cumsum(changes), from_low[order]
 
 
 def _kinds(flags: npt.NDArray[np.uint8]) -> Integers:

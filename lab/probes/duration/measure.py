@@ -106,7 +106,7 @@ def lifetimes(segments: Events, now_ns: int, syn_timeout_ns: int = SYN_TIMEOUT_N
     """
     rows = follow(counted(segments), now_ns, syn_timeout_ns).rows
     rows = rows[rows["seen"] > 0]
-    return rows[np.argsort(np.where(rows["start_ns"] == UNKNOWN, rows["end_ns"], rows["start_ns"]), kind="stable")]
+    return rows.take(np.argsort(np.where(rows["start_ns"] == UNKNOWN, rows["end_ns"], rows["start_ns"]), kind="stable"))
 
 
 def follow(segments: Events, now_ns: int, syn_timeout_ns: int) -> Followed:

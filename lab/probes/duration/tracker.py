@@ -96,7 +96,7 @@ class Tracker:
         fresh = rows[ended & ~told & (rows["seen"] > 0)]
         if not len(fresh):
             return None
-        return fresh[np.argsort(np.maximum(fresh["over_ns"], fresh["last_syn_ns"]), kind="stable")]
+        return fresh.take(np.argsort(np.maximum(fresh["over_ns"], fresh["last_syn_ns"]), kind="stable"))
 
     @staticmethod
     def _survives(followed: Followed, now_ns: int) -> Mask:
@@ -134,7 +134,7 @@ class Tracker:
             return
         heads = kept[kept["is_head"] > 0]
         # Forget a tenth more than needed, so that a full table is not searched for every batch.
-        leaving = heads[np.lexsort((heads["time_ns"], heads["reported"] == 0))][: surplus + self._most // 10]
+        leaving = heads.take(np.lexsort((heads["time_ns"], heads["reported"] == 0)))[: surplus + self._most // 10]
         self.forgotten += int((leaving["reported"] == 0).sum())
         self._free(kept, np.flatnonzero(np.isin(kept["number"], leaving["number"])))
 

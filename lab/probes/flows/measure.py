@@ -138,7 +138,7 @@ def packets(rows: Rows) -> npt.NDArray[np.uint64]:
 def largest_first(rows: Rows) -> Rows:
     """Return the rows sorted by packets, then by bytes, both descending, then by the time of the first packet."""
     size = rows["bytes"] + rows["reply_bytes"] if _has_replies(rows) else rows["bytes"]
-    return rows[np.lexsort((rows["first_ns"], ~size, ~packets(rows)))]
+    return rows.take(np.lexsort((rows["first_ns"], ~size, ~packets(rows))))
 
 
 class Accumulated:

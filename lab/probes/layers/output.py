@@ -139,7 +139,7 @@ class Show:
         self._of_interval, self._since_ns = Kept(), now_ns
         self._report_ns = now_ns + self._interval_ns
         if self._args.top:
-            self._requests(rows[np.argsort(-rows["total_ns"], kind="stable")[: self._args.top]])
+            self._requests(rows.take(np.argsort(-rows["total_ns"], kind="stable")[: self._args.top]))
         if final and (not self._args.interval or since_ns == self._began_ns):
             return  # the percentiles of the whole time follow
         self._percentiles(rows, since_ns)

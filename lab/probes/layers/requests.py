@@ -183,7 +183,7 @@ def requests(stages: Stages, ports: Ports, gap_ns: int = GAP_NS) -> Requests:
     stops[rows["kind"] == Kind.STRETCH] = UNKNOWN
     _fill_in(rows, stages, turns.call[shown], ports)
     order = np.argsort(rows["time_ns"], kind="stable")
-    return Requests(rows[order], turns, shown[order])
+    return Requests(rows.take(order), turns, shown[order])
 
 
 def _kinds(stages: Stages, turns: Turns, shown: Integers, asked_stops: Integers, begun_ns: Integers) -> Integers:

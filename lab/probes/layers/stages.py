@@ -264,7 +264,7 @@ class Stages:
         read = np.where(delivered, covers[At.READ].first(byte), NONE)
         rows["read_length"] = streams.values(read, "length")
         rows["stops"], rows["contradictory"] = consistent(self._stops(byte, points, read))
-        return rows[np.argsort(rows["time_ns"], kind="stable")]
+        return rows.take(np.argsort(rows["time_ns"], kind="stable"))
 
     def _segments(self, at: At) -> Integers:
         """Return the indices of the points of a place that have data."""

@@ -47,7 +47,7 @@ class RequestTracker:
         """
         points = batch if self._kept is None else np.concatenate([self._kept, batch])
         # The point of a system call comes when the call returns, after other points of its bytes.
-        points = self._translations.undo(points[np.argsort(points["time_ns"], kind="stable")])
+        points = self._translations.undo(points.take(np.argsort(points["time_ns"], kind="stable")))
         stages = Stages(points, self._inodes)
         found = requests(stages, self._ports, self._gap_ns)
         over = np.ones(len(found.turns.call), bool) if final else self._over(stages, found, now_ns)
@@ -155,7 +155,7 @@ class SegmentTracker:
     def rows(self, batch: Events, now_ns: int, *, final: bool = False) -> Rows:
         """Return the segments that were sent `QUIET_NS` or longer ago; parameters as in `RequestTracker.rows`."""
         points = batch if self._kept is None else np.concatenate([self._kept, batch])
-        points = self._translations.undo(points[np.argsort(points["time_ns"], kind="stable")])
+        points = self._translations.undo(points.take(np.argsort(points["time_ns"], kind="stable")))
         stages = Stages(points, self._inodes)
         packets = stages.packets()
         until_ns = now_ns if final else now_ns - QUIET_NS

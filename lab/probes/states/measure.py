@@ -32,7 +32,7 @@ def transitions(changes: Events) -> Rows:
     (RFC 7413). FIN_WAIT2 continues when a timewait minisock replaces the socket, until the minisock receives the peer's FIN.
     """
     rows = _with_minisocks(_by_socket(changes))
-    previous = np.roll(rows, 1)
+    previous = rows.take(np.arange(len(rows)) - 1)
     begins = _begins(rows, previous)
     begins[:1] = True
     rows["socket"] = np.cumsum(begins) - 1
@@ -49,19 +49,20 @@ def transitions(changes: Events) -> Rows:
     handshake_ns = rows["handshake_rtt_us"].astype(np.int64) * 1000
     rows["duration_ns"] = np.where(passive, np.where(handshake_ns > 0, handshake_ns, UNKNOWN), rows["duration_ns"])
     _fill_from_same_socket(rows)
-    return rows[np.argsort(rows["time_ns"], kind="stable")]
+    return rows.take(np.argsort(rows["time_ns"], kind="stable"))
 
 
 def _by_socket(changes: Events) -> Rows:
     """Sort by kernel address and time, add the fields of the result, and remove repeated reports."""
     rows = extended(changes, socket="i8", duration_ns="i8", gap="u1", minisock="u1", carried="u1")
-    rows = rows[np.lexsort((rows["time_ns"], rows["skaddr"]))]
+    rows = rows.take(np.lexsort((rows["time_ns"], rows["skaddr"])))
     # After an interrupt between the first and the second program, the second can report the same change once more.
     repeated = (rows["again"][1:] > 0) & (rows["skaddr"][1:] > 0)
     for name in ("skaddr", "oldstate", "newstate", "lost"):
         repeated &= rows[name][1:] == rows[name][:-1]
     second = np.flatnonzero(repeated) + 1
-    return np.delete(rows, second[~_flow_differs(rows[second], rows[second - 1])])
+    second = second[~_flow_differs(rows.take(second), rows.take(second - 1))]
+    return np.delete(rows, second) if len(second) else rows
 
 
 def _begins(rows: Rows, previous: Rows) -> Mask:
@@ -99,7 +100,7 @@ def _with_minisocks(rows: Rows) -> Rows:
     is_minisock = rows["skaddr"] == 0
     if not is_minisock.any():
         return rows
-    sockets, segments = rows[~is_minisock], rows[is_minisock]
+    sockets, segments = rows.compress(~is_minisock), rows.compress(is_minisock)
     waits = sockets["newstate"] == State.FIN_WAIT2
     nearby = np.flatnonzero(np.isin(_ports(sockets), _ports(segments)))
     candidates = np.concatenate([sockets[nearby], segments])
@@ -150,7 +151,7 @@ def _fill_from_same_socket(rows: Rows) -> None:
     ports_known = (rows["lport"] > 0).astype(np.int8) + (rows["rport"] > 0)
     best = _first_of_highest(rows["socket"], ports_known)
     for name in ("laddr", "raddr", "lport", "rport"):
-        rows[name] = rows[name][best]
+        rows[name] = rows[name].take(best, axis=0)
     closing = np.maximum.accumulate(np.where(rows["closed"] > 0, np.arange(len(rows)), 0))
     orphans = (rows["tgid"] == 0) & (rows["closed"][closing] > 0) & (rows["socket"] == rows["socket"][closing])
     for name in ("tgid", "tid", "comm", "thread", "closed"):
