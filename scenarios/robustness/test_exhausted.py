@@ -30,10 +30,12 @@ COMMANDS = {
     "compare": ["compare", "RUN", "RUN"],
     "matrix": ["matrix", "RUN"],
     "export": ["export", "RUN", "-f", "jsonl"],
-    "bench": ["bench", "--list"],
+    "bench": ["bench", "--help"],
     "gate": ["gate", "--help"],
     "vm": ["vm", "--help"],
 }
+USUAL = {"connect": (1, True), "serve": (2, False), "replay": (2, False), "packets": (0, False)}
+"""Exit status, and whether there is output, of the commands that do not end with 0 and output."""
 LIVE = ("wire", "states", "rtt", "analyse", "layers", "duration", "packets", "flows", "demo")
 
 
@@ -74,8 +76,8 @@ def test_standard_output_is_closed(run, name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_standard_error_and_input_are_closed(run, name):
     """No file takes the place of the closed streams. The same comes out as with them."""
-    closed, usual = (run(COMMANDS[name], before) for before in ("exec <&- 2>&-", ":"))
-    assert (closed.returncode, len(closed.stdout) > 0) == (usual.returncode, len(usual.stdout) > 0)
+    closed = run(COMMANDS[name], "exec <&- 2>&-")
+    assert (closed.returncode, len(closed.stdout) > 0) == USUAL.get(name, (0, True))
 
 
 @pytest.mark.parametrize("files", [6, 9, 14, 22])
