@@ -103,4 +103,5 @@ def _judge_buckets(judge: Judge, subject: str, kind: str, row: np.void) -> Check
     """Check that the histogram has `count` values, from the slot of the minimum to the slot of the maximum."""
     held, ends = np.flatnonzero(row["slots"]), [slot_of(int(row[name])) for name in ("min_us", "max_us")]
     expected = f"{row['count']} in slots {ends[0]} to {ends[1]}"
-    return judge.equal(subject, f"{kind} histogram", expected, f"{row['slots'].sum()} in slots {held[0]} to {held[-1]}")
+    measured = f"{row['slots'].sum()} in slots {held[0]} to {held[-1]}" if len(held) else "empty"
+    return judge.equal(subject, f"{kind} histogram", expected, measured)
