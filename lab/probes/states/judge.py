@@ -70,6 +70,8 @@ def _judge_socket(
     path = possible[measured]
     owners = " ".join(str(tgid or "unknown") for tgid in rows["tgid"])
     yield judge.one_of(subject, "owners", _owners(timeline, path, raced=raced), owners)
+    begun = State.CLOSE if timeline.role == "client" else State.LISTEN  # a listener creates its children
+    yield judge.equal(subject, "state before the first row", begun.name, State(rows["oldstate"][0]).name)
     first = int(rows["duration_ns"][0])
     yield judge.equal(subject, "time before the first row", None, None if first == UNKNOWN else first)
     for entered, row in zip(path, rows, strict=True):
