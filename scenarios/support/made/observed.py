@@ -16,14 +16,16 @@ from lab.network.frame_log import FRAME, HEAD_BYTES, WireLog
 from lab.network.taps import TAPPED, TapLog
 from lab.observation import Observed
 from lab.packet import ACK, FIN, PSH, RST, SYN, TCP
+from lab.probes.analyse.measure import Kind
 from lab.probes.flows.measure import Direction
+from lab.probes.layers.stages import At
 from lab.recording.recording import Recording
 from lab.tcp import address_bytes
 from lab.timeline import Call, Connection, Timeline
 from lab.truth.taps import TapTruth
 from lab.truth.wire import WireTruth
 from lab.verdict import Check
-from support.made import duration, rtt, states
+from support.made import analyse, duration, layers, rtt, states
 from support.made.states import packed
 from support.made.timelines import END, FLOW, connection
 
@@ -250,6 +252,94 @@ def dropped(packet: Packet | None = None, netns: int = 0, reason: int = 0, **fie
     return _rows(_DROP, packet.ends | known | {"length": 40 + packet.payload} | fields)
 
 
+def _points(packets: list[Packet]) -> np.ndarray:
+    """Return the points of the probe `layers`: those of each frame, of both writes and of both reads."""
+    rows = []
+    for packet in packets:
+        places = {At.TC_OUT: packet.left_ns, At.DEVICE_OUT: packet.left_ns + 1, At.DEVICE_IN: packet.came_ns - 4}
+        places |= {At.TC_IN: packet.came_ns, At.TCP_IN: packet.came_ns + 1}
+        for at, time_ns in places.items():
+            known = {"flags": packet.flags, "tsval": packet.left_ns, "netns": CLIENT if packet.by_client else SERVER}
+            if at >= At.DEVICE_IN:
+                known["netns"] = SERVER if packet.by_client else CLIENT
+            rows.append(layers.point(time_ns, at, packet.seq, packet.payload, packet.flow, **known))
+    for flow, seq, netns, (began_ns, wrote_ns), ready_ns, (asked_ns, read_ns) in (
+        (FLOW, 1000, (CLIENT, SERVER), (201, 209), 227, (145, 240)),
+        (FLOW.reversed(), 5000, (SERVER, CLIENT), (301, 315), 333, (225, 390)),
+    ):
+        rows += [
+            layers.point(wrote_ns, At.WRITE, seq, SIZE, flow, enter_ns=began_ns, netns=netns[0]),
+            layers.point(ready_ns, At.READY, seq + SIZE, 0, flow, netns=netns[1]),
+            layers.point(read_ns, At.READ, seq, SIZE, flow, enter_ns=asked_ns, awake_ns=ready_ns + 5, netns=netns[1]),
+        ]
+    return layers.points(*rows)
+
+
+def _steps() -> np.ndarray:
+    """Return the steps of the probe `analyse`; the last one of the client is that of a minisock, which it does not see."""
+    rows = []
+    for owner, name, flow, netns, skaddr in (
+        (PID_OF_CLIENT, "client", FLOW, CLIENT, 0xA0),
+        (PID_OF_SERVER, "server", FLOW.reversed(), SERVER, 0xB0),
+    ):
+        here = {"flow": flow, "skaddr": skaddr, "netns": netns}
+        mine = here | {"tgid": owner, "tid": owner, "comm": name}
+
+        def call(kind, enter_ns, time_ns, work=(), *, mine=mine, **fields):
+            """Return the entry and the return of a system call, and the work of TCP for it."""
+            begun = "CLOSE" if kind == Kind.CONNECT else "ESTABLISHED"
+            rows.append(analyse.step(enter_ns, kind, state=begun, **mine))
+            if work:
+                done = {"enter_ns": work[0], "state": "ESTABLISHED"}
+                rows.append(
+                    analyse.step(work[1], Kind.SENT if kind == Kind.SEND else Kind.RECEIVED, **mine, **done, **fields)
+                )
+            rows.append(
+                analyse.step(time_ns, kind, enter_ns=enter_ns, returns=1, state="ESTABLISHED", **mine, **fields)
+            )
+
+        def came(time_ns, state, seq, flags, length=0, *, here=here):
+            """Return a segment that TCP receives and then processes."""
+            known = {"state": state, "seq": seq, "length": length, "flags": flags}
+            rows.append(analyse.step(time_ns, Kind.ARRIVED, **here, **known))
+            rows.append(analyse.step(time_ns + 1, Kind.PROCESSED, enter_ns=time_ns, **here, **known))
+
+        def changes(time_ns, both, *, here=here, **fields):
+            rows.append(analyse.change(time_ns, both, **here, **fields))
+
+        if name == "client":
+            call(Kind.CONNECT, 2, 98)
+            changes(5, "CLOSE -> SYN_SENT")
+            came(62, "SYN_SENT", 4999, SYN | ACK)
+            changes(64, "SYN_SENT -> ESTABLISHED")
+            call(Kind.SEND, 201, 209, (203, 208), result=SIZE)
+            came(247, "ESTABLISHED", 5000, ACK)
+            call(Kind.RECEIVE, 222, 395, (225, 390), result=SIZE)
+            came(332, "ESTABLISHED", 5000, PSH | ACK, SIZE)
+            call(Kind.CLOSE, 501, 509)
+            changes(503, "ESTABLISHED -> FIN_WAIT1")
+            came(547, "FIN_WAIT1", 5300, ACK)
+            changes(549, "FIN_WAIT1 -> FIN_WAIT2")
+            rows.append(analyse.step(551, Kind.DESTROYED, state="FIN_WAIT2", **here))
+        else:
+            changes(92, "LISTEN -> SYN_RECV")
+            changes(93, "SYN_RECV -> ESTABLISHED", handshake_us=1)
+            call(Kind.ACCEPT, 95, 125)
+            call(Kind.RECEIVE, 142, 248, (143, 245), result=SIZE)
+            came(227, "ESTABLISHED", 1000, PSH | ACK, SIZE)
+            call(Kind.SEND, 302, 318, (303, 312), result=SIZE)
+            call(Kind.RECEIVE, 332, 590, (333, 580), result=0)
+            came(357, "ESTABLISHED", 1300, ACK)
+            came(527, "ESTABLISHED", 1300, FIN | ACK)
+            changes(529, "ESTABLISHED -> CLOSE_WAIT")
+            call(Kind.CLOSE, 701, 708)
+            changes(703, "CLOSE_WAIT -> LAST_ACK")
+            came(747, "LAST_ACK", 1301, ACK)
+            changes(749, "LAST_ACK -> CLOSE")
+            rows.append(analyse.step(751, Kind.DESTROYED, state="CLOSE", **here))
+    return analyse.steps(*rows)
+
+
 def _totals_of_rtt() -> np.ndarray:
     """Each sample and each average of so short a conversation is 0 us."""
     return np.concatenate(
@@ -279,9 +369,12 @@ def observed(packets: list[Packet] = PACKETS, *, wire: bool = False, taps: bool 
         "retransmits": _sent_again(packets),
         "states": _changes(),
         "drops": dropped(),
+        "layers": _points(packets),
+        "analyse": _steps(),
     }
     totals = {"flows": _counted(packets), "rtt": _totals_of_rtt()}
-    places = {name: ["generic XDP" if name == "packets" else "here"] for name in (*events, *totals)}
+    places = {name: ["here"] for name in (*events, *totals)}
+    places |= {"packets": ["generic XDP"], "analyse": ["fentry:tcp_recvmsg"]}
     return Observed(
         (CLIENT, SERVER),
         Recording(events, attach_points=places, totals=totals, devices=DEVICES),

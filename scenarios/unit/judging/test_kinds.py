@@ -77,6 +77,53 @@ def test_a_row_may_name_either_end_first():
     assert verdicts("duration", [SWAPPED | {"value": 1000}, SWAPPED | {"value": 5}], **BETWEEN) == {NAME: "right"}
 
 
+def test_a_row_of_the_servers_socket_has_the_servers_points():
+    """A tool at the server measures between other points: those of its socket. Without one, either end may be named first."""
+    late = {"syn_seen": Point(200, 210, "the log"), "first_end_seen": Point(1300, 1320, "the log")}
+    server = Socket(CLIENT.reversed(), "server", 8, late)
+    both = Happened("an experiment", 80, connections=[happening(server=server)])
+    for ends, value in ((SWAPPED, 1100), (ENDS, 1000)):
+        shown = found("duration", [ends | {"value": value}], happened=both, **BETWEEN)[NAME]
+        assert (shown.verdict, shown.subject) == (
+            Verdict.RIGHT,
+            str(CLIENT if ends is ENDS else CLIENT.reversed()),
+        )
+    alone = Happened("an experiment", 80, connections=[happening(server=None)])
+    assert verdicts("duration", [SWAPPED | {"value": 1000}], happened=alone, **BETWEEN) == {NAME: "right"}
+
+
+def test_a_time_that_cannot_be():
+    """A time of a connection that has not reached both points is not judged, unless it is negative."""
+    never = {"start": "established_entered", "end": "socket_closed", "unit": "ns"}
+    assert verdicts("duration", [ENDS | {"value": 5}], **never) == {}
+    assert verdicts("duration", [ENDS | {"value": 0}], **never) == {}
+    assert set(verdicts("duration", [ENDS | {"value": -1}], **never).values()) == {"wrong"}
+
+
+REQUESTS = [
+    {"request_written": Point(10 * n, 10 * n, ""), "reply_read": Point(10 * n + 5, 10 * n + 6, "")} for n in (1, 2)
+]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([5, 6], ["right", "right"]),
+        ([5, 8], ["right", "wrong"]),
+        ([3, 6], ["wrong", "right"]),
+        ([5], ["right", "missing"]),
+        ([], ["missing", "missing"]),
+    ],
+)
+@pytest.mark.parametrize("ends", [ENDS, SWAPPED])
+def test_requests(values, expected, ends):
+    """The rows of a connection are its requests, in order; either socket may be named first."""
+    happened = Happened("an experiment", 80, connections=[happening(requests=REQUESTS)])
+    quantity = Quantity("requests", "request_written", "reply_read", "ns")
+    told = Told([Row(ends | {"value": value}, "") for value in values], 0)
+    assert [str(it.verdict) for it in KINDS["requests"].compare(quantity, told, happened)] == expected
+
+
 @pytest.mark.parametrize(("lost", "verdict"), [(0, "missing"), (3, "lost")])
 def test_no_row(lost, verdict):
     """A value without a row is missing, or lost if the tool says that it lost something."""

@@ -1,6 +1,10 @@
 """Reading of tools' output by the descriptions that come with the lab: short samples of each format, written by hand."""
 
+from fractions import Fraction
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lab.errors import LabError
 from lab.judging import description, reading
@@ -8,6 +12,7 @@ from lab.judging.description import Description, Output
 from lab.judging.peer_headers import with_offsets
 from lab.judging.quantity import Quantity
 from lab.judging.running import reason
+from lab.units import NS_OF_UNIT
 
 TCPSTATES = """\
 SKADDR           PID     COMM       LADDR           LPORT RADDR           RPORT OLDSTATE    -> NEWSTATE    MS
@@ -266,3 +271,37 @@ def test_samples_without_a_value_are_a_mistake_of_the_description():
         LabError, match=r"no record has the field `value`, such as `192.0.2.2 40.1`: name it in `fields`"
     ):
         reading.told(tool, tool.quantities[0], "192.0.2.2 40.1\n", "")
+
+
+def time_of(text, unit):
+    """Return the nanoseconds of a value that a tool printed in a unit."""
+    quantity = Quantity("duration", "syn_seen", "first_end_seen", unit)
+    (row,) = reading.told(tool(Output("json"), quantity), quantity, f'{{"value": "{text}"}}', "").rows
+    return row.get("value")
+
+
+@given(
+    st.integers(0, 10**12), st.integers(0, 10**9 - 1), st.integers(0, 9), st.booleans(), st.sampled_from([*NS_OF_UNIT])
+)
+def test_times_are_exact(whole, part, digits, negative, unit):
+    """Every digit counts down to the nanosecond, with either sign and in every unit: no float is involved."""
+    text = f"{whole}.{part:09d}"[: len(str(whole)) + (digits + 1 if digits else 0)]
+    exact = Fraction(text) * NS_OF_UNIT[unit]
+    assert time_of(f"-{text}" if negative else text, unit) == (-int(exact) if negative else int(exact))
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "ns"),
+    [
+        (".5", "ms", 500_000),
+        ("-.5", "ms", -500_000),
+        ("1e3", "us", 1_000_000),
+        ("1.5e-3", "s", 1_500_000),
+        ("+2", "ms", 2_000_000),
+        ("7.", "us", 7000),
+        ("1.9999999999", "s", 1_999_999_999),
+    ],
+)
+def test_other_forms_of_a_time(text, unit, ns):
+    """What is no plain number is read as a float, and rounded to nanoseconds."""
+    assert time_of(text, unit) == ns

@@ -127,6 +127,26 @@ def test_what_was_lost_or_reordered_has_no_upper_bound_by_ticks(sent):
     assert shown(server_paths(connection, END, seen))["CLOSE"][1] == END
 
 
+def test_from_when_on_frames_may_not_have_been_taken():
+    """From the first one that came too early; always if any is a copy or if none came; never if all came in order."""
+    late = [*SENT[:2], SENT[3], (21_000, *SENT[2][1:]), SENT[4]]
+    copied = [*SENT[:2], SENT[2], (3500, *SENT[2][1:]), *SENT[3:]]
+    assert [made(sent)[2].gap_ns for sent in (SENT, late, copied, [])] == [FOREVER_NS, 20_150, 0, 0]
+    assert [made(sent)[2].sent_again for sent in (SENT, late, copied)] == [False, False, True]
+
+
+def test_one_tap_of_several():
+    """A host can have several interfaces: each tap has its own rows."""
+    _, seen, _ = made()
+    both = np.dtype([*NAMES, ("tap", "<u2")])
+    left = np.zeros(len(SENT), both)
+    for name, _ in NAMES:
+        left[name] = seen.left[name]
+    left["tap"] = [0, 1, 1, 0, 0]
+    two = replace(seen, left=left, came=left[:0])
+    assert [two.at(tap).left["low_ns"].tolist() for tap in (0, 1, 2)] == [[200, 20_050, 31_300], [700, 3050], []]
+
+
 def test_without_ticks():
     """A kernel whose softirqs threads can interrupt."""
     connection, seen, _ = made(ticks=[])

@@ -70,6 +70,15 @@ def test_appends(tmp_path):
     assert list(read_durations(path)) == [244_123_127] * 2
 
 
+def test_a_closed_file_is_closed(tmp_path):
+    """No descriptor is left."""
+    before = list(Path("/proc/self/fd").iterdir())
+    file = DurationsFile(tmp_path / "statistics.dat")
+    assert len(list(Path("/proc/self/fd").iterdir())) == len(before) + 1
+    file.close()
+    assert list(Path("/proc/self/fd").iterdir()) == before
+
+
 def test_each_line_is_written_at_once(tmp_path):
     """A crash loses no line: it is in the file when `append` returns, without flush or close."""
     path = tmp_path / "statistics.dat"

@@ -10,7 +10,7 @@ from lab.arrays import UNKNOWN
 from lab.packet import ACK, FIN, SYN
 from lab.paths import SOURCES
 from lab.probes.layers.requests import GAP_NS, Kind, requests
-from lab.probes.layers.stages import FATES, LAYERS, At, Stages, Stop, elsewhere_ns, layers_ns
+from lab.probes.layers.stages import FATES, LAYERS, NEW_DATA, OLD_DATA, At, Stages, Stop, elsewhere_ns, layers_ns
 
 HOSTS = (CLIENT_NETNS, SERVER_NETNS)
 NUMBERS = st.one_of(st.integers(0, (1 << 32) - 1), st.integers((1 << 32) - 9 * MSS, (1 << 32) - 1))
@@ -140,6 +140,42 @@ def test_what_is_no_request():
     assert len(found.rows) == 0
     assert found.turns.last.tolist() == [False, False, False, True]
     assert (found.every["total_ns"][1:] == UNKNOWN).all()
+    assert found.every["time_ns"].tolist() == [10, 30, 80]  # of a stretch the first time that is known
+    assert found.every["connection"].tolist() == [0, 0, 0]
+
+
+def test_a_stretch_of_which_little_is_known():
+    """Its time is that of the first byte that was written or read at its end, whichever of them are known."""
+    rows = moved(FLOW, 1, 30, 60) + moved(FLOW.reversed(), 110, 50, 70)
+    marked = [row.copy() for row in rows]
+    for row in marked:
+        row["multiplexed"] = 1
+    (found,) = requests(Stages(points(*marked), HOSTS), PORT).every
+    assert (Kind(found["kind"]), found["time_ns"]) == (Kind.STRETCH, 30)
+    pushed = [row for row in marked if row["sport"] == PORT]
+    (found,) = requests(Stages(points(*pushed), HOSTS), PORT).every
+    assert (Kind(found["kind"]), found["time_ns"], found["spans_ns"].tolist()) == (
+        Kind.STRETCH,
+        70,
+        [[UNKNOWN, UNKNOWN], [70, 70]],
+    )
+
+
+def test_calls_that_are_not_observed():
+    """Q1: new data that is sent without a write(), or arrives where nobody reads, stands for the call (io_uring)."""
+    back = FLOW.reversed()
+    unwritten = [point(30, At.TC_OUT, 1, 10, of_socket=NEW_DATA), *moved(back, 100, 50, 70)]
+    assert kinds(*unwritten) == [("REQUEST", [10, 10], [[30, 30], [70, 70]])]
+    old = [row.copy() for row in unwritten]
+    old[0]["of_socket"] = OLD_DATA
+    assert kinds(*old) == [("PUSH", [0, 10], [[UNKNOWN, UNKNOWN], [70, 70]])]
+    unread = [point(20, At.WRITE, 1, 10, enter_ns=10), point(60, At.TCP_IN, 100, 10, back, of_socket=NEW_DATA)]
+    assert kinds(*unread) == [("REQUEST", [10, 10], [[10, 10], [60, 60]])]
+    # A segment of data that was written, or is read, is no call of its own.
+    seen = [point(35, At.TC_OUT, 1, 10, of_socket=NEW_DATA), point(65, At.TCP_IN, 100, 10, back, of_socket=NEW_DATA)]
+    assert kinds(*moved(FLOW, 1, 30, 40), *moved(back, 100, 50, 70), *seen) == [
+        ("REQUEST", [10, 10], [[30, 30], [70, 70]])
+    ]
 
 
 def test_a_pause_in_a_reply():

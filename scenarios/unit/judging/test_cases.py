@@ -1,0 +1,110 @@
+"""Comparisons that a case has of its own: each names what is wrong with rows, and how many are missing."""
+
+import pytest
+
+from lab.judging.cases.connections import each_or_lost, no_longer_than
+from lab.judging.cases.traffic import as_many_as_sent, each_connection
+from lab.judging.finding import Verdict
+from lab.judging.happened import Happened, Sent
+from lab.judging.quantity import Quantity, Row, Told
+
+PEERS = Happened("many", 80, ["127.0.0.1"], ["127.0.0.1"], facts={"peers": 4})
+
+
+def peers(*addresses, lost=0, **fields):
+    """Return the finding of rows with these peers."""
+    rows = [Row({"raddr": address, "rport": 80} | fields, "") for address in addresses]
+    (found,) = each_or_lost(Quantity("flows"), Told(rows, lost), PEERS)
+    return found.verdict, found.told, found.distance
+
+
+EACH = [f"127.0.0.{number}" for number in (2, 3, 4)]
+
+
+def test_each_peer_or_what_was_lost():
+    """Each address counts once, and that of the load itself is one of them."""
+    assert peers(*EACH) == peers(*EACH, *EACH, "127.0.0.1") == (Verdict.RIGHT, 4, 0)
+    assert peers(*EACH, "127.0.0.5")[:1] == (Verdict.RIGHT,)
+    assert peers(*EACH[:2]) == (Verdict.MISSING, 3, 1)
+    assert peers(EACH[0], lost=1) == (Verdict.MISSING, 2, 2)
+    assert peers(EACH[0], lost=2) == (Verdict.LOST, 2, 2)
+    assert peers() == (Verdict.MISSING, 1, 3)
+
+
+@pytest.mark.parametrize("fields", [{"rport": 81}, {"count": 0}, {"number": 0}])
+def test_rows_that_are_no_peer(fields):
+    """Rows of other ports, and empty ones, do not count."""
+    assert peers(*EACH, **fields) == (Verdict.MISSING, 1, 3)
+
+
+def test_other_ways_to_name_a_peer():
+    """A flow names its destination, and need not name a port; other addresses are not the load's."""
+    rows = [Row({"destination": address}, "") for address in EACH]
+    (found,) = each_or_lost(Quantity("flows"), Told(rows, 0), PEERS)
+    assert found.verdict == Verdict.RIGHT
+    assert peers(*EACH, rport=None) == (Verdict.RIGHT, 4, 0)
+    assert peers("192.0.2.1", "10.0.0.1", "127.0.0.9") == (Verdict.MISSING, 2, 2)
+
+
+CHURN = Happened("churn", 80, facts={"longest_ns": 500})
+
+
+def longest(*rows, lost=0):
+    told = Told([Row({"lport": 80, "oldstate": "ESTABLISHED"} | fields, "") for fields in rows], lost)
+    (found,) = no_longer_than(Quantity("states", unit="ns"), told, CHURN)
+    return found.verdict, found.told
+
+
+def test_no_socket_was_in_a_state_longer_than_any_connection_lasted():
+    """The longest time counts, of rows of the port only."""
+    assert longest({"value": 7}, {"value": 501}, {"value": None}) == (
+        Verdict.RIGHT,
+        501,
+    )  # the tool's resolution is 1 ns
+    assert longest({"value": 7}, {"value": 502}) == (Verdict.WRONG, 502)
+    assert longest({"value": 502, "lport": 9, "rport": 80}) == (Verdict.WRONG, 502)
+    assert longest({"value": 502, "lport": 9}, {"value": 3}) == (Verdict.RIGHT, 3)
+    assert longest({"value": None}) == (Verdict.RIGHT, 0)
+
+
+def test_the_listener_is_not_a_connection():
+    """Its own changes do not count. Those of its children do."""
+    assert longest({"value": 900, "newstate": "LISTEN"}, {"value": 1}) == (Verdict.RIGHT, 1)
+    assert longest({"value": 900, "oldstate": "LISTEN", "newstate": "CLOSE"}, {"value": 1}) == (Verdict.RIGHT, 1)
+    assert longest({"value": 900, "oldstate": "LISTEN", "newstate": "SYN_RECV"}) == (Verdict.WRONG, 900)
+
+
+@pytest.mark.parametrize(("lost", "verdict"), [(0, Verdict.MISSING), (1, Verdict.LOST)])
+def test_no_rows(lost, verdict):
+    """The truth is known, and the tool told nothing."""
+    assert longest(lost=lost) == (verdict, None)
+    assert longest({"lport": 9, "value": 3}, lost=lost) == (verdict, None)
+    bulk = Happened("bulk", 80, ["192.0.2.1"], ["192.0.2.2"], facts={"least": 5, "most": 6})
+    for rows in ([], [Row({"source": "192.0.2.2", "destination": "192.0.2.1", "packets": 5}, "")]):
+        (found,) = as_many_as_sent(Quantity("flows"), Told(rows, lost), bulk)
+        assert (found.verdict, found.low, found.high, found.best) == (verdict, 5, 6, 5)
+    assert not list(as_many_as_sent(Quantity("flows", direction="ingress"), Told([], lost), bulk))
+
+
+FRAMES = [Sent("VLAN", "TCP", "198.51.100.1", "192.0.2.1", (20480, 80), 60), Sent("ARP", "ARP", "", "", None, 60)]
+ENDS = {"laddr": "198.51.100.1", "lport": 20480, "raddr": "192.0.2.1", "rport": 80}
+SWAPPED = {"laddr": "192.0.2.1", "lport": 80, "raddr": "198.51.100.1", "rport": 20480}
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([ENDS], {"connection behind VLAN": "right"}),
+        ([SWAPPED], {"connection behind VLAN": "right"}),
+        ([], {"connection behind VLAN": "missing"}),
+        ([ENDS, ENDS | {"lport": 80}], {"connection behind VLAN": "right", "rows of no connection": "wrong"}),
+        ([ENDS | {"lport": 80}], {"connection behind VLAN": "missing", "rows of no connection": "wrong"}),
+        ([ENDS, ENDS | {"laddr": "203.0.113.1"}], {"connection behind VLAN": "right"}),
+    ],
+)
+def test_crafted_connections(rows, expected):
+    """Each has a row, from either end, and no row of their hosts has other ends."""
+    happened = Happened("unusual-connections", 80, frames=FRAMES)
+    told = Told([Row(row, "") for row in rows], 0)
+    found = {it.quantity: str(it.verdict) for it in each_connection(Quantity("duration"), told, happened)}
+    assert found == expected
