@@ -256,7 +256,9 @@ class _Side:
         )
         yield from self._processed(np.concatenate([self._early, self._rows[self._rows["kind"] == Kind.ARRIVED]]))
         if len(data) and sends:
-            window = Bracket.middle(sends[0].enter_ns, max(self._calls[-1].exit_ns, other.calls[-1].exit_ns))
+            ends = max(self._calls[-1].exit_ns, other.calls[-1].exit_ns)
+            read_ns = next((it.exit_ns for it in self._calls if it.name in ("recv", "peek") and it.result > 0), ends)
+            window = Bracket.middle(sends[0].enter_ns, read_ns)
             came = first(self._seen.came, self._seen.came["payload"] > 0) if self._seen else None
             if self._seen and came is not None:
                 window = Bracket.middle(*window.common(self._seen.coming(came)))
