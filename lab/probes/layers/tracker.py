@@ -69,9 +69,9 @@ class RequestTracker:
         newest_ns = np.zeros(int(streams.connection.max()) + 1, np.int64)
         np.maximum.at(newest_ns, streams.connection, events["time_ns"].astype(np.int64))
         idle_ns = (now_ns - newest_ns)[turns.connection]
-        # A byte of the reply that was seen and not read yet belongs to the turn.
-        seen = np.zeros(len(streams.bases) + 1, np.int64)
-        np.maximum.at(seen, streams.stream(streams.start), streams.end)
+        # A byte of the reply that was seen and not read yet belongs to the turn. A RST after a FIN is behind all bytes.
+        seen, data = np.zeros(len(streams.bases) + 1, np.int64), events["length"] > 0
+        np.maximum.at(seen, streams.stream(streams.start[data]), streams.end[data])
         unread = turns.answered & (seen[streams.stream(turns.reply_start)] > turns.reply_end)
         closed = self._closed(stages)[turns.connection]
         returned_ns = events["time_ns"][turns.call].astype(np.int64)

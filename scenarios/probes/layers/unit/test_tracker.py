@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.made.layers import CLIENT_NETNS, FLOW, MSS, PORT, SERVER_NETNS, Network, point, points, talk
 
-from lab.packet import FIN
+from lab.packet import FIN, RST
 from lab.probes.layers.requests import Kind, requests
 from lab.probes.layers.stages import At, Stages
 from lab.probes.layers.tracker import QUIET_NS, RequestTracker, SegmentTracker
@@ -92,6 +92,16 @@ def test_when_a_request_is_over():
     assert len(tracker.rows(points(), 3 * SECOND + 600 * MS)) == 1
     assert len(tracker.rows(points(), 0, final=True)) == 0
     assert tracker.end() == ""
+
+
+@pytest.mark.parametrize("first", [FLOW, BACK])
+def test_one_end_that_closes_does_not_end_a_request(first):
+    """The other end may still send. A RST ends the connection alone."""
+    tracker = RequestTracker(PORT, HOSTS)
+    seq = 11 if first == FLOW else 110
+    assert len(tracker.rows(points(*request(), point(20_000, At.TC_OUT, seq, 0, first, flags=FIN)), 500 * MS)) == 0
+    assert len(tracker.rows(points(point(500 * MS, At.TC_OUT, seq + 1, 0, first, flags=RST)), 540 * MS)) == 0
+    assert len(tracker.rows(points(), 560 * MS)) == 1
 
 
 def test_a_request_waits_for_the_return_of_a_write():
