@@ -65,6 +65,9 @@ def test_no_socket_was_in_a_state_longer_than_any_connection_lasted():
     assert longest({"value": 502, "lport": 9, "rport": 80}) == (Verdict.WRONG, 502)
     assert longest({"value": 502, "lport": 9}, {"value": 3}) == (Verdict.RIGHT, 3)
     assert longest({"value": None}) == (Verdict.RIGHT, 0)
+    told = Told([Row({"lport": 80, "value": value}, f"row {value}") for value in (None, 1, 0)], 0)
+    (found,) = no_longer_than(Quantity("states", unit="ns"), told, CHURN)
+    assert (found.told, found.rows) == (1, ["row 1"])
 
 
 def test_the_listener_is_not_a_connection():

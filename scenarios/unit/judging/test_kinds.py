@@ -254,6 +254,76 @@ def test_retransmissions():
     assert verdicts("retransmissions", [ENDS | {"count": 2}], direction="egress") == {"retransmissions": "wrong"}
 
 
+def drops(*rows, lost=0, **facts):
+    """Return the verdicts of rows of `drops` by the quantity's name."""
+    return verdicts("drops", rows, lost, Happened("closed-port", 80, facts=facts))
+
+
+SYN = {"lport": 40000, "rport": 80}
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([SYN], {"drops": "right"}),
+        ([SYN | {"count": 1, "lport": 80, "rport": 9}], {"drops": "right"}),
+        ([SYN, SYN], {"drops": "wrong"}),
+        ([SYN | {"count": 2}], {"drops": "wrong"}),
+        ([SYN | {"rport": 81}], {"drops": "missing"}),
+        ([], {"drops": "missing"}),
+        ([{"count": 1}], {"drops": "unknown"}),
+        ([SYN | {"reason": "SKB_DROP_REASON_NO_SOCKET"}], {"drops": "right", "reason": "right"}),
+        ([SYN | {"reason": "TCP_CSUM"}], {"drops": "right", "reason": "wrong"}),
+        ([SYN | {"reason": "3"}], {"drops": "right"}),
+    ],
+)
+def test_drops(rows, expected):
+    """The packets of the port that the kernel dropped, and why, where the tool names it."""
+    assert drops(*rows, drops=1) == expected
+
+
+def test_drops_of_a_case_without_a_cause():
+    """Nothing is known of them, or that there were few: none is right, too."""
+    assert drops(SYN) == {}
+    assert drops(drops=0, most_drops=2) == drops(SYN, SYN, drops=0, most_drops=2) == {"drops": "right"}
+    assert drops(SYN, SYN, SYN, drops=0, most_drops=2) == {"drops": "wrong"}
+    assert drops(lost=1, drops=1) == {"drops": "lost"}
+
+
+@pytest.mark.parametrize(
+    ("event", "error", "rows", "expected"),
+    [
+        ("opened", "", [ENDS, SWAPPED], {"opened, of each socket": "right"}),
+        ("opened", "", [ENDS, ENDS], {"opened, of each socket": "wrong"}),
+        ("opened", "", [], {"opened": "missing"}),
+        ("opened", "ECONNREFUSED", [], {"opened": "right"}),
+        ("opened", "ECONNREFUSED", [ENDS], {"opened": "wrong"}),
+        ("attempted", "ECONNREFUSED", [ENDS], {"attempted, of each socket": "right"}),
+        ("accepted", "", [SWAPPED], {"accepted, of each socket": "right"}),
+        ("accepted", "", [ENDS], {"accepted": "missing"}),
+        ("accepted", "ECONNREFUSED", [], {"accepted": "right"}),
+        ("closed", "", [ENDS], {"closed, of each socket": "right"}),
+        ("closed", "ECONNREFUSED", [ENDS], {"closed": "wrong"}),
+        ("failed", "", [ENDS], {"failed": "wrong"}),
+        ("failed", "ECONNREFUSED", [ENDS], {"failed, of each socket": "right"}),
+    ],
+)
+def test_events(event, error, rows, expected):
+    """Each happened once at each socket that the tool can see, or to a connection that failed not at all."""
+    happened = Happened("x", 80, connections=[happening(error=error)])
+    assert verdicts("events", rows, happened=happened, event=event) == expected
+
+
+def test_frames_that_are_no_ip():
+    """A tool that names protocols has a row of theirs; one that does not is not asked."""
+    happened = Happened("frames", 80, frames=[Sent("an ARP request", "ARP", "", "", None, 60)])
+    name = "frames that are no IP"
+    assert verdicts("flows", [{"protocol": "ARP"}], happened=happened) == {name: "right"}
+    assert verdicts("flows", [{"protocol": "IP"}], happened=happened) == {name: "wrong"}
+    assert verdicts("flows", [{"packets": 1}], happened=happened) == {}
+    assert verdicts("flows", [{"protocol": "ARP"}], happened=happened, direction="egress") == {}
+
+
 def test_samples_of_the_rtt():
     """Each sample lies within the truth, and none is missing. A poll of the smoothed RTT need not see each value."""
     held = [Held(1000, 2000, 2, 3)]
