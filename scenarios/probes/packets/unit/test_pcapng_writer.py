@@ -1,5 +1,7 @@
 """The pcapng writer: its files are read back with scapy."""
 
+import errno
+import io
 import os
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from scapy.utils import RawPcapNgReader
 
 from lab.clock import wall_offset_ns
 from lab.errors import LabError
+from lab.probes.packets import pcapng_writer
 from lab.probes.packets.pcapng_writer import Capture
 
 
@@ -62,6 +65,46 @@ def test_a_full_device():
     assert "/dev/full" not in {
         os.fspath(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()
     }
+
+
+def write_three_frames(path):
+    with Capture(path, "eth0", 256) as capture:
+        for number in range(3):
+            capture.frame(number, bytes(30 + number), 60)
+
+
+def ends_of_blocks(content):
+    """Return the positions behind each block: its length is in its bytes 4 to 8 and in its last 4 (pcapng, 3.1)."""
+    ends = [0]
+    while ends[-1] < len(content):
+        size = int.from_bytes(content[ends[-1] + 4 : ends[-1] + 8], "little")
+        ends.append(ends[-1] + size)
+        assert content[ends[-1] - 4 : ends[-1]] == content[ends[-2] + 4 : ends[-2] + 8]
+    return ends
+
+
+def test_a_disk_that_fills_up(tmp_path, monkeypatch):
+    """Wherever it is full, also inside a write, the file ends with the last whole block."""
+    write_three_frames(tmp_path / "whole.pcapng")
+    whole = (tmp_path / "whole.pcapng").read_bytes()
+    ends = ends_of_blocks(whole)
+    assert len(ends) == 6  # two blocks before the frames
+
+    class Limited(io.FileIO):
+        """A file with little room."""
+
+        def write(self, data):
+            free = room - self.tell()
+            if not free:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data[:free])
+
+    path = tmp_path / "cut.pcapng"
+    monkeypatch.setattr(pcapng_writer, "fresh", lambda *_, **__: Limited(path, "w"))
+    for room in range(len(whole)):
+        with pytest.raises(LabError, match="No space left"):
+            write_three_frames(path)
+        assert path.read_bytes() == whole[: max(end for end in ends if end <= room)]
 
 
 def test_offset_of_the_wall_clock():
