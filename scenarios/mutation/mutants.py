@@ -109,6 +109,8 @@ class Copy:
 
     def failing(self, stage: Sequence[str]) -> str:
         """Return the first scenario of a stage that fails, empty if none does."""
+        if missing := [word for word in stage if word.startswith("scenarios/") and not (self.place / word).exists()]:
+            raise FileNotFoundError(f"pytest fails without running anything: there is no {', '.join(missing)}")
         shutil.rmtree(self.place / "results", ignore_errors=True)
         (self.place / "results").mkdir()
         words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *stage]
@@ -170,7 +172,7 @@ def stages_of(mutant: Mutant, programs: dict[str, list[str]]) -> Iterator[list[s
         yield ["scenarios/unit/truth"]
     elif parts[1] == "judging":
         yield ["scenarios/unit/judging"]
-        yield ["scenarios/commands/test_judge.py", "scenarios/suite/test_judge_your_tool.py"]
+        yield ["scenarios/commands/test_judge.py", "scenarios/docs/test_judge_your_tool.py"]
     yield ["scenarios/unit"]
     yield every
     yield ["scenarios/probes", "-m", "not rootless"]
@@ -234,9 +236,7 @@ def main() -> int:
     """Draw mutants, judge them, and print the survivors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--of", choices=("bpf", "python"), default="bpf", help="which files (%(default)s)")
-    parser.add_argument(
-        "--sample", type=int, default=30, metavar="N", help="number of mutants that count (%(default)s)"
-    )
+    parser.add_argument("--sample", type=int, metavar="N", help="number of mutants that count (30; with --again all)")
     parser.add_argument("--since", metavar="REV", help="only files that have changed since this commit")
     parser.add_argument("--seed", type=int, default=1, help="order in which mutants are drawn (%(default)s)")
     parser.add_argument("--minutes", type=float, default=1e9, metavar="N", help="start no mutant later")
@@ -249,6 +249,7 @@ def main() -> int:
     if args.since:
         files = sorted(set(files) & set(_git("diff", "--name-only", args.since)))
     mutants, found = iter(survivors(args.again) if args.again else drawn(files, args.seed)), list[Verdict]()
+    sample = args.sample or (sys.maxsize if args.again else 30)
     until = time.monotonic() + 60 * args.minutes
     results = CHECKOUT / "results" / "mutants"
     results.mkdir(parents=True, exist_ok=True)
@@ -267,7 +268,7 @@ def main() -> int:
 
         def work() -> None:
             copy = copies.get()
-            while counted(found) < args.sample and time.monotonic() < until and (mutant := next(mutants, None)):
+            while counted(found) < sample and time.monotonic() < until and (mutant := next(mutants, None)):
                 one = judged(mutant, copy, programs, original, args.stages)
                 found.append(one)
                 file.write(one.to_json() + "\n")

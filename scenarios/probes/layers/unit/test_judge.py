@@ -112,6 +112,7 @@ def test_requests_of_another_connection():
     more = np.concatenate([rows, other])
     more = more[np.argsort(more["time_ns"], kind="stable")]
     assert wrong(with_events(whole, "layers", more), "layers") == {"requests of no connection"}
+    assert wrong(with_events(whole, "layers", other), "layers") == {NUMBER, "requests of no connection"}
     assert wrong(with_events(whole, "layers", rows[:0]), "layers") == {NUMBER}
 
 
