@@ -10,10 +10,13 @@ from lab.judging.finding import Finding, Verdict, absent, matched, value
 from lab.judging.happened import Happened, Held
 from lab.judging.kind import Kind
 from lab.judging.quantity import Quantity, Row, Told
-from lab.log2_histogram import SLOTS, bounds, slot_of
+from lab.log2_histogram import bounds, slot_of
 from lab.units import NS_OF_UNIT
 
 _KNOWN = "the applications' timestamps around each message, and the wire's log of the shortest way"
+_SLOTS = 64
+"""Powers of two of nanoseconds that fit into 64 bits: more than of any other unit."""
+
 _SAMPLES = {"raddr": "address of the peer", "value": "the RTT"}
 _HISTOGRAMS = {
     "raddr": "address of the peer",
@@ -26,25 +29,26 @@ _HISTOGRAMS = {
 
 
 class Histogram:
-    """The histogram of one peer: number of values by slot (`lab.log2_histogram`, microseconds), their number and mean."""
+    """The histogram of one peer: number of values by slot (`lab.log2_histogram`, of the unit), their number and mean."""
 
     def __init__(self, rows: Sequence[Row], unit: str) -> None:
-        scale = NS_OF_UNIT.get(unit, 1000)
+        self.unit = unit if unit in NS_OF_UNIT else "us"
+        self.unit_ns = NS_OF_UNIT[self.unit]
         self.slots: dict[int, int] = {}
         self.raw = [row.raw for row in rows]
-        number = mean_ns = None
+        number = mean_ns = sum_ns = None
         for row in rows:
             if row.get("low") is not None and row.get("count"):
-                slot = slot_of(int(row.get("low")) * scale // 1000)
+                slot = slot_of(int(row.get("low")))
                 self.slots[slot] = self.slots.get(slot, 0) + row.get("count")
             if row.get("number") is not None:
                 number = int(row.get("number"))
             if row.get("mean") is not None:
                 mean_ns = float(row.get("mean"))
-            if row.get("sum") is not None and number:
-                mean_ns = float(row.get("sum")) / number
+            if row.get("sum") is not None:
+                sum_ns = float(row.get("sum"))
         self.number = sum(self.slots.values()) if number is None else number
-        self.mean_ns = mean_ns
+        self.mean_ns = sum_ns / number if sum_ns is not None and number else mean_ns
 
 
 def histograms(quantity: Quantity, told: Told) -> dict[str, Histogram]:
@@ -96,7 +100,7 @@ def of_histograms(quantity: Quantity, told: Told, happened: Happened) -> Iterato
             yield absent("histogram of RTTs", subject, interval, lost=told.lost, known_by=_KNOWN)
             continue
         shown = ", ".join(
-            f"{bounds(slot)[0]}..{bounds(slot)[1]} us: {count}" for slot, count in sorted(mine.slots.items())
+            f"{bounds(slot)[0]}..{bounds(slot)[1]} {mine.unit}: {count}" for slot, count in sorted(mine.slots.items())
         )
         yield matched(
             "histogram of RTTs", subject, _possible(held), shown or "no buckets",
@@ -118,16 +122,18 @@ def _possible(held: Sequence[Held]) -> str:
 
 def consistent(histogram: Histogram, held: Sequence[Held]) -> bool:
     """Return true if the truth allows the histogram, and its number and mean agree with its own buckets."""
-    counts = [histogram.slots.get(slot, 0) for slot in range(SLOTS)]
-    lows, highs = zip(*(bounds(slot) for slot in range(SLOTS)), strict=True)
+    unit_ns = histogram.unit_ns
+    counts = [histogram.slots.get(slot, 0) for slot in range(_SLOTS)]
+    lows, highs = zip(*(bounds(slot) for slot in range(_SLOTS)), strict=True)
     low_ns, high_ns = (
-        sum(count * us for count, us in zip(counts, edges, strict=True)) * 1000 / max(1, histogram.number)
+        sum(count * value for count, value in zip(counts, edges, strict=True)) * unit_ns / max(1, histogram.number)
         for edges in (lows, highs)
     )
-    slots = [(_slot(it.low_ns - 1000), _slot(it.high_ns), it) for it in held]
+    # The kernel cuts each value to microseconds, a tool to its own unit.
+    slots = [(_slot(it.low_ns - 1000, unit_ns), _slot(it.high_ns, unit_ns), it) for it in held]
     return (
         histogram.number == sum(counts)
-        and (histogram.mean_ns is None or low_ns - 1000 <= histogram.mean_ns <= high_ns + 1000)
+        and (histogram.mean_ns is None or low_ns - unit_ns <= histogram.mean_ns <= high_ns + unit_ns)
         and all(
             sum(it.least for first, _, it in slots if first >= edge)
             <= sum(counts[edge:])
@@ -135,13 +141,13 @@ def consistent(histogram: Histogram, held: Sequence[Held]) -> bool:
             and sum(it.least for _, last, it in slots if last < edge)
             <= sum(counts[:edge])
             <= sum(it.most for first, _, it in slots if first < edge)
-            for edge in range(SLOTS + 1)
+            for edge in range(_SLOTS + 1)
         )
     )
 
 
-def _slot(ns: int) -> int:
-    return min(SLOTS - 1, slot_of(max(0, ns) // 1000))
+def _slot(ns: int, unit_ns: int) -> int:
+    return min(_SLOTS - 1, slot_of(max(0, ns) // unit_ns))
 
 
 KINDS = {
