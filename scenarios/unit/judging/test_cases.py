@@ -1,12 +1,19 @@
 """Comparisons that a case has of its own: each names what is wrong with rows, and how many are missing."""
 
-import pytest
+from itertools import accumulate
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.made.observed import PACKETS, observed
+
+from lab.judging.cases import round_trips
 from lab.judging.cases.connections import each_or_lost, no_longer_than
 from lab.judging.cases.traffic import as_many_as_sent, each_connection
 from lab.judging.finding import Verdict
 from lab.judging.happened import Happened, Sent
 from lab.judging.quantity import Quantity, Row, Told
+from lab.timeline import Call, Connection, Timeline
 
 PEERS = Happened("many", 80, ["127.0.0.1"], ["127.0.0.1"], facts={"peers": 4})
 
@@ -111,3 +118,41 @@ def test_crafted_connections(rows, expected):
     told = Told([Row(row, "") for row in rows], 0)
     found = {it.quantity: str(it.verdict) for it in each_connection(Quantity("duration"), told, happened)}
     assert found == expected
+
+
+SPANS = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6)), min_size=2, max_size=6)
+
+
+@given(SPANS)
+def test_every_rtt_that_the_kernel_can_take_is_possible(spans):
+    """Whatever the samples are, within what the applications waited: each and their smoothed values are in their intervals."""
+    now_ns, calls, truth = 0, [], []
+    for number, (least_ns, more_ns, late_ns) in enumerate(spans):
+        back_ns = now_ns + least_ns + more_ns + late_ns
+        names = ("send", "recv") if number else ("connect",)
+        calls += [Call(name, now_ns if name != "recv" else now_ns + 1, back_ns, 1) for name in names]
+        truth.append((now_ns, least_ns, least_ns + more_ns))
+        now_ns = back_ns + 1
+    ((made, on_wire),) = observed(wire=True).with_wire()
+    both = Connection(Timeline("client", made.client.flow, calls=calls), made.server)
+    least = {enter_ns: least_ns for enter_ns, least_ns, _ in truth}.__getitem__
+
+    def held(*, smoothed):
+        return list(round_trips._held(both, on_wire, least, now_ns, smoothed=smoothed))  # noqa: SLF001 (needs no network)
+
+    *single, fin = held(smoothed=False)
+    assert len(single) == len(truth)
+    assert all(
+        it.low_ns <= ns <= it.high_ns and it.least == it.most == 1 for it, (*_, ns) in zip(single, truth, strict=True)
+    )
+    assert (fin.low_ns, fin.high_ns, fin.least, fin.most) == (truth[0][1], now_ns, 0, 1)
+    us = [ns // 1000 for *_, ns in truth]
+    values = list(accumulate(us, lambda so_far, sample: so_far + (sample - so_far) / 8))
+    *each, further = held(smoothed=True)
+    assert len(each) == len(truth) - 1
+    for it, before, after in zip(each, values, values[1:], strict=False):
+        assert (it.least, it.most) == (1, 1)
+        assert all(it.low_ns <= 1000 * value <= it.high_ns + 1000 for value in (before, after))
+    assert all(further.low_ns <= 1000 * value <= further.high_ns + 1000 for value in values)
+    arrived = sum(not packet.by_client for packet in PACKETS) - 1  # without the SYN-ACK
+    assert (further.least, further.most) == (0, arrived - (len(truth) - 1))

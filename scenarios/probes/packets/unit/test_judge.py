@@ -103,6 +103,19 @@ def test_a_tap_whose_stamps_are_late():
     assert found[str(FLOW), "FIN arrives at"] == (500, 524)
 
 
+def test_segments_that_no_tap_has_seen():
+    """The applications alone bound them."""
+    seen, known = observed(**TAPS), intervals(observed(), "packets")
+    seen.taps._by_place = {  # noqa: SLF001 (what the taps have seen)
+        key: rows[(rows["flags"] & (SYN | FIN) == 0) & (rows["payload"] == 0)]
+        for key, rows in seen.taps._by_place.items()  # noqa: SLF001 (as above)
+    }
+    found = intervals(seen, "packets")
+    assert {key: found[key] for key in found if key[1].endswith(" at")} == {
+        key: known[key] for key in known if key[1].endswith(" at")
+    }
+
+
 def test_native_xdp_is_before_all_taps():
     """Then the taps bound nothing."""
     seen = observed(**TAPS)

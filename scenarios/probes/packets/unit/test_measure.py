@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.made.observed import AT_CLIENT, AT_SERVER, PACKETS, observed
 from support.made.timelines import FLOW
@@ -44,6 +44,9 @@ def test_an_end_that_is_not_known_matches_any(ifindex, flow, number):
     assert sum(map(len, packets_of(by_flow(EVENTS), ifindex, flow))) == number
 
 
+@example(2**32 - 1, [(5, 3)], 5, 0)
+@example(7, [(5, 3)], 5, 5)
+@example(7, [(0, 3)], 0, 0)
 @given(
     st.integers(0, 2**32 - 1),
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), max_size=12),
