@@ -114,3 +114,41 @@ def test_nothing_was_carried():
         assert [counts(stream.left) for stream in carried.streams] == [Counts(0, 0, 0, 0, 0)] * 2
         assert (carried.syn_sent_ns, carried.syn_recv_ns, carried.syn_acks, carried.fin_ns(by_client=True)) == (0,) * 4
         assert WireTruth(log).shortest_round_trip_ns(flow_of(4)) == 0
+
+
+@pytest.mark.parametrize("data_first", [True, False])
+def test_who_ended_the_handshake(data_first):
+    """The first segment that reached the server after the SYN did: it carried data if the bare acknowledgement was lost or late."""
+    flow = flow_of(4)
+    acknowledges = record(1_020_000 + 99_000 * data_first, flow, "A", seq=1, ack=78)
+    rows = [
+        record(1_000_000, flow, "S", size=7),  # data of the SYN does not count
+        record(1_005_000, flow, "A", seq=1, ack=78, size=5, fate=Fate.LOST),
+        acknowledges,
+        record(1_030_000, flow, "PA", seq=1, ack=78, size=10),
+    ]
+    (carried,) = WireTruth(WireLog(np.array(rows))).of([connection_of(flow)])
+    assert carried.opened_by_data is data_first
+    (alone,) = WireTruth(WireLog(np.array(rows[:1]))).of([connection_of(flow)])
+    assert alone.opened_by_data is False
+
+
+def test_acknowledgements_of_each_side():
+    """A wait for the acknowledgement of a FIN ends with the first that reaches its end; SYN-ACKs are counted where they left."""
+    flow = flow_of(4)
+    back = flow.reversed()
+    rows = [
+        record(10_000, back, "SA", seq=77, ack=1, fate=Fate.LOST),
+        record(20_000, back, "SA", seq=77, ack=1),
+        record(20_000, back, "SA", seq=77, ack=1, marks=Mark.COPY),
+        record(30_000, back, "FA", seq=78, ack=1),
+        record(40_000, flow, "A", seq=1, ack=78),
+        record(50_000, flow, "A", seq=1, ack=79),
+        record(60_000, flow, "A", seq=1, ack=79),
+    ]
+    (carried,) = WireTruth(WireLog(np.array(rows))).of([connection_of(flow)])
+    assert carried.syn_acks == 2
+    assert carried.fin_ns(by_client=False) == 20_000 + HOLD_NS - UNSURE_NS
+    assert carried.fin_ns(by_client=True) == 0
+    assert carried.syn_recv_ns == 30_000 + HOLD_NS - UNSURE_NS
+    assert carried.streams == (carried.to_server, carried.to_client)

@@ -187,6 +187,9 @@ def test_a_pause_in_a_reply():
         ("REQUEST", [10, 10], [[10, 10], [40, 40]]),
         ("PUSH", [0, 10], [[UNKNOWN, UNKNOWN], [520, 520]]),
     ]
+    turns = requests(Stages(points(*rows), HOSTS), PORT).turns
+    assert turns.pause_ns.tolist() == [509 - 40]  # from the read() to the return of the next write()
+    assert requests(Stages(points(*rows), HOSTS), PORT, 400).turns.pause_ns.tolist() == [0, 0]
     late = moved(FLOW, 1, 10, 20) + moved(back, 100, 30, 40) + moved(back, 110, 30, 520)
     assert kinds(*late, gap_ns=400) == [("REQUEST", [10, 20], [[10, 10], [40, 520]])]
 
