@@ -5,14 +5,18 @@ from itertools import accumulate
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from support.made.observed import PACKETS, observed
 
-from lab.judging.cases import round_trips
+from lab.judging.cases import round_trips, traffic
 from lab.judging.cases.connections import each_or_lost, no_longer_than
 from lab.judging.cases.traffic import as_many_as_sent, each_connection
 from lab.judging.finding import Verdict
 from lab.judging.happened import Happened, Sent
 from lab.judging.quantity import Quantity, Row, Told
+from lab.network.topology import CLIENT_MAC
 from lab.timeline import Call, Connection, Timeline
 
 PEERS = Happened("many", 80, ["127.0.0.1"], ["127.0.0.1"], facts={"peers": 4})
@@ -156,3 +160,60 @@ def test_every_rtt_that_the_kernel_can_take_is_possible(spans):
     assert all(further.low_ns <= 1000 * value <= further.high_ns + 1000 for value in values)
     arrived = sum(not packet.by_client for packet in PACKETS) - 1  # without the SYN-ACK
     assert (further.least, further.most) == (0, arrived - (len(truth) - 1))
+
+
+def test_unusual_datagrams():
+    """Each has addresses of its own. All but later fragments have ports, behind their headers; options fill the IP header."""
+    frames = list(traffic._unusual_datagrams())  # noqa: SLF001 (needs no network)
+    parsed = {frame.name: Ether(frame.data) for frame in frames}
+    assert len(parsed) == len(frames) == len({frame.source for frame in frames})
+    for frame in frames:
+        packet = parsed[frame.name]
+        if frame.problem:
+            assert packet.haslayer(UDP) is False or frame.name.startswith("later")
+        else:
+            assert (packet[UDP].sport, packet[UDP].dport) == (frame.sport, frame.dport)
+            assert frame.dport == 80
+        network = packet[IP] if packet.haslayer(IP) else packet[IPv6]
+        assert (network.src, network.dst) == (str(frame.source), str(frame.destination))
+    assert [
+        tag.vlan for tag in (parsed["VLAN, IPv4"][Dot1Q], parsed["QinQ, IPv6"][Dot1AD], parsed["QinQ, IPv6"][Dot1Q])
+    ] == [
+        7,
+        10,
+        20,
+    ]
+    assert parsed["IP options"][IP].ihl == 15
+    assert [parsed[f"{which} fragment, IPv4"][IP].frag for which in ("first", "later")] == [0, 3]
+
+
+def test_unusual_connections():
+    """Each has its SYN, SYN-ACK and both FINs, there and back, with numbers that follow each other."""
+    connections = list(traffic._unusual_connections())  # noqa: SLF001 (as above)
+    ends = set()
+    for frames in connections:
+        packets = [Ether(frame.data)[TCP] for frame in frames]
+        assert [str(packet.flags) for packet in packets] == ["S", "SA", "FA", "FA"]
+        syn, answer, fin, last = packets
+        assert (answer.ack, fin.seq, fin.ack, last.seq, last.ack) == (
+            syn.seq + 1,
+            syn.seq + 1,
+            answer.seq + 1,
+            answer.seq + 1,
+            fin.seq + 1,
+        )
+        there = {(frame.source, frame.sport, frame.destination, frame.dport) for frame in (frames[0], frames[2])}
+        back = {(frame.destination, frame.dport, frame.source, frame.sport) for frame in (frames[1], frames[3])}
+        assert len(there) == 1
+        assert there == back
+        ends |= there
+    assert len(ends) == len(connections) == 7
+
+
+def test_an_arp_request():
+    """It asks for an address that nobody has, and is as long as the shortest frame."""
+    request = traffic._arp_request()  # noqa: SLF001 (as above)
+    asked = Ether(request)[ARP]
+    assert (asked.op, asked.psrc, asked.pdst, len(request)) == (1, "192.0.2.1", "192.0.2.77", 60)
+    assert asked.hwsrc == Ether(request).src == CLIENT_MAC
+    assert Ether(request).dst == "ff:ff:ff:ff:ff:ff"
