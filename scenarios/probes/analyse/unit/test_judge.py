@@ -2,15 +2,18 @@
 
 import numpy as np
 import pytest
+from support.made.analyse import change, step, steps
 from support.made.observed import (
     AGAIN,
     CLIENT,
     PACKETS,
+    PID_OF_CLIENT,
     SERVER,
     changed,
     checks,
     intervals,
     observed,
+    refused,
     with_events,
     without,
     wrong,
@@ -247,3 +250,28 @@ def test_data_that_came_before_the_socket():
     assert "bytes that reached TCP" not in wrong(with_events(whole, "analyse", rows), "analyse")
     rows["length"][rows["time_ns"] == 91] = 299
     assert "bytes that reached TCP" in wrong(with_events(whole, "analyse", rows), "analyse")
+
+
+def test_a_refused_connection():
+    """It was never in ESTABLISHED, and has no connect time. The application may not know its address."""
+    whole = refused()
+    mine = {"tgid": PID_OF_CLIENT, "tid": PID_OF_CLIENT, "comm": "client"}
+    rows = steps(
+        step(2, Kind.CONNECT, FLOW, state="CLOSE", **mine),
+        change(5, "CLOSE -> SYN_SENT", FLOW),
+        change(62, "SYN_SENT -> CLOSE", FLOW),
+        step(98, Kind.CONNECT, FLOW, state="CLOSE", enter_ns=2, returns=1, result=-111, **mine),
+        step(121, Kind.CLOSE, FLOW, state="CLOSE", **mine),
+        step(125, Kind.DESTROYED, FLOW, state="CLOSE"),
+        step(129, Kind.CLOSE, FLOW, state="CLOSE", enter_ns=121, returns=1, **mine),
+    )
+    assert wrong(with_events(whole, "analyse", rows), "analyse") == set()
+    assert not {check.quantity for check in checks(with_events(whole, "analyse", rows), "analyse")} & {
+        "connect time",
+        "bytes that reached TCP",
+    }
+    rows["result"][rows["time_ns"] == 98] = -110
+    assert wrong(with_events(whole, "analyse", rows), "analyse") == {"result of connect() 1"}
+    whole.connections[0].client.flow = FLOW._replace(laddr="0.0.0.0")  # noqa: S104 (not known)
+    rows["result"][rows["time_ns"] == 98] = -111
+    assert wrong(with_events(whole, "analyse", rows), "analyse") == set()

@@ -196,3 +196,17 @@ def test_100_000_connections():
     assert len(rows) == count
     assert set(rows["ended"]) == {Ended.FIN}
     assert set(rows["duration_ns"]) == {20}
+
+
+@pytest.mark.parametrize(("late_ns", "rows"), [(0, 1), (1, 2)])
+@pytest.mark.parametrize("who", ["repeats", "crosses"])
+def test_how_long_a_syn_waits(late_ns, rows, who):
+    """A SYN that is repeated, or that crosses the other side's, up to the timeout belongs to the same attempt, and none later."""
+    other = FLOW if who == "repeats" else FLOW.reversed()
+    both = [
+        segment(10, "S", seq=7),
+        segment(10 + SYN_TIMEOUT_NS + late_ns, "S", other, seq=7 if who == "repeats" else 9),
+    ]
+    found = lifetimes(segments(*both), 20 + SYN_TIMEOUT_NS + late_ns)
+    assert len(found) == rows
+    assert found["syn_retransmissions"].sum() == (1 if who == "repeats" and rows == 1 else 0)
