@@ -190,6 +190,25 @@ def test_a_wrong_row_of_states(number, fields, quantity):
     assert found("states", rows, unit="ns")[quantity].verdict == Verdict.WRONG
 
 
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ({"lport": 0}, {"ports": "right", "owner": "wrong"}),
+        ({"lport": None}, {"ports": "right", "owner": "wrong"}),
+        ({"rport": 0}, {"ports": "right", "owner": "wrong"}),
+        ({"lport": 16540}, {"ports": "wrong", "owner": "wrong"}),
+        ({"rport": 20480}, {"ports": "wrong", "owner": "wrong"}),
+        ({"lport": 5}, {"ports": "right", "owner": "right"}),
+        ({"raddr": "192.0.2.9"}, {"ports": "right", "owner": "right"}),
+    ],
+)
+def test_rows_that_can_be_of_a_connection(ends, expected):
+    """Those without a port, or with its bytes swapped, are. Those of another port or peer are not."""
+    rows = [PATH[0] | {"pid": 9} | ends, *PATH[1:]]
+    shown = verdicts("states", rows, unit="ns")
+    assert {name: shown[name] for name in expected} == expected
+
+
 def flow(packets, size, **fields):
     return {"source": "192.0.2.1", "destination": "192.0.2.2", "packets": packets, "bytes": size} | fields
 
