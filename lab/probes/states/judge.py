@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from lab.arrays import UNKNOWN, Rows
 from lab.observation import Observed
 from lab.probes.states.measure import transitions
-from lab.tcp import CREATED_BY_SYN, State
+from lab.tcp import CREATED_BY_SYN, UNSPECIFIED, Flow, State
 from lab.timeline import Timeline
 from lab.truth import states
 from lab.truth.sockets import Socket, Sockets, split
@@ -70,6 +70,11 @@ def _judge_socket(
     path = possible[measured]
     owners = " ".join(str(tgid or "unknown") for tgid in rows["tgid"])
     yield judge.one_of(subject, "owners", _owners(timeline, path, raced=raced), owners)
+    if timeline.flow.laddr not in UNSPECIFIED:  # a client that was refused may not know it
+        flows = sorted({str(Flow.of(row, "l", "r")) for row in rows})
+        yield judge.equal(subject, "addresses and ports", subject, ", ".join(flows))
+    if names := sorted({row["comm"].decode() for row in rows if row["tgid"] == timeline.pid}):
+        yield judge.equal(subject, "owner's name", timeline.comm, ", ".join(names))
     begun = State.CLOSE if timeline.role == "client" else State.LISTEN  # a listener creates its children
     yield judge.equal(subject, "state before the first row", begun.name, State(rows["oldstate"][0]).name)
     first = int(rows["duration_ns"][0])

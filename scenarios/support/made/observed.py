@@ -395,7 +395,7 @@ def refused() -> Observed:
     timeline = Timeline("client", FLOW, pid=PID_OF_CLIENT, comm="client", calls=calls)
     found.connections = [Connection(timeline, None)]
     found.recording.events["states"] = states.changes(
-        states.change(5, "CLOSE -> SYN_SENT", FLOW, netns=CLIENT, tgid=PID_OF_CLIENT),
+        states.change(5, "CLOSE -> SYN_SENT", FLOW, netns=CLIENT, tgid=PID_OF_CLIENT, comm="client"),
         states.change(62, "SYN_SENT -> CLOSE", FLOW, netns=CLIENT),
     )
     return found

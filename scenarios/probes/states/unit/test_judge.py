@@ -41,7 +41,7 @@ def test_what_is_true(packets, known):
         (SYN_SENT, {"tgid": 9}, {"owners"}),
         (SYN_SENT, {"oldstate": State.LISTEN}, {BEFORE}),
         (SYN_SENT, {"newstate": State.SYN_RECV}, {SEQUENCE}),
-        (ESTABLISHED, {"tgid": PID_OF_CLIENT}, {"owners"}),
+        (ESTABLISHED, {"tgid": PID_OF_CLIENT, "comm": b"client"}, {"owners"}),
         (ESTABLISHED, {"time_ns": 101}, {"ESTABLISHED entered at"}),
         (BORN, {"oldstate": State.SYN_SENT}, {BEFORE}),
         (ACCEPTED, {"handshake_rtt_us": 2}, {"time in SYN_RECV"}),
@@ -49,6 +49,7 @@ def test_what_is_true(packets, known):
         (ACCEPTED, {"time_ns": 131}, {"ESTABLISHED entered at"}),
         (CLOSES, {"tgid": 9}, {"owners"}),
         (CLOSES, {"tgid": 0}, {"owners"}),
+        (CLOSES, {"comm": b"other"}, {"owner's name"}),
         (CLOSES, {"time_ns": 499}, {"FIN_WAIT1 entered at"}),
         (CLOSES, {"time_ns": 511}, {"FIN_WAIT1 entered at"}),
         (HEARS, {"time_ns": 499}, {"CLOSE_WAIT entered at"}),
@@ -67,6 +68,16 @@ def test_what_is_true(packets, known):
 def test_one_wrong_number(number, fields, quantities, known):
     """It contradicts the calls of the applications."""
     assert wrong(changed(observed(**known), "states", number, **fields), "states") == quantities
+
+
+def test_a_wrong_address():
+    """All rows of a socket have the addresses of its application, unless that does not know its own."""
+    rows = observed().recording.events["states"].copy()
+    rows["laddr"][[SYN_SENT, ESTABLISHED, CLOSES, WAITS, OVER], -1] = 77
+    whole = with_events(observed(), "states", rows)
+    assert wrong(whole, "states") == {"addresses and ports"}
+    whole.connections[0].client.flow = FLOW._replace(laddr="0.0.0.0")  # noqa: S104 (not known)
+    assert wrong(whole, "states") == set()
 
 
 @pytest.mark.parametrize("number", range(10))
@@ -155,7 +166,7 @@ def test_who_has_a_socket_after_its_end(call, owner, quantities):
     whole = with_events(observed(), "states", observed().recording.events["states"])
     rows = whole.recording.events["states"]
     rows["closed"][CLOSES] = 0
-    rows["tgid"][[WAITS, OVER]] = owner
+    rows["tgid"][[WAITS, OVER]], rows["comm"][[WAITS, OVER]] = owner, "client"
     whole.connections = [both]
     assert wrong(whole, "states") == quantities
 
@@ -168,7 +179,7 @@ RESET = [Call("linger0", 480, 490), Call("close", 500, 510)]
 def test_a_reset(owner, both):
     """The RST of the closer ends its connection inside its call; if both reset, that of the other may have ended it."""
     ends = conversation()
-    client = Timeline("client", FLOW, pid=PID_OF_CLIENT, calls=[*ends.client.calls[:-1], *RESET])
+    client = Timeline("client", FLOW, pid=PID_OF_CLIENT, comm="client", calls=[*ends.client.calls[:-1], *RESET])
     server = Timeline(
         "server",
         FLOW.reversed(),
@@ -177,11 +188,11 @@ def test_a_reset(owner, both):
     )
     its = {"netns": 2, "flow": FLOW.reversed(), "skaddr": 0xB0}
     rows = changes(
-        change(5, "CLOSE -> SYN_SENT", FLOW, tgid=PID_OF_CLIENT),
+        change(5, "CLOSE -> SYN_SENT", FLOW, tgid=PID_OF_CLIENT, comm="client"),
         change(62, "SYN_SENT -> ESTABLISHED", FLOW),
         change(92, "LISTEN -> SYN_RECV", **its),
         change(93, "SYN_RECV -> ESTABLISHED", handshake_rtt_us=1, **its),
-        change(506, "ESTABLISHED -> CLOSE", FLOW, tgid=owner),
+        change(506, "ESTABLISHED -> CLOSE", FLOW, tgid=owner, comm="client"),
         change(508, "ESTABLISHED -> CLOSE", **its),
     )
     whole = with_events(observed(), "states", rows)
