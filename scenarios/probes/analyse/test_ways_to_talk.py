@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support import kernel_abilities
 from support.analysed import PORT, analysed, connected, of_host
+from support.compat_calls import CompatCalls
 from support.processes import watching
 
 from lab.linux.io_uring import ring
@@ -163,6 +164,21 @@ def test_io_uring(net, version):
     seen = [(row["result"], row["observed_call"]) for row in rows if row["step"] in ("sent", "received")]
     assert seen == [(70, False), (70, False), (5, True), (5, True)]
     assert {row["pid"] for row in rows if row["observed_call"] is False} == {os.getpid()}
+
+
+@both_versions
+def test_calls_of_a_32_bit_program(net, version):
+    """B1: calls with the numbers of 32-bit programs are no others: only the work of TCP for them is shown."""
+    made = CompatCalls()
+    with analysed(net) as rows, connected(net, version) as (client, server):
+        assert made.write(client.fileno(), b"a" * 70) == 70
+        assert made.read(server.fileno(), 100) == b"a" * 70
+        client.send(b"b" * 5)
+        assert server.recv(9) == b"b" * 5
+    assert calls(rows, "send", "receive", "close") == [("sendto", 5), ("recvfrom", 5), *[("close", 0)] * 3]
+    if kernel_abilities.is_told():
+        seen = [(row["result"], row["observed_call"]) for row in rows if row["step"] in ("sent", "received")]
+        assert seen == [(70, False), (70, False), (5, True), (5, True)]
 
 
 def test_the_account(net):

@@ -1,5 +1,6 @@
 """Packets that the kernel gives up for a reason that the scenario makes: each is one row, with that reason."""
 
+import os
 import socket
 import subprocess
 import time
@@ -72,19 +73,36 @@ def test_only_tcp(net, version):
     assert not len(drops[np.isin(drops["netns"], net.inodes)])
 
 
+def drop_by_rule(host, hook):
+    """Let a host drop the packets to the port at a hook of its firewall."""
+    rule = f"add table inet t; add chain inet t c {{ type filter hook {hook} priority 0; }}; add rule inet t c tcp dport {PORT} drop"
+    command = ["/usr/sbin/ip", "netns", "exec", host.name, "nft", rule]
+    subprocess.run(command, check=True, capture_output=True, timeout=HUNG_S)
+
+
 @both_versions
 def test_a_rule_of_the_firewall(net, version):
     """The reason is NETFILTER_DROP; the socket is there, and has not been looked up."""
-    rule = f"add table inet t; add chain inet t c {{ type filter hook input priority 0; }}; add rule inet t c tcp dport {PORT} drop"
-    subprocess.run(
-        ["/usr/sbin/ip", "netns", "exec", net.server.name, "nft", rule], check=True, capture_output=True, timeout=HUNG_S
-    )
+    drop_by_rule(net.server, "input")
     with recorded(net) as recorder, listening(net, version), client_of(net, version) as client:
         client.settimeout(0)
         client.connect_ex((net.server.address(version), PORT))
     (row,) = rows_of(recorder.recording, net.server)
     assert reason_of(row) == "NETFILTER_DROP"
     assert row["flags"] == SYN
+
+
+@both_versions
+def test_a_rule_for_what_leaves(net, version):
+    """A packet that this machine sends has the socket that sends it, before it has a device."""
+    drop_by_rule(net.client, "output")
+    with recorded(net) as recorder, client_of(net, version) as client:
+        client.settimeout(0)
+        client.connect_ex((net.server.address(version), PORT))
+        inode, port = os.fstat(client.fileno()).st_ino, client.getsockname()[1]
+    names = ("flags", "inode", "sport", "dport")
+    found = {(reason_of(row), *row[[*names]].item()) for row in rows_of(recorder.recording, net.client)}
+    assert found == {("NETFILTER_DROP", SYN, inode, port, PORT)}
 
 
 @both_versions

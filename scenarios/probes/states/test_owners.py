@@ -61,6 +61,26 @@ def test_ss_is_not_the_owner(net, version):
     assert (State(ended["newstate"]), int(ended["tgid"])) == (State.CLOSE, 0)
 
 
+@both_versions
+def test_changes_by_segments_have_no_owner(net, version):
+    """S9: what the peer's segments change has no owner, also if the process's own system call processes them.
+
+    The acknowledgement of a FIN comes while shutdown() still holds the socket.
+    """
+    with record("states") as recorder:
+        with connected(net, version) as (client, server, _):
+            server.shutdown(socket.SHUT_WR)
+            assert client.recv(1) == b""
+            client.shutdown(socket.SHUT_WR)
+            assert server.recv(1) == b""
+        net.quiesce()
+    opened, mine = {"ESTABLISHED": None}, os.getpid()
+    assert owners(recorder, net.client) == {
+        "SYN_SENT": mine, **opened, "CLOSE_WAIT": None, "LAST_ACK": mine, "CLOSE": None
+    }  # fmt: skip
+    assert owners(recorder, net.server) == {**opened, "FIN_WAIT1": mine, "FIN_WAIT2": None, "TIME_WAIT": None}
+
+
 def test_a_worker_of_the_kernel_is_not_the_owner(net):
     """S9: a thread of the kernel opens and closes the second subflow of an MPTCP connection."""
     with record("states") as recorder:
