@@ -11,12 +11,13 @@ import pytest
 from support.crowd import PORT, client_of, crowd, listening
 from support.processes import HUNG_S
 
+from lab.linux.grace_period import await_backlogs
 from lab.linux.netns import inside
 from lab.linux.tcp_counters import counters
 from lab.network.conditions import Conditions
 from lab.network.relay import Relay
 from lab.network.topology import topology
-from lab.packet import ACK, FIN, SYN
+from lab.packet import ACK, FIN, PSH, SYN
 from lab.probes.drops.measure import with_size
 from lab.probes.drops.reasons import NO_LOSS, reason_of
 from lab.recording.recorder import record
@@ -90,6 +91,29 @@ def test_a_rule_of_the_firewall(net, version):
     (row,) = rows_of(recorder.recording, net.server)
     assert reason_of(row) == "NETFILTER_DROP"
     assert row["flags"] == SYN
+
+
+@pytest.mark.parametrize(("version", "options"), [(4, b""), (4, b"\1\1\1\1"), (6, b"")])
+def test_data(net, version, options):
+    """Data has its size, sequence number and time, also behind options of IP. A later attempt can join both segments."""
+    with listening(net, version) as listener, client_of(net, version) as client:
+        if options:
+            client.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, options)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.connect((net.server.address(version), PORT))
+        with listener.accept()[0], record("drops") as recorder:
+            drop_by_rule(net.server, "input")
+            begin_ns = time.monotonic_ns()
+            client.send(bytes(1000))
+            client.send(bytes(500))
+            await_backlogs(hops=net.description.hops())
+            end_ns = time.monotonic_ns()
+    rows = rows_of(recorder.recording, net.server, "NETFILTER_DROP")
+    rows = rows[(rows["flags"] == PSH | ACK) & (rows["time_ns"] < end_ns)]
+    assert (rows["time_ns"] > begin_ns).all()
+    sizes = {int(row["seq"]): int(row["size"]) for row in rows[::-1]}  # of the first attempt for each number
+    (first, size), (second, next_size) = sorted(sizes.items(), key=lambda it: it[1], reverse=True)
+    assert (size, next_size, (second - first) % 2**32) == (1000, 500, 1000)
 
 
 @both_versions
