@@ -1,7 +1,8 @@
 """Change the probes and what judges them at random, and count the changes that the scenarios notice (`make mutants`).
 
 A mutant that has the instructions of the original, that the compiler or the verifier refuses, or that stands in
-`equivalent.toml` is not counted. Each other one runs against the scenarios of its probe first, then against those of all.
+`equivalent.toml` is not counted. Each other one runs against the scenarios of its probe first, then against those of all. In
+each group, the scenarios that have noticed most mutants are the first.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from operators import Mutant, of_c, of_python
 
 CHECKOUT = Path(__file__).parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
-HANGS_S = 400
+HANGS_S = 900
 """A mutant that takes longer is noticed: no stage takes half as long."""
 MEASURES = ("lab/probes", "lab/truth", "lab/judging", "lab/verdict.py", "lab/arrays.py", "lab/log2_histogram.py")
 """Python that decides about numbers and verdicts."""
@@ -35,22 +36,35 @@ NOT_MEASURED = ("cli.py", "output.py", "show.py", "picture.py", "text.py", "runn
 LEFT_OUT = ("test_hunt", "test_wheel", "test_plugin", "test_contributing", "test_third_party_apps", "test_load")
 """Scenarios of the suite that repeat others with other programs, or take long."""
 
+FIRST = 15
+"""How many scenarios are moved to the front of their group."""
+VARIANTS = (
+    "", "NO_ETHERNET=1", "SNAPLEN=256", "AT_TC=1 SNAPLEN=256", "KEEP_SRTT=0 BUCKET_UNIT_US=1000",
+    "KEEP_RTT=0 BY_LADDR=0 BY_RADDR=0 BY_PORTS=0",
+)  # fmt: skip
+"""Definitions that commands of the lab give to the compiler: a change can be in code that only some have."""
+
 CHECK = """
 import hashlib, sys
 from pathlib import Path
 from lab.ebpf import compiler
 from lab.ebpf.program import Program
+from lab.ebpf.source import text_of
 from lab.errors import LabError
 source = Path(sys.argv[1])
-try:
-    spec = compiler.compile_source(source)
-except LabError as error:
-    sys.exit(3)
-print(hashlib.sha256(spec.to_bytes()).hexdigest())
-try:
-    Program(source)
-except LabError as error:
-    sys.exit(4)
+text = text_of(source)
+for variant in map(str.split, sys.argv[2:]):
+    if not all(it.partition("=")[0] in text for it in variant):
+        continue
+    try:
+        spec = compiler.compile_source(source, variant)
+    except LabError as error:
+        sys.exit(3)
+    print(hashlib.sha256(spec.to_bytes()).hexdigest())
+    try:
+        Program(source, variant)
+    except LabError as error:
+        sys.exit(4)
 """
 
 
@@ -104,16 +118,18 @@ class Copy:
 
     def compiled(self, program: str) -> tuple[int, str]:
         """Compile and load a program; return the status of `CHECK` and what identifies the instructions."""
-        done = self.run(sys.executable, "-c", CHECK, str(self.place / program))
+        done = self.run(sys.executable, "-c", CHECK, str(self.place / program), *VARIANTS)
         return (1, "") if done is None else (done.returncode, done.stdout)
 
-    def failing(self, stage: Sequence[str]) -> str:
-        """Return the first scenario of a stage that fails, empty if none does."""
+    def failing(self, stage: Sequence[str], noticed: Counter[str]) -> str:
+        """Return the first scenario of a stage that fails, empty if none does. `noticed`: how many mutants each has noticed."""
         if missing := [word for word in stage if word.startswith("scenarios/") and not (self.place / word).exists()]:
             raise FileNotFoundError(f"pytest fails without running anything: there is no {', '.join(missing)}")
         shutil.rmtree(self.place / "results", ignore_errors=True)
         (self.place / "results").mkdir()
-        words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *stage]
+        places = [word for word in stage if word.startswith("scenarios/")]
+        first = [name for name, _ in noticed.most_common() if name.startswith(tuple(places))][:FIRST]
+        words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *first, *stage]
         if (done := self.run(*words)) is None:
             return "hangs"
         if done.returncode in (0, 5):  # 5: no tests
@@ -156,10 +172,9 @@ def stages_of(mutant: Mutant, programs: dict[str, list[str]]) -> Iterator[list[s
     """Yield the arguments of pytest for each stage, the most telling first."""
     every = ["scenarios/suite", "-k", f"not {' and not '.join(LEFT_OUT)}"]
     if mutant.file.startswith("bpf/"):
-        names = [Path(program).stem for program in programs[mutant.file]]
-        for name in names:
-            if (CHECKOUT / f"scenarios/probes/{name}").is_dir():
-                yield [f"scenarios/probes/{name}", "-m", "not rootless"]
+        folders = [f"scenarios/probes/{Path(program).stem}" for program in programs[mutant.file]]
+        if folders := [name for name in folders if (CHECKOUT / name).is_dir()]:
+            yield [*folders, "-m", "not rootless"]
         yield ["scenarios/ebpf", "scenarios/network"]
         yield every
         return
@@ -179,7 +194,12 @@ def stages_of(mutant: Mutant, programs: dict[str, list[str]]) -> Iterator[list[s
 
 
 def judged(
-    mutant: Mutant, copy: Copy, programs: dict[str, list[str]], original: dict[str, str], stages: int | None
+    mutant: Mutant,
+    copy: Copy,
+    programs: dict[str, list[str]],
+    original: dict[str, str],
+    noticed: Counter[str],
+    stages: int | None,
 ) -> Verdict:
     """Run a mutant against the scenarios, or their first stages, until one fails."""
     path, began = copy.place / mutant.file, time.monotonic()
@@ -202,8 +222,9 @@ def judged(
                 found.verdict = "equal"
                 return found
         for stage in itertools.islice(stages_of(mutant, programs), stages):
-            if failing := copy.failing(stage):
+            if failing := copy.failing(stage, noticed):
                 found.verdict, found.by = "killed", failing
+                noticed[failing] += 1
                 break
     finally:
         path.write_text(text, encoding="utf-8")
@@ -232,6 +253,15 @@ def survivors(results: Path) -> list[Mutant]:
     return [Mutant(*(row[name] for name in Mutant._fields)) for row in rows if row["verdict"] == "survived"]
 
 
+def _noticed(results: Path) -> Iterator[str]:
+    """Yield the scenario that noticed each mutant of earlier runs, if it still exists."""
+    for path in results.glob("*.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            by = json.loads(line)["by"]
+            if "::" in by and (CHECKOUT / by.partition("::")[0]).exists():
+                yield by
+
+
 def main() -> int:
     """Draw mutants, judge them, and print the survivors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -253,6 +283,7 @@ def main() -> int:
     until = time.monotonic() + 60 * args.minutes
     results = CHECKOUT / "results" / "mutants"
     results.mkdir(parents=True, exist_ok=True)
+    noticed = Counter(_noticed(results))
     name = f"{args.again.stem}-again" if args.again else f"{args.of}-{args.seed}"
     with (
         TemporaryDirectory(prefix="lab-mutants-") as folder,
@@ -269,7 +300,7 @@ def main() -> int:
         def work() -> None:
             copy = copies.get()
             while counted(found) < sample and time.monotonic() < until and (mutant := next(mutants, None)):
-                one = judged(mutant, copy, programs, original, args.stages)
+                one = judged(mutant, copy, programs, original, noticed, args.stages)
                 found.append(one)
                 file.write(one.to_json() + "\n")
                 file.flush()
