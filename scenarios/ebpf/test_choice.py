@@ -1,12 +1,17 @@
 """What a program observes: the kernel compares ports, addresses and the version as the tools do (bpf/include/choice.h)."""
 
+import struct
 from collections import Counter
 from contextlib import ExitStack
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lab import probes
 from lab.choice import EVERYTHING, Choice
+from lab.ebpf.choice import write
 from lab.ebpf.program import Program
 from lab.errors import LabError
 from lab.live.filters import address, wanted
@@ -79,6 +84,76 @@ def counts_in(rows):
     for row in rows:
         found[(*(row[name].tobytes() for name in ("laddr", "lport", "raddr", "rport", "kind")),)] += int(row["count"])
     return found
+
+
+CHOOSING = """
+#include "include/second_run.h"
+#include "include/lost.h"
+#include "include/tcp_socket.h"
+
+ON_RAW_TRACEPOINT(choosing)
+{
+    const struct choice *chosen = current_choice();
+    struct address local, remote;
+
+    if (!chosen)
+        return -1;
+    __builtin_memcpy(&local, &ctx->args[3], sizeof(local));
+    __builtin_memcpy(&remote, &ctx->args[5], sizeof(remote));
+    return is_chosen_netns(chosen, ctx->args[0]) << 1 |
+           are_chosen_ends(chosen, &local, ctx->args[1], &remote, ctx->args[2]);
+}
+"""
+ADDRESSES = {
+    4: ["192.0.2.1", "192.0.2.2", "255.255.255.255"],
+    6: ["2001:db8::1", "::", "::192.0.2.1", "1::ffff:192.0.2.1", "0:0:0:1:0:ffff:c000:201"],
+}
+PORTS, NETNS = [0, 1, 63, 64, 127, 9999, 65535], [5, 6, 7, 8, 9]
+ENDS_OF_FLOW = np.dtype([("laddr", "u1", 16), ("raddr", "u1", 16), ("lport", "u2"), ("rport", "u2")])
+
+
+def limits(values, most=2):
+    """Draw a limit, which is none half of the time."""
+    return st.lists(st.sampled_from(values), unique=True, max_size=most) | st.just([])
+
+
+@st.composite
+def flows(draw):
+    """Draw a namespace and a flow of either version, whose ends are often those of a limit."""
+    packed_ends = [address(text) for text in ADDRESSES[draw(st.sampled_from([4, 6]))]]
+    ends = [draw(st.sampled_from(packed_ends)) for _ in range(2)]
+    return draw(st.sampled_from(NETNS)), ends, [draw(st.sampled_from(PORTS)) for _ in range(2)]
+
+
+EVERY_ADDRESS = [address(text) for texts in ADDRESSES.values() for text in texts]
+CHOICES_BY_CHANCE = st.builds(
+    Choice,
+    netns=limits(NETNS, 4),
+    **{f"{side}ports": limits(PORTS) for side in ("", "local_", "remote_")},
+    **{f"{side}addresses": limits(EVERY_ADDRESS, 3) for side in ("", "local_", "remote_")},
+    version=st.sampled_from([0, 0, 4, 6]),
+    cgroup=st.just(0),
+)
+
+
+@pytest.fixture(scope="module")
+def choosing(tmp_path_factory):
+    """Load a program that returns whether a namespace (2) and the ends of a flow (1) are chosen."""
+    source = tmp_path_factory.mktemp("choosing") / "choosing.c"
+    source.write_text(CHOOSING)
+    return Program(source)
+
+
+@settings(deadline=None, max_examples=400)
+@given(choice=CHOICES_BY_CHANCE, drawn=st.lists(flows(), min_size=5, max_size=10))
+def test_the_kernel_chooses_like_the_tools(choosing, choice, drawn):
+    """Any limits at once, and any flow: the kernel and the tools choose the same."""
+    write(choice, choosing.maps)
+    for netns, ends, ports in drawn:
+        row = np.array([(*(np.frombuffer(end, np.uint8) for end in ends), *ports)], ENDS_OF_FLOW)
+        expected = (not choice.netns or netns in choice.netns) << 1 | int(wanted(choice, row)[0])
+        words = [word for end in ends for word in struct.unpack("=QQ", end)]
+        assert choosing.fire("choosing", netns, *ports, *words) == expected
 
 
 def test_too_many_limits_are_refused():

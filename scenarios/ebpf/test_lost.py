@@ -3,6 +3,7 @@
 import pytest
 from support.mutants import changed
 
+from lab.choice import Choice
 from lab.recording.recorder import record
 from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
@@ -20,3 +21,22 @@ def test_a_small_ring(net, tmp_path, probe):
     assert recording.lost[probe] == 0
     assert recording.lost["small"] > 0
     assert len(recording.events["small"]) + recording.lost["small"] == len(recording.events[probe])
+
+
+@pytest.mark.parametrize(("probe", "pages"), [("states", 1), ("analyse", 16)])
+def test_each_event_tells_the_losses_before_it(net, tmp_path, probe, pages):
+    """Nobody reads until events are lost: the first in the ring came before the losses, and later ones after all."""
+    size = (r"BPF_RINGBUF_OUTPUT\(events, \w+\)", f"BPF_RINGBUF_OUTPUT(events, {pages})")
+    program = changed(tmp_path, probe, size)
+    with program.attached(net.devices, Choice(netns=net.inodes)):
+        with converse(net, Conversation(), connections=50 * pages, concurrency=4):
+            pass
+        net.quiesce()
+        lost, early = program.lost(), program.ring.drain()
+        with converse(net, Conversation()):
+            pass
+        net.quiesce()
+        late = program.ring.drain()
+    assert early["lost"][0] == 0
+    assert set(late["lost"].tolist()) == {lost}
+    assert program.lost() == lost > 0
