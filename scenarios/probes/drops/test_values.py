@@ -5,9 +5,13 @@ import socket
 import subprocess
 import time
 from contextlib import contextmanager
+from socket import AF_PACKET, SOCK_RAW
 
 import numpy as np
 import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
 from support.crowd import PORT, client_of, crowd, listening
 from support.processes import HUNG_S
 
@@ -23,6 +27,7 @@ from lab.probes.drops.reasons import NO_LOSS, reason_of
 from lab.recording.recorder import record
 from lab.traffic.demo.conversation import Conversation
 
+ETH_P_IP, ETH_P_IPV6, ETH_P_EXPERIMENTAL = 0x0800, 0x86DD, 0x88B5
 both_versions = pytest.mark.parametrize("version", [4, 6])
 
 
@@ -52,6 +57,18 @@ def test_a_conversation_without_loss(lab, version):
 
 
 @both_versions
+def test_a_fin_for_a_minisock(net, version):
+    """The kernel frees without a reason a FIN that has done its work (tcp_v4_rcv()): it is not reported."""
+    with recorded(net) as recorder, listening(net, version) as listener, client_of(net, version) as client:
+        client.connect((net.server.address(version), PORT))
+        with listener.accept()[0]:
+            client.close()
+            await_backlogs(hops=net.description.hops())
+    drops = recorder.recording.events["drops"]
+    assert not len(drops[drops["netns"] == net.client.inode])
+
+
+@both_versions
 def test_no_socket(lab, version):
     """A SYN to a closed port."""
     observed = lab.converse(Conversation(), probes=["drops"], version=version, serve=False)
@@ -74,9 +91,27 @@ def test_only_tcp(net, version):
     assert not len(drops[np.isin(drops["netns"], net.inodes)])
 
 
-def drop_by_rule(host, hook):
-    """Let a host drop the packets to the port at a hook of its firewall."""
-    rule = f"add table inet t; add chain inet t c {{ type filter hook {hook} priority 0; }}; add rule inet t c tcp dport {PORT} drop"
+@both_versions
+def test_what_only_looks_like_tcp(net, version):
+    """Frames that are given up and differ from a segment of TCP in one place. The last one is such a segment."""
+    packet = {4: IP, 6: IPv6}[version](src=net.client.address(version), dst=net.server.address(version))
+    ethertype = {4: ETH_P_IP, 6: ETH_P_IPV6}[version]
+    whole = [bytes(packet / TCP(sport=port, dport=PORT, flags="S")) for port in range(1, 4)]
+    frames = [(ETH_P_EXPERIMENTAL, whole[0]), (ethertype, bytes([whole[1][0] ^ 0x10]) + whole[1][1:])]
+    if version == 4:
+        drop_by_rule(net.server, "prerouting", "ip frag-off & 0x1fff != 0")
+        frames.append((ethertype, bytes(IP(src=packet.src, dst=packet.dst, frag=9, proto="tcp") / whole[0][20:])))
+    with recorded(net) as recorder, inside(net.client.name, lambda: socket.socket(AF_PACKET, SOCK_RAW)) as sender:
+        sender.bind(("eth0", 0))
+        for kind, data in [*frames, (ethertype, whole[2])]:
+            sender.send(bytes(Ether(src=net.client.mac, dst=net.server.mac, type=kind) / data))
+    drops = recorder.recording.events["drops"]
+    assert drops[drops["netns"] == net.server.inode]["sport"].tolist() == [3]
+
+
+def drop_by_rule(host, hook, match=f"tcp dport {PORT}"):
+    """Let a host drop packets at a hook of its firewall, by default those to the port."""
+    rule = f"add table inet t; add chain inet t c {{ type filter hook {hook} priority 0; }}; add rule inet t c {match} drop"
     command = ["/usr/sbin/ip", "netns", "exec", host.name, "nft", rule]
     subprocess.run(command, check=True, capture_output=True, timeout=HUNG_S)
 
@@ -127,6 +162,18 @@ def test_a_rule_for_what_leaves(net, version):
     names = ("flags", "inode", "sport", "dport")
     found = {(reason_of(row), *row[[*names]].item()) for row in rows_of(recorder.recording, net.client)}
     assert found == {("NETFILTER_DROP", SYN, inode, port, PORT)}
+
+
+@both_versions
+def test_a_syn_ack_that_does_not_leave(net, version):
+    """A request sends it, which is no socket with a file."""
+    drop_by_rule(net.server, "output", f"tcp sport {PORT}")
+    with recorded(net) as recorder, listening(net, version), client_of(net, version) as client:
+        client.settimeout(0)
+        client.connect_ex((net.server.address(version), PORT))
+        await_backlogs(hops=net.description.hops())
+    rows = rows_of(recorder.recording, net.server)
+    assert {(reason_of(row), *row[["flags", "inode"]].item()) for row in rows} == {("NETFILTER_DROP", SYN | ACK, 0)}
 
 
 @both_versions
