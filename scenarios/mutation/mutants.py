@@ -267,6 +267,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--of", choices=("bpf", "python"), default="bpf", help="which files (%(default)s)")
     parser.add_argument("--sample", type=int, metavar="N", help="number of mutants that count (30; with --again all)")
+    parser.add_argument(
+        "--only", metavar="TEXT", default="", help="only files whose name contains this, such as flows.c"
+    )
     parser.add_argument("--since", metavar="REV", help="only files that have changed since this commit")
     parser.add_argument("--seed", type=int, default=1, help="order in which mutants are drawn (%(default)s)")
     parser.add_argument("--minutes", type=float, default=1e9, metavar="N", help="start no mutant later")
@@ -276,6 +279,7 @@ def main() -> int:
     args = parser.parse_args()
     programs = programs_of()
     files = sorted(programs) if args.of == "bpf" else measuring()
+    files = [name for name in files if args.only in name]
     if args.since:
         files = sorted(set(files) & set(_git("diff", "--name-only", args.since)))
     mutants, found = iter(survivors(args.again) if args.again else drawn(files, args.seed)), list[Verdict]()

@@ -46,7 +46,7 @@ _STATEMENT = re.compile(r"^[ \t]+(?!return\b|struct\b|const\b|u8\b|u16\b|u32\b|u
                         r"[A-Za-z_*][^\n{}]*;[ \t]*$", re.MULTILINE)  # fmt: skip
 _CONDITION = re.compile(r"\bif \((?P<condition>[^\n]*)\)(?=[ \t]*(?:\{|\n))")
 _RETURN = re.compile(r"\breturn (?P<value>[^;\n]+);")
-_DECLARATION = re.compile(r"^(?:BPF_[A-Z_]+|_Static_assert)\(.*$", re.MULTILINE)
+_DECLARATION = re.compile(r"^(?:(?:BPF_[A-Z_]+|_Static_assert)\(.*| +return rescues\(.* : 0;)$", re.MULTILINE)
 _OF_LINES = (
     ("statement", _STATEMENT, 0, (";",)),
     ("condition", _CONDITION, "condition", ("0", "1")),
@@ -59,7 +59,8 @@ _NOTHING = ("0", "NULL", "false")
 def of_c(file: str, text: str) -> Iterator[Mutant]:
     """Yield the mutants of a C file.
 
-    Comments, texts, the preprocessor's lines, the sizes of maps and what only the compiler checks are left alone.
+    Comments, texts, the preprocessor's lines, the sizes of maps, what only the compiler checks and what a second program
+    returns are left alone.
     """
     matches = list(_TOKEN.finditer(text))
     declared = [range(*match.span()) for match in _DECLARATION.finditer(text)]
