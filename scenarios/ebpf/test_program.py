@@ -15,7 +15,7 @@ from pyroute2 import IPRoute
 from support.packet_taps import await_that
 from support.processes import ip
 
-from lab.choice import Choice
+from lab.choice import EVERYTHING, Choice
 from lab.ebpf import interface_attach
 from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
@@ -313,6 +313,16 @@ def test_nothing_is_left_on_the_interface(net, counting, links, works, monkeypat
         send(net.client, net.server, 1)
         assert len(program.take_totals()) == 0
         assert qdiscs(net.client) == before
+
+
+@pytest.mark.parametrize("choice", [EVERYTHING, Choice(ports=[1])], ids=["everything", "another port"])
+@pytest.mark.parametrize("probe", ["flows", "duration"])
+def test_programs_behind_a_probe_run(net, counting, probe, choice):
+    """A probe at TC leaves each packet to the programs that are attached after it, whether it reports the packet or not."""
+    probed, behind = Program.load(probe), counting()
+    with probed.attached([net.client.device], choice), behind.attached([net.client.device]):
+        send(net.client, net.server, 3)
+    assert behind.take_totals()["packets"].sum() >= 3
 
 
 def test_filters_of_several_programs(net, counting, monkeypatch):
