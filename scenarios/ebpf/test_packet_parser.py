@@ -99,7 +99,7 @@ def compile_source(
     that hook.
     """
     source = folder / f"{hook}.c"
-    source.write_text(PARSER.replace('#include "include/packet_parser.inc.h"', header) % HOOKS[hook])
+    source.write_text((PARSER % HOOKS[hook]).replace('#include "include/packet_parser.inc.h"', header))
     program = Program(source, defines)
 
     def shown(data):

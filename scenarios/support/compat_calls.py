@@ -3,7 +3,6 @@
 import ctypes
 import mmap
 import os
-import platform
 
 from lab.errors import UnsupportedByKernel
 
@@ -16,11 +15,9 @@ _BUFFER_AT = 2048
 
 
 class CompatCalls:
-    """Makes 32-bit system calls on a descriptor. Raises `UnsupportedByKernel` if this machine has none."""
+    """Makes 32-bit system calls on a descriptor. For x86-64. Raises `UnsupportedByKernel` if the kernel has none."""
 
     def __init__(self) -> None:
-        if platform.machine() != "x86_64":
-            raise UnsupportedByKernel(f"there are no 32-bit system calls by int 0x80 on {platform.machine()}")
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_32BIT
         self._memory = mmap.mmap(-1, mmap.PAGESIZE, flags, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
         self._memory[: len(_CODE)] = _CODE

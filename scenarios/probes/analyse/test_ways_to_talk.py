@@ -166,19 +166,21 @@ def test_io_uring(net, version):
     assert {row["pid"] for row in rows if row["observed_call"] is False} == {os.getpid()}
 
 
-@both_versions
-def test_calls_of_a_32_bit_program(net, version):
-    """B1: calls with the numbers of 32-bit programs are no others: only the work of TCP for them is shown."""
-    made = CompatCalls()
-    with analysed(net) as rows, connected(net, version) as (client, server):
-        assert made.write(client.fileno(), b"a" * 70) == 70
-        assert made.read(server.fileno(), 100) == b"a" * 70
-        client.send(b"b" * 5)
-        assert server.recv(9) == b"b" * 5
-    assert calls(rows, "send", "receive", "close") == [("sendto", 5), ("recvfrom", 5), *[("close", 0)] * 3]
-    if kernel_abilities.is_told():
-        seen = [(row["result"], row["observed_call"]) for row in rows if row["step"] in ("sent", "received")]
-        assert seen == [(70, False), (70, False), (5, True), (5, True)]
+if platform.machine() == "x86_64":  # elsewhere a 64-bit program does not make the calls of a 32-bit one
+
+    @both_versions
+    def test_calls_of_a_32_bit_program(net, version):
+        """B1: calls with the numbers of 32-bit programs are no others: only the work of TCP for them is shown."""
+        made = CompatCalls()
+        with analysed(net) as rows, connected(net, version) as (client, server):
+            assert made.write(client.fileno(), b"a" * 70) == 70
+            assert made.read(server.fileno(), 100) == b"a" * 70
+            client.send(b"b" * 5)
+            assert server.recv(9) == b"b" * 5
+        assert calls(rows, "send", "receive", "close") == [("sendto", 5), ("recvfrom", 5), *[("close", 0)] * 3]
+        if kernel_abilities.is_told():
+            seen = [(row["result"], row["observed_call"]) for row in rows if row["step"] in ("sent", "received")]
+            assert seen == [(70, False), (70, False), (5, True), (5, True)]
 
 
 def test_the_account(net):
