@@ -136,7 +136,7 @@ static inline int enters_call(const void *arguments, u8 kind, u8 point)
     call->kind = kind;
     call->point = point;
     call->fd = first;
-    asm volatile("" ::: "memory");
+    FORGET_VALUES();
     sk = socket_of(call->fd, &common);
     if (!sk && call->point == AT_splice) {
         call->kind = KIND_SEND;

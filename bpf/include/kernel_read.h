@@ -75,6 +75,9 @@ static void *(*const rdonly_cast)(const void *address, u32 type) = KFUNC(bpf_rdo
 #define has_flag(word, value) (((word) >> (value)) & 1)
 #define ENUM(type, name) ENUM__##type##__##name
 
+/* Have the compiler write to a map's value what it would keep in registers, where the verifier would follow it. */
+#define FORGET_VALUES() asm volatile("" ::: "memory")
+
 /* The number of this tracepoint's arguments. Later kernels append some. */
 #define TRACEPOINT_ARGS(event) TRACEPOINT_ARGS__##event
 

@@ -68,9 +68,6 @@ _Static_assert(sizeof(struct packet_words) >= sizeof(struct packet), "a packet d
 
 BPF_PERCPU_ARRAY(parsed_packets, struct packet_words, 1);
 
-/* Have the compiler write to the packet what it would keep in registers, where the verifier would follow it. */
-#define FORGET_VALUES() asm volatile("" ::: "memory")
-
 #define FIN 0x01 /* of `flags` */
 #define SYN 0x02
 #define RST 0x04
