@@ -70,6 +70,12 @@ class Observed:
         seen = self.seen(connection)[self.inodes.index(inode)]
         return seen.at(self.taps.devices.index((inode, ifindex))) if seen else None
 
+    @property
+    def ifindexes(self) -> list[int]:
+        """The interfaces of the client's and of the server's host of which events were recorded."""
+        by_inode = {inode: ifindex for ifindex, (_, inode) in self.recording.devices.items()}
+        return [by_inode[inode] for inode in self.inodes]
+
     def judge(self, scenario: str, probe: str) -> Judge:
         """Return the judge for the numbers of one probe."""
         places = ", ".join(self.recording.attach_points[probe])

@@ -27,7 +27,6 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     judge = observed.judge(scenario, "layers")
     rows = requests_of(observed)
     by_flow = requests_by_flow(rows)
-    ifindexes = {inode: ifindex for ifindex, (_, inode) in observed.recording.devices.items()}
     matched = 0
     for connection, since_ns, until_ns in connections_in_time(observed.connections):
         flow = connection.client.flow
@@ -39,7 +38,7 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
         yield judge.equal(str(flow), "requests with a reply", len(expected), len(mine))
         streams, tapped = [], []
         if observed.wire:
-            client, server = (observed.seen_at(connection, ifindexes[inode]) for inode in observed.inodes)
+            client, server = (observed.seen_at(connection, ifindex) for ifindex in observed.ifindexes)
             tapped = [(client, server), (server, client)]
             streams = [observed.wire.stream(it, since_ns=since_ns, until_ns=until_ns) for it in (flow, flow.reversed())]
         for exchange, row in zip(expected, mine, strict=False):

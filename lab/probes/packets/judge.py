@@ -26,8 +26,7 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     judge = observed.judge(scenario, "packets")
     frames = observed.recording.events["packets"]
     flows = by_flow(frames)
-    ifindexes = {inode: ifindex for ifindex, (_, inode) in observed.recording.devices.items()}
-    at_client, at_server = (ifindexes[inode] for inode in observed.inodes)
+    at_client, at_server = observed.ifindexes
     explained = 0
     for connection, since_ns, until_ns in connections_in_time(observed.connections):
         to_server, to_client = both_directions(connection, observed.end_ns)
