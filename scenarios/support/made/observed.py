@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 
 from lab import probes
 from lab.linux.tcp_counters import Sent
@@ -102,6 +103,18 @@ def _again(packet: Packet) -> Packet:
 
 AGAIN = [again for packet in PACKETS for again in (packet, *([_again(packet)] if packet.payload else []))]
 """The same with the request and the reply sent twice."""
+
+SYN_ACK_AGAIN = [*PACKETS[:2], PACKETS[1]._replace(left_ns=45, came_ns=65), *PACKETS[2:]]
+"""The same with the SYN-ACK sent twice."""
+
+WIRE, TAPS = {"wire": True}, {"taps": True}
+"""What else can be known (`observed`)."""
+
+
+def whatever_is_known(test):
+    """Run a test with `packets` that were sent once and again, and with each `known` beside the applications."""
+    known = pytest.mark.parametrize("known", [{}, WIRE, TAPS, WIRE | TAPS])
+    return known(pytest.mark.parametrize("packets", [PACKETS, AGAIN])(test))
 
 
 def _head(packet: Packet) -> np.ndarray:

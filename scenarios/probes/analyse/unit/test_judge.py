@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 from support.made.analyse import change, step, steps
 from support.made.observed import (
-    AGAIN,
     CLIENT,
-    PACKETS,
     PID_OF_CLIENT,
     SERVER,
+    SYN_ACK_AGAIN,
+    TAPS,
+    WIRE,
     changed,
     checks,
     intervals,
     observed,
     refused,
+    whatever_is_known,
     with_events,
     without,
     wrong,
@@ -25,7 +27,6 @@ from lab.probes.analyse.measure import Kind, points
 from lab.tcp import State
 from lab.timeline import Call
 
-WIRE, TAPS = {"wire": True}, {"taps": True}
 THERE, BACK = str(FLOW), str(FLOW.reversed())
 ALONE = "system calls without their entry"
 STRANGE, OTHER_FLAGS = "segments processed that never arrived", "segments processed with other flags"
@@ -51,8 +52,7 @@ REPLY, REQUEST = number_of(Kind.ARRIVED, length=300), number_of(Kind.ARRIVED, SE
 PROCESSED, PROCESSED_ACK = number_of(Kind.PROCESSED, length=300), number_of(Kind.PROCESSED, SERVER, length=0)
 
 
-@pytest.mark.parametrize("known", [{}, WIRE, TAPS, WIRE | TAPS])
-@pytest.mark.parametrize("packets", [PACKETS, AGAIN])
+@whatever_is_known
 def test_what_is_true(packets, known):
     """A true recording has no wrong number, whatever else is known."""
     assert wrong(observed(packets, **known), "analyse") == set()
@@ -170,9 +170,8 @@ def test_what_a_tap_adds():
 
 def test_a_handshake_without_a_sample():
     """The kernel takes none of a SYN-ACK that it sent again: a time there is made up, and none is needed."""
-    again = [*PACKETS[:2], PACKETS[1]._replace(left_ns=45, came_ns=65), *PACKETS[2:]]
-    assert wrong(observed(again, **WIRE), "analyse") == {"connect time"}
-    assert wrong(changed(observed(again, **WIRE), "analyse", CHILD, handshake_us=0), "analyse") == set()
+    assert wrong(observed(SYN_ACK_AGAIN, **WIRE), "analyse") == {"connect time"}
+    assert wrong(changed(observed(SYN_ACK_AGAIN, **WIRE), "analyse", CHILD, handshake_us=0), "analyse") == set()
     assert wrong(changed(observed(), "analyse", CHILD, handshake_us=0), "analyse") == set()
 
 

@@ -5,15 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from support.made.observed import (
-    AGAIN,
     CLIENT,
     DEVICES,
-    PACKETS,
+    TAPS,
+    WIRE,
     changed,
     checks,
     intervals,
     observed,
     refused,
+    whatever_is_known,
     with_events,
     without,
     wrong,
@@ -23,7 +24,6 @@ from support.made.timelines import FLOW
 from lab.packet import ACK, FIN, RST, SYN
 from lab.tcp import Flow
 
-WIRE, TAPS = {"wire": True}, {"taps": True}
 # The segments that the probe reports, at the client (C) and at the server (S), in order of time.
 SYN_C, SYN_S, ANSWER_S, ANSWER_C, FIN_C, FIN_S, LAST_S, LAST_C = range(8)
 AT_CLIENT, AT_SERVER = f"{FLOW} at client of the client", f"{FLOW} at server of the server"
@@ -31,8 +31,7 @@ FIRST, LIFE, SECOND = "first FIN or RST at", "first SYN to first FIN or RST", "f
 ANSWER, STRANGE = "first SYN to SYN-ACK", "rows without a connection"
 
 
-@pytest.mark.parametrize("known", [{}, WIRE, TAPS, WIRE | TAPS])
-@pytest.mark.parametrize("packets", [PACKETS, AGAIN])
+@whatever_is_known
 def test_what_is_true(packets, known):
     """A true recording has no wrong number, whatever else is known."""
     assert wrong(observed(packets, **known), "duration") == set()

@@ -3,19 +3,28 @@
 from dataclasses import replace
 
 import pytest
-from support.made.observed import AGAIN, HEADERS, PACKETS, changed, intervals, observed, refused, without, wrong
+from support.made.observed import (
+    HEADERS,
+    TAPS,
+    WIRE,
+    changed,
+    intervals,
+    observed,
+    refused,
+    whatever_is_known,
+    without,
+    wrong,
+)
 from support.made.timelines import FLOW
 
 from lab.linux.tcp_counters import Sent
 
-WIRE, TAPS = {"wire": True}, {"taps": True}
 LEFT_CLIENT, CAME_TO_SERVER, LEFT_SERVER, CAME_TO_CLIENT = 0, 1, 2, 3
 HOSTS, HEADER_BYTES = "TCP packets sent", "bytes of headers"
 NOWHERE = {"FIN", "SYN", "packets", "payload bytes"}
 
 
-@pytest.mark.parametrize("known", [{}, WIRE, TAPS, WIRE | TAPS])
-@pytest.mark.parametrize("packets", [PACKETS, AGAIN])
+@whatever_is_known
 def test_what_is_true(packets, known):
     """A true recording has no wrong number, whatever else is known."""
     assert wrong(observed(packets, **known), "flows") == set()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.made.observed import AGAIN, PACKETS, changed, intervals, observed, with_events, without, wrong
+from support.made.observed import AGAIN, PACKETS, WIRE, changed, intervals, observed, with_events, without, wrong
 from support.made.timelines import FLOW
 
 from lab.arrays import UNKNOWN
@@ -12,7 +12,6 @@ from lab.probes.layers.stages import LAYERS, At, Stop
 from lab.truth.requests import exchanges
 from lab.verdict import Judge
 
-WIRE = {"wire": True}
 SUBJECT = f"{FLOW.laddr}:{FLOW.lport} request 1"
 UNSEEN, SUM, NUMBER = "layers that were not seen", "sum of all layers", "requests with a reply"
 

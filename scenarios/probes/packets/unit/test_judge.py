@@ -1,19 +1,17 @@
 """The judge of the probe `packets`: it calls each wrong number wrong, and none of the right ones."""
 
 import pytest
-from support.made.observed import AGAIN, PACKETS, changed, intervals, observed, refused, without, wrong
+from support.made.observed import TAPS, WIRE, changed, intervals, observed, refused, whatever_is_known, without, wrong
 from support.made.timelines import FLOW
 
 from lab.packet import ACK, FIN, RST, SYN
 
-WIRE, TAPS = {"wire": True}, {"taps": True}
 ON_WIRE = "sequence numbers, flags, lengths"
 EARLY = "packets that arrive before they leave the wire"
 OPENING, ANSWER, LAST_OF_HANDSHAKE, REQUEST, REPLY, FIN_OF_CLIENT, FIN_OF_SERVER = 0, 1, 2, 3, 5, 7, 9
 
 
-@pytest.mark.parametrize("known", [{}, WIRE, TAPS, WIRE | TAPS])
-@pytest.mark.parametrize("packets", [PACKETS, AGAIN])
+@whatever_is_known
 def test_what_is_true(packets, known):
     """A true recording has no wrong number, whatever else is known, also with segments that were sent twice."""
     assert wrong(observed(packets, **known), "packets") == set()

@@ -1,17 +1,26 @@
 """The judge of the probe `retransmits`: it calls each wrong number wrong, and none of the right ones."""
 
 import pytest
-from support.made.observed import AGAIN, PACKETS, changed, checks, intervals, observed, without, wrong
+from support.made.observed import (
+    AGAIN,
+    TAPS,
+    WIRE,
+    changed,
+    checks,
+    intervals,
+    observed,
+    whatever_is_known,
+    without,
+    wrong,
+)
 from support.made.timelines import FLOW
 
 from lab.packet import FIN, SYN
 
-WIRE, TAPS = {"wire": True}, {"taps": True}
 SEGMENTS, BYTES, NUMBERS = "segments sent again", "bytes sent again", "sequence numbers sent again"
 
 
-@pytest.mark.parametrize("known", [{}, WIRE, TAPS, WIRE | TAPS])
-@pytest.mark.parametrize("packets", [PACKETS, AGAIN])
+@whatever_is_known
 def test_what_is_true(packets, known):
     """A true recording has no wrong number, whatever else is known."""
     assert wrong(observed(packets, **known), "retransmits") == set()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from support.made import observed as made
-from support.made.observed import PACKETS, changed, intervals, observed, without
+from support.made.observed import PACKETS, SYN_ACK_AGAIN, WIRE, changed, intervals, observed, without
 from support.made.rtt import of_socket
 from support.made.timelines import END, FLOW, REPLY, REQUEST, connection
 
@@ -16,7 +16,6 @@ from lab.recording.recording import Recording
 
 CLIENT, SERVER = 1, 2
 TICK_US = 1000
-WIRE = {"wire": True}
 AVERAGES, SAMPLES = 0, 1  # rows of the client; those of the server follow
 AMONG = {"smallest srtt among the samples, us", "largest srtt among the samples, us"}
 
@@ -123,5 +122,5 @@ def test_a_syn_ack_that_may_have_been_sent_again():
     assert intervals(again, "rtt")[str(FLOW.reversed()), "RTT samples"] == (1, 2)
     logged = replace(observed(**WIRE), sent=again.sent)
     assert intervals(logged, "rtt")[str(FLOW.reversed()), "RTT samples"] == (2, 2)
-    twice = observed([*PACKETS[:2], PACKETS[1]._replace(left_ns=45, came_ns=65), *PACKETS[2:]], **WIRE)
+    twice = observed(SYN_ACK_AGAIN, **WIRE)
     assert intervals(twice, "rtt")[str(FLOW.reversed()), "RTT samples"] == (1, 2)

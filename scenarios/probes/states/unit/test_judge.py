@@ -2,14 +2,16 @@
 
 import pytest
 from support.made.observed import (
-    AGAIN,
-    PACKETS,
     PID_OF_CLIENT,
+    SYN_ACK_AGAIN,
+    TAPS,
+    WIRE,
     changed,
     conversation,
     intervals,
     observed,
     refused,
+    whatever_is_known,
     with_events,
     without,
     wrong,
@@ -20,14 +22,12 @@ from support.made.timelines import FLOW
 from lab.tcp import State
 from lab.timeline import Call, Connection, Timeline
 
-WIRE, TAPS = {"wire": True}, {"taps": True}
 SYN_SENT, ESTABLISHED, BORN, ACCEPTED, CLOSES, HEARS, WAITS, ANSWERS, OVER, GONE = range(10)
 THERE, BACK = str(FLOW), str(FLOW.reversed())
 SEQUENCE, BEFORE = "state sequence", "state before the first row"
 
 
-@pytest.mark.parametrize("known", [{}, WIRE, TAPS, WIRE | TAPS])
-@pytest.mark.parametrize("packets", [PACKETS, AGAIN])
+@whatever_is_known
 def test_what_is_true(packets, known):
     """A true recording has no wrong number, whatever else is known."""
     assert wrong(observed(packets, **known), "states") == set()
@@ -145,9 +145,8 @@ def test_times_by_the_taps():
 
 def test_syn_recv_of_a_syn_ack_that_was_sent_again_is_not_known():
     """A time there is made up."""
-    again = [*PACKETS[:2], PACKETS[1]._replace(left_ns=45, came_ns=65), *PACKETS[2:]]
-    assert wrong(observed(again, **WIRE), "states") == {"time in SYN_RECV"}
-    assert wrong(changed(observed(again, **WIRE), "states", ACCEPTED, handshake_rtt_us=0), "states") == set()
+    assert wrong(observed(SYN_ACK_AGAIN, **WIRE), "states") == {"time in SYN_RECV"}
+    assert wrong(changed(observed(SYN_ACK_AGAIN, **WIRE), "states", ACCEPTED, handshake_rtt_us=0), "states") == set()
 
 
 @pytest.mark.parametrize(
