@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -34,8 +35,9 @@ def each(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     try:
         for _ in range(min(len(waiting), os.cpu_count() or 1) - 1):
             thread = threading.Thread(target=run)
-            thread.start()
-            threads.append(thread)
+            with suppress(RuntimeError):  # no memory or no number for it: the other threads do its work
+                thread.start()
+                threads.append(thread)
         run()
     finally:
         waiting.clear()

@@ -21,3 +21,13 @@ def test_an_error_is_raised():
     with pytest.raises(ZeroDivisionError):
         parallel.each(lambda number: 1 // (number - 3), range(1000))
     assert threading.active_count() == before
+
+
+def test_without_another_thread(monkeypatch):
+    """The work is done all the same."""
+
+    def fail(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    assert parallel.each(str, range(5)) == ["0", "1", "2", "3", "4"]
