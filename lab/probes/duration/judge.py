@@ -71,7 +71,7 @@ def _matched(rows: Rows, flows: list[Flow], truths: list[Truth]) -> tuple[list[i
     """Return for each connection the index of its row, or None; and the number of unmatched rows to the same servers.
 
     Rows and connections of one flow are matched by their start. A refused client may not know its port; a row to its
-    server then goes to the first such connection whose bracket contains the row's start.
+    server then goes to the first such connection whose brackets contain the row's start and its end, or its start only.
     """
     waiting: dict[tuple[str, int, int], list[int]] = defaultdict(list)
     for number, flow in sorted(enumerate(flows), key=lambda pair: truths[pair[0]].start.high):
@@ -89,7 +89,8 @@ def _matched(rows: Rows, flows: list[Flow], truths: list[Truth]) -> tuple[list[i
             if truths[number].start.low <= row["start_ns"] <= truths[number].start.high
         ]
         if fits:
-            queue, number = fits[0]
+            ended = (it for it in fits if _has_end(truths[it[1]], int(row["end_ns"])))
+            queue, number = next(ended, fits[0])
             queue.remove(number)
             matched[number] = index
         elif server in servers:
@@ -105,6 +106,10 @@ def _matched(rows: Rows, flows: list[Flow], truths: list[Truth]) -> tuple[list[i
         else:
             unmatched += 1
     return matched, unmatched
+
+
+def _has_end(truth: Truth, end_ns: int) -> bool:
+    return bool(truth.ends) and truth.first_end.low <= end_ns <= truth.first_end.high
 
 
 def _or_none(value: int) -> int | None:
