@@ -12,8 +12,8 @@ from lab import clock
 from lab.doctor import capabilities
 from lab.ebpf import attach
 from lab.errors import LabError
+from lab.linux import netns
 from lab.linux.instance import Instance
-from lab.linux.netns import NAMED
 from lab.linux.privileges import require_root
 from lab.results import allowed_skips
 from lab.testing import plugin
@@ -60,6 +60,16 @@ def pytest_collection_finish(session):
         require_root()
     except LabError as error:
         pytest.exit(f"{error}; without root, run `pytest -m rootless`", returncode=2)
+    _leave_network()
+
+
+def _leave_network():
+    """Give this process a network namespace of its own: `lo` takes one XDP program, and other workers attach theirs."""
+    from pyroute2 import IPRoute
+
+    netns.leave()
+    with IPRoute() as netlink:
+        netlink.link("set", ifname="lo", state="up")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -92,7 +102,7 @@ def nothing_left():
     """Fail at the end of the run if this process left namespaces, child processes or attached programs."""
     yield
     if os.geteuid() == 0:
-        assert [path.name for path in NAMED.glob(f"lab-{Instance.current().name}-*")] == [], (
+        assert [path.name for path in netns.NAMED.glob(f"lab-{Instance.current().name}-*")] == [], (
             "namespaces were not removed"
         )
     assert [path.read_text() for path in Path("/proc/self/task").glob("*/children") if path.read_text()] == []

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from lab.linux import netns
 from lab.linux.bpf import RETURN_ZERO, AttachType, ProgType, link_create, prog_load
-from lab.linux.syscalls import owned, syscall
+from lab.linux.syscalls import owned
 
-_NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 _CLSACT_INGRESS = 0xFFFFFFF2  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
 _XDP_GENERIC, _XDP_NATIVE = 1 << 1, 1 << 2  # XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE
 _SOL_PACKET, _PACKET_IGNORE_OUTGOING = 263, 23
@@ -115,7 +115,7 @@ def run(tried: Callable[[str, Attempt], T]) -> list[T]:
 
 
 def _run_in_new_namespace(tried: Callable[[str, Attempt], T]) -> list[T]:
-    syscall("unshare", _NEW_NETWORK)
+    netns.leave()
     with IPRoute() as netlink:
         with _os_errors():
             netlink.link("add", ifname="trial", kind="veth", peer="trial-peer")

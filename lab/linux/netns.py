@@ -113,6 +113,11 @@ def inside(name: str, function: Callable[[], T]) -> T:
         return function()
 
 
+def leave() -> None:
+    """Move the calling thread into a new namespace without a name, whose loopback is down. Raises `OSError`."""
+    syscall("unshare", _CLONE_NEWNET)
+
+
 def create(name: str) -> None:
     """Create a named network namespace, like `ip netns add`. Raises `LabError` on a refusal or if the name exists."""
     path = NAMED / name
@@ -121,7 +126,7 @@ def create(name: str) -> None:
         path.touch(exist_ok=False)
         try:
             with _returning():
-                syscall("unshare", _CLONE_NEWNET)
+                leave()
                 syscall("mount", b"/proc/thread-self/ns/net", os.fsencode(path), b"none", _MS_BIND, None)
         except OSError:
             path.unlink()
