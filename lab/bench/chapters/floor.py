@@ -83,10 +83,18 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     yield _in_between(bench)
 
 
+def of(subject: Subject, probe: Program) -> Program:
+    """Return the floor program of a probe: records of its size, for its event."""
+    return Program.load("floor", (f"SIZE={_size(subject, probe)}", f"{subject.event}=1"))
+
+
+def _size(subject: Subject, probe: Program) -> int:
+    return subject.size or (probe.ring.dtype.itemsize if probe.ring else 0)
+
+
 def _of(subject: Subject, bench: Bench) -> Iterator[Measurement]:
     name, probe = f"lab {subject.probe}", Program.load(subject.probe)
-    size = subject.size or (probe.ring.dtype.itemsize if probe.ring else 0)
-    floor = Program.load("floor", (f"SIZE={size}", f"{subject.event}=1"))
+    floor = of(subject, probe)
     load = bench.times(3, 1)
     turns = {"floor": (floor, load), "probe": (probe, load), "twice": (probe, 2 * load)}
 
@@ -99,7 +107,7 @@ def _of(subject: Subject, bench: Bench) -> Iterator[Measurement]:
     yield Measurement(FIGURE, name, "per record", "ns", of_probe)
     goal = Goal(least=False, value=subject.goal)
     row = Measurement(FIGURE, name, RATIO, "ratio", ratios(of_probe, of_floor), goal=goal)
-    yield explained(row, f"records of {size} bytes")
+    yield explained(row, f"records of {_size(subject, probe)} bytes")
     once_ns, twice_ns = ([it.cost.net_ns for it in found[turn]] for turn in ("probe", "twice"))
     yield Measurement(FIGURE, name, "time for twice the events", "ratio", ratios(twice_ns, once_ns))
 

@@ -2,7 +2,8 @@
 
 - An event is a state change of a socket, a segment received by a socket in ESTABLISHED, or a frame at the interface, by
   the tool.
-- Compare tools with different events by their costs per connection or per request.
+- Compare tools with different events by their costs per connection or per request. The chapter on the floor has the goals
+  for the cost of an event.
 - Many tools wake up the reader for each event. The wake-up happens inside the program and is part of its time.
 - The statistics cost about 40 ns per program run. An empty program at the same tracepoint measures this cost, and it is
   subtracted.
@@ -25,7 +26,6 @@ from lab.results.measurement import Goal, Measurement
 from lab.traffic.load_generator import loopback
 
 FIGURE = "kernel cost"
-_GOALS = {"lab states": 100.0, "lab rtt": 100.0, "lab duration": 100.0}
 _COMPARED = ("per connection", "per request")  # events differ between tools
 _COUNTING = "of counting, per run"
 _OF_PROGRAM = "per event, of its "
@@ -68,8 +68,7 @@ def compared(watched: Sequence[Description], bench: Bench) -> Iterator[Measureme
         yield Measurement(FIGURE, "none", _COUNTING, "ns", values, _conditions(event))
     best = _best_peers(samples)
     for (tool, quantity), values in samples.items():
-        goal = Goal(least=False, value=_GOALS[tool.name]) if quantity == "per event" and tool.name in _GOALS else None
-        row = Measurement(FIGURE, tool.name, quantity, "ns", values, _conditions(tool.at), goal)
+        row = Measurement(FIGURE, tool.name, quantity, "ns", values, _conditions(tool.at))
         peer = best.get((tool.kind, quantity))
         why = _shares(tool, samples)
         if peer and peer.at == tool.at:
@@ -83,7 +82,7 @@ def compared(watched: Sequence[Description], bench: Bench) -> Iterator[Measureme
                 "ratio",
                 interleave.ratios(values, samples[peer, quantity]),
                 _conditions(tool.at),
-                Goal(least=False, value=1) if tool.name in _GOALS else None,
+                Goal(least=False, value=1),
             )
 
 

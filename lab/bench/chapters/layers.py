@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 FIGURE = "layers"
 SIZE = 64
 _TOOL = "lab layers"
-_KEPT = Goal(least=True, value=0.85)
+_KEPT = Goal(least=True, value=0.95)
 _NONE = Goal(least=False, value=0)
-_JOINED = Goal(least=False, value=2000)  # a million events in two seconds
+_JOINED = Goal(least=False, value=1500)  # a million points in 1.5 seconds
 _CONNECTIONS = (1, 4)
 
 

@@ -27,6 +27,10 @@ from lab.traffic.load_generator import CHANGES_EACH, PORT, Place, across, loopba
 
 FIGURE = "observer effect"
 _LEAST = 0.9
+_GOALS = {
+    **{(f"lab {probe}", "connections"): 0.95 for probe in ("states", "duration", "rtt", "flows")},
+    ("lab packets", "bulk"): 0.85,
+}
 _UNITS = {"connections": "1/s", "bulk": "GB/s"}
 
 Values = dict[str, float]
@@ -131,7 +135,8 @@ def rows(pairs: Pairs) -> Iterator[Measurement]:
         if quantity == "events lost":
             yield Measurement(FIGURE, tool.name, quantity, "fraction", values)
             continue
-        goal = Goal(least=True, value=_LEAST) if (tool.name, quantity) == ("lab states", "connections") else None
+        least = _GOALS.get((tool.name, quantity))
+        goal = Goal(least=True, value=least) if least else None
         ratios = interleave.ratios(values, pairs.without[tool, quantity])
         row = Measurement(FIGURE, tool.name, quantity, "ratio", ratios, goal=goal)
         with_us, without_us = (1e6 / float(np.median(rates)) for rates in (values, pairs.without[tool, quantity]))

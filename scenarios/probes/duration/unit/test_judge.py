@@ -23,6 +23,7 @@ from support.made.timelines import FLOW
 
 from lab.packet import ACK, FIN, RST, SYN
 from lab.tcp import Flow
+from lab.timeline import Call
 
 # The segments that the probe reports, at the client (C) and at the server (S), in order of time.
 SYN_C, SYN_S, ANSWER_S, ANSWER_C, FIN_C, FIN_S, LAST_S, LAST_C = range(8)
@@ -194,6 +195,24 @@ def test_a_refused_connection_may_not_know_its_port(port):
     late = whole.recording.events["duration"].copy()
     late["time_ns"] += 200
     assert wrong(with_events(whole, "duration", late), "duration") == {"first SYN at", FIRST}
+
+
+def test_refused_connections_that_overlap():
+    """Without ports, a row is that of the connection that contains its end as well: both contain its start."""
+    whole, events = refused(), refused().recording.events["duration"]
+    slow, quick = (np.sort(events, order="time_ns") for _ in range(2))
+    slow["time_ns"][slow["flags"] & RST > 0] += 200
+    quick["time_ns"] += 5
+    quick["sport"][quick["sport"] == FLOW.lport] += 1
+    quick["dport"][quick["dport"] == FLOW.lport] += 1
+    calls = [[Call("connect", 0, 300, 0, "ECONNREFUSED")], [Call("connect", 10, 100, 0, "ECONNREFUSED")]]
+    unknown = Flow("0.0.0.0", 0, FLOW.raddr, FLOW.rport)  # noqa: S104 (not known)
+    timeline = whole.connections[0].client
+    whole.connections = [
+        replace(whole.connections[0], client=replace(timeline, flow=unknown, calls=its)) for its in calls
+    ]
+    assert wrong(with_events(whole, "duration", np.concatenate([slow, quick])), "duration") == set()
+    assert wrong(with_events(whole, "duration", np.concatenate([slow, slow])), "duration") != set()
 
 
 def test_interfaces_of_other_hosts_are_not_judged():
