@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -148,6 +149,7 @@ def _render(folders: list[RunFolder], raw: Raw) -> str:
     )
 
 
+@cache
 def _templates() -> Environment:
     found = templates()
     found.filters["packed"] = _packed

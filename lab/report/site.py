@@ -16,6 +16,7 @@ import stat
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -342,6 +343,7 @@ def _web(address: str) -> str:
     return address if re.fullmatch(r"https?://[\x21-\x7e]+", address) else ""
 
 
+@cache
 def _templates() -> Environment:
     # Tools, files and kernels give texts that may have control characters: pages show them as escapes.
     found = templates(finalize=lambda value: printable(value, "\n\t") if type(value) is str else value)
