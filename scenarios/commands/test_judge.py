@@ -68,6 +68,17 @@ def test_a_right_tool():
     assert json.loads(finding["rows"][0])["duration_ns"] == finding["told"]
 
 
+@pytest.mark.parametrize("tool", ["rtt", "flows", "retransmits", "drops", "packets"])
+def test_the_tools_of_the_lab(tool):
+    """Each is right in every case that its description has a value for, or says that it cannot know."""
+    done = lab_command("judge", f"lab-{tool}", "--quick", "--json")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    require_complete(it["verdict"] for it in found)
+    assert {it["case"]: it["verdict"] for it in found if it["verdict"] not in ("right", "unknown")} == {}, done.stderr
+    assert "right" in {it["verdict"] for it in found}
+    assert done.returncode == RIGHT
+
+
 def test_a_wrong_value_has_its_evidence(described):
     """The interval of the truth, the value, the distance, how the truth is known, and the tool's own row are printed."""
     script = SYNS + r"sed -un 's/^.* IP \(.*\)\.\([0-9]*\) > \(.*\)\.\([0-9]*\): .*/\1 \2 \3 \4 1000/p'"
