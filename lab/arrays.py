@@ -72,6 +72,14 @@ def extended(rows: Rows, **types: str) -> Rows:
     return result
 
 
+def narrowed(rows: Rows, kind: "np.dtype[np.void]") -> Rows:
+    """Return a copy of rows without the fields that `extended` has added to this type."""
+    import numpy as np
+
+    whole = np.ascontiguousarray(rows).view("u1").reshape(len(rows), rows.dtype.itemsize)
+    return np.ascontiguousarray(whole[:, : kind.itemsize]).reshape(-1).view(kind)
+
+
 def flow_numbers(rows: Rows) -> Index:
     """Return an array of shape (n,): rows of the same flow in the same network namespace have the same number."""
     import numpy as np

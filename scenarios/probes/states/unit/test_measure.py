@@ -429,3 +429,14 @@ def test_a_repeated_report_in_a_later_batch_is_no_row():
     tracker = Tracker(Choice())
     tracker.rows(changes(*life("CLOSE -> SYN_SENT -> CLOSE")))
     assert len(spent(tracker.rows(changes(change(11, "SYN_SENT -> CLOSE", again=1))))) == 0
+
+
+def test_more_sockets_than_are_kept(monkeypatch):
+    """The oldest are forgotten, and the note says how many: the next change of those has no time."""
+    monkeypatch.setattr("lab.probes.states.tracker._MOST_OPEN", 2)
+    tracker, flows = Tracker(Choice()), [CLIENT._replace(lport=40000 + number) for number in range(3)]
+    for number, flow in enumerate(flows):
+        tracker.rows(changes(*life("CLOSE -> SYN_SENT -> ESTABLISHED", flow, 0xA00 * (number + 1), 100 * number)))
+    ends = [change(900, "ESTABLISHED -> CLOSE", flow, 0xA00 * (at + 1)) for at, flow in enumerate(flows)]
+    assert spent(tracker.rows(changes(*ends))) == [("ESTABLISHED", None), ("ESTABLISHED", 790), ("ESTABLISHED", 690)]
+    assert tracker.end() == "more than 2 sockets were open: 1 were forgotten"
