@@ -71,7 +71,7 @@ static __always_inline int report_segment(struct __sk_buff *ctx, u8 ingress)
     if (ctx->vlan_present)
         add_tag(packet, ctx->vlan_tci);
     parse_frame(ctx, packet);
-    if (packet->problem || packet->protocol != IPPROTO_TCP || !(packet->flags & (FIN | SYN | RST)))
+    if (!(packet->flags & (FIN | SYN | RST))) /* only the TCP header of a packet without a problem gives it flags */
         return TC_ACT_UNSPEC;
     if (!are_chosen_ends(current_choice(), &packet->saddr, packet->sport, &packet->daddr, packet->dport))
         return TC_ACT_UNSPEC;

@@ -207,9 +207,8 @@ static __always_inline bool is_ipv4_copy(struct xdp_md *ctx, const struct iphdr 
             return false;
         sum += (word & 0xffff) + (word >> 16);
     }
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    return sum == 0xffff;
+    /* The sum over a right header is a multiple of 0xffff, which one addition of the halves turns into 0xffff. */
+    return (sum & 0xffff) + (sum >> 16) == 0xffff;
 }
 
 static __always_inline bool is_ipv6_copy(struct xdp_md *ctx, const struct ipv6hdr *ip)

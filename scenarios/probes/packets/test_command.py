@@ -170,6 +170,19 @@ def test_all(net):
     assert packet_text.line(rows[1]).endswith("  (later fragment)")
 
 
+def test_address(net):
+    """Without ports, the packets of a peer are those of all its ports, and no others."""
+    with watching("packets", "--json", "--netns", net.server.name, "--address", net.client.ipv6) as output:
+        for peer, here in ((net.server.ipv4, net.client.ipv4), (net.server.ipv6, net.client.ipv6)):
+            family = socket.AF_INET6 if ":" in peer else socket.AF_INET
+            with inside(net.client.name, lambda family=family: socket.socket(family, socket.SOCK_DGRAM)) as sender:
+                sender.bind((here, 0))
+                sender.sendto(b"!", (peer, 9))
+        net.quiesce()
+    rows = [row for row in parsed(output) if row["protocol"] == "UDP"]
+    assert [(row["source_address"], row["destination_port"]) for row in rows] == [(net.client.ipv6, 9)]
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_capture(net, tmp_path, version):
     """--pcap writes the same packets as dumpcap, with all their numbers, in order of time."""
