@@ -91,15 +91,25 @@ def remedy(error: BaseException) -> str | None:
     if isinstance(error, ModuleNotFoundError):
         return _not_installed(str(error.name))
     number = error.errno if isinstance(error, OSError) else None
-    text = _said(error) if isinstance(error, OSError) else str(error)
+    text = _said(error) if isinstance(error, OSError) and number else str(error)
     if isinstance(error, MemoryError):
         number, text = errno.ENOMEM, text or "an allocation failed"
     # dlopen(3) and Python's threads have no error of their own for this.
-    elif isinstance(error, ImportError) and "failed to map segment" in text:
+    elif isinstance(error, ImportError | OSError) and "failed to map segment" in text:
         number, text = errno.ENOMEM, "a library cannot be loaded"
     elif isinstance(error, RuntimeError) and "can't start new thread" in text:
-        number = errno.EAGAIN
+        number = errno.EAGAIN if _have_room_for_stack() else errno.ENOMEM
     return _REMEDIES[number].format(text) if number in _REMEDIES else None
+
+
+def _have_room_for_stack() -> bool:
+    import mmap  # noqa: PLC0415 (only after an error)
+
+    try:
+        mmap.mmap(-1, 1 << 23).close()
+    except OSError:
+        return False
+    return True
 
 
 def _not_installed(module: str) -> str | None:

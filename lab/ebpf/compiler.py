@@ -6,6 +6,7 @@ have been copied: the lab creates the maps and loads the programs itself.
 """
 
 import ctypes
+import errno
 import importlib.util
 import json
 import os
@@ -21,7 +22,7 @@ from lab.ebpf import attach, cache, headers, spec
 from lab.ebpf import source as source_module
 from lab.ebpf.source import KFUNCS, differs_by_mechanism, kernel_facts, mentions, text_of
 from lab.ebpf.spec import CollectionSpec, MapSpec, Members, ProgramSpec
-from lab.errors import LabError, UnsupportedByKernel
+from lab.errors import LabError, UnsupportedByKernel, remedy
 from lab.linux import btf, cpus
 from lab.linux.bpf import RINGBUF
 from lab.linux.instance import Instance
@@ -57,6 +58,7 @@ _MAY_LIFT_LIMIT = 1  # RLIMIT_MEMLOCK, which limits maps before Linux 5.11 (lab/
 # older helper's.
 _KERNEL_READS = "#undef bpf_probe_read_kernel"
 _NOBODY = 65534
+_DESCRIPTORS = 32
 _PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP = 28, 1 << 2
 _GAP = "__pad_"  # prefix of BCC's names for padding between members
 
@@ -131,6 +133,7 @@ def _compile(library: Path, name: str, text: str, flags: Sequence[str]) -> Colle
     known, missing = kernel_facts(mentioned, btf.Btf.of_kernel())
     known += [f"EVENT__{event}={number}" for number, event in enumerate(mentioned.events)]
     loading.join()
+    _require_descriptors()
     bcc = _binding()
     words = [word.encode() for word in (*flags, *(f"-D{fact}" for fact in known))]
     array = (ctypes.c_char_p * len(words))(*words)
@@ -143,6 +146,9 @@ def _compile(library: Path, name: str, text: str, flags: Sequence[str]) -> Colle
     if not module:
         if lacking := [why for macro, why in missing.items() if macro in said]:
             raise UnsupportedByKernel(f"{name} cannot be compiled for this kernel: {'; '.join(lacking)}")
+        for number in (errno.EMFILE, errno.ENOMEM):  # a limit of this process, not a mistake in the source
+            if os.strerror(number) in said:
+                raise OSError(number, os.strerror(number))
         raise LabError(f"{name} does not compile: correct it\n{said.strip()}")
     sys.stderr.write(said)
     try:
@@ -171,11 +177,23 @@ def _not_as_root(work: Callable[[], int]) -> int:
     return results[0]
 
 
+def _require_descriptors() -> None:
+    """Raise `OSError` if a few dozen file descriptors are not left: BCC may crash without them."""
+    opened: list[int] = []
+    try:
+        opened += (os.dup(2) for _ in range(_DESCRIPTORS))
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
 def _binding() -> Any:
     """Return BCC's library as its own Python binding declares it. Raises `LabError` when there is none."""
     try:
         from bcc.libbcc import lib  # noqa: PLC0415 (0.1 s that a start from the cache does not spend)
     except (ImportError, OSError) as error:
+        if remedy(error):
+            raise
         raise LabError(f"BCC cannot be loaded ({error}): {REMEDY}") from error
     for names, arguments, result in _UNDECLARED:
         for name in names.split():

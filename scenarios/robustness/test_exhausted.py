@@ -89,6 +89,19 @@ def test_no_file_descriptors(run, name, files):
         said(done, "lab: no file descriptors are left (", "the next command removes it")
 
 
+@pytest.mark.parametrize(
+    ("limit", "sentence"),
+    [
+        ("ulimit -n 6", "file descriptors are"),
+        ("ulimit -n 14", "file descriptors are"),
+        ("ulimit -v 150000", "memory is"),
+    ],
+)
+def test_nothing_left_for_the_compiler(run, limit, sentence):
+    """The source of a program is not blamed."""
+    said(run(COMMANDS["states"], limit, LAB_CACHE="off"), f"lab: no {sentence} left (")
+
+
 @pytest.mark.parametrize("name", LIVE)
 def test_no_memory_for_libraries(run, name):
     """Address space for the interpreter, and not for what it loads."""
