@@ -20,6 +20,8 @@ from lab.traffic.demo.conversation import Conversation
 from lab.traffic.demo.process import converse
 
 ENDS = ("saddr", "sport", "daddr", "dport")
+LIMITED = {"packets": ("PORT=0", "AT_TC=1"), "duration": (), "rtt": ()}
+"""Programs that a choice limits, with definitions."""
 
 
 def packed(net, host, version):
@@ -46,7 +48,7 @@ CHOICES = {
 @pytest.fixture(scope="module")
 def unlimited():
     """Return programs of their own that observe everything: a program can be attached once."""
-    return {"packets": Program(SOURCES / "packets.c", ["PORT=0", "AT_TC=1"]), "rtt": Program(SOURCES / "rtt.c")}
+    return {name: Program(SOURCES / f"{name}.c", defines) for name, defines in LIMITED.items()}
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -54,7 +56,7 @@ def test_a_limited_program_reports_what_is_chosen(net, unlimited, name):
     """It reports the packets and sockets that the tools choose among those of an unlimited program, and no others."""
     probes.require("rtt")
     choice = CHOICES[name](net)
-    limited = {"packets": Program.load("packets", ("PORT=0", "AT_TC=1")), "rtt": Program.load("rtt")}
+    limited = {name: Program.load(name, defines) for name, defines in LIMITED.items()}
     with ExitStack() as attached:
         for programs, limits in ((unlimited, EVERYTHING), (limited, choice)):
             for program in programs.values():
@@ -63,13 +65,15 @@ def test_a_limited_program_reports_what_is_chosen(net, unlimited, name):
             with converse(net, Conversation(exchanges=3), version=version):
                 pass
         net.quiesce()
-        events = [programs["packets"].ring.drain() for programs in (unlimited, limited)]
+        events = {
+            name: [programs[name].ring.drain() for programs in (unlimited, limited)] for name in ("packets", "duration")
+        }
         totals = [programs["rtt"].take_totals() for programs in (unlimited, limited)]
-    frames = events[0][wanted(choice, events[0], "s", "d")]
-    assert packets_in(events[1]) == packets_in(frames)
+    for every, some in events.values():
+        assert packets_in(some) == packets_in(every[wanted(choice, every, "s", "d")])
     sockets = [rows[(rows["netns"] == net.server.inode) | (rows["netns"] == net.client.inode)] for rows in totals]
     assert counts_in(sockets[1]) == counts_in(sockets[0][wanted(choice, sockets[0])])
-    found = sum(counts_in(sockets[1]).values()) + len(events[1])
+    found = sum(counts_in(sockets[1]).values()) + sum(len(some) for _, some in events.values())
     assert found == 0 if name in ("no port", "both ports") else found > 0
 
 
