@@ -4,11 +4,11 @@ What lives here: type names, the marker of an unknown value, conversion of rows 
 that depends on the meaning of a row. NumPy is imported inside the functions, so that a live tool can attach its program
 before NumPy is loaded.
 
-Of large structured arrays `rows.take(index)` and `rows.compress(mask)` copy whole rows. `rows[index]` copies field by field,
-which takes up to thirty times as long.
+Of large structured arrays `rows.take(index)`, `rows.compress(mask)` and `concatenated(parts)` copy whole rows. `rows[index]`
+and `np.concatenate(parts)` copy field by field, which takes up to thirty times as long.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -70,6 +70,16 @@ def extended(rows: Rows, **types: str) -> Rows:
     whole = np.ascontiguousarray(rows).view("u1").reshape(len(rows), size)
     result.view("u1").reshape(len(rows), ends[-1])[:, :size] = whole
     return result
+
+
+def concatenated(parts: "Sequence[Rows]") -> Rows:
+    """Return rows after each other, as np.concatenate(), which also finds a type for rows of different ones."""
+    import numpy as np
+
+    kind = parts[0].dtype
+    if any(part.dtype != kind for part in parts):
+        return np.concatenate(parts)
+    return np.concatenate([part.view(f"V{kind.itemsize}") for part in parts]).view(kind)
 
 
 def narrowed(rows: Rows, kind: "np.dtype[np.void]") -> Rows:

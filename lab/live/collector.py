@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from lab.arrays import Events
+from lab.arrays import Events, concatenated
 from lab.choice import EVERYTHING, Choice
 from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
@@ -41,7 +41,7 @@ class Collector:
         with self._lock:
             chunks, self._chunks = self._chunks, []
         self._thread.raise_failure()
-        return np.concatenate([np.zeros(0, self._ring.dtype), *chunks])
+        return concatenated([np.zeros(0, self._ring.dtype), *chunks])
 
     def __enter__(self) -> Self:
         self._thread.start()

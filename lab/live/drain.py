@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from lab.arrays import Events
+from lab.arrays import Events, concatenated
 from lab.choice import EVERYTHING, Choice
 from lab.ebpf.program import Program
 from lab.errors import LabError
@@ -67,7 +67,7 @@ def events_by_time(
 
         waiting = np.empty(0, ring.dtype)
         for _ in times:
-            waiting = np.concatenate([waiting, ring.drain()])
+            waiting = concatenated([waiting, ring.drain()])
             if not waiting.size:
                 continue
             complete, waiting, _ = by_time(waiting, ring.drain)
@@ -96,7 +96,7 @@ def by_time(waiting: Events, drain: Callable[[], Events]) -> tuple[Events, Event
     complete_ns = time.monotonic_ns()
     await_grace_period()  # programs that read the clock before that time have reserved their records
     await_grace_period()  # records reserved before those are finished: `drain` stops at a busy record
-    events = np.concatenate([waiting, drain()])
+    events = concatenated([waiting, drain()])
     events = events.take(np.argsort(events["time_ns"], kind="stable"))
     complete = int(np.searchsorted(events["time_ns"], np.uint64(complete_ns), side="right"))
     return events[:complete], events[complete:], complete_ns

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lab.arrays import concatenated
 from lab.bench import interleave
 from lab.bench.context import Bench, explained
 from lab.bench.forked import forked, pipe
@@ -87,7 +88,7 @@ def _measured(what: str, traffic: Traffic, connections: int, bench: Bench) -> It
                 await_grace_period()
                 chunks.append(collector.take())
         lost = program.lost() - lost
-    events = np.concatenate(chunks)
+    events = concatenated(chunks)
     events = events[np.argsort(events["time_ns"], kind="stable")]
     begin_ns = time.process_time_ns()
     rows = requests(Stages(events, hosts), PORT).rows

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lab.arrays import UNKNOWN, Events, Mask, Rows
+from lab.arrays import UNKNOWN, Events, Mask, Rows, concatenated
 from lab.choice import EVERYTHING, Choice
 from lab.live.filters import of_process, wanted
 from lab.probes.analyse.measure import Kind, Role, joined, kept, latency_ns, uncalled
@@ -92,14 +92,14 @@ class Tracker:
         if not len(self._known) and not len(self._waiting):
             self._known, self._waiting = fresh[:0], fresh[:0]  # with the fields of these events
         newest_ns = int(fresh["time_ns"].max(initial=0))
-        joining = np.concatenate([self._waiting, fresh])
+        joining = concatenated([self._waiting, fresh])
         touched = np.isin(self._known["skaddr"], joining["skaddr"]) | (fresh["skaddr"] == 0).any()
         touched |= np.isin(self._known["mptcp"], joining["mptcp"][joining["mptcp"] > 0])
         if newest_ns > self._all_taken_ns + SECOND:
             self._all_taken_ns = newest_ns
             touched[:] = True
-        taken, self._known = self._known[touched], self._known[~touched]
-        return np.concatenate([taken, joining])
+        taken, self._known = self._known.compress(touched), self._known.compress(~touched)
+        return concatenated([taken, joining])
 
     def _candidates(self, rows: Rows) -> Mask:
         """Return which rows pass the filters by role and latency, whose fields are never late."""
@@ -127,9 +127,15 @@ class Tracker:
         A call can return after that, for example close() itself.
         """
         newest_ns = int(rows["time_ns"].max(initial=0))
-        known = np.concatenate([self._known, kept(rows, max(0, newest_ns - SECOND))])
+        known = concatenated([self._known, kept(rows, max(0, newest_ns - SECOND))])
+        if len(known) > MOST_OPEN:
+            known = self._latest(known)
+        self._known = known
+
+    def _latest(self, known: Rows) -> Rows:
+        """Forget the oldest of more than `MOST_OPEN` sockets."""
         begun_ns = np.sort(known["begun_ns"][known["kind"] != Kind.DESTROYED])
         if len(begun_ns) > MOST_OPEN:
             self._forgotten += len(begun_ns) - MOST_OPEN
-            known = known[known["begun_ns"] >= begun_ns[-MOST_OPEN]]
-        self._known = known
+            known = known.compress(known["begun_ns"] >= begun_ns[-MOST_OPEN])
+        return known

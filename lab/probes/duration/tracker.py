@@ -6,7 +6,7 @@ expires. What does not live here: the meaning of the segments (lab/probes/durati
 
 import numpy as np
 
-from lab.arrays import Events, Index, Mask, Rows, extended
+from lab.arrays import Events, Index, Mask, Rows, concatenated, extended
 from lab.probes.duration.grouping import counted
 from lab.probes.duration.measure import Followed, follow
 from lab.tcp import SYN_TIMEOUT_NS, Ended
@@ -51,9 +51,9 @@ class Tracker:
         arrived = _carried(fresh)
         if self._kept is None or self._waiting is None:
             self._kept, self._waiting = arrived[:0].copy(), arrived[:0]
-        self._waiting = np.concatenate([self._waiting, arrived])
+        self._waiting = concatenated([self._waiting, arrived])
         ready = self._waiting["time_ns"] <= self._horizon_ns
-        due, self._waiting = self._waiting[ready], self._waiting[~ready]
+        due, self._waiting = self._waiting.compress(ready), self._waiting.compress(~ready)
         self._horizon_ns = now_ns
         return self._advance(self._kept, due, now_ns)
 
@@ -73,7 +73,7 @@ class Tracker:
         affected = np.flatnonzero((has_due_segment[kept["bucket"]] | expired) & (kept["number"] != _FREE))
         if not len(due) and not len(affected):
             return None
-        followed = follow(np.concatenate([kept[affected], due]), now_ns, self._syn_timeout_ns)
+        followed = follow(concatenated([kept.take(affected), due]), now_ns, self._syn_timeout_ns)
         rows, connection = followed.rows, followed.grouped.connection
         reported = np.zeros(len(rows), np.uint8)
         np.maximum.at(reported, connection, followed.grouped.segments["reported"])
@@ -124,7 +124,7 @@ class Tracker:
             more = np.zeros(max(len(kept), len(remaining)), kept.dtype)
             more["number"] = _FREE
             room = np.append(room, np.arange(len(kept), len(kept) + len(more)))
-            kept = np.concatenate([kept, more])
+            kept = concatenated([kept, more])
         kept[room[: len(remaining)]] = remaining
         return kept
 

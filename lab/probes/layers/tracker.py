@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 
-from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows
+from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows, concatenated
 from lab.packet import FIN, RST
 from lab.probes.layers.requests import GAP_NS, REQUEST, Kind, Requests, requests
 from lab.probes.layers.stages import At, Ports, Stages, Stop, are_servers
@@ -45,7 +45,7 @@ class RequestTracker:
 
         The batches so far have all points up to `now_ns`. The `final` batch is the last one.
         """
-        points = batch if self._kept is None else np.concatenate([self._kept, batch])
+        points = batch if self._kept is None else concatenated([self._kept, batch])
         # The point of a system call comes when the call returns, after other points of its bytes.
         points = self._translations.undo(points.take(np.argsort(points["time_ns"], kind="stable")))
         stages = Stages(points, self._inodes)
@@ -154,7 +154,7 @@ class SegmentTracker:
 
     def rows(self, batch: Events, now_ns: int, *, final: bool = False) -> Rows:
         """Return the segments that were sent `QUIET_NS` or longer ago; parameters as in `RequestTracker.rows`."""
-        points = batch if self._kept is None else np.concatenate([self._kept, batch])
+        points = batch if self._kept is None else concatenated([self._kept, batch])
         points = self._translations.undo(points.take(np.argsort(points["time_ns"], kind="stable")))
         stages = Stages(points, self._inodes)
         packets = stages.packets()

@@ -5,7 +5,7 @@ What lives here: the rows kept for open sockets, and the filters. What does not:
 
 import numpy as np
 
-from lab.arrays import Events, Index, Mask, Rows, extended, narrowed
+from lab.arrays import Events, Index, Mask, Rows, concatenated, extended, narrowed
 from lab.choice import Choice
 from lab.live.filters import in_version, wanted
 from lab.probes.states.measure import superseded, transitions
@@ -33,14 +33,14 @@ class Tracker:
     def rows(self, batch: Events) -> Rows:
         """Return the rows that can be printed after this batch, in order of time."""
         fresh = extended(batch, shown="u1", carried="u1")
-        changes = np.concatenate([*self._open.take(fresh), *self._ended, fresh])
+        changes = concatenated([*self._open.take(fresh), *self._ended, fresh])
         rows = transitions(changes)
         self._gaps += int(rows["gap"].sum())
         held_back = self._held_back(rows)
         due = (rows["shown"] == 0) & ~held_back
         shown = rows.compress(due & wanted(self._choice, rows))
         rows["shown"] |= ~held_back
-        self._carry(rows, changes.dtype)  # which is not that of `fresh`: np.concatenate() leaves out padding
+        self._carry(rows, changes.dtype)
         return shown
 
     def end(self) -> str:
@@ -112,7 +112,7 @@ class _Open:
         if (missing := len(rows) - len(free)) > 0:
             more = max(missing, len(self._used))
             free = np.append(free, np.arange(len(self._used), len(self._used) + more))
-            self._rows = np.concatenate([self._rows, np.zeros(more, rows.dtype)])
+            self._rows = concatenated([self._rows, np.zeros(more, rows.dtype)])
             self._used = np.append(self._used, np.zeros(more, bool))
             self._buckets = np.append(self._buckets, np.zeros((2, more), np.intp), axis=1)
         places = free[: len(rows)]
