@@ -13,6 +13,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from lab import probes
 from lab.bench.context import Bench, explained
 from lab.bench.interleave import interleaved, ratios
@@ -123,7 +125,9 @@ def _in_between(bench: Bench) -> Measurement:
     found = interleaved(list(programs), bench.times(7, 3), per_run)
     over = [one - other for one, other in zip(found["probe"], found["empty"], strict=True)]
     goal = Goal(least=False, value=subject.goal)
-    return Measurement(FIGURE, "lab duration", "per frame in between, over an empty program", "ns", over, goal=goal)
+    row = Measurement(FIGURE, "lab duration", "per frame in between, over an empty program", "ns", over, goal=goal)
+    with_ns, empty_ns = (float(np.median(found[turn])) for turn in ("probe", "empty"))
+    return explained(row, f"a run takes {with_ns:.0f} ns, and one of the empty program {empty_ns:.0f} ns")
 
 
 def _taken(program: Program, subject: Subject, scale: int) -> Taken:

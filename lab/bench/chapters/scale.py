@@ -26,7 +26,7 @@ import numpy as np
 from lab import probes
 from lab.bench import interleave
 from lab.bench.chapters import floor
-from lab.bench.context import Bench, runnable
+from lab.bench.context import Bench, explained, runnable
 from lab.bench.forked import forked, pipe
 from lab.bench.producer import syn
 from lab.bench.run_time import Watch, counted
@@ -192,4 +192,6 @@ def _together(bench: Bench) -> Iterator[Measurement]:
     for (what, kind), rates in measured.items():
         ratios = interleave.ratios(rates, without)
         goal = _ALL if (what, kind) == (_EVERY, "probe") else None
-        yield Measurement(FIGURE, f"lab {what} ({kind})", "connections", "ratio", ratios, goal=goal)
+        row = Measurement(FIGURE, f"lab {what} ({kind})", "connections", "ratio", ratios, goal=goal)
+        of_floor = float(np.median(interleave.ratios(measured[what, "floor"], without)))
+        yield explained(row, f"the floors of the same probes keep {of_floor:.2f}")
