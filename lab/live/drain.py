@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from lab.arrays import Events, concatenated
+from lab.arrays import Events, concatenated, in_order
 from lab.choice import EVERYTHING, Choice
 from lab.ebpf.program import Program
 from lab.errors import LabError
@@ -96,8 +96,7 @@ def by_time(waiting: Events, drain: Callable[[], Events]) -> tuple[Events, Event
     complete_ns = time.monotonic_ns()
     await_grace_period()  # programs that read the clock before that time have reserved their records
     await_grace_period()  # records reserved before those are finished: `drain` stops at a busy record
-    events = concatenated([waiting, drain()])
-    events = events.take(np.argsort(events["time_ns"], kind="stable"))
+    events = in_order(concatenated([waiting, drain()]))
     complete = int(np.searchsorted(events["time_ns"], np.uint64(complete_ns), side="right"))
     return events[:complete], events[complete:], complete_ns
 

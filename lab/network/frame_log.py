@@ -5,7 +5,7 @@ from enum import IntEnum, IntFlag
 
 import numpy as np
 
-from lab.arrays import Integers, Rows
+from lab.arrays import Integers, Rows, in_order
 from lab.errors import FramesDropped, LabError
 from lab.network import segment_parser
 from lab.tcp import Flow
@@ -92,7 +92,7 @@ class WireLog:
     def going(self, direction: Direction) -> Rows:
         """Return the records of one direction in the order of arrival."""
         frames = self.frames[self.frames["direction"] == direction]
-        return frames.take(np.argsort(frames["ordinal"], kind="stable"))
+        return in_order(frames, "ordinal")
 
     def tcp(self, flow: Flow | None = None) -> Rows:
         """Return the TCP segments (`segment_parser.SEGMENT`) of all flows, or of one `flow`, in order of arrival."""

@@ -14,7 +14,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 import numpy.typing as npt
 
-from lab.arrays import Events, Rows
+from lab.arrays import Events, Rows, in_order
 from lab.clock import CLOCK
 from lab.errors import EventsLost, EventsWithheld, LabError
 from lab.output.file import replacing
@@ -88,7 +88,7 @@ class Recording:
             part["time_ns"], part["probe"], part["row"] = events["time_ns"], number, np.arange(len(events))
             parts.append(part)
         everything = np.concatenate(parts) if parts else np.empty(0, index)
-        return everything.take(np.argsort(everything["time_ns"], kind="stable"))
+        return in_order(everything)
 
     def save(self, path: Path) -> None:
         """Write the recording to one `.npz` file that only its owner may read. Raises `LabError` when the file cannot be written."""

@@ -18,7 +18,7 @@ from typing import Self
 
 import numpy as np
 
-from lab.arrays import Integers, Rows
+from lab.arrays import Integers, Rows, in_order
 from lab.network import segment_parser
 from lab.network.conditions import FOREVER_NS
 from lab.network.segment_parser import SEGMENT, covers, end_of, first, reaches
@@ -140,7 +140,7 @@ class TapTruth:
         for place in np.unique(inode):
             for outgoing in (0, 1):
                 here = seen[(inode == place) & (seen["outgoing"] == outgoing)]
-                here = here.take(np.argsort(here["low_ns"], kind="stable"))
+                here = in_order(here, "low_ns")
                 for key, rows in segment_parser.by_flow(here).items():
                     self._by_place[int(place), key, outgoing] = rows
 

@@ -71,12 +71,11 @@ def test_a_right_tool():
 @pytest.mark.parametrize("tool", ["rtt", "flows", "retransmits", "drops", "packets"])
 def test_the_tools_of_the_lab(tool):
     """Each is right in every case that its description has a value for, or says that it cannot know."""
-    done = lab_command("judge", f"lab-{tool}", "--quick", "--json")
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    require_complete(it["verdict"] for it in found)
-    assert {it["case"]: it["verdict"] for it in found if it["verdict"] not in ("right", "unknown")} == {}, done.stderr
-    assert "right" in {it["verdict"] for it in found}
-    assert done.returncode == RIGHT
+    status, found = judged(f"lab-{tool}", "--quick")
+    verdicts = {case: it["verdict"] for case, it in found.items()}
+    assert {case: verdict for case, verdict in verdicts.items() if verdict not in ("right", "unknown")} == {}
+    assert "right" in verdicts.values()
+    assert status == RIGHT
 
 
 def test_a_wrong_value_has_its_evidence(described):

@@ -85,7 +85,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     yield _in_between(bench)
 
 
-def of(subject: Subject, probe: Program) -> Program:
+def floor_of(subject: Subject, probe: Program) -> Program:
     """Return the floor program of a probe: records of its size, for its event."""
     return Program.load("floor", (f"SIZE={_size(subject, probe)}", f"{subject.event}=1"))
 
@@ -96,7 +96,7 @@ def _size(subject: Subject, probe: Program) -> int:
 
 def _of(subject: Subject, bench: Bench) -> Iterator[Measurement]:
     name, probe = f"lab {subject.probe}", Program.load(subject.probe)
-    floor = of(subject, probe)
+    floor = floor_of(subject, probe)
     load = bench.times(3, 1)
     turns = {"floor": (floor, load), "probe": (probe, load), "twice": (probe, 2 * load)}
 

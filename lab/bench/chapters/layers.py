@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab.arrays import concatenated
+from lab.arrays import concatenated, in_order
 from lab.bench import interleave
 from lab.bench.context import Bench, explained
 from lab.bench.forked import forked, pipe
@@ -88,8 +88,7 @@ def _measured(what: str, traffic: Traffic, connections: int, bench: Bench) -> It
                 await_grace_period()
                 chunks.append(collector.take())
         lost = program.lost() - lost
-    events = concatenated(chunks)
-    events = events[np.argsort(events["time_ns"], kind="stable")]
+    events = in_order(concatenated(chunks))
     begin_ns = time.process_time_ns()
     rows = requests(Stages(events, hosts), PORT).rows
     joined_ns = (time.process_time_ns() - begin_ns) / len(events)

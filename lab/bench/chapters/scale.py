@@ -169,7 +169,7 @@ def _repeat(fd: int, cpu: int, end: Connection) -> None:
 def _together(bench: Bench) -> Iterator[Measurement]:
     subjects = [it for it in floor.SUBJECTS if not probes.refusal(it.probe)]
     loaded = [Program.load(it.probe) for it in subjects]
-    floors = [floor.of(subject, probe) for subject, probe in zip(subjects, loaded, strict=True)]
+    floors = [floor.floor_of(subject, probe) for subject, probe in zip(subjects, loaded, strict=True)]
     cases: dict[tuple[str, str], list[Program]] = {("none", ""): []}
     for number, subject in enumerate(subjects):
         cases |= {(subject.probe, "probe"): [loaded[number]], (subject.probe, "floor"): [floors[number]]}

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from lab.arrays import UNKNOWN, Events, Index, Integers, Mask, Rows, flow_numbers
+from lab.arrays import UNKNOWN, Events, Index, Integers, Mask, Rows, flow_numbers, in_order
 from lab.paths import SOURCES
 from lab.tcp import CREATED_BY_SYN, State
 
@@ -124,7 +124,7 @@ def joined(steps: Events) -> Rows:
     _find_roles(rows)
     _measure_connecting(rows)
     _fill_owners(rows)
-    return rows.take(np.argsort(rows["time_ns"], kind="stable"))
+    return in_order(rows)
 
 
 def latency_ns(rows: Rows) -> Integers:

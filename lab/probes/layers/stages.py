@@ -13,7 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows
+from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows, in_order
 from lab.errors import LabError
 from lab.probes.layers.byte_streams import IGNORED, NONE, Cover, Reach, Streams, streams
 from lab.recording.recording import Recording
@@ -264,7 +264,7 @@ class Stages:
         read = np.where(delivered, covers[At.READ].first(byte), NONE)
         rows["read_length"] = streams.values(read, "length")
         rows["stops"], rows["contradictory"] = consistent(self._stops(byte, points, read))
-        return rows.take(np.argsort(rows["time_ns"], kind="stable"))
+        return in_order(rows)
 
     def _segments(self, at: At) -> Integers:
         """Return the indices of the points of a place that have data."""

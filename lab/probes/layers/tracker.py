@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 
-from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows, concatenated
+from lab.arrays import UNKNOWN, Events, Integers, Mask, Rows, concatenated, in_order
 from lab.packet import FIN, RST
 from lab.probes.layers.requests import GAP_NS, REQUEST, Kind, Requests, requests
 from lab.probes.layers.stages import At, Ports, Stages, Stop, are_servers
@@ -25,6 +25,11 @@ TRANSLATED = "connections through an address translation, shown with the address
 
 MOST_POINTS = 400_000
 """Limit of kept points. The oldest beyond it are forgotten and counted."""
+
+
+def _together(kept: "Events | None", batch: Events) -> Events:
+    """Return kept points and those of a batch by time: the point of a system call comes when it returns, after others."""
+    return in_order(batch if kept is None else concatenated([kept, batch]))
 
 
 class RequestTracker:
@@ -45,9 +50,7 @@ class RequestTracker:
 
         The batches so far have all points up to `now_ns`. The `final` batch is the last one.
         """
-        points = batch if self._kept is None else concatenated([self._kept, batch])
-        # The point of a system call comes when the call returns, after other points of its bytes.
-        points = self._translations.undo(points.take(np.argsort(points["time_ns"], kind="stable")))
+        points = self._translations.undo(_together(self._kept, batch))
         stages = Stages(points, self._inodes)
         found = requests(stages, self._ports, self._gap_ns)
         over = np.ones(len(found.turns.call), bool) if final else self._over(stages, found, now_ns)
@@ -154,8 +157,7 @@ class SegmentTracker:
 
     def rows(self, batch: Events, now_ns: int, *, final: bool = False) -> Rows:
         """Return the segments that were sent `QUIET_NS` or longer ago; parameters as in `RequestTracker.rows`."""
-        points = batch if self._kept is None else concatenated([self._kept, batch])
-        points = self._translations.undo(points.take(np.argsort(points["time_ns"], kind="stable")))
+        points = self._translations.undo(_together(self._kept, batch))
         stages = Stages(points, self._inodes)
         packets = stages.packets()
         until_ns = now_ns if final else now_ns - QUIET_NS

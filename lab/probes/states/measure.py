@@ -7,7 +7,7 @@ What lives here: pure functions over arrays. What does not: kernel, clock, files
 import numpy as np
 import numpy.typing as npt
 
-from lab.arrays import UNKNOWN, Events, Index, Integers, Mask, Rows, extended, flow_numbers
+from lab.arrays import UNKNOWN, Events, Index, Integers, Mask, Rows, extended, flow_numbers, in_order
 from lab.tcp import CREATED_BY_SYN, State
 
 
@@ -49,7 +49,7 @@ def transitions(changes: Events) -> Rows:
     handshake_ns = rows["handshake_rtt_us"].astype(np.int64) * 1000
     rows["duration_ns"] = np.where(passive, np.where(handshake_ns > 0, handshake_ns, UNKNOWN), rows["duration_ns"])
     _fill_from_same_socket(rows)
-    return rows.take(np.argsort(rows["time_ns"], kind="stable"))
+    return in_order(rows)
 
 
 def _by_socket(changes: Events) -> Rows:
