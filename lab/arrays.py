@@ -1,6 +1,6 @@
 """Types of the arrays that pass between the packages, and small functions on them.
 
-What lives here: type names, the marker of an unknown value, conversion of rows to Python values. What does not: code
+What lives here: type names, the marker of an unknown value, copies of rows. What does not: code
 that depends on the meaning of a row. NumPy is imported inside the functions, so that a live tool can attach its program
 before NumPy is loaded.
 
@@ -8,10 +8,11 @@ Of large structured arrays `rows.take(index)`, `rows.compress(mask)` and `concat
 and `np.concatenate(parts)` copy field by field, which takes up to thirty times as long.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import numpy as np
     import numpy.typing as npt
 
@@ -21,32 +22,12 @@ Events: TypeAlias = "npt.NDArray[np.void]"
 Rows: TypeAlias = "npt.NDArray[np.void]"
 """Measurements computed from events: a structured array of shape (n,)."""
 
-Row: TypeAlias = "np.void | dict[str, Any]"
-"""One event or row, from NumPy or from `plain`. Both are indexed by the names of the members."""
-
 Integers: TypeAlias = "npt.NDArray[np.int64]"
 Index: TypeAlias = "npt.NDArray[np.intp]"
 Mask: TypeAlias = "npt.NDArray[np.bool_]"
 
 UNKNOWN = -1
 """The value of an unknown duration or time in nanoseconds."""
-
-
-def plain(events: Events) -> Iterator[dict[str, Any]]:
-    """Yield events as dictionaries of Python values, arrays of bytes as `bytes`.
-
-    Meant for printing: a dictionary costs a fraction of a NumPy row.
-    """
-    import numpy as np
-
-    names = events.dtype.names or ()
-    columns = []
-    for name in names:
-        column = events[name]
-        if column.ndim > 1 and column.dtype == np.uint8:
-            column = np.ascontiguousarray(column).view(f"V{column.shape[1]}")[:, 0]
-        columns.append(column.tolist())
-    return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
 
 
 def extended(rows: Rows, **types: str) -> Rows:

@@ -7,7 +7,7 @@ import ipaddress
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import LabError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lab.arrays import Rows
     from lab.ebpf.interface import Device
     from lab.live.metrics import Exporter
+
+_AT_ONCE = 1024  # rows that are put into words together
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -125,23 +127,53 @@ class Output:
         self._exporter.add(rows)
         return rows[:0]
 
-    def row(self, row: Mapping[str, Any], line: Callable[[Any], str], *, alarming: bool = False) -> None:
-        """Print one row. `line` formats it as a line of the table, unless the output is JSON or CSV.
+    def rows(
+        self,
+        rows: "Rows",
+        as_dicts: "Callable[[Rows], Iterable[Mapping[str, Any]]]",
+        line: Callable[[Any], str],
+        alarming: Callable[[Any], bool] = lambda _: False,
+    ) -> None:
+        """Print rows, or count them with `--metrics`.
 
-        A line that is wider than the terminal is cut. An `alarming` one is red.
+        `as_dicts` gives their fields. `line` formats them as a line of the table, unless the output is JSON or CSV; a
+        line that is wider than the terminal is cut, and an `alarming` one is red.
         """
-        if self._exporter:
-            return
-        if self._args.csv:
-            if self._csv is None:
-                self._csv = csv.DictWriter(sys.stdout, list(row))
-                self._csv.writeheader()
-            self._csv.writerow({name: cell(value) for name, value in row.items()})
-            return
-        text = json.dumps(row) if self._args.json else self._lines(line(printable_row(row)), alarming=alarming)
-        sys.stdout.write(f"{text}\n")  # in one write: without buffering, print() writes the line's end separately
+        rows = self.shown(rows)
+        for first in range(0, len(rows), _AT_ONCE):
+            self._print(as_dicts(rows[first : first + _AT_ONCE]), line, alarming)
 
-    def _lines(self, text: str, *, alarming: bool) -> str:
+    def row(self, row: Mapping[str, Any], line: Callable[[Any], str]) -> None:
+        """Print one row that no metric counts."""
+        if not self._exporter:
+            self._print([row], line)
+
+    def _print(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        line: Callable[[Any], str],
+        alarming: Callable[[Any], bool] = lambda _: False,
+    ) -> None:
+        if self._args.csv:
+            for row in rows:
+                if self._csv is None:
+                    self._csv = csv.DictWriter(sys.stdout, list(row))
+                    self._csv.writeheader()
+                self._csv.writerow({name: cell(value) for name, value in row.items()})
+            return
+        if self._args.json:
+            from lab.output.json_lines import as_json  # noqa: PLC0415 (only if there is something to print)
+
+            texts = (as_json(row) for row in rows)
+        else:
+            texts = (self._lines(row, line, alarming=alarming(row)) for row in rows)
+        for text in texts:  # each in one write: without buffering, a signal can cut one that the pipe has no room for
+            sys.stdout.write(f"{text}\n")
+
+    def _lines(self, row: Mapping[str, Any], line: Callable[[Any], str], *, alarming: bool) -> str:
+        text = line(row)
+        if not text.isprintable():  # a character in it, or a second line
+            text = line(printable_row(row))
         if self.width is not None:
             text = "\n".join(terminal.cut(line, self.width) for line in text.split("\n"))
         return terminal.red(text) if alarming else text

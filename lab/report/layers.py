@@ -68,14 +68,14 @@ def of(run: RunFolder, raw: Raw) -> Layers | None:
     files = run.recordings
     names = ", ".join(file.name for file in files)
     note = f"`lab layers --json --recording FILE` prints all requests ({len(rows):,} in {names})"
-    lines = [(None, json.dumps(text.as_dict(row))) for row in rows[:_MOST_KEPT]]
+    lines = [(None, json.dumps(row)) for row in text.as_dicts(rows[:_MOST_KEPT])]
     trace = run.path / TRACE
     return Layers(
         len(rows),
         next(text.waterfall(one)),
         tuple(_steps(one)),
         tuple(_layers(rows)),
-        raw.add("the typical request", files[0], [(None, json.dumps(text.as_dict(one)))], note),
+        raw.add("the typical request", files[0], [(None, json.dumps(next(text.as_dicts(np.atleast_1d(one)))))], note),
         raw.add("requests", files[0], lines, note),
         raw.link(trace) if trace.exists() else None,
     )

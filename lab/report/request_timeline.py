@@ -125,9 +125,9 @@ def _segment(row: np.void) -> str:
 
 
 def _packets(observed: Observed, connection: Connection, hosts: _Hosts, _: str, events: Rows) -> Iterator[Stamp]:
-    for row in _of(events, connection):
+    rows = _of(events, connection)
+    for row, packet in zip(rows, packet_text.as_dicts(rows), strict=True):
         if (host := _host(observed, row, hosts)) and _belongs(Flow.of(row), connection):
-            packet = packet_text.as_dict(row)
             yield Stamp(int(row["time_ns"]), host, "XDP", f"{packet['flags']}, {packet['payload_length']} bytes")
 
 

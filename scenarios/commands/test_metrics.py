@@ -99,9 +99,8 @@ def test_each_time_is_in_its_bucket(lab, probe, times_of):
     rows = MEASURED[probe](observed)
     text = importlib.import_module(f"lab.probes.{probe}.text")
     extra = ("eth0",) if probe == "duration" else ()
-    printed = text.as_dicts(rows) if probe == "analyse" else [text.as_dict(row, *extra) for row in rows]
     times = defaultdict(list)
-    for row in printed:
+    for row in text.as_dicts(rows, *extra):
         for name, labels, time_ns in times_of(row):
             if time_ns is not None:
                 times[name, tuple(labels.items())].append(time_ns)

@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from support.datagrams import log_of
 from support.frame_strategies import broken, ports_by_scapy
@@ -95,7 +96,7 @@ def test_packets(net, seen):
     for frame in frames:
         if lacks_tag(frame.data):
             continue
-        row = text.as_dict(rows.pop(beginning(frame.data)))
+        (row,) = text.as_dicts(np.atleast_1d(rows.pop(beginning(frame.data))))
         is_tcp = not frame.problem and frame.protocol == "TCP"
         expected = {
             "source_port": None if frame.problem else frame.sport,

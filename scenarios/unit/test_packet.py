@@ -115,7 +115,7 @@ def test_words():
 
 def test_the_line_of_a_packet():
     """A line has two blanks behind the addresses, and whole microseconds."""
-    row = text.as_dict(packet(time_ns=1_234_567_899))
+    (row,) = text.as_dicts(np.atleast_1d(packet(time_ns=1_234_567_899)))
     assert text.line(row) == (
         "Packet Data - src_ip: 192.0.2.1,  src_port: 40000, dst_ip: 192.0.2.2,  dst_port: 9999, timestamp(us): 1234567"
     )
@@ -123,11 +123,12 @@ def test_the_line_of_a_packet():
 
 def test_missing_fields_are_none():
     """A later fragment has addresses and no ports, ARP has neither: the fields are unknown, not 0."""
-    later = text.as_dict(packet(problem=4, sport=0, dport=0, fragment=1))
+    later, arp = text.as_dicts(
+        np.array([packet(problem=4, sport=0, dport=0, fragment=1), packet(ethertype=0x0806, version=0, problem=1)])
+    )
     assert [
         later[name] for name in ("source_address", "source_port", "destination_port", "seq", "flags", "problem")
     ] == (["192.0.2.1", None, None, None, None, "later fragment"])
-    arp = text.as_dict(packet(ethertype=0x0806, version=0, problem=1))
     assert [arp[name] for name in ("source_address", "protocol", "ethertype")] == [None, None, "0x0806"]
     assert "src_ip: -,  src_port: -" in text.line(arp)
     assert text.line(arp).endswith("  (not IP)")

@@ -135,8 +135,7 @@ def run(args: argparse.Namespace) -> int:
         line_of = partial(line, wide=args.wide, columns=output.width)
         tracker = Tracker(role, choice, tgids=args.pid, comms=args.comm, least_ns=args.minimum)
         for batch in batches:
-            for row in as_dicts(output.shown(tracker.rows(batch))):
-                output.row(row, line_of)
+            output.rows(tracker.rows(batch), as_dicts, line_of)
     output.note(tracker.end())
     output.end()
     return 0

@@ -1,15 +1,16 @@
 """Steps of connections as text: dictionaries for `--json` and `--csv`, descriptions in words, and the table."""
 
 import errno
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab.arrays import UNKNOWN, plain
+from lab.arrays import UNKNOWN, Rows
 from lab.live import fields
 from lab.probes.analyse.head import LINE, NARROW, SHORT, header, width_of
 from lab.probes.analyse.measure import Kind, Role, Takes, joined, latency_ns, points, uncalled
-from lab.tcp import UNSPECIFIED, State, address_text
+from lab.tcp import UNSPECIFIED, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,46 +18,55 @@ if TYPE_CHECKING:
     from lab.observation import Observed
     from lab.probes.analyse.rows import Step
 
+_ROLES = {role.value: role.name.lower() if role else None for role in Role}
+_STEPS = {kind.value: kind.name.lower() for kind in Kind}
+_TAKES = {takes.value: takes.name.lower() for takes in Takes}
+_STATES = {0: None} | {state.value: state.name for state in State}
 _FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293, 3.1
 
 
-def as_dicts(rows: np.ndarray) -> "Iterator[Step]":
+def as_dicts(rows: Rows) -> "Iterator[Step]":
     """Yield rows with the keys of `--json` and `--csv`; None is unknown."""
-    columns = (plain(rows), latency_ns(rows).tolist(), uncalled(rows).tolist())
-    for row, latency, alone in zip(*columns, strict=True):
-        kind, owned = Kind(row["kind"]), int(row["tgid"]) != 0
-        packet = kind in (Kind.ARRIVED, Kind.PROCESSED)
-        laddr, raddr = (address_text(bytes(row[name])) for name in ("laddr", "raddr"))
-        connect_ns = int(row["connect_ns"])
-        yield {
-            **fields.head("analyse", int(row["time_ns"])),
-            "netns": int(row["netns"]),
-            "local_address": laddr if row["lport"] or laddr not in UNSPECIFIED else None,
-            "local_port": int(row["lport"]) or None,
-            "remote_address": raddr if row["rport"] else None,
-            "remote_port": int(row["rport"]) or None,
-            "role": Role(row["role"]).name.lower() if row["role"] else None,
-            "pid": int(row["tgid"]) if owned else None,
-            "comm": row["comm"].decode(errors="replace") if owned else None,
-            "tid": int(row["tid"]) or None,
-            "thread": row["thread"].decode(errors="replace") if row["tid"] else None,
-            "skaddr": f"{int(row['skaddr']):x}",
-            "mptcp": f"{int(row['mptcp']):x}" if row["mptcp"] else None,
-            "ip": 6 if ":" in laddr else 4,
-            "func": points()[row["point"]],
-            "step": kind.name.lower(),
-            "returns": bool(row["returns"]) if kind <= Kind.CLOSE else None,
-            "takes": Takes(row["takes"]).name.lower() if kind is Kind.RECEIVE and row["returns"] else None,
-            "observed_call": not alone if kind in (Kind.OPENED, Kind.SENT, Kind.RECEIVED) else None,
-            "result": int(row["result"]) if row["returns"] else None,
-            "latency_ns": None if latency == UNKNOWN else latency,
-            "seq": int(row["seq"]) if packet else None,
-            "length": int(row["length"]) if packet else None,
-            "flags": " ".join(name for bit, name in enumerate(_FLAGS) if row["flags"] >> bit & 1) if packet else None,
-            "oldstate": State(row["oldstate"]).name if row["oldstate"] else None,
-            "state": State(row["state"]).name if row["state"] else None,
-            "connect_time_ns": None if connect_ns == UNKNOWN else connect_ns,
+    kind, owned, returns = rows["kind"], rows["tgid"] != 0, rows["returns"] != 0
+    is_packet = np.isin(kind, (Kind.ARRIVED, Kind.PROCESSED))
+    laddr, latency = fields.addresses(rows["laddr"]), latency_ns(rows)
+    local_known = (rows["lport"] > 0) | ~np.isin(laddr, UNSPECIFIED)
+    return fields.dictionaries(
+        fields.heads("analyse", rows["time_ns"])
+        | {
+            "netns": rows["netns"].tolist(),
+            "local_address": fields.known(laddr, local_known),
+            "local_port": fields.not_zero(rows["lport"]),
+            "remote_address": fields.known(fields.addresses(rows["raddr"]), rows["rport"] > 0),
+            "remote_port": fields.not_zero(rows["rport"]),
+            "role": fields.looked_up(_ROLES, rows["role"]),
+            "pid": fields.known(rows["tgid"], owned),
+            "comm": fields.known(fields.texts(rows["comm"]), owned),
+            "tid": fields.not_zero(rows["tid"]),
+            "thread": fields.known(fields.texts(rows["thread"]), rows["tid"] > 0),
+            "skaddr": fields.hexadecimal(rows["skaddr"]),
+            "mptcp": fields.known(fields.hexadecimal(rows["mptcp"]), rows["mptcp"] > 0),
+            "ip": [6 if ":" in address else 4 for address in laddr],
+            "func": fields.looked_up(points(), rows["point"]),
+            "step": fields.looked_up(_STEPS, kind),
+            "returns": fields.known(returns, kind <= Kind.CLOSE),
+            "takes": fields.known(fields.looked_up(_TAKES, rows["takes"]), returns & (kind == Kind.RECEIVE)),
+            "observed_call": fields.known(~uncalled(rows), np.isin(kind, (Kind.OPENED, Kind.SENT, Kind.RECEIVED))),
+            "result": fields.known(rows["result"], returns),
+            "latency_ns": fields.known(latency, latency != UNKNOWN),
+            "seq": fields.known(rows["seq"], is_packet),
+            "length": fields.known(rows["length"], is_packet),
+            "flags": fields.known(list(map(_flags, rows["flags"].tolist())), is_packet),
+            "oldstate": fields.looked_up(_STATES, rows["oldstate"]),
+            "state": fields.looked_up(_STATES, rows["state"]),
+            "connect_time_ns": fields.known(rows["connect_ns"], rows["connect_ns"] != UNKNOWN),
         }
+    )
+
+
+@cache
+def _flags(bits: int) -> str:
+    return " ".join(name for bit, name in enumerate(_FLAGS) if bits >> bit & 1)
 
 
 def description(row: "Step") -> str:

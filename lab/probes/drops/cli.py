@@ -10,7 +10,6 @@ C-PID   process that holds the socket, C-COMM its name; - if there is no
 import argparse
 from functools import partial
 
-from lab.arrays import plain
 from lab.ebpf.program import Program
 from lab.live import drain, filters
 from lab.live import output as live_output
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     choice = filters.chosen(args)
     with drain.events_by_time(Program.live("drops"), args.seconds, choice=choice, account=output.account) as batches:
         output.start()
-        from lab.probes.drops.text import as_dict, header, line
+        from lab.probes.drops.text import as_dicts, header, line
 
         output.heading(header(output.width))
         line_of = partial(line, columns=output.width)
@@ -87,7 +86,6 @@ def run(args: argparse.Namespace) -> int:
             if args.pid or args.comm:
                 holders = map(owners.of, rows["inode"].tolist())
                 rows = rows[[filters.is_of_process(holder, args.pid, args.comm) for holder in holders]]
-            for row in plain(output.shown(rows)):
-                output.row(as_dict(row, owners.of(row["inode"])), line_of)
+            output.rows(rows, partial(as_dicts, owner_of=owners.of), line_of)
     output.end()
     return 0

@@ -1,13 +1,14 @@
 """Freed packets as text: a line each, and the dictionary that `--json` and `--csv` print."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
+from lab.arrays import Rows
 from lab.clock import time_of_day
 from lab.linux.process import Owner
 from lab.live import fields
 from lab.packet import flags_text
-from lab.tcp import address_text, endpoint
+from lab.tcp import endpoint
 
 if TYPE_CHECKING:
     from lab.observation import Observed
@@ -25,25 +26,31 @@ def header(columns: int | None = None) -> str:
     return f"{'TIME':<8} {'REASON':<19} {'FLAGS':<7} {'BYTES':>5} {'C-PID':<7} {'C-COMM':<10} SOURCE -> DESTINATION"
 
 
-def as_dict(row: Any, owner: Owner | None) -> "Drop":
-    """Return one row under the names that `--json` and `--csv` use; None means unknown."""
+def as_dicts(rows: Rows, owner_of: Callable[[int], Owner | None]) -> "Iterator[Drop]":
+    """Yield rows under the names that `--json` and `--csv` use; None means unknown.
+
+    `owner_of` finds the owner of the socket with an inode.
+    """
     from lab.probes.drops.reasons import reason_of, reason_text  # noqa: PLC0415 (reads the kernel's types)
 
-    return {
-        **fields.head("drops", int(row["time_ns"])),
-        "netns": int(row["netns"]),
-        "reason": reason_of(row),
-        "kernel_reason": reason_text(int(row["reason"])),
-        "source_address": address_text(bytes(row["saddr"])),
-        "source_port": int(row["sport"]),
-        "destination_address": address_text(bytes(row["daddr"])),
-        "destination_port": int(row["dport"]),
-        "flags": flags_text(int(row["flags"])),
-        "seq": int(row["seq"]),
-        "bytes": int(row["size"]),
-        "pid": owner.pid if owner else None,
-        "comm": owner.comm if owner else None,
-    }
+    owners = list(map(owner_of, rows["inode"].tolist()))
+    return fields.dictionaries(
+        fields.heads("drops", rows["time_ns"])
+        | {
+            "netns": rows["netns"].tolist(),
+            "reason": list(map(reason_of, rows)),
+            "kernel_reason": list(map(reason_text, rows["reason"].tolist())),
+            "source_address": fields.addresses(rows["saddr"]),
+            "source_port": rows["sport"].tolist(),
+            "destination_address": fields.addresses(rows["daddr"]),
+            "destination_port": rows["dport"].tolist(),
+            "flags": list(map(flags_text, rows["flags"].tolist())),
+            "seq": rows["seq"].tolist(),
+            "bytes": rows["size"].tolist(),
+            "pid": [owner and owner.pid for owner in owners],
+            "comm": [owner and owner.comm for owner in owners],
+        }
+    )
 
 
 def line(row: "Drop", columns: int | None = None) -> str:
@@ -65,5 +72,4 @@ def table(observed: "Observed") -> Iterator[str]:
     from lab.probes.drops.measure import with_size  # noqa: PLC0415 (NumPy)
 
     yield header()
-    for row in with_size(observed.recording.events["drops"]):
-        yield line(as_dict(row, None))
+    yield from map(line, as_dicts(with_size(observed.recording.events["drops"]), lambda _: None))

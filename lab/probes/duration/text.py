@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lab.arrays import UNKNOWN, Row, Rows, plain
+import numpy as np
+
+from lab.arrays import UNKNOWN, Rows
 from lab.choice import Choice
 from lab.live import fields
 from lab.live.filters import wanted
@@ -15,7 +17,7 @@ from lab.probes.duration.head import HEAD, NARROW
 from lab.probes.duration.measure import TIMES, lifetimes
 from lab.probes.duration.statistics_file import DurationsFile, Histogram, line
 from lab.probes.duration.tracker import MOST_CONNECTIONS
-from lab.tcp import Ended, Side, address_text, endpoint
+from lab.tcp import Ended, Side, endpoint
 from lab.units import SECOND
 
 if TYPE_CHECKING:
@@ -23,14 +25,17 @@ if TYPE_CHECKING:
     from lab.probes.duration.rows import Lifetime
 
 _FAILED = ("rst", "refused", "timeout")
+_SIDES = {side.value: side.name.lower() if side else None for side in Side}
+_ENDS = {end.value: end.name.lower() for end in Ended}
 
 
 class Show:
     """The destinations of rows: standard output, the file, the histogram."""
 
     def __init__(self, args: argparse.Namespace, ifname: str, output: Output, file: DurationsFile | None) -> None:
-        self._args, self._ifname, self._output, self._file = args, ifname, output, file
+        self._args, self._output, self._file = args, output, file
         self._line = partial(text, verbose=args.verbose)
+        self._as_dicts = partial(as_dicts, ifname=ifname)
         self._shown = partial(self._line, columns=output.width)
         self._histogram = Histogram()
         self._forgotten = 0
@@ -41,10 +46,9 @@ class Show:
             return
         rows = self._wanted(rows)
         if self._file and len(rows):
-            self._output.note(self._file.append([self._line(row) for row in self._as_dicts(rows)]))
+            self._output.note(self._file.append(list(map(self._line, self._as_dicts(rows)))))
         self._histogram.add(rows["duration_ns"][rows["duration_ns"] != UNKNOWN])
-        for row in self._as_dicts(self._output.shown(rows)):
-            self._output.row(row, self._shown, alarming=row["ended"] in _FAILED)
+        self._output.rows(rows, self._as_dicts, self._shown, alarming=lambda row: row["ended"] in _FAILED)
 
     def forgotten(self, count: int) -> None:
         """Report that the table is full, the first time."""
@@ -58,8 +62,7 @@ class Show:
         if still_open is not None:
             remaining = self._wanted(still_open)
             if self._args.open:
-                for row in self._as_dicts(remaining):
-                    self._output.row(row, self._shown)
+                self._output.rows(remaining, self._as_dicts, self._shown)
             elif len(remaining):
                 self._output.note(f"connections still open: {len(remaining)} (--open lists them)")
         if self._forgotten:
@@ -74,9 +77,6 @@ class Show:
         """Draw the histogram if a picture was asked for."""
         if self._args.plot is not None:
             self._histogram.draw(self._args.plot)
-
-    def _as_dicts(self, rows: Rows) -> "Iterator[Lifetime]":
-        return (as_dict(row, self._ifname) for row in plain(rows))
 
     def _wanted(self, rows: Rows) -> Rows:
         """Return the rows whose client and server are chosen. If the roles are unknown, either end may be the client."""
@@ -93,38 +93,34 @@ class Show:
         return rows[wanted(choice, rows, "s", "d") | swapped]
 
 
-def as_dict(row: Row, ifname: str) -> "Lifetime":
-    """Return one row under the names that `--json` and `--csv` use; None means unknown."""
-    known = {name: None if row[name] == UNKNOWN else int(row[name]) for name in TIMES}
-    only_from = _side(row["only_from"])
-    syn_seen = known["start_ns"] is not None and only_from != "server"
-    over_ns = known["over_ns"]
-    return {
-        **fields.head("duration", time.monotonic_ns() if over_ns is None else over_ns),
-        "client_address": address_text(bytes(row["saddr"])),
-        "client_port": int(row["sport"]),
-        "server_address": address_text(bytes(row["daddr"])),
-        "server_port": int(row["dport"]),
-        "interface": ifname,
-        "vlan": int(row["vlan"]) or None,
-        "inner_vlan": int(row["inner_vlan"]) or None,
-        "roles_known": bool(row["roles_known"]),
-        "only_from": only_from,
-        "start_ns": known["start_ns"],
-        "synack_ns": known["synack_ns"],
-        "duration_ns": known["duration_ns"],
-        "second_fin_ns": known["second_fin_ns"],
-        "end_ns": known["end_ns"],
-        "over_ns": over_ns,
-        "ended": Ended(row["ended"]).name.lower(),
-        "closed_first": _side(row["closed_first"]) if row["roles_known"] else None,
-        "syn_retransmissions": int(row["syn_retransmissions"]) if syn_seen else None,
-        "fin_retransmissions": int(row["fin_retransmissions"]),
-    }
-
-
-def _side(number: int) -> str | None:
-    return Side(number).name.lower() if number else None
+def as_dicts(rows: Rows, ifname: str) -> "Iterator[Lifetime]":
+    """Yield rows under the names that `--json` and `--csv` use; None means unknown."""
+    times = {name: fields.known(rows[name], rows[name] != UNKNOWN) for name in TIMES}
+    syn_seen = (rows["start_ns"] != UNKNOWN) & (rows["only_from"] != Side.SERVER)
+    over_ns = np.where(rows["over_ns"] == UNKNOWN, time.monotonic_ns(), rows["over_ns"])
+    roles_known = rows["roles_known"] > 0
+    return fields.dictionaries(
+        fields.heads("duration", over_ns)
+        | {
+            "client_address": fields.addresses(rows["saddr"]),
+            "client_port": rows["sport"].tolist(),
+            "server_address": fields.addresses(rows["daddr"]),
+            "server_port": rows["dport"].tolist(),
+            "interface": [ifname] * len(rows),
+            "vlan": fields.not_zero(rows["vlan"]),
+            "inner_vlan": fields.not_zero(rows["inner_vlan"]),
+            "roles_known": roles_known.tolist(),
+            "only_from": fields.looked_up(_SIDES, rows["only_from"]),
+            **{
+                name: times[name]
+                for name in ("start_ns", "synack_ns", "duration_ns", "second_fin_ns", "end_ns", "over_ns")
+            },
+            "ended": fields.looked_up(_ENDS, rows["ended"]),
+            "closed_first": fields.known(fields.looked_up(_SIDES, rows["closed_first"]), roles_known),
+            "syn_retransmissions": fields.known(rows["syn_retransmissions"], syn_seen),
+            "fin_retransmissions": rows["fin_retransmissions"].tolist(),
+        }
+    )
 
 
 def text(row: "Lifetime", *, verbose: bool = False, columns: int | None = None) -> str:
@@ -167,5 +163,4 @@ def table(observed: "Observed") -> "Iterator[str]":
             ("the client", "the server")[observed.inodes.index(inode)] if inode in observed.inodes else "another host"
         )
         yield f"{HEAD}, at {ifname} of {host}"
-        for row in rows[rows["ifindex"] == ifindex]:
-            yield text(as_dict(row, ifname))
+        yield from map(text, as_dicts(rows[rows["ifindex"] == ifindex], ifname))

@@ -102,8 +102,7 @@ class Show:
     def lines(self, rows: Rows) -> None:
         """Print requests, or segments, unless only percentiles or the slowest requests of an interval are printed."""
         if self._args.packets:
-            for row in rows:
-                self._output.row(layer_text.packet_dict(row), layer_text.packet_line)
+            self._output.rows(rows, layer_text.segments_as_dicts, layer_text.packet_line)
         elif not self._args.summary and not self._args.top:
             self._requests(rows)
 
@@ -112,8 +111,7 @@ class Show:
             slow = rows["total_ns"] >= self._args.min
             self._quick += int((~slow).sum())
             rows = rows[slow]
-        for row in self._output.shown(rows):
-            self._output.row(layer_text.as_dict(row), layer_text.line_for(self._output.width))
+        self._output.rows(rows, layer_text.as_dicts, layer_text.line_for(self._output.width))
 
     def keep(self, rows: Rows) -> Rows:
         """Count rows and keep the requests; returns the rows that are chosen."""

@@ -33,6 +33,7 @@ _BAR = 38  # characters of the waterfall's time axis: its lines have 80
 USUALLY_NOTHING = ("application", "resend")
 """Layers that the waterfall of a request omits if they took no time."""
 
+_KINDS = {kind.value: kind.name.lower() for kind in Kind}
 _HOSTS = (
     ("client", *["client"] * 3, "wire", *["server"] * 6),
     ("server", *["server"] * 3, "wire", *["client"] * 6),
@@ -45,50 +46,49 @@ def host_of(leg: int, layer: int) -> str:
     return _HOSTS[leg][layer]
 
 
-def as_dict(row: np.void) -> dict[str, object]:
-    """Return a request with the keys of `--json` and `--csv`; None for layers that were not observed."""
-    named: dict[str, object] = {
-        **fields.head("layers", int(row["time_ns"])),
-        "client_address": address_text(row["caddr"].tobytes()),
-        "client_port": int(row["cport"]),
-        "server_address": address_text(row["saddr"].tobytes()),
-        "server_port": int(row["sport"]),
-        "kind": Kind(row["kind"]).name.lower(),
+def as_dicts(rows: Rows) -> Iterator[dict[str, object]]:
+    """Yield requests with the keys of `--json` and `--csv`; None for layers that were not observed."""
+    columns = fields.heads("layers", rows["time_ns"]) | {
+        "client_address": fields.addresses(rows["caddr"]),
+        "client_port": rows["cport"].tolist(),
+        "server_address": fields.addresses(rows["saddr"]),
+        "server_port": rows["sport"].tolist(),
+        "kind": fields.looked_up(_KINDS, rows["kind"]),
     }
     for leg, name in enumerate(LEGS):
-        named |= {f"{name}_bytes": int(row["bytes"][leg]), f"{name}_sent": int(row["sent"][leg])}
-        named |= {
-            f"{name}_{end}_ns": _known(ns) for end, ns in zip(("first", "last"), row["spans_ns"][leg], strict=True)
+        columns |= {f"{name}_{field}": rows[field][:, leg].tolist() for field in ("bytes", "sent")}
+        columns |= {
+            f"{name}_{end}_ns": _known(rows["spans_ns"][:, leg, at]) for at, end in enumerate(("first", "last"))
         }
-        named |= _layers(row["layers_ns"][leg], f"{name}_")
-    return named | {"elsewhere_ns": _known(row["elsewhere_ns"]), "total_ns": _known(row["total_ns"])}
+        columns |= _layers(rows["layers_ns"][:, leg], f"{name}_")
+    columns |= {name: _known(rows[name]) for name in ("elsewhere_ns", "total_ns")}
+    return fields.dictionaries(columns)
 
 
-def _known(ns: np.int64) -> int | None:
-    return None if ns == UNKNOWN else int(ns)
-
-
-def packet_dict(row: np.void) -> dict[str, object]:
-    """Return a segment with the keys of `--json` and `--csv`; None for layers that were not observed."""
-    read_length = int(row["read_length"])
-    return {
-        **fields.head("layers.segments", int(row["time_ns"])),
-        "source_address": address_text(row["saddr"].tobytes()),
-        "source_port": int(row["sport"]),
-        "destination_address": address_text(row["daddr"].tobytes()),
-        "destination_port": int(row["dport"]),
-        "netns": int(row["netns"]),
-        "seq": int(row["seq"]),
-        "length": int(row["length"]),
-        "fate": FATES[row["fate"]],
-        "read_length": None if read_length == UNKNOWN else read_length,
-        **_layers(layers_ns(row["stops"])[1:], ""),
+def segments_as_dicts(rows: Rows) -> Iterator[dict[str, object]]:
+    """Yield segments with the keys of `--json` and `--csv`; None for layers that were not observed."""
+    columns = fields.heads("layers.segments", rows["time_ns"]) | {
+        "source_address": fields.addresses(rows["saddr"]),
+        "source_port": rows["sport"].tolist(),
+        "destination_address": fields.addresses(rows["daddr"]),
+        "destination_port": rows["dport"].tolist(),
+        "netns": rows["netns"].tolist(),
+        "seq": rows["seq"].tolist(),
+        "length": rows["length"].tolist(),
+        "fate": fields.looked_up(FATES, rows["fate"]),
+        "read_length": _known(rows["read_length"]),
     }
+    return fields.dictionaries(columns | _layers(layers_ns(rows["stops"])[:, 1:], ""))
 
 
-def _layers(times: Integers, prefix: str) -> dict[str, object]:
-    names = LAYERS[-len(times) :]
-    return {f"{prefix}{name}_ns": None if ns == UNKNOWN else int(ns) for name, ns in zip(names, times, strict=True)}
+def _known(values: Integers) -> list[int | None]:
+    return fields.known(values, values != UNKNOWN)
+
+
+def _layers(times: Integers, prefix: str) -> fields.Columns:
+    """Return the columns of the layers: `times` has the shape (n, number of layers), of the last of `LAYERS`."""
+    names = LAYERS[-times.shape[1] :]
+    return {f"{prefix}{name}_ns": _known(times[:, layer]) for layer, name in enumerate(names)}
 
 
 def line(row: dict[str, object]) -> str:
@@ -297,5 +297,4 @@ def _bar(begin_ns: int, end_ns: int, total_ns: int) -> str:
 def table(observed: "Observed") -> Iterator[str]:
     """Yield the table that the live tool would have printed for both hosts."""
     yield header()
-    for row in requests_of(observed):
-        yield line(as_dict(row))
+    yield from map(line, as_dicts(requests_of(observed)))

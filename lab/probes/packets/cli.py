@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.arrays import plain
 from lab.clock import unix_ns
 from lab.ebpf.interface import MODES, defines_of
 from lab.ebpf.program import Program
@@ -117,14 +116,13 @@ def run(args: argparse.Namespace) -> int:
         try:
             with drain.events_by_time(program, args.seconds, [device], choice, output.account) as batches:
                 output.start()
-                from lab.probes.packets.text import as_dict, line
+                from lab.probes.packets.text import as_dicts, line
 
                 line_of = partial(line, wall=args.wall, columns=output.width)
                 for batch in batches:
                     if capture and not _written(capture, batch, output):
                         capture = None
-                    for row in plain(output.shown(batch)):
-                        output.row(as_dict(row), line_of)
+                    output.rows(batch, as_dicts, line_of)
         finally:
             from lab.probes.packets.text import unreadable
 

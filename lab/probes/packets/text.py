@@ -5,17 +5,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab.arrays import Events, Row
+from lab.arrays import Events, Rows
 from lab.clock import unix_ns
 from lab.live import fields
-from lab.packet import PROBLEMS, TCP, flags_text, protocol_text
-from lab.tcp import address_text, endpoint
+from lab.packet import PROBLEMS, TCP, Problem, flags_text, protocol_text
+from lab.tcp import endpoint
 
 if TYPE_CHECKING:
     from lab.observation import Observed
     from lab.probes.packets.rows import Packet
-
-_NO_IP = 0
 
 
 def unreadable(totals: Events) -> str:
@@ -24,31 +22,32 @@ def unreadable(totals: Events) -> str:
     return f"packets not shown because their ports cannot be read: {reasons} (--all shows them)" if reasons else ""
 
 
-def as_dict(row: Row) -> "Packet":
-    """Return a row under the names of `--json` and `--csv`; None marks a field that the packet does not have."""
-    version, protocol, problem = int(row["version"]), int(row["protocol"]), int(row["problem"])
-    is_ip, has_ports = version != _NO_IP, problem == 0
-    is_tcp = has_ports and protocol == TCP
-    return {
-        **fields.head("packets", int(row["time_ns"])),
-        "ifindex": int(row["ifindex"]),
-        "source_address": address_text(bytes(row["saddr"])) if is_ip else None,
-        "source_port": int(row["sport"]) if has_ports else None,
-        "destination_address": address_text(bytes(row["daddr"])) if is_ip else None,
-        "destination_port": int(row["dport"]) if has_ports else None,
-        "ethertype": f"0x{int(row['ethertype']):04x}",
-        "vlan": int(row["vlan"]) or None,
-        "inner_vlan": int(row["inner_vlan"]) or None,
-        "version": version or None,
-        "protocol": protocol_text(protocol) if is_ip else None,
-        "flags": flags_text(int(row["flags"])) if is_tcp else None,
-        "seq": int(row["seq"]) if is_tcp else None,
-        "ack": int(row["ack"]) if is_tcp else None,
-        "payload_length": int(row["payload_length"]) if has_ports else None,
-        "frame_length": int(row["frame_length"]),
-        "fragment": bool(row["fragment"]),
-        "problem": PROBLEMS[problem] or None,
-    }
+def as_dicts(rows: Rows) -> "Iterator[Packet]":
+    """Yield rows under the names of `--json` and `--csv`; None marks a field that the packet does not have."""
+    is_ip, has_ports = rows["version"] > 0, rows["problem"] == Problem.NONE
+    is_tcp = has_ports & (rows["protocol"] == TCP)
+    return fields.dictionaries(
+        fields.heads("packets", rows["time_ns"])
+        | {
+            "ifindex": rows["ifindex"].tolist(),
+            "source_address": fields.known(fields.addresses(rows["saddr"]), is_ip),
+            "source_port": fields.known(rows["sport"], has_ports),
+            "destination_address": fields.known(fields.addresses(rows["daddr"]), is_ip),
+            "destination_port": fields.known(rows["dport"], has_ports),
+            "ethertype": [f"0x{ethertype:04x}" for ethertype in rows["ethertype"].tolist()],
+            "vlan": fields.not_zero(rows["vlan"]),
+            "inner_vlan": fields.not_zero(rows["inner_vlan"]),
+            "version": fields.not_zero(rows["version"]),
+            "protocol": fields.known(list(map(protocol_text, rows["protocol"].tolist())), is_ip),
+            "flags": fields.known(list(map(flags_text, rows["flags"].tolist())), is_tcp),
+            "seq": fields.known(rows["seq"], is_tcp),
+            "ack": fields.known(rows["ack"], is_tcp),
+            "payload_length": fields.known(rows["payload_length"], has_ports),
+            "frame_length": rows["frame_length"].tolist(),
+            "fragment": rows["fragment"].astype(bool).tolist(),
+            "problem": [PROBLEMS[problem] or None for problem in rows["problem"].tolist()],
+        }
+    )
 
 
 _NARROW = 128
@@ -56,7 +55,7 @@ _NARROW = 128
 
 
 def line(row: "Packet", *, wall: bool = False, columns: int | None = None) -> str:
-    """Return the line of a row (`as_dict`) for a terminal with this number of columns.
+    """Return the line of a row (`as_dicts`) for a terminal with this number of columns.
 
     The time is since boot or, with `wall`, since 1970.
     """
@@ -78,4 +77,4 @@ def line(row: "Packet", *, wall: bool = False, columns: int | None = None) -> st
 
 def table(observed: "Observed") -> Iterator[str]:
     """Yield the lines that the live tool prints for this traffic, of both hosts."""
-    return (line(as_dict(row)) for row in observed.recording.events["packets"])
+    return map(line, as_dicts(observed.recording.events["packets"]))

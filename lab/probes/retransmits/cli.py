@@ -11,7 +11,6 @@ LOCAL  this machine's end of the connection, REMOTE the other end
 import argparse
 from functools import partial
 
-from lab.arrays import plain
 from lab.ebpf.program import Program
 from lab.live import drain, filters
 from lab.live import output as live_output
@@ -58,14 +57,13 @@ def run(args: argparse.Namespace) -> int:
         Program.live("retransmits"), args.seconds, choice=choice, account=output.account
     ) as batches:
         output.start()
-        from lab.probes.retransmits.text import as_dict, header, line
+        from lab.probes.retransmits.text import as_dicts, header, line
 
         output.heading(header(wide=args.wide))
         from lab.probes.retransmits.measure import Counter
 
         counter, line_of = Counter(), partial(line, wide=args.wide)
         for batch in batches:
-            for row in plain(output.shown(counter.rows(batch))):
-                output.row(as_dict(row), line_of, alarming=row["error"] != 0)
+            output.rows(counter.rows(batch), as_dicts, line_of, alarming=lambda row: row["error"] is not None)
     output.end()
     return 0

@@ -2,8 +2,9 @@
 
 import errno
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from lab.arrays import Rows
 from lab.clock import time_of_day
 from lab.live import fields
 from lab.tcp import State, endpoint
@@ -21,22 +22,23 @@ def header(*, wide: bool = False) -> str:
     return f"{'TIME':<{_TIME[wide]}} {'STATE':<11} {'WHAT':<8} {'BYTES':>6} {segments}{'N':>2} LOCAL -> REMOTE"
 
 
-def as_dict(row: Any) -> "Retransmission":
-    """Return one row under the names that `--json` and `--csv` use; None means unknown."""
+def as_dicts(rows: Rows) -> "Iterator[Retransmission]":
+    """Yield rows under the names that `--json` and `--csv` use; None means unknown."""
     from lab.probes.retransmits.measure import kind_of  # noqa: PLC0415 (NumPy)
 
-    error = int(row["error"])
-    return {
-        **fields.head("retransmits", int(row["time_ns"])),
-        **fields.socket(row),
-        "state": State(row["state"]).name,
-        "what": kind_of(row),
-        "seq": int(row["seq"]),
-        "bytes": int(row["size"]),
-        "segments": int(row["segments"]),
-        "times": int(row["times"]),
-        "error": errno.errorcode.get(error, str(error)) if error else None,
-    }
+    return fields.dictionaries(
+        fields.heads("retransmits", rows["time_ns"])
+        | fields.sockets(rows)
+        | {
+            "state": fields.names(State, rows["state"]),
+            "what": list(map(kind_of, rows)),
+            "seq": rows["seq"].tolist(),
+            "bytes": rows["size"].tolist(),
+            "segments": rows["segments"].tolist(),
+            "times": rows["times"].tolist(),
+            "error": [errno.errorcode.get(error, str(error)) if error else None for error in rows["error"].tolist()],
+        }
+    )
 
 
 def line(row: "Retransmission", *, wide: bool = False) -> str:
@@ -58,5 +60,4 @@ def table(observed: "Observed") -> Iterator[str]:
     from lab.probes.retransmits.measure import Counter  # noqa: PLC0415 (NumPy)
 
     yield header()
-    for row in Counter().rows(observed.recording.events["retransmits"]):
-        yield line(as_dict(row))
+    yield from map(line, as_dicts(Counter().rows(observed.recording.events["retransmits"])))

@@ -13,7 +13,6 @@ MS        milliseconds spent in OLDSTATE; - if unknown: in a socket's first
 import argparse
 from functools import partial
 
-from lab.arrays import plain
 from lab.ebpf.program import Program
 from lab.live import drain, filters
 from lab.live import output as live_output
@@ -84,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     choice = filters.chosen(args)
     with drain.events(Program.live("states"), args.seconds, choice=choice, account=output.account) as batches:
         output.start()
-        from lab.probes.states.text import as_dict, header, line
+        from lab.probes.states.text import as_dicts, header, line
 
         output.heading(header(**shown))
         line_of = partial(line, **shown)
@@ -93,8 +92,7 @@ def run(args: argparse.Namespace) -> int:
         tracker, comms = Tracker(choice), [name.encode() for name in args.comm]
         for batch in batches:
             rows = tracker.rows(batch)
-            for row in plain(output.shown(rows[filters.of_process(rows, args.pid, comms)])):
-                output.row(as_dict(row), line_of)
+            output.rows(rows[filters.of_process(rows, args.pid, comms)], as_dicts, line_of)
     output.note(tracker.end())
     output.end()
     return 0

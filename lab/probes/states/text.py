@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lab.arrays import UNKNOWN, Row
+from lab.arrays import UNKNOWN, Rows
 from lab.clock import time_of_day
 from lab.live import fields
 from lab.tcp import State, endpoint
@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 def table(observed: "Observed") -> Iterator[str]:
     """Yield the lines that the live tool would have printed for both hosts."""
-    from lab.probes.states.measure import transitions  # noqa: PLC0415 (NumPy)
+    import numpy as np  # noqa: PLC0415 (not needed for the header)
+
+    from lab.probes.states.measure import transitions  # noqa: PLC0415
 
     wide = any(":" in connection.client.flow.laddr for connection in observed.connections)
     yield header(wide=wide)
-    for row in transitions(observed.recording.events["states"]):
-        if row["netns"] in observed.inodes:
-            yield line(as_dict(row), wide=wide)
+    rows = transitions(observed.recording.events["states"])
+    for row in as_dicts(rows[np.isin(rows["netns"], observed.inodes)]):
+        yield line(row, wide=wide)
 
 
 _NARROW = 118
@@ -55,19 +57,20 @@ def line(row: "Change", *, wide: bool = False, timestamp: bool = False, columns:
     )
 
 
-def as_dict(row: Row) -> "Change":
-    """Return one row under the names that `--json` and `--csv` use; None means unknown."""
-    known = int(row["tgid"]) != 0
-    duration_ns = int(row["duration_ns"])
-    return {
-        **fields.head("states", int(row["time_ns"])),
-        **fields.socket(row),
-        "skaddr": f"{int(row['skaddr']):x}",
-        "pid": int(row["tgid"]) if known else None,
-        "comm": row["comm"].decode(errors="replace") if known else None,
-        "tid": int(row["tid"]) if known else None,
-        "thread": row["thread"].decode(errors="replace") if known else None,
-        "oldstate": State(row["oldstate"]).name,
-        "newstate": State(row["newstate"]).name,
-        "duration_ns": None if duration_ns == UNKNOWN else duration_ns,
-    }
+def as_dicts(rows: Rows) -> "Iterator[Change]":
+    """Yield rows under the names that `--json` and `--csv` use; None means unknown."""
+    owned = rows["tgid"] != 0
+    return fields.dictionaries(
+        fields.heads("states", rows["time_ns"])
+        | fields.sockets(rows)
+        | {
+            "skaddr": fields.hexadecimal(rows["skaddr"]),
+            "pid": fields.known(rows["tgid"], owned),
+            "comm": fields.known(fields.texts(rows["comm"]), owned),
+            "tid": fields.known(rows["tid"], owned),
+            "thread": fields.known(fields.texts(rows["thread"]), owned),
+            "oldstate": fields.names(State, rows["oldstate"]),
+            "newstate": fields.names(State, rows["newstate"]),
+            "duration_ns": fields.known(rows["duration_ns"], rows["duration_ns"] != UNKNOWN),
+        }
+    )

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lab.arrays import plain
 from lab.ebpf.ringbuf import Ring
 
 PAGE = mmap.PAGESIZE
@@ -185,14 +184,3 @@ def test_skip_discards_the_finished_records(fake):
     assert numbers(it.ring) == [4, 5]
     it.ring.skip()
     assert numbers(it.ring) == []
-
-
-def test_plain_values() -> None:
-    """`plain` returns Python values: numbers, text without padding, addresses as bytes."""
-    events = np.zeros(2, [("time_ns", "u8"), ("comm", "S16"), ("laddr", "u1", 16), ("slots", "u4", 3)])
-    events[1] = (1 << 63, b"curl", range(16), (1, 2, 3))
-    first, second = plain(events[::-1])
-    assert first == {"time_ns": 1 << 63, "comm": b"curl", "laddr": bytes(range(16)), "slots": [1, 2, 3]}
-    assert second == {"time_ns": 0, "comm": b"", "laddr": bytes(16), "slots": [0, 0, 0]}
-    assert type(first["time_ns"]) is int
-    assert list(plain(events[:0])) == []

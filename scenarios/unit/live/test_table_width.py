@@ -23,15 +23,19 @@ LONG = "2001:db8:1111:2222:3333:4444:5555:6666"
 
 def a_change():
     """Return the line of a state change, and what it must show."""
-    row = transitions(states.changes(*states.life("CLOSE -> SYN_SENT -> ESTABLISHED -> FIN_WAIT1")))[-1]
-    known = changes.as_dict(row) | {"pid": 4_194_304, "comm": "a-long-name-of-15", "duration_ns": 86_400_000_000_000}
+    rows = transitions(states.changes(*states.life("CLOSE -> SYN_SENT -> ESTABLISHED -> FIN_WAIT1")))
+    known = next(changes.as_dicts(rows[-1:])) | {
+        "pid": 4_194_304,
+        "comm": "a-long-name-of-15",
+        "duration_ns": 86_400_000_000_000,
+    }
     return changes.line(known, columns=80), ("4194304", "86400000.000", "ESTABLISHED -> FIN_WAIT1")
 
 
 def a_lifetime():
     """Return the line of a connection between long addresses, and what it must show."""
-    (row,) = lifetimes_of(duration.segments(*duration.exchange("cS sSA cF sF")), 1 << 40)
-    known = lifetimes.as_dict(row, "eth0") | {"client_address": LONG, "server_address": LONG, "duration_ns": 10**9}
+    (row,) = lifetimes.as_dicts(lifetimes_of(duration.segments(*duration.exchange("cS sSA cF sF")), 1 << 40), "eth0")
+    known = row | {"client_address": LONG, "server_address": LONG, "duration_ns": 10**9}
     return lifetimes.text(known, columns=80), ("1.000000000 s", LONG)
 
 
@@ -65,7 +69,7 @@ def a_request():
     network.open(layers.FLOW, 8, 9)
     layers.talk(network, layers.FLOW, (8, 9), 2)
     hosts = (layers.CLIENT_NETNS, layers.SERVER_NETNS)
-    row = requests.as_dict(requests_of(Stages(layers.points(*network.rows), hosts), layers.PORT).rows[0])
+    row = next(requests.as_dicts(requests_of(Stages(layers.points(*network.rows), hosts), layers.PORT).rows))
     times = {(leg, name): row[f"{leg}_{name}_ns"] for leg in LEGS for name in LAYERS}
     leg, layer = max(times, key=times.get)
     return requests.line_for(80)(row), (f"{leg} {layer.replace('_', '-')}",)

@@ -30,8 +30,8 @@ def rows(hosts=(CLIENT_NETNS, SERVER_NETNS), turns=5):
 
 def test_a_line_has_every_layer():
     """The two lines of a request have all values of its row, in microseconds."""
-    for row in rows():
-        as_json = text.as_dict(row)
+    found = rows()
+    for row, as_json in zip(found, text.as_dicts(found), strict=True):
         asked, answered = (line.split() for line in text.line(as_json).splitlines())
         assert asked[:2] == [f"192.0.2.1:{row['cport']}", "request"]
         assert answered[0] == "reply"
@@ -45,8 +45,7 @@ def test_a_line_has_every_layer():
 
 def test_layers_not_observed_are_dashes():
     """Layers of a host that was not observed are null or a dash, not zero."""
-    row = rows((CLIENT_NETNS,))[0]
-    as_json = text.as_dict(row)
+    (as_json,) = text.as_dicts(rows((CLIENT_NETNS,))[:1])
     assert as_json["request_wire_ns"] is None
     assert as_json["reply_wake_up_ns"] is not None
     assert text.line(as_json).splitlines()[0].split()[7:] == ["-"] * 7
@@ -143,19 +142,20 @@ def test_picture(tmp_path, hosts):
 
 def test_lines_of_what_is_no_plain_request():
     """Q2, Q4: a stream shows when its first byte came; a push and a stretch are one line without unknown times."""
-    row = rows()[0]
+    row = rows()[:1]
     row["spans_ns"] = [[1000, 2000], [5000, 9000]]
     lines = {}
     for kind in Kind:
         row["kind"] = kind
         if kind is Kind.STRETCH:
             row["layers_ns"] = row["total_ns"] = row["elsewhere_ns"] = UNKNOWN
-        lines[kind] = text.line(text.as_dict(row))
+        (as_json,) = text.as_dicts(row)
+        lines[kind] = text.line(as_json)
     assert lines[Kind.STREAM].splitlines()[1].split()[0] == "stream"
     assert lines[Kind.STREAM].endswith(" first byte after 4.0")
-    asked, answered = row["bytes"]
+    ((asked, answered),) = row["bytes"]
     ends = f"stretch {asked} bytes in 1.0 us to the server, {answered} bytes in 4.0 us to the client"
     assert lines[Kind.STRETCH].endswith(ends)
-    assert text.as_dict(row)["total_ns"] is None
+    assert next(text.as_dicts(row))["total_ns"] is None
     assert lines[Kind.PUSH].split()[1:3] == ["push", str(answered)]
     assert lines[Kind.PUSH].count("\n") == lines[Kind.STRETCH].count("\n") == 0
