@@ -52,6 +52,11 @@ class Sockets:
         return found.pop(chosen[0]).rows if chosen else None
 
 
+def namespaces(rows: Rows) -> str:
+    """Return the network namespaces that a socket's rows name: a socket is in one as long as it exists."""
+    return " ".join(map(str, np.unique(rows["netns"])))
+
+
 def split(rows: Rows) -> list[Rows]:
     """Return each socket's rows, by the column `socket`. Their order is kept."""
     order = np.argsort(rows["socket"], kind="stable")

@@ -20,7 +20,7 @@ from lab.probes.analyse.measure import Kind, Role, joined, points, stillborn, te
 from lab.tcp import Flow, State
 from lab.timeline import Call, Connection, Timeline
 from lab.truth import states
-from lab.truth.sockets import Socket, Sockets, split
+from lab.truth.sockets import Socket, Sockets, namespaces, split
 from lab.truth.taps import Seen
 from lab.truth.wire import OnWire
 from lab.verdict import Bracket, Check, Judge
@@ -39,12 +39,12 @@ _KINDS = {
 def checks(observed: Observed, scenario: str) -> Iterator[Check]:
     """Yield every check of the steps of the observed connections."""
     judge = _named_briefly(observed.judge(scenario, "analyse"))
-    rows = joined(observed.recording.events["analyse"])
-    rows = rows[np.isin(rows["netns"], observed.inodes)]
+    every = joined(observed.recording.events["analyse"])
+    rows = every[np.isin(every["netns"], observed.inodes)]
     owners = {str(timeline.pid) for connection in observed.connections for timeline in _both(connection) if timeline}
     named = {str(tgid) for tgid in np.unique(rows["tgid"]) if tgid}
     yield judge.equal("both hosts", "processes that are not the applications", "", " ".join(sorted(named - owners)))
-    sockets = _sockets(rows)
+    sockets = _sockets(every)
     early = _at_listeners(rows)
     entries = set(rows[(rows["returns"] == 0) & (rows["kind"] <= Kind.CLOSE)][["tid", "time_ns", "kind"]].tolist())
     for connection, wire in observed.with_wire():
@@ -60,6 +60,7 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
             mine = sockets.take(inode, timeline)
             yield judge.equal(str(timeline.flow), "socket", "found", "missing" if mine is None else "found")
             if mine is not None:
+                yield judge.equal(str(timeline.flow), "network namespace", str(inode), namespaces(mine))
                 other = connection.server if timeline is connection.client else connection.client
                 before = early.get((inode, timeline.flow), rows[:0])
                 before = before[before["time_ns"] <= timeline.opened_ns]

@@ -9,7 +9,7 @@ from lab.probes.states.measure import transitions
 from lab.tcp import CREATED_BY_SYN, UNSPECIFIED, Flow, State
 from lab.timeline import Timeline
 from lab.truth import states
-from lab.truth.sockets import Socket, Sockets, split
+from lab.truth.sockets import Socket, Sockets, namespaces, split
 from lab.truth.states import Waits
 from lab.verdict import Check, Judge
 
@@ -31,6 +31,8 @@ def checks(observed: Observed, scenario: str) -> Iterator[Check]:
         ):
             if timeline is not None:
                 rows = sockets.take(inode, timeline)
+                if rows is not None:
+                    yield judge.equal(str(timeline.flow), "network namespace", str(inode), namespaces(rows))
                 path, waits = paths(connection, observed.end_ns, seen), Waits(on_wire, timeline, seen)
                 yield from _judge_socket(judge, timeline, rows, path, waits, raced=raced)
 

@@ -65,6 +65,7 @@ def test_what_is_true(packets, known):
         (HAS_SENT, {"tgid": 9}, {"owner", "processes that are not the applications"}),
         (HAS_SENT, {"comm": b"other"}, {"owner"}),
         (HAS_SENT, {"lport": 1}, {"addresses and ports"}),
+        (HAS_SENT, {"netns": 99}, {"network namespace"}),
         (HAS_SENT, {"raddr": 1}, {"addresses and ports"}),
         (HAS_SENT, {"result": 299}, {"result of send() 2"}),
         (HAS_SENT, {"result": -11}, {"result of send() 2"}),

@@ -49,6 +49,7 @@ def test_what_is_true(packets, known):
         (ACCEPTED, {"time_ns": 131}, {"ESTABLISHED entered at"}),
         (CLOSES, {"tgid": 9}, {"owners"}),
         (CLOSES, {"tgid": 0}, {"owners"}),
+        (CLOSES, {"netns": 99}, {"network namespace"}),
         (CLOSES, {"comm": b"other"}, {"owner's name"}),
         (CLOSES, {"time_ns": 499}, {"FIN_WAIT1 entered at"}),
         (CLOSES, {"time_ns": 511}, {"FIN_WAIT1 entered at"}),
