@@ -151,7 +151,10 @@ def test_loopback(net):
 
 
 def test_all(net):
-    """F3: --all also prints frames without ports, with the reason. Without it their number is printed at the end."""
+    """F3: --all also prints frames without ports, with the reason. Without it their number is printed at the end.
+
+    A packet of another port is none of them.
+    """
     with (
         watching("packets", "--netns", net.server.name) as some,
         watching("packets", "--netns", net.client.name, "--all", "--json") as all_frames,
@@ -159,14 +162,15 @@ def test_all(net):
         for here, there in ((net.client, net.server), (net.server, net.client)):
             with inside(here.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
                 sender.sendto(bytes(4000), (there.ipv4, 9999))
+                sender.sendto(bytes(4), (there.ipv4, 7))
         net.quiesce()
     errors, lines = some
     assert len(lines.splitlines()) == 1
-    assert "packets not shown because their ports cannot be read: 2 later fragment" in errors
+    unreadable = "packets not shown because their ports cannot be read: 2 later fragment (--all shows them)"
+    assert errors == f"lab: {unreadable}\n"
     rows = [row for row in parsed(all_frames) if row["protocol"] == "UDP"]
-    assert [(row["destination_port"], row["problem"]) for row in rows] == [(9999, None)] + 2 * [
-        (None, "later fragment")
-    ]
+    parts = [(9999, None), *2 * [(None, "later fragment")]]
+    assert [(row["destination_port"], row["problem"]) for row in rows] == [*parts, (7, None)]
     assert packet_text.line(rows[1]).endswith("  (later fragment)")
 
 
