@@ -172,6 +172,8 @@ def stages_of(mutant: Mutant, programs: dict[str, list[str]]) -> Iterator[list[s
     """Yield the arguments of pytest for each stage, the most telling first."""
     every = ["scenarios/suite", "-k", f"not {' and not '.join(LEFT_OUT)}"]
     if mutant.file.startswith("bpf/"):
+        if mutant.file.startswith("bpf/include/"):  # the scenarios of all probes take minutes
+            yield ["scenarios/ebpf"]
         folders = [f"scenarios/probes/{Path(program).stem}" for program in programs[mutant.file]]
         if folders := [name for name in folders if (CHECKOUT / name).is_dir()]:
             yield [*folders, "-m", "not rootless"]
