@@ -4,7 +4,7 @@
  * sends has its socket on every kernel.
  */
 #define READ typed_read
-#include "include/lost.h"
+#include "include/ring.h"
 #include "include/second_run.h"
 #include "include/tcp_socket.h"
 #include <linux/ip.h>
@@ -164,7 +164,7 @@ static inline int report(struct bpf_raw_tracepoint_args *ctx)
     found.seq = bpf_ntohl(tcp.seq);
     found.flags = ((u8 *)&tcp)[13];
     found.header = tcp.doff * 4;
-    event = events.ringbuf_reserve(sizeof(struct drop));
+    event = reserve(sizeof(struct drop));
     if (!event) {
         count_lost();
         return 0;

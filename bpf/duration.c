@@ -4,7 +4,7 @@
  * therefore takes no memory in the kernel.
  */
 #include "include/attach_points.h"
-#include "include/lost.h"
+#include "include/ring.h"
 #include "include/choice.h"
 #define LOAD load_skb
 #include "include/packet_parser.inc.h"
@@ -75,7 +75,7 @@ static __always_inline int report_segment(struct __sk_buff *ctx, u8 ingress)
         return TC_ACT_UNSPEC;
     if (!are_chosen_ends(current_choice(), &packet->saddr, packet->sport, &packet->daddr, packet->dport))
         return TC_ACT_UNSPEC;
-    segment = events.ringbuf_reserve(sizeof(struct segment));
+    segment = reserve(sizeof(struct segment));
     if (!segment) {
         count_lost();
         return TC_ACT_UNSPEC;

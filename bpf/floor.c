@@ -4,7 +4,6 @@
  * event; by default it is a change of state. -DEMPTY=1 leaves out even that.
  */
 #include "include/attach_points.h"
-#include "include/lost.h"
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
@@ -18,13 +17,14 @@ struct record {
 };
 
 #if !EMPTY
+#include "include/ring.h"
 BPF_RINGBUF_OUTPUT(events, 8192);
 #endif
 
 static __always_inline void report(void)
 {
 #if !EMPTY
-    struct record *record = events.ringbuf_reserve(sizeof(struct record));
+    struct record *record = reserve(sizeof(struct record));
 
     if (!record) {
         count_lost();

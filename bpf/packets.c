@@ -23,7 +23,7 @@ typedef struct xdp_md context;
 #include "include/choice.h"
 #include "include/epochs.h"
 #include "include/packet_parser.inc.h"
-#include "include/lost.h"
+#include "include/ring.h"
 #include "include/attach_points.h"
 
 #ifndef SNAPLEN
@@ -142,7 +142,7 @@ static __always_inline void report(context *ctx, const struct packet *packet, u3
 
     if (!is_wanted(packet))
         return;
-    frame = events.ringbuf_reserve(sizeof(struct frame));
+    frame = reserve(sizeof(struct frame));
     if (!frame) {
         count_lost();
         return;

@@ -5,7 +5,7 @@
  * sends: there is no socket yet.
  */
 #define READ typed_read
-#include "include/lost.h"
+#include "include/ring.h"
 #include "include/second_run.h"
 #include "include/tcp_socket.h"
 
@@ -37,7 +37,7 @@ static inline struct retransmission *new_event(u64 time_ns, const struct endpoin
 
     if (!is_chosen(ends, sk))
         return NULL;
-    event = events.ringbuf_reserve(sizeof(struct retransmission));
+    event = reserve(sizeof(struct retransmission));
     if (!event) {
         count_lost();
         return NULL;

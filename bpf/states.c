@@ -14,7 +14,7 @@
 #include "include/handshake.h"
 #include "include/task.h"
 #include "include/second_run.h"
-#include "include/lost.h"
+#include "include/ring.h"
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 
@@ -47,7 +47,7 @@ enum point { AT_CHANGE, AT_FREE };
 
 static inline struct state_change *new_change(u64 time_ns, u8 oldstate, u8 newstate, bool again)
 {
-    struct state_change *change = events.ringbuf_reserve(sizeof(struct state_change));
+    struct state_change *change = reserve(sizeof(struct state_change));
 
     if (!change) {
         count_lost();

@@ -3,7 +3,7 @@
 
 #include "include/task.h"
 #include "include/tcp_socket.h"
-#include "include/lost.h"
+#include "include/ring.h"
 
 #define MSG_PEEK 2 /* recv() leaves the data in the socket */
 #define MSG_ERRQUEUE 0x2000
@@ -113,7 +113,7 @@ BPF_RINGBUF_OUTPUT(events, 16384);
  * that reads to the ring's end at time t gets every step with a stamp before t. */
 static inline struct step *new_step(u8 kind, u8 point)
 {
-    struct step *step = events.ringbuf_reserve(sizeof(struct step));
+    struct step *step = reserve(sizeof(struct step));
 
     if (!step) {
         count_lost();

@@ -5,7 +5,7 @@
 #define PORT 9999
 #endif
 #include "include/tcp_socket.h"
-#include "include/lost.h"
+#include "include/ring.h"
 
 /* The stages, in the order of the data's way. lab/probes/layers/stages.py has the same list. */
 enum layer_point {
@@ -70,7 +70,7 @@ static inline bool is_observed(const struct common *common)
  * that reads to the ring's end at time t gets every point with a stamp before t. */
 static inline struct point *new_point(u8 at)
 {
-    struct point *point = events.ringbuf_reserve(sizeof(struct point));
+    struct point *point = reserve(sizeof(struct point));
 
     if (!point) {
         count_lost();

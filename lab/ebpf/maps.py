@@ -2,9 +2,12 @@
 
 import os
 import resource
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from weakref import finalize
 
+from lab import parallel
 from lab.ebpf.spec import MapSpec
 from lab.linux import cpus
 from lab.linux.bpf import map_create, map_delete_batch, map_lookup_batch, map_lookup_elem, map_update_elem
@@ -19,15 +22,18 @@ class Map:
     The keys of an array are indexes from 0. A value of a per-CPU array is the values of all possible CPUs in a row.
     """
 
-    def __init__(self, spec: MapSpec) -> None:
+    def __init__(self, spec: MapSpec, like: "Map | None" = None) -> None:
+        """Create a map. `like` is one of those that a map of maps contains."""
         self.spec = spec
+        create = partial(_create, spec, like.fd if like else 0)
+        self.fd: int
         try:
-            self.fd = _create(spec)
+            self.fd = create()
         except PermissionError:
             # Before Linux 5.11 the memory of maps counts against RLIMIT_MEMLOCK, which is too low by default.
             with suppress(ValueError):  # not allowed to raise it: try with the present limit
                 resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            self.fd = _create(spec)
+            self.fd = create()
         finalize(self, os.close, self.fd)
         self._stride = -(-spec.value_size // 8) * 8 if spec.map_type == _PERCPU_ARRAY else spec.value_size
         self._values = len(cpus.possible()) if spec.map_type == _PERCPU_ARRAY else 1
@@ -68,9 +74,22 @@ class Map:
             self.delete(self.entries()[0])
 
 
-def _create(spec: MapSpec) -> int:
+def give_each_cpu(by_cpu: Map, rings: Sequence[Map]) -> None:
+    """Give each CPU one of the rings: those with neighbouring numbers have different ones.
+
+    The kernel waits for a grace period after each change of a map of maps (maybe_wait_bpf_programs()). Changes by several
+    threads wait for the same one.
+    """
+
+    def give(cpu: int) -> None:
+        by_cpu.write(rings[cpu % len(rings)].fd.to_bytes(4, "little"), cpu)
+
+    parallel.each(give, range(by_cpu.spec.max_entries))
+
+
+def _create(spec: MapSpec, inner_fd: int) -> int:
     sizes = (spec.key_size, spec.value_size, spec.max_entries)
-    return map_create(spec.map_type, *sizes, flags=spec.flags, name=spec.name[:_NAME_LENGTH])
+    return map_create(spec.map_type, *sizes, flags=spec.flags, inner_fd=inner_fd, name=spec.name[:_NAME_LENGTH])
 
 
 def _key(index: int) -> bytes:

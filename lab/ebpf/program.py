@@ -9,7 +9,7 @@ import errno
 import os
 import struct
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -23,13 +23,13 @@ from lab.ebpf import attach
 from lab.ebpf.attach import Function
 from lab.ebpf.choice import write
 from lab.ebpf.compiler import compile_source
-from lab.ebpf.maps import Map
-from lab.ebpf.ringbuf import Ring
+from lab.ebpf.maps import Map, give_each_cpu
+from lab.ebpf.ringbuf import Rings
 from lab.ebpf.source import kinds, text_of
 from lab.ebpf.spec import CollectionSpec, MapSpec, ProgramSpec, dtype_of
 from lab.errors import LabError, UnsupportedByKernel
-from lab.linux import privileges
-from lab.linux.bpf import RINGBUF, raw_tracepoint_test_run, recursion_misses
+from lab.linux import cpus, privileges
+from lab.linux.bpf import raw_tracepoint_test_run, recursion_misses
 from lab.linux.grace_period import await_grace_period
 from lab.linux.instance import Instance
 from lab.paths import SOURCES
@@ -37,11 +37,13 @@ from lab.paths import SOURCES
 if TYPE_CHECKING:
     from lab.ebpf.interface import Device
 
-LIVE_RING = 16 << 20
-"""Largest ring of a live tool in bytes. Each MiB takes 0.4 ms of its start; recordings under load need more."""
+LIVE_RINGS = 16 << 20
+"""Most bytes in the rings of a live tool. Each MiB takes 0.4 ms of its start; recordings under load need more."""
+_MOST_RINGS = 16  # more processors share them: each drain looks at all rings
+_LEAST_RING = 4 << 20  # if the program has as much: 50 ms of 700,000 records of 112 bytes a second, from one processor
 
 _ROLES = ("__again", "__unaudited")  # bpf/include/attach_points.h
-_EVENTS, _TOTALS, _UNDER_WAY = "events", "totals", "under_way"  # maps that not every program has
+_EVENTS, _RINGS, _TOTALS, _UNDER_WAY = "events", "rings", "totals", "under_way"  # maps that not every program has
 _PID_VIEWER = "pid_viewer"  # bpf/include/task.h
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in include/linux/proc_ns.h
 
@@ -58,12 +60,12 @@ class Program:
         source: Path,
         defines: Sequence[str] = (),
         maps: Mapping[str, Map] | None = None,
-        most_ring: int = sys.maxsize,
+        most_bytes: int = sys.maxsize,
     ) -> None:
         """Compile and load a C file.
 
-        `defines` are additional `-D` definitions; `maps` (by name) of another program replace the program's own. The ring
-        has at most `most_ring` bytes.
+        `defines` are additional `-D` definitions; `maps` (by name) of another program replace the program's own. The rings
+        have at most `most_bytes`, but each what a busy processor needs.
 
         Raises `UnsupportedByKernel` when the kernel lacks a member that the program reads or refuses the program, and
         `LabError` when the file does not compile, and without the capabilities that the program takes.
@@ -71,21 +73,38 @@ class Program:
         self._name = source.name
         compiled = _compiled(source, defines)
         self._numbers = {event: number for number, event in enumerate(compiled.events)}
+        specs = {spec.name: spec for spec in compiled.tables}
+        events, chosen_by_cpu = specs.pop(_EVENTS, None), specs.pop(_RINGS, None)
+        rings = ring_specs(events, len(cpus.online()) if chosen_by_cpu else 1, most_bytes) if events else []
         try:
-            tables = parallel.each(Map, [_limited(spec, most_ring) for spec in compiled.tables])
+            tables = parallel.each(Map, [*specs.values(), *rings])
+            self._rings = tables[len(specs) :]
+            if chosen_by_cpu:
+                tables.append(Map(chosen_by_cpu, self._rings[0]))
         except OSError as error:
             raise UnsupportedByKernel.refusal(f"a map of {source.name}", error) from error
         self.maps = {table.spec.name: table for table in tables} | dict(maps or {})
         if viewer := self.maps.get(_PID_VIEWER):
             viewer.write(struct.pack("=II", *_pid_namespace()))
-        # The verifier takes most of the time of a start, and each program can have a processor of its own.
-        self._loaded = parallel.each(self._load, compiled.functions)
+        works: list[Callable[[], list[Function]]] = [partial(self._load_all, compiled.functions), self._give_rings]
+        self._loaded, _ = parallel.each(lambda work: work(), works)
         self.attach_points = list(dict.fromkeys(function.place for function in self._loaded))
-        self.ring: Ring | None = None
-        if events := self.maps.get(_EVENTS):
-            self.ring = Ring(events.fd, events.spec.max_entries, partial(dtype_of, events.spec.value))
+        self.ring: Rings | None = None
+        if events:
+            fds, size = [it.fd for it in self._rings], rings[0].max_entries
+            self.ring = Rings(fds, size, partial(dtype_of, events.value))
         self.has_totals = _TOTALS in self.maps
         self._under_way = [it for name, it in self.maps.items() if name.startswith(_UNDER_WAY)]
+
+    def _give_rings(self) -> list[Function]:
+        """Give each processor its ring, which waits for the kernel while `_load_all` works."""
+        if _RINGS in self.maps:
+            give_each_cpu(self.maps[_RINGS], self._rings)
+        return []
+
+    def _load_all(self, functions: Sequence[ProgramSpec]) -> list[Function]:
+        """Load the program. The verifier takes most of the time of a start, and each function can have a processor."""
+        return parallel.each(self._load, functions)
 
     def _load(self, code: ProgramSpec) -> Function:
         """Load one function of the program."""
@@ -157,6 +176,11 @@ class Program:
         return [function.fd for function in self._loaded]
 
     @property
+    def again(self) -> list[bool]:
+        """Whether each loaded function is a second program, in the order of the source."""
+        return [function.again for function in self._loaded]
+
+    @property
     def refusal(self) -> str | None:
         """Why this kernel refuses to attach one of the functions, None if it does not."""
         return next(filter(None, map(attach.refusal, self._loaded)), None)
@@ -215,8 +239,8 @@ class Program:
 
     @classmethod
     def live(cls, name: str, defines: tuple[str, ...] = ()) -> "Program":
-        """Return the program `bpf/<name>.c` for a live tool, whose ring is smaller (`LIVE_RING`)."""
-        return cls(SOURCES / f"{name}.c", defines, most_ring=LIVE_RING)
+        """Return the program `bpf/<name>.c` for a live tool, whose rings are smaller (`LIVE_RINGS`)."""
+        return cls(SOURCES / f"{name}.c", defines, most_bytes=LIVE_RINGS)
 
 
 def _compiled(source: Path, defines: Sequence[str]) -> CollectionSpec:
@@ -229,8 +253,12 @@ def _compiled(source: Path, defines: Sequence[str]) -> CollectionSpec:
     return compiled
 
 
-def _limited(spec: MapSpec, most_ring: int) -> MapSpec:
-    return spec._replace(max_entries=min(spec.max_entries, most_ring)) if spec.map_type == RINGBUF else spec
+def ring_specs(events: MapSpec, processors: int, most_bytes: int) -> list[MapSpec]:
+    """Return the rings of a program for this number of processors. Together they have the size that the source gives."""
+    number = min(processors, _MOST_RINGS)
+    whole = min(events.max_entries, most_bytes)
+    share = 1 << (whole // number).bit_length() - 1  # the size of a ring is a power of two
+    return [events._replace(max_entries=max(share, min(whole, _LEAST_RING)))] * number
 
 
 def _pid_namespace() -> tuple[int, int]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from lab.linux.syscalls import syscall
 
-RINGBUF = 27  # BPF_MAP_TYPE_RINGBUF
+ARRAY_OF_MAPS, RINGBUF = 12, 27  # BPF_MAP_TYPE_...
 ALLOW_MULTI = 1 << 1  # BPF_F_ALLOW_MULTI: attach in addition to the programs that are there
 _SET_BPF = 0x40042408  # PERF_EVENT_IOC_SET_BPF
 _OBJ_GET_INFO_BY_FD = 15
@@ -115,11 +115,21 @@ def prog_load(
 
 
 def map_create(
-    map_type: int, key_size: int, value_size: int, max_entries: int, *, flags: int = 0, name: str = "lab_trial"
+    map_type: int,
+    key_size: int,
+    value_size: int,
+    max_entries: int,
+    *,
+    flags: int = 0,
+    inner_fd: int = 0,
+    name: str = "lab_trial",
 ) -> int:
-    """Create a map and return its fd. Sizes are in bytes, and so is `max_entries` of a ring buffer."""
+    """Create a map and return its fd. Sizes are in bytes, and so is `max_entries` of a ring buffer.
+
+    `inner_fd` is a map like those that a map of maps contains.
+    """
     sizes = (key_size, value_size, max_entries)
-    return _bpf(0, "IIIIIII16s", map_type, *sizes, flags, 0, 0, name.encode())[0]
+    return _bpf(0, "IIIIIII16s", map_type, *sizes, flags, inner_fd, 0, name.encode())[0]
 
 
 def map_lookup_elem(map_fd: int, key: bytes, value_size: int) -> bytes:

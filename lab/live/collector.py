@@ -11,7 +11,7 @@ from lab.arrays import Events, concatenated
 from lab.choice import EVERYTHING, Choice
 from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
-from lab.ebpf.ringbuf import Ring
+from lab.ebpf.ringbuf import Rings
 from lab.live import drain
 from lab.live.account import Account
 from lab.recording.drain_thread import DrainThread
@@ -26,7 +26,7 @@ class Collector:
     When more than `MOST_COLLECTED` events wait, further ones are dropped and counted in `dropped`.
     """
 
-    def __init__(self, ring: Ring) -> None:
+    def __init__(self, ring: Rings) -> None:
         self.dropped = 0
         self._ring = ring
         self._chunks: list[Events] = []
@@ -34,7 +34,7 @@ class Collector:
         self._thread = DrainThread(self._drain)
 
     def take(self) -> Events:
-        """Return the events since the last call, in the order of the ring."""
+        """Return the events since the last call, in the order of the rings."""
         import numpy as np
 
         self._drain()

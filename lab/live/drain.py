@@ -17,7 +17,7 @@ from lab.signals import Stop, stopping
 
 if TYPE_CHECKING:
     from lab.ebpf.interface import Device
-    from lab.ebpf.ringbuf import Ring
+    from lab.ebpf.ringbuf import Rings
 
 # Fast enough for a reader, and each drain costs half a millisecond of CPU time. A ring of 16 MiB holds 50 ms of 4
 # million state changes per second.
@@ -29,26 +29,6 @@ _AUDIT_INTERVAL_S = 10.0  # between two counts of the events that the kernel wit
 
 @contextmanager
 def events(
-    program: Program,
-    seconds: float | None = None,
-    devices: "Sequence[Device]" = (),
-    choice: Choice = EVERYTHING,
-    account: Account | None = None,
-) -> Iterator[Iterator[Events]]:
-    """Attach a program and yield batches of its events, in the order of the ring. See `ticks`."""
-    ring = ring_of(program)
-
-    def batches(times: Iterator[None]) -> Iterator[Events]:
-        for _ in times:
-            if (batch := ring.drain()).size:
-                yield batch
-
-    with ticks(program, _SHOW_INTERVAL_S, seconds, devices, choice, account) as times:
-        yield batches(times)
-
-
-@contextmanager
-def events_by_time(
     program: Program,
     seconds: float | None = None,
     devices: "Sequence[Device]" = (),
@@ -78,7 +58,7 @@ def events_by_time(
         yield batches(times)
 
 
-def ring_of(program: Program) -> "Ring":
+def ring_of(program: Program) -> "Rings":
     """Return a program's ring. Raises `TypeError` for a program without events."""
     if program.ring is None:
         raise TypeError("a program without a ring has no events: use its totals")

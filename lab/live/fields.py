@@ -54,7 +54,9 @@ def sockets(rows: Rows) -> Columns:
 
 def addresses(packed: "npt.NDArray[np.uint8]") -> list[str]:
     """Return addresses of shape (n, 16) as text."""
-    return [address_text(address) for address in _as_bytes(packed)]
+    import numpy as np
+
+    return list(map(address_text, np.ascontiguousarray(packed).view("V16")[:, 0].tolist()))
 
 
 def texts(texts: "npt.NDArray[np.bytes_]") -> list[str]:
@@ -86,9 +88,3 @@ def known(values: "list[Any] | npt.NDArray[Any]", where: Mask) -> list[Any]:
     """Return the values that are known, None for the others."""
     plain = values if isinstance(values, list) else values.tolist()
     return [value if is_known else None for value, is_known in zip(plain, where.tolist(), strict=True)]
-
-
-def _as_bytes(column: "npt.NDArray[np.uint8]") -> list[bytes]:
-    import numpy as np
-
-    return np.ascontiguousarray(column).view(f"V{column.shape[1]}")[:, 0].tolist()

@@ -18,8 +18,10 @@ from support.processes import ip
 from lab.choice import EVERYTHING, Choice
 from lab.ebpf import interface_attach
 from lab.ebpf.interface import Device
-from lab.ebpf.program import Program
+from lab.ebpf.program import LIVE_RINGS, Program, ring_specs
+from lab.ebpf.spec import MapSpec
 from lab.errors import LabError
+from lab.linux.bpf import RINGBUF
 from lab.linux.netns import inside
 from lab.probes.analyse.measure import joined
 from lab.recording.recorder import record
@@ -450,3 +452,23 @@ def test_too_many_namespaces_are_refused():
         program.attached(choice=Choice(range(1, 6))),
     ):
         pass
+
+
+@pytest.mark.rootless
+@pytest.mark.parametrize(
+    ("mib", "processors", "most", "number", "each_mib"),
+    [(16, 1, None, 1, 16), (16, 2, None, 2, 8), (64, 6, None, 6, 8), (64, 2, LIVE_RINGS, 2, 8), (64, 256, None, 16, 4)],
+)
+def test_rings_for_processors(mib, processors, most, number, each_mib):
+    """The rings share the size that the source gives; many processors share them, and each ring has room for one."""
+    events = MapSpec("events", RINGBUF, 0, 0, mib << 20, 0, [], [])
+    rings = ring_specs(events, processors, most or mib << 20)
+    assert [ring.max_entries for ring in rings] == [each_mib << 20] * number
+
+
+@pytest.mark.parametrize(
+    "defines", [*product(("SIZE=64", "SIZE=200"), ("AT_FRAME=1", "AT_SEGMENT=1")), ("EMPTY=1", "AT_FRAME=1")]
+)
+def test_the_floor_programs_of_the_bench(defines):
+    """Each loads, the empty one without a ring."""
+    assert (Program.load("floor", defines).ring is None) == ("EMPTY=1" in defines)

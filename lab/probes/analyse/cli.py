@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     """Print steps until Ctrl-C, or for `--seconds`."""
     output = Output(args)
     choice = filters.chosen(args)
-    with drain.events_by_time(Program.live("analyse"), args.seconds, choice=choice, account=output.account) as batches:
+    with drain.events(Program.live("analyse"), args.seconds, choice=choice, account=output.account) as batches:
         output.start()
         output.heading(header(wide=args.wide, columns=output.width))
         from lab.probes.analyse.measure import Role

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     """Print freed packets until Ctrl-C or for `--seconds`."""
     output = Output(args)
     choice = filters.chosen(args)
-    with drain.events_by_time(Program.live("drops"), args.seconds, choice=choice, account=output.account) as batches:
+    with drain.events(Program.live("drops"), args.seconds, choice=choice, account=output.account) as batches:
         output.start()
         from lab.probes.drops.text import as_dicts, header, line
 

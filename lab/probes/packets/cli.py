@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
             defines.append(f"SNAPLEN={_SNAPLEN}")
         program = Program.live("packets", tuple(defines))
         try:
-            with drain.events_by_time(program, args.seconds, [device], choice, output.account) as batches:
+            with drain.events(program, args.seconds, [device], choice, output.account) as batches:
                 output.start()
                 from lab.probes.packets.text import as_dicts, line
 

@@ -53,9 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Print retransmissions until Ctrl-C or for `--seconds`."""
     output = Output(args)
     choice = filters.chosen(args)
-    with drain.events_by_time(
-        Program.live("retransmits"), args.seconds, choice=choice, account=output.account
-    ) as batches:
+    with drain.events(Program.live("retransmits"), args.seconds, choice=choice, account=output.account) as batches:
         output.start()
         from lab.probes.retransmits.text import as_dicts, header, line
 

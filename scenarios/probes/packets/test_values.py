@@ -19,6 +19,7 @@ from lab import probes
 from lab.ebpf.interface import Device
 from lab.ebpf.program import Program
 from lab.errors import LabError
+from lab.linux import cpus
 from lab.linux.netns import inside
 from lab.observation import Observed
 from lab.packet import PROBLEMS
@@ -152,7 +153,7 @@ def test_full_ring_leaves_traffic_alone(lab, tmp_path):
         assert {call.error for call in timeline.calls} == {""}
         assert sum(call.result for call in timeline.calls if call.name == "recv") == 200 * 375
     delivered = len(program.ring.drain())
-    assert 0 < delivered < 60
+    assert 0 < delivered < 60 * len(cpus.online())
     assert delivered + program.lost() == sum(TCP in Ether(frame) for frame in frames)
 
 

@@ -2,10 +2,12 @@
 
 import csv
 import io
+import itertools
 import os
 import socket
 import subprocess
 import sys
+from collections import defaultdict
 
 import pytest
 from support.processes import HUNG_S, end, ends, parsed, started, watching
@@ -145,3 +147,41 @@ def test_a_bound_port_is_in_the_first_row(net):
         row = process.stdout.readline().split()
         assert end(process) == 0
     assert row[3:10] == [net.client.ipv4, "45999", nobody, "9999", "CLOSE", "->", "SYN_SENT"]
+
+
+def test_a_socket_that_moves_between_processors(net):
+    """L1: the changes of a socket are in the rings of several processors. The rows are in order, and each continues the last."""
+    cpus = sorted(os.sched_getaffinity(0))
+
+    def turns():
+        """Open, use and close connections, and change the processor before each call."""
+        number = itertools.cycle(cpus)
+        with socket.create_server((net.client.ipv4, 9999)) as listener:
+            for _ in range(50):
+                os.sched_setaffinity(0, {next(number)})
+                client = socket.create_connection((net.client.ipv4, 9999))
+                os.sched_setaffinity(0, {next(number)})
+                accepted, _ = listener.accept()
+                client.shutdown(socket.SHUT_WR)
+                os.sched_setaffinity(0, {next(number)})
+                accepted.close()
+                client.close()
+
+    with watching("states", "--json", "--port", "9999", "--netns", net.client.name) as output:
+        try:
+            inside(net.client.name, turns)
+        finally:
+            os.sched_setaffinity(0, cpus)
+    rows = [row for row in parsed(output) if row["oldstate"] != "LISTEN" or row["newstate"] == "SYN_RECV"]
+    times = [row["time_ns"] for row in rows]
+    assert times == sorted(times)
+    lives = defaultdict(list)
+    for row in rows:
+        if row["newstate"] != "LISTEN":
+            lives[row["skaddr"]].append(row)
+    for changes in lives.values():
+        for before, after in itertools.pairwise(changes):
+            if before["newstate"] not in ("CLOSE", "TIME_WAIT"):
+                assert after["oldstate"] == before["newstate"]
+                assert after["duration_ns"] is not None
+    assert sum(row["newstate"] == "TIME_WAIT" for row in rows) == 50

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lab.ebpf.ringbuf import Ring
+from lab.ebpf.ringbuf import Rings
 
 PAGE = mmap.PAGESIZE
 RECORD = np.dtype([("number", "u8"), ("half", "u4")])  # 12 bytes, padded to 16
@@ -65,14 +65,14 @@ def fake():
     def at(position: int = 0) -> SimpleNamespace:
         kernel = FakeRing(position)
         rings.append(kernel)
-        return SimpleNamespace(kernel=kernel, ring=Ring(kernel.fd, PAGE, lambda: RECORD))
+        return SimpleNamespace(kernel=kernel, ring=Rings([kernel.fd], PAGE, lambda: RECORD))
 
     yield at
     for kernel in rings:
         os.close(kernel.fd)
 
 
-def numbers(ring: Ring) -> list[int]:
+def numbers(ring: Rings) -> list[int]:
     return ring.drain()["number"].tolist()
 
 
@@ -184,3 +184,25 @@ def test_skip_discards_the_finished_records(fake):
     assert numbers(it.ring) == [4, 5]
     it.ring.skip()
     assert numbers(it.ring) == []
+
+
+def test_rings_are_read_one_after_the_other():
+    """The records of each come in its order; a busy one holds back only those of its own ring."""
+    kernels = [FakeRing() for _ in range(3)]
+    rings = Rings([it.fd for it in kernels], PAGE, lambda: RECORD)
+    first, _, last = kernels
+    first.reserve(1)
+    busy = first.reserve(2, BUSY)
+    last.reserve(3)
+    last.reserve(4, DISCARD)
+    last.reserve(5)
+    assert numbers(rings) == [1, 3, 5]
+    first.submit(busy)
+    assert numbers(rings) == [2]
+    assert [it.consumed for it in kernels] == [2 * STRIDE, 0, 3 * STRIDE]
+    first.reserve(6)
+    last.reserve(7)
+    rings.skip()
+    assert numbers(rings) == []
+    for it in kernels:
+        os.close(it.fd)
