@@ -110,7 +110,7 @@ struct step {
 BPF_RINGBUF_OUTPUT(events, 16384);
 
 /* Reserve a step in the ring and stamp it; NULL if the ring is full. The clock is read after the reservation: a reader
- * that reads to the ring's end at time t gets every step with a stamp before t. */
+ * that reads all rings to their ends at time t gets every step with a stamp before t. */
 static inline struct step *new_step(u8 kind, u8 point)
 {
     struct step *step = reserve(sizeof(struct step));

@@ -67,7 +67,7 @@ static inline bool is_observed(const struct common *common)
 }
 
 /* Reserve a point in the ring and stamp it; NULL if the ring is full. The clock is read after the reservation: a reader
- * that reads to the ring's end at time t gets every point with a stamp before t. */
+ * that reads all rings to their ends at time t gets every point with a stamp before t. */
 static inline struct point *new_point(u8 at)
 {
     struct point *point = reserve(sizeof(struct point));

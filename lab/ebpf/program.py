@@ -86,8 +86,9 @@ class Program:
         self.maps = {table.spec.name: table for table in tables} | dict(maps or {})
         if viewer := self.maps.get(_PID_VIEWER):
             viewer.write(struct.pack("=II", *_pid_namespace()))
-        works: list[Callable[[], list[Function]]] = [partial(self._load_all, compiled.functions), self._give_rings]
-        self._loaded, _ = parallel.each(lambda work: work(), works)
+        # The verifier takes most of the time of a start, and each program can have a processor of its own.
+        load: Callable[[], list[Function]] = partial(parallel.each, self._load, compiled.functions)
+        self._loaded, _ = parallel.each(lambda work: work(), [load, self._give_rings])
         self.attach_points = list(dict.fromkeys(function.place for function in self._loaded))
         self.ring: Rings | None = None
         if events:
@@ -97,14 +98,10 @@ class Program:
         self._under_way = [it for name, it in self.maps.items() if name.startswith(_UNDER_WAY)]
 
     def _give_rings(self) -> list[Function]:
-        """Give each processor its ring, which waits for the kernel while `_load_all` works."""
+        """Give each processor its ring, which waits for the kernel: meanwhile programs are loaded."""
         if _RINGS in self.maps:
             give_each_cpu(self.maps[_RINGS], self._rings)
         return []
-
-    def _load_all(self, functions: Sequence[ProgramSpec]) -> list[Function]:
-        """Load the program. The verifier takes most of the time of a start, and each function can have a processor."""
-        return parallel.each(self._load, functions)
 
     def _load(self, code: ProgramSpec) -> Function:
         """Load one function of the program."""
@@ -254,7 +251,10 @@ def _compiled(source: Path, defines: Sequence[str]) -> CollectionSpec:
 
 
 def ring_specs(events: MapSpec, processors: int, most_bytes: int) -> list[MapSpec]:
-    """Return the rings of a program for this number of processors. Together they have the size that the source gives."""
+    """Return the rings of a program for this number of processors. They share the size that the source gives.
+
+    A ring has no less than `_LEAST_RING`, if the source gives as much.
+    """
     number = min(processors, _MOST_RINGS)
     whole = min(events.max_entries, most_bytes)
     share = 1 << (whole // number).bit_length() - 1  # the size of a ring is a power of two

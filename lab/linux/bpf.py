@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from lab.linux.syscalls import syscall
 
-ARRAY_OF_MAPS, RINGBUF = 12, 27  # BPF_MAP_TYPE_...
+RINGBUF = 27  # BPF_MAP_TYPE_RINGBUF
 ALLOW_MULTI = 1 << 1  # BPF_F_ALLOW_MULTI: attach in addition to the programs that are there
 _SET_BPF = 0x40042408  # PERF_EVENT_IOC_SET_BPF
 _OBJ_GET_INFO_BY_FD = 15

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lab.ebpf.interface import Device
     from lab.ebpf.ringbuf import Rings
 
-# Fast enough for a reader, and each drain costs half a millisecond of CPU time. A ring of 16 MiB holds 50 ms of 4
+# Fast enough for a reader, and each drain costs half a millisecond of CPU time. Rings of 16 MiB hold 50 ms of 4
 # million state changes per second.
 _SHOW_INTERVAL_S = 0.05
 _NUMPY_BYTES = 100 << 20  # of address space that it takes

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lab.arrays import Mask, Rows
+from lab.arrays import UNKNOWN, Integers, Mask, Rows
 from lab.clock import rfc3339
 from lab.live.account import SCHEMA_VERSION
 from lab.tcp import address_text
@@ -52,6 +52,14 @@ def sockets(rows: Rows) -> Columns:
     }
 
 
+def ends(rows: Rows, **letters: str) -> Columns:
+    """Return address and port of each end: with `client="c"`, `client_address` and `client_port` from `caddr` and `cport`."""
+    columns: Columns = {}
+    for name, letter in letters.items():
+        columns |= {f"{name}_address": addresses(rows[f"{letter}addr"]), f"{name}_port": rows[f"{letter}port"].tolist()}
+    return columns
+
+
 def addresses(packed: "npt.NDArray[np.uint8]") -> list[str]:
     """Return addresses of shape (n, 16) as text."""
     import numpy as np
@@ -59,14 +67,19 @@ def addresses(packed: "npt.NDArray[np.uint8]") -> list[str]:
     return list(map(address_text, np.ascontiguousarray(packed).view("V16")[:, 0].tolist()))
 
 
-def texts(texts: "npt.NDArray[np.bytes_]") -> list[str]:
+def texts(column: "npt.NDArray[np.bytes_]") -> list[str]:
     """Return names that the kernel keeps in bytes, such as those of processes."""
-    return [text.decode(errors="replace") for text in texts.tolist()]
+    return [text.decode(errors="replace") for text in column.tolist()]
 
 
 def names(kind: type[IntEnum], numbers: "npt.NDArray[np.integer]") -> list[str]:
     """Return the names of members of an enumeration."""
     return looked_up({member.value: member.name for member in kind}, numbers)
+
+
+def words(kind: type[IntEnum], numbers: "npt.NDArray[np.integer]") -> list[str]:
+    """Return the names of members of an enumeration in small letters."""
+    return [name.lower() for name in names(kind, numbers)]
 
 
 def looked_up(meanings: "Mapping[int, _T] | Sequence[_T]", numbers: "npt.NDArray[np.integer]") -> "list[_T]":
@@ -82,6 +95,11 @@ def hexadecimal(values: "npt.NDArray[np.uint64]") -> list[str]:
 def not_zero(values: "npt.NDArray[Any]") -> list[Any]:
     """Return values, None in place of 0."""
     return [value or None for value in values.tolist()]
+
+
+def times(times_ns: Integers) -> list[int | None]:
+    """Return times or durations, None in place of `UNKNOWN`."""
+    return known(times_ns, times_ns != UNKNOWN)
 
 
 def known(values: "list[Any] | npt.NDArray[Any]", where: Mask) -> list[Any]:

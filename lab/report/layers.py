@@ -1,6 +1,5 @@
 """The layers of a run's requests for the page: a typical request, and percentiles and a histogram of each layer."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from lab.arrays import UNKNOWN, Rows
 from lab.errors import LabError
 from lab.log2_histogram import SLOTS, bounds
+from lab.output.json_lines import as_json
 from lab.probes.layers import text
 from lab.probes.layers.perfetto import TRACE
 from lab.probes.layers.requests import LEGS
@@ -68,14 +68,14 @@ def of(run: RunFolder, raw: Raw) -> Layers | None:
     files = run.recordings
     names = ", ".join(file.name for file in files)
     note = f"`lab layers --json --recording FILE` prints all requests ({len(rows):,} in {names})"
-    lines = [(None, json.dumps(row)) for row in text.as_dicts(rows[:_MOST_KEPT])]
+    lines = [(None, as_json(row)) for row in text.as_dicts(rows[:_MOST_KEPT])]
     trace = run.path / TRACE
     return Layers(
         len(rows),
         next(text.waterfall(one)),
         tuple(_steps(one)),
         tuple(_layers(rows)),
-        raw.add("the typical request", files[0], [(None, json.dumps(next(text.as_dicts(np.atleast_1d(one)))))], note),
+        raw.add("the typical request", files[0], [(None, as_json(next(text.as_dicts(np.atleast_1d(one)))))], note),
         raw.add("requests", files[0], lines, note),
         raw.link(trace) if trace.exists() else None,
     )

@@ -1,5 +1,7 @@
 """Second programs report what the kernel withholds from the first: here it withholds everything, and all numbers are right."""
 
+import itertools
+
 import pytest
 from support.mutants import changed
 
@@ -42,7 +44,7 @@ def test_every_first_program_is_withheld(lab, tmp_path, probe):
         lab.net, Conversation(exchanges=2), programs={probe: program}, devices=lab.net.devices, connections=2
     ) as observed:
         pass
-    second = [fd for place, fd in zip(program.functions, program.fds, strict=True) if place.endswith("again")]
+    second = itertools.compress(program.fds, program.again)
     if missed := sum(map(recursion_misses, second)):  # no other program stands in for a second one here
         raise EventsWithheld({probe: missed})
     lab.judge(probe, observed)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab.arrays import UNKNOWN, Rows
+from lab.arrays import Rows
 from lab.live import fields
 from lab.probes.analyse.head import LINE, NARROW, SHORT, header, width_of
 from lab.probes.analyse.measure import Kind, Role, Takes, joined, latency_ns, points, uncalled
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from lab.observation import Observed
     from lab.probes.analyse.rows import Step
 
-_ROLES = {role.value: role.name.lower() if role else None for role in Role}
-_STEPS = {kind.value: kind.name.lower() for kind in Kind}
-_TAKES = {takes.value: takes.name.lower() for takes in Takes}
 _STATES = {0: None} | {state.value: state.name for state in State}
 _FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293, 3.1
 
@@ -29,7 +26,7 @@ def as_dicts(rows: Rows) -> "Iterator[Step]":
     """Yield rows with the keys of `--json` and `--csv`; None is unknown."""
     kind, owned, returns = rows["kind"], rows["tgid"] != 0, rows["returns"] != 0
     is_packet = np.isin(kind, (Kind.ARRIVED, Kind.PROCESSED))
-    laddr, latency = fields.addresses(rows["laddr"]), latency_ns(rows)
+    laddr = fields.addresses(rows["laddr"])
     local_known = (rows["lport"] > 0) | ~np.isin(laddr, UNSPECIFIED)
     return fields.dictionaries(
         fields.heads("analyse", rows["time_ns"])
@@ -39,7 +36,7 @@ def as_dicts(rows: Rows) -> "Iterator[Step]":
             "local_port": fields.not_zero(rows["lport"]),
             "remote_address": fields.known(fields.addresses(rows["raddr"]), rows["rport"] > 0),
             "remote_port": fields.not_zero(rows["rport"]),
-            "role": fields.looked_up(_ROLES, rows["role"]),
+            "role": fields.known(fields.words(Role, rows["role"]), rows["role"] != Role.UNKNOWN),
             "pid": fields.known(rows["tgid"], owned),
             "comm": fields.known(fields.texts(rows["comm"]), owned),
             "tid": fields.not_zero(rows["tid"]),
@@ -48,18 +45,18 @@ def as_dicts(rows: Rows) -> "Iterator[Step]":
             "mptcp": fields.known(fields.hexadecimal(rows["mptcp"]), rows["mptcp"] > 0),
             "ip": [6 if ":" in address else 4 for address in laddr],
             "func": fields.looked_up(points(), rows["point"]),
-            "step": fields.looked_up(_STEPS, kind),
+            "step": fields.words(Kind, kind),
             "returns": fields.known(returns, kind <= Kind.CLOSE),
-            "takes": fields.known(fields.looked_up(_TAKES, rows["takes"]), returns & (kind == Kind.RECEIVE)),
+            "takes": fields.known(fields.words(Takes, rows["takes"]), returns & (kind == Kind.RECEIVE)),
             "observed_call": fields.known(~uncalled(rows), np.isin(kind, (Kind.OPENED, Kind.SENT, Kind.RECEIVED))),
             "result": fields.known(rows["result"], returns),
-            "latency_ns": fields.known(latency, latency != UNKNOWN),
+            "latency_ns": fields.times(latency_ns(rows)),
             "seq": fields.known(rows["seq"], is_packet),
             "length": fields.known(rows["length"], is_packet),
             "flags": fields.known(list(map(_flags, rows["flags"].tolist())), is_packet),
             "oldstate": fields.looked_up(_STATES, rows["oldstate"]),
             "state": fields.looked_up(_STATES, rows["state"]),
-            "connect_time_ns": fields.known(rows["connect_ns"], rows["connect_ns"] != UNKNOWN),
+            "connect_time_ns": fields.times(rows["connect_ns"]),
         }
     )
 

@@ -24,8 +24,8 @@ _PLACE = [("ifindex", "u4"), ("vlan", "u2"), ("inner_vlan", "u2")]
 _FACTS = [("seen", "u1"), ("roles_known", "u1"), ("answered", "u1"), ("only_from", "u1")]
 _FACTS += [("ended", "u1"), ("closed_first", "u1")]
 _COUNTS = [("syn_retransmissions", "i8"), ("fin_retransmissions", "i8")]
-TIMES = ("start_ns", "last_syn_ns", "synack_ns", "end_ns", "over_ns", "duration_ns", "second_fin_ns")
-_ROW = np.dtype([*_ENDS, *_PLACE, *_FACTS, *_COUNTS, *((name, "i8") for name in TIMES)])
+_TIMES = ("start_ns", "last_syn_ns", "synack_ns", "end_ns", "over_ns", "duration_ns", "second_fin_ns")
+_ROW = np.dtype([*_ENDS, *_PLACE, *_FACTS, *_COUNTS, *((name, "i8") for name in _TIMES)])
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab.arrays import UNKNOWN, Rows
+from lab.arrays import UNKNOWN, Integers, Rows
 from lab.choice import Choice
 from lab.live import fields
 from lab.live.filters import wanted
 from lab.live.output import Output
 from lab.probes.duration.head import HEAD, NARROW
-from lab.probes.duration.measure import TIMES, lifetimes
+from lab.probes.duration.measure import lifetimes
 from lab.probes.duration.statistics_file import DurationsFile, Histogram, line
 from lab.probes.duration.tracker import MOST_CONNECTIONS
 from lab.tcp import Ended, Side, endpoint
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from lab.probes.duration.rows import Lifetime
 
 _FAILED = ("rst", "refused", "timeout")
-_SIDES = {side.value: side.name.lower() if side else None for side in Side}
-_ENDS = {end.value: end.name.lower() for end in Ended}
 
 
 class Show:
@@ -95,32 +93,32 @@ class Show:
 
 def as_dicts(rows: Rows, ifname: str) -> "Iterator[Lifetime]":
     """Yield rows under the names that `--json` and `--csv` use; None means unknown."""
-    times = {name: fields.known(rows[name], rows[name] != UNKNOWN) for name in TIMES}
     syn_seen = (rows["start_ns"] != UNKNOWN) & (rows["only_from"] != Side.SERVER)
     over_ns = np.where(rows["over_ns"] == UNKNOWN, time.monotonic_ns(), rows["over_ns"])
     roles_known = rows["roles_known"] > 0
     return fields.dictionaries(
         fields.heads("duration", over_ns)
+        | fields.ends(rows, client="s", server="d")
         | {
-            "client_address": fields.addresses(rows["saddr"]),
-            "client_port": rows["sport"].tolist(),
-            "server_address": fields.addresses(rows["daddr"]),
-            "server_port": rows["dport"].tolist(),
             "interface": [ifname] * len(rows),
             "vlan": fields.not_zero(rows["vlan"]),
             "inner_vlan": fields.not_zero(rows["inner_vlan"]),
             "roles_known": roles_known.tolist(),
-            "only_from": fields.looked_up(_SIDES, rows["only_from"]),
+            "only_from": _sides(rows["only_from"]),
             **{
-                name: times[name]
+                name: fields.times(rows[name])
                 for name in ("start_ns", "synack_ns", "duration_ns", "second_fin_ns", "end_ns", "over_ns")
             },
-            "ended": fields.looked_up(_ENDS, rows["ended"]),
-            "closed_first": fields.known(fields.looked_up(_SIDES, rows["closed_first"]), roles_known),
+            "ended": fields.words(Ended, rows["ended"]),
+            "closed_first": fields.known(_sides(rows["closed_first"]), roles_known),
             "syn_retransmissions": fields.known(rows["syn_retransmissions"], syn_seen),
             "fin_retransmissions": rows["fin_retransmissions"].tolist(),
         }
     )
+
+
+def _sides(numbers: Integers) -> list[str | None]:
+    return fields.known(fields.words(Side, numbers), numbers != Side.NOBODY)
 
 
 def text(row: "Lifetime", *, verbose: bool = False, columns: int | None = None) -> str:

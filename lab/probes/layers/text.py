@@ -33,7 +33,6 @@ _BAR = 38  # characters of the waterfall's time axis: its lines have 80
 USUALLY_NOTHING = ("application", "resend")
 """Layers that the waterfall of a request omits if they took no time."""
 
-_KINDS = {kind.value: kind.name.lower() for kind in Kind}
 _HOSTS = (
     ("client", *["client"] * 3, "wire", *["server"] * 6),
     ("server", *["server"] * 3, "wire", *["client"] * 6),
@@ -48,47 +47,36 @@ def host_of(leg: int, layer: int) -> str:
 
 def as_dicts(rows: Rows) -> Iterator[dict[str, object]]:
     """Yield requests with the keys of `--json` and `--csv`; None for layers that were not observed."""
-    columns = fields.heads("layers", rows["time_ns"]) | {
-        "client_address": fields.addresses(rows["caddr"]),
-        "client_port": rows["cport"].tolist(),
-        "server_address": fields.addresses(rows["saddr"]),
-        "server_port": rows["sport"].tolist(),
-        "kind": fields.looked_up(_KINDS, rows["kind"]),
-    }
+    columns = fields.heads("layers", rows["time_ns"]) | fields.ends(rows, client="c", server="s")
+    columns["kind"] = fields.words(Kind, rows["kind"])
     for leg, name in enumerate(LEGS):
         columns |= {f"{name}_{field}": rows[field][:, leg].tolist() for field in ("bytes", "sent")}
         columns |= {
-            f"{name}_{end}_ns": _known(rows["spans_ns"][:, leg, at]) for at, end in enumerate(("first", "last"))
+            f"{name}_{end}_ns": fields.times(rows["spans_ns"][:, leg, at]) for at, end in enumerate(("first", "last"))
         }
         columns |= _layers(rows["layers_ns"][:, leg], f"{name}_")
-    columns |= {name: _known(rows[name]) for name in ("elsewhere_ns", "total_ns")}
+    columns |= {name: fields.times(rows[name]) for name in ("elsewhere_ns", "total_ns")}
     return fields.dictionaries(columns)
 
 
 def segments_as_dicts(rows: Rows) -> Iterator[dict[str, object]]:
     """Yield segments with the keys of `--json` and `--csv`; None for layers that were not observed."""
-    columns = fields.heads("layers.segments", rows["time_ns"]) | {
-        "source_address": fields.addresses(rows["saddr"]),
-        "source_port": rows["sport"].tolist(),
-        "destination_address": fields.addresses(rows["daddr"]),
-        "destination_port": rows["dport"].tolist(),
+    ends = fields.ends(rows, source="s", destination="d")
+    columns = fields.heads("layers.segments", rows["time_ns"]) | ends
+    columns |= {
         "netns": rows["netns"].tolist(),
         "seq": rows["seq"].tolist(),
         "length": rows["length"].tolist(),
         "fate": fields.looked_up(FATES, rows["fate"]),
-        "read_length": _known(rows["read_length"]),
+        "read_length": fields.times(rows["read_length"]),
     }
     return fields.dictionaries(columns | _layers(layers_ns(rows["stops"])[:, 1:], ""))
-
-
-def _known(values: Integers) -> list[int | None]:
-    return fields.known(values, values != UNKNOWN)
 
 
 def _layers(times: Integers, prefix: str) -> fields.Columns:
     """Return the columns of the layers: `times` has the shape (n, number of layers), of the last of `LAYERS`."""
     names = LAYERS[-times.shape[1] :]
-    return {f"{prefix}{name}_ns": _known(times[:, layer]) for layer, name in enumerate(names)}
+    return {f"{prefix}{name}_ns": fields.times(times[:, layer]) for layer, name in enumerate(names)}
 
 
 def line(row: dict[str, object]) -> str:

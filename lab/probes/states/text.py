@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lab.arrays import UNKNOWN, Rows
+from lab.arrays import Rows
 from lab.clock import time_of_day
 from lab.live import fields
 from lab.tcp import State, endpoint
@@ -71,6 +71,6 @@ def as_dicts(rows: Rows) -> "Iterator[Change]":
             "thread": fields.known(fields.texts(rows["thread"]), owned),
             "oldstate": fields.names(State, rows["oldstate"]),
             "newstate": fields.names(State, rows["newstate"]),
-            "duration_ns": fields.known(rows["duration_ns"], rows["duration_ns"] != UNKNOWN),
+            "duration_ns": fields.times(rows["duration_ns"]),
         }
     )
